@@ -1,0 +1,1 @@
+"""Checkpoint series: found, ordered, checked, loaded."""

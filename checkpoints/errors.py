@@ -1,0 +1,40 @@
+"""Every exception this distribution raises on purpose, one tree.
+
+DriftError
+├── NotACheckpoint          a path or name that holds no checkpoint
+├── CorruptWeights          weights that are missing, truncated, unreadable or not finite
+├── CheckpointMismatch      two checkpoints or results that cannot be compared
+├── UnsupportedArchitecture a model that a method cannot treat correctly
+├── BadPrompt               prompts, needles or facts that cannot be scored
+└── StoreError              a result that cannot be read or written
+
+Each message names the object, the value seen, and what to do next.
+"""
+
+
+class DriftError(Exception):
+    """Root of everything a caller may want to catch; the command line turns it into exit status 2."""
+
+
+class NotACheckpoint(DriftError):
+    """A path, step or series name that holds no checkpoint."""
+
+
+class CorruptWeights(DriftError):
+    """Weights that are missing, empty, truncated, unreadable or not finite."""
+
+
+class CheckpointMismatch(DriftError):
+    """Two checkpoints or results whose shapes, tokenizers or prompts differ: no diff would mean anything."""
+
+
+class UnsupportedArchitecture(DriftError):
+    """A model that a method cannot treat correctly."""
+
+
+class BadPrompt(DriftError):
+    """Prompts, needles or facts that cannot be scored as given."""
+
+
+class StoreError(DriftError):
+    """A result that cannot be read or written."""

@@ -1,0 +1,1 @@
+"""Retrieval heads and knowledge circuits over training checkpoints."""

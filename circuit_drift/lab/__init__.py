@@ -1,0 +1,1 @@
+"""Synthetic worlds and training runs with known answers."""

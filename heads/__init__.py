@@ -1,0 +1,1 @@
+"""Retrieval heads: probes, scores, comparisons."""
