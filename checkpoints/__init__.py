@@ -1,1 +1,32 @@
-"""Checkpoint series: found, ordered, checked, loaded."""
+"""Checkpoint series: found, ordered, checked, loaded. Importing this imports no torch."""
+
+from checkpoints.checkpoint import Checkpoint
+from checkpoints.errors import (
+    BadPrompt,
+    CheckpointMismatch,
+    CorruptWeights,
+    DriftError,
+    NotACheckpoint,
+    StoreError,
+    UnsupportedArchitecture,
+)
+from checkpoints.loading import LoadedModel
+from checkpoints.series import Series, demo_folder, open_checkpoint, open_series
+from checkpoints.validate import validate
+
+__all__ = [
+    "BadPrompt",
+    "Checkpoint",
+    "CheckpointMismatch",
+    "CorruptWeights",
+    "DriftError",
+    "LoadedModel",
+    "NotACheckpoint",
+    "Series",
+    "StoreError",
+    "UnsupportedArchitecture",
+    "demo_folder",
+    "open_checkpoint",
+    "open_series",
+    "validate",
+]

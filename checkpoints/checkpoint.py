@@ -1,0 +1,123 @@
+"""One checkpoint: where it is, its place in the run, and the hashes of what it holds."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from checkpoints.errors import DriftError
+from checkpoints.files import (
+    CONFIG_FILE,
+    combine,
+    hash_config,
+    hash_file,
+    hash_weights,
+    read_json,
+    tokenizer_files,
+    weight_files,
+)
+
+if TYPE_CHECKING:
+    from checkpoints.loading import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint in Hugging Face format.
+
+    Attributes:
+        path: its folder.
+        name: as its series calls it (``"checkpoint-500"``).
+        step: optimiser steps; None for a model outside any series whose folder does not say.
+        tokens: tokens seen, where a name, a manifest or the trainer's state says so.
+        stage: training stage (``"stage1"``, ``"pretrain"``), None where the run has none.
+        branch: one of several continuations of the same parent (``"ingredient1"``).
+        root: the series folder, where a tokenizer shared by all steps may lie.
+    """
+
+    path: Path
+    name: str
+    step: int | None = None
+    tokens: int | None = None
+    stage: str | None = None
+    branch: str | None = None
+    root: Path | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def label(self) -> str:
+        """Short unambiguous name for tables and axes: ``"stage2/ingredient1/500"``, ``"500"``."""
+        if self.step is None:
+            return self.name
+        return "/".join(part for part in (self.stage, self.branch, str(self.step)) if part)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The content of config.json."""
+        return read_json(self.path / CONFIG_FILE)
+
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 of the weight files' content (of the file; or over shard names and hashes)."""
+        return hash_weights(weight_files(self.path))
+
+    @property
+    def config_hash(self) -> str:
+        """SHA-256 of the config, library version and origin left out."""
+        files = weight_files(self.path)
+        if files[0].suffix == ".gguf" and not (self.path / CONFIG_FILE).exists():
+            return hash_file(files[0])
+        return hash_config(self.config)
+
+    @property
+    def tokenizer_hash(self) -> str | None:
+        """SHA-256 of the tokenizer's vocabulary and merges; None where there is no tokenizer."""
+        files = tokenizer_files(self.tokenizer_folders)
+        if files:
+            return combine({file.name: hash_file(file) for file in files})
+        ggufs = sorted(self.path.glob("*.gguf"))
+        return hash_file(ggufs[0]) if len(ggufs) == 1 else None
+
+    @property
+    def tokenizer_folders(self) -> tuple[Path, ...]:
+        """Where its tokenizer may lie: its own folder first, then the series folder."""
+        return (self.path,) if self.root is None else (self.path, self.root)
+
+    def load(self, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa") -> "LoadedModel":
+        """Load the model: frozen, in eval mode, without a network and without running code it brings.
+
+        Args:
+            device: torch device.
+            dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; recorded with every result.
+            attention: transformers' attention implementation (``"sdpa"``, ``"eager"``, or a registered name).
+
+        Raises:
+            NotACheckpoint: the folder is no checkpoint.
+            CorruptWeights: files missing, empty, truncated or corrupt, tensors not finite, or not covering
+                the model.
+            UnsupportedArchitecture: transformers has no such architecture, or it would need to run code.
+        """
+        from checkpoints.loading import load
+
+        return load(self, device=device, dtype=dtype, attention=attention)
+
+    @contextmanager
+    def open(self, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa") -> Iterator["LoadedModel"]:
+        """`load` for the length of a ``with`` block; the model is let go of at its end."""
+        loaded = self.load(device, dtype, attention)
+        try:
+            yield loaded
+        finally:
+            loaded.release()
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        facts = {"step": self.step, "tokens": self.tokens, "stage": self.stage, "branch": self.branch}
+        shown = ", ".join(f"{name} {value:,}" if isinstance(value, int) else f"{name} {escape(value)}"
+                          for name, value in facts.items() if value is not None)  # fmt: skip
+        try:
+            digest = f"<code>{self.weights_hash[:12]}</code>"
+        except DriftError as error:
+            digest = f"<em>{escape(str(error))}</em>"
+        return f"<b>{escape(self.name)}</b> {shown}<br>weights {digest}"

@@ -1,0 +1,135 @@
+"""The files of a checkpoint folder: which hold weights, which the tokenizer, and the hashes of their content.
+
+Nothing here imports torch; hashes are over bytes, so equal hashes mean equal files.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from checkpoints.errors import CorruptWeights, NotACheckpoint
+
+CONFIG_FILE = "config.json"
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+BIN_INDEX = "pytorch_model.bin.index.json"
+_TOKENIZER_FILES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
+_VOLATILE = frozenset({"transformers_version", "_name_or_path", "_attn_implementation_autoset"})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a checkpoint.
+
+    Raises:
+        NotACheckpoint: missing, unreadable, or not an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise NotACheckpoint(f"{path.parent} is no checkpoint: it has no {path.name}") from error
+    except (OSError, ValueError) as error:
+        raise NotACheckpoint(f"{path} cannot be read as JSON ({error}); restore the file") from error
+    if not isinstance(value, dict):
+        raise NotACheckpoint(f"{path} holds a JSON {type(value).__name__}, not an object; restore the file")
+    return value
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """Name the files that hold a checkpoint's weights, in the order transformers would choose.
+
+    Safetensors (one file, or the shards of its index) before `.bin` before one `.gguf`. Shards that the index
+    names are returned whether or not they exist: `checkpoints.validate` says which are missing.
+
+    Raises:
+        NotACheckpoint: no such folder, or no config and no GGUF in it.
+        CorruptWeights: a checkpoint without weight files.
+    """
+    if not folder.is_dir():
+        raise NotACheckpoint(f"{folder} is no checkpoint: there is no such folder")
+    for single, index in (("model.safetensors", SAFETENSORS_INDEX), ("pytorch_model.bin", BIN_INDEX)):
+        if (folder / single).exists():
+            return (folder / single,)
+        if (folder / index).exists():
+            return _indexed(folder / index)
+    ggufs = sorted(folder.glob("*.gguf"))
+    if len(ggufs) == 1:
+        return (ggufs[0],)
+    if len(ggufs) > 1:
+        raise NotACheckpoint(
+            f"{folder} holds {len(ggufs)} GGUF files ({ggufs[0].name}, {ggufs[1].name}, ...): keep one per folder"
+        )
+    if (folder / CONFIG_FILE).exists():
+        raise CorruptWeights(
+            f"{folder} has a {CONFIG_FILE} but no weights: looked for model.safetensors, {SAFETENSORS_INDEX}, "
+            f"pytorch_model.bin, {BIN_INDEX} and *.gguf"
+        )
+    raise NotACheckpoint(
+        f"{folder} is no checkpoint: looked for {CONFIG_FILE} with model.safetensors (or its shards, or .bin), "
+        "and for one *.gguf"
+    )
+
+
+def _indexed(index: Path) -> tuple[Path, ...]:
+    mapping = read_json(index).get("weight_map")
+    if not isinstance(mapping, dict) or not mapping:
+        raise CorruptWeights(f"{index} names no shards (no weight_map); restore the file")
+    names = sorted({str(name) for name in mapping.values()})
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise CorruptWeights(f"{index} names a shard outside its folder: {outside[0]!r}")
+    return tuple(index.parent / name for name in names)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder looks like one checkpoint: a config, or exactly one GGUF file."""
+    return folder.is_dir() and ((folder / CONFIG_FILE).exists() or len(list(folder.glob("*.gguf"))) == 1)
+
+
+def tokenizer_files(folders: Sequence[Path]) -> tuple[Path, ...]:
+    """The files that define a tokenizer's vocabulary and merges, from the first folder that has any."""
+    for folder in folders:
+        for names in _TOKENIZER_FILES:
+            files = tuple(folder / name for name in names)
+            if all(file.exists() for file in files):
+                return files
+    return ()
+
+
+def hash_weights(files: Sequence[Path]) -> str:
+    """SHA-256 of a checkpoint's weights: of the file itself, or over the shards' names and hashes.
+
+    Raises:
+        CorruptWeights: a file is missing or unreadable.
+    """
+    try:
+        return combine({file.name: hash_file(file) for file in files})
+    except OSError as error:
+        raise CorruptWeights(f"{error.filename} cannot be read: {error.strerror}; restore the file") from error
+
+
+def combine(hashes: dict[str, str]) -> str:
+    """Combine per-file hashes into one; a single file's hash is returned as it is."""
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    lines = "".join(f"{name}:{digest}\n" for name, digest in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def hash_config(config: dict[str, Any]) -> str:
+    """SHA-256 of a config's content, less what only records the library version or the place it came from."""
+    kept = {key: value for key, value in config.items() if key not in _VOLATILE}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, computed once per (path, size, modification time)."""
+    stat = path.stat()
+    return _hash_file(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=65536)
+def _hash_file(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

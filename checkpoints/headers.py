@@ -1,0 +1,91 @@
+"""Safetensors headers: what a weight file says it holds, checked against its size, without reading the data."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from checkpoints.errors import CorruptWeights
+
+_MAX_HEADER = 100_000_000
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
+    "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
+    "U32": 32, "I32": 32, "F32": 32,
+    "U64": 64, "I64": 64, "F64": 64, "C64": 64,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor of a safetensors file.
+
+    Attributes:
+        file: the file that holds it.
+        dtype: as the header spells it (``"BF16"``).
+        shape: its shape.
+        start: first byte of its data in the file.
+        end: first byte after its data.
+    """
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """Read a safetensors header and prove that the file holds every byte that it promises.
+
+    Raises:
+        CorruptWeights: missing, empty, truncated, or no safetensors file.
+    """
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise CorruptWeights(f"{path} is empty (0 bytes); restore the file")
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if size < 8 or length > min(size - 8, _MAX_HEADER):
+                raise CorruptWeights(
+                    f"{path} is truncated or no safetensors file: {size} bytes, but its header alone would take "
+                    f"{length + 8}; restore the file"
+                )
+            header = json.loads(stream.read(length))
+    except FileNotFoundError as error:
+        raise CorruptWeights(f"{path} is missing; restore the file") from error
+    except OSError as error:
+        raise CorruptWeights(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CorruptWeights(f"{path} is corrupt: its header is no JSON ({error}); restore the file") from error
+    try:
+        entries = _entries(path, header, data_start=8 + length)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CorruptWeights(f"{path} is corrupt: malformed header ({error!r}); restore the file") from error
+    promised = max((entry.end for entry in entries.values()), default=8 + length)
+    if size < promised:
+        raise CorruptWeights(
+            f"{path} is truncated: it has {size} bytes, its header promises {promised}; restore the file"
+        )
+    if size > promised:
+        raise CorruptWeights(
+            f"{path} is corrupt: it has {size} bytes, {size - promised} more than its header accounts for; "
+            "restore the file"
+        )
+    return entries
+
+
+def _entries(path: Path, header: dict[str, Any], data_start: int) -> dict[str, TensorEntry]:
+    entries = {}
+    for name, info in header.items():
+        if name == "__metadata__":
+            continue
+        dtype, shape, (start, end) = str(info["dtype"]), info["shape"], info["data_offsets"]
+        entry = TensorEntry(path, dtype, tuple(map(int, shape)), data_start + start, data_start + end)
+        if end - start != (math.prod(entry.shape) * _BITS[dtype] + 7) // 8:
+            raise ValueError(f"tensor {name!r}: {end - start} bytes for {dtype} {list(entry.shape)}")
+        entries[name] = entry
+    return entries

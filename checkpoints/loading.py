@@ -1,0 +1,227 @@
+"""From a checkpoint folder to a model ready for hooked forward passes.
+
+Files are checked before anything is read, and a model is handed out only if the files gave every one of its
+parameters a finite value: transformers itself fills missing weights with random numbers and a warning.
+"""
+
+import gc
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from checkpoints.checkpoint import Checkpoint
+from checkpoints.errors import CorruptWeights, DriftError, UnsupportedArchitecture
+from checkpoints.files import tokenizer_files
+from checkpoints.validate import validate
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A checkpoint's model with how it was loaded.
+
+    Attributes:
+        checkpoint: what was loaded.
+        device: torch device it is on.
+        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        attention: attention implementation it was loaded with.
+    """
+
+    checkpoint: Checkpoint
+    device: str
+    dtype: str
+    attention: str
+    _held: "list[tuple[PreTrainedModel, PreTrainedTokenizerBase | None]]" = field(repr=False)
+
+    @property
+    def model(self) -> "PreTrainedModel":
+        """The plain transformers model: eval mode, no parameter requires a gradient."""
+        return self._content()[0]
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase | None":
+        """Its tokenizer, or None where neither the checkpoint nor its series has one."""
+        return self._content()[1]
+
+    def release(self) -> None:
+        """Let go of the model, so that its memory is free before the next one is loaded."""
+        self._held.clear()
+        gc.collect()
+
+    def _content(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase | None]":
+        if not self._held:
+            raise DriftError(
+                f"the model of {self.checkpoint.name} was let go of when its series moved on or its with block "
+                "ended; use checkpoint.load() to keep one"
+            )
+        return self._held[0]
+
+
+def load(checkpoint: Checkpoint, *, device: str, dtype: str, attention: str) -> LoadedModel:
+    """Load a checkpoint; see `Checkpoint.load`."""
+    if dtype not in get_args(DType):
+        raise DriftError(f"dtype {dtype!r} is not one of {', '.join(get_args(DType))}")
+    files = validate(checkpoint.path)
+    gguf = files[0].name if files[0].suffix == ".gguf" else None
+    model = _build(checkpoint, gguf, dtype, attention)
+    _check_finite(checkpoint, model)
+    model.requires_grad_(requires_grad=False).train(mode=False)
+    tokenizer = _load_tokenizer(checkpoint, gguf)
+    return LoadedModel(checkpoint, device, dtype, attention, [(_move(model, device), tokenizer)])
+
+
+def _build(checkpoint: Checkpoint, gguf: str | None, dtype: str, attention: str) -> "PreTrainedModel":
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    if gguf:
+        _require_gguf(checkpoint.path / gguf)
+    auto: Any = AutoModelForCausalLM
+    model: PreTrainedModel
+    try:
+        with _quiet_transformers():
+            model, info = auto.from_pretrained(
+                checkpoint.path,
+                dtype=getattr(torch, dtype),
+                attn_implementation=attention,
+                local_files_only=True,
+                trust_remote_code=False,
+                weights_only=True,
+                output_loading_info=True,
+                **({"gguf_file": gguf} if gguf else {}),
+            )
+    except (SafetensorError, EOFError) as error:
+        raise CorruptWeights(f"the weights of {checkpoint.path} cannot be read: {error}") from error
+    except Exception as error:
+        raise _explain(checkpoint, error) from error
+    _check_coverage(checkpoint, info)
+    return model
+
+
+def _explain(checkpoint: Checkpoint, error: Exception) -> DriftError:
+    """Name what is wrong where transformers only says how it failed."""
+    import pickle
+
+    text = " ".join(str(error).split())
+    if isinstance(error, pickle.UnpicklingError):
+        return CorruptWeights(
+            f"{checkpoint.path} holds weights that cannot be unpickled safely (weights_only=True refused: "
+            f"{text[:200]}); convert them to safetensors where you trust them"
+        )
+    if "trust_remote_code" in text:
+        return UnsupportedArchitecture(
+            f"{checkpoint.path} needs model code of its own to be run, which is refused; "
+            "convert it to an architecture that transformers has"
+        )
+    if "model type" in text or "Unrecognized model" in text or "Unrecognized configuration" in text:
+        return UnsupportedArchitecture(
+            f"{checkpoint.path} is of no causal architecture that this transformers has: {text[:300]}"
+        )
+    if "does not support an attention implementation" in text or "attn_implementation" in text:
+        return UnsupportedArchitecture(f"{checkpoint.path}: {text[:300]}; try attention='eager'")
+    return CorruptWeights(f"{checkpoint.path} cannot be loaded: {type(error).__name__}: {text[:500]}")
+
+
+def _check_coverage(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
+    """Refuse files that leave a parameter without a value, or hold one of another shape."""
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise CorruptWeights(
+            f"the weights of {checkpoint.path} do not cover its model: {len(missing)} tensors are missing, "
+            f"{missing[0]!r} first; they would be random, so nothing was loaded"
+        )
+    mismatched = sorted(info["mismatched_keys"])
+    if mismatched:
+        name, found, wanted = mismatched[0]
+        raise CorruptWeights(
+            f"the weights of {checkpoint.path} do not fit its config: {name!r} is {tuple(found)}, "
+            f"the config asks for {tuple(wanted)} ({len(mismatched)} such tensors)"
+        )
+    unexpected = sorted(info["unexpected_keys"])
+    if any(name.endswith(".weight") for name in unexpected):
+        raise CorruptWeights(
+            f"{checkpoint.path} holds {len(unexpected)} tensors that its config leaves no place for, "
+            f"{unexpected[0]!r} first: config.json and weights belong to different models"
+        )
+    if unexpected:
+        logger.warning("%s: %d buffers in the file are not used, %r first", checkpoint.path, len(unexpected),
+                       unexpected[0])  # fmt: skip
+
+
+def _check_finite(checkpoint: Checkpoint, model: "PreTrainedModel") -> None:
+    bad = [(name, int((~tensor.isfinite()).sum())) for name, tensor in _floating(model)
+           if not bool(tensor.isfinite().all())]  # fmt: skip
+    if bad:
+        name, count = bad[0]
+        raise CorruptWeights(
+            f"{checkpoint.path}: {count} values of {name!r} are NaN or infinite "
+            f"({len(bad)} tensors in all); the run diverged or the file is damaged"
+        )
+
+
+def _floating(model: "PreTrainedModel") -> "Iterator[tuple[str, torch.Tensor]]":
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point():
+            yield name, parameter.detach()
+
+
+def _move(model: "PreTrainedModel", device: str) -> "PreTrainedModel":
+    try:
+        moved: PreTrainedModel = model.to(device)  # type: ignore[arg-type]
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DriftError(f"cannot put the model on device {device!r}: {reason}; try device='cpu'") from error
+    return moved
+
+
+def _load_tokenizer(checkpoint: Checkpoint, gguf: str | None) -> "PreTrainedTokenizerBase | None":
+    from transformers import AutoTokenizer
+
+    files = tokenizer_files(checkpoint.tokenizer_folders)
+    if not files and gguf is None:
+        return None
+    folder = files[0].parent if files else checkpoint.path
+    extra = {} if files else {"gguf_file": gguf}
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise DriftError(f"the tokenizer in {folder} cannot be loaded: {text}; restore its files") from error
+
+
+def _require_gguf(path: Path) -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
+    if missing:
+        raise DriftError(
+            f"{path} is a GGUF file, which needs the package {' and '.join(missing)}: pip install 'circuit-drift[real]'"
+        )
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Silence transformers' progress bars and load reports; what they would warn of is checked here."""
+    from transformers.utils import logging
+
+    hf_logging: Any = logging
+    bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
