@@ -1,0 +1,47 @@
+# make demo   set up .venv, measure the shipped series, write out/report.html
+# make test   set up .venv, run the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test test-real lint series clean
+
+demo: $(VENV)/.core
+	$(BIN)/circuit-drift run demo --store out/store --html out/report.html
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+# The pretrained SmolLM2-135M-Instruct, installed as a package: its retrieval heads, and a circuit for facts it knows.
+test-real: $(VENV)/.dev $(VENV)/.real
+	$(BIN)/python -m pytest -m real -s
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Trains the shipped series again from its seed; series/first-light/README.md says how long that takes.
+series: $(VENV)/.core
+	$(BIN)/python -m circuit_drift.lab.build --seed 0 --out out/series
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "circuit-drift needs Python 3.11 or newer; set one with make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/.core
+
+$(VENV)/.real: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) -e '.[real]'
+	@touch $@
+
+clean:
+	rm -rf out

@@ -1,0 +1,189 @@
+"""The command line: ``circuit-drift run | diff | report | show``.
+
+Exit status: 0 = done (``diff``: no significant difference), 1 = ``diff`` found a significant difference, 2 = trouble,
+130 = interrupted. Results go to standard output, everything else to standard error.
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from checkpoints.errors import DriftError
+from circuit_drift import __version__
+
+DIFFERENT, TROUBLE, INTERRUPTED = 1, 2, 130
+
+
+class _Group(TyperGroup):
+    """Turns what goes wrong inside a command into one clear message and the documented exit status."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _say("interrupted; what was computed is stored, and the same command goes on from there")
+            raise typer.Exit(INTERRUPTED) from None
+        except DriftError as error:
+            _say(str(error))
+            raise typer.Exit(TROUBLE) from None
+
+
+app = typer.Typer(
+    name="circuit-drift",
+    cls=_Group,
+    help="Retrieval heads and knowledge circuits over training checkpoints: what changed, and is the change real?",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+SeriesArgument = Annotated[str, typer.Argument(metavar="SERIES", help="A folder of checkpoints, or 'demo'.")]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", help="Where results are kept. Default: $CIRCUIT_DRIFT_STORE, else .circuit-drift here."),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="A torch device; auto = an accelerator if there is one.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="Dtype of the forward passes.")]
+NeedlesOption = Annotated[Path | None, typer.Option("--needles", help="JSONL of needles. Default: the series' own.")]
+HaystackOption = Annotated[Path | None, typer.Option("--haystack", help="Text to hide them in.")]
+FactsOption = Annotated[
+    Path | None, typer.Option("--facts", help="JSONL of clean/corrupt facts. Default: the series' own.")
+]
+LengthOption = Annotated[int, typer.Option("--length", help="Needle prompt length in tokens.", min=16)]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the haystack cut.")]
+MeasuresOption = Annotated[str, typer.Option("--measures", help="Comma-separated: heads, circuit, faithfulness.")]
+
+
+@app.command()
+def run(
+    series: SeriesArgument,
+    steps: Annotated[
+        str | None, typer.Option("--steps", help="Which checkpoints: 'last', 'every 3', 'log 8', '100:2000', '0,500'.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write the report here.")] = None,
+    store: StoreOption = None,
+    needles: NeedlesOption = None,
+    haystack: HaystackOption = None,
+    facts: FactsOption = None,
+    length: LengthOption = 256,
+    seed: SeedOption = 0,
+    measures: MeasuresOption = "heads,circuit,faithfulness",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+) -> None:
+    """Measure every checkpoint of a series; print the table and the verdict; write the report."""
+    import circuit_drift
+    from checkpoints import open_series
+    from circuit_drift.render import print_run
+
+    opened = open_series(series)
+    opened = opened.select(steps) if steps else opened
+    prompts = circuit_drift.prompts_for(
+        opened.path, needles=needles, haystack=haystack, facts=facts, length=length, seed=seed
+    )
+    result = circuit_drift.run(
+        opened, store=store, prompts=prompts, measures=_names(measures), device=device, dtype=dtype
+    )
+    print_run(result)
+    if html:
+        typer.echo(result.report(html))
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint folder, or SERIES@STEP.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other one.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Write the pair's report here.")] = None,
+    q: Annotated[float, typer.Option("--q", help="False discovery rate of what counts as real.", min=0, max=1)] = 0.05,
+    store: StoreOption = None,
+    needles: NeedlesOption = None,
+    haystack: HaystackOption = None,
+    facts: FactsOption = None,
+    length: LengthOption = 256,
+    seed: SeedOption = 0,
+    measures: MeasuresOption = "heads,circuit,faithfulness",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+) -> None:
+    """Compare two checkpoints: heads, circuit, behaviour, and whether the change is real.
+
+    Scores what is not stored yet. Exit status: 0 = no significant difference, 1 = they differ, 2 = trouble.
+    """
+    import circuit_drift
+    from checkpoints import open_checkpoint
+    from circuit_drift.render import print_pair
+
+    prompts = circuit_drift.prompts_for(
+        open_checkpoint(a).path, needles=needles, haystack=haystack, facts=facts, length=length, seed=seed
+    )
+    pair = circuit_drift.diff(
+        a, b, store=store, prompts=prompts, measures=_names(measures), device=device, dtype=dtype, q=q
+    )
+    if as_json:
+        typer.echo(json.dumps(pair.to_json(), indent=1))
+    else:
+        print_pair(pair)
+    if html:
+        typer.echo(pair.write_html(html), err=as_json)
+    raise typer.Exit(DIFFERENT if pair.significant else 0)
+
+
+@app.command()
+def report(
+    html: Annotated[Path, typer.Argument(metavar="HTML", help="Where the report goes.")],
+    name: Annotated[str | None, typer.Option("--run", help="Which run of the store. Default: the newest.")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Write the report of a stored run again, from its results alone."""
+    import circuit_drift
+
+    typer.echo(circuit_drift.load_run(store, name).report(html))
+
+
+@app.command()
+def show(series: SeriesArgument) -> None:
+    """List the checkpoints of a series: step, tokens, stage, size, hash of the weights."""
+    from checkpoints import open_series
+    from circuit_drift.render import print_series
+
+    print_series(open_series(series))
+
+
+def main() -> None:
+    """Entry point of the ``circuit-drift`` script."""
+    logging.basicConfig(level=logging.WARNING, format="circuit-drift: %(message)s", stream=sys.stderr)
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"circuit-drift {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _names(measures: str) -> list[str]:
+    return [name.strip() for name in measures.split(",") if name.strip()]
+
+
+def _say(message: str) -> None:
+    typer.echo(f"circuit-drift: {message}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The measures a run takes of each checkpoint, each a pure function of (weights, tokenizer, prompts, parameters).
+
+A measure knows its parameters (they go into the key of its result), and how to compute itself on a loaded
+checkpoint. Raise its ``version`` whenever its numbers change.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import circuit_drift
+import circuits
+import heads
+from checkpoints import Checkpoint, LoadedModel
+from circuit_drift.prompts import FactSource, NeedleSource
+from circuit_drift.store import key_of
+
+
+class Measure(Protocol):
+    """One measure with its parameters and prompts."""
+
+    @property
+    def name(self) -> str:
+        """Its noun, and the name of its folder in the store."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Measures of the same checkpoint whose results `compute` wants to see."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Everything besides the checkpoint that decides the numbers."""
+
+    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> Any:
+        """Measure one checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalMeasure:
+    """Teacher-forced retrieval scores, needle accuracy and answer NLL over one set of needle prompts."""
+
+    source: NeedleSource
+    batch_size: int = 8
+
+    name = "heads"
+    needs: tuple[str, ...] = ()
+
+    def parameters(self) -> dict[str, Any]:
+        """Version and prompts; the batch size changes no number."""
+        return {"version": 1, "prompts": self.source.hash}
+
+    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "heads.RetrievalScores":
+        """Score every head on every needle prompt in one forward pass a batch."""
+        source = self.source
+        prompts = heads.needle_prompts(
+            loaded.require_tokenizer(),
+            source.needles,
+            source.haystack,
+            length=source.length,
+            depths=source.depths,
+            seed=source.seed,
+        )
+        return heads.retrieval_scores(loaded.model, prompts, batch_size=self.batch_size)
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitMeasure:
+    """EAP-IG edge scores per fact."""
+
+    source: FactSource
+    ig_steps: int = 5
+    rule: str = "midpoint"
+
+    name = "circuit"
+    needs: tuple[str, ...] = ()
+
+    def parameters(self) -> dict[str, Any]:
+        """Version, prompts and the path integral's rule."""
+        return {"version": 1, "prompts": self.source.hash, "ig_steps": self.ig_steps, "rule": self.rule}
+
+    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "circuits.AttributionGraph":
+        """Attribute the logit difference of every usable fact to every edge."""
+        facts = circuits.tokenize_facts(loaded.require_tokenizer(), self.source.facts)
+        return circuits.attribute(loaded.model, facts, ig_steps=self.ig_steps, rule=self.rule)
+
+
+@dataclass(frozen=True, slots=True)
+class FaithfulnessMeasure:
+    """How much of the logit difference the circuit keeps, at several sizes, beside random circuits of that size."""
+
+    circuit: CircuitMeasure
+    shares: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
+
+    name = "faithfulness"
+    needs: tuple[str, ...] = ("circuit",)
+
+    def parameters(self) -> dict[str, Any]:
+        """The circuit's parameters and the sizes tried."""
+        return {"version": 1, "circuit": self.circuit.parameters(), "shares": self.shares}
+
+    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "circuits.FaithfulnessCurve":
+        """Run the pruned circuit of each size in the model it was found in."""
+        facts = circuits.tokenize_facts(loaded.require_tokenizer(), self.circuit.source.facts)
+        return circuits.faithfulness_curve(loaded.model, earlier["circuit"], facts, shares=self.shares)
+
+
+def read_result(measure: str, folder: Path) -> Any:
+    """The stored result of the measure of that name."""
+    kinds: dict[str, Any] = {
+        "heads": heads.RetrievalScores,
+        "circuit": circuits.AttributionGraph,
+        "faithfulness": circuits.FaithfulnessCurve,
+    }
+    return kinds[measure].load(folder)
+
+
+def store_key(checkpoint: Checkpoint, measure: Measure, dtype: str) -> str:
+    """The store key of one measure of one checkpoint."""
+    return key_of(
+        {
+            "weights": checkpoint.weights_hash,
+            "tokenizer": checkpoint.tokenizer_hash,
+            "config": checkpoint.config_hash,
+            "measure": measure.name,
+            "parameters": measure.parameters(),
+            "dtype": dtype,
+        }
+    )
+
+
+def with_provenance(result: Any, loaded: LoadedModel, measure: Measure) -> Any:
+    """The same result, with what it was computed from written into its ``meta``."""
+    checkpoint = loaded.checkpoint
+    provenance = {
+        "checkpoint": checkpoint.name,
+        "step": checkpoint.step,
+        "weights_hash": checkpoint.weights_hash,
+        "tokenizer_hash": checkpoint.tokenizer_hash,
+        "config_hash": checkpoint.config_hash,
+        "measure": measure.name,
+        "parameters": measure.parameters(),
+        "dtype": loaded.dtype,
+        "device": loaded.device,
+        "attention": loaded.attention,
+        "code_version": circuit_drift.__version__,
+    }
+    return replace(result, meta={**result.meta, "provenance": provenance})

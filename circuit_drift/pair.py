@@ -1,0 +1,156 @@
+"""Two checkpoints compared: behaviour, heads, circuit, and one verdict.
+
+Positive differences always mean that B has more than A. A change counts as real when its false-discovery-rate
+controlled q value is below the stated level; a pair differs when any head or any edge changed for real.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from checkpoints import CheckpointMismatch, open_checkpoint, require_same_model
+from circuit_drift.behaviour import Change, as_json, changes
+from circuit_drift.prompts import Prompts, prompts_for
+from circuit_drift.run import MEASURES, Point, measure_each
+from circuit_drift.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    import circuits
+    import heads
+
+
+@dataclass(frozen=True, slots=True)
+class PairDiff:
+    """What changed from checkpoint A to checkpoint B.
+
+    Attributes:
+        a, b: the two measured checkpoints.
+        q: the false discovery rate the changes are held to.
+        behaviour: fact recall, needle accuracy, answer NLL.
+        heads: head by head, or ``None``.
+        circuit: edge by edge, or ``None``.
+        missing: measure -> why it is not compared.
+    """
+
+    a: Point
+    b: Point
+    q: float
+    behaviour: tuple[Change, ...]
+    heads: "heads.HeadComparison | None"
+    circuit: "circuits.GraphDiff | None"
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def significant(self) -> bool:
+        """Whether any head or any edge changed for real."""
+        return any(part is not None and part.significant for part in (self.heads, self.circuit))
+
+    @property
+    def verdict(self) -> tuple[str, ...]:
+        """A few sentences, every number in them computed."""
+        from circuit_drift.verdict import pair_verdict
+
+        return pair_verdict(self)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """The edges of both circuits with their changes; heads are in ``.heads.to_frame()``.
+
+        Raises:
+            CheckpointMismatch: no circuit was compared.
+        """
+        if self.circuit is None:
+            raise CheckpointMismatch(f"no circuits were compared: {self.missing.get('circuit', 'not asked for')}")
+        return self.circuit.to_frame()
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON object: who, verdict, behaviour, heads, edges, similarity."""
+        from circuit_drift.render import pair_json
+
+        return pair_json(self)
+
+    def _repr_html_(self) -> str:
+        from circuit_drift.render import pair_html
+
+        return pair_html(self)
+
+    def write_html(self, path: Path | str) -> Path:
+        """Write the pair's own self-contained report."""
+        from circuit_drift.report import write_pair_report
+
+        return write_pair_report(self, path)
+
+
+def diff(
+    a: Path | str,
+    b: Path | str,
+    *,
+    store: Store | Path | str | None = None,
+    prompts: Prompts | None = None,
+    measures: Sequence[str] = MEASURES,
+    device: str = "auto",
+    dtype: str = "float32",
+    q: float = 0.05,
+    progress: bool = True,
+) -> PairDiff:
+    """Compare two checkpoints, measuring what is not stored yet.
+
+    Args:
+        a: a checkpoint folder in Hugging Face format, or ``SERIES@STEP``.
+        b: the other one.
+        store: where results are kept and looked up first.
+        prompts: what is asked; by default what the folder of A brings along, else the built-in prompts.
+        measures: which of ``heads``, ``circuit``, ``faithfulness``.
+        device: a torch device, or ``auto``.
+        dtype: the dtype of the forward passes.
+        q: the false discovery rate the changes are held to.
+        progress: show a progress bar where there is a terminal or a notebook.
+
+    Raises:
+        NotACheckpoint, CorruptWeights: one of them cannot be opened or loaded.
+        CheckpointMismatch: they differ in shape or tokenizer, or no measure worked on both.
+    """
+    first, second = open_checkpoint(a), open_checkpoint(b)
+    require_same_model(first, second)
+    store = store if isinstance(store, Store) else Store.open(store)
+    prompts = prompts or prompts_for(first.path)
+    points = list(
+        measure_each([first, second], store, prompts, measures=measures, device=device, dtype=dtype, progress=progress)
+    )
+    return compare(*points, q=q)
+
+
+def compare(a: Point, b: Point, *, q: float = 0.05) -> PairDiff:
+    """Compare two measured checkpoints from their results alone; no model, no torch.
+
+    Raises:
+        CheckpointMismatch: they share no measure, or were measured on different prompts.
+    """
+    import circuits
+    import heads
+
+    missing = {}
+    for measure in ("heads", "circuit"):
+        lacking = [point for point in (a, b) if getattr(point, measure) is None]
+        if lacking:
+            missing[measure] = "; ".join(
+                f"{point.name}: {point.failures.get(measure, 'not measured')}" for point in lacking
+            )
+    if len(missing) == 2:
+        raise CheckpointMismatch(f"nothing to compare. heads: {missing['heads']}. circuit: {missing['circuit']}")
+    return PairDiff(
+        a=a,
+        b=b,
+        q=q,
+        behaviour=changes(a, b),
+        heads=heads.compare(a.heads, b.heads, q=q) if a.heads is not None and b.heads is not None else None,
+        circuit=circuits.diff(a.circuit, b.circuit, q=q) if a.circuit is not None and b.circuit is not None else None,
+        missing=missing,
+    )
+
+
+def behaviour_json(pair: PairDiff) -> list[Mapping[str, float | str | int]]:
+    """The behaviour changes as plain values."""
+    return as_json(pair.behaviour)

@@ -1,0 +1,139 @@
+"""What a checkpoint is asked: needles in a haystack, and facts as clean/corrupt pairs.
+
+A series folder that carries ``needles.jsonl`` with ``haystack.txt``, or ``facts.jsonl``, supplies its own; a file
+named by the user comes first; the built-in probes come last. Nothing here tokenizes, so a stored result can be
+looked up by its prompts without torch.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import circuits
+import heads
+from checkpoints import BadPrompt
+
+DEFAULT_LENGTH = 256
+DEFAULT_DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+@dataclass(frozen=True, slots=True)
+class NeedleSource:
+    """Needles and the text they are hidden in, before any tokenizer has seen them.
+
+    Attributes:
+        needles: one probe each.
+        haystack: the text around them.
+        length: prompt length in tokens, the teacher-forced answer not counted.
+        depths: where the needles go, 0 = start, 1 = end of the haystack.
+        seed: places the haystack cut and the distractors.
+        origin: where this came from, for people to read.
+    """
+
+    needles: tuple[heads.Needle, ...]
+    haystack: str
+    length: int
+    depths: tuple[float, ...]
+    seed: int
+    origin: str
+
+    @property
+    def hash(self) -> str:
+        """Sha256 over everything but the origin."""
+        return _digest(
+            {
+                "needles": [asdict(needle) for needle in self.needles],
+                "haystack": self.haystack,
+                "length": self.length,
+                "depths": self.depths,
+                "seed": self.seed,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FactSource:
+    """Facts as clean/corrupt pairs, before any tokenizer has seen them, and where they came from."""
+
+    facts: tuple[circuits.Fact, ...]
+    origin: str
+
+    @property
+    def hash(self) -> str:
+        """Sha256 over the facts in their order."""
+        return _digest([asdict(fact) for fact in self.facts])
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Everything one run asks of each checkpoint."""
+
+    needles: NeedleSource
+    facts: FactSource
+
+
+def prompts_for(
+    folder: Path,
+    *,
+    needles: Path | None = None,
+    haystack: Path | None = None,
+    facts: Path | None = None,
+    length: int = DEFAULT_LENGTH,
+    depths: Sequence[float] = DEFAULT_DEPTHS,
+    seed: int = 0,
+) -> Prompts:
+    """The prompts for a series or checkpoint folder: the user's, else its own, else the built-in ones.
+
+    Args:
+        folder: a series folder, or a checkpoint folder (then its parent is looked at too).
+        needles: a JSONL file of needles; asks for its own haystack or falls back to the built-in one.
+        haystack: a text file.
+        facts: a JSONL file of clean/corrupt facts.
+        length: prompt length in tokens.
+        depths: needle depths in [0, 1].
+        seed: seed of the haystack cut.
+
+    Raises:
+        BadPrompt: a named file is missing or holds nothing.
+    """
+    needles = needles or _beside(folder, "needles.jsonl")
+    haystack = haystack or _beside(folder, "haystack.txt")
+    facts = facts or _beside(folder, "facts.jsonl")
+    source = NeedleSource(
+        needles=heads.load_needles(needles) if needles else heads.default_needles(seed),
+        haystack=_read_text(haystack) if haystack else heads.default_haystack(seed),
+        length=length,
+        depths=tuple(depths),
+        seed=seed,
+        origin=str(needles) if needles else "built-in needles",
+    )
+    return Prompts(
+        needles=source,
+        facts=FactSource(
+            facts=circuits.load_facts(facts) if facts else circuits.default_facts(),
+            origin=str(facts) if facts else "built-in facts",
+        ),
+    )
+
+
+def _beside(folder: Path, name: str) -> Path | None:
+    candidates = (folder / name, folder.parent / name)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadPrompt(f"the haystack {path} cannot be read: {error}") from error
+    if not text.strip():
+        raise BadPrompt(f"the haystack {path} is empty; give it at least as many tokens as --length")
+    return text
+
+
+def _digest(value: Any) -> str:
+    document = json.dumps(value, sort_keys=True, ensure_ascii=False, default=dict)
+    return hashlib.sha256(document.encode()).hexdigest()
