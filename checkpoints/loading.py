@@ -98,6 +98,7 @@ def _build(checkpoint: Checkpoint, gguf: str | None, dtype: str, attention: str)
                 local_files_only=True,
                 trust_remote_code=False,
                 weights_only=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
                 output_loading_info=True,
                 **({"gguf_file": gguf} if gguf else {}),
             )

@@ -11,8 +11,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kmbt]?)", re.IGNORECASE)
 _NAME = re.compile(
     r"""
-    (?:(?P<stage>stage-?\d+)-)?
-    (?:(?P<branch>(?!step|checkpoint)[a-z][\w.]*)-)?
+    (?:(?P<stage>stage-?\d+)-(?:(?P<branch>(?!step|checkpoint)[a-z][\w.]*)-)?)?
     (?:step|checkpoint|ckpt|global[-_]?step|iter)[-_]?(?P<step>\d+)
     (?:[-_]tokens[-_]?(?P<tokens>\d+(?:\.\d+)?[kmbt]?))?
     """,
