@@ -1,1 +1,56 @@
-"""Retrieval heads: probes, scores, comparisons."""
+"""Retrieval heads: probes, scores, comparisons.
+
+Reading and comparing stored results imports neither torch nor transformers; scoring a model does.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from heads.comparison import Change, HeadComparison, compare
+    from heads.needles import Needle, NeedlePrompt, NeedleSet, load_needles, needle_prompts
+    from heads.probes import default_haystack, default_needles
+    from heads.retrieval import retrieval_scores
+    from heads.scores import HeadScore, RetrievalScores
+
+_HOMES = {
+    "Change": "comparison",
+    "HeadComparison": "comparison",
+    "HeadScore": "scores",
+    "Needle": "needles",
+    "NeedlePrompt": "needles",
+    "NeedleSet": "needles",
+    "RetrievalScores": "scores",
+    "compare": "comparison",
+    "default_haystack": "probes",
+    "default_needles": "probes",
+    "load_needles": "needles",
+    "needle_prompts": "needles",
+    "retrieval_scores": "retrieval",
+}
+
+__all__ = [
+    "Change",
+    "HeadComparison",
+    "HeadScore",
+    "Needle",
+    "NeedlePrompt",
+    "NeedleSet",
+    "RetrievalScores",
+    "compare",
+    "default_haystack",
+    "default_needles",
+    "load_needles",
+    "needle_prompts",
+    "retrieval_scores",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'heads' has no attribute {name!r}")
+    return getattr(import_module(f"heads.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

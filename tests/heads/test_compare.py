@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+from toys import fake_scores
+
+import heads
+from checkpoints.errors import BadPrompt, CheckpointMismatch
+from heads.stats import bootstrap, false_discovery, paired_test, welch_test
+
+
+def noisy(mean, n=24, seed=0):
+    draw = np.random.default_rng(seed)
+    return np.clip(draw.normal(mean, 0.03, (n, *np.shape(mean))), 0, 1)
+
+
+def test_a_result_against_itself_shows_nothing():
+    scores = fake_scores(noisy(np.full((3, 4), 0.5)))
+    same = heads.compare(scores, scores)
+    assert not same.significant
+    assert same.n_significant == 0
+    assert (same.delta == 0).all()
+    assert (same.p == 1).all()
+    assert same.gained == same.lost == ()
+
+
+def test_gained_and_lost_heads_cross_the_threshold_significantly():
+    before, after = np.full((2, 3), 0.02), np.full((2, 3), 0.02)
+    after[1, 2], before[0, 1] = 0.8, 0.4
+    a, b = fake_scores(noisy(before)), fake_scores(noisy(after, seed=1))
+    change = heads.compare(a, b)
+    assert change.gained == ("a1.h2",)
+    assert change.lost == ("a0.h1",)
+    assert change.significant
+    assert 0.7 < change.low[1, 2] < change.delta[1, 2] < change.high[1, 2] < 0.8
+    assert change.to_frame().iloc[0]["name"] == "a1.h2"
+    assert "1 gained, 1 lost" in change.verdict
+    assert "a1.h2" in change._repr_html_()
+    assert len(change.plot().data[1].x) == 2
+    back = heads.compare(b, a)
+    np.testing.assert_allclose(back.delta, -change.delta)
+    np.testing.assert_allclose(back.p, change.p)
+
+
+def test_a_change_of_the_answer_alone_counts():
+    copy = noisy(np.full((2, 2), 0.5))
+    rng = np.random.default_rng(1)
+    nll = rng.uniform(1, 2, (24, 3))
+    change = heads.compare(fake_scores(copy, nll=nll), fake_scores(copy, nll=nll - 0.5 + rng.normal(0, 0.05, (24, 3))))
+    assert change.significant
+    assert change.n_significant == 0
+    assert change.nll.delta == pytest.approx(-0.5, abs=0.05)
+    assert change.nll.low < change.nll.delta < change.nll.high < 0
+
+
+def test_prompts_of_one_needle_are_one_unit():
+    copy = noisy(np.full((1, 1), 0.5), n=40)
+    needle = np.repeat(np.arange(10), 4)
+    by_needle = heads.compare(fake_scores(copy, needle=needle), fake_scores(copy, needle=needle))
+    assert (by_needle.unit, by_needle.n) == ("needle", 10)
+    few = heads.compare(fake_scores(copy, needle=needle % 3), fake_scores(copy, needle=needle % 3))
+    assert (few.unit, few.n) == ("prompt", 40)
+
+
+def test_few_prompts_prove_nothing():
+    a, b = fake_scores(np.zeros((4, 2, 2))), fake_scores(np.full((4, 2, 2), 0.9))
+    change = heads.compare(a, b)
+    assert np.isnan(change.p).all()
+    assert not change.significant
+
+
+def test_what_cannot_be_compared_is_refused():
+    a = fake_scores(np.zeros((6, 2, 2)))
+    with pytest.raises(CheckpointMismatch, match="not two checkpoints of one model"):
+        heads.compare(a, fake_scores(np.zeros((6, 2, 3))))
+    other = fake_scores(np.full((8, 2, 2), 0.5), prompts="others")
+    with pytest.raises(CheckpointMismatch, match="different prompts"):
+        heads.compare(a, other)
+    assert heads.compare(a, other, pairing="unpaired").n == 6
+    with pytest.raises(BadPrompt, match="q is a false discovery rate"):
+        heads.compare(a, a, q=5)
+
+
+def test_paired_test_is_the_textbook_one():
+    from scipy import stats
+
+    draw = np.random.default_rng(0)
+    a, b = draw.normal(size=(2, 12, 5))
+    test = paired_test(a, b)
+    known = stats.ttest_rel(b, a)
+    np.testing.assert_allclose(test.p, known.pvalue)
+    interval = known.confidence_interval()
+    np.testing.assert_allclose([test.low, test.high], [interval.low, interval.high])
+
+
+def test_unpaired_test_is_the_textbook_one():
+    from scipy import stats
+
+    draw = np.random.default_rng(0)
+    a, b = draw.normal(size=(9, 5)), draw.normal(size=(14, 5))
+    test = welch_test(a, b)
+    np.testing.assert_allclose(test.p, stats.ttest_ind(b, a, equal_var=False).pvalue)
+
+
+def test_identical_differences_are_no_surer_than_their_signs():
+    test = paired_test(np.zeros((6, 1)), np.ones((6, 1)))
+    assert test.p[0] == 2.0**-5
+
+
+def test_false_discovery_rates_are_the_textbook_ones():
+    from scipy import stats
+
+    p = np.random.default_rng(0).uniform(size=(4, 5)) ** 3
+    np.testing.assert_allclose(false_discovery(p).ravel(), stats.false_discovery_control(p.ravel()))
+    assert np.isnan(false_discovery(np.array([0.01, np.nan]))[1])
+
+
+def test_bootstrap_covers_the_mean_and_leaves_out_what_does_not_apply():
+    values = np.random.default_rng(0).normal(1.0, 1.0, (200, 2))
+    values[:, 1] = np.nan
+    low, high = bootstrap(values)
+    assert low[0] < 1.0 < high[0]
+    assert high[0] - low[0] == pytest.approx(2 * 1.96 / 200**0.5, rel=0.15)
+    assert np.isnan(low[1])
+    assert np.isnan(high[1])

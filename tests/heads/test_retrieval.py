@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+import torch
+from families import MOE, SIZES, build
+from toys import planted_copier, random_prompts
+from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
+
+import heads
+from checkpoints.errors import BadPrompt
+from heads import NeedleSet
+
+
+def scores_of(model, prompts, **options):
+    return heads.retrieval_scores(model, prompts, **options)
+
+
+def test_a_planted_copying_head_scores_1_and_a_uniform_head_nothing():
+    prompts = random_prompts(vocabulary=16, size=50, answer=10, count=1, depths=(0.5,))
+    scores = scores_of(planted_copier(prompts.prompts[0]), prompts)
+    head = scores["a0.h0"]
+    assert head.score.value == 1.0
+    assert scores.needle_mass[0, 0, 0] > 0.99
+    assert scores["a0.h1"].score.value == 0.0
+    rows = np.arange(49, 59)
+    assert scores.needle_mass[0, 0, 1] == pytest.approx((10 / (rows + 1)).mean(), abs=1e-6)
+    assert scores.detectors["entropy"][0, 0, 1] == pytest.approx(np.log(rows + 1).mean(), abs=1e-4)
+    assert [h.name for h in scores.top(1)] == ["a0.h0"]
+    assert scores.count() == 1
+
+
+def test_indifferent_heads_score_at_chance():
+    model = build("llama", vocab_size=4000, max_position_embeddings=512)
+    scores = scores_of(model, random_prompts(vocabulary=4000, size=400, count=30, depths=(0.5,)))
+    assert scores.chance == pytest.approx(1 / 400)
+    assert scores.mean.mean() < 3 * scores.chance
+
+
+def test_batch_size_changes_nothing():
+    model, prompts = build("llama"), random_prompts()
+    single, batched = scores_of(model, prompts, batch_size=1), scores_of(model, prompts, batch_size=5)
+    np.testing.assert_array_equal(single.copy, batched.copy)
+    np.testing.assert_allclose(single.needle_mass, batched.needle_mass, atol=1e-6)
+    np.testing.assert_allclose(single.nll, batched.nll, atol=1e-5)
+
+
+def test_answers_of_different_lengths_share_a_batch():
+    model = build("llama")
+    mixed = random_prompts(answer=6, count=1).prompts + random_prompts(answer=12, count=1).prompts
+    together = scores_of(model, NeedleSet(mixed, (), 60))
+    alone = scores_of(model, NeedleSet(mixed[:3], (), 60))
+    np.testing.assert_array_equal(together.copy[:3], alone.copy)
+    np.testing.assert_allclose(together.nll[:3, :6], alone.nll, atol=1e-5)
+    assert np.isnan(together.nll[:3, 6:]).all()
+
+
+def test_nll_and_accuracy_are_those_of_a_plain_forward():
+    model, prompts = build("qwen3"), random_prompts(count=2)
+    scores = scores_of(model, prompts)
+    for n, prompt in enumerate(prompts):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt.ids])).logits[0, prompt.answer_start - 1 : -1]
+        answer = torch.tensor(prompt.answer)
+        loss = torch.nn.functional.cross_entropy(logits, answer, reduction="none")
+        np.testing.assert_allclose(scores.nll[n], loss, atol=1e-4)
+        assert scores.correct[n] == bool((logits.argmax(-1) == answer).all())
+
+
+def test_permuting_heads_permutes_scores():
+    model, prompts = build("llama"), random_prompts()
+    before = scores_of(model, prompts)
+    with torch.no_grad():
+        attention = model.model.layers[0].self_attn
+        for name, order in (("q_proj", [2, 3, 0, 1]), ("k_proj", [1, 0]), ("v_proj", [1, 0])):
+            weight = getattr(attention, name).weight
+            weight.copy_(weight.view(len(order), 8, -1)[order].reshape(weight.shape))
+        out = attention.o_proj.weight
+        out.copy_(out.view(-1, 4, 8)[:, [2, 3, 0, 1]].reshape(out.shape))
+    after = scores_of(model, prompts)
+    np.testing.assert_array_equal(after.copy[:, 0], before.copy[:, 0, [2, 3, 0, 1]])
+    np.testing.assert_array_equal(after.copy[:, 1], before.copy[:, 1])
+
+
+def test_grouped_queries_score_as_repeated_keys():
+    prompts = random_prompts()
+    grouped, full = build("llama"), build("llama", num_key_value_heads=4)
+    state = grouped.state_dict()
+    for name, weight in list(state.items()):
+        if "k_proj" in name or "v_proj" in name:
+            state[name] = weight.view(2, 8, -1).repeat_interleave(2, dim=0).reshape(32, -1)
+    full.load_state_dict(state)
+    np.testing.assert_array_equal(scores_of(grouped, prompts).copy, scores_of(full, prompts).copy)
+
+
+def test_a_needle_outside_the_window_is_not_applicable_rather_than_0():
+    scores = scores_of(build("mistral"), random_prompts(depths=(0.1,)))
+    assert np.isnan(scores.copy).all()
+    assert np.isnan(scores.mean).all()
+    assert scores.count() == 0
+    assert scores.top(3) == ()
+    hybrid = scores_of(build("gemma3"), random_prompts(depths=(0.1,)))
+    assert np.isnan(hybrid.mean[0]).all()
+    assert not np.isnan(hybrid.mean[1]).any()
+
+
+def test_layers_without_attention_rows_are_not_applicable():
+    config = Qwen3NextConfig(**SIZES, **MOE, layer_types=["linear_attention", "full_attention"])
+    scores = scores_of(Qwen3NextForCausalLM._from_config(config).eval(), random_prompts(count=1))
+    assert scores.meta["layers_without_rows"] == [0]
+    assert np.isnan(scores.copy[:, 0]).all()
+    assert not np.isnan(scores.copy[:, 1]).any()
+
+
+def test_what_the_model_cannot_read_is_refused_with_the_reason():
+    model = build("llama", max_position_embeddings=64)
+    with pytest.raises(BadPrompt, match="72 tokens, the model has 64 positions"):
+        scores_of(model, random_prompts())
+    with pytest.raises(BadPrompt, match="beyond the model's vocabulary"):
+        scores_of(build("llama"), random_prompts(vocabulary=500))
+    with pytest.raises(BadPrompt, match="every needle was refused"):
+        scores_of(model, NeedleSet((), ((0, "no"),), 60))
+    with pytest.raises(BadPrompt, match="training mode"):
+        scores_of(build("llama").train(), random_prompts())
+
+
+def test_the_model_is_left_as_it_was():
+    model = build("llama")
+    scores_of(model, random_prompts(count=1))
+    assert model.config._attn_implementation == "eager"
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_built_in_probe_runs_on_any_tokenizer(tokenizers):
+    model = build("llama", vocab_size=2000, max_position_embeddings=1024)
+    prompts = heads.needle_prompts(
+        tokenizers["words"], heads.default_needles(0, count=2), heads.default_haystack(0), length=300, depths=[0.2, 0.8]
+    )
+    scores = scores_of(model, prompts)
+    assert scores.copy.shape == (4, 2, 4)
+    assert scores.meta["prompts"] == prompts.hash
