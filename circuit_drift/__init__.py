@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from circuit_drift.pair import PairDiff, compare, diff
     from circuit_drift.prompts import Prompts, prompts_for
     from circuit_drift.report import write_report
-    from circuit_drift.run import Run, load_run, run
     from circuit_drift.store import Store
+    from circuit_drift.sweep import Run, load_run, run
 
 __version__ = "0.1.0"
 
@@ -27,9 +27,9 @@ _HOMES = {
     "Prompts": "circuit_drift.prompts",
     "prompts_for": "circuit_drift.prompts",
     "write_report": "circuit_drift.report",
-    "Run": "circuit_drift.run",
-    "load_run": "circuit_drift.run",
-    "run": "circuit_drift.run",
+    "Run": "circuit_drift.sweep",
+    "load_run": "circuit_drift.sweep",
+    "run": "circuit_drift.sweep",
     "Store": "circuit_drift.store",
 }
 

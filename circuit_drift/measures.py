@@ -7,14 +7,17 @@ checkpoint. Raise its ``version`` whenever its numbers change.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import circuit_drift
 import circuits
 import heads
-from checkpoints import Checkpoint, LoadedModel
+from checkpoints import BadPrompt, Checkpoint, LoadedModel
 from circuit_drift.prompts import FactSource, NeedleSource
 from circuit_drift.store import key_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Measure(Protocol):
@@ -53,7 +56,7 @@ class RetrievalMeasure:
         """Score every head on every needle prompt in one forward pass a batch."""
         source = self.source
         prompts = heads.needle_prompts(
-            loaded.require_tokenizer(),
+            tokenizer_of(loaded),
             source.needles,
             source.haystack,
             length=source.length,
@@ -80,7 +83,7 @@ class CircuitMeasure:
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "circuits.AttributionGraph":
         """Attribute the logit difference of every usable fact to every edge."""
-        facts = circuits.tokenize_facts(loaded.require_tokenizer(), self.source.facts)
+        facts = circuits.tokenize_facts(tokenizer_of(loaded), self.source.facts)
         return circuits.attribute(loaded.model, facts, ig_steps=self.ig_steps, rule=self.rule)
 
 
@@ -100,18 +103,29 @@ class FaithfulnessMeasure:
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "circuits.FaithfulnessCurve":
         """Run the pruned circuit of each size in the model it was found in."""
-        facts = circuits.tokenize_facts(loaded.require_tokenizer(), self.circuit.source.facts)
+        facts = circuits.tokenize_facts(tokenizer_of(loaded), self.circuit.source.facts)
         return circuits.faithfulness_curve(loaded.model, earlier["circuit"], facts, shares=self.shares)
+
+
+def tokenizer_of(loaded: LoadedModel) -> "PreTrainedTokenizerBase":
+    """The checkpoint's tokenizer.
+
+    Raises:
+        BadPrompt: it has none, so no prompt can be built for it.
+    """
+    if loaded.tokenizer is None:
+        folders = ", ".join(str(folder) for folder in loaded.checkpoint.tokenizer_folders)
+        raise BadPrompt(f"{loaded.checkpoint.name} has no tokenizer; looked in {folders}: put tokenizer.json there")
+    return loaded.tokenizer
 
 
 def read_result(measure: str, folder: Path) -> Any:
     """The stored result of the measure of that name."""
-    kinds: dict[str, Any] = {
-        "heads": heads.RetrievalScores,
-        "circuit": circuits.AttributionGraph,
-        "faithfulness": circuits.FaithfulnessCurve,
-    }
-    return kinds[measure].load(folder)
+    if measure == "heads":
+        return heads.RetrievalScores.load(folder)
+    if measure == "circuit":
+        return circuits.AttributionGraph.load(folder)
+    return circuits.FaithfulnessCurve.load(folder)
 
 
 def store_key(checkpoint: Checkpoint, measure: Measure, dtype: str) -> str:

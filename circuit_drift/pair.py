@@ -9,17 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints import CheckpointMismatch, open_checkpoint, require_same_model
-from circuit_drift.behaviour import Change, as_json, changes
+from checkpoints import CheckpointMismatch, open_checkpoint
+from checkpoints.compat import require_same_model
+from circuit_drift.behaviour import behaviour_changes
 from circuit_drift.prompts import Prompts, prompts_for
-from circuit_drift.run import MEASURES, Point, measure_each
 from circuit_drift.store import Store
+from circuit_drift.sweep import MEASURES, Point, measure_each
 
 if TYPE_CHECKING:
     import pandas as pd
 
     import circuits
     import heads
+    from heads.comparison import Change
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class PairDiff:
     a: Point
     b: Point
     q: float
-    behaviour: tuple[Change, ...]
+    behaviour: "tuple[Change, ...]"
     heads: "heads.HeadComparison | None"
     circuit: "circuits.GraphDiff | None"
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -140,17 +142,14 @@ def compare(a: Point, b: Point, *, q: float = 0.05) -> PairDiff:
             )
     if len(missing) == 2:
         raise CheckpointMismatch(f"nothing to compare. heads: {missing['heads']}. circuit: {missing['circuit']}")
+    of_heads = heads.compare(a.heads, b.heads, q=q) if a.heads is not None and b.heads is not None else None
+    of_circuit = circuits.diff(a.circuit, b.circuit, q=q) if a.circuit is not None and b.circuit is not None else None
     return PairDiff(
         a=a,
         b=b,
         q=q,
-        behaviour=changes(a, b),
-        heads=heads.compare(a.heads, b.heads, q=q) if a.heads is not None and b.heads is not None else None,
-        circuit=circuits.diff(a.circuit, b.circuit, q=q) if a.circuit is not None and b.circuit is not None else None,
+        behaviour=behaviour_changes(of_heads, a.circuit, b.circuit),
+        heads=of_heads,
+        circuit=of_circuit,
         missing=missing,
     )
-
-
-def behaviour_json(pair: PairDiff) -> list[Mapping[str, float | str | int]]:
-    """The behaviour changes as plain values."""
-    return as_json(pair.behaviour)

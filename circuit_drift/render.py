@@ -1,0 +1,155 @@
+"""How results look: in a terminal, as JSON, in a notebook."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from circuit_drift.table import run_frame
+from circuit_drift.verdict import run_verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from checkpoints import Series
+    from circuit_drift.pair import PairDiff
+    from circuit_drift.sweep import Point, Run
+
+SHOWN = 10
+
+
+def print_run(run: "Run") -> None:
+    """The table of a run, then its verdict."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    frame = run_frame(run).drop(columns=["checkpoint", "tokens"])
+    console.print(_table(frame, title=f"{run.name}: {len(run)} checkpoints"))
+    for sentence in run_verdict(run):
+        console.print(f"• {sentence}", soft_wrap=True)
+
+
+def print_pair(pair: "PairDiff") -> None:
+    """The verdict of a pair, then its strongest changes and its similarities."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(f"[bold]A[/]  {_identity(pair.a)}\n[bold]B[/]  {_identity(pair.b)}\n")
+    for sentence in pair.verdict:
+        console.print(f"• {sentence}", soft_wrap=True)
+    if pair.heads is not None:
+        frame = pair.heads.to_frame()[["name", "before", "after", "delta", "low", "high", "q", "status"]]
+        console.print(_table(frame.head(SHOWN), title="Retrieval heads, strongest changes"))
+    if pair.circuit is not None:
+        console.print(_table(edge_changes(pair).head(SHOWN), title="Edges, strongest real changes"))
+        console.print(_table(pair.circuit.similarity_frame(), title="Similarity of the two circuits"))
+
+
+def print_series(series: "Series") -> None:
+    """What is in a series."""
+    import pandas as pd
+    from rich.console import Console
+
+    rows = [
+        {
+            "checkpoint": checkpoint.name,
+            "step": checkpoint.step,
+            "stage": checkpoint.stage,
+            "tokens": checkpoint.tokens,
+            "MB": sum(file.stat().st_size for file in checkpoint.path.iterdir() if file.is_file()) / 1e6,
+            "weights": checkpoint.weights_hash[:12],
+        }
+        for checkpoint in series
+    ]
+    Console(highlight=False).print(_table(pd.DataFrame(rows), title=f"{series.name}: {len(series)} checkpoints"))
+
+
+def edge_changes(pair: "PairDiff") -> "pd.DataFrame":
+    """Edges that changed for real, strongest first."""
+    assert pair.circuit is not None
+    frame = pair.circuit.to_frame()
+    return frame[frame["q"] < pair.q]
+
+
+def pair_json(pair: "PairDiff") -> dict[str, Any]:
+    """A pair as plain values; NaN becomes null."""
+    document = {
+        "a": _point_json(pair.a),
+        "b": _point_json(pair.b),
+        "q": pair.q,
+        "significant": pair.significant,
+        "verdict": list(pair.verdict),
+        "behaviour": [asdict(change) for change in pair.behaviour],
+        "heads": _records(pair.heads.to_frame()) if pair.heads is not None else None,
+        "edges": _records(edge_changes(pair)) if pair.circuit is not None else None,
+        "similarity": _records(pair.circuit.similarity_frame()) if pair.circuit is not None else None,
+        "not_compared": dict(pair.missing),
+    }
+    return {name: _plain(value) for name, value in document.items()}
+
+
+def pair_html(pair: "PairDiff") -> str:
+    """What a notebook shows of a pair."""
+    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in pair.verdict)
+    parts = [f"<p><b>{escape(pair.a.label)} → {escape(pair.b.label)}</b></p><ul>{sentences}</ul>"]
+    if pair.heads is not None:
+        parts.append(_html(pair.heads.to_frame()[["name", "before", "after", "delta", "q", "status"]].head(SHOWN)))
+    if pair.circuit is not None:
+        parts.append(_html(edge_changes(pair).head(SHOWN)))
+        parts.append(_html(pair.circuit.similarity_frame()))
+    return "".join(parts)
+
+
+def _identity(point: "Point") -> str:
+    tokens = f"{point.tokens:,} tokens" if point.tokens is not None else None
+    step = f"step {point.step:,}" if point.step is not None else None
+    return " · ".join(part for part in (point.name, step, tokens, point.stage) if part)
+
+
+def _point_json(point: "Point") -> dict[str, Any]:
+    return {
+        "checkpoint": point.name,
+        "step": point.step,
+        "tokens": point.tokens,
+        "stage": point.stage,
+        "results": dict(point.keys),
+    }
+
+
+def _table(frame: "pd.DataFrame", *, title: str) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in frame.columns:
+        left = frame[column].dtype == object or str(frame[column].dtype).startswith("str")
+        table.add_column(str(column), justify="left" if left else "right")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_cell(value) for value in row))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:
+        return "n/a"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() and abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _records(frame: "pd.DataFrame") -> Sequence[dict[str, Any]]:
+    return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
+
+
+def _plain(value: Any) -> Any:
+    """Numpy scalars as Python ones, NaN as null, recursively."""
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and value != value else value
+
+
+def _html(frame: "pd.DataFrame") -> str:
+    return str(frame.to_html(index=False, border=0, na_rep="n/a", float_format=lambda value: f"{value:.3g}"))

@@ -1,0 +1,164 @@
+"""The report: one self-contained HTML page of a run or of a pair of checkpoints."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from circuit_drift.report.page import Section, write_page
+from circuit_drift.verdict import pair_verdict, run_verdict, stages
+
+if TYPE_CHECKING:
+    from circuit_drift.pair import PairDiff
+    from circuit_drift.sweep import Point, Run
+
+__all__ = ["write_pair_report", "write_report"]
+
+
+def write_report(run: "Run", path: Path | str) -> Path:
+    """Write the report of a run: verdict, behaviour, heads and circuits over training, and the stages' own diffs.
+
+    Args:
+        run: a measured run.
+        path: the HTML file; replaced in one step.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+    from circuit_drift.table import run_frame
+
+    pairs = [run.diff(a.name, b.name) for a, b in stage_ends(run)]
+    sections = [
+        *_evolution(run),
+        *(section for pair in pairs for section in _pair_sections(pair, anchor=f"{pair.a.name}-{pair.b.name}")),
+        Section("checkpoints", "All checkpoints", frame=run_frame(run)),
+    ]
+    return write_page(
+        path,
+        title=f"Circuits over training: {run.name}",
+        subtitle=f"{len(run)} checkpoints, steps {run.points[0].label} to {run.points[-1].label}",
+        verdict=[*run_verdict(run), *(sentence for pair in pairs for sentence in _headlines(pair))],
+        warnings=[f"{p.name}, {m}: {reason}" for p in run for m, reason in p.failures.items()],
+        sections=sections,
+        provenance=_provenance(run.points, run.origins),
+    )
+
+
+def write_pair_report(pair: "PairDiff", path: Path | str) -> Path:
+    """Write the report of two checkpoints.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+    return write_page(
+        path,
+        title=f"{pair.a.name} → {pair.b.name}",
+        subtitle=f"changes from A to B; real = q < {pair.q:g}",
+        verdict=pair_verdict(pair),
+        warnings=[f"{measure} is not compared: {reason}" for measure, reason in pair.missing.items()],
+        sections=list(_pair_sections(pair, anchor="pair")),
+        provenance=_provenance((pair.a, pair.b), {}),
+    )
+
+
+def stage_ends(run: "Run") -> list[tuple["Point", "Point"]]:
+    """The pairs a reader looks at first: each stage's start, which is the last point of the one before, and its end."""
+    complete = [[p for p in stage if p.circuit is not None or p.heads is not None] for stage in stages(run)]
+    groups = [group for group in complete if group]
+    starts = [groups[0][0], *(group[-1] for group in groups[:-1])] if groups else []
+    return [(start, group[-1]) for start, group in zip(starts, groups, strict=True) if start is not group[-1]]
+
+
+def _headlines(pair: "PairDiff") -> Iterator[str]:
+    if pair.circuit is not None:
+        yield f"Circuit, step {pair.a.label} → {pair.b.label}: {pair.circuit.verdict}"
+
+
+def _evolution(run: "Run") -> Iterator[Section]:
+    from circuit_drift.report import evolution
+    from circuit_drift.table import run_frame
+
+    table = run_frame(run)
+    scored = next((point.heads for point in run if point.heads is not None), None)
+    traced = next((point.circuit for point in run if point.circuit is not None), None)
+    if scored is not None:
+        probe = f"{len(scored)} prompts of {scored.meta['length']} tokens; needles: {run.origins['needles']}."
+        yield Section(
+            "needle",
+            "Needle score against answer perplexity",
+            figure=evolution.behaviour_figure(run),
+            caption=probe,
+            frame=table[["step", "needle_accuracy", "answer_ppl"]],
+        )
+        yield Section(
+            "heads",
+            "Retrieval heads over training",
+            text="Which heads retrieve, layer by layer; drag the slider through training.",
+            figure=evolution.head_map_figure(run),
+            caption=f"Teacher-forced retrieval score (arXiv 2604.02650, 3.3), mean over {probe}",
+            frame=evolution.head_frame(run),
+        )
+        yield Section(
+            "leading-heads",
+            "The leading heads",
+            figure=evolution.head_lines_figure(run),
+            caption=f"95 % intervals are in the table; {probe}",
+            frame=table[["step", "retrieval_heads", "best_head", "best_score"]],
+        )
+    if traced is not None:
+        recall = [column for column in table.columns if column.startswith("recall")]
+        facts = f"{len(traced.answer_rank)} facts; facts: {run.origins['facts']}."
+        yield Section(
+            "recall",
+            "Facts known",
+            figure=evolution.recall_figure(run),
+            caption=facts,
+            frame=table[["step", *recall]],
+        )
+        yield Section(
+            "circuits",
+            "Circuits over training",
+            text="How alike each circuit is to its neighbour and to the last, beside what prompt resampling alone does.",
+            figure=evolution.circuit_figure(run),
+            caption=evolution.circuit_caption(run) + " " + facts,
+            frame=evolution.circuit_frame(run),
+        )
+
+
+def _pair_sections(pair: "PairDiff", *, anchor: str) -> Iterator[Section]:
+    span = f"{pair.a.label} → {pair.b.label}"
+    if pair.circuit is not None:
+        yield Section(
+            f"circuit-{anchor}",
+            f"Circuit {span}",
+            text=pair.circuit.verdict,
+            figure=pair.circuit.plot(),
+            caption=pair.circuit.caption,
+            frame=pair.circuit.to_frame(),
+        )
+        yield Section(f"similarity-{anchor}", f"Similarity {span}", frame=pair.circuit.similarity_frame())
+    if pair.heads is not None:
+        yield Section(
+            f"heads-{anchor}",
+            f"Retrieval heads {span}",
+            text=pair.heads.verdict,
+            figure=pair.heads.plot(),
+            frame=pair.heads.to_frame(),
+        )
+
+
+def _provenance(points: "tuple[Point, ...]", origins: object) -> list[tuple[str, str]]:
+    """What the numbers were computed from, as recorded in the results."""
+    found: dict[str, dict[str, None]] = {}
+    for point in points:
+        for result in (point.heads, point.circuit, point.faithfulness):
+            if result is not None:
+                record = result.meta["provenance"]
+                for name in ("code_version", "dtype", "device", "attention", "tokenizer_hash", "parameters"):
+                    found.setdefault(name, {})[str(record[name])] = None
+    rows = [(name.replace("_", " "), "; ".join(values)) for name, values in found.items()]
+    hashes = []
+    for point in points:
+        result = point.heads or point.circuit
+        if result is not None:
+            hashes.append(f"{point.name}: {result.meta['provenance']['weights_hash'][:16]}")
+    return [*rows, ("weights (sha256)", ", ".join(hashes))]

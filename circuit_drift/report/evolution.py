@@ -1,0 +1,173 @@
+"""Figures of one run over training: behaviour, heads, circuits. Each takes a `Run` and returns a plotly figure.
+
+The x axis holds the checkpoints evenly spaced in their order, since log-spaced steps and several stages fit on no
+common scale; tick labels are the steps.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from circuit_drift.behaviour import recall_by_class
+from circuit_drift.report import theme
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from circuit_drift.sweep import Run
+
+THRESHOLD = 0.1
+
+
+def behaviour_figure(run: "Run") -> "go.Figure":
+    """Needle accuracy (left) against answer perplexity (right, log) over training."""
+    from plotly.subplots import make_subplots
+
+    points = [(i, point.heads) for i, point in enumerate(run) if point.heads is not None]
+    x = [i for i, _ in points]
+    figure = make_subplots(specs=[[{"secondary_y": True}]])
+    accuracy = [scores.needle_accuracy for _, scores in points]
+    perplexity = [scores.answer_ppl for _, scores in points]
+    figure.add_scatter(
+        x=x, y=accuracy, name="needle accuracy", mode="lines+markers", line={"color": theme.BLUE}, secondary_y=False
+    )
+    figure.add_scatter(
+        x=x,
+        y=perplexity,
+        name="answer perplexity",
+        mode="lines+markers",
+        line={"color": theme.VERMILLION, "dash": "dash"},
+        marker={"symbol": "square"},
+        secondary_y=True,
+    )
+    figure.update_yaxes(title_text="needle accuracy", range=[-0.03, 1.03], secondary_y=False)
+    figure.update_yaxes(title_text="answer perplexity (log)", type="log", secondary_y=True, showgrid=False)
+    n = len(points[0][1].correct)
+    theme.dress(
+        figure,
+        title=f"Needle accuracy {accuracy[0]:.2f} → {accuracy[-1]:.2f}; answer perplexity {perplexity[0]:,.2f} → "
+        f"{perplexity[-1]:,.2f}",
+        subtitle=f"{n} needle prompts, answers teacher-forced; accuracy = every answer token is the top token",
+    )
+    return _over_checkpoints(figure, run)
+
+
+def recall_figure(run: "Run") -> "go.Figure":
+    """Share of facts whose answer is the top token, by class, with Wilson 95 % intervals."""
+    import plotly.graph_objects as go
+    from scipy.stats import binomtest
+
+    points = [(i, recall_by_class(point.circuit)) for i, point in enumerate(run) if point.circuit is not None]
+    figure = go.Figure()
+    for k, name in enumerate(points[0][1]):
+        shares = np.array([shares[name][0] for _, shares in points])
+        n = points[0][1][name][1]
+        bounds = [binomtest(round(share * n), n).proportion_ci(0.95, method="wilson") for share in shares]
+        figure.add_scatter(
+            x=[i for i, _ in points],
+            y=shares,
+            name=f"{name} (n = {n})",
+            mode="lines+markers",
+            line={"color": theme.CATEGORIES[k % 8], "dash": theme.DASHES[k % 6]},
+            marker={"symbol": theme.SYMBOLS[k % 8]},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [bound.high - share for bound, share in zip(bounds, shares, strict=True)],
+                "arrayminus": [share - bound.low for bound, share in zip(bounds, shares, strict=True)],
+                "thickness": 1,
+                "width": 2,
+            },
+        )
+    figure.update_yaxes(title_text="fact recall (top token)", range=[-0.03, 1.03])
+    last = points[-1][1]
+    theme.dress(
+        figure,
+        title="Fact recall at the end: " + ", ".join(f"{name} {share:.2f}" for name, (share, _) in last.items()),
+        subtitle="share of facts whose answer is the top token of the clean prompt; bars are Wilson 95 % intervals",
+    )
+    return _over_checkpoints(figure, run)
+
+
+def head_map_figure(run: "Run") -> "go.Figure":
+    """Mean retrieval score of every head, layers x heads, with a slider over checkpoints."""
+    import plotly.graph_objects as go
+
+    points = [point for point in run if point.heads is not None]
+    maps = [point.heads.mean.astype(np.float32) for point in points if point.heads is not None]
+    layers, n_heads = maps[0].shape
+    shown = len(maps) - 1
+    common: dict[str, Any] = {
+        "x": [f"h{h}" for h in range(n_heads)],
+        "y": [f"layer {layer}" for layer in range(layers)],
+        "zmin": 0,
+        "zmax": 1,
+        "colorscale": theme.UNSIGNED,
+        "colorbar": {"title": {"text": "retrieval score"}},
+        "hovertemplate": "%{y}, %{x}: %{z:.3f}<extra></extra>",
+        "xgap": 1,
+        "ygap": 1,
+    }
+    figure = go.Figure(
+        data=[go.Heatmap(z=maps[shown], **common)],
+        frames=[go.Frame(data=[go.Heatmap(z=z, **common)], name=p.name) for z, p in zip(maps, points, strict=True)],
+    )
+    instant = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
+    steps = [{"label": p.label, "method": "animate", "args": [[p.name], instant]} for p in points]
+    figure.update_layout(
+        sliders=[{"active": shown, "steps": steps, "currentvalue": {"prefix": "step "}, "pad": {"t": 40}}],
+        yaxis={"title": {"text": "input at the bottom, logits at the top"}},
+    )
+    counts = [int((z > THRESHOLD).sum()) for z in maps]
+    theme.dress(
+        figure,
+        title=f"Retrieval heads (score > {THRESHOLD}): {counts[0]} at the start, {max(counts)} at most, "
+        f"{counts[-1]} at the end",
+        subtitle="mean share of the needle a head copies; move the slider over the checkpoints; the scale is fixed",
+        height=max(360, 46 * layers + 240),
+    )
+    return figure
+
+
+def head_lines_figure(run: "Run", k: int = 8) -> "go.Figure":
+    """Retrieval score over training of the heads that reach the highest scores."""
+    import plotly.graph_objects as go
+
+    indexed = [(i, point.heads.mean) for i, point in enumerate(run) if point.heads is not None]
+    x = [i for i, _ in indexed]
+    scores = np.stack([mean for _, mean in indexed])
+    peak = np.nan_to_num(np.nanmax(scores, axis=0), nan=-1.0)
+    leading = [divmod(int(flat), peak.shape[1]) for flat in np.argsort(-peak, axis=None, kind="stable")[:k]]
+    figure = go.Figure()
+    for j, (layer, head) in enumerate(leading):
+        figure.add_scatter(
+            x=x,
+            y=scores[:, layer, head],
+            name=f"a{layer}.h{head}",
+            mode="lines+markers",
+            line={"color": theme.CATEGORIES[j % 8], "dash": theme.DASHES[j % 6]},
+            marker={"symbol": theme.SYMBOLS[j % 8]},
+        )
+    figure.add_hline(y=THRESHOLD, line={"color": theme.GREY, "dash": "dot", "width": 1})
+    figure.update_yaxes(title_text="retrieval score", range=[-0.03, 1.03])
+    best = leading[0]
+    series = scores[:, best[0], best[1]]
+    theme.dress(
+        figure,
+        title=f"a{best[0]}.h{best[1]} leads: {series[0]:.2f} at the start, {np.nanmax(series):.2f} at its peak, "
+        f"{series[-1]:.2f} at the end",
+        subtitle=f"the {len(leading)} heads with the highest peak; dotted line: the {THRESHOLD} threshold",
+    )
+    return _over_checkpoints(figure, run)
+
+
+def _over_checkpoints(figure: "go.Figure", run: "Run") -> "go.Figure":
+    """The common x axis: checkpoints evenly spaced, labelled by step, stages marked."""
+    figure.update_xaxes(
+        title_text="step (checkpoints evenly spaced)",
+        tickmode="array",
+        tickvals=list(range(len(run))),
+        ticktext=[point.label for point in run],
+        range=[-0.5, len(run) - 0.5],
+    )
+    return theme.mark_stages(figure, [point.stage for point in run])

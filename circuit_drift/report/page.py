@@ -1,0 +1,119 @@
+"""The page: sections of figures and tables put into one self-contained HTML file.
+
+plotly.js is written into the file once, so that a report opens on a machine without a network and years from now.
+All text passes through jinja2's autoescape; only plotly's own JSON and pandas' own tables are inserted as they are.
+"""
+
+import base64
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from checkpoints import StoreError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One part of the report.
+
+    Attributes:
+        slug: its anchor.
+        title: its heading.
+        text: a sentence or two before the figure.
+        figure: a plotly figure, or none.
+        caption: n, seed, prompts, method: how the numbers came about.
+        frame: the numbers behind the figure.
+    """
+
+    slug: str
+    title: str
+    text: str = ""
+    figure: "go.Figure | None" = None
+    caption: str = ""
+    frame: "pd.DataFrame | None" = None
+
+
+def write_page(
+    path: Path | str,
+    *,
+    title: str,
+    subtitle: str,
+    verdict: Sequence[str],
+    warnings: Sequence[str],
+    sections: Sequence[Section],
+    provenance: Sequence[tuple[str, str]],
+) -> Path:
+    """Render the page and put it in place in one step, so that no reader meets half a report.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=PackageLoader("circuit_drift.report", ""), autoescape=True, undefined=StrictUndefined
+    )
+    html = environment.get_template("report.html.j2").render(
+        title=title,
+        subtitle=subtitle,
+        verdict=verdict,
+        warnings=warnings,
+        sections=[_render(section) for section in sections],
+        provenance=provenance,
+        style=(files("circuit_drift.report") / "style.css").read_text(encoding="utf-8"),
+        plotly_js=get_plotlyjs(),
+    )
+    return _write(Path(path), html)
+
+
+def _render(section: Section) -> dict[str, object]:
+    figure, frame = section.figure, section.frame
+    return {
+        "slug": section.slug,
+        "title": section.title,
+        "text": section.text,
+        "caption": section.caption,
+        "figure": _json_for_script(figure) if figure is not None else None,
+        "summary": figure.layout.title.text if figure is not None else "",
+        "table": _table(frame) if frame is not None else None,
+        "rows": len(frame) if frame is not None else 0,
+        "csv": _data_uri(frame.to_csv(index=False)) if frame is not None else "",
+    }
+
+
+def _json_for_script(figure: "go.Figure") -> str:
+    """The figure as JSON that cannot end the script element it stands in."""
+    document: str = figure.to_json()
+    return json.dumps(json.loads(document)).replace("<", "\\u003c")
+
+
+def _table(frame: "pd.DataFrame") -> str:
+    return str(
+        frame.to_html(index=False, border=0, na_rep="n/a", float_format=lambda value: f"{value:.4g}", escape=True)
+    )
+
+
+def _data_uri(text: str) -> str:
+    return "data:text/csv;base64," + base64.b64encode(text.encode()).decode()
+
+
+def _write(path: Path, html: str) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+            file.write(html)
+        scratch = Path(file.name)
+        scratch.chmod(0o644)
+        scratch.replace(path)
+    except OSError as error:
+        raise StoreError(f"the report cannot be written to {path}: {error.strerror}; name another place") from error
+    return path

@@ -1,0 +1,128 @@
+"""Verdicts: sentences in which every number is computed from the results."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from circuit_drift.behaviour import recall_by_class
+from heads.scores import THRESHOLD
+
+if TYPE_CHECKING:
+    from circuit_drift.pair import PairDiff
+    from circuit_drift.sweep import Point, Run
+
+PASSED = 0.95
+FALLING = 0.10
+
+
+def pair_verdict(pair: "PairDiff") -> tuple[str, ...]:
+    """What changed from A to B: whether at all, then behaviour, heads, circuit."""
+    a, b = pair.a.label, pair.b.label
+    if not pair.significant:
+        opening = f"No head and no edge changed significantly from {a} to {b} (q < {pair.q:g})."
+    else:
+        parts = []
+        if pair.heads is not None:
+            parts.append(f"{pair.heads.n_significant} heads")
+        if pair.circuit is not None:
+            parts.append(f"{pair.circuit.n_significant} edges")
+        opening = f"{a} and {b} differ: {' and '.join(parts)} changed for real (q < {pair.q:g})."
+    sentences = [opening, _behaviour_sentence(pair)]
+    sentences += [part.verdict for part in (pair.heads, pair.circuit) if part is not None]
+    sentences += [f"Not compared: {measure} ({reason})." for measure, reason in pair.missing.items()]
+    return tuple(sentence for sentence in sentences if sentence)
+
+
+def _behaviour_sentence(pair: "PairDiff") -> str:
+    told = [
+        f"{c.name} {c.before:.2f} → {c.after:.2f} (Δ {c.delta:+.2f} [{c.low:+.2f}, {c.high:+.2f}])"
+        for c in pair.behaviour
+    ]
+    return "Behaviour: " + "; ".join(told) + "." if told else ""
+
+
+def run_verdict(run: "Run") -> tuple[str, ...]:
+    """What happened over a run: when heads began to retrieve, what saturated first, what was learned and lost."""
+    sentences = [*_emergence(run), *_saturation(run), *_knowledge(run)]
+    failed = [point.name for point in run if point.failures]
+    if failed:
+        sentences.append(f"{len(failed)} of {len(run)} checkpoints could not be measured in full: {', '.join(failed)}.")
+    return tuple(sentences)
+
+
+def stages(run: "Run") -> list[list["Point"]]:
+    """The points grouped by training stage, in order."""
+    groups: list[list[Point]] = []
+    for point in run:
+        if groups and groups[-1][-1].stage == point.stage:
+            groups[-1].append(point)
+        else:
+            groups.append([point])
+    return groups
+
+
+def _emergence(run: "Run") -> Iterator[str]:
+    scored = [(point, point.heads) for point in run if point.heads is not None]
+    leaders = [scores.top(1)[0] for _, scores in scored]
+    best = [leader.score.value for leader in leaders]
+    if not scored:
+        return
+    onset = next((i for i, score in enumerate(best) if score > THRESHOLD), None)
+    if onset is None:
+        yield f"No head retrieves: the best score of any checkpoint is {max(best):.2f}, below {THRESHOLD}."
+        return
+    labels = [point.label for point, _ in scored]
+    peak = int(np.argmax(best))
+    last = scored[-1][1]
+    when = f"between steps {labels[onset - 1]} and {labels[onset]}" if onset else f"at step {labels[0]} already"
+    yield (
+        f"Retrieval heads appear {when}: the best score goes from {best[max(onset - 1, 0)]:.2f} to {best[onset]:.2f}, "
+        f"and reaches {best[peak]:.2f} ({leaders[peak].name}) at step {labels[peak]}; {last.count()} of "
+        f"{last.mean.size} heads retrieve at the end."
+    )
+
+
+def _saturation(run: "Run") -> Iterator[str]:
+    """Per stage: the needle test has passed for good while the answer perplexity still falls by a tenth or more."""
+    for stage in stages(run):
+        scored = [point for point in stage if point.heads is not None]
+        accuracy = [point.heads.needle_accuracy for point in scored if point.heads is not None]
+        perplexity = [point.heads.answer_ppl for point in scored if point.heads is not None]
+        passed = next((i for i in range(len(scored)) if min(accuracy[i:]) >= PASSED), None)
+        if passed is None or passed in (0, len(scored) - 1):
+            continue
+        falls = [later < (1 - FALLING) * earlier for earlier, later in pairwise(excess(perplexity[passed:]))]
+        if not any(falls):
+            continue
+        last = passed + 1 + max(i for i, fall in enumerate(falls) if fall)
+        yield (
+            f"The needle test saturates at step {scored[passed].label} (accuracy {accuracy[passed]:.2f}) while the "
+            f"answer perplexity still falls, from {perplexity[passed]:.3f} to {perplexity[last]:.3f} at step "
+            f"{scored[last].label}, {last - passed} checkpoints later: the needle test alone would call training done."
+        )
+
+
+def excess(perplexity: Sequence[float]) -> list[float]:
+    """Answer perplexity above 1, which a model that is certain of every answer token reaches."""
+    return [value - 1 for value in perplexity]
+
+
+def _knowledge(run: "Run") -> Iterator[str]:
+    """Per stage after the first: recall of each class of facts before, at its best, and at the end."""
+    groups = stages(run)
+    for before, stage in pairwise(groups):
+        graphs = [point.circuit for point in (before[-1], *stage)]
+        if any(graph is None for graph in graphs):
+            continue
+        shares = [recall_by_class(graph) for graph in graphs if graph is not None]
+        told = []
+        for name in shares[0]:
+            path = [share[name][0] for share in shares]
+            peak = int(np.argmax(path))
+            if peak in (0, len(path) - 1):
+                told.append(f"{name} {path[0]:.2f} → {path[-1]:.2f}")
+            else:
+                told.append(f"{name} {path[0]:.2f} → {path[peak]:.2f} (step {stage[peak - 1].label}) → {path[-1]:.2f}")
+        yield f"Fact recall over stage {stage[0].stage}: {'; '.join(told)}."

@@ -1,0 +1,154 @@
+"""The command line as a user meets it: what it prints, how it exits, what it says when things are wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from circuit_drift.cli import app
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_series: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("cli") / "store"
+    done = runner.invoke(app, ["run", str(tiny_series), "--store", str(store), "--length", "64"])
+    assert done.exit_code == 0, done.output
+    return store
+
+
+def _diff(store: Path, a: object, b: object, *options: str):
+    return runner.invoke(app, ["diff", str(a), str(b), "--store", str(store), "--length", "64", *options])
+
+
+def _fails(*arguments: object) -> str:
+    done = runner.invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 2, done.output
+    assert "Traceback" not in done.output
+    return done.stderr
+
+
+def test_run_prints_the_table_and_names_the_report_last(tiny_series, measured, tmp_path):
+    html = tmp_path / "report.html"
+    done = runner.invoke(
+        app, ["run", str(tiny_series), "--store", str(measured), "--length", "64", "--html", str(html)]
+    )
+    assert done.exit_code == 0, done.output
+    assert "tiny-series: 3 checkpoints" in done.stdout
+    assert done.stdout.splitlines()[-1] == str(html)
+    assert html.stat().st_size < 10_000_000
+
+
+def test_a_checkpoint_does_not_differ_from_itself(tiny_series, measured):
+    folder = tiny_series / "checkpoint-10"
+    done = _diff(measured, folder, folder)
+    assert done.exit_code == 0, done.output
+    assert "No head and no edge changed" in done.stdout
+
+
+def test_two_random_models_differ_and_a_step_is_the_same_as_its_folder(tiny_series, measured):
+    by_folder = _diff(measured, tiny_series / "checkpoint-0", tiny_series / "checkpoint-100", "--json")
+    by_step = _diff(measured, f"{tiny_series}@0", f"{tiny_series}@100", "--json")
+    assert by_folder.exit_code == by_step.exit_code == 1, by_folder.output
+    assert json.loads(by_folder.stdout) == json.loads(by_step.stdout)
+
+
+def test_json_is_one_object_and_strictly_json(tiny_series, measured, tmp_path):
+    html = tmp_path / "pair.html"
+    done = _diff(measured, f"{tiny_series}@0", f"{tiny_series}@10", "--json", "--html", str(html))
+    document = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert document["a"]["step"] == 0
+    assert document["b"]["step"] == 10
+    assert document["significant"] == (done.exit_code == 1)
+    assert {row["name"] for row in document["heads"]} == {f"a{layer}.h{head}" for layer in (0, 1) for head in range(4)}
+    assert html.is_file()
+
+
+def test_swapping_a_and_b_flips_every_sign(tiny_series, measured):
+    forth = json.loads(_diff(measured, f"{tiny_series}@0", f"{tiny_series}@100", "--json").stdout)
+    back = json.loads(_diff(measured, f"{tiny_series}@100", f"{tiny_series}@0", "--json").stdout)
+    for part in ("heads", "edges"):
+        change = {row["name"]: row["delta"] for row in forth[part]}
+        assert {row["name"]: -row["delta"] for row in back[part]} == pytest.approx(change)
+
+
+def test_a_stored_report_needs_no_checkpoint(measured, tmp_path):
+    done = runner.invoke(app, ["report", str(tmp_path / "again.html"), "--store", str(measured)])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "again.html").is_file()
+
+
+def test_show_lists_the_series(tiny_series):
+    done = runner.invoke(app, ["show", str(tiny_series)])
+    assert done.exit_code == 0
+    assert "checkpoint-100" in done.stdout
+
+
+def test_a_folder_that_is_no_checkpoint(tmp_path, tiny_series):
+    assert "is no checkpoint" in _fails("diff", tmp_path, tiny_series / "checkpoint-0", "--store", tmp_path / "s")
+    assert "is no series" in _fails("run", tmp_path / "missing")
+
+
+def test_an_unknown_step_suggests_the_near_ones(tiny_series, tmp_path):
+    assert "near it: " in _fails("diff", f"{tiny_series}@11", f"{tiny_series}@0", "--store", tmp_path / "s")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "missing"])
+def test_damaged_weights_are_named(tiny_series, tmp_path, damage):
+    folder = tmp_path / "checkpoint-7"
+    shutil.copytree(tiny_series / "checkpoint-0", folder)
+    weights = folder / "model.safetensors"
+    if damage == "missing":
+        weights.unlink()
+    else:
+        weights.write_bytes(weights.read_bytes()[: 500 if damage == "truncated" else 0])
+    message = _fails("diff", folder, tiny_series / "checkpoint-0", "--store", tmp_path / "store")
+    assert "checkpoint-7" in message
+
+
+def test_two_shapes_are_refused(tiny_series, tmp_path):
+    from tests.drift.conftest import save_model
+
+    save_model(tmp_path / "checkpoint-0", 0, hidden_size=64)
+    message = _fails("diff", tmp_path / "checkpoint-0", tiny_series / "checkpoint-0", "--store", tmp_path / "store")
+    assert "hidden_size" in message
+
+
+def test_two_tokenizers_are_refused(tiny_series, tmp_path):
+    folder = tmp_path / "checkpoint-0"
+    shutil.copytree(tiny_series / "checkpoint-0", folder)
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace('"river"', '"stream"'))
+    assert "tokenizer" in _fails("diff", folder, tiny_series / "checkpoint-0", "--store", tmp_path / "store")
+
+
+def test_facts_that_cannot_be_scored_are_refused_one_by_one(tiny_series, tmp_path):
+    good = (tiny_series / "facts.jsonl").read_text()
+    two_tokens = {"clean": "name0 was born in", "corrupt": "name1 was born in", "answer": "place0 and", "wrong": "the"}
+    unequal = {"clean": "name0 was born in", "corrupt": "the name1 was born in", "answer": "place0", "wrong": "the"}
+    path = tmp_path / "facts.jsonl"
+    path.write_text(good + json.dumps(two_tokens) + "\n" + json.dumps(unequal) + "\n")
+    done = _diff(tmp_path / "store", f"{tiny_series}@0", f"{tiny_series}@10", "--facts", str(path), "--json")
+    refused = json.loads(done.stdout)["refused_facts"]
+    assert [entry["index"] for entry in refused] == [8, 9]
+    path.write_text(json.dumps(two_tokens) + "\n")
+    done = _diff(tmp_path / "other", f"{tiny_series}@0", f"{tiny_series}@10", "--facts", str(path))
+    assert "Not compared: circuit" in done.stdout
+
+
+def test_a_missing_prompt_file_is_named(tiny_series, tmp_path):
+    message = _fails("run", tiny_series, "--facts", tmp_path / "nothing.jsonl", "--store", tmp_path / "store")
+    assert "nothing.jsonl" in message
+
+
+def test_a_store_that_cannot_be_written(tiny_series, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "--store" in _fails("run", tiny_series, "--store", tmp_path / "file" / "store")
+
+
+def test_an_unknown_device_is_named(tiny_series, tmp_path):
+    message = _fails("run", tiny_series, "--device", "tpu9", "--store", tmp_path / "store")
+    assert "tpu9" in message

@@ -1,0 +1,57 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from checkpoints import StoreError
+from circuit_drift.store import KEY_LENGTH, Store, key_of
+
+_parts = st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=5)), max_size=4)
+
+
+@given(parts=_parts)
+def test_a_key_does_not_depend_on_order(parts):
+    shuffled = dict(reversed(list(parts.items())))
+    assert key_of(parts) == key_of(shuffled)
+    assert len(key_of(parts)) == KEY_LENGTH
+
+
+@given(a=_parts, b=_parts)
+def test_different_parts_have_different_keys(a, b):
+    assert (key_of(a) == key_of(b)) == (a == b)
+
+
+def test_the_environment_names_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CIRCUIT_DRIFT_STORE", str(tmp_path / "named"))
+    assert Store.open().path == tmp_path / "named"
+    assert Store.open(tmp_path / "given").path == tmp_path / "given"
+
+
+def test_a_place_that_is_no_folder_is_refused(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="--store"):
+        Store.open(tmp_path / "file" / "store")
+
+
+def test_the_newest_run_is_read_unless_one_is_named(tmp_path: Path):
+    store = Store.open(tmp_path)
+    for age, name in enumerate(("late", "early")):
+        path = store.write_run(name, {"name": name})
+        os.utime(path, (1e9 - age, 1e9 - age))
+    assert store.read_run()["name"] == "late"
+    assert store.read_run("early")["name"] == "early"
+
+
+def test_a_missing_or_damaged_run_is_named(tmp_path: Path):
+    store = Store.open(tmp_path)
+    with pytest.raises(StoreError, match="it knows: none"):
+        store.read_run()
+    path = store.write_run("one", {"name": "one"})
+    with pytest.raises(StoreError, match="it knows: one"):
+        store.read_run("two")
+    path.write_text(json.dumps({})[:1])
+    with pytest.raises(StoreError, match="run the series again"):
+        store.read_run("one")

@@ -1,0 +1,147 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import circuit_drift
+from checkpoints import CorruptWeights, DriftError, StoreError, open_series
+from circuit_drift.sweep import build_measures, load_run
+
+SMALL = {"length": 64, "depths": (0.2, 0.8)}
+
+
+def _run(series: Path, store: Path, **options):
+    prompts = circuit_drift.prompts_for(series, **SMALL)
+    return circuit_drift.run(series, store=store, prompts=prompts, device="cpu", progress=False, **options)
+
+
+def test_every_checkpoint_gets_every_measure(tiny_series: Path, store: Path):
+    run = _run(tiny_series, store)
+    assert [point.step for point in run] == [0, 10, 100]
+    for point in run:
+        assert point.failures == {}
+        assert point.heads.mean.shape == (2, 4)
+        assert len(point.heads.correct) == 12
+        assert len(point.circuit.clean_metric) == 8
+        assert point.faithfulness.shares[-1] == 0.2
+
+
+def test_a_second_run_computes_nothing_and_equals_the_first(tiny_series, store, monkeypatch):
+    first = _run(tiny_series, store)
+
+    def forbidden(*_args, **_kwargs):
+        raise AssertionError("a stored measure was computed again")
+
+    monkeypatch.setattr("checkpoints.Checkpoint.load", forbidden)
+    for second in (_run(tiny_series, store), load_run(store), load_run(store, "tiny-series")):
+        for a, b in zip(first, second, strict=True):
+            np.testing.assert_array_equal(a.heads.copy, b.heads.copy)
+            np.testing.assert_array_equal(a.circuit.scores, b.circuit.scores)
+            assert a.keys == b.keys
+
+
+def test_two_stores_hold_bitwise_the_same_numbers(tiny_series, tmp_path):
+    a, b = _run(tiny_series, tmp_path / "a"), _run(tiny_series, tmp_path / "b")
+    for one, other in zip(a, b, strict=True):
+        np.testing.assert_array_equal(one.circuit.scores, other.circuit.scores)
+
+
+def test_results_carry_their_provenance(tiny_series, store):
+    point = _run(tiny_series, store).at(10)
+    checkpoint = open_series(tiny_series).at(10)
+    for measure in ("heads", "circuit", "faithfulness"):
+        provenance = getattr(point, measure).meta["provenance"]
+        assert provenance["weights_hash"] == checkpoint.weights_hash
+        assert provenance["tokenizer_hash"] == checkpoint.tokenizer_hash
+        assert provenance["dtype"] == "float32"
+        assert provenance["code_version"] == circuit_drift.__version__
+
+
+def test_a_damaged_checkpoint_is_recorded_and_the_others_go_on(tiny_series, store, tmp_path):
+    series = tmp_path / "damaged"
+    shutil.copytree(tiny_series, series)
+    weights = series / "checkpoint-10" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    run = _run(series, store)
+    assert set(run.at(10).failures) == {"heads", "circuit", "faithfulness"}
+    assert "checkpoint-10" in run.at(10).failures["heads"]
+    assert run.at(0).failures == run.at(100).failures == {}
+    assert load_run(store).at(10).failures == run.at(10).failures
+
+
+def test_a_series_of_which_nothing_can_be_measured_is_an_error(tiny_series, store, tmp_path):
+    series = tmp_path / "empty"
+    shutil.copytree(tiny_series, series)
+    for weights in series.glob("*/model.safetensors"):
+        weights.write_bytes(b"")
+    with pytest.raises(DriftError, match="no checkpoint of empty could be measured"):
+        _run(series, store)
+
+
+def test_only_what_is_asked_for_is_measured(tiny_series, store):
+    run = _run(tiny_series, store, measures=["heads"])
+    assert all(point.heads is not None and point.circuit is None for point in run)
+    assert not (store / "circuit").exists()
+
+
+def test_faithfulness_brings_the_circuit_it_needs(tiny_series):
+    prompts = circuit_drift.prompts_for(tiny_series, **SMALL)
+    assert [measure.name for measure in build_measures(prompts, ["faithfulness"])] == ["circuit", "faithfulness"]
+    with pytest.raises(DriftError, match="unknown measure loss"):
+        build_measures(prompts, ["loss"])
+
+
+def test_an_unknown_step_names_those_there_are(tiny_series, store):
+    with pytest.raises(StoreError, match="it has 0, 10, 100"):
+        _run(tiny_series, store, measures=["heads"]).at(11)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_loses_nothing_it_had_finished(tiny_series, store, how):
+    command = [
+        sys.executable,
+        "-m",
+        "circuit_drift.cli",
+        "run",
+        str(tiny_series),
+        "--store",
+        str(store),
+        "--length",
+        "64",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(store.glob("heads/*/result.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, how)
+    _, errors = process.communicate(timeout=60)
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert "interrupted" in errors
+        assert "Traceback" not in errors
+    finished = {path: path.stat().st_mtime_ns for path in store.glob("*/*/result.json")}
+    assert finished
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert len(list(store.glob("*/*/result.json"))) == 9
+
+
+def test_weights_that_are_not_finite_are_refused(tiny_series, store, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    series = tmp_path / "nan"
+    shutil.copytree(tiny_series, series)
+    path = series / "checkpoint-100" / "model.safetensors"
+    tensors = load_file(path)
+    next(iter(tensors.values())).view(-1)[3] = float("nan")
+    save_file(tensors, path, metadata={"format": "pt"})
+    assert "NaN" in _run(series, store).at(100).failures["heads"]
+    with pytest.raises(CorruptWeights, match="NaN"):
+        open_series(series).at(100).load()
