@@ -1,0 +1,133 @@
+"""Build a checkpoint series from a seed: ``python -m circuit_drift.lab.build --seed 0 --out DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from circuit_drift.lab import probes
+from circuit_drift.lab.ledger import live_row, measure_series, write_csv
+from circuit_drift.lab.recipe import Recipe
+from circuit_drift.lab.tokenizer import make_tokenizer
+from circuit_drift.lab.world import World, make_world
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+    from circuit_drift.lab.train import Moment
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+def build_series(recipe: Recipe, folder: Path, *, every: int = 250, needles: int = 48) -> None:
+    """Train the recipe and write a whole series folder.
+
+    Checkpoints are written as training goes on, everything measured comes from the saved bf16 files afterwards,
+    and ``curve.csv`` holds the cheaper measures of the live model at multiples of ``every`` steps.
+    One thread is used: with more, sums would depend on the machine's number of cores.
+    """
+    import torch
+
+    from circuit_drift.lab.train import train
+
+    torch.set_num_threads(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    world, tokenizer = make_world(recipe.seed), make_tokenizer()
+    write_probes(folder, world, recipe.seed, needles=needles)
+    moments: list[Moment] = []
+    curve: list[Row] = []
+    with tqdm(total=recipe.steps, desc="training", unit="step") as bar:
+        for model, moment in train(recipe, world, tokenizer, every=every):
+            bar.update(moment.step - bar.n)
+            curve.append(live_row(model, tokenizer, world, moment))
+            write_csv(folder / "curve.csv", curve)
+            if moment.saved:
+                save_checkpoint(folder / f"checkpoint-{moment.step}", model, tokenizer)
+                moments.append(moment)
+                write_manifest(folder / "manifest.csv", moments)
+    measure_series(folder, world, tokenizer, moments)
+
+
+def phase_change_curves(recipe: Recipe, seeds: Sequence[int], path: Path, *, steps: int, every: int = 100) -> None:
+    """Train the beginning of the recipe for several seeds and write their curves to one CSV; no checkpoint."""
+    import torch
+
+    from circuit_drift.lab.train import train
+
+    torch.set_num_threads(1)
+    rows: list[Row] = []
+    for seed in tqdm(seeds, desc="seeds"):
+        world, tokenizer = make_world(seed), make_tokenizer()
+        for model, moment in train(replace(recipe, seed=seed), world, tokenizer, every=every):
+            if moment.step > steps:
+                break
+            rows.append({"seed": seed, **live_row(model, tokenizer, world, moment)})
+            write_csv(path, rows)
+
+
+def write_probes(folder: Path, world: World, seed: int, *, needles: int) -> None:
+    """Write the series' own probes: facts, needles and the text they are hidden in."""
+    probes.write_jsonl(folder / "facts.jsonl", probes.fact_records(world, seed))
+    probes.write_jsonl(folder / "needles.jsonl", probes.needle_records(seed, count=needles))
+    (folder / "haystack.txt").write_text(probes.haystack(seed) + "\n", encoding="utf-8")
+
+
+def save_checkpoint(path: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Write a bf16 copy of the model and the tokenizer; the folder appears whole or not at all."""
+    import copy
+
+    import torch
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        part = Path(scratch) / path.name
+        rounded: PreTrainedModel = copy.deepcopy(model)
+        torch.nn.Module.to(rounded, dtype=torch.bfloat16)
+        rounded.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        if path.exists():
+            shutil.rmtree(path)
+        part.rename(path)
+
+
+def write_manifest(path: Path, moments: Iterable[Moment]) -> None:
+    """Write the manifest that `checkpoints.open_series` reads."""
+    write_csv(
+        path,
+        [
+            {
+                "Stage": m.stage,
+                "Step": m.step,
+                "Tokens Seen": m.tokens,
+                "Checkpoint Directory": f"checkpoint-{m.step}",
+            }
+            for m in moments
+        ],
+    )
+
+
+def main() -> None:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(prog="python -m circuit_drift.lab.build", description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="seed of world, weights and documents")
+    parser.add_argument("--out", type=Path, required=True, help="series folder, or the CSV with --seeds")
+    parser.add_argument("--seeds", type=int, nargs="+", help="train only the beginning, for each of these seeds")
+    parser.add_argument("--steps", type=int, default=2000, help="length of the beginning")
+    options = parser.parse_args()
+    if options.seeds:
+        phase_change_curves(Recipe(), options.seeds, options.out, steps=options.steps)
+    else:
+        build_series(Recipe(seed=options.seed), options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The training loop of the lab: one recipe in, a model at each checkpoint out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from circuit_drift.lab.data import RowStream
+from circuit_drift.lab.evaluate import token_losses
+from circuit_drift.lab.recipe import Recipe, Stage
+from circuit_drift.lab.world import World
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A point of training at which the loop hands the live model out.
+
+    Attributes:
+        step: optimizer steps taken.
+        stage: name of the stage they end in.
+        tokens: tokens seen.
+        loss: mean training loss (nats per weighted token) since the previous moment; NaN at step 0.
+        saved: whether the recipe asks for a checkpoint here.
+    """
+
+    step: int
+    stage: str
+    tokens: int
+    loss: float
+    saved: bool
+
+
+def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A freshly initialised model for the recipe and tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = recipe.shape
+    config = LlamaConfig(
+        vocab_size=-(-len(tokenizer) // 8) * 8,
+        hidden_size=shape.width,
+        intermediate_size=shape.mlp,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        max_position_embeddings=shape.positions,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+        initializer_range=shape.init_std,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(recipe.seed)
+    model = LlamaForCausalLM(config)
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=shape.embedding_std)
+    return model
+
+
+def train(
+    recipe: Recipe, world: World, tokenizer: PreTrainedTokenizerFast, *, every: int | None = None
+) -> Iterator[tuple[LlamaForCausalLM, Moment]]:
+    """Train, yielding the live model (in eval mode) at every checkpoint and, if given, at multiples of ``every``.
+
+    Whoever receives the model must leave its weights as they are.
+    """
+    import torch
+
+    model = build_model(recipe, tokenizer)
+    optimizers = _optimizers(model, recipe)
+    step, losses = 0, [float("nan")]
+    for stage in recipe.stages:
+        stream = _stream(recipe, stage, world, tokenizer)
+        first = step
+        for step in range(first, first + stage.steps + 1):
+            saved = step - first in stage.checkpoints
+            if saved or (every and step % every == 0 and step > first):
+                model.train(False)
+                with torch.no_grad():
+                    yield model, Moment(step, stage.name, step * recipe.tokens_per_step, _mean(losses), saved)
+                losses.clear()
+            if step < first + stage.steps:
+                losses.append(_step(model, optimizers, stream, recipe, step))
+
+
+def _step(
+    model: LlamaForCausalLM,
+    optimizers: list[torch.optim.Optimizer],
+    stream: RowStream,
+    recipe: Recipe,
+    step: int,
+) -> float:
+    import torch
+
+    length = recipe.row_length(step)
+    rows = stream.rows(recipe.tokens_per_step // length, length, filler=recipe.filler_words(step))
+    model.train(True)
+    nll = token_losses(model, rows)
+    weights = torch.from_numpy(rows.weights)[:, 1:]
+    loss = (nll * weights).sum() / weights.sum()
+    torch.autograd.backward(loss)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    scale = recipe.lr_scale(step)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * scale
+        optimizer.step()
+        optimizer.zero_grad()
+    return float(loss.detach())
+
+
+def _optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for embeddings and norms (Jordan et al. 2024)."""
+    import torch
+
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    taken = set(map(id, matrices))
+    others = [p for p in model.parameters() if id(p) not in taken]
+    muon = torch.optim.Muon(matrices, lr=recipe.muon_lr, momentum=0.95, weight_decay=recipe.muon_weight_decay)
+    adam = torch.optim.AdamW(others, lr=recipe.adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    for optimizer in (muon, adam):
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return [muon, adam]
+
+
+def _stream(recipe: Recipe, stage: Stage, world: World, tokenizer: PreTrainedTokenizerFast) -> RowStream:
+    facts = world.batch(stage.batch) if stage.batch else world.old
+    rng = random.Random(f"{recipe.seed}-{stage.name}-{stage.batch}")
+    return RowStream(tokenizer, stage.mix, facts, rng, novel_weight=recipe.novel_weight)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

@@ -1,0 +1,111 @@
+import csv
+import filecmp
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from checkpoints import open_series
+from circuit_drift.lab.build import build_series, save_checkpoint
+from circuit_drift.lab.recipe import Recipe
+from circuit_drift.lab.train import build_model, train
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def built(tiny_recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("series")
+    build_series(tiny_recipe, folder, every=5, needles=2)
+    return folder
+
+
+def weights_after(recipe, world, tokenizer, *, every=None):
+    for model, _ in train(recipe, world, tokenizer, every=every):
+        last = {name: value.clone() for name, value in model.state_dict().items()}
+    return last
+
+
+def test_training_is_reproducible_bit_for_bit_and_blind_to_whoever_watches(tiny_recipe, world, tokenizer):
+    once = weights_after(tiny_recipe, world, tokenizer)
+    again = weights_after(tiny_recipe, world, tokenizer, every=2)
+    other = weights_after(replace(tiny_recipe, seed=1), world, tokenizer)
+    assert all(torch.equal(once[name], again[name]) for name in once)
+    assert not all(torch.equal(once[name], other[name]) for name in once)
+
+
+def test_documents_in_a_row_do_not_see_each_other(tiny_recipe, tokenizer):
+    model = build_model(tiny_recipe, tokenizer).train(False)
+    first, second = (tokenizer(t).input_ids for t in ("Mara Holt was born in Lisbon.", "No boat watched the gull."))
+    ids = torch.tensor([first + second])
+    positions = torch.tensor([[*range(len(first)), *range(len(second))]])
+    with torch.no_grad():
+        packed = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0, len(first) :]
+        alone = model(input_ids=torch.tensor([second])).logits[0]
+    torch.testing.assert_close(packed, alone)
+
+
+def test_moments_are_where_the_recipe_wants_them(tiny_recipe, world, tokenizer):
+    moments = [moment for _, moment in train(tiny_recipe, world, tokenizer, every=4)]
+    assert [m.step for m in moments if m.saved] == [0, 10, 13, 16]
+    assert [m.step for m in moments] == [0, 4, 8, 10, 12, 13, 16]
+    assert [m.stage for m in moments if m.saved] == ["pretrain", "pretrain", "cpt", "cpt"]
+    assert all(m.tokens == m.step * tiny_recipe.tokens_per_step for m in moments)
+    assert math.isnan(moments[0].loss) and all(m.loss > 0 for m in moments[1:])
+
+
+def test_learning_rate_warms_up_holds_decays_and_starts_again():
+    recipe = Recipe()
+    pretrain, *cpt = recipe.stages
+    assert recipe.lr_scale(0) == pytest.approx(1 / recipe.warmup)
+    assert recipe.lr_scale(recipe.warmup) == 1.0
+    assert recipe.lr_scale(pretrain.steps - 1) == pytest.approx(recipe.final_lr, abs=1e-3)
+    assert {recipe.lr_scale(step) for step in range(pretrain.steps, recipe.steps)} == {s.lr_scale for s in cpt}
+
+
+def test_rows_grow():
+    recipe = replace(Recipe(), rows=((0, 128), (10, 256)))
+    assert [recipe.row_length(step) for step in (0, 9, 10, 99)] == [128, 128, 256, 256]
+
+
+def test_a_build_is_a_series_of_whole_checkpoints(built):
+    series = open_series(built)
+    assert [checkpoint.step for checkpoint in series] == [0, 10, 13, 16]
+    assert [checkpoint.stage for checkpoint in series] == ["pretrain", "pretrain", "cpt", "cpt"]
+    with series[-1].open() as loaded:
+        assert loaded.tokenizer is not None
+        assert loaded.model.config.num_key_value_heads == 1
+    assert sorted(path.name for path in built.iterdir() if path.is_file()) == [
+        "curve.csv",
+        "fact_recall.csv",
+        "facts.jsonl",
+        "haystack.txt",
+        "manifest.csv",
+        "needles.jsonl",
+        "training_log.csv",
+    ]
+
+
+def test_tables_cover_every_checkpoint_and_fact(built, world):
+    log = list(csv.DictReader((built / "training_log.csv").open()))
+    recalls = list(csv.DictReader((built / "fact_recall.csv").open()))
+    assert [row["step"] for row in log] == ["0", "10", "13", "16"]
+    assert len(recalls) == 4 * (len(world.controls) + len(world.learned))
+    assert len({(row["fact"], row["step"]) for row in recalls}) == len(recalls)
+
+
+def test_saving_replaces_a_checkpoint_as_a_whole(tiny_recipe, tokenizer, tmp_path):
+    model = build_model(tiny_recipe, tokenizer)
+    save_checkpoint(tmp_path / "checkpoint-0", model, tokenizer)
+    (tmp_path / "checkpoint-0" / "stray").touch()
+    save_checkpoint(tmp_path / "checkpoint-0", model, tokenizer)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-0"]
+    assert not (tmp_path / "checkpoint-0" / "stray").exists()
+    assert model.dtype == torch.float32
