@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from heads.comparison import Change, HeadComparison, compare
+    from heads.correlation import Correlation, correlate, read_downstream
+    from heads.monitoring import Monitor, monitor
     from heads.needles import Needle, NeedlePrompt, NeedleSet, load_needles, needle_prompts
     from heads.probes import default_haystack, default_needles
     from heads.retrieval import retrieval_scores
@@ -15,33 +17,43 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Change": "comparison",
+    "Correlation": "correlation",
     "HeadComparison": "comparison",
     "HeadScore": "scores",
+    "Monitor": "monitoring",
     "Needle": "needles",
     "NeedlePrompt": "needles",
     "NeedleSet": "needles",
     "RetrievalScores": "scores",
     "compare": "comparison",
+    "correlate": "correlation",
     "default_haystack": "probes",
     "default_needles": "probes",
     "load_needles": "needles",
+    "monitor": "monitoring",
     "needle_prompts": "needles",
+    "read_downstream": "correlation",
     "retrieval_scores": "retrieval",
 }
 
 __all__ = [
     "Change",
+    "Correlation",
     "HeadComparison",
     "HeadScore",
+    "Monitor",
     "Needle",
     "NeedlePrompt",
     "NeedleSet",
     "RetrievalScores",
     "compare",
+    "correlate",
     "default_haystack",
     "default_needles",
     "load_needles",
+    "monitor",
     "needle_prompts",
+    "read_downstream",
     "retrieval_scores",
 ]
 

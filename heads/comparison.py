@@ -206,16 +206,25 @@ def compare(
 Grouping = Callable[[Floats], Floats]
 
 
+def independent_units(needle: np.ndarray, unit: Unit = "auto") -> tuple[str, np.ndarray]:
+    """What may count as independent samples, and which of them each prompt belongs to.
+
+    Args:
+        needle: [N] which needle a prompt hides.
+        unit: ``auto`` takes needles when there are at least eight, prompts below.
+    """
+    if unit == "prompt" or (unit == "auto" and len(np.unique(needle)) < ENOUGH_NEEDLES):
+        return "prompt", np.arange(len(needle))
+    return "needle", needle
+
+
 def _units(a: RetrievalScores, b: RetrievalScores, unit: Unit) -> tuple[str, Grouping, Grouping]:
     """What is independent, and how to average a result's prompts down to it."""
-    needles = min(len(np.unique(a.needle)), len(np.unique(b.needle)))
-    if unit == "prompt" or (unit == "auto" and needles < ENOUGH_NEEDLES):
-        return "prompt", _as_is, _as_is
-    return "needle", lambda x: cluster_means(x, a.needle), lambda x: cluster_means(x, b.needle)
-
-
-def _as_is(values: Floats) -> Floats:
-    return values
+    chosen, of_a = independent_units(a.needle, unit)
+    other, of_b = independent_units(b.needle, unit)
+    if chosen != other:
+        return _units(a, b, "prompt")
+    return chosen, lambda values: cluster_means(values, of_a), lambda values: cluster_means(values, of_b)
 
 
 def _change(name: str, before: Floats, after: Floats, test: Test) -> Change:

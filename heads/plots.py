@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from heads.comparison import HeadComparison
+    from heads.monitoring import Curve, Monitor
     from heads.scores import RetrievalScores
 
 
@@ -35,6 +36,40 @@ def plot_comparison(comparison: "HeadComparison") -> "go.Figure":
     ring = {"symbol": "circle-open", "size": 12, "color": "black", "line": {"width": 2}}
     figure.add_trace(go.Scatter(x=heads, y=layers, mode="markers", marker=ring, hoverinfo="skip", showlegend=False))
     return figure
+
+
+def plot_monitor(monitor: "Monitor") -> "go.Figure":
+    """Three panels over training: retrieval heads, needle accuracy, answer perplexity, each with its 95 % band."""
+    from plotly.subplots import make_subplots
+
+    names = {"retrieval_heads": "retrieval heads", "needle_accuracy": "needle accuracy", "answer_ppl": "answer PPL"}
+    panels = tuple(names.items())
+    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.05)
+    for row, (name, title) in enumerate(panels, 1):
+        for trace in _band(monitor.steps, monitor.curves[name], title):
+            figure.add_trace(trace, row=row, col=1)
+        figure.update_yaxes(title=title, row=row, col=1)
+    for saturation in monitor.saturations:
+        rows = [row for row, (name, _) in enumerate(panels, 1) if name.split("_")[0] == saturation.metric.split("_")[0]]
+        if saturation.at is not None and rows:
+            figure.add_vline(x=saturation.at.step, line_dash="dot", row=rows[0], col=1)
+    figure.update_yaxes(type="log", row=3, col=1)
+    figure.update_xaxes(title="step", type="log" if min(monitor.steps) > 0 else "linear", row=len(panels), col=1)
+    deceived = [sentence for sentence in monitor.findings if sentence.startswith("deceptive")]
+    title = deceived[0] if deceived else monitor.findings[0]
+    about = f"bands: 95 % over {monitor.unit}s; dotted: saturated from here on"
+    figure.update_layout(title=f"{title}<br><sup>{about}</sup>", template="plotly_white", showlegend=False, height=720)
+    return figure
+
+
+def _band(steps: "tuple[int, ...]", curve: "Curve", name: str) -> "list[go.Scatter]":
+    import plotly.graph_objects as go
+
+    colour = "rgba(33, 102, 172, {})"
+    x, around = [*steps, *steps[::-1]], np.concatenate([curve.high, curve.low[::-1]])
+    band = go.Scatter(x=x, y=around, fill="toself", fillcolor=colour.format(0.15), line_width=0, hoverinfo="skip")
+    line = go.Scatter(x=list(steps), y=curve.value, mode="lines+markers", name=name, line_color=colour.format(1))
+    return [band, line]
 
 
 def _heat_map(values: Floats, title: str, *, scale: str, low: float, high: float) -> "go.Figure":

@@ -41,6 +41,42 @@ def cluster_means(values: Floats, cluster: NDArray[np.integer]) -> Floats:
     return np.stack([nanmean(values[cluster == c]) for c in np.unique(cluster)])
 
 
+def resampling(units: int, *, draws: int = 2000, seed: int = 0) -> Floats:
+    """[draws, units] how often each unit is drawn, with replacement; share it to keep several metrics paired."""
+    weights = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=draws)
+    return weights.astype(np.float64)
+
+
+def resampled_means(values: Floats, cluster: NDArray[np.integer], weights: Floats) -> Floats:
+    """Means of resampled clusters, each value counting once.
+
+    Args:
+        values: [n, ...]; NaN marks what does not apply.
+        cluster: [n] which cluster a value belongs to.
+        weights: [draws, clusters] from `resampling`.
+
+    Returns:
+        [draws, ...]; NaN where a draw holds nothing that applies.
+    """
+    _, index = np.unique(cluster, return_inverse=True)
+    member = (index == np.arange(weights.shape[1])[:, None]).astype(np.float64)
+    flat = values.reshape(len(values), -1)
+    applies = ~np.isnan(flat)
+    sums, counts = member @ np.where(applies, flat, 0.0), member @ applies
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = (weights @ sums) / (weights @ counts)
+    return np.asarray(means.reshape(len(weights), *values.shape[1:]))
+
+
+def percentiles(draws: Floats, *, level: float = 0.95) -> tuple[Floats, Floats]:
+    """Ends of the percentile interval over the first axis."""
+    tail = (1 - level) / 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        low, high = np.nanquantile(draws, [tail, 1 - tail], axis=0)
+    return low, high
+
+
 def bootstrap(values: Floats, *, level: float = 0.95, draws: int = 2000, seed: int = 0) -> tuple[Floats, Floats]:
     """Percentile interval of the mean over the first axis, samples drawn with replacement.
 
@@ -53,17 +89,8 @@ def bootstrap(values: Floats, *, level: float = 0.95, draws: int = 2000, seed: i
     Returns:
         lower and upper ends, each [...]; NaN where nothing applies.
     """
-    applies = ~np.isnan(values)
-    filled = np.where(applies, values, 0.0).reshape(len(values), -1)
-    weights = np.random.default_rng(seed).multinomial(len(values), np.full(len(values), 1 / len(values)), size=draws)
-    counts = weights @ applies.reshape(len(values), -1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = (weights @ filled) / counts
-    tail = (1 - level) / 2
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        low, high = np.nanquantile(means, [tail, 1 - tail], axis=0)
-    return low.reshape(values.shape[1:]), high.reshape(values.shape[1:])
+    weights = resampling(len(values), draws=draws, seed=seed)
+    return percentiles(resampled_means(values, np.arange(len(values)), weights), level=level)
 
 
 @dataclass(frozen=True, slots=True)

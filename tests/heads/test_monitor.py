@@ -1,0 +1,234 @@
+import numpy as np
+import pytest
+from toys import fake_scores
+
+import heads
+from checkpoints.errors import BadPrompt, CheckpointMismatch
+from heads import Monitor
+from heads.agreement import agreement, rank_biased_overlap
+from heads.correlation import correlate, fisher_interval, pearson_p, permutation_p, read_downstream
+from heads.saturation import log_fit
+
+# arXiv 2604.02650, table 4: r and the printed p over six checkpoints
+PRINTED = [
+    (0.8552, 0.0299),
+    (-0.9115, 0.0114),
+    (0.8243, 0.0436),
+    (0.8956, 0.0158),
+    (0.8927, 0.0166),
+    (-0.9231, 0.0087),
+    (0.8326, 0.0397),
+    (0.8469, 0.0334),
+    (0.4977, 0.3151),
+    (-0.6283, 0.1816),
+    (0.5715, 0.2361),
+    (0.6210, 0.1882),
+]
+INTERVALS = [(0.8552, 0.14, 0.98), (-0.9115, -0.99, -0.38), (0.8243, 0.04, 0.98), (0.8956, 0.31, 0.99)]
+
+
+@pytest.mark.parametrize(("r", "p"), PRINTED)
+def test_the_twelve_printed_p_values(r, p):
+    rounding = abs(pearson_p(r + 5e-5, 6) - pearson_p(r - 5e-5, 6))
+    assert pearson_p(r, 6) == pytest.approx(p, abs=5e-5 + rounding)
+
+
+@pytest.mark.parametrize(("r", "low", "high"), INTERVALS)
+def test_the_printed_intervals(r, low, high):
+    assert fisher_interval(r, 6) == pytest.approx((low, high), abs=0.005)
+
+
+@pytest.mark.parametrize(("r", "p"), PRINTED[8:])
+def test_every_longbio_interval_spans_0(r, p):
+    low, high = fisher_interval(r, 6)
+    assert low < 0 < high
+
+
+def test_permutation_p_is_exact_at_six():
+    line = np.arange(6.0)
+    assert permutation_p(line, line) == pytest.approx(2 / 720)
+    assert permutation_p(line, -(line**2)) == pytest.approx(2 / 720)
+
+
+def test_permutation_p_is_drawn_beyond_eight():
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(2, 20))
+    assert permutation_p(x, y) == pytest.approx(correlate(x, y).p, abs=0.03)
+
+
+def test_a_correlation_says_what_it_rests_on():
+    found = correlate(np.arange(6.0), np.array([0, 1, 2, 3, 4, 9.0]), names=("heads", "RULER"))
+    least, greatest = found.leave_one_out
+    assert least < found.r < greatest <= 1.0
+    assert np.isnan(found.r_differences)
+    assert "n = 6 checkpoints only" in str(found)
+    draw = np.random.default_rng(0)
+    assert correlate(*draw.normal(size=(2, 12))).warning == ""
+
+
+def test_correlations_that_mean_nothing_are_refused():
+    with pytest.raises(BadPrompt, match="share 2 checkpoints"):
+        correlate(np.array([1, 2, np.nan]), np.arange(3.0))
+    with pytest.raises(BadPrompt, match="downstream is the same"):
+        correlate(np.arange(4.0), np.ones(4))
+
+
+def test_top_k_overlaps_as_the_paper_counts_them():
+    draw = np.random.default_rng(0)
+    a = np.zeros((32, 32))
+    a.flat[:100] = np.sort(draw.uniform(0.2, 1, 100))[::-1]
+    for kept in (24, 28, 29, 30):
+        b = a.copy()
+        b.flat[kept:30] = 0.05
+        found = agreement(a, b, top_k=30)
+        assert (found.shared, found.k) == (kept, 30)
+    assert found.tied == pytest.approx(924 / 1024)
+    assert found.spearman == pytest.approx(1.0)
+
+
+def test_zeros_are_never_ranked():
+    a, b = np.zeros((4, 4)), np.zeros((4, 4))
+    a[0, 0] = a[1, 1] = b[0, 0] = 0.9
+    found = agreement(a, b, top_k=10)
+    assert (found.shared, found.k) == (1, 2)
+    nothing = agreement(np.zeros((2, 2)), np.zeros((2, 2)))
+    assert np.isnan(nothing.spearman)
+    assert np.isnan(nothing.rank_biased)
+    assert nothing.tied == 1
+
+
+def test_rank_biased_overlap_has_its_known_answers():
+    assert rank_biased_overlap([1, 2, 3], [1, 2, 3]) == pytest.approx(1)
+    assert rank_biased_overlap([1, 2], [3, 4]) == pytest.approx(0)
+    assert rank_biased_overlap([1, 2, 3], [1, 2]) == rank_biased_overlap([1, 2], [1, 2, 3])
+    swapped_low = rank_biased_overlap([1, 2, 3, 4], [1, 2, 4, 3])
+    swapped_high = rank_biased_overlap([1, 2, 3, 4], [2, 1, 3, 4])
+    assert swapped_high < swapped_low < 1
+    # d = 1: 0/1, d = 2: 2/2, extrapolated at p = 0.5: (1-p)/p * (0 + p^2) + p^2
+    assert rank_biased_overlap([1, 2], [2, 1], persistence=0.5) == pytest.approx(0.25 + 0.25)
+
+
+def test_log_fit_recovers_its_line():
+    tokens = np.array([0, 20, 50, 100, 150, 200]) * 1e9
+    fit = log_fit(tokens, np.where(tokens > 0, 5 - 0.1 * np.log(np.maximum(tokens, 1)), 99))
+    assert (fit.a, fit.b) == pytest.approx((-0.1, 5))
+    assert len(fit.residuals) == 5
+    assert log_fit(tokens[:3], np.arange(3.0)) is None
+
+
+def series(*, fall=0.15, n=16, seed=0):
+    """Eight checkpoints: accuracy saturates at the fourth, the answer NLL falls by `fall` per doubling to the end."""
+    draw = np.random.default_rng(seed)
+    hardness = draw.normal(0, 0.05, (n, 1))
+    out = []
+    for i in range(8):
+        step = 100 * 2**i
+        copy = np.full((n, 2, 3), 0.02) + draw.uniform(0, 0.02, (n, 2, 3))
+        copy[:, 1, 2] = min(1, 0.3 * i) * draw.uniform(0.9, 1, n)
+        nll = 3 - 0.6 * min(i, 3) - fall * max(i - 3, 0) + hardness + draw.normal(0, 0.01, (n, 3))
+        correct = np.arange(n) < n * min(i, 3) / 3
+        out.append((step, 64 * step, fake_scores(copy, nll=nll, correct=correct)))
+    return out
+
+
+def test_deceptive_saturation_is_found_and_measured():
+    run = heads.monitor(series(fall=0.15))
+    by_name = {s.metric: s for s in run.saturations}
+    assert by_name["needle_accuracy"].at.step == 800
+    assert by_name["answer_nll"].at is None
+    trend = by_name["answer_nll"].after(800)
+    assert trend.low < -0.15 < trend.high
+    (said,) = [s for s in run.findings if s.startswith("deceptive")]
+    assert "needle accuracy saturated at step 800; answer PPL still falls 13.9 % [" in said
+
+
+def test_honest_saturation_deceives_nobody():
+    run = heads.monitor(series(fall=0.0))
+    assert {s.metric: s.at.step for s in run.saturations if s.metric in ("needle_accuracy", "answer_nll")} == {
+        "needle_accuracy": 800,
+        "answer_nll": 800,
+    }
+    assert not [s for s in run.findings if s.startswith("deceptive")]
+
+
+def test_counts_births_and_sets():
+    run = heads.monitor(series())
+    assert run.curves["retrieval_heads"].value.tolist() == [0, 1, 1, 1, 1, 1, 1, 1]
+    assert run.transitions[0].born == ("a1.h2",)
+    assert not any(t.died for t in run.transitions)
+    assert np.isnan(run.curves["initial_set_mean"].value).all()
+    assert "no head retrieves at step 100" in " ".join(run.findings)
+    later = heads.monitor(series()[2:])
+    assert later.initial_set == ("a1.h2",)
+    assert later.curves["initial_set_mean"].value[-1] > 0.9
+    for curve in later.curves.values():
+        assert (curve.low <= curve.value + 1e-9).all()
+        assert (curve.value <= curve.high + 1e-9).all()
+
+
+def test_perplexity_is_the_exponential_of_the_mean():
+    checkpoints = series()
+    run = heads.monitor(checkpoints)
+    np.testing.assert_allclose(run.curves["answer_ppl"].value, [s.answer_ppl for _, _, s in checkpoints], rtol=1e-5)
+    np.testing.assert_allclose(run.curves["needle_accuracy"].value, [s.needle_accuracy for _, _, s in checkpoints])
+
+
+def test_steps_stand_in_for_unknown_tokens():
+    run = heads.monitor([(step, None, scores) for step, _, scores in series()])
+    assert run.axis == "steps"
+    assert run.position.tolist() == [100 * 2**i for i in range(8)]
+
+
+def test_downstream_scores_from_a_table(tmp_path):
+    table = tmp_path / "scores.csv"
+    rows = [f"{100 * 2**i},{i * i + 1},{7}" for i in range(6)]
+    table.write_text("step,RULER,constant\n" + "\n".join(rows) + "\n999,,\n")
+    run = heads.monitor(series(), downstream=read_downstream(table))
+    ruler = {c.metric: c for c in run.correlations}
+    assert -0.8 < ruler["answer_ppl"].r < -0.7
+    assert ruler["answer_ppl"].n == 6
+    assert any("constant is the same at all 6 checkpoints" in note for note in run.findings)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("a,b\n1,2\n", "'step' column"), ("step,x\n1,much\n", r"line 2, column 'x': 'much' is no number")],
+)
+def test_a_bad_table_is_named(tmp_path, text, reason):
+    path = tmp_path / "scores.csv"
+    path.write_text(text)
+    with pytest.raises(BadPrompt, match=reason):
+        read_downstream(path)
+
+
+def test_a_saved_monitor_comes_back_identical(tmp_path):
+    run = heads.monitor(series(), downstream={"RULER": {100 * 2**i: float(i) for i in range(8)}})
+    back = Monitor.load(run.save(tmp_path / "monitor"))
+    assert back.findings == run.findings
+    assert back.transitions[1:] == run.transitions[1:]
+    assert back.saturations == run.saturations
+    assert back.fit == run.fit
+    for name, curve in run.curves.items():
+        np.testing.assert_array_equal(back.curves[name].value, curve.value)
+
+
+def test_frame_figure_and_html():
+    run = heads.monitor(series())
+    frame = run.to_frame()
+    assert list(frame.step) == list(run.steps)
+    assert frame.born.sum() == 1
+    assert "deceptive saturation" in run.plot().layout.title.text
+    assert "<li>" in run._repr_html_()
+
+
+def test_series_that_cannot_be_followed_are_refused():
+    checkpoints = series()
+    with pytest.raises(BadPrompt, match="at least two"):
+        heads.monitor(checkpoints[:1])
+    with pytest.raises(BadPrompt, match="rise"):
+        heads.monitor(checkpoints[::-1])
+    with pytest.raises(BadPrompt, match="unknown metrics"):
+        heads.monitor(checkpoints, bounds={"luck": 1.0})
+    other = fake_scores(np.zeros((16, 2, 3)), prompts="others")
+    with pytest.raises(CheckpointMismatch, match="step 99999"):
+        heads.monitor([*checkpoints, (99999, 1, other)])
