@@ -1,5 +1,4 @@
 import csv
-import filecmp
 import math
 from dataclasses import replace
 
@@ -94,8 +93,10 @@ def test_a_build_is_a_series_of_whole_checkpoints(built):
 
 
 def test_tables_cover_every_checkpoint_and_fact(built, world):
-    log = list(csv.DictReader((built / "training_log.csv").open()))
-    recalls = list(csv.DictReader((built / "fact_recall.csv").open()))
+    log, recalls = (
+        list(csv.DictReader((built / name).read_text().splitlines()))
+        for name in ("training_log.csv", "fact_recall.csv")
+    )
     assert [row["step"] for row in log] == ["0", "10", "13", "16"]
     assert len(recalls) == 4 * (len(world.controls) + len(world.learned))
     assert len({(row["fact"], row["step"]) for row in recalls}) == len(recalls)
