@@ -7,19 +7,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from heads.catalogue import DETECTORS
     from heads.comparison import Change, HeadComparison, compare
     from heads.correlation import Correlation, correlate, read_downstream
     from heads.monitoring import Monitor, monitor
     from heads.needles import Needle, NeedlePrompt, NeedleSet, load_needles, needle_prompts
     from heads.probes import default_haystack, default_needles
+    from heads.query import query_scores
+    from heads.repeats import repeat_scores
     from heads.retrieval import retrieval_scores
-    from heads.scores import HeadScore, RetrievalScores
+    from heads.scores import HeadScore, HeadScores, RetrievalScores
 
 _HOMES = {
     "Change": "comparison",
     "Correlation": "correlation",
     "HeadComparison": "comparison",
+    "DETECTORS": "catalogue",
     "HeadScore": "scores",
+    "HeadScores": "scores",
     "Monitor": "monitoring",
     "Needle": "needles",
     "NeedlePrompt": "needles",
@@ -32,15 +37,19 @@ _HOMES = {
     "load_needles": "needles",
     "monitor": "monitoring",
     "needle_prompts": "needles",
+    "query_scores": "query",
     "read_downstream": "correlation",
+    "repeat_scores": "repeats",
     "retrieval_scores": "retrieval",
 }
 
 __all__ = [
+    "DETECTORS",
     "Change",
     "Correlation",
     "HeadComparison",
     "HeadScore",
+    "HeadScores",
     "Monitor",
     "Needle",
     "NeedlePrompt",
@@ -53,7 +62,9 @@ __all__ = [
     "load_needles",
     "monitor",
     "needle_prompts",
+    "query_scores",
     "read_downstream",
+    "repeat_scores",
     "retrieval_scores",
 ]
 

@@ -50,6 +50,7 @@ class NeedlePrompt:
         answer_span: the answer's place inside the needle, [start, stop): the positions a retrieval head reads.
         needle_span: the whole needle.
         distractor_spans: the distractors.
+        question_span: the question, from the end of the haystack to the answer.
         depth: share of the haystack that stands before the needle, as achieved.
         requested_depth: as asked for.
         needle: index of the needle in the list given.
@@ -60,6 +61,7 @@ class NeedlePrompt:
     answer_span: Span
     needle_span: Span
     distractor_spans: tuple[Span, ...]
+    question_span: Span
     depth: float
     requested_depth: float
     needle: int
@@ -304,6 +306,7 @@ def _build(
         answer_span=(start + pieces.answer[0], start + pieces.answer[1]),
         needle_span=spans[0],
         distractor_spans=tuple(spans[n] for n in sorted(spans) if n),
+        question_span=(len(ids) - len(pieces.question), len(ids)),
         depth=place / len(window) if window else 0.0,
         requested_depth=depth,
         needle=index,

@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
     from heads.comparison import HeadComparison
     from heads.monitoring import Curve, Monitor
-    from heads.scores import RetrievalScores
+    from heads.scores import HeadScores
 
 
-def plot_scores(scores: "RetrievalScores", *, by: str = "copy") -> "go.Figure":
+def plot_scores(scores: "HeadScores", *, by: str) -> "go.Figure":
     """Heat map of a detector's mean, layer on y (input at the bottom), head on x."""
     mean = nanmean(scores.detector(by))
-    low, high = (0.0, 1.0) if by != "entropy" else (0.0, float(np.nanmax(mean)))
+    low, high = min(0.0, float(np.nanmin(mean, initial=0.0))), max(1.0, float(np.nanmax(mean, initial=0.0)))
     best = scores.top(1, by=by)
     title = f"{by}: {best[0].name} leads with {best[0].score.value:.2f}" if best else f"{by}: not applicable"
-    about = f"mean over {len(scores)} prompts of {scores.meta['length']} tokens; blank = not applicable"
+    about = f"mean over {len(scores)} prompts; blank = not applicable"
     return _heat_map(mean, f"{title}<br><sup>{about}</sup>", scale="Viridis", low=low, high=high)
 
 

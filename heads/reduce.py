@@ -41,6 +41,8 @@ class RowStats:
         sink: [batch, heads, rows] weight on a learned sink, which is no key; 0 where the model has none.
         top_index: [batch, heads, rows, top] positions of the largest weights, -1 where there are fewer keys.
         top_weight: [batch, heads, rows, top] those weights.
+        written: [variants, batch, heads, rows, groups] weighted values of each group along given directions, summed
+            over its keys; None when no direction was given.
     """
 
     argmax: Tensor
@@ -51,6 +53,7 @@ class RowStats:
     sink: Tensor
     top_index: Tensor
     top_weight: Tensor
+    written: Tensor | None
 
 
 @torch.no_grad()
@@ -64,6 +67,8 @@ def reduce_rows(
     *,
     top: int = 0,
     block: int = 4096,
+    value: Tensor | None = None,
+    directions: Tensor | None = None,
 ) -> RowStats:
     """Stream rows over blocks of keys and keep their statistics.
 
@@ -76,6 +81,8 @@ def reduce_rows(
         groups: membership of keys in groups.
         top: how many of the largest weights to keep.
         block: keys treated at a time.
+        value: [batch, KV heads, keys, d of values]; needed with ``directions`` only.
+        directions: [variants, batch, heads, rows, d of values], float32.
     """
     query = query.float()
     running = _Running.empty(query, top)
@@ -86,12 +93,20 @@ def reduce_rows(
         seen = mask.allowed(positions, keys)
         members = groups(positions, keys)
         scores = logits.of(query, key[:, :, start:stop].float()).masked_fill(~seen[:, None], -torch.inf)
-        running.add(scores, keys, members.float())
+        along = None if value is None or directions is None else _along(directions, value[:, :, start:stop].float())
+        running.add(scores, keys, members.float(), along)
         reached = (members & seen[..., None]).sum(dim=2)
         reach = reached if reach is None else reach + reached
     if reach is None:
         raise RuntimeError("a row needs at least one key")
     return running.finish(logits.sinks, reach)
+
+
+def _along(directions: Tensor, value: Tensor) -> Tensor:
+    """[variants, batch, heads, rows, keys]: each key's value along each row's directions."""
+    variants, batch, heads, rows, d = directions.shape
+    grouped = directions.reshape(variants, batch, value.shape[1], -1, d)
+    return (grouped @ value.transpose(2, 3)).reshape(variants, batch, heads, rows, -1)
 
 
 @dataclass(slots=True)
@@ -103,6 +118,7 @@ class _Running:
     total: Tensor
     moment: Tensor
     mass: Tensor | None
+    written: Tensor | None
     top_score: Tensor
     top_index: Tensor
 
@@ -116,11 +132,12 @@ class _Running:
             total=zeros,
             moment=zeros.clone(),
             mass=None,
+            written=None,
             top_score=query.new_full((*shape, top), -torch.inf),
             top_index=torch.full((*shape, top), -1, dtype=torch.long, device=query.device),
         )
 
-    def add(self, scores: Tensor, keys: Tensor, members: Tensor) -> None:
+    def add(self, scores: Tensor, keys: Tensor, members: Tensor, along: Tensor | None) -> None:
         """Take in one block: scores [batch, heads, rows, K], members [batch, rows or 1, K, groups]."""
         block_best, at = scores.max(dim=-1)
         best = torch.maximum(self.best, block_best)
@@ -129,6 +146,9 @@ class _Running:
         weights = torch.exp(scores - base[..., None])
         mass = (weights.transpose(1, 2) @ members).transpose(1, 2)
         self.mass = mass if self.mass is None else self.mass * shrink[..., None] + mass
+        if along is not None:
+            written = ((along * weights).transpose(2, 3) @ members).transpose(2, 3)
+            self.written = written if self.written is None else self.written * shrink[..., None] + written
         self.total = self.total * shrink + weights.sum(dim=-1)
         self.moment = self.moment * shrink + (weights * scores.masked_fill(weights == 0, 0.0)).sum(dim=-1)
         self.argmax = torch.where(block_best > self.best, keys[at], self.argmax)
@@ -162,4 +182,5 @@ class _Running:
             sink=sink,
             top_index=self.top_index,
             top_weight=torch.exp(self.top_score - denominator[..., None]),
+            written=None if self.written is None else self.written * scale[..., None],
         )

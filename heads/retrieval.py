@@ -2,7 +2,9 @@
 
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,24 +13,31 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
+from heads.catalogue import NEEDS_NEEDLE
+from heads.detectors import LayerRows, answer_detectors, answer_groups
+from heads.generation import GATE, NEW_TOKENS, contains, generate, recall
 from heads.needles import NeedlePrompt, NeedleSet
-from heads.readings import copy_readings
-from heads.reduce import KeyGroups, RowStats
+from heads.reduce import RowStats
 from heads.rows import RowRequest, capture_rows
 from heads.scores import RetrievalScores
+from heads.writing import Writing
 
-GROUPS = ("needle", "first_token", "distractors")
+Mode = Literal["teacher_forced", "generate_then_score"]
+Extra = Literal["locos"]
 
 
 def retrieval_scores(
     model: PreTrainedModel,
     needle_set: NeedleSet,
     *,
+    mode: Mode = "teacher_forced",
+    extra: Sequence[Extra] = (),
+    stop_ids: Sequence[int] = (),
     batch_size: int = 8,
     key_block: int = 4096,
     progress: bool = False,
 ) -> RetrievalScores:
-    """Score every head on every prompt, teacher-forced (retrieval score of arXiv 2604.02650, section 3.3).
+    """Score every head on every prompt with every detector that its answer rows can feed.
 
     One forward per batch through the model's fused attention; only the rows that predict answer tokens are
     computed again. Batches are padded on the right, which a causal model cannot see.
@@ -36,6 +45,11 @@ def retrieval_scores(
     Args:
         model: in eval mode, on any device.
         needle_set: what `needle_prompts` built.
+        mode: ``teacher_forced`` (arXiv 2604.02650) feeds the answer and is defined from step 0 on;
+            ``generate_then_score`` (arXiv 2404.15574) lets the model answer greedily, scores what it wrote, and
+            accepts a prompt when it recalls more than half of the answer's tokens.
+        extra: ``locos`` adds the direct-write scores, which need the output projection and the unembedding.
+        stop_ids: tokens that end a generated answer, besides the model's end-of-sequence tokens.
         batch_size: prompts at a time.
         key_block: keys treated at a time; changes memory, not results.
         progress: show a progress bar.
@@ -44,68 +58,127 @@ def retrieval_scores(
         BadPrompt: no prompts, or prompts beyond the model's positions or vocabulary.
         UnsupportedArchitecture: the model's attention rows cannot be read.
     """
-    check_fits(model, needle_set.prompts)
+    check_fits(model, needle_set.prompts, spare=NEW_TOKENS if mode == "generate_then_score" else 0)
     order = sorted(range(len(needle_set)), key=lambda i: len(needle_set.prompts[i].ids))
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     records: dict[int, Record] = {}
     for batch in tqdm(batches, desc="retrieval scores", disable=not progress):
         prompts = [needle_set.prompts[i] for i in batch]
-        records |= zip(batch, score_batch(model, prompts, key_block=key_block), strict=True)
-    return _assemble(model, needle_set, [records[i] for i in range(len(needle_set))])
+        scored = prompts if mode == "teacher_forced" else _answered(model, prompts, stop_ids)
+        found = score_batch(model, scored, key_block=key_block, extra=extra)
+        if mode == "generate_then_score":
+            found = [_judged(*pair) for pair in zip(found, prompts, scored, strict=True)]
+        records |= zip(batch, found, strict=True)
+    ordered = [records[i] for i in range(len(needle_set))]
+    return assemble(model, needle_set, ordered, mode=mode)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What one prompt yields: detectors [L, H], NLL and top-1 of each answer token."""
+    """What one prompt yields: detectors [L, H], NLL of each answer token, and whether the answer was right."""
 
     detectors: dict[str, np.ndarray]
     nll: np.ndarray
-    right: np.ndarray
+    correct: bool
+    accepted: bool
 
 
-def check_fits(model: PreTrainedModel, prompts: Sequence[NeedlePrompt]) -> None:
+def check_fits(model: PreTrainedModel, prompts: Sequence[NeedlePrompt], *, spare: int = 0) -> None:
     """Refuse what the model cannot read, with the reason."""
     if not prompts:
         raise BadPrompt("no prompt to score: every needle was refused, see NeedleSet.refused for the reasons")
+    check_positions(model, max(len(p.ids) for p in prompts) + spare)
+    largest, known = max(max(p.ids) for p in prompts), model.config.get_text_config().vocab_size
+    if largest >= known:
+        raise BadPrompt(f"token id {largest} is beyond the model's vocabulary ({known}): wrong tokenizer?")
+
+
+def check_positions(model: PreTrainedModel, longest: int) -> None:
+    """Refuse a sequence beyond the model's positions, and a model in training mode."""
     if model.training:
         raise BadPrompt("the model is in training mode, where dropout blurs the rows: call model.eval() first")
-    config = model.config.get_text_config()
-    longest, largest = max(len(p.ids) for p in prompts), max(max(p.ids) for p in prompts)
-    positions = getattr(config, "max_position_embeddings", None)
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and longest > positions:
         raise BadPrompt(f"prompt and answer take {longest} tokens, the model has {positions} positions: shorten them")
-    if largest >= config.vocab_size:
-        raise BadPrompt(f"token id {largest} is beyond the model's vocabulary ({config.vocab_size}): wrong tokenizer?")
 
 
-def score_batch(model: PreTrainedModel, prompts: Sequence[NeedlePrompt], *, key_block: int) -> Iterator[Record]:
-    """One forward over a few prompts."""
+def score_batch(
+    model: PreTrainedModel, prompts: Sequence[NeedlePrompt], *, key_block: int = 4096, extra: Sequence[Extra] = ()
+) -> list[Record]:
+    """One forward over a few prompts, their answers teacher-forced."""
     ids, rows = _pad(prompts)
     ids, rows = ids.to(model.device), rows.to(model.device)
+    writing = Writing(model, rows, ids.gather(1, rows + 1)) if "locos" in extra else None
     layers: dict[int, RowStats] = {}
-    request = RowRequest(rows, _groups(prompts, ids.shape[1], ids.device), key_block=key_block)
-    with torch.no_grad(), capture_rows(model, request, layers.__setitem__):
+    request = RowRequest(
+        rows,
+        answer_groups(prompts, ids.shape[1], ids.device),
+        top=max(p.answer_span[1] - p.answer_span[0] for p in prompts),
+        key_block=key_block,
+        directions=None if writing is None else writing.directions,
+    )
+    watching = nullcontext() if writing is None else writing.watching()
+    with torch.no_grad(), watching, capture_rows(model, request, layers.__setitem__):
         logits = row_logits(model, ids, rows)
-    if not layers:
-        raise UnsupportedArchitecture(f"{type(model).__name__} has no layer whose attention rows can be read")
-    kept = {layer: _Layer.of(stats) for layer, stats in layers.items()}
+    if writing is not None:
+        layers = {index: writing.finish(index, stats) for index, stats in layers.items()}
+    return list(_records(model, prompts, logits, layers))
+
+
+def _records(
+    model: PreTrainedModel, prompts: Sequence[NeedlePrompt], logits: Tensor, layers: dict[int, RowStats]
+) -> Iterator[Record]:
+    kept = {layer: LayerRows.of(stats) for layer, stats in layers.items()}
     log_probs = logits.float().log_softmax(dim=-1)
     for b, prompt in enumerate(prompts):
         n = len(prompt.answer)
         answer = torch.tensor(prompt.answer, device=logits.device)
         nll = -log_probs[b, :n].gather(-1, answer[:, None])[:, 0]
-        right = logits[b, :n].argmax(dim=-1) == answer
-        detectors = _detectors(model, prompt, {layer: stats.prompt(b, n) for layer, stats in kept.items()})
-        yield Record(detectors, nll.cpu().numpy(), right.cpu().numpy())
+        correct = bool((logits[b, :n].argmax(dim=-1) == answer).all())
+        size = prompt.answer_span[1] - prompt.answer_span[0]
+        own = {i: layer.prompt(b, n) for i, layer in kept.items()}
+        values = {i: (answer_detectors(layer, prompt), layer.reaches(size)) for i, layer in own.items()}
+        yield Record(table(model, values), nll.cpu().numpy(), correct, correct)
 
 
-def row_logits(model: PreTrainedModel, ids: Tensor, rows: Tensor) -> Tensor:
-    """Logits of the given rows only, [batch, rows, vocabulary]: all positions at once would dwarf the model."""
+def table(model: PreTrainedModel, layers: dict[int, tuple[dict[str, np.ndarray], bool]]) -> dict[str, np.ndarray]:
+    """[L, H] of every detector; NaN where a layer has no rows or its rows cannot reach the whole answer.
+
+    Args:
+        model: for its number of layers.
+        layers: layer -> (detector -> [H], whether every row reaches the answer).
+
+    Raises:
+        UnsupportedArchitecture: no layer has rows.
+    """
+    if not layers:
+        raise UnsupportedArchitecture(f"{type(model).__name__} has no layer whose attention rows can be read")
+    n_layers = max(model.config.get_text_config().num_hidden_layers, max(layers) + 1)
+    n_heads = max(len(value) for values, _ in layers.values() for value in values.values())
+    out: dict[str, np.ndarray] = {}
+    for index, (values, reachable) in layers.items():
+        for name, value in values.items():
+            scores = out.setdefault(name, np.full((n_layers, n_heads), np.nan, dtype=np.float32))
+            if reachable or name not in NEEDS_NEEDLE:
+                scores[index, : len(value)] = value
+    return out
+
+
+def row_logits(model: PreTrainedModel, ids: Tensor, rows: Tensor, **inputs: Any) -> Tensor:
+    """Logits of the given rows only, [batch, rows, vocabulary]: all positions at once would dwarf the model.
+
+    Args:
+        model: any causal language model.
+        ids: [batch, S] token ids.
+        rows: [batch, R] positions within ``ids``.
+        inputs: passed on to the model.
+    """
     wanted, place = torch.unique(rows, return_inverse=True)
+    inputs = {"use_cache": False, **inputs}
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        logits: Tensor = model(ids, use_cache=False, logits_to_keep=wanted).logits
+        logits: Tensor = model(ids, logits_to_keep=wanted, **inputs).logits
     else:
-        logits = model(ids, use_cache=False).logits[:, wanted]
+        logits = model(ids, **inputs).logits[:, wanted]
     return logits.gather(1, place[..., None].expand(-1, -1, logits.shape[-1]))
 
 
@@ -117,59 +190,22 @@ def _pad(prompts: Sequence[NeedlePrompt]) -> tuple[Tensor, Tensor]:
     return ids, torch.tensor(rows)
 
 
-def _groups(prompts: Sequence[NeedlePrompt], size: int, device: torch.device) -> KeyGroups:
-    members = torch.zeros(len(prompts), size, len(GROUPS), dtype=torch.bool, device=device)
-    members[:, 0, 1] = True
-    for b, prompt in enumerate(prompts):
-        members[b, slice(*prompt.answer_span), 0] = True
-        for span in prompt.distractor_spans:
-            members[b, slice(*span), 2] = True
-    return lambda rows, keys: members[:, None, keys]
+def _answered(model: PreTrainedModel, prompts: Sequence[NeedlePrompt], stop_ids: Sequence[int]) -> list[NeedlePrompt]:
+    """The prompts with what the model writes greedily in the place of their answers."""
+    return [
+        replace(p, ids=(*p.ids[: p.answer_start], *generate(model, p.ids[: p.answer_start], stop_ids=stop_ids)))
+        for p in prompts
+    ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """Row statistics of one layer as numpy."""
-
-    argmax: np.ndarray
-    mass: np.ndarray
-    reach: np.ndarray
-    entropy: np.ndarray
-    sink: np.ndarray
-
-    @staticmethod
-    def of(stats: RowStats) -> "_Layer":
-        names = ("argmax", "mass", "reach", "entropy", "sink")
-        return _Layer(*(getattr(stats, name).cpu().numpy() for name in names))
-
-    def prompt(self, b: int, n: int) -> "_Layer":
-        """Of one prompt: heads first, its own n rows only."""
-        reach = self.reach[min(b, len(self.reach) - 1), :n]
-        return _Layer(self.argmax[b, :, :n], self.mass[b, :, :n], reach, self.entropy[b, :, :n], self.sink[b, :, :n])
+def _judged(record: Record, prompt: NeedlePrompt, answered: NeedlePrompt) -> Record:
+    """A record of a generated answer: no NLL of the true one, and the gate's verdict."""
+    correct, share = contains(answered.answer, prompt.answer), recall(answered.answer, prompt.answer)
+    return replace(record, nll=np.full(len(prompt.answer), np.nan), correct=correct, accepted=share > GATE)
 
 
-def _detectors(model: PreTrainedModel, prompt: NeedlePrompt, layers: dict[int, _Layer]) -> dict[str, np.ndarray]:
-    """[L, H] of every detector; NaN where a layer has no rows or a row cannot reach the whole answer."""
-    ids, answer = np.asarray(prompt.ids), np.asarray(prompt.answer)
-    n_layers = max(model.config.get_text_config().num_hidden_layers, max(layers) + 1)
-    n_heads = max(layer.argmax.shape[0] for layer in layers.values())
-    out: dict[str, np.ndarray] = {}
-    for index, layer in layers.items():
-        values = copy_readings(layer.argmax, ids, answer, prompt.answer_span)
-        values |= {name: layer.mass[..., g].mean(axis=1) for g, name in enumerate(("needle_mass", *GROUPS[1:]))}
-        values |= {"entropy": layer.entropy.mean(axis=1), "sink": layer.sink.mean(axis=1)}
-        reachable = bool((layer.reach[:, 0] == prompt.answer_span[1] - prompt.answer_span[0]).all())
-        for name, value in values.items():
-            table = out.setdefault(name, np.full((n_layers, n_heads), np.nan, dtype=np.float32))
-            if reachable or name not in NEEDS_NEEDLE:
-                table[index, : len(value)] = value
-    return out
-
-
-NEEDS_NEEDLE = {"copy", "copy_positions", "copy_count", "activation", "needle_mass"}
-
-
-def _assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Record]) -> RetrievalScores:
+def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Record], *, mode: str) -> RetrievalScores:
+    """Stack the prompts' records into one result."""
     longest = max(len(r.nll) for r in records)
     nll = np.full((len(records), longest), np.nan, dtype=np.float32)
     for row, record in zip(nll, records, strict=True):
@@ -177,20 +213,31 @@ def _assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[R
     detectors = {name: np.stack([r.detectors[name] for r in records]) for name in records[0].detectors}
     prompts = needle_set.prompts
     meta = {
+        **about(model),
         "prompts": needle_set.hash,
         "length": needle_set.length,
         "refused": [list(pair) for pair in needle_set.refused],
-        "model": type(model).__name__,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "mode": "teacher_forced",
+        "mode": mode,
         "chance": float(np.mean([1 / p.answer_start for p in prompts])),
         "layers_without_rows": [int(x) for x in np.flatnonzero(np.isnan(detectors["entropy"]).all(axis=(0, 2)))],
     }
     return RetrievalScores(
         detectors=detectors,
+        kv_heads=kv_heads(model, detectors["entropy"].shape[2]),
         nll=nll,
-        correct=np.array([bool(r.right.all()) for r in records]),
+        correct=np.array([r.correct for r in records]),
+        accepted=np.array([r.accepted for r in records]),
         depth=np.array([p.depth for p in prompts], dtype=np.float32),
         needle=np.array([p.needle for p in prompts]),
         meta=meta,
     )
+
+
+def about(model: PreTrainedModel) -> dict[str, str]:
+    """What a result says of the model it was measured on."""
+    return {"model": type(model).__name__, "dtype": str(model.dtype).removeprefix("torch.")}
+
+
+def kv_heads(model: PreTrainedModel, heads: int) -> int:
+    """Number of KV heads, as the model's configuration has it; every query head its own where it has none."""
+    return int(getattr(model.config.get_text_config(), "num_key_value_heads", None) or heads)

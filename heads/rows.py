@@ -34,12 +34,14 @@ class RowRequest:
         groups: says which keys belong to which named group (needle, distractor, first token, ...).
         top: how many of the largest weights to keep for each row.
         key_block: keys treated at a time; changes memory, not results.
+        directions: layer -> [variants, batch, heads, rows, d of values], along which to sum attended values.
     """
 
     positions: Tensor
     groups: KeyGroups
     top: int = 0
     key_block: int = 4096
+    directions: Callable[[int], Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,16 @@ def rows_attention(
         rows = query.gather(2, index.expand(-1, query.shape[1], -1, query.shape[-1]))
         request = capture.request
         stats = reduce_rows(
-            rows, key, attention_mask, positions, logits, request.groups, top=request.top, block=request.key_block
+            rows,
+            key,
+            attention_mask,
+            positions,
+            logits,
+            request.groups,
+            top=request.top,
+            block=request.key_block,
+            value=value,
+            directions=None if request.directions is None else request.directions(layer),
         )
         capture.sink(layer, stats)
     output = fused_output(query, key, value, attention_mask, logits)

@@ -1,11 +1,12 @@
 """Retrieval scores of one checkpoint as a value: numpy only, saved and loaded without torch."""
 
 import html
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-KIND = "retrieval_scores"
 THRESHOLD = 0.1
 
 
@@ -39,31 +39,157 @@ class HeadScore:
     per_prompt: Floats = field(repr=False)
 
 
-@dataclass(frozen=True)
-class RetrievalScores:
-    """How much each head retrieves, and how well the model answers, prompt by prompt.
+@dataclass(frozen=True, kw_only=True)
+class HeadScores:
+    """Detector values of every head on every prompt.
 
-    Scores are shares in [0, 1], larger meaning more retrieval. NaN means *not applicable* (a layer without
-    attention rows, a needle outside a layer's window) and is left out of every mean. N prompts, L layers, H heads,
-    T tokens of the longest answer.
+    NaN means *not applicable* (a layer without attention rows, a needle outside a layer's window) and is left out of
+    every mean. N prompts, L layers, H heads.
 
     Attributes:
-        detectors: name -> [N, L, H] float32. ``copy`` is the retrieval score of arXiv 2604.02650, section 3.3 (set
-            reading: distinct answer tokens copied / distinct answer tokens); ``needle_mass`` the attention on the
-            answer inside the needle, mean over rows; the rest as `heads.DETECTORS` says.
-        nll: [N, T] float32, nats per teacher-forced answer token, NaN beyond an answer's end.
-        correct: [N] bool, every answer token is the most likely one: greedy decoding would answer right.
-        depth: [N] share of the haystack before the needle, as achieved.
-        needle: [N] which needle a prompt hides; prompts of one needle are not independent.
+        detectors: name -> [N, L, H] float32; `heads.DETECTORS` says what each measures.
+        kv_heads: number of KV heads; query head h reads from KV head h // (H / kv_heads).
         meta: prompt hash, length, model facts.
     """
 
     detectors: Mapping[str, Floats]
+    kv_heads: int
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    main: ClassVar[str] = ""
+    kind: ClassVar[str] = "head_scores"
+    extra: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def leading(self) -> str:
+        """The detector that `top` ranks by unless told otherwise."""
+        return self.main or next(iter(self.detectors))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(layers, heads)."""
+        values = self.detector(self.leading)
+        return values.shape[1], values.shape[2]
+
+    def __len__(self) -> int:
+        return len(self.detector(self.leading))
+
+    def detector(self, name: str) -> Floats:
+        """[N, L, H] of a detector by name.
+
+        Raises:
+            BadPrompt: not measured here.
+        """
+        if name not in self.detectors:
+            raise BadPrompt(f"detector {name!r} was not measured; this result has {sorted(self.detectors)}")
+        return self.detectors[name]
+
+    def mean_of(self, name: str) -> Floats:
+        """[L, H] mean of a detector over the prompts to which it applies."""
+        return nanmean(self.detector(name))
+
+    def groups(self, name: str = "", *, reduce: Literal["mean", "max"] = "mean") -> Floats:
+        """[N, L, KV heads] of a detector: mean or maximum over the query heads that share a KV head."""
+        values = self.detector(name or self.leading)
+        grouped = values.reshape(*values.shape[:2], self.kv_heads, -1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return np.asarray((np.nanmean if reduce == "mean" else np.nanmax)(grouped, axis=-1))
+
+    def top(self, k: int = 10, *, by: str = "") -> tuple[HeadScore, ...]:
+        """The k heads with the highest mean of a detector, best first; ties in layer order."""
+        name = by or self.leading
+        mean = np.nan_to_num(self.mean_of(name), nan=-np.inf).ravel()
+        best = np.argsort(-mean, kind="stable")[:k]
+        return tuple(self._head(*divmod(int(i), self.shape[1]), name) for i in best if mean[i] > -np.inf)
+
+    def __getitem__(self, name: str) -> HeadScore:
+        return self._head(*parse_head(name, self.shape), self.leading)
+
+    def _head(self, layer: int, head: int, by: str) -> HeadScore:
+        values = self.detector(by)[:, layer, head]
+        low, high = bootstrap(values)
+        applies = int((~np.isnan(values)).sum())
+        estimate = Estimate(float(nanmean(values)), float(low), float(high), applies)
+        return HeadScore(head_name(layer, head), layer, head, estimate, values)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a head: name, layer, head, and the mean of every detector."""
+        import pandas as pd
+
+        layers, heads = np.indices(self.shape)
+        columns: dict[str, Any] = {"name": head_names(self.shape), "layer": layers.ravel(), "head": heads.ravel()}
+        return pd.DataFrame(columns | {name: self.mean_of(name).ravel() for name in self.detectors})
+
+    def plot(self, *, by: str = "") -> "go.Figure":
+        """Heat map of a detector, layers x heads."""
+        from heads.plots import plot_scores
+
+        return plot_scores(self, by=by or self.leading)
+
+    def summary(self) -> str:
+        """One sentence: the detectors and their best heads."""
+        best = {name: self.top(1, by=name) for name in self.detectors}
+        said = [f"{name}: {found[0].name} at {found[0].score}" for name, found in best.items() if found]
+        return f"over {len(self)} prompts, {'; '.join(said)}"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{h.name}</td><td>{h.score.value:.3f}</td><td>[{h.score.low:.3f}, {h.score.high:.3f}]</td></tr>"
+            for h in self.top(10)
+        )
+        head = f"<tr><th>head</th><th>{self.leading}</th><th>95 % interval</th></tr>"
+        return f"<p>{html.escape(self.summary())}</p><table>{head}{rows}</table>"
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the result to a folder, atomically."""
+        arrays = {f"detector.{name}": np.asarray(values) for name, values in self.detectors.items()}
+        arrays |= {name: getattr(self, name) for name in self.extra}
+        about = {"about": dict(self.meta), "kv_heads": self.kv_heads, "detectors": list(self.detectors)}
+        return write_artifact(folder, self.kind, about, arrays)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            StoreError: nothing there, damaged, or of another kind.
+        """
+        meta, arrays = read_artifact(folder, cls.kind)
+        try:
+            detectors = {name: arrays[f"detector.{name}"] for name in meta["detectors"]}
+            rest = {name: arrays[name] for name in cls.extra}
+            return cls(detectors=detectors, meta=meta["about"], kv_heads=meta["kv_heads"], **rest)
+        except KeyError as missing:
+            raise StoreError(f"{folder} lacks {missing}: delete the folder and run again") from missing
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalScores(HeadScores):
+    """How much each head retrieves, and how well the model answers, prompt by prompt.
+
+    T tokens of the longest answer. ``copy`` is the retrieval score of arXiv 2604.02650, section 3.3: a share in
+    [0, 1], larger meaning more retrieval.
+
+    Attributes:
+        nll: [N, T] float32, nats per teacher-forced answer token, NaN beyond an answer's end (and throughout when the
+            model generated its own answer).
+        correct: [N] bool, every answer token is the most likely one: greedy decoding would answer right. When the
+            model generated: the answer stands in what it wrote.
+        accepted: [N] bool, prompts that enter `accepted_mean`: the correct ones, or those that pass the gate.
+        depth: [N] share of the haystack before the needle, as achieved.
+        needle: [N] which needle a prompt hides; prompts of one needle are not independent.
+    """
+
     nll: Floats
     correct: NDArray[np.bool_]
+    accepted: NDArray[np.bool_]
     depth: Floats
     needle: NDArray[np.integer]
-    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    main: ClassVar[str] = "copy"
+    kind: ClassVar[str] = "retrieval_scores"
+    extra: ClassVar[tuple[str, ...]] = ("nll", "correct", "accepted", "depth", "needle")
 
     @property
     def copy(self) -> Floats:
@@ -78,25 +204,17 @@ class RetrievalScores:
     @cached_property
     def mean(self) -> Floats:
         """[L, H] retrieval score, mean over the prompts to which it applies."""
-        return nanmean(self.copy)
+        return self.mean_of("copy")
 
     @cached_property
     def accepted_mean(self) -> Floats:
-        """[L, H] the same over the prompts the model answers right (the gate of arXiv 2404.15574)."""
-        return nanmean(self.copy[self.correct]) if self.correct.any() else np.full(self.shape, np.nan)
+        """[L, H] the same over accepted prompts only (the gate of arXiv 2404.15574); NaN when there are none."""
+        return nanmean(self.copy[self.accepted]) if self.accepted.any() else np.full(self.shape, np.nan)
 
     @cached_property
     def interval(self) -> tuple[Floats, Floats]:
         """Ends of the 95 % bootstrap interval of `mean` over prompts, each [L, H]."""
         return bootstrap(self.copy)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(layers, heads)."""
-        return self.copy.shape[1], self.copy.shape[2]
-
-    def __len__(self) -> int:
-        return len(self.correct)
 
     @property
     def prompt_nll(self) -> Floats:
@@ -106,7 +224,7 @@ class RetrievalScores:
     @property
     def answer_nll(self) -> float:
         """Nats per answer token, over all answer tokens."""
-        return float(np.nanmean(self.nll))
+        return float(nanmean(self.nll.ravel()))
 
     @property
     def answer_ppl(self) -> float:
@@ -127,50 +245,21 @@ class RetrievalScores:
         """Number of retrieval heads: mean score strictly above the threshold."""
         return int(np.sum(retrieves(self.mean, threshold)))
 
-    def top(self, k: int = 10, *, by: str = "copy") -> tuple[HeadScore, ...]:
-        """The k heads with the highest mean of a detector, best first; ties in layer order."""
-        mean = np.nan_to_num(nanmean(self.detector(by)), nan=-np.inf).ravel()
-        best = np.argsort(-mean, kind="stable")[:k]
-        return tuple(self._head(int(i) // self.shape[1], int(i) % self.shape[1], by) for i in best if mean[i] > -np.inf)
-
-    def detector(self, name: str) -> Floats:
-        """[N, L, H] of a detector by name.
-
-        Raises:
-            BadPrompt: not measured here.
-        """
-        if name not in self.detectors:
-            raise BadPrompt(f"detector {name!r} was not measured; this result has {sorted(self.detectors)}")
-        return self.detectors[name]
-
-    def __getitem__(self, name: str) -> HeadScore:
-        return self._head(*parse_head(name, self.shape), "copy")
-
-    def _head(self, layer: int, head: int, by: str) -> HeadScore:
-        values = self.detector(by)[:, layer, head]
-        low, high = bootstrap(values)
-        applies = int((~np.isnan(values)).sum())
-        estimate = Estimate(float(nanmean(values)), float(low), float(high), applies)
-        return HeadScore(head_name(layer, head), layer, head, estimate, values)
-
     def to_frame(self) -> "pd.DataFrame":
-        """One row a head: name, layer, head, n, mean and interval of the score, and the mean of every detector."""
-        import pandas as pd
-
-        layers, heads = np.indices(self.shape)
+        """One row a head: name, n, score with interval, accepted-only mean, chance, and every detector's mean."""
+        frame = super().to_frame()
         low, high = self.interval
-        columns: dict[str, Any] = {
-            "name": head_names(self.shape),
-            "layer": layers.ravel(),
-            "head": heads.ravel(),
+        about = {
             "n": (~np.isnan(self.copy)).sum(axis=0).ravel(),
             "score": self.mean.ravel(),
             "low": low.ravel(),
             "high": high.ravel(),
             "accepted_mean": self.accepted_mean.ravel(),
+            "chance": self.chance,
         }
-        others = {k: nanmean(v).ravel() for k, v in self.detectors.items() if k != "copy"}
-        return pd.DataFrame(columns | others)
+        for place, (name, values) in enumerate(about.items(), 3):
+            frame.insert(place, name, values)
+        return frame.drop(columns="copy")
 
     def to_head_lists(self) -> dict[str, list[float]]:
         """``{"layer-head": [score of each prompt]}``, the JSON that the published tools load; NaN left out."""
@@ -181,49 +270,14 @@ class RetrievalScores:
             for y in range(heads)
         }
 
-    def plot(self, *, by: str = "copy") -> "go.Figure":
-        """Heat map of a detector, layers x heads."""
-        from heads.plots import plot_scores
-
-        return plot_scores(self, by=by)
-
     def summary(self) -> str:
         """One sentence: heads, best head, accuracy, perplexity."""
         best = self.top(1)
         lead = f"the best is {best[0].name} at {best[0].score}" if best else "no layer has attention rows"
+        answered = f"needle accuracy {self.needle_accuracy:.1%}"
+        if not np.isnan(self.answer_nll):
+            answered += f", answer PPL {self.answer_ppl:.3g}"
         return (
-            f"{self.count()} of {self.mean.size} heads retrieve (score > {THRESHOLD}); {lead}; needle accuracy "
-            f"{self.needle_accuracy:.1%}, answer PPL {self.answer_ppl:.3g}, over {len(self)} prompts of "
-            f"{self.meta['length']} tokens"
+            f"{self.count()} of {self.mean.size} heads retrieve (score > {THRESHOLD}); {lead}; {answered}, over "
+            f"{len(self)} prompts of {self.meta['length']} tokens"
         )
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{h.name}</td><td>{h.score.value:.3f}</td><td>[{h.score.low:.3f}, {h.score.high:.3f}]</td></tr>"
-            for h in self.top(10)
-        )
-        head = "<tr><th>head</th><th>score</th><th>95 % interval</th></tr>"
-        return f"<p>{html.escape(self.summary())}</p><table>{head}{rows}</table>"
-
-    def save(self, folder: Path | str) -> Path:
-        """Write the result to a folder, atomically."""
-        arrays: dict[str, np.ndarray] = {
-            f"detector.{name}": np.asarray(values) for name, values in self.detectors.items()
-        }
-        arrays |= {"nll": self.nll, "correct": self.correct, "depth": self.depth, "needle": self.needle}
-        return write_artifact(folder, KIND, {"about": dict(self.meta)}, arrays)
-
-    @classmethod
-    def load(cls, folder: Path | str) -> "RetrievalScores":
-        """Read what `save` wrote.
-
-        Raises:
-            StoreError: nothing there, damaged, or of another kind.
-        """
-        meta, arrays = read_artifact(folder, KIND)
-        detectors = {k.removeprefix("detector."): v for k, v in arrays.items() if k.startswith("detector.")}
-        try:
-            rest = {name: arrays[name] for name in ("nll", "correct", "depth", "needle")}
-            return cls(detectors, meta=meta["about"], **rest)
-        except KeyError as missing:
-            raise StoreError(f"{folder} lacks {missing}: delete the folder and run again") from missing

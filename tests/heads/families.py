@@ -74,7 +74,8 @@ def build(name: str, *, seed: int = 0, **overrides: Any) -> PreTrainedModel:
     config_class = getattr(transformers, f"{prefix}TextConfig" if prefix in {"Gemma3", "Llama4"} else f"{prefix}Config")
     torch.manual_seed(seed)
     model_class = getattr(transformers, "GPT2LMHeadModel" if prefix == "GPT2" else f"{prefix}ForCausalLM")
-    sizes = {k: v for k, v in SIZES.items() if prefix != "Falcon" or k != "head_dim"}
+    foreign = {"Falcon": ["head_dim"], "GPTNeoX": ["num_key_value_heads"], "GPT2": ["num_key_value_heads"]}
+    sizes = {k: v for k, v in SIZES.items() if k not in foreign.get(prefix, [])}
     config = config_class(**(sizes | extra | overrides))
     model: PreTrainedModel = model_class._from_config(config, attn_implementation="eager")
     with torch.no_grad():

@@ -51,7 +51,7 @@ def random_prompts(*, vocabulary=9, size=60, answer=12, count=4, seed=0, depths=
             start = 1 + round(depth * (size - answer - 2))
             span = (start, start + answer)
             whole = (1, *ids[1:], *ids[slice(*span)])
-            prompts.append(NeedlePrompt(whole, size, span, span, (), depth, depth, index))
+            prompts.append(NeedlePrompt(whole, size, span, span, (), (size - 8, size), depth, depth, index))
     return NeedleSet(tuple(prompts), (), size)
 
 
@@ -86,5 +86,7 @@ def fake_scores(copy, *, nll=None, correct=None, needle=None, prompts="same", le
         correct=np.ones(n, dtype=bool) if correct is None else np.asarray(correct),
         depth=np.linspace(0, 1, n, dtype=np.float32),
         needle=np.arange(n) if needle is None else np.asarray(needle),
+        accepted=np.ones(n, dtype=bool) if correct is None else np.asarray(correct),
+        kv_heads=1,
         meta={"prompts": prompts, "length": length, "chance": 1 / length},
     )

@@ -1,0 +1,50 @@
+"""Greedy answers, and how much of the true answer they hold."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+NEW_TOKENS = 50
+GATE = 0.5
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel, prompt: Sequence[int], *, stop_ids: Sequence[int] = (), new_tokens: int = NEW_TOKENS
+) -> tuple[int, ...]:
+    """Greedy continuation of one prompt, at least one token; a stop token ends it and is included.
+
+    Args:
+        model: any causal language model with a cache.
+        prompt: token ids.
+        stop_ids: end the answer, as do the model's own end-of-sequence tokens.
+        new_tokens: at most this many.
+    """
+    stops = {*stop_ids, *_end_of_sequence(model)}
+    cache = DynamicCache(config=model.config.get_text_config())
+    step = torch.tensor([list(prompt)], device=model.device)
+    written: list[int] = []
+    while len(written) < new_tokens and not (written and written[-1] in stops):
+        logits = model(step, past_key_values=cache, use_cache=True).logits[0, -1]
+        written.append(int(logits.argmax()))
+        step = torch.tensor([[written[-1]]], device=model.device)
+    return tuple(written)
+
+
+def _end_of_sequence(model: PreTrainedModel) -> tuple[int, ...]:
+    ids = model.config.get_text_config().eos_token_id
+    return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
+
+
+def recall(written: Sequence[int], answer: Sequence[int]) -> float:
+    """Share of the answer's tokens that were written, each as often as it was (ROUGE-1 recall over token ids)."""
+    found = Counter(written) & Counter(answer)
+    return sum(found.values()) / len(answer)
+
+
+def contains(written: Sequence[int], answer: Sequence[int]) -> bool:
+    """Whether the answer stands in what was written, token for token."""
+    size = len(answer)
+    return any(tuple(written[i : i + size]) == tuple(answer) for i in range(len(written) - size + 1))
