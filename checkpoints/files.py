@@ -16,7 +16,7 @@ CONFIG_FILE = "config.json"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 BIN_INDEX = "pytorch_model.bin.index.json"
 _TOKENIZER_FILES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
-_VOLATILE = frozenset({"transformers_version", "_name_or_path", "_attn_implementation_autoset"})
+VOLATILE = frozenset({"transformers_version", "_name_or_path", "_attn_implementation_autoset"})
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def combine(hashes: dict[str, str]) -> str:
 
 def hash_config(config: dict[str, Any]) -> str:
     """SHA-256 of a config's content, less what only records the library version or the place it came from."""
-    kept = {key: value for key, value in config.items() if key not in _VOLATILE}
+    kept = {key: value for key, value in config.items() if key not in VOLATILE}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

@@ -14,6 +14,8 @@ from checkpoints.names import parse_name
 from checkpoints.selection import select
 
 if TYPE_CHECKING:
+    import networkx as nx
+
     from checkpoints.loading import LoadedModel
 
 DEMO = "demo"
@@ -75,6 +77,49 @@ class Series:
             labels = ", ".join(checkpoint.label for checkpoint in found)
             raise NotACheckpoint(f"step {text} of {self.name} is ambiguous: name one of {labels}")
         raise NotACheckpoint(f"{self.name} has no step {text!r}; {self._near(text)}")
+
+    def parents(self, checkpoint: Checkpoint) -> tuple[Checkpoint, ...]:
+        """The checkpoints that one continues: a series is a directed acyclic graph.
+
+        Within a stage and branch it is the one before. The first of a branch continues the end of the stage before
+        it, in the same branch where that stage has it, otherwise in every branch (several: a merge).
+        """
+        line = [c for c in self.checkpoints if (c.stage, c.branch) == (checkpoint.stage, checkpoint.branch)]
+        place = line.index(checkpoint)
+        if place:
+            return (line[place - 1],)
+        stages = list(dict.fromkeys(c.stage for c in self.checkpoints))
+        before = stages.index(checkpoint.stage) - 1
+        if before < 0:
+            return ()
+        ends = {c.branch: c for c in self.checkpoints if c.stage == stages[before]}
+        return (ends[checkpoint.branch],) if checkpoint.branch in ends else tuple(ends.values())
+
+    def paths(self) -> tuple[tuple[Checkpoint, ...], ...]:
+        """Every line of descent from a first checkpoint to one that nothing continues, in training order."""
+        parents = {checkpoint: self.parents(checkpoint) for checkpoint in self.checkpoints}
+        continued = {parent for found in parents.values() for parent in found}
+
+        open_paths: list[tuple[Checkpoint, ...]] = [
+            (checkpoint,) for checkpoint in reversed(self.checkpoints) if checkpoint not in continued
+        ]
+        paths = []
+        while open_paths:
+            path = open_paths.pop()
+            if not parents[path[0]]:
+                paths.append(path)
+            open_paths.extend((parent, *path) for parent in reversed(parents[path[0]]))
+        return tuple(paths)
+
+    def to_networkx(self) -> "nx.DiGraph[str]":
+        """The series as a graph: an edge from each checkpoint's label to those that continue it."""
+        import networkx as nx
+
+        graph: nx.DiGraph[str] = nx.DiGraph()
+        for checkpoint in self.checkpoints:
+            graph.add_node(checkpoint.label, step=checkpoint.step, stage=checkpoint.stage, branch=checkpoint.branch)
+            graph.add_edges_from((parent.label, checkpoint.label) for parent in self.parents(checkpoint))
+        return graph
 
     def select(self, words: str) -> "Series":
         """Choose steps in words: ``"last"``, ``"every 3"``, ``"log 8"``, ``"100:2000"``, ``"0,500,last"``.

@@ -50,6 +50,31 @@ def test_stages_and_branches_are_told_apart(tmp_path):
         series.at(10)
 
 
+def test_a_series_with_ingredients_is_a_graph(tmp_path):
+    names = ["stage1-step10-tokens1B", "stage1-step20-tokens2B"]
+    names += [f"stage2-ingredient{k}-step{step}-tokens3B" for k in (1, 2) for step in (5, 10)]
+    names += ["stage3-step1-tokens4B"]
+    series = open_series(bare_run(tmp_path, names, form="{}"))
+    assert [c.label for c in series.parents(series.at("stage2/ingredient2/5"))] == ["stage1/20"]
+    assert [c.label for c in series.parents(series.at("stage3/1"))] == [
+        "stage2/ingredient1/10",
+        "stage2/ingredient2/10",
+    ]
+    assert [[c.label for c in path] for path in series.paths()] == [
+        ["stage1/10", "stage1/20", f"stage2/ingredient{k}/5", f"stage2/ingredient{k}/10", "stage3/1"] for k in (1, 2)
+    ]
+    graph = series.to_networkx()
+    assert (len(graph), graph.number_of_edges()) == (7, 7)
+    assert graph.in_degree("stage3/1") == 2
+
+
+def test_a_plain_series_is_one_long_path(tmp_path):
+    series = open_series(bare_run(tmp_path, range(1500)))
+    (path,) = series.paths()
+    assert path == series.checkpoints
+    assert series.parents(series[0]) == ()
+
+
 def test_a_manifest_gives_order_stage_and_tokens(tmp_path):
     root = write_manifest(
         tmp_path / "run",

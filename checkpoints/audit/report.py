@@ -1,0 +1,145 @@
+"""What an audit found: findings with severity, evidence and the public case each kind is known from."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Severity = Literal["error", "warning"]
+
+# kind -> (severity, where such a fault was seen in a published series, or the rule it breaks)
+KINDS: Mapping[str, tuple[Severity, str]] = {
+    "damaged_files": ("error", "a checkpoint must hold every byte its headers and index promise"),
+    "non_finite": ("error", "weights must be finite"),
+    "all_zero": ("error", "a trained tensor does not return to zero"),
+    "identical": ("error", "allenai/OLMo#915; EleutherAI/pythia#83, #198, #205"),
+    "copied_tensors": ("error", "EleutherAI/pythia#206"),
+    "foreign": ("error", "EleutherAI/pythia#203"),
+    "misplaced": ("error", "EleutherAI/pythia#195, #205"),
+    "off_path": ("warning", "EleutherAI/pythia#108"),
+    "missing_steps": ("warning", "allenai/OLMo#842"),
+    "tensors_changed": ("error", "tensors of one run keep their names and shapes"),
+    "dtype_changed": ("warning", "values rounded differently are not compared like with like"),
+    "config_changed": ("warning", "a run keeps its config within a stage"),
+    "tokenizer_changed": ("error", "a run keeps its tokenizer"),
+    "tie_flipped": ("error", "tied and untied output heads are different models"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fault.
+
+    Attributes:
+        kind: a key of `KINDS`.
+        checkpoints: labels of the checkpoints concerned.
+        message: what is wrong, in a sentence with the values.
+        evidence: the figures behind it; plain JSON values.
+    """
+
+    kind: str
+    checkpoints: tuple[str, ...]
+    message: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def severity(self) -> Severity:
+        """``"error"``: the checkpoint is unusable or not what its name says; ``"warning"``: look at it."""
+        return KINDS[self.kind][0]
+
+    @property
+    def reference(self) -> str:
+        """Threads in which a published series had this fault, or the rule that it breaks."""
+        return KINDS[self.kind][1]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """The outcome of `audit`.
+
+    Attributes:
+        series: name of the series.
+        checkpoints: labels of all checkpoints looked at, in order.
+        findings: what was found, errors first.
+        examined: ``"weights"`` when every value was read, ``"metadata"`` when only names, sizes, configs and
+            published hashes were.
+    """
+
+    series: str
+    checkpoints: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    examined: Literal["weights", "metadata"]
+
+    @property
+    def status(self) -> int:
+        """0 = nothing found, 1 = warnings only, 2 = errors."""
+        return max(({"warning": 1, "error": 2}[finding.severity] for finding in self.findings), default=0)
+
+    @property
+    def suspects(self) -> dict[str, Severity]:
+        """Label -> worst severity, for every checkpoint that a finding names."""
+        worst: dict[str, Severity] = {}
+        for finding in self.findings:
+            for label in finding.checkpoints:
+                worst[label] = "error" if "error" in (worst.get(label), finding.severity) else "warning"
+        return worst
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        count = f"{len(self.checkpoints)} checkpoints of {self.series} ({self.examined} examined)"
+        if not self.findings:
+            return f"{count}: nothing found"
+        errors = sum(finding.severity == "error" for finding in self.findings)
+        return f"{count}: {errors} errors, {len(self.findings) - errors} warnings"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: the report as one JSON object."""
+        return {
+            "series": self.series,
+            "examined": self.examined,
+            "status": self.status,
+            "checkpoints": list(self.checkpoints),
+            "findings": [
+                {
+                    "kind": finding.kind,
+                    "severity": finding.severity,
+                    "checkpoints": list(finding.checkpoints),
+                    "message": finding.message,
+                    "evidence": dict(finding.evidence),
+                    "reference": finding.reference,
+                }
+                for finding in self.findings
+            ],
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per finding and checkpoint: severity, kind, checkpoint, message, reference."""
+        import pandas as pd
+
+        columns = ["severity", "kind", "checkpoint", "message", "reference"]
+        rows = [
+            (finding.severity, finding.kind, label, finding.message, finding.reference)
+            for finding in self.findings
+            for label in finding.checkpoints
+        ]
+        return pd.DataFrame(rows, columns=columns)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{finding.severity}</td><td>{finding.kind}</td>"
+            f"<td>{escape(', '.join(finding.checkpoints[:6]))}</td><td>{escape(finding.message)}</td>"
+            f"<td>{escape(finding.reference)}</td></tr>"
+            for finding in self.findings[:100]
+        )
+        head = "".join(f"<th>{name}</th>" for name in ("severity", "kind", "checkpoints", "finding", "seen in"))
+        table = f"<table><tr>{head}</tr>{rows}</table>" if rows else ""
+        return f"<p><b>Audit</b> of {escape(self.summary)}</p>{table}"
