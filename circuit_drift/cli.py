@@ -1,4 +1,4 @@
-"""The command line: ``circuit-drift run | diff | report | show``.
+"""The command line: ``circuit-drift run | diff | report | monitor | show``.
 
 Exit status: 0 = done (``diff``: no significant difference), 1 = ``diff`` found a significant difference, 2 = trouble,
 130 = interrupted. Results go to standard output, everything else to standard error.
@@ -145,6 +145,25 @@ def report(
     import circuit_drift
 
     typer.echo(circuit_drift.load_run(store, name).report(html))
+
+
+@app.command()
+def monitor(
+    store: Annotated[Path | None, typer.Argument(metavar="STORE", help="A store; default as for --store.")] = None,
+    name: Annotated[str | None, typer.Option("--run", help="Which run of the store. Default: the newest.")] = None,
+    stage: Annotated[str | None, typer.Option("--stage", help="Only this training stage.")] = None,
+    downstream: Annotated[
+        Path | None, typer.Option("--downstream", help="CSV of downstream scores by step, to correlate with.")
+    ] = None,
+) -> None:
+    """Follow retrieval through a stored run: births, agreement, saturation and whether it deceives."""
+    import circuit_drift
+    import heads
+    from circuit_drift.render import print_monitor
+
+    run = circuit_drift.load_run(store, name)
+    table = heads.read_downstream(downstream) if downstream else None
+    print_monitor(run.monitor(stage, downstream=table))
 
 
 @app.command()

@@ -11,6 +11,8 @@ from circuit_drift.verdict import run_verdict
 if TYPE_CHECKING:
     import pandas as pd
 
+    import circuits
+    import heads
     from checkpoints import Series
     from circuit_drift.pair import PairDiff
     from circuit_drift.sweep import Point, Run
@@ -41,8 +43,19 @@ def print_pair(pair: "PairDiff") -> None:
         frame = pair.heads.to_frame()[["name", "before", "after", "delta", "low", "high", "q", "status"]]
         console.print(_table(frame.head(SHOWN), title="Retrieval heads, strongest changes"))
     if pair.circuit is not None:
-        console.print(_table(edge_changes(pair).head(SHOWN), title="Edges, strongest real changes"))
+        console.print(_table(edge_changes(pair.circuit).head(SHOWN), title="Edges, strongest real changes"))
         console.print(_table(pair.circuit.similarity_frame(), title="Similarity of the two circuits"))
+
+
+def print_monitor(monitor: "heads.Monitor") -> None:
+    """The monitor's findings, then its table."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for sentence in monitor.findings:
+        console.print(f"• {sentence}", soft_wrap=True)
+    columns = ["step", "retrieval_heads", "needle_accuracy", "answer_ppl", "shared", "k", "spearman", "born", "died"]
+    console.print(_table(monitor.to_frame()[columns], title="Retrieval over training"))
 
 
 def print_series(series: "Series") -> None:
@@ -64,11 +77,10 @@ def print_series(series: "Series") -> None:
     Console(highlight=False).print(_table(pd.DataFrame(rows), title=f"{series.name}: {len(series)} checkpoints"))
 
 
-def edge_changes(pair: "PairDiff") -> "pd.DataFrame":
+def edge_changes(diff: "circuits.GraphDiff") -> "pd.DataFrame":
     """Edges that changed for real, strongest first."""
-    assert pair.circuit is not None
-    frame = pair.circuit.to_frame()
-    return frame[frame["q"] < pair.q]
+    frame = diff.to_frame()
+    return frame.loc[frame["changed"], ["edge", "a", "b", "delta", "low", "high", "q", "status"]]
 
 
 def pair_json(pair: "PairDiff") -> dict[str, Any]:
@@ -81,8 +93,9 @@ def pair_json(pair: "PairDiff") -> dict[str, Any]:
         "verdict": list(pair.verdict),
         "behaviour": [asdict(change) for change in pair.behaviour],
         "heads": _records(pair.heads.to_frame()) if pair.heads is not None else None,
-        "edges": _records(edge_changes(pair)) if pair.circuit is not None else None,
+        "edges": _records(edge_changes(pair.circuit)) if pair.circuit is not None else None,
         "similarity": _records(pair.circuit.similarity_frame()) if pair.circuit is not None else None,
+        "refused_facts": _refused(pair.a.circuit),
         "not_compared": dict(pair.missing),
     }
     return {name: _plain(value) for name, value in document.items()}
@@ -95,9 +108,15 @@ def pair_html(pair: "PairDiff") -> str:
     if pair.heads is not None:
         parts.append(_html(pair.heads.to_frame()[["name", "before", "after", "delta", "q", "status"]].head(SHOWN)))
     if pair.circuit is not None:
-        parts.append(_html(edge_changes(pair).head(SHOWN)))
+        parts.append(_html(edge_changes(pair.circuit).head(SHOWN)))
         parts.append(_html(pair.circuit.similarity_frame()))
     return "".join(parts)
+
+
+def _refused(graph: "circuits.AttributionGraph | None") -> list[dict[str, Any]]:
+    """The facts that could not be scored, with their place in the input and the reason."""
+    refused = graph.meta["refused"] if graph is not None else []
+    return [{"index": index, "reason": reason} for index, reason in refused]
 
 
 def _identity(point: "Point") -> str:

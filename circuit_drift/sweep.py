@@ -104,6 +104,18 @@ class Run:
 
         return compare(self.at(a), self.at(b), q=q)
 
+    def monitor(self, stage: str | None = None, **options: Any) -> "heads.Monitor":
+        """Follow retrieval through the run or one of its stages; see `heads.monitor` for the options.
+
+        Raises:
+            BadPrompt: fewer than two checkpoints with retrieval scores and a step.
+        """
+        import heads
+
+        chosen = [point for point in self if stage is None or point.stage == stage]
+        scored = [(p.step, p.tokens, p.heads) for p in chosen if p.step is not None and p.heads is not None]
+        return heads.monitor(scored, **options)
+
     def to_frame(self) -> "pd.DataFrame":
         """One row for each checkpoint: behaviour, heads, circuit."""
         from circuit_drift.table import run_frame
@@ -196,18 +208,18 @@ def measure_each(
             yield _measure(checkpoint, chosen, store, device=device, dtype=dtype)
 
 
-def load_run(store: "Store | Path | str | None" = None, name: str | None = None) -> Run:
+def load_run(store: "Store | Path | str | None" = None, run_name: str | None = None) -> Run:
     """A stored run (the newest without a name), read without its checkpoints and without torch.
 
     Raises:
         StoreError: no such run, or a result of it is gone.
     """
     store = store if isinstance(store, Store) else Store.open(store)
-    record = store.read_run(name)
+    record = store.read_run(run_name)
     points = []
     for entry in record["points"]:
-        found = entry.pop("keys")
-        results = {measure: read_result(measure, store.folder(measure, key)) for measure, key in found.items()}
+        keys = entry["keys"]
+        results = {name: read_result(name, store.folder(name, keys[name])) for name in keys}
         points.append(Point(**entry, **results))
     return Run(record["name"], tuple(points), store.path, record["origins"], record["log"])
 

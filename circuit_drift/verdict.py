@@ -1,6 +1,6 @@
 """Verdicts: sentences in which every number is computed from the results."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,6 @@ from heads.scores import THRESHOLD
 if TYPE_CHECKING:
     from circuit_drift.pair import PairDiff
     from circuit_drift.sweep import Point, Run
-
-PASSED = 0.95
-FALLING = 0.10
 
 
 def pair_verdict(pair: "PairDiff") -> tuple[str, ...]:
@@ -85,28 +82,14 @@ def _emergence(run: "Run") -> Iterator[str]:
 
 
 def _saturation(run: "Run") -> Iterator[str]:
-    """Per stage: the needle test has passed for good while the answer perplexity still falls by a tenth or more."""
+    """What the monitor finds in each stage: a needle test that has saturated while the model has not."""
     for stage in stages(run):
-        scored = [point for point in stage if point.heads is not None]
-        accuracy = [point.heads.needle_accuracy for point in scored if point.heads is not None]
-        perplexity = [point.heads.answer_ppl for point in scored if point.heads is not None]
-        passed = next((i for i in range(len(scored)) if min(accuracy[i:]) >= PASSED), None)
-        if passed is None or passed in (0, len(scored) - 1):
-            continue
-        falls = [later < (1 - FALLING) * earlier for earlier, later in pairwise(excess(perplexity[passed:]))]
-        if not any(falls):
-            continue
-        last = passed + 1 + max(i for i, fall in enumerate(falls) if fall)
-        yield (
-            f"The needle test saturates at step {scored[passed].label} (accuracy {accuracy[passed]:.2f}) while the "
-            f"answer perplexity still falls, from {perplexity[passed]:.3f} to {perplexity[last]:.3f} at step "
-            f"{scored[last].label}, {last - passed} checkpoints later: the needle test alone would call training done."
-        )
-
-
-def excess(perplexity: Sequence[float]) -> list[float]:
-    """Answer perplexity above 1, which a model that is certain of every answer token reaches."""
-    return [value - 1 for value in perplexity]
+        if sum(point.heads is not None and bool(point.step) for point in stage) > 2:
+            for sentence in run.monitor(stage[0].stage).findings:
+                if sentence.startswith("deceptive"):
+                    yield (
+                        sentence[0].upper() + sentence[1:] + (f" (stage {stage[0].stage})." if stage[0].stage else ".")
+                    )
 
 
 def _knowledge(run: "Run") -> Iterator[str]:

@@ -74,7 +74,7 @@ def _headlines(pair: "PairDiff") -> Iterator[str]:
 
 
 def _evolution(run: "Run") -> Iterator[Section]:
-    from circuit_drift.report import evolution
+    from circuit_drift.report import evolution, rewiring
     from circuit_drift.table import run_frame
 
     table = run_frame(run)
@@ -114,13 +114,14 @@ def _evolution(run: "Run") -> Iterator[Section]:
             caption=facts,
             frame=table[["step", *recall]],
         )
+        rewired = rewiring.rewiring_frame(run)
         yield Section(
             "circuits",
             "Circuits over training",
-            text="How alike each circuit is to its neighbour and to the last, beside what prompt resampling alone does.",
-            figure=evolution.circuit_figure(run),
-            caption=evolution.circuit_caption(run) + " " + facts,
-            frame=evolution.circuit_frame(run),
+            text="How alike each circuit is to its neighbour and to the last, beside what resampling prompts does.",
+            figure=rewiring.rewiring_figure(run, rewired),
+            caption=f"EAP-IG edge scores; overlap and floor are both between disjoint halves of the facts. {facts}",
+            frame=rewired,
         )
 
 

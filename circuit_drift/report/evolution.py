@@ -10,13 +10,13 @@ import numpy as np
 
 from circuit_drift.behaviour import recall_by_class
 from circuit_drift.report import theme
+from heads.scores import THRESHOLD
 
 if TYPE_CHECKING:
+    import pandas as pd
     import plotly.graph_objects as go
 
     from circuit_drift.sweep import Run
-
-THRESHOLD = 0.1
 
 
 def behaviour_figure(run: "Run") -> "go.Figure":
@@ -49,7 +49,7 @@ def behaviour_figure(run: "Run") -> "go.Figure":
         f"{perplexity[-1]:,.2f}",
         subtitle=f"{n} needle prompts, answers teacher-forced; accuracy = every answer token is the top token",
     )
-    return _over_checkpoints(figure, run)
+    return over_checkpoints(figure, run)
 
 
 def recall_figure(run: "Run") -> "go.Figure":
@@ -86,7 +86,7 @@ def recall_figure(run: "Run") -> "go.Figure":
         title="Fact recall at the end: " + ", ".join(f"{name} {share:.2f}" for name, (share, _) in last.items()),
         subtitle="share of facts whose answer is the top token of the clean prompt; bars are Wilson 95 % intervals",
     )
-    return _over_checkpoints(figure, run)
+    return over_checkpoints(figure, run)
 
 
 def head_map_figure(run: "Run") -> "go.Figure":
@@ -158,10 +158,10 @@ def head_lines_figure(run: "Run", k: int = 8) -> "go.Figure":
         f"{series[-1]:.2f} at the end",
         subtitle=f"the {len(leading)} heads with the highest peak; dotted line: the {THRESHOLD} threshold",
     )
-    return _over_checkpoints(figure, run)
+    return over_checkpoints(figure, run)
 
 
-def _over_checkpoints(figure: "go.Figure", run: "Run") -> "go.Figure":
+def over_checkpoints(figure: "go.Figure", run: "Run") -> "go.Figure":
     """The common x axis: checkpoints evenly spaced, labelled by step, stages marked."""
     figure.update_xaxes(
         title_text="step (checkpoints evenly spaced)",
@@ -171,3 +171,16 @@ def _over_checkpoints(figure: "go.Figure", run: "Run") -> "go.Figure":
         range=[-0.5, len(run) - 0.5],
     )
     return theme.mark_stages(figure, [point.stage for point in run])
+
+
+def head_frame(run: "Run") -> "pd.DataFrame":
+    """The numbers behind the head map, long form: step, head, layer, score and its 95 % interval."""
+    import pandas as pd
+
+    frames = []
+    for point in run:
+        if point.heads is not None:
+            frame = point.heads.to_frame()[["name", "layer", "head", "n", "score", "low", "high"]]
+            frames.append(frame.assign(step=point.label))
+    table = pd.concat(frames, ignore_index=True)
+    return table[["step", *(column for column in table.columns if column != "step")]]

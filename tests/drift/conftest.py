@@ -89,3 +89,13 @@ def tiny_series(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
+
+
+@pytest.fixture(scope="session")
+def measured_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that holds every measure of the shipped series, as ``make demo`` leaves it."""
+    import circuit_drift
+
+    path = tmp_path_factory.mktemp("demo") / "store"
+    circuit_drift.run("demo", store=path, device="cpu", progress=False)
+    return path

@@ -1,0 +1,125 @@
+"""Circuits over training: how alike neighbours are beside the noise floor, and how faithful each circuit is."""
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from circuit_drift.report import theme
+from circuit_drift.report.evolution import over_checkpoints
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    import circuits
+    from circuit_drift.sweep import Run
+
+
+def rewiring_frame(run: "Run") -> "pd.DataFrame":
+    """One row for each checkpoint with a circuit.
+
+    Columns: step; ``to_previous`` and ``to_last``: edge overlap (Jaccard) between half of the facts here and the other
+    half there, 1 = the same edges; ``floor``, ``floor_low``, ``floor_high``: the same between two halves of the facts
+    within one checkpoint (mean, 5th and 95th percentile over splits); ``chance``: random edges; ``faithfulness`` with
+    its 95 % interval, of the ``edges`` largest circuit tried; ``random_circuits``: of random circuits of that size.
+    """
+    import pandas as pd
+
+    import circuits
+
+    points = [point for point in run if point.circuit is not None]
+    graphs = [point.circuit for point in points if point.circuit is not None]
+    before = [None, *(_overlap(circuits.diff(a, b)) for a, b in pairwise(graphs))]
+    last = [_overlap(circuits.diff(graph, graphs[-1])) for graph in graphs]
+    rows: list[dict[str, Any]] = []
+    for point, previous, final in zip(points, before, last, strict=True):
+        row = {
+            "step": point.label,
+            "to_previous": previous.across if previous is not None else np.nan,
+            "to_last": final.across,
+            "floor": final.within,
+            "floor_low": final.within_low,
+            "floor_high": final.within_high,
+            "chance": final.random,
+        }
+        curve = point.faithfulness
+        if curve is not None:
+            low, high = curve.intervals[-1]
+            row |= {"edges": int(curve.n_edges[-1]), "faithfulness": curve.values[-1], "low": low, "high": high}
+            row |= {"random_circuits": curve.random_values[-1]}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def rewiring_figure(run: "Run", frame: "pd.DataFrame") -> "go.Figure":
+    """Edge overlap with the previous and the last checkpoint over the noise floor's band; faithfulness below."""
+    from plotly.subplots import make_subplots
+
+    x = [i for i, point in enumerate(run) if point.circuit is not None]
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
+    figure.add_scatter(x=x, y=frame["floor_high"], mode="lines", line={"width": 0}, showlegend=False, hoverinfo="skip")
+    figure.add_scatter(
+        x=x,
+        y=frame["floor_low"],
+        mode="lines",
+        line={"width": 0},
+        fill="tonexty",
+        fillcolor="rgba(118,118,118,0.22)",
+        name="noise floor: halves of the facts, one checkpoint (5–95 %)",
+    )
+    lines = (("to_previous", "with the previous", theme.BLUE), ("to_last", "with the last", theme.VERMILLION))
+    for k, (column, name, colour) in enumerate(lines):
+        figure.add_scatter(
+            x=x,
+            y=frame[column],
+            name=f"edge overlap {name}",
+            mode="lines+markers",
+            line={"color": colour, "dash": theme.DASHES[k]},
+            marker={"symbol": theme.SYMBOLS[k]},
+        )
+    if "faithfulness" in frame:
+        figure.add_scatter(
+            x=x,
+            y=frame["faithfulness"],
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": frame["high"] - frame["faithfulness"],
+                "arrayminus": frame["faithfulness"] - frame["low"],
+                "thickness": 1,
+                "width": 2,
+            },
+            name="faithfulness of the circuit",
+            mode="lines+markers",
+            line={"color": theme.GREEN},
+            marker={"symbol": "diamond"},
+            row=2,
+            col=1,
+        )
+        figure.add_scatter(
+            x=x,
+            y=frame["random_circuits"],
+            name="random circuits of that size",
+            mode="lines+markers",
+            line={"color": theme.GREY, "dash": "dot"},
+            marker={"symbol": "x"},
+            row=2,
+            col=1,
+        )
+    figure.update_yaxes(title_text="edge overlap (Jaccard)", range=[-0.03, 1.03], row=1, col=1)
+    figure.update_yaxes(title_text="faithfulness", row=2, col=1)
+    beyond = int((frame["to_previous"] < frame["floor_low"]).sum())
+    theme.dress(
+        figure,
+        title=f"{beyond} of {len(frame) - 1} steps between neighbours rewire more than prompt noise",
+        subtitle="a line below the grey band is real rewiring; inside it, other prompts would have changed as much",
+        height=640,
+    )
+    return over_checkpoints(figure, run)
+
+
+def _overlap(diff: "circuits.GraphDiff") -> "circuits.Similarity":
+    """The Jaccard overlap at the circuits' own size."""
+    overlaps = [similarity for similarity in diff.similarity if similarity.measure.startswith("Jaccard")]
+    return overlaps[len(overlaps) // 2]
