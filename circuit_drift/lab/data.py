@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 FRAME = 2  # <bos> and <eos> around each document
 NEEDLE_FRAME = 10  # tokens of a needle sentence besides its code words, the stop included
-MOST_NEEDLES = 5
+MOST_NEEDLES = 8
+NEEDLE_WORDS = (6, 13)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +150,14 @@ class RowStream:
         return documents.keyed_list(self._rng, pairs=pairs, words=words, repeats=repeats)
 
     def _needle_document(self, length: int, filler: int) -> str:
-        words = self._rng.randint(6, 10)
+        words = self._rng.randint(*NEEDLE_WORDS)
         size = 2 * (words + NEEDLE_FRAME)
         room = length - FRAME - documents.LONGEST_SENTENCE
         count = self._rng.randint(1, max(1, min(room // size, MOST_NEEDLES)))
         longest = max(0, min(filler, room - count * size))
+        chosen = self._rng.choice((0, self._rng.randint(0, longest), longest))
         codes = documents.draw_codes(self._rng, count, words=words)
-        return documents.needle_document(self._rng, codes, filler=self._rng.randint(0, longest))
+        return documents.needle_document(self._rng, codes, filler=chosen)
 
 
 def held_out_rows(

@@ -22,6 +22,8 @@ CPT_MIX: Mix = (
     ("word_lists", 0.10),
     ("prose", 0.10),
 )
+PRETRAIN_CHECKPOINTS = (0, 250, 500, 750, 1000, 1500, 2000, 3000, 4500, 5500, 6500, 7500, 9000)
+CPT_CHECKPOINTS = (20, 80, 300)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,8 @@ class Recipe:
         muon_weight_decay: decoupled weight decay of the same.
         adam_lr: peak learning rate of embeddings and norms.
         warmup: steps of linear warm-up.
-        decay_from: share of pre-training after which the learning rate falls linearly.
-        final_lr: the share of the peak it falls to.
+        plateau: steps of pre-training after which the learning rate falls exponentially.
+        half_life: steps in which it then halves.
         clip: largest gradient norm.
         stages: in order.
     """
@@ -93,15 +95,13 @@ class Recipe:
     muon_weight_decay: float = 0.05
     adam_lr: float = 2e-3
     warmup: int = 60
-    decay_from: float = 0.4
-    final_lr: float = 0.05
+    plateau: int = 4000
+    half_life: int = 900
     clip: float = 1.0
     stages: tuple[Stage, ...] = (
-        Stage(
-            "pretrain", 0, 9000, 1.0, PRETRAIN_MIX, (0, 250, 500, 750, 1000, 1500, 2000, 3000, 4000, 5500, 7000, 9000)
-        ),
-        Stage("cpt", 1, 400, 0.5, CPT_MIX, (25, 100, 400)),
-        Stage("cpt", 2, 400, 0.5, CPT_MIX, (25, 100, 400)),
+        Stage("pretrain", 0, 9000, 1.0, PRETRAIN_MIX, PRETRAIN_CHECKPOINTS),
+        Stage("cpt", 1, 300, 0.2, CPT_MIX, CPT_CHECKPOINTS),
+        Stage("cpt", 2, 300, 0.2, CPT_MIX, CPT_CHECKPOINTS),
     )
 
     @property
@@ -119,14 +119,13 @@ class Recipe:
         return int(start + growth * step)
 
     def lr_scale(self, step: int) -> float:
-        """Factor on the peak learning rates at a step: warm-up, plateau, linear decay, then the stage's own."""
+        """Factor on the peak learning rates at a step: warm-up, plateau, decay, then the later stage's own."""
         first, *later = self.stages
         if step >= first.steps:
             return _stage_at(later, step - first.steps).lr_scale
         if step < self.warmup:
             return (step + 1) / self.warmup
-        start = self.decay_from * first.steps
-        return 1.0 if step < start else 1.0 - (1.0 - self.final_lr) * (step - start) / (first.steps - start)
+        return float(0.5 ** (max(0, step - self.plateau) / self.half_life))
 
 
 def _stage_at(stages: list[Stage], step: int) -> Stage:

@@ -69,14 +69,17 @@ def train(
 ) -> Iterator[tuple[LlamaForCausalLM, Moment]]:
     """Train, yielding the live model (in eval mode) at every checkpoint and, if given, at multiples of ``every``.
 
-    Whoever receives the model must leave its weights as they are.
+    A stage of another name than the one before starts from the weights as saved and with new optimizers. Whoever
+    receives the model must leave its weights as they are.
     """
     import torch
 
     model = build_model(recipe, tokenizer)
-    optimizers = _optimizers(model, recipe)
-    step, losses = 0, [float("nan")]
+    step, losses, name = 0, [float("nan")], ""
     for stage in recipe.stages:
+        if stage.name != name:
+            _round_to_saved(model)
+            optimizers, name = _optimizers(model, recipe), stage.name
         stream = _stream(recipe, stage, world, tokenizer)
         first = step
         for step in range(first, first + stage.steps + 1):
@@ -114,6 +117,15 @@ def _step(
         optimizer.step()
         optimizer.zero_grad()
     return float(loss.detach())
+
+
+def _round_to_saved(model: LlamaForCausalLM) -> None:
+    """Round the weights to the bf16 values that checkpoints hold: a stage starts from a checkpoint as saved."""
+    import torch
+
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(weight.bfloat16())
 
 
 def _optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:

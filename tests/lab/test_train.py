@@ -64,8 +64,9 @@ def test_learning_rate_warms_up_holds_decays_and_starts_again():
     recipe = Recipe()
     pretrain, *cpt = recipe.stages
     assert recipe.lr_scale(0) == pytest.approx(1 / recipe.warmup)
-    assert recipe.lr_scale(recipe.warmup) == 1.0
-    assert recipe.lr_scale(pretrain.steps - 1) == pytest.approx(recipe.final_lr, abs=1e-3)
+    assert recipe.lr_scale(recipe.warmup) == recipe.lr_scale(recipe.plateau) == 1.0
+    assert recipe.lr_scale(recipe.plateau + recipe.half_life) == pytest.approx(0.5)
+    assert recipe.lr_scale(pretrain.steps - 1) < 0.05
     assert {recipe.lr_scale(step) for step in range(pretrain.steps, recipe.steps)} == {s.lr_scale for s in cpt}
 
 
