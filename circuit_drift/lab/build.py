@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from checkpoints.errors import DriftError, StoreError
 from circuit_drift.lab import probes
 from circuit_drift.lab.ledger import live_row, measure_series, write_csv
 from circuit_drift.lab.recipe import Recipe
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from circuit_drift.lab.train import Moment
 
-log = logging.getLogger(__name__)
-
 Row = dict[str, Any]
 
 
@@ -34,14 +32,25 @@ def build_series(recipe: Recipe, folder: Path, *, every: int = 250, needles: int
 
     Checkpoints are written as training goes on, everything measured comes from the saved bf16 files afterwards,
     and ``curve.csv`` holds the cheaper measures of the live model at multiples of ``every`` steps.
-    One thread is used: with more, sums would depend on the machine's number of cores.
+    A build that is interrupted leaves a series of the checkpoints so far. One thread is used: with more, sums would
+    depend on the machine's number of cores.
+
+    Args:
+        recipe: the whole recipe.
+        folder: where to write; made if need be.
+        every: steps between the rows of ``curve.csv``.
+        needles: how many needles the series' probes hold.
+
+    Raises:
+        StoreError: the folder holds a series already or cannot be written.
+        DriftError: this torch cannot run the recipe.
     """
     import torch
 
     from circuit_drift.lab.train import train
 
+    _check_free(folder)
     torch.set_num_threads(1)
-    folder.mkdir(parents=True, exist_ok=True)
     world, tokenizer = make_world(recipe.seed), make_tokenizer()
     write_probes(folder, world, recipe.seed, needles=needles)
     moments: list[Moment] = []
@@ -73,6 +82,15 @@ def phase_change_curves(recipe: Recipe, seeds: Sequence[int], path: Path, *, ste
                 break
             rows.append({"seed": seed, **live_row(model, tokenizer, world, moment)})
             write_csv(path, rows)
+
+
+def _check_free(folder: Path) -> None:
+    if (folder / "manifest.csv").exists():
+        raise StoreError(f"{folder} holds a series already: name another folder, or delete it first")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written: {error}") from error
 
 
 def write_probes(folder: Path, world: World, seed: int, *, needles: int) -> None:
@@ -123,10 +141,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="train only the beginning, for each of these seeds")
     parser.add_argument("--steps", type=int, default=2000, help="length of the beginning")
     options = parser.parse_args()
-    if options.seeds:
-        phase_change_curves(Recipe(), options.seeds, options.out, steps=options.steps)
-    else:
-        build_series(Recipe(seed=options.seed), options.out)
+    try:
+        if options.seeds:
+            phase_change_curves(Recipe(), options.seeds, options.out, steps=options.steps)
+        else:
+            build_series(Recipe(seed=options.seed), options.out)
+    except DriftError as error:
+        parser.exit(2, f"{error}\n")
 
 
 if __name__ == "__main__":

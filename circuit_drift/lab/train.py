@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from checkpoints.errors import DriftError
 from circuit_drift.lab.data import RowStream
 from circuit_drift.lab.evaluate import token_losses
 from circuit_drift.lab.recipe import Recipe, Stage
@@ -71,6 +72,9 @@ def train(
 
     A stage of another name than the one before starts from the weights as saved and with new optimizers. Whoever
     receives the model must leave its weights as they are.
+
+    Raises:
+        DriftError: this torch has no Muon optimizer.
     """
     import torch
 
@@ -132,6 +136,8 @@ def _optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Opt
     """Muon for the layers' matrices, AdamW for embeddings and norms (Jordan et al. 2024)."""
     import torch
 
+    if not hasattr(torch.optim, "Muon"):
+        raise DriftError(f"training needs torch.optim.Muon, which torch {torch.__version__} lacks: install torch>=2.9")
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     taken = set(map(id, matrices))
     others = [p for p in model.parameters() if id(p) not in taken]

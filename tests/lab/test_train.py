@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from checkpoints import open_series
-from circuit_drift.lab.build import build_series, save_checkpoint
+from checkpoints import DriftError, StoreError, open_series
+from circuit_drift.lab.build import build_series, main, phase_change_curves, save_checkpoint
 from circuit_drift.lab.recipe import Recipe
 from circuit_drift.lab.train import build_model, train
 
@@ -111,3 +111,37 @@ def test_saving_replaces_a_checkpoint_as_a_whole(tiny_recipe, tokenizer, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-0"]
     assert not (tmp_path / "checkpoint-0" / "stray").exists()
     assert model.dtype == torch.float32
+
+
+def test_a_folder_with_a_series_is_left_alone(built, tiny_recipe):
+    before = (built / "manifest.csv").read_bytes()
+    with pytest.raises(StoreError, match="holds a series already: name another folder"):
+        build_series(tiny_recipe, built)
+    assert (built / "manifest.csv").read_bytes() == before
+
+
+def test_an_unwritable_folder_is_refused_in_one_sentence(tiny_recipe, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="file/series cannot be written"):
+        build_series(tiny_recipe, tmp_path / "file" / "series")
+
+
+def test_a_torch_without_muon_is_named(tiny_recipe, world, tokenizer, monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(DriftError, match=r"install torch>=2\.9"):
+        next(train(tiny_recipe, world, tokenizer))
+
+
+def test_curves_of_several_seeds(tiny_recipe, tmp_path):
+    path = tmp_path / "seeds.csv"
+    phase_change_curves(tiny_recipe, [1, 2], path, steps=4, every=4)
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert [(row["seed"], row["step"]) for row in rows] == [("1", "0"), ("1", "4"), ("2", "0"), ("2", "4")]
+
+
+def test_command_line_says_what_is_wrong_without_a_traceback(built, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["build", "--out", str(built)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert "holds a series already" in capsys.readouterr().err
