@@ -1,1 +1,71 @@
-"""Knowledge circuits: attribution graphs, faithfulness, diffs."""
+"""Knowledge circuits: attribution graphs, faithfulness, diffs.
+
+Reading and comparing stored results imports neither torch nor transformers; scoring a model does.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from circuits.attribution import attribute, completeness
+    from circuits.comparison import GraphDiff, diff
+    from circuits.evaluation import Faithfulness, FaithfulnessCurve, faithfulness, faithfulness_curve
+    from circuits.facts import Fact, FactSet, default_facts, load_facts, tokenize_facts
+    from circuits.graph import Circuit, GraphShape
+    from circuits.pruning import prune, random_circuits
+    from circuits.scores import AttributionGraph
+    from circuits.similarity import Similarity
+
+_HOMES = {
+    "AttributionGraph": "scores",
+    "Circuit": "graph",
+    "Fact": "facts",
+    "FactSet": "facts",
+    "Faithfulness": "evaluation",
+    "FaithfulnessCurve": "evaluation",
+    "GraphDiff": "comparison",
+    "GraphShape": "graph",
+    "Similarity": "similarity",
+    "attribute": "attribution",
+    "completeness": "attribution",
+    "default_facts": "facts",
+    "diff": "comparison",
+    "faithfulness": "evaluation",
+    "faithfulness_curve": "evaluation",
+    "load_facts": "facts",
+    "prune": "pruning",
+    "random_circuits": "pruning",
+    "tokenize_facts": "facts",
+}
+
+__all__ = [
+    "AttributionGraph",
+    "Circuit",
+    "Fact",
+    "FactSet",
+    "Faithfulness",
+    "FaithfulnessCurve",
+    "GraphDiff",
+    "GraphShape",
+    "Similarity",
+    "attribute",
+    "completeness",
+    "default_facts",
+    "diff",
+    "faithfulness",
+    "faithfulness_curve",
+    "load_facts",
+    "prune",
+    "random_circuits",
+    "tokenize_facts",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'circuits' has no attribute {name!r}")
+    return getattr(import_module(f"circuits.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,288 @@
+"""Two attribution graphs compared: which edges changed for real, and how alike the circuits are against the noise.
+
+From stored scores alone: numpy and scipy, no model. Positive differences mean that B has the larger score. A diff of a
+graph with itself is empty, and diff(a, b) is the negative of diff(b, a).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoints.errors import BadPrompt, CheckpointMismatch
+from circuits.graph import Circuit, Floats, GraphShape, require_same_shape
+from circuits.noise import EdgeTests, paired_global_p, paired_tests, unpaired_global_p, welch_tests
+from circuits.scores import AttributionGraph
+from circuits.similarity import Similarity, similarities
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+Pairing = Literal["paired", "unpaired"]
+Status = Literal["gained", "lost", "strengthened", "weakened", "flipped", "kept", "uncertain", "outside"]
+STATUSES: tuple[Status, ...] = (
+    "gained", "lost", "strengthened", "weakened", "flipped", "kept", "uncertain", "outside"
+)  # fmt: skip
+DEFAULT_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class GraphDiff:
+    """What changed from A to B, over the E edges of the graph.
+
+    Statuses: **gained** / **lost**: in one circuit only, and changed for real; **strengthened** / **weakened** /
+    **flipped**: changed for real in size or in sign (in both circuits, or against its membership); **kept**: in both,
+    no real change; **uncertain**: in one circuit only, but its change is within the noise; **outside**: in neither.
+
+    Attributes:
+        shape: the graph.
+        a, b: [E] mean scores.
+        tests: difference B - A with interval, p and q, edge by edge.
+        circuit_a, circuit_b: the pruned circuits.
+        global_p: p that nothing changed at all, by permutation.
+        similarity: the measures, each beside its noise floor and its random null.
+        totals: mean metric(corrupt) - metric(clean) at A and at B.
+        pairing: over identical facts, or not.
+        n: units the tests rest on (of the smaller side when unpaired).
+        level: the false discovery rate that changes are held to.
+    """
+
+    shape: GraphShape
+    a: Floats
+    b: Floats
+    tests: EdgeTests
+    circuit_a: Circuit
+    circuit_b: Circuit
+    global_p: float
+    similarity: tuple[Similarity, ...]
+    totals: tuple[float, float]
+    pairing: Pairing
+    n: int
+    level: float
+
+    @property
+    def delta(self) -> Floats:
+        """[E] mean score at B minus mean score at A."""
+        return self.tests.delta
+
+    @property
+    def changed(self) -> NDArray[np.bool_]:
+        """[E] edges that changed for real: q below the level, and the whole graph changed at that level."""
+        if self.global_p > self.level:
+            return np.zeros(len(self.a), dtype=bool)
+        return np.asarray(self.tests.q < self.level)
+
+    @property
+    def n_significant(self) -> int:
+        """How many edges changed for real."""
+        return int(self.changed.sum())
+
+    @property
+    def significant(self) -> bool:
+        """Whether any edge changed for real."""
+        return self.n_significant > 0
+
+    @property
+    def status(self) -> NDArray[np.str_]:
+        """[E] what became of each edge."""
+        in_a, in_b = self.circuit_a.mask[self.shape.mask], self.circuit_b.mask[self.shape.mask]
+        changed, grew = self.changed, np.abs(self.b) > np.abs(self.a)
+        shrank = np.abs(self.b) < np.abs(self.a)
+        conditions = [
+            ~in_a & ~in_b,
+            changed & in_b & ~in_a & grew,
+            changed & in_a & ~in_b & shrank,
+            changed & (self.a * self.b < 0),
+            changed & grew,
+            changed & shrank,
+            in_a & in_b,
+        ]
+        names = ["outside", "gained", "lost", "flipped", "strengthened", "weakened", "kept"]
+        return np.select(conditions, names, default="uncertain")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Edges of each status."""
+        status = self.status
+        return {name: int((status == name).sum()) for name in STATUSES}
+
+    @property
+    def nodes_gained(self) -> tuple[str, ...]:
+        """Nodes of B's circuit that are not in A's, reached by a gained edge or leading to one."""
+        return self._nodes("gained", self.circuit_b, self.circuit_a)
+
+    @property
+    def nodes_lost(self) -> tuple[str, ...]:
+        """Nodes of A's circuit that are not in B's, with a lost edge."""
+        return self._nodes("lost", self.circuit_a, self.circuit_b)
+
+    @property
+    def verdict(self) -> str:
+        """One or two sentences, every number computed."""
+        from circuits.verdict import diff_verdict
+
+        return diff_verdict(self)
+
+    @property
+    def caption(self) -> str:
+        """What the plot shows, in words."""
+        from circuits.verdict import diff_caption
+
+        return diff_caption(self)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Edges in either circuit or changed for real, strongest change first.
+
+        Columns: edge, writer, reader, a, b, delta, low, high, p, q, status, changed.
+        """
+        import pandas as pd
+
+        rows, columns = np.nonzero(self.shape.mask)
+        writers, readers = np.array(self.shape.writers)[rows], np.array(self.shape.readers)[columns]
+        status, changed = self.status, self.changed
+        shown = np.flatnonzero((status != "outside") | changed)
+        shown = shown[np.argsort(-np.abs(self.delta[shown]), kind="stable")]
+        frame = {
+            "edge": [f"{w}->{r}" for w, r in zip(writers[shown], readers[shown], strict=True)],
+            "writer": writers[shown],
+            "reader": readers[shown],
+            "a": self.a[shown],
+            "b": self.b[shown],
+            **{name: getattr(self.tests, name)[shown] for name in ("delta", "low", "high", "p", "q")},
+            "status": status[shown],
+            "changed": changed[shown],
+        }
+        return pd.DataFrame(frame)
+
+    def similarity_frame(self) -> "pd.DataFrame":
+        """One row a measure: value, within (the noise floor) and across with their ranges, random, beyond_noise."""
+        import pandas as pd
+
+        names = ("measure", "value", "within", "within_low", "within_high", "across", "across_low", "across_high")
+        rows = [{n: getattr(s, n) for n in (*names, "random", "excess", "beyond_noise")} for s in self.similarity]
+        return pd.DataFrame(rows)
+
+    def plot(self, n: int = 100) -> "go.Figure":
+        """Union of both circuits in the fixed layout: the n edges of largest change, by what became of them."""
+        from circuits.plots import diff_figure
+
+        return diff_figure(self, n)
+
+    def _nodes(self, status: Status, inside: Circuit, outside: Circuit) -> tuple[str, ...]:
+        chosen = np.zeros(self.shape.mask.shape, dtype=bool)
+        chosen[self.shape.mask] = self.status == status
+        touched = set(Circuit(self.shape, chosen).nodes) - set(outside.nodes)
+        return tuple(node for node in inside.nodes if node in touched)
+
+    def _repr_html_(self) -> str:
+        tables = [self.to_frame().head(20), self.similarity_frame()]
+        shown = "".join(table.to_html(index=False, border=0, float_format=lambda x: f"{x:.3g}") for table in tables)
+        return f"<p><b>Circuit diff</b>: {escape(self.verdict)}</p>{shown}"
+
+
+def diff(
+    a: AttributionGraph,
+    b: AttributionGraph,
+    *,
+    q: float = 0.05,
+    n_edges: int | None = None,
+    pairing: Pairing = "paired",
+    splits: int = 24,
+    seed: int = 0,
+) -> GraphDiff:
+    """Compare two stored graphs.
+
+    Args:
+        a: scores at A.
+        b: scores at B.
+        q: the false discovery rate that edges are held to, and the level of the global test.
+        n_edges: size that the circuits are pruned from; by default 5 % of the edges, at least 20.
+        pairing: ``paired`` compares fact by fact and needs identical facts; ``unpaired`` takes any.
+        splits: random halves for the noise floor.
+        seed: of splits and permutations.
+
+    Raises:
+        CheckpointMismatch: other architectures, other methods, or other facts where pairing was asked for.
+        BadPrompt: fewer than two units on a side, so that noise cannot be told.
+    """
+    _require_comparable(a, b, pairing)
+    if b.fingerprint < a.fingerprint:
+        return _negative(diff(b, a, q=q, n_edges=n_edges, pairing=pairing, splits=splits, seed=seed))
+    scores_a, scores_b = a.edge_scores, b.edge_scores
+    edges = scores_a.shape[1]
+    n = min(edges, n_edges or max(20, round(DEFAULT_SHARE * edges)))
+    if pairing == "paired":
+        difference = scores_b - scores_a
+        tests, global_p = paired_tests(difference), paired_global_p(difference, seed=seed)
+    else:
+        tests, global_p = welch_tests(scores_a, scores_b), unpaired_global_p(scores_a, scores_b, seed=seed)
+    mean_a, mean_b = a.mean[a.mask], b.mean[b.mask]
+    return GraphDiff(
+        shape=a.shape,
+        a=mean_a,
+        b=mean_b,
+        tests=tests,
+        circuit_a=a.prune(n),
+        circuit_b=b.prune(n),
+        global_p=global_p,
+        similarity=similarities(
+            scores_a,
+            scores_b,
+            weights=(a.unit_sizes.astype(float), b.unit_sizes.astype(float)),
+            sizes=_sizes(n, edges),
+            splits=splits,
+            paired=pairing == "paired",
+            seed=seed,
+        ),
+        totals=(a.total, b.total),
+        pairing=pairing,
+        n=min(len(scores_a), len(scores_b)),
+        level=q,
+    )
+
+
+def _sizes(n: int, edges: int) -> Sequence[int]:
+    """Up to three sizes around n for the overlaps, none beyond half of the edges but n itself."""
+    return sorted({max(1, n // 4), n, max(n, min(edges // 2, 4 * n))})
+
+
+def _negative(forward: GraphDiff) -> GraphDiff:
+    """The same diff read from B to A."""
+    tests = forward.tests
+    turned = replace(tests, delta=-tests.delta, low=-tests.high, high=-tests.low)
+    return replace(
+        forward,
+        a=forward.b,
+        b=forward.a,
+        tests=turned,
+        circuit_a=forward.circuit_b,
+        circuit_b=forward.circuit_a,
+        totals=forward.totals[::-1],
+    )
+
+
+def _require_comparable(a: AttributionGraph, b: AttributionGraph, pairing: str) -> None:
+    require_same_shape(a.shape, b.shape)
+    for name in ("method", "ig_steps", "rule", "metric"):
+        if a.meta.get(name) != b.meta.get(name):
+            raise CheckpointMismatch(
+                f"the graphs were made with different {name}: {a.meta.get(name)!r} and {b.meta.get(name)!r}; "
+                "run both with the same settings"
+            )
+    units = min(len(a.scores), len(b.scores))
+    if units < 2:
+        raise BadPrompt(
+            f"a diff needs scores of at least 2 facts or groups on each side to know its noise, got {units}"
+        )
+    if pairing == "unpaired":
+        return
+    same_facts = a.meta.get("prompts") == b.meta.get("prompts") and np.array_equal(a.group, b.group)
+    if not same_facts:
+        raise CheckpointMismatch(
+            f"the graphs were measured on different facts ({len(a)} and {len(b)}) or groups of them; measure both on "
+            "the same, or pass pairing='unpaired'"
+        )

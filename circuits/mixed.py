@@ -1,0 +1,213 @@
+"""The exact run of a circuit: edges inside carry what is computed live, edges outside what the corrupt run wrote.
+
+Every reader v sees its own stream, x + sum over edges u -> v outside the circuit of (u(corrupt) - u(live)), where
+"live" is recomputed inside this very run. The model's own modules do the work; hooks change what they read. A reader
+with all its edges inside is left alone, one with none takes the corrupt run's value, so that the full circuit is the
+clean run and the empty one the corrupt run, bit for bit.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from checkpoints.anatomy import Anatomy, Block, Norm, Projection
+from circuits.graph import GraphShape
+from circuits.trace import (
+    Batch,
+    LayerTrace,
+    Trace,
+    first_input,
+    forward,
+    head_outputs,
+    head_writer,
+    hooks,
+    logit_difference,
+    output_tensor,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mixer:
+    """What the runs of many circuits over one batch share.
+
+    Attributes:
+        parts: the model.
+        shape: its graph.
+        batch: the facts.
+        corrupt: the corrupt run.
+    """
+
+    parts: Anatomy
+    shape: GraphShape
+    batch: Batch
+    corrupt: Trace
+
+    def metric(self, mask: Tensor) -> Tensor:
+        """[b] logit difference with the edges of ``mask`` [F, B] inside."""
+        state = _MixedRun(self, mask)
+        with torch.no_grad(), hooks(state.handles()):
+            logits = forward(self.parts.model, self.batch, self.batch.clean)
+        return logit_difference(logits, self.batch)
+
+
+class _MixedRun:
+    """The hooks of one run, and the differences u(corrupt) - u(live) of the writers met so far."""
+
+    def __init__(self, mixer: Mixer, mask: Tensor) -> None:
+        self.mixer = mixer
+        self.outside = torch.as_tensor(mixer.shape.mask, device=mask.device) & ~mask
+        stream = mixer.corrupt.stream
+        self.start = int(mixer.batch.first.min())
+        tokens = stream.shape[0] * (stream.shape[1] - self.start)
+        self.differences = stream.new_zeros(len(mixer.shape.writers), tokens, stream.shape[2])
+        self.live = [LayerTrace() for _ in mixer.parts.blocks]
+
+    def handles(self) -> list[Any]:
+        """Register everything."""
+        handles: list[Any] = []
+        columns = self.mixer.shape
+        for block, live, corrupt in zip(self.mixer.parts.blocks, self.live, self.mixer.corrupt.layers, strict=True):
+            handles.append(block.module.register_forward_pre_hook(self.enter(block, live), with_kwargs=True))
+            start = columns.attention_columns(block.index).start
+            for projection, seen in ((block.q, corrupt.q), (block.k, corrupt.k), (block.v, corrupt.v)):
+                readers = slice(start, start + len(projection.rows))
+                handles.append(
+                    projection.module.register_forward_hook(self.project(block, live, projection, readers, seen))
+                )
+                start = readers.stop
+            handles.append(block.o.register_forward_pre_hook(self.heads(block, live, corrupt)))
+            if block.attention_post_norm is not None:
+                handles.append(
+                    block.attention_post_norm.module.register_forward_pre_hook(self.scaled_heads(block, live, corrupt))
+                )
+            handles += self.mlp_handles(block, live, corrupt)
+        handles.append(self.mixer.parts.final_norm.module.register_forward_pre_hook(self.final))
+        return handles
+
+    def mlp_handles(self, block: Block, live: LayerTrace, corrupt: LayerTrace) -> list[Any]:
+        """What the MLP reads and writes."""
+        handles: list[Any] = []
+
+        def keep(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            live.mlp_in = args[0]
+
+        def read(_module: nn.Module, args: tuple[Any, ...]) -> Any:
+            column = self.mixer.shape.mlp_column(block.index)
+            stream = live.attention_in if block.parallel else live.mlp_in
+            return self.replaced(args, stream, column, block.mlp_norm, corrupt.mlp_read)
+
+        def write(_module: nn.Module, _args: Any, output: Any) -> None:
+            row = self.mixer.shape.first_writer(block.index) + self.mixer.parts.n_heads
+            self.record(row, corrupt.mlp_out - output_tensor(output) * block.residual_scale)
+
+        if not block.parallel:
+            source = block.mlp if block.mlp_norm is None else block.mlp_norm.module
+            handles.append(source.register_forward_pre_hook(keep))
+        handles.append(block.mlp.register_forward_pre_hook(read))
+        end = block.mlp if block.mlp_post_norm is None else block.mlp_post_norm.module
+        handles.append(end.register_forward_hook(write))
+        return handles
+
+    def enter(self, block: Block, live: LayerTrace) -> Callable[..., None]:
+        """Keep the stream in front of a layer; the first also tells what the input changes."""
+
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            live.attention_in = first_input(args, kwargs)
+            if block.index == 0:
+                self.record(0, self.mixer.corrupt.stream - live.attention_in)
+
+        return hook
+
+    def project(
+        self, block: Block, live: LayerTrace, projection: Projection, readers: slice, corrupt: Tensor
+    ) -> Callable[..., Tensor]:
+        """Recompute the heads whose own stream is mixed."""
+
+        def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+            none_in, mixed = self.kinds(readers)
+            if not (len(none_in) or len(mixed)):
+                return output
+            output = output.clone()
+            rows = projection.rows.to(output.device)
+            output[..., rows[none_in]] = corrupt[..., rows[none_in]]
+            if len(mixed):
+                output[:, self.start :, rows[mixed]] = self.heads_of(block, live, projection, readers, mixed)
+            return output
+
+        return hook
+
+    def heads_of(self, block: Block, live: LayerTrace, projection: Projection, readers: slice, mixed: Tensor) -> Tensor:
+        """[b, t, mixed, head_dim] projections of the mixed heads' own streams."""
+        columns = torch.arange(readers.start, readers.stop, device=mixed.device)[mixed]
+        streams = self.own_streams(live.attention_in, columns)
+        if block.attention_norm is not None:
+            streams = block.attention_norm.module.forward(streams)
+        heads = torch.einsum("rbtd,rkd->btrk", streams, projection.weight[mixed.to(projection.rows.device)])
+        return heads if projection.bias is None else heads + projection.bias[mixed.to(projection.rows.device)]
+
+    def kinds(self, readers: slice) -> tuple[Tensor, Tensor]:
+        """Which of some readers have no edge inside, and which have some in and some out."""
+        exist = torch.as_tensor(self.mixer.shape.mask[:, readers], device=self.outside.device)
+        outside = self.outside[:, readers]
+        none_in = (outside == exist).all(0)
+        return none_in.nonzero().flatten(), (outside.any(0) & ~none_in).nonzero().flatten()
+
+    def own_streams(self, stream: Tensor, columns: Tensor) -> Tensor:
+        """[readers, b, t, d] the private streams of some readers, from the first difference on."""
+        weights = self.outside[:, columns].T.to(self.differences.dtype)
+        used = weights.any(0).nonzero()
+        rows = int(used.max()) + 1
+        correction = weights[:, :rows] @ self.differences[:rows].flatten(1)
+        tail = stream[:, self.start :]
+        return tail + correction.view(len(columns), *tail.shape)
+
+    def replaced(self, args: tuple[Any, ...], stream: Tensor, column: int, norm: Norm | None, corrupt: Tensor) -> Any:
+        """Arguments of a module whose input is one reader's normalised stream."""
+        none_in, mixed = self.kinds(slice(column, column + 1))
+        if len(none_in):
+            return (corrupt, *args[1:])
+        if not len(mixed):
+            return None
+        own = self.own_streams(stream, torch.tensor([column], device=stream.device))[0]
+        value = args[0].clone()
+        value[:, self.start :] = own if norm is None else norm.module.forward(own)
+        return (value, *args[1:])
+
+    def heads(self, block: Block, live: LayerTrace, corrupt: LayerTrace) -> Callable[..., None]:
+        """Record what a layer's heads change, once their z is known."""
+
+        def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            live.z = args[0]
+            if block.attention_post_norm is None:
+                self.record_heads(block, live, corrupt)
+
+        return hook
+
+    def scaled_heads(self, block: Block, live: LayerTrace, corrupt: LayerTrace) -> Callable[..., None]:
+        """The same where a post-norm must be known first."""
+
+        def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            live.attention_raw = args[0]
+            self.record_heads(block, live, corrupt)
+
+        return hook
+
+    def record_heads(self, block: Block, live: LayerTrace, corrupt: LayerTrace) -> None:
+        """Rows of a layer's heads."""
+        change = (head_outputs(block, corrupt) - head_outputs(block, live))[:, self.start :]
+        weight = head_writer(block, change.dtype)
+        row = self.mixer.shape.first_writer(block.index)
+        flat = change.flatten(0, 1).transpose(0, 1)
+        self.differences[row : row + len(weight)] = torch.bmm(flat, weight).to(self.differences.dtype)
+
+    def record(self, row: int, change: Tensor) -> None:
+        """One writer's row."""
+        self.differences[row] = change[:, self.start :].flatten(0, 1)
+
+    def final(self, _module: nn.Module, args: tuple[Any, ...]) -> Any:
+        """What the logits read."""
+        column = len(self.mixer.shape.readers) - 1
+        return self.replaced(args, args[0], column, None, self.mixer.corrupt.final)

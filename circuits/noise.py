@@ -1,0 +1,102 @@
+"""Is a change of edge scores more than prompt noise? Tests on stored scores; numpy and scipy only.
+
+Two locks. Edge by edge: t tests with Benjamini-Hochberg q values. As a whole: a permutation test (signs of the paired
+differences, or labels of the pooled units) of the largest and of the summed change, valid however heavy the tails of
+single edges are. No edge is called changed unless the whole is, so that two measurements of one checkpoint are called
+different no more often than the stated level.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+COLUMNS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeTests:
+    """Edge by edge, all [E].
+
+    Attributes:
+        delta: mean difference B - A.
+        low, high: ends of its t interval.
+        p: two-sided; 1 where nothing differs.
+        q: Benjamini-Hochberg over all edges.
+    """
+
+    delta: Floats
+    low: Floats
+    high: Floats
+    p: Floats
+    q: Floats
+
+
+def paired_tests(difference: Floats, *, level: float = 0.95) -> EdgeTests:
+    """Student t tests of the mean of ``difference`` [U, E] against 0."""
+    units = len(difference)
+    delta = difference.mean(0, dtype=np.float64)
+    error = difference.std(0, ddof=1, dtype=np.float64) / np.sqrt(units)
+    return _tests(delta, error, np.full(delta.shape, float(units - 1)), level)
+
+
+def welch_tests(a: Floats, b: Floats, *, level: float = 0.95) -> EdgeTests:
+    """Welch's t tests of the means of two independent sets of units, [U, E] and [V, E]."""
+    delta = b.mean(0, dtype=np.float64) - a.mean(0, dtype=np.float64)
+    variances = [x.var(0, ddof=1, dtype=np.float64) / len(x) for x in (a, b)]
+    total = variances[0] + variances[1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        freedom = total**2 / sum(v**2 / (len(x) - 1) for v, x in zip(variances, (a, b), strict=True))
+    return _tests(delta, np.sqrt(total), np.nan_to_num(freedom, nan=1.0), level)
+
+
+def _tests(delta: Floats, error: Floats, freedom: Floats, level: float) -> EdgeTests:
+    from scipy.stats import false_discovery_control, t
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        statistic = np.abs(delta) / error
+    p = np.where(delta == 0, 1.0, 2 * t.sf(np.nan_to_num(statistic, nan=0.0, posinf=np.inf), freedom))
+    half = t.ppf((1 + level) / 2, freedom) * error
+    return EdgeTests(delta, delta - half, delta + half, p, false_discovery_control(p))
+
+
+def paired_global_p(difference: Floats, *, draws: int = 999, seed: int = 0) -> float:
+    """How probable differences [U, E] are if none is real, by flipping the signs of units."""
+    units = len(difference)
+    if units <= 10:
+        patterns = 1 - 2 * ((np.arange(1, 2 ** (units - 1))[:, None] >> np.arange(units)) & 1)
+    else:
+        patterns = np.random.default_rng(seed).choice([-1, 1], size=(draws, units))
+    weights = np.concatenate([np.ones((1, units)), patterns]).astype(np.float32)
+    square = (difference.astype(np.float64) ** 2).sum(0)
+    return _permutation_p(weights, difference, square)
+
+
+def unpaired_global_p(a: Floats, b: Floats, *, draws: int = 999, seed: int = 0) -> float:
+    """How probable two sets of units, [U, E] and [V, E], are if they are one, by permuting their labels."""
+    rng = np.random.default_rng(seed)
+    pooled = np.concatenate([a, b]).astype(np.float64)
+    pooled -= pooled.mean(0)
+    observed = np.r_[np.full(len(a), -1 / len(a)), np.full(len(b), 1 / len(b))]
+    weights = np.stack([observed, *(rng.permutation(observed) for _ in range(draws))]).astype(np.float32)
+    return _permutation_p(weights, pooled, (pooled**2).sum(0))
+
+
+def _permutation_p(weights: Floats, units: Floats, square: Floats) -> float:
+    """Twice the smaller p of two statistics: the largest standardised edge, and the summed squared change.
+
+    Args:
+        weights: [P, U] contrasts, the observed one first.
+        units: [U, E].
+        square: [E] sums of squares, which no contrast changes.
+    """
+    largest, energy = np.zeros(len(weights)), np.zeros(len(weights))
+    changing = np.flatnonzero(square > 0)
+    for start in range(0, len(changing), COLUMNS):
+        columns = changing[start : start + COLUMNS]
+        change = (weights @ units[:, columns].astype(np.float32)).astype(np.float32) ** 2
+        energy += change.sum(1, dtype=np.float64)
+        np.maximum(largest, (change / square[columns].astype(np.float32)).max(1), out=largest)
+    ps = [(s >= s[0] * (1 - 1e-6)).mean() for s in (largest, energy)]
+    return float(min(1.0, 2 * min(ps)))

@@ -1,0 +1,238 @@
+"""Figures in one fixed layout: head index on x with the MLPs at the right, layer on y, input below, logits on top.
+
+The layout depends on the architecture alone, so that any two figures can be laid over each other. Edges of one kind
+form one trace; hover texts sit on their midpoints. Figures are returned, never shown.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuits.graph import Circuit, GraphShape
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from circuits.comparison import GraphDiff
+    from circuits.evaluation import FaithfulnessCurve
+
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#767676"
+GHOST = "#DDDDDD"
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How one class of edges is drawn; never by colour alone."""
+
+    colour: str
+    dash: str
+    symbol: str
+
+
+STYLES = {
+    "gained": Style(BLUE, "solid", "diamond"),
+    "lost": Style(VERMILLION, "dot", "x"),
+    "strengthened": Style(GREEN, "solid", "triangle-up"),
+    "weakened": Style(ORANGE, "dash", "triangle-down"),
+    "flipped": Style(PURPLE, "dashdot", "star"),
+    "kept": Style(GREY, "solid", "circle"),
+    "uncertain": Style(GREY, "longdash", "circle-open"),
+}
+SIGNS = {"raises": Style(VERMILLION, "dash", "triangle-up"), "lowers": Style(BLUE, "solid", "circle")}
+
+
+def position(shape: GraphShape, name: str) -> tuple[float, float]:
+    """(x, y) of a node or reader."""
+    node = name.split("<")[0]
+    if node == "input":
+        return (shape.n_heads - 1) / 2, -1.0
+    if node == "logits":
+        return (shape.n_heads - 1) / 2, float(shape.n_layers)
+    if node.startswith("m"):
+        return shape.n_heads + 0.5, int(node[1:]) + 0.35
+    layer, _, part = node.partition(".")
+    if part.startswith("kv"):
+        heads = [int(head.partition(".h")[2]) for head in shape.heads_reading(name)]
+        return float(np.mean(heads)), float(layer[1:])
+    return float(part[1:]), float(layer[1:])
+
+
+def diff_figure(diff: "GraphDiff", n: int = 100) -> "go.Figure":
+    """The n edges of largest change, of those in either circuit or changed for real."""
+    status = diff.status
+    shown = np.flatnonzero(status != "outside")
+    shown = shown[np.argsort(-np.abs(diff.delta[shown]), kind="stable")][:n]
+    names = _edge_names(diff.shape)
+    texts = {
+        i: f"{w} → {r}<br>{status[i]}: {diff.a[i]:+.3g} → {diff.b[i]:+.3g}<br>Δ {diff.delta[i]:+.3g} "
+        f"[{diff.tests.low[i]:+.3g}, {diff.tests.high[i]:+.3g}], q = {diff.tests.q[i]:.2g}"
+        for i, (w, r) in ((i, names[i]) for i in shown)
+    }
+    figure = _canvas(diff.shape, [names[i] for i in shown])
+    for kind, style in STYLES.items():
+        chosen = [i for i in shown if status[i] == kind]
+        _add_edges(figure, diff.shape, kind, style, [names[i] for i in chosen], [texts[i] for i in chosen])
+    counts = diff.counts
+    gained, lost = counts["gained"], counts["lost"]
+    _dress(
+        figure,
+        title=f"{diff.n_significant:,} edges changed for real; {gained} gained, {lost} lost",
+        subtitle=f"the {len(shown)} strongest changes of the two circuits; positive = corrupting the edge raises the "
+        "logit difference; click a class to hide it",
+    )
+    return figure
+
+
+def circuit_figure(circuit: Circuit, n: int = 150) -> "go.Figure":
+    """The strongest n edges of a circuit, by the sign of their scores."""
+    rows, columns = np.nonzero(circuit.mask)
+    scores = circuit.scores[rows, columns] if circuit.scores is not None else np.zeros(len(rows))
+    strongest = np.argsort(-np.abs(scores), kind="stable")[:n]
+    pairs = [(circuit.shape.writers[rows[i]], circuit.shape.readers[columns[i]]) for i in strongest]
+    figure = _canvas(circuit.shape, pairs)
+    for kind, style in SIGNS.items():
+        chosen = [k for k, i in enumerate(strongest) if (scores[i] > 0) == (kind == "raises")]
+        texts = [f"{pairs[k][0]} → {pairs[k][1]}<br>{scores[strongest[k]]:+.3g}" for k in chosen]
+        _add_edges(figure, circuit.shape, f"{kind} it", style, [pairs[k] for k in chosen], texts)
+    _dress(
+        figure,
+        title=f"Circuit of {circuit.n_edges:,} edges over {len(circuit.nodes)} nodes",
+        subtitle=f"the {len(strongest)} strongest, by what corrupting the edge does to the logit difference",
+    )
+    return figure
+
+
+def curve_figure(curve: "FaithfulnessCurve") -> "go.Figure":
+    """Faithfulness with its interval against the number of edges, random circuits beside it."""
+    import plotly.graph_objects as go
+
+    low, high = (np.array(side) for side in zip(*curve.intervals, strict=True))
+    values = np.array(curve.values)
+    figure = go.Figure()
+    figure.add_scatter(
+        x=curve.n_edges,
+        y=values,
+        error_y={"array": high - values, "arrayminus": values - low, "symmetric": False},
+        name="circuit",
+        mode="lines+markers",
+        line={"color": BLUE},
+    )
+    figure.add_scatter(
+        x=curve.n_edges,
+        y=curve.random_values,
+        name="random circuits of that size",
+        mode="lines+markers",
+        line={"color": GREY, "dash": "dot"},
+        marker={"symbol": "x"},
+    )
+    figure.update_xaxes(title_text="edges in the circuit")
+    figure.update_yaxes(title_text="faithfulness")
+    _dress(
+        figure,
+        title=f"{curve.n_edges[-1]:,} edges keep {values[-1]:.0%} of the logit difference",
+        subtitle="(circuit - corrupt) / (clean - corrupt), exact runs; bars: 95 % bootstrap over the facts",
+        height=420,
+    )
+    return figure
+
+
+def _edge_names(shape: GraphShape) -> list[tuple[str, str]]:
+    return [(shape.writers[i], shape.readers[j]) for i, j in np.argwhere(shape.mask)]
+
+
+def _canvas(shape: GraphShape, edges: Sequence[tuple[str, str]]) -> "go.Figure":
+    """All nodes as ghosts, those that the edges touch in black."""
+    import plotly.graph_objects as go
+
+    nodes = (*shape.writers, "logits")
+    used = {node for w, r in edges for node in (w, *shape.heads_reading(r))}
+    figure = go.Figure()
+    for names, colour in (
+        ([n for n in nodes if n not in used], GHOST),
+        ([n for n in nodes if n in used], "#222222"),
+    ):
+        points = np.array([position(shape, name) for name in names]).reshape(-1, 2)
+        figure.add_scatter(
+            x=points[:, 0],
+            y=points[:, 1],
+            text=list(names),
+            mode="markers",
+            marker={"color": colour, "size": 7},
+            hovertemplate="%{text}<extra></extra>",
+            showlegend=False,
+        )
+    figure.update_xaxes(
+        title_text="head",
+        tickvals=[*range(shape.n_heads), shape.n_heads + 0.5],
+        ticktext=[*map(str, range(shape.n_heads)), "MLP"],
+        range=[-0.8, shape.n_heads + 1.3],
+        showgrid=False,
+        zeroline=False,
+    )
+    figure.update_yaxes(
+        tickvals=[-1, *range(shape.n_layers), shape.n_layers],
+        ticktext=["input", *(f"layer {i}" for i in range(shape.n_layers)), "logits"],
+        range=[-1.5, shape.n_layers + 0.5],
+        showgrid=False,
+        zeroline=False,
+    )
+    return figure
+
+
+def _add_edges(
+    figure: "go.Figure",
+    shape: GraphShape,
+    name: str,
+    style: Style,
+    edges: Sequence[tuple[str, str]],
+    texts: Sequence[str],
+) -> None:
+    """One class of edges: one trace of lines, one of midpoints that carry the hover texts."""
+    if not edges:
+        return
+    starts = np.array([position(shape, writer) for writer, _ in edges])
+    ends = np.array([position(shape, reader) for _, reader in edges])
+    middles = (starts + ends) / 2
+    figure.add_scatter(
+        x=_broken(starts[:, 0], ends[:, 0]),
+        y=_broken(starts[:, 1], ends[:, 1]),
+        mode="lines",
+        line={"color": style.colour, "dash": style.dash, "width": 1.5},
+        opacity=0.6,
+        hoverinfo="skip",
+        name=f"{name} ({len(edges)})",
+        legendgroup=name,
+    )
+    figure.add_scatter(
+        x=middles[:, 0],
+        y=middles[:, 1],
+        mode="markers",
+        marker={"color": style.colour, "symbol": style.symbol, "size": 7},
+        text=list(texts),
+        hovertemplate="%{text}<extra></extra>",
+        legendgroup=name,
+        showlegend=False,
+    )
+
+
+def _broken(starts: NDArray[np.floating], ends: NDArray[np.floating]) -> list[float | None]:
+    """Segments as one line with gaps."""
+    points: list[float | None] = []
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        points += [start, end, None]
+    return points
+
+
+def _dress(figure: "go.Figure", *, title: str, subtitle: str, height: int = 640) -> None:
+    figure.update_layout(
+        template="plotly_white",
+        title={"text": title, "subtitle": {"text": subtitle}, "x": 0, "xref": "container", "pad": {"l": 12}},
+        height=height,
+        margin={"l": 70, "r": 30, "t": 90, "b": 60},
+        font={"family": "system-ui, sans-serif", "size": 13},
+        legend={"orientation": "h", "y": -0.12, "x": 0},
+        hovermode="closest",
+    )

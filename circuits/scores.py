@@ -1,0 +1,184 @@
+"""Edge scores of one model over a set of facts, stored fact by fact. Numpy only."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoints.artifacts import read_artifact, write_artifact
+from checkpoints.errors import BadPrompt
+from circuits.graph import Bools, Circuit, Floats, GraphShape, shape_document
+from circuits.pruning import prune
+
+if TYPE_CHECKING:
+    import networkx as nx
+    import pandas as pd
+    import plotly.graph_objects as go
+
+KIND = "attribution_graph"
+
+
+@dataclass(frozen=True)
+class AttributionGraph:
+    """Edge scores of one model over a set of facts.
+
+    A score estimates how much corrupting that edge alone changes the metric, logit(answer) - logit(wrong), in logits:
+    **positive = corrupting the edge raises the metric**, so the edges that carry the fact are negative. Scores do
+    not depend on how the facts were batched.
+
+    Attributes:
+        scores: [U, F, B] per unit (a fact, or a group of facts), the mean over the unit's facts; 0 where no edge is.
+        shape: the graph's architecture.
+        clean_metric, corrupt_metric: [N] the metric of every fact on its clean and its corrupt prompt.
+        answer_rank: [N] how many tokens the clean run ranks above the answer; 0 = it is the top token.
+        group: [N] the unit each fact belongs to.
+        labels: N mappings, the facts' labels.
+        meta: method, ig_steps, rule, prompt hash, refused facts, completeness residual, dtype.
+    """
+
+    scores: Floats
+    shape: GraphShape
+    clean_metric: Floats
+    corrupt_metric: Floats
+    answer_rank: NDArray[np.integer]
+    group: NDArray[np.integer]
+    labels: tuple[Mapping[str, Any], ...]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.clean_metric)
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """F names of the rows."""
+        return self.shape.writers
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """B names of the columns."""
+        return self.shape.readers
+
+    @property
+    def mask(self) -> Bools:
+        """[F, B] which edges exist."""
+        return self.shape.mask
+
+    @property
+    def unit_sizes(self) -> NDArray[np.integer]:
+        """[U] facts in each unit."""
+        return np.bincount(self.group, minlength=len(self.scores))
+
+    @cached_property
+    def mean(self) -> Floats:
+        """[F, B] mean score over the facts."""
+        weights = self.unit_sizes / self.unit_sizes.sum()
+        return np.asarray(np.tensordot(weights, self.scores, 1), dtype=np.float64)
+
+    @cached_property
+    def edge_scores(self) -> Floats:
+        """[U, E] scores of the existing edges, one row a unit."""
+        return np.ascontiguousarray(self.scores[:, self.mask])
+
+    @cached_property
+    def edge_names(self) -> tuple[str, ...]:
+        """E names, in the order of `edge_scores`."""
+        return Circuit(self.shape, self.mask).edges
+
+    @property
+    def total(self) -> float:
+        """Mean over the facts of metric(corrupt) - metric(clean): what complete scores add up to across any cut."""
+        return float(np.mean(self.corrupt_metric - self.clean_metric))
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the scores."""
+        return hashlib.sha256(np.ascontiguousarray(self.scores).tobytes()).hexdigest()
+
+    def top(self, k: int) -> tuple[tuple[str, float], ...]:
+        """The k edges of largest absolute mean score, with their scores."""
+        scores = self.mean[self.mask]
+        order = np.argsort(-np.abs(scores), kind="stable")[:k]
+        return tuple((self.edge_names[i], float(scores[i])) for i in order)
+
+    def __getitem__(self, edge: str) -> float:
+        """Mean score of an edge by name, as in ``graph["a0.h1->m2"]``."""
+        writer, arrow, reader = edge.partition("->")
+        if not arrow or writer not in self.writers or reader not in self.readers:
+            raise BadPrompt(f"{edge!r} is no edge of this graph; names look like {self.edge_names[-1]!r}")
+        i, j = self.writers.index(writer), self.readers.index(reader)
+        if not self.mask[i, j]:
+            raise BadPrompt(f"{edge!r} does not exist: {writer} is computed after {reader} is read, or beside it")
+        return float(self.mean[i, j])
+
+    def nodes(self) -> dict[str, float]:
+        """Score of every writer: the sum over its out-edges."""
+        return dict(zip(self.writers, self.mean.sum(1).tolist(), strict=True))
+
+    def prune(self, n: int) -> Circuit:
+        """The circuit of the n edges of largest absolute score, without the parts that lead nowhere."""
+        return prune(self.shape, self.mean, n)
+
+    def to_networkx(self, n: int) -> "nx.DiGraph":
+        """The circuit of n edges as a directed graph."""
+        return self.prune(n).to_networkx()
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row an edge, strongest first: edge, writer, reader, score, its standard error over the units."""
+        import pandas as pd
+
+        scores = self.mean[self.mask]
+        units = len(self.scores)
+        error = self.edge_scores.std(0, ddof=1) / np.sqrt(units) if units > 1 else np.full(len(scores), np.nan)
+        rows, columns = np.nonzero(self.mask)
+        frame = pd.DataFrame(
+            {
+                "edge": self.edge_names,
+                "writer": np.array(self.writers)[rows],
+                "reader": np.array(self.readers)[columns],
+                "score": scores,
+                "stderr": error,
+            }
+        )
+        return frame.sort_values("score", key=np.abs, ascending=False, ignore_index=True, kind="stable")
+
+    def plot(self, n: int = 100) -> "go.Figure":
+        """The circuit of the n strongest edges in the fixed layout: head on x, layer on y."""
+        from circuits.plots import circuit_figure
+
+        return circuit_figure(self.prune(n))
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the graph to a result folder."""
+        arrays = {
+            "scores": self.edge_scores,
+            "clean_metric": self.clean_metric,
+            "corrupt_metric": self.corrupt_metric,
+            "answer_rank": self.answer_rank,
+            "group": self.group,
+        }
+        document = {"shape": shape_document(self.shape), "labels": [dict(label) for label in self.labels]}
+        return write_artifact(folder, KIND, {**document, "meta": dict(self.meta)}, arrays)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "AttributionGraph":
+        """Read what `save` wrote; needs no torch."""
+        document, arrays = read_artifact(folder, KIND)
+        shape = GraphShape(**document["shape"])
+        edges = arrays.pop("scores")
+        scores = np.zeros((len(edges), *shape.mask.shape), dtype=edges.dtype)
+        scores[:, shape.mask] = edges
+        return cls(scores=scores, shape=shape, labels=tuple(document["labels"]), meta=document["meta"], **arrays)
+
+    def _repr_html_(self) -> str:
+        method = escape(str(self.meta.get("method", "")))
+        head = (
+            f"<p><b>Attribution graph</b> ({method}): {len(self)} facts, {int(self.mask.sum())} edges, "
+            f"metric {self.clean_metric.mean():.3g} clean, {self.corrupt_metric.mean():.3g} corrupt</p>"
+        )
+        return str(head + self.to_frame().head(20).to_html(index=False, border=0))

@@ -1,0 +1,143 @@
+"""How alike two score vectors are, beside what the same checkpoint gives with other prompts and what chance gives.
+
+The floor and the comparison it belongs to are both taken between halves of the facts: *within* compares two disjoint
+halves of one checkpoint, *across* one half at A with the other half at B. If nothing but the prompts differs, the two
+are alike; circuits found from all facts look more similar than halves do, whatever happened to the model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True, slots=True)
+class Similarity:
+    """One measure of similarity; 1 = the same.
+
+    Attributes:
+        measure: its name, with the number of edges it looks at.
+        value: between A and B, all facts.
+        within: mean over splits, halves of one checkpoint (A and B averaged): the noise floor.
+        within_low, within_high: 5th and 95th percentile over the splits.
+        across: mean over splits, a half at A against the other half at B.
+        across_low, across_high: 5th and 95th percentile.
+        random: mean for circuits of the same size and the same strengths on random edges.
+    """
+
+    measure: str
+    value: float
+    within: float
+    within_low: float
+    within_high: float
+    across: float
+    across_low: float
+    across_high: float
+    random: float
+
+    @property
+    def excess(self) -> float:
+        """How much less alike A and B are than two halves of one checkpoint."""
+        return self.within - self.across
+
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether A and B are less alike than 95 % of the splits of one checkpoint."""
+        return self.across < self.within_low
+
+
+class Ranked:
+    """A score vector [E] with its strongest edges at several sizes."""
+
+    def __init__(self, scores: Floats, sizes: Sequence[int]) -> None:
+        self.scores = np.asarray(scores, dtype=np.float64)
+        self.size = np.abs(self.scores)
+        self.total = float(self.size.sum()) or 1.0
+        cuts = [len(scores) - n for n in sizes]
+        ordered = np.argpartition(self.size, cuts)
+        self.top = []
+        for cut in cuts:
+            chosen = np.zeros(len(scores), dtype=bool)
+            chosen[ordered[cut:]] = True
+            self.top.append(chosen)
+
+
+def measure_names(sizes: Sequence[int]) -> tuple[str, ...]:
+    """The measures, in the order of `measures`."""
+    n = sizes[len(sizes) // 2]
+    jaccards = (f"Jaccard, {size} edges" for size in sizes)
+    return (*jaccards, f"weighted Jaccard, {n} edges", f"Spearman, {n} edges", "cosine, all edges")
+
+
+def measures(a: Ranked, b: Ranked) -> Floats:
+    """Jaccard at every size; at the middle size weighted Jaccard of |score| shares and Spearman; cosine over all."""
+    from scipy.stats import rankdata
+
+    jaccards = [(x & y).sum() / max(1, (x | y).sum()) for x, y in zip(a.top, b.top, strict=True)]
+    middle = len(a.top) // 2
+    union = a.top[middle] | b.top[middle]
+    shares = [np.where(r.top[middle], r.size, 0.0)[union] / r.total for r in (a, b)]
+    weighted = np.minimum(*shares).sum() / max(np.maximum(*shares).sum(), np.finfo(float).tiny)
+    spearman = _correlation(rankdata(a.scores[union]), rankdata(b.scores[union]))
+    norms = np.linalg.norm(a.scores) * np.linalg.norm(b.scores)
+    return np.array([*jaccards, weighted, spearman, a.scores @ b.scores / norms if norms else 0.0])
+
+
+def similarities(
+    a: Floats,
+    b: Floats,
+    *,
+    weights: tuple[Floats, Floats],
+    sizes: Sequence[int],
+    splits: int = 24,
+    paired: bool = True,
+    seed: int = 0,
+) -> tuple[Similarity, ...]:
+    """Every measure between two checkpoints, with its noise floor and its random null.
+
+    Args:
+        a: [U, E] scores of the units at A.
+        b: [V, E] at B.
+        weights: [U] and [V] facts in each unit.
+        sizes: numbers of edges to look at, in rising order.
+        splits: random splits of the units into halves.
+        paired: the units of A and B are the same facts, so that *across* must take different halves.
+        seed: of the splits.
+    """
+    rng = np.random.default_rng(seed)
+    whole_a, whole_b = Ranked(_mean(a, weights[0]), sizes), Ranked(_mean(b, weights[1]), sizes)
+    value = measures(whole_a, whole_b)
+    within, across, chance = [], [], []
+    for _ in range(splits):
+        order = rng.permutation(len(a))
+        halves_a = _halves(a, weights[0], order, sizes)
+        halves_b = _halves(b, weights[1], order if paired else rng.permutation(len(b)), sizes)
+        within += [measures(*halves_a), measures(*halves_b)]
+        across += [measures(halves_a[0], halves_b[1]), measures(halves_a[1], halves_b[0])]
+    for _ in range(8):
+        chance.append(measures(whole_a, Ranked(rng.permutation(whole_b.scores), sizes)))
+    low, high = np.quantile(within, [0.05, 0.95], axis=0)
+    across_low, across_high = np.quantile(across, [0.05, 0.95], axis=0)
+    columns = (value, np.mean(within, 0), low, high, np.mean(across, 0), across_low, across_high, np.mean(chance, 0))
+    return tuple(
+        Similarity(name, *(float(column[i]) for column in columns)) for i, name in enumerate(measure_names(sizes))
+    )
+
+
+def _halves(scores: Floats, weights: Floats, order: NDArray[np.integer], sizes: Sequence[int]) -> tuple[Ranked, Ranked]:
+    middle = len(order) // 2
+    first, second = (Ranked(_mean(scores[part], weights[part]), sizes) for part in (order[:middle], order[middle:]))
+    return first, second
+
+
+def _mean(scores: Floats, weights: Floats) -> Floats:
+    return np.asarray((weights / weights.sum()).astype(scores.dtype) @ scores)
+
+
+def _correlation(x: Floats, y: Floats) -> float:
+    x, y = x - x.mean(), y - y.mean()
+    norms = float(np.linalg.norm(x) * np.linalg.norm(y))
+    return float(x @ y) / norms if norms else 0.0

@@ -1,0 +1,320 @@
+"""One forward pass of an unmodified model, with what attribution needs kept on the way.
+
+Nothing is run per head: hooks keep each layer's z (the input of the output projection), what the MLP adds to the
+stream, and the stream in front of each norm. Under gradients they also keep the tensors whose gradients are wanted.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from checkpoints.anatomy import Anatomy, Block, Norm
+from checkpoints.errors import CorruptWeights, UnsupportedArchitecture
+from circuits.facts import FactSet
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some facts as tensors, padded on the right.
+
+    Attributes:
+        indices: positions in the fact set.
+        clean, corrupt: [b, t] token ids.
+        attention_mask: [b, t], or ``None`` where all are of one length.
+        last: [b] last real position.
+        first: [b] first position at which the two prompts differ; before it nothing differs, exactly.
+        answer, wrong: [b] token ids.
+    """
+
+    indices: tuple[int, ...]
+    clean: Tensor
+    corrupt: Tensor
+    attention_mask: Tensor | None
+    last: Tensor
+    first: Tensor
+    answer: Tensor
+    wrong: Tensor
+
+
+@dataclass(slots=True)
+class LayerTrace:
+    """What one layer left behind, all [b, t, ...].
+
+    Attributes:
+        attention_in: the stream that attention reads.
+        mlp_in: the stream that the MLP reads.
+        z: input of the output projection, [b, t, heads * head_dim].
+        attention_raw: output of the output projection, where a post-norm follows it.
+        mlp_out: what the MLP adds to the stream.
+        q, k, v: outputs of the projections (of the fused one three times).
+        mlp_read: the MLP's own input, after its norm.
+    """
+
+    attention_in: Tensor = field(init=False)
+    mlp_in: Tensor = field(init=False)
+    z: Tensor = field(init=False)
+    attention_raw: Tensor | None = None
+    mlp_out: Tensor = field(init=False)
+    q: Tensor = field(init=False)
+    k: Tensor = field(init=False)
+    v: Tensor = field(init=False)
+    mlp_read: Tensor = field(init=False)
+
+
+@dataclass(slots=True)
+class Trace:
+    """One forward pass.
+
+    Attributes:
+        stream: [b, t, d] the residual stream before layer 0.
+        layers: one for each layer.
+        final: [b, t, d] the stream before the final norm.
+        logits: [b, vocab] at the last real position of each row.
+    """
+
+    stream: Tensor = field(init=False)
+    layers: list[LayerTrace] = field(default_factory=list)
+    final: Tensor = field(init=False)
+    logits: Tensor = field(init=False)
+
+
+@contextmanager
+def frozen(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode without parameter gradients; restored on leaving."""
+    training = {module: module.training for module in model.modules()}
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.train(False)
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def hooks(handles: Sequence[Any]) -> Iterator[None]:
+    """Remove hooks on leaving."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def batches(facts: FactSet, size: int, device: torch.device) -> Iterator[Batch]:
+    """Facts in batches of similar length, padded on the right with token 0."""
+    order = sorted(range(len(facts)), key=lambda i: len(facts.clean[i]))
+    for start in range(0, len(order), size):
+        yield make_batch(facts, order[start : start + size], device)
+
+
+def make_batch(facts: FactSet, indices: Sequence[int], device: torch.device) -> Batch:
+    """The facts at some positions of the set as one batch."""
+    lengths = [len(facts.clean[i]) for i in indices]
+    width = max(lengths)
+
+    def padded(rows: Sequence[tuple[int, ...]]) -> Tensor:
+        return torch.tensor([[*rows[i], *[0] * (width - len(rows[i]))] for i in indices], device=device)
+
+    clean, corrupt = padded(facts.clean), padded(facts.corrupt)
+    equal = min(lengths) == width
+    mask = None if equal else (torch.arange(width)[None] < torch.tensor(lengths)[:, None]).long().to(device)
+    return Batch(
+        indices=tuple(indices),
+        clean=clean,
+        corrupt=corrupt,
+        attention_mask=mask,
+        last=torch.tensor(lengths, device=device) - 1,
+        first=(clean != corrupt).int().argmax(1),
+        answer=torch.as_tensor(facts.answer_id[list(indices)], device=device),
+        wrong=torch.as_tensor(facts.wrong_id[list(indices)], device=device),
+    )
+
+
+def run(
+    anatomy: Anatomy, batch: Batch, ids: Tensor, *, stream: Tensor | None = None, extra: Sequence[Any] = ()
+) -> Trace:
+    """One forward pass with everything kept.
+
+    Args:
+        anatomy: the model's parts.
+        batch: lengths and mask.
+        ids: [b, t] token ids, clean or corrupt.
+        stream: [b, t, d] what to put in place of the residual stream before layer 0.
+        extra: handles of hooks registered for this pass; removed with the others.
+    """
+    trace = Trace(layers=[LayerTrace() for _ in anatomy.blocks])
+    handles = [*extra]
+    with hooks(handles):
+        handles.append(stream_hook(anatomy, trace, stream))
+        for block, layer in zip(anatomy.blocks, trace.layers, strict=True):
+            handles += _layer_hooks(block, layer)
+        handles.append(anatomy.final_norm.module.register_forward_pre_hook(_keeper(trace, "final", alias=True)))
+        trace.logits = forward(anatomy.model, batch, ids)
+    return trace
+
+
+def forward(model: PreTrainedModel, batch: Batch, ids: Tensor) -> Tensor:
+    """[b, vocab] logits at the last real position of each row; only those are computed where the model allows it."""
+    positions, place = torch.unique(batch.last, return_inverse=True)
+    options: dict[str, Any] = {}
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        options["logits_to_keep"] = positions
+    else:
+        place = batch.last
+    output = model(input_ids=ids, attention_mask=batch.attention_mask, use_cache=False, **options)
+    rows = torch.arange(len(ids), device=ids.device)
+    logits: Tensor = output.logits[rows, place]
+    return logits
+
+
+def logit_difference(logits: Tensor, batch: Batch) -> Tensor:
+    """[b] logit(answer) - logit(wrong)."""
+    rows = torch.arange(len(logits), device=logits.device)
+    return logits[rows, batch.answer] - logits[rows, batch.wrong]
+
+
+def stream_hook(anatomy: Anatomy, trace: Trace, stream: Tensor | None) -> Any:
+    """Keep, or replace, the residual stream in front of layer 0; under gradients the graph starts there."""
+
+    def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        given = args[0] if args else kwargs["hidden_states"]
+        trace.stream = given if stream is None else stream
+        if torch.is_grad_enabled():
+            trace.stream = trace.stream.detach().requires_grad_()
+        if args:
+            return (trace.stream, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": trace.stream}
+
+    return anatomy.blocks[0].module.register_forward_pre_hook(enter, with_kwargs=True)
+
+
+def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The tensor a module was called on."""
+    tensor: Tensor = args[0] if args else kwargs["hidden_states"]
+    return tensor
+
+
+def output_tensor(output: Any) -> Tensor:
+    """The tensor among a module's outputs that goes on."""
+    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor
+
+
+def _keeper(owner: Any, name: str, *, alias: bool = False) -> Callable[..., Any]:
+    """A pre-hook that keeps a module's input; under an alias its gradient is that of this use alone."""
+
+    def keep(_module: nn.Module, args: tuple[Any, ...]) -> Any:
+        value = args[0].view_as(args[0]) if alias else args[0]
+        setattr(owner, name, value)
+        return (value, *args[1:]) if alias else None
+
+    return keep
+
+
+def _layer_hooks(block: Block, layer: LayerTrace) -> list[Any]:
+    handles = []
+
+    def keep_attention_in(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        layer.attention_in = first_input(args, kwargs)
+
+    def keep_mlp(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        layer.mlp_read = args[0].view_as(args[0])
+        return (layer.mlp_read, *args[1:])
+
+    def keep_mlp_out(_module: nn.Module, _args: Any, output: Any) -> None:
+        layer.mlp_out = output_tensor(output) * block.residual_scale
+
+    handles.append(block.module.register_forward_pre_hook(keep_attention_in, with_kwargs=True))
+    handles.append(block.o.register_forward_pre_hook(_keeper(layer, "z")))
+    handles.append(block.mlp.register_forward_pre_hook(keep_mlp))
+    if block.parallel:
+        handles.append(
+            block.module.register_forward_pre_hook(
+                lambda _m, args, kwargs: setattr(layer, "mlp_in", first_input(args, kwargs)), with_kwargs=True
+            )
+        )
+    else:
+        source = block.mlp if block.mlp_norm is None else block.mlp_norm.module
+        handles.append(source.register_forward_pre_hook(_keeper(layer, "mlp_in")))
+    if block.attention_post_norm is not None:
+        handles.append(block.attention_post_norm.module.register_forward_pre_hook(_keeper(layer, "attention_raw")))
+    end = block.mlp if block.mlp_post_norm is None else block.mlp_post_norm.module
+    handles.append(end.register_forward_hook(keep_mlp_out))
+    for letter, projection in (("q", block.q), ("k", block.k), ("v", block.v)):
+        handles.append(projection.module.register_forward_hook(_output_keeper(layer, letter)))
+    return handles
+
+
+def _output_keeper(owner: Any, name: str) -> Callable[..., None]:
+    def keep(_module: nn.Module, _args: Any, output: Tensor) -> None:
+        setattr(owner, name, output)
+
+    return keep
+
+
+def head_outputs(block: Block, layer: LayerTrace) -> Tensor:
+    """[b, t, heads, head_dim] z of each head, scaled so that a fixed linear map takes it to the stream.
+
+    A post-norm divides by the size of the whole attention output; that factor goes into z.
+    """
+    heads, head_dim = block.q.rows.shape
+    z = widen(layer.z)
+    z = z.view(*z.shape[:-1], heads, head_dim)
+    if block.attention_post_norm is None:
+        return z
+    assert layer.attention_raw is not None
+    return z * block.attention_post_norm.normalise(widen(layer.attention_raw))[1].unsqueeze(-1)
+
+
+def head_writer(block: Block, dtype: torch.dtype) -> Tensor:
+    """[heads, head_dim, d] the map from `head_outputs` to what each head adds to the stream."""
+    weight = block.output_weight.to(dtype) * block.residual_scale
+    if block.attention_post_norm is None:
+        return weight
+    norm: Norm = block.attention_post_norm
+    return norm.spread(weight, torch.ones((), dtype=dtype, device=weight.device))
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """At least float32, cut from the graph."""
+    tensor = tensor.detach()
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def check_stream(anatomy: Anatomy, trace: Trace) -> None:
+    """Refuse a model whose residual stream is not the sum of what its parts were seen to write.
+
+    Raises:
+        UnsupportedArchitecture: the parts do not add up in some layer.
+        CorruptWeights: the pass gave numbers that are not finite.
+    """
+    if not bool(torch.isfinite(trace.logits).all()):
+        raise CorruptWeights("the model's logits are not finite on the first facts; check the weights and the dtype")
+    ends = [layer.attention_in for layer in trace.layers[1:]] + [trace.final]
+    tolerance = 1e-3 if trace.final.dtype in (torch.float32, torch.float64) else 5e-2
+    for block, layer, end in zip(anatomy.blocks, trace.layers, ends, strict=True):
+        heads = torch.einsum("bthk,hkd->btd", head_outputs(block, layer), head_writer(block, widen(layer.z).dtype))
+        bias = getattr(block.o, "bias", None)
+        if bias is not None:
+            heads = heads + bias.detach() * block.residual_scale
+        start = widen(layer.attention_in)
+        middle = start if block.parallel else start + heads
+        expected = start + heads + widen(layer.mlp_out)
+        for seen, sum_of_parts, what in ((layer.mlp_in, middle, "MLP's input"), (end, expected, "output")):
+            error = (widen(seen) - sum_of_parts).norm() / sum_of_parts.norm()
+            if not error < tolerance:
+                raise UnsupportedArchitecture(
+                    f"{type(anatomy.model).__name__}: the {what} of layer {block.index} is not the sum of the parts "
+                    f"found (relative error {float(error):.2g} > {tolerance}); its edges cannot be scored exactly"
+                )

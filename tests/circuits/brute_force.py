@@ -1,0 +1,86 @@
+"""Edge gradients by brute force: every reader gets its own copy of the stream, one displaced at a time."""
+
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from circuit_families import residual_parts
+from transformers import PreTrainedModel
+
+from checkpoints.anatomy import Block, anatomy
+from circuits.facts import FactSet
+
+STEP = 1e-4
+
+
+def metric(model: PreTrainedModel, ids: list[int], answer: int, wrong: int) -> float:
+    """Logit difference after a prompt."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
+    return float(logits[answer] - logits[wrong])
+
+
+@contextmanager
+def displaced(model: PreTrainedModel, reader: tuple[int, str, int], shift: torch.Tensor):
+    """Add ``shift`` [t, d] to the private stream of one reader: (layer, q|k|v|mlp|logits, head)."""
+    parts = anatomy(model)
+    layer, kind, head = reader
+    handles: list[Any] = []
+    if kind == "logits":
+        handles.append(parts.final_norm.module.register_forward_pre_hook(lambda _m, args: (args[0] + shift,)))
+    else:
+        block = parts.blocks[layer]
+        stream: dict[str, torch.Tensor] = {}
+        handles.append(
+            block.module.register_forward_pre_hook(
+                lambda _m, args, kwargs: stream.update(x=args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+            )
+        )
+        if kind == "mlp":
+            handles += _mlp_hooks(block, stream, shift)
+        else:
+            projection = getattr(block, kind)
+            handles.append(projection.module.register_forward_hook(_head_hook(block, projection, head, stream, shift)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _head_hook(block: Block, projection: Any, head: int, stream: dict[str, torch.Tensor], shift: torch.Tensor):
+    def hook(module: Any, _args: Any, output: torch.Tensor) -> torch.Tensor:
+        moved = stream["x"] + shift
+        if block.attention_norm is not None:
+            moved = block.attention_norm.module(moved)
+        other = type(module).forward(module, moved)
+        output = output.clone()
+        output[..., projection.rows[head]] = other[..., projection.rows[head]]
+        return output
+
+    return hook
+
+
+def _mlp_hooks(block: Block, stream: dict[str, torch.Tensor], shift: torch.Tensor) -> list[Any]:
+    if not block.parallel:
+        target = block.mlp if block.mlp_norm is None else block.mlp_norm.module
+        return [target.register_forward_pre_hook(lambda _m, args: (args[0] + shift, *args[1:]))]
+
+    def read(_module: Any, _args: Any) -> Any:
+        return (block.mlp_norm.module.forward(stream["x"] + shift),)
+
+    return [block.mlp.register_forward_pre_hook(read)]
+
+
+def eap_edge(model: PreTrainedModel, facts: FactSet, edge: tuple[int, tuple[int, str, int]]) -> list[float]:
+    """EAP score of one edge (writer row, reader) for every fact, by central differences at the clean run."""
+    row, reader = edge
+    scores = []
+    for clean, corrupt, answer, wrong in zip(facts.clean, facts.corrupt, facts.answer_id, facts.wrong_id, strict=True):
+        change = residual_parts(model, list(corrupt))[row] - residual_parts(model, list(clean))[row]
+        ends = []
+        for sign in (1, -1):
+            with displaced(model, reader, sign * STEP * change):
+                ends.append(metric(model, list(clean), int(answer), int(wrong)))
+        scores.append((ends[0] - ends[1]) / (2 * STEP))
+    return scores

@@ -1,0 +1,127 @@
+"""Diffs: identities, refusals, and what they say about noise."""
+
+import numpy as np
+import pytest
+
+import circuits
+from checkpoints.errors import BadPrompt, CheckpointMismatch
+from circuits.scores import AttributionGraph
+
+SHAPE = circuits.GraphShape(2, 3, 3)
+EDGES = int(SHAPE.mask.sum())
+
+
+def graph(scores, *, prompts="p", method="eap-ig") -> AttributionGraph:
+    """A stored graph from [U, E] edge scores."""
+    full = np.zeros((len(scores), *SHAPE.mask.shape))
+    full[:, SHAPE.mask] = scores
+    units = np.arange(len(scores))
+    metric = np.ones(len(scores))
+    return AttributionGraph(
+        full, SHAPE, metric, -metric, units, units, tuple({} for _ in units), {"prompts": prompts, "method": method}
+    )
+
+
+def samples(seed: int, n: int = 16, *, strength: float = 1.0, noise: float = 0.3, base_seed: int = 0):
+    """[n, E] heavy-tailed scores around one fixed pattern."""
+    pattern = np.random.default_rng(base_seed).standard_t(2, EDGES) * strength
+    rng = np.random.default_rng(1000 + seed)
+    return pattern * (1 + noise * rng.standard_t(4, (n, 1))) + noise * rng.standard_t(3, (n, EDGES))
+
+
+def test_diff_with_itself_is_empty():
+    a = graph(samples(0))
+    same = circuits.diff(a, a)
+    assert not same.significant
+    assert same.global_p == 1.0
+    assert not same.delta.any()
+    assert set(same.status) <= {"kept", "outside"}
+    assert all(s.value == pytest.approx(1.0) for s in same.similarity)
+
+
+def test_diff_is_antisymmetric():
+    a, b = graph(samples(0)), graph(samples(0) + np.r_[np.full(20, 2.0), np.zeros(EDGES - 20)])
+    forth, back = circuits.diff(a, b), circuits.diff(b, a)
+    np.testing.assert_array_equal(back.delta, -forth.delta)
+    np.testing.assert_array_equal(back.tests.low, -forth.tests.high)
+    np.testing.assert_array_equal(back.tests.q, forth.tests.q)
+    swapped = {"gained": "lost", "lost": "gained", "strengthened": "weakened", "weakened": "strengthened"}
+    assert [swapped.get(s, s) for s in forth.status] == list(back.status)
+    assert forth.global_p == back.global_p
+    assert forth.similarity == back.similarity
+    assert forth.significant
+
+
+def test_planted_edges_are_named():
+    scores = samples(0, noise=0.1)
+    changed = scores.copy()
+    weak, strong, flipping = np.argsort(np.abs(scores.mean(0)))[[3, -1, -2]]
+    changed[:, weak] += 20.0
+    changed[:, strong] *= 0.01
+    changed[:, flipping] *= -1
+    found = circuits.diff(graph(scores), graph(changed), n_edges=20)
+    status = found.status
+    assert status[weak] == "gained"
+    assert status[strong] == "lost"
+    assert status[flipping] == "flipped"
+    assert found.n_significant == 3
+    frame = found.to_frame()
+    assert set(frame["status"]) >= {"gained", "lost", "flipped", "kept"}
+    assert (frame["q"][frame["changed"]] < 0.05).all()
+
+
+def test_other_facts_are_refused_unless_unpaired_is_asked_for():
+    a, b = graph(samples(0)), graph(samples(1), prompts="others")
+    with pytest.raises(CheckpointMismatch, match="different facts"):
+        circuits.diff(a, b)
+    assert not circuits.diff(a, b, pairing="unpaired").significant
+
+
+def test_other_methods_and_shapes_and_single_facts_are_refused():
+    a = graph(samples(0))
+    with pytest.raises(CheckpointMismatch, match="different method"):
+        circuits.diff(a, graph(samples(0), method="eap"))
+    with pytest.raises(BadPrompt, match="at least 2"):
+        circuits.diff(graph(samples(0, 1)), graph(samples(1, 1)))
+    other = circuits.GraphShape(1, 1, 1)
+    small = AttributionGraph(
+        np.ones((4, 3, 5)) * other.mask, other, np.ones(4), np.zeros(4), np.arange(4), np.arange(4), ({},) * 4, a.meta
+    )
+    with pytest.raises(CheckpointMismatch, match="different shapes"):
+        circuits.diff(a, small)
+
+
+def test_similarity_knows_its_floor_and_its_null():
+    a, b = graph(samples(0)), graph(samples(1), prompts="others")
+    same = circuits.diff(a, b, pairing="unpaired", n_edges=30).similarity
+    other = circuits.diff(a, graph(samples(0, base_seed=9)), n_edges=30).similarity
+    for measure in same:
+        assert abs(measure.excess) < 0.15
+        assert not measure.beyond_noise
+        assert measure.random < measure.within
+    assert all(measure.beyond_noise for measure in other)
+
+
+def test_verdict_frames_and_figures_are_computed():
+    a, b = graph(samples(0)), graph(samples(0) * np.linspace(0.2, 3, EDGES))
+    found = circuits.diff(a, b)
+    assert f"{found.n_significant:,} of {EDGES:,} edges changed for real" in found.verdict
+    assert str(found.counts["kept"] or "") in found.caption
+    assert list(found.similarity_frame()["measure"]) == [s.measure for s in found.similarity]
+    assert "Circuit diff" in found._repr_html_()
+    figure = found.plot()
+    lines = [trace for trace in figure.data if trace.mode == "lines"]
+    shown = {trace.name.split(" (")[0] for trace in lines}
+    assert shown <= {"gained", "lost", "strengthened", "weakened", "flipped", "kept", "uncertain"}
+    assert len(figure.data) == 2 + 2 * len(lines)
+
+
+def test_two_prompt_sets_of_one_checkpoint_are_called_different_no_more_often_than_stated():
+    called = [
+        circuits.diff(
+            graph(samples(2 * i, noise=1.0)), graph(samples(2 * i + 1, noise=1.0), prompts="others"),
+            pairing="unpaired", splits=1,
+        ).significant
+        for i in range(60)
+    ]  # fmt: skip
+    assert np.mean(called) <= 0.1

@@ -1,0 +1,122 @@
+"""Edge scores of every family against brute force, and the identities that must hold in each."""
+
+import numpy as np
+import pytest
+import torch
+from brute_force import displaced, eap_edge, metric
+from circuit_families import FAMILIES, REFUSED, build, random_facts, residual_parts
+
+import circuits
+from checkpoints.anatomy import anatomy
+from checkpoints.errors import UnsupportedArchitecture
+from circuits.evaluation import circuit_metrics
+
+
+def reader_key(name: str) -> tuple[int, str, int]:
+    """A reader's name as the oracle wants it."""
+    if name == "logits":
+        return (-1, "logits", 0)
+    if name.startswith("m"):
+        return (int(name[1:]), "mlp", 0)
+    node, kind = name[:-1].split("<")
+    layer, part = node.split(".")
+    return (int(layer[1:]), kind, int(part.lstrip("hkv")))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_eap_equals_finite_differences_on_the_stock_model(family):
+    model, facts = build(family), random_facts(2, length=6)
+    graph = circuits.attribute(model, facts, method="eap")
+    rng = np.random.default_rng(0)
+    pairs = np.argwhere(graph.mask)
+    upstream = pairs[rng.choice(len(pairs), 14, replace=False)]
+    same_layer = [(graph.writers.index("a1.h2"), graph.readers.index("logits"))]
+    if not graph.shape.parallel:
+        same_layer.append((graph.writers.index("a1.h2"), graph.readers.index("m1")))
+    largest = np.abs(graph.scores).max()
+    assert largest > 1e-3
+    for row, column in [*upstream, *same_layer]:
+        expected = eap_edge(model, facts, (int(row), reader_key(graph.readers[column])))
+        np.testing.assert_allclose(graph.scores[:, row, column], expected, atol=3e-3 * largest, rtol=3e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_circuit_is_the_clean_run_and_empty_the_corrupt_one(family):
+    model, facts = build(family, dtype=torch.float32), random_facts(3, ragged=True)
+    graph = circuits.attribute(model, facts, method="eap")
+    whole = circuits.Circuit(graph.shape, graph.mask)
+    nothing = circuits.Circuit(graph.shape, np.zeros_like(graph.mask))
+    metrics, clean, corrupt = circuit_metrics(model, [whole, nothing], facts)
+    np.testing.assert_array_equal(metrics[0], clean)
+    np.testing.assert_array_equal(metrics[1], corrupt)
+    np.testing.assert_array_equal(clean, graph.clean_metric)
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"mixtral", "qwen3_moe", "gpt_oss"}))
+def test_conductance_is_complete_where_the_model_is_continuous(family):
+    """Top-k routing jumps along the path, and no gradient sees a jump; everything else adds up."""
+    model, facts = build(family), random_facts(2, length=6)
+    graph = circuits.attribute(model, facts, method="conductance", ig_steps=100)
+    spread = np.abs(graph.corrupt_metric - graph.clean_metric).max()
+    first, last = graph.scores[:, 0].sum(1), graph.scores[:, :, -1].sum(1)
+    for cut in (first, last):
+        np.testing.assert_allclose(cut, graph.corrupt_metric - graph.clean_metric, atol=0.05 * spread)
+
+
+@pytest.mark.parametrize("family", ["llama_gqa", "gpt2", "gpt_neox", "olmo2", "gemma2", "mixtral"])
+def test_one_edge_out_equals_running_the_reader_on_its_own_stream(family):
+    """The mixed run with a single edge left out is the stock model with that reader displaced by the difference."""
+    model, facts = build(family), random_facts(2, length=6)
+    shape = circuits.attribute(model, facts, method="eap").shape
+    edges = [("a0.h1", "a1.h2<q>"), ("input", "m1"), ("m0", "logits"), ("input", shape.readers[shape.n_heads])]
+    for writer, reader in edges:
+        row, column = shape.writers.index(writer), shape.readers.index(reader)
+        mask = shape.mask.copy()
+        mask[row, column] = False
+        metrics, _, _ = circuit_metrics(model, [circuits.Circuit(shape, mask)], facts)
+        for i in range(len(facts)):
+            clean, corrupt = list(facts.clean[i]), list(facts.corrupt[i])
+            change = residual_parts(model, corrupt)[row] - residual_parts(model, clean)[row]
+            with displaced(model, reader_key(reader), change):
+                expected = metric(model, clean, int(facts.answer_id[i]), int(facts.wrong_id[i]))
+            np.testing.assert_allclose(metrics[0, i], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_unsupported_architectures_are_refused_by_name(family):
+    with pytest.raises(UnsupportedArchitecture, match="ForCausalLM"):
+        anatomy(build(family, dtype=torch.float32))
+
+
+def test_grouped_key_value_readers_sum_what_repeated_heads_share_out():
+    """GQA is MHA with repeated key/value heads: the group's reader scores what its members score together."""
+    grouped = build("llama_gqa")
+    repeated = build("llama_mha")
+    weights = grouped.state_dict()
+    for name in list(weights):
+        if "k_proj" in name or "v_proj" in name:
+            weights[name] = weights[name].view(2, 8, -1).repeat_interleave(2, 0).reshape(32, -1)
+    repeated.load_state_dict(weights)
+    facts = random_facts(3)
+    a, b = (circuits.attribute(m, facts, method="eap-ig", ig_steps=2) for m in (grouped, repeated))
+    for writer in ("input", "m0", "a0.h3"):
+        for letter in "kv":
+            members = b[f"{writer}->a1.h2<{letter}>"] + b[f"{writer}->a1.h3<{letter}>"]
+            assert a[f"{writer}->a1.kv1<{letter}>"] == pytest.approx(members, rel=1e-5)
+
+
+def test_permuting_heads_permutes_scores():
+    model, facts = build("gpt2"), random_facts(3)
+    before = circuits.attribute(model, facts)
+    order = [2, 0, 3, 1]
+    block = model.transformer.h[1].attn
+    with torch.no_grad():
+        columns = torch.cat([torch.arange(h * 4, h * 4 + 4) for h in order])
+        fused = torch.cat([columns + 16 * part for part in range(3)])
+        block.c_attn.weight.copy_(block.c_attn.weight[:, fused].clone())
+        block.c_attn.bias.copy_(block.c_attn.bias[fused].clone())
+        block.c_proj.weight.copy_(block.c_proj.weight[columns].clone())
+    after = circuits.attribute(model, facts)
+    for new, old in enumerate(order):
+        assert after[f"m0->a1.h{new}<v>"] == pytest.approx(before[f"m0->a1.h{old}<v>"], rel=1e-9)
+        assert after[f"a1.h{new}->m1"] == pytest.approx(before[f"a1.h{old}->m1"], rel=1e-9)

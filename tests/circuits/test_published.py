@@ -1,0 +1,92 @@
+"""Against the outputs of the published EAP-IG code on a tiny GPT-2 (fixtures/README.md), in float64."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM
+
+import circuits
+from circuits.evaluation import circuit_metrics, ratio
+
+FIXTURES = Path(__file__).parent / "fixtures"
+SHAPE = circuits.GraphShape(3, 4, 4)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return AutoModelForCausalLM.from_pretrained(FIXTURES / "gpt2", dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return load_file(FIXTURES / "gpt2_scores.safetensors")
+
+
+@pytest.fixture(scope="module")
+def published():
+    return json.loads((FIXTURES / "gpt2_circuits.json").read_text())
+
+
+def facts(kind: str) -> circuits.FactSet:
+    data = load_file(FIXTURES / "data.safetensors")
+    lengths = data["lens_pad" if kind == "padded" else "lens"]
+    clean, corrupt = ([row[:n] for row, n in zip(data[key], lengths, strict=True)] for key in ("clean", "corr"))
+    return circuits.FactSet.from_ids(clean, corrupt, data["labels"][:, 0], data["labels"][:, 1])
+
+
+METHODS = {
+    "EAP": {"method": "eap"},
+    "EAP-IG-inputs-5": {"method": "eap-ig", "rule": "left", "ig_steps": 5},
+    "EAP-IG-inputs-30": {"method": "eap-ig", "rule": "left", "ig_steps": 30},
+    "clean-corrupted": {"method": "clean-corrupted"},
+}
+
+
+@pytest.mark.parametrize("kind", ["plain", "padded"])
+@pytest.mark.parametrize("method", METHODS)
+def test_edge_scores(model, reference, kind, method):
+    graph = circuits.attribute(model, facts(kind), batch_size=4, **METHODS[method])
+    np.testing.assert_allclose(graph.mean, reference[f"{kind}/edge/{method}/logit_diff"], atol=1e-9)
+
+
+def test_nodes_and_edges_are_named_and_ordered_alike(reference, published):
+    assert list(SHAPE.writers) == published["src_nodes"]
+    assert list(SHAPE.readers) == published["dst_nodes"]
+    np.testing.assert_array_equal(SHAPE.mask, reference["real_edge_mask"])
+
+
+@pytest.mark.parametrize("kind", ["plain", "padded"])
+@pytest.mark.parametrize("method", ["EAP", "EAP-IG-inputs-5", "exact"])
+def test_circuits_and_their_faithfulness(model, reference, published, kind, method):
+    scores = reference[f"{kind}/edge/{method}/logit_diff"]
+    expected = {
+        int(name.split("/")[3]): value
+        for name, value in published["circuits"].items()
+        if name.startswith(f"{kind}/{method}/topn_abs/")
+    }
+    assert len(expected) == 7
+    found = {n: circuits.prune(SHAPE, scores, n) for n in expected}
+    metrics, clean, corrupt = circuit_metrics(model, list(found.values()), facts(kind), batch_size=4)
+    for metric, (n, circuit) in zip(metrics, found.items(), strict=True):
+        assert set(circuit.edges) == set(expected[n]["edges"])
+        np.testing.assert_allclose(metric, expected[n]["logit_diff"], atol=1e-9)
+        assert ratio(metric, clean, corrupt) == pytest.approx(expected[n]["faithfulness"], abs=1e-9)
+    np.testing.assert_allclose(clean, published[f"{kind}/clean_logit_diff"], atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["plain", "padded"])
+def test_leaving_one_edge_out_is_exact_patching(model, reference, kind):
+    """metric(all edges but one) - metric(clean) is the fixture's exact score of that edge."""
+    exact = reference[f"{kind}/edge/exact/logit_diff"]
+    pairs = np.argwhere(SHAPE.mask)[:: 1 if kind == "padded" else 5]
+    without = []
+    for row, column in pairs:
+        mask = SHAPE.mask.copy()
+        mask[row, column] = False
+        without.append(circuits.Circuit(SHAPE, mask))
+    metrics, clean, _ = circuit_metrics(model, without, facts(kind))
+    np.testing.assert_allclose(metrics.mean(1) - clean.mean(), exact[pairs[:, 0], pairs[:, 1]], atol=1e-9)
