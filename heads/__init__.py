@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from heads.catalogue import DETECTORS
+    from heads.ablation import ablate, validate
+    from heads.catalogue import ABLATIONS, DETECTORS
     from heads.comparison import Change, HeadComparison, compare
     from heads.correlation import Correlation, correlate, read_downstream
     from heads.monitoring import Monitor, monitor
@@ -17,19 +18,24 @@ if TYPE_CHECKING:
     from heads.repeats import repeat_scores
     from heads.retrieval import retrieval_scores
     from heads.scores import HeadScore, HeadScores, RetrievalScores
+    from heads.validation import Readout, Validation
 
 _HOMES = {
     "Change": "comparison",
     "Correlation": "correlation",
-    "HeadComparison": "comparison",
     "DETECTORS": "catalogue",
+    "HeadComparison": "comparison",
     "HeadScore": "scores",
     "HeadScores": "scores",
+    "ABLATIONS": "catalogue",
     "Monitor": "monitoring",
     "Needle": "needles",
     "NeedlePrompt": "needles",
     "NeedleSet": "needles",
+    "Readout": "validation",
     "RetrievalScores": "scores",
+    "Validation": "validation",
+    "ablate": "ablation",
     "compare": "comparison",
     "correlate": "correlation",
     "default_haystack": "probes",
@@ -41,9 +47,11 @@ _HOMES = {
     "read_downstream": "correlation",
     "repeat_scores": "repeats",
     "retrieval_scores": "retrieval",
+    "validate": "ablation",
 }
 
 __all__ = [
+    "ABLATIONS",
     "DETECTORS",
     "Change",
     "Correlation",
@@ -54,7 +62,10 @@ __all__ = [
     "Needle",
     "NeedlePrompt",
     "NeedleSet",
+    "Readout",
     "RetrievalScores",
+    "Validation",
+    "ablate",
     "compare",
     "correlate",
     "default_haystack",
@@ -66,6 +77,7 @@ __all__ = [
     "read_downstream",
     "repeat_scores",
     "retrieval_scores",
+    "validate",
 ]
 
 

@@ -48,3 +48,12 @@ NEEDS_NEEDLE = frozenset(
     )
 )
 """Not applicable where the rows cannot reach the whole answer."""
+
+ABLATIONS: Mapping[str, str] = {
+    "off": "the head's output is 0",
+    "mean_output": "the head's output is its mean over all positions of the calibration prompts",
+    "mean_query": "the head's query, before QK-norm and rotary embedding, is its mean over the same (LOCOS's mean)",
+    "uniform": "the head's query is 0: it attends to all visible keys alike (the published masking)",
+    "knockout": "the head cannot see the needle's columns; all else is left as it was",
+}
+"""What "ablating a head" means; the kinds give different answers, so a result always names its own."""

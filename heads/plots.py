@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from heads.comparison import HeadComparison
     from heads.monitoring import Curve, Monitor
     from heads.scores import HeadScores
+    from heads.validation import Validation
 
 
 def plot_scores(scores: "HeadScores", *, by: str) -> "go.Figure":
@@ -59,6 +60,27 @@ def plot_monitor(monitor: "Monitor") -> "go.Figure":
     title = deceived[0] if deceived else monitor.findings[0]
     about = f"bands: 95 % over {monitor.unit}s; dotted: saturated from here on"
     figure.update_layout(title=f"{title}<br><sup>{about}</sup>", template="plotly_white", showlegend=False, height=720)
+    return figure
+
+
+def plot_validation(validation: "Validation") -> "go.Figure":
+    """Bars of needle accuracy and both NLLs: the model as it is, the tested heads, each control."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    frame = validation.to_frame()
+    colours = ["#7f7f7f", "#b2182b", *["#92c5de"] * len(validation.controls)]
+    panels = {"needle_accuracy": "needle accuracy", "answer_nll": "answer NLL", "text_nll": "plain-text NLL"}
+    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=list(panels.values()))
+    for column, name in enumerate(panels, 1):
+        bars = go.Bar(x=frame.ablation, y=frame[name], marker_color=colours, customdata=frame.heads)
+        bars.hovertemplate = "%{x}: %{y:.3f}<br>%{customdata}<extra></extra>"
+        figure.add_trace(bars, row=1, col=column)
+    tested = validation.tested
+    said = "causal" if validation.causal else "not shown to be causal"
+    about = f"ablation: {tested.kind}, {tested.scope}; controls: random heads of the same layers; NLL in nats per token"
+    title = f"{len(tested.heads)} top heads: {said} for retrieval<br><sup>{about}</sup>"
+    figure.update_layout(title=title, template="plotly_white", showlegend=False)
     return figure
 
 

@@ -106,7 +106,7 @@ def score_batch(
     model: PreTrainedModel, prompts: Sequence[NeedlePrompt], *, key_block: int = 4096, extra: Sequence[Extra] = ()
 ) -> list[Record]:
     """One forward over a few prompts, their answers teacher-forced."""
-    ids, rows = _pad(prompts)
+    ids, rows = pad(prompts)
     ids, rows = ids.to(model.device), rows.to(model.device)
     writing = Writing(model, rows, ids.gather(1, rows + 1)) if "locos" in extra else None
     layers: dict[int, RowStats] = {}
@@ -182,7 +182,7 @@ def row_logits(model: PreTrainedModel, ids: Tensor, rows: Tensor, **inputs: Any)
     return logits.gather(1, place[..., None].expand(-1, -1, logits.shape[-1]))
 
 
-def _pad(prompts: Sequence[NeedlePrompt]) -> tuple[Tensor, Tensor]:
+def pad(prompts: Sequence[NeedlePrompt]) -> tuple[Tensor, Tensor]:
     """Ids [batch, S] padded on the right; rows [batch, T] that predict the answer, the last one repeated."""
     size, longest = max(len(p.ids) for p in prompts), max(len(p.answer) for p in prompts)
     ids = torch.tensor([[*p.ids, *[p.ids[-1]] * (size - len(p.ids))] for p in prompts])

@@ -9,20 +9,20 @@ is O(rows x S) per head and the memory O(rows x block) for one layer.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
+from heads.fused import Call, fused_output
 from heads.masks import LazyMask, lazy_mask
 from heads.reduce import KeyGroups, Logits, RowStats, reduce_rows
 
 # No "sdpa" in the name: transformers would then apply its own checks and reject softcap and sinks.
 ROWS = "drift_rows"
-BLOCK_ELEMENTS = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,18 @@ class _Capture:
     sink: Callable[[int, RowStats], None]
 
 
-_active: ContextVar[_Capture | None] = ContextVar("drift_rows_capture", default=None)
+class Edit(Protocol):
+    """A change to what heads do: to their queries before the call, to their outputs after it."""
+
+    def query(self, call: Call) -> Tensor:
+        """[batch, heads, queries, d] to use instead."""
+
+    def output(self, call: Call, output: Tensor) -> Tensor:
+        """[batch, heads, queries, d of values] to use instead."""
+
+
+_capture: ContextVar[_Capture | None] = ContextVar("drift_rows_capture", default=None)
+_edit: ContextVar[Edit | None] = ContextVar("drift_rows_edit", default=None)
 
 
 @contextmanager
@@ -62,16 +73,31 @@ def capture_rows(model: PreTrainedModel, request: RowRequest, sink: Callable[[in
     Raises:
         UnsupportedArchitecture: the model does not use transformers' attention interface.
     """
-    with _attention(model):
-        token = _active.set(_Capture(request, sink))
+    with attention_of(model):
+        token = _capture.set(_Capture(request, sink))
         try:
             yield
         finally:
-            _active.reset(token)
+            _capture.reset(token)
 
 
 @contextmanager
-def _attention(model: PreTrainedModel) -> Iterator[None]:
+def editing(edit: Edit) -> Iterator[None]:
+    """Apply an edit to every attention call of models inside `attention_of`."""
+    token = _edit.set(edit)
+    try:
+        yield
+    finally:
+        _edit.reset(token)
+
+
+@contextmanager
+def attention_of(model: PreTrainedModel) -> Iterator[None]:
+    """Run the model through `rows_attention` while the block runs, then put its implementation back.
+
+    Raises:
+        UnsupportedArchitecture: the model does not use transformers' attention interface.
+    """
     if not model._can_set_attn_implementation():
         raise UnsupportedArchitecture(
             f"{type(model).__name__} does not use transformers' attention interface (ALiBi families such as "
@@ -128,84 +154,44 @@ def rows_attention(
     if dropout:
         raise UnsupportedArchitecture(f"{type(module).__name__} applies dropout: call model.eval() first")
     logits = Logits(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
-    capture = _active.get()
-    if capture is not None and (positions := _rows_here(capture.request, attention_mask, query)) is not None:
-        index = (positions - attention_mask.query_start)[:, None, :, None]
-        rows = query.gather(2, index.expand(-1, query.shape[1], -1, query.shape[-1]))
-        request = capture.request
-        stats = reduce_rows(
-            rows,
-            key,
-            attention_mask,
-            positions,
-            logits,
-            request.groups,
-            top=request.top,
-            block=request.key_block,
-            value=value,
-            directions=None if request.directions is None else request.directions(layer),
-        )
-        capture.sink(layer, stats)
-    output = fused_output(query, key, value, attention_mask, logits)
+    call = Call(layer, query, key, value, attention_mask, logits)
+    edit, capture = _edit.get(), _capture.get()
+    if edit is not None:
+        call = replace(call, query=edit.query(call))
+    if capture is not None and (positions := _rows_here(capture.request, call)) is not None:
+        capture.sink(layer, _reduce(capture.request, positions, call))
+    output = fused_output(call)
+    if edit is not None:
+        output = edit.output(call, output)
     return output.transpose(1, 2).contiguous(), None
 
 
-def _rows_here(request: RowRequest, mask: LazyMask, query: Tensor) -> Tensor | None:
+def _reduce(request: RowRequest, positions: Tensor, call: Call) -> RowStats:
+    index = (positions - call.mask.query_start)[:, None, :, None]
+    return reduce_rows(
+        call.query.gather(2, index.expand(-1, call.query.shape[1], -1, call.query.shape[-1])),
+        call.key,
+        call.mask,
+        positions,
+        call.logits,
+        request.groups,
+        top=request.top,
+        block=request.key_block,
+        value=call.value,
+        directions=None if request.directions is None else request.directions(call.layer),
+    )
+
+
+def _rows_here(request: RowRequest, call: Call) -> Tensor | None:
     """The request's positions if this call holds them, None if it holds none of them."""
-    positions = request.positions.to(query.device).expand(query.shape[0], -1)
-    inside = (positions >= mask.query_start) & (positions < mask.query_start + query.shape[2])
+    start, (batch, _, queries, _) = call.mask.query_start, call.query.shape
+    positions = request.positions.to(call.query.device).expand(batch, -1)
+    inside = (positions >= start) & (positions < start + queries)
     if bool(inside.all()):
         return positions
     if bool(inside.any()):
         raise BadPrompt("scored rows fall into two pieces of a chunked forward: keep them all in the last one")
     return None
-
-
-def fused_output(query: Tensor, key: Tensor, value: Tensor, mask: LazyMask, logits: Logits) -> Tensor:
-    """Attention output [batch, heads, queries, d of values], in blocks of queries where no fused kernel fits."""
-    batch, heads, queries, _ = query.shape
-    exact = logits.softcap is not None or logits.sinks is not None
-    if mask.plain and not exact:
-        return _sdpa(query, key, value, None, logits.scaling)
-    rows = BLOCK_ELEMENTS // (batch * mask.n_keys * (heads if exact else 1))
-    step = min(max(rows, 16), 1024)
-    outputs = []
-    for at, keys, allowed in mask.blocks(queries, step, query.device):
-        block = query[:, :, at], key[:, :, keys], value[:, :, keys], allowed
-        outputs.append(_softmax(*block, logits) if exact else _sdpa(*block, logits.scaling))
-    return torch.cat(outputs, dim=2)
-
-
-def _sdpa(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, scaling: float) -> Tensor:
-    repeats = query.shape[1] // key.shape[1]
-    grouped = allowed is None and key.shape[-1] == value.shape[-1] <= 256
-    if repeats > 1 and not grouped:
-        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    return torch.nn.functional.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=None if allowed is None else _open_empty_rows(allowed)[:, None],
-        is_causal=allowed is None and query.shape[2] > 1,
-        scale=scaling,
-        enable_gqa=repeats > 1 and grouped,
-    )
-
-
-def _softmax(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor, logits: Logits) -> Tensor:
-    """Attention of one block of queries written out: the fused kernels know neither softcap nor sinks."""
-    scores = logits.of(query, key).masked_fill(~_open_empty_rows(allowed)[:, None], -torch.inf)
-    if logits.sinks is not None:
-        sinks = logits.sinks.float().reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
-        scores = torch.cat([scores, sinks], dim=-1)
-    weights = scores.softmax(dim=-1)[..., : key.shape[2]].to(value.dtype)
-    grouped = weights.reshape(key.shape[0], key.shape[1], -1, key.shape[2])
-    return (grouped @ value).reshape(*query.shape[:3], value.shape[-1])
-
-
-def _open_empty_rows(allowed: Tensor) -> Tensor:
-    """Let a query that sees nothing (a padding token) see everything: its output is unused, but must be finite."""
-    return allowed | ~allowed.any(dim=-1, keepdim=True)
 
 
 AttentionInterface.register(ROWS, rows_attention)

@@ -153,7 +153,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", ["llama", "mistral"])
 def test_no_tensor_of_size_s_by_s_ever_exists(name, monkeypatch):
-    monkeypatch.setattr("heads.rows.BLOCK_ELEMENTS", 2**16)
+    monkeypatch.setattr("heads.fused.BLOCK_ELEMENTS", 2**16)
     size = 2048
     model = build(name, max_position_embeddings=size)
     rows = torch.arange(size - 8, size)[None]

@@ -76,6 +76,21 @@ def planted_copier(prompt):
     return model
 
 
+def planted_retriever(prompts):
+    """The same head on several prompts of one layout, and its value and output matrices copy the token it reads.
+
+    Tokens are one-hot in 16 further dimensions and the unembedding reads those: with head 0 the model answers right.
+    """
+    model = planted_copier(prompts[0])
+    attention, tokens = model.transformer.h[0].attn, slice(64, 80)
+    with torch.no_grad():
+        model.transformer.wte.weight[:, tokens] = torch.eye(16)
+        attention.c_attn.weight[tokens, 256:272] = torch.eye(16)
+        attention.c_proj.weight[:16, tokens] = 10 * torch.eye(16)
+        model.transformer.ln_f.weight.fill_(1.0)
+    return model
+
+
 def fake_scores(copy, *, nll=None, correct=None, needle=None, prompts="same", length=100):
     """A stored result around an [N, L, H] array."""
     copy = np.asarray(copy, dtype=np.float32)

@@ -1,0 +1,220 @@
+"""Are these heads causal for retrieval here? Ablation with named semantics, and controls that match."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from checkpoints.errors import BadPrompt
+from heads.edits import Calibration, Kind, Means, Scope, Targets, Where, ablated
+from heads.names import expand_heads, head_name, parse_head
+from heads.needles import NeedlePrompt, NeedleSet
+from heads.retrieval import about, check_fits, kv_heads, pad, retrieval_scores, row_logits
+from heads.scores import THRESHOLD, RetrievalScores, retrieves
+from heads.validation import Readout, Validation
+
+TEXT_TOKENS = 64
+
+
+def ablate(
+    model: PreTrainedModel,
+    needle_set: NeedleSet,
+    heads: Sequence[str],
+    *,
+    kind: Kind = "off",
+    scope: Scope = "both",
+    batch_size: int = 8,
+) -> Readout:
+    """Answer the needle prompts with some heads ablated.
+
+    Args:
+        model: in eval mode.
+        needle_set: what `needle_prompts` built.
+        heads: query heads ``a5.h1`` or KV groups ``a5.kv0``; none for the unablated model.
+        kind: ``off``, ``mean_output``, ``mean_query``, ``uniform`` or ``knockout`` (`heads.ABLATIONS`). Means are taken
+            over all positions of these very prompts.
+        scope: ``prefill`` touches the positions before the row that predicts the first answer token, ``decode``
+            that row and later ones (the published masking), ``both`` all of them.
+        batch_size: prompts at a time.
+
+    Raises:
+        BadPrompt: prompts the model cannot read, or an unknown kind.
+        DriftError: heads the model does not have.
+        UnsupportedArchitecture: the model is outside the attention interface.
+    """
+    check_fits(model, needle_set.prompts)
+    shape, groups = _shape(model), kv_heads(model, _shape(model)[1])
+    names = expand_heads(heads, shape, groups)
+    means = _calibrate(model, needle_set, kind, batch_size) if names and kind.startswith("mean") else None
+    return _readout(model, needle_set, names, kind=kind, scope=scope, means=means, batch_size=batch_size)
+
+
+def validate(
+    model: PreTrainedModel,
+    needle_set: NeedleSet,
+    *,
+    top_k: int = 5,
+    scores: RetrievalScores | None = None,
+    kind: Kind = "off",
+    scope: Scope = "both",
+    controls: int = 5,
+    batch_size: int = 8,
+    seed: int = 0,
+    progress: bool = False,
+) -> Validation:
+    """Ablate the top retrieval heads, and as many others of the same layers several times over.
+
+    A control never holds a tested head, nor another retrieval head while a layer has others to offer; a layer with
+    too few heads left hands the rest to its nearest neighbours.
+
+    Args:
+        model: in eval mode.
+        needle_set: what `needle_prompts` built.
+        top_k: how many of the best heads to test.
+        scores: to rank by; measured on the same prompts when not given.
+        kind: what ablating means (`heads.ABLATIONS`).
+        scope: at which positions.
+        controls: how many random sets.
+        batch_size: prompts at a time.
+        seed: of the controls.
+        progress: show a progress bar.
+
+    Raises:
+        BadPrompt: more heads asked for than leave a control, or prompts the model cannot read.
+        UnsupportedArchitecture: the model is outside the attention interface.
+    """
+    scores = scores or retrieval_scores(model, needle_set, batch_size=batch_size)
+    shape = scores.shape
+    if not 0 < top_k <= shape[0] * shape[1] // 2:
+        raise BadPrompt(f"top_k = {top_k} of {shape[0] * shape[1]} heads: give 1 to half of them, to leave controls")
+    tested = tuple(h.name for h in scores.top(top_k))
+    means = _calibrate(model, needle_set, kind, batch_size) if kind.startswith("mean") else None
+    draw = np.random.default_rng(seed)
+    drawn = [matched_controls(tested, retrieves(scores.mean, THRESHOLD), draw) for _ in range(controls)]
+    runs = [
+        _readout(model, needle_set, names, kind=kind, scope=scope, means=means, batch_size=batch_size)
+        for names in tqdm([(), tested, *drawn], desc="ablations", disable=not progress)
+    ]
+    meta = {**about(model), "prompts": needle_set.hash, "length": needle_set.length, "seed": seed}
+    return Validation(runs[0], runs[1], tuple(runs[2:]), needle=scores.needle, meta=meta)
+
+
+def matched_controls(tested: Sequence[str], retrieving: np.ndarray, draw: np.random.Generator) -> tuple[str, ...]:
+    """As many heads as tested, layer by layer, none of them tested; bystanders before other retrieval heads.
+
+    Args:
+        tested: names of the tested heads.
+        retrieving: [L, H] which heads retrieve.
+        draw: source of randomness.
+    """
+    shape = (retrieving.shape[0], retrieving.shape[1])
+    taken = {parse_head(name, shape) for name in tested}
+    chosen: list[tuple[int, ...]] = []
+    for layer, _ in sorted(taken):
+        free = [at for at in np.ndindex(shape) if at not in taken and at not in chosen]
+        rank = [(bool(retrieving[at]), abs(at[0] - layer), draw.random(), at) for at in free]
+        chosen.append(min(rank, key=lambda r: (r[1] > 0, r[0], r[1], r[2]))[3])
+    return tuple(head_name(x, y) for x, y in chosen)
+
+
+def _shape(model: PreTrainedModel) -> tuple[int, int]:
+    config = model.config.get_text_config()
+    return int(config.num_hidden_layers), int(config.num_attention_heads)
+
+
+def _calibrate(model: PreTrainedModel, needle_set: NeedleSet, kind: Kind, batch_size: int) -> Means:
+    """Mean outputs and queries over all positions of the prompts, batches of equal length only."""
+    calibration = Calibration(model, queries=kind == "mean_query")
+    with torch.no_grad(), calibration.watching():
+        for batch in _batches(needle_set.prompts, batch_size):
+            ids = torch.tensor([p.ids for p in batch], device=model.device)
+            row_logits(model, ids, torch.zeros_like(ids[:, :1]))
+    return calibration.means()
+
+
+def _batches(prompts: Sequence[NeedlePrompt], size: int) -> Iterator[list[NeedlePrompt]]:
+    """Consecutive prompts of one length, so that nothing is padded."""
+    batch: list[NeedlePrompt] = []
+    for prompt in prompts:
+        if batch and (len(batch) == size or len(batch[0].ids) != len(prompt.ids)):
+            yield batch
+            batch = []
+        batch.append(prompt)
+    yield batch
+
+
+def _readout(
+    model: PreTrainedModel,
+    needle_set: NeedleSet,
+    names: Sequence[str],
+    *,
+    kind: Kind,
+    scope: Scope,
+    means: Means | None,
+    batch_size: int,
+) -> Readout:
+    """Accuracy, answer NLL and NLL of plain text under an ablation, prompt by prompt."""
+    targets: dict[int, list[int]] = {}
+    for name in names:
+        layer, head = parse_head(name, _shape(model))
+        targets.setdefault(layer, []).append(head)
+    parts = [
+        _batch_readout(model, batch, _editing(model, batch, targets, kind, scope, means))
+        for batch in _batches(needle_set.prompts, batch_size)
+    ]
+    correct, nll, text = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    return Readout(tuple(names), kind, scope, correct, nll, text)
+
+
+def _editing(
+    model: PreTrainedModel,
+    batch: Sequence[NeedlePrompt],
+    targets: Targets,
+    kind: Kind,
+    scope: Scope,
+    means: Means | None,
+) -> AbstractContextManager[None]:
+    if not targets:
+        return nullcontext()
+    hidden = torch.zeros(len(batch), max(len(p.ids) for p in batch), dtype=torch.bool, device=model.device)
+    for row, prompt in zip(hidden, batch, strict=True):
+        row[slice(*prompt.needle_span)] = True
+    first = torch.tensor([p.answer_start - 1 for p in batch], device=model.device)
+    return ablated(model, targets, Where(first, hidden, scope), kind=kind, means=means)
+
+
+def _batch_readout(
+    model: PreTrainedModel, batch: Sequence[NeedlePrompt], edit: AbstractContextManager[None]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ids, answer_rows = pad(batch)
+    text_rows = _text_rows(batch)
+    rows = torch.cat([answer_rows, text_rows], dim=1).to(model.device)
+    ids = ids.to(model.device)
+    with torch.no_grad(), edit:
+        logits = row_logits(model, ids, rows)
+    targets = ids.gather(1, rows + 1)
+    nll = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none").cpu().numpy()
+    right = (logits.argmax(dim=-1) == targets).cpu().numpy()
+    n = [len(p.answer) for p in batch]
+    return (
+        np.array([row[:k].all() for row, k in zip(right, n, strict=True)]),
+        np.array([row[:k].mean() for row, k in zip(nll, n, strict=True)]),
+        nll[:, answer_rows.shape[1] :].mean(axis=1),
+    )
+
+
+def _text_rows(batch: Sequence[NeedlePrompt]) -> Tensor:
+    """[batch, T] rows that predict haystack tokens, needle, distractors and question left out: needs no retrieval."""
+    every = []
+    for prompt in batch:
+        spans = (prompt.needle_span, prompt.question_span, *prompt.distractor_spans)
+        busy = {p for start, stop in spans for p in range(start - 1, stop + 1)}
+        every.append([p for p in range(1, prompt.answer_start - 1) if p not in busy][:TEXT_TOKENS])
+    least = min(map(len, every))
+    if not least:
+        raise BadPrompt("a prompt has no haystack to read plain text from: make the prompts longer")
+    return torch.tensor([rows[:least] for rows in every])

@@ -1,0 +1,173 @@
+import numpy as np
+import pytest
+import torch
+from families import build
+from toys import planted_retriever, random_prompts
+
+import heads
+from checkpoints.errors import BadPrompt, DriftError, UnsupportedArchitecture
+from heads import Validation
+from heads.ablation import matched_controls
+from heads.edits import Means, Where, ablated
+from heads.names import expand_heads
+
+
+def sequences(batch=2, size=40):
+    return torch.randint(3, 64, (batch, size), generator=torch.Generator().manual_seed(0))
+
+
+def where(scope="both", *, first=30, batch=2, size=40, needle=(8, 14)):
+    hidden = torch.zeros(batch, size, dtype=torch.bool)
+    hidden[:, slice(*needle)] = True
+    return Where(torch.full((batch,), first), hidden, scope)
+
+
+def logits_of(model, ids, targets=None, *, kind="off", scope="both", means=None):
+    with torch.no_grad():
+        if targets is None:
+            return model(ids).logits
+        with ablated(model, targets, where(scope), kind=kind, means=means):
+            return model(ids).logits
+
+
+def test_off_is_a_silent_head():
+    model, ids = build("llama"), sequences()
+    found = logits_of(model, ids, {1: [2]})
+    with torch.no_grad():
+        model.model.layers[1].self_attn.o_proj.weight[:, 16:24] = 0
+    torch.testing.assert_close(found, logits_of(model, ids), atol=1e-4, rtol=0)
+
+
+def test_uniform_is_a_zero_query():
+    model, ids = build("llama"), sequences()
+    found = logits_of(model, ids, {0: [1, 3]}, kind="uniform")
+    with torch.no_grad():
+        weight = model.model.layers[0].self_attn.q_proj.weight.view(4, 8, -1)
+        weight[[1, 3]] = 0
+    torch.testing.assert_close(found, logits_of(model, ids), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_oss", "deepseek_v3"])
+def test_knocking_out_every_head_hides_the_needle(name):
+    model, ids = build(name), sequences()
+    every = {0: [0, 1, 2, 3], 1: [0, 1, 2, 3]}
+    other = ids.clone()
+    other[:, 8:14] = (ids[:, 8:14] + 7) % 61 + 3
+    a, b = (logits_of(model, x, every, kind="knockout")[:, 14:] for x in (ids, other))
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+    assert (logits_of(model, ids)[:, 14:] - a).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("kind", "projection"), [("mean_output", "o_proj"), ("mean_query", "q_proj")])
+def test_mean_ablations_put_the_mean_in_place(kind, projection):
+    model, ids = build("llama"), sequences()
+    mean = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
+    means = Means({1: mean}, {1: mean})
+    found = logits_of(model, ids, {1: [2]}, kind=kind, means=means)
+    module = getattr(model.model.layers[1].self_attn, projection)
+
+    def replace(_, inputs, out=None):
+        x = (inputs[0] if out is None else out).clone()
+        x[..., 16:24] = mean[2]
+        return (x,) if out is None else x
+
+    hook = module.register_forward_pre_hook if kind == "mean_output" else module.register_forward_hook
+    handle = hook(replace)
+    want = logits_of(model, ids)
+    handle.remove()
+    torch.testing.assert_close(found, want, atol=1e-4, rtol=0)
+
+
+def test_scopes_split_the_positions():
+    model, ids = build("llama", num_hidden_layers=1), sequences()
+    plain = logits_of(model, ids)
+    decode, prefill = (logits_of(model, ids, {0: [0]}, scope=scope) for scope in ("decode", "prefill"))
+    both = logits_of(model, ids, {0: [0]})
+    torch.testing.assert_close(decode[:, :30], plain[:, :30], atol=1e-5, rtol=0)
+    torch.testing.assert_close(prefill[:, 30:], plain[:, 30:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.cat([prefill[:, :30], decode[:, 30:]], dim=1), both, atol=1e-5, rtol=0)
+
+
+def test_the_model_is_left_as_it_was_after_an_error():
+    model = build("llama")
+    before = logits_of(model, sequences())
+    for kind in ("off", "mean_query"):
+        with (
+            pytest.raises(RuntimeError, match="stop"),
+            ablated(model, {0: [0]}, where(), kind=kind, means=Means({}, {0: torch.zeros(4, 8)})),
+        ):
+            raise RuntimeError("stop")
+    assert model.config._attn_implementation == "eager"
+    torch.testing.assert_close(logits_of(model, sequences()), before)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    prompts = random_prompts(vocabulary=16, size=50, answer=10, count=8, depths=(0.5,))
+    return planted_retriever(prompts.prompts), prompts
+
+
+@pytest.mark.parametrize("kind", ["off", "mean_output", "mean_query", "uniform", "knockout"])
+def test_a_planted_retrieval_head_is_causal_by_every_kind(planted, kind):
+    model, prompts = planted
+    assert heads.ablate(model, prompts, []).accuracy == 1.0
+    assert heads.ablate(model, prompts, ["a0.h1"], kind=kind).accuracy == 1.0
+    assert heads.ablate(model, prompts, ["a0.h0"], kind=kind).accuracy == 0.0
+    assert heads.ablate(model, prompts, ["a0.h0"], kind=kind, scope="prefill").accuracy == 1.0
+    assert heads.ablate(model, prompts, ["a0.h0"], kind=kind, scope="decode").accuracy == 0.0
+
+
+def test_validation_tells_causal_heads_from_their_controls(planted, tmp_path):
+    model, prompts = planted
+    found = heads.validate(model, prompts, top_k=1, controls=2)
+    assert found.tested.heads == ("a0.h0",)
+    assert {c.heads for c in found.controls} == {("a0.h1",)}
+    assert found.causal
+    assert "a0.h0 are causal for retrieval here" in found.verdict
+    assert "needle accuracy goes from 100.0% to 0.0%, against 100.0%" in found.verdict
+    assert list(found.to_frame().ablation) == ["baseline", "tested", "control 1", "control 2"]
+    assert "causal" in found.plot().layout.title.text
+    assert "<table" in found._repr_html_()
+    back = Validation.load(found.save(tmp_path / "validation"))
+    assert back.verdict == found.verdict
+
+
+def test_indifferent_heads_are_not_called_causal():
+    found = heads.validate(build("llama"), random_prompts(count=4), top_k=2, controls=3)
+    assert not found.causal
+    assert "are not shown to be causal" in found.verdict
+
+
+def test_controls_match_the_layers_and_spare_retrieval_heads():
+    retrieving = np.zeros((4, 4), dtype=bool)
+    retrieving[2, :3] = True
+    for seed in range(20):
+        drawn = matched_controls(["a2.h0", "a1.h1"], retrieving, np.random.default_rng(seed))
+        assert "a2.h3" in drawn
+        assert sum(name.startswith("a1.") for name in drawn) == 1
+        assert not set(drawn) & {"a2.h0", "a1.h1"}
+    crowded = matched_controls(["a0.h0", "a0.h1", "a0.h2"], np.zeros((2, 4), bool), np.random.default_rng(0))
+    assert len(set(crowded)) == 3
+    assert "a0.h3" in crowded
+
+
+def test_groups_are_their_query_heads():
+    assert expand_heads(["a1.kv1", "a1.h2", "a0.h0"], (2, 4), 2) == ("a1.h2", "a1.h3", "a0.h0")
+    with pytest.raises(DriftError, match=r"there is no group a0\.kv2"):
+        expand_heads(["a0.kv2"], (2, 4), 2)
+    model, prompts = build("llama"), random_prompts(count=1)
+    grouped = heads.ablate(model, prompts, ["a1.kv1"])
+    assert grouped.heads == ("a1.h2", "a1.h3")
+    np.testing.assert_allclose(grouped.nll, heads.ablate(model, prompts, ["a1.h2", "a1.h3"]).nll)
+
+
+def test_what_cannot_be_ablated_is_refused():
+    model, prompts = build("llama"), random_prompts(count=1)
+    with pytest.raises(BadPrompt, match="no ablation is called"):
+        heads.ablate(model, prompts, ["a0.h0"], kind="blocked")
+    with pytest.raises(DriftError, match=r"there is no head a7\.h0"):
+        heads.ablate(model, prompts, ["a7.h0"])
+    with pytest.raises(BadPrompt, match="top_k = 5 of 8 heads"):
+        heads.validate(model, prompts)
+    with pytest.raises(UnsupportedArchitecture, match="attention interface"):
+        heads.ablate(build("bloom"), prompts, ["a0.h0"])
