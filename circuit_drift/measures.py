@@ -7,7 +7,7 @@ checkpoint. Raise its ``version`` whenever its numbers change.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import circuit_drift
 import circuits
@@ -72,7 +72,7 @@ class CircuitMeasure:
 
     source: FactSource
     ig_steps: int = 5
-    rule: str = "midpoint"
+    rule: Literal["left", "right", "midpoint"] = "midpoint"
 
     name = "circuit"
     needs: tuple[str, ...] = ()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints import CheckpointMismatch, open_checkpoint
 from checkpoints.compat import require_same_model
-from circuit_drift.behaviour import behaviour_changes
 from circuit_drift.prompts import Prompts, prompts_for
+from circuit_drift.recall import recall_change, recalled_by_either
 from circuit_drift.store import Store
 from circuit_drift.sweep import MEASURES, Point, measure_each
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import circuits
     import heads
-    from heads.comparison import Change
+    from heads import Change
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,10 @@ class PairDiff:
     Attributes:
         a, b: the two measured checkpoints.
         q: the false discovery rate the changes are held to.
-        behaviour: fact recall, needle accuracy, answer NLL.
+        behaviour: needle accuracy, answer NLL, fact recall.
         heads: head by head, or ``None``.
         circuit: edge by edge, or ``None``.
+        facts: which facts the circuits are compared on.
         missing: measure -> why it is not compared.
     """
 
@@ -43,6 +44,7 @@ class PairDiff:
     behaviour: "tuple[Change, ...]"
     heads: "heads.HeadComparison | None"
     circuit: "circuits.GraphDiff | None"
+    facts: str = ""
     missing: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -142,14 +144,13 @@ def compare(a: Point, b: Point, *, q: float = 0.05) -> PairDiff:
             )
     if len(missing) == 2:
         raise CheckpointMismatch(f"nothing to compare. heads: {missing['heads']}. circuit: {missing['circuit']}")
-    of_heads = heads.compare(a.heads, b.heads, q=q) if a.heads is not None and b.heads is not None else None
-    of_circuit = circuits.diff(a.circuit, b.circuit, q=q) if a.circuit is not None and b.circuit is not None else None
+    compared = heads.compare(a.heads, b.heads, q=q) if a.heads is not None and b.heads is not None else None
+    behaviour = [compared.accuracy, compared.nll] if compared is not None else []
+    rewired, facts = None, ""
+    if a.circuit is not None and b.circuit is not None:
+        behaviour.append(recall_change(a.circuit.answer_rank == 0, b.circuit.answer_rank == 0))
+        *graphs, facts = recalled_by_either(a.circuit, b.circuit)
+        rewired = circuits.diff(*graphs, q=q)
     return PairDiff(
-        a=a,
-        b=b,
-        q=q,
-        behaviour=behaviour_changes(of_heads, a.circuit, b.circuit),
-        heads=of_heads,
-        circuit=of_circuit,
-        missing=missing,
+        a=a, b=b, q=q, behaviour=tuple(behaviour), heads=compared, circuit=rewired, facts=facts, missing=missing
     )

@@ -5,11 +5,14 @@ from dataclasses import asdict
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from circuit_drift.table import run_frame
 from circuit_drift.verdict import run_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
 
     import circuits
     import heads
@@ -18,14 +21,22 @@ if TYPE_CHECKING:
     from circuit_drift.sweep import Point, Run
 
 SHOWN = 10
+WIDE = 160
+SHORT = {
+    "needle_accuracy": "needle",
+    "answer_ppl": "ppl",
+    "retrieval_heads": "heads",
+    "best_head": "best",
+    "best_score": "score",
+    "faithfulness": "faithful",
+}
 
 
 def print_run(run: "Run") -> None:
     """The table of a run, then its verdict."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    frame = run_frame(run).drop(columns=["checkpoint", "tokens"])
+    console = _console()
+    frame = run_frame(run).drop(columns=["checkpoint", "tokens"]).dropna(axis=1, how="all").rename(columns=SHORT)
+    frame.columns = frame.columns.str.removeprefix("recall_")
     console.print(_table(frame, title=f"{run.name}: {len(run)} checkpoints"))
     for sentence in run_verdict(run):
         console.print(f"• {sentence}", soft_wrap=True)
@@ -33,9 +44,7 @@ def print_run(run: "Run") -> None:
 
 def print_pair(pair: "PairDiff") -> None:
     """The verdict of a pair, then its strongest changes and its similarities."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = _console()
     console.print(f"[bold]A[/]  {_identity(pair.a)}\n[bold]B[/]  {_identity(pair.b)}\n")
     for sentence in pair.verdict:
         console.print(f"• {sentence}", soft_wrap=True)
@@ -49,9 +58,7 @@ def print_pair(pair: "PairDiff") -> None:
 
 def print_monitor(monitor: "heads.Monitor") -> None:
     """The monitor's findings, then its table."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = _console()
     for sentence in monitor.findings:
         console.print(f"• {sentence}", soft_wrap=True)
     columns = ["step", "retrieval_heads", "needle_accuracy", "answer_ppl", "shared", "k", "spearman", "born", "died"]
@@ -61,7 +68,6 @@ def print_monitor(monitor: "heads.Monitor") -> None:
 def print_series(series: "Series") -> None:
     """What is in a series."""
     import pandas as pd
-    from rich.console import Console
 
     rows = [
         {
@@ -74,7 +80,7 @@ def print_series(series: "Series") -> None:
         }
         for checkpoint in series
     ]
-    Console(highlight=False).print(_table(pd.DataFrame(rows), title=f"{series.name}: {len(series)} checkpoints"))
+    _console().print(_table(pd.DataFrame(rows), title=f"{series.name}: {len(series)} checkpoints"))
 
 
 def edge_changes(diff: "circuits.GraphDiff") -> "pd.DataFrame":
@@ -96,6 +102,7 @@ def pair_json(pair: "PairDiff") -> dict[str, Any]:
         "edges": _records(edge_changes(pair.circuit)) if pair.circuit is not None else None,
         "similarity": _records(pair.circuit.similarity_frame()) if pair.circuit is not None else None,
         "refused_facts": _refused(pair.a.circuit),
+        "facts": pair.facts,
         "not_compared": dict(pair.missing),
     }
     return {name: _plain(value) for name, value in document.items()}
@@ -135,6 +142,14 @@ def _point_json(point: "Point") -> dict[str, Any]:
     }
 
 
+def _console() -> "Console":
+    """Standard output; wide enough for every column where it is no terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDE)
+
+
 def _table(frame: "pd.DataFrame", *, title: str) -> Any:
     from rich.table import Table
 
@@ -150,6 +165,8 @@ def _table(frame: "pd.DataFrame", *, title: str) -> Any:
 def _cell(value: Any) -> str:
     if value is None or value != value:
         return "n/a"
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:,.0f}" if value.is_integer() and abs(value) >= 1000 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from circuit_drift.behaviour import recall_by_class
+from circuit_drift.recall import recall_by_class
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuit_drift.behaviour import recall_by_class
+from circuit_drift.recall import recall_by_class
 from heads.scores import THRESHOLD
 
 if TYPE_CHECKING:
     from circuit_drift.pair import PairDiff
     from circuit_drift.sweep import Point, Run
+    from heads import HeadComparison
 
 
 def pair_verdict(pair: "PairDiff") -> tuple[str, ...]:
@@ -27,7 +28,10 @@ def pair_verdict(pair: "PairDiff") -> tuple[str, ...]:
             parts.append(f"{pair.circuit.n_significant} edges")
         opening = f"{a} and {b} differ: {' and '.join(parts)} changed for real (q < {pair.q:g})."
     sentences = [opening, _behaviour_sentence(pair)]
-    sentences += [part.verdict for part in (pair.heads, pair.circuit) if part is not None]
+    if pair.heads is not None:
+        sentences.append(_heads_sentence(pair.heads))
+    if pair.circuit is not None:
+        sentences.append(f"Circuit, on {pair.facts}: {pair.circuit.verdict}")
     sentences += [f"Not compared: {measure} ({reason})." for measure, reason in pair.missing.items()]
     return tuple(sentence for sentence in sentences if sentence)
 
@@ -38,6 +42,17 @@ def _behaviour_sentence(pair: "PairDiff") -> str:
         for c in pair.behaviour
     ]
     return "Behaviour: " + "; ".join(told) + "." if told else ""
+
+
+def _heads_sentence(heads: "HeadComparison") -> str:
+    crossed = [
+        f"{len(names)} {what} ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})" if names else f"none {what}"
+        for what, names in (("gained", heads.gained), ("lost", heads.lost))
+    ]
+    return (
+        f"Heads: {heads.n_significant} of {heads.delta.size} changed their retrieval score, over {heads.n} "
+        f"{heads.unit}s; retrieval heads (score > {heads.threshold}): {', '.join(crossed)}."
+    )
 
 
 def run_verdict(run: "Run") -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def stage_ends(run: "Run") -> list[tuple["Point", "Point"]]:
 
 def _headlines(pair: "PairDiff") -> Iterator[str]:
     if pair.circuit is not None:
-        yield f"Circuit, step {pair.a.label} → {pair.b.label}: {pair.circuit.verdict}"
+        yield f"Circuit, step {pair.a.label} → {pair.b.label}, on {pair.facts}: {pair.circuit.verdict}"
 
 
 def _evolution(run: "Run") -> Iterator[Section]:
@@ -133,7 +133,7 @@ def _pair_sections(pair: "PairDiff", *, anchor: str) -> Iterator[Section]:
             f"Circuit {span}",
             text=pair.circuit.verdict,
             figure=pair.circuit.plot(),
-            caption=pair.circuit.caption,
+            caption=f"Measured on {pair.facts}. {pair.circuit.caption}",
             frame=pair.circuit.to_frame(),
         )
         yield Section(f"similarity-{anchor}", f"Similarity {span}", frame=pair.circuit.similarity_frame())

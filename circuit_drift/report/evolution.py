@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuit_drift.behaviour import recall_by_class
+from circuit_drift.recall import recall_by_class
 from circuit_drift.report import theme
 from heads.scores import THRESHOLD
 
@@ -116,7 +116,6 @@ def head_map_figure(run: "Run") -> "go.Figure":
     steps = [{"label": p.label, "method": "animate", "args": [[p.name], instant]} for p in points]
     figure.update_layout(
         sliders=[{"active": shown, "steps": steps, "currentvalue": {"prefix": "step "}, "pad": {"t": 40}}],
-        yaxis={"title": {"text": "input at the bottom, logits at the top"}},
     )
     counts = [int((z > THRESHOLD).sum()) for z in maps]
     theme.dress(

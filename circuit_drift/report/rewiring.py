@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from circuit_drift.recall import recalled_by_either
 from circuit_drift.report import theme
 from circuit_drift.report.evolution import over_checkpoints
 
@@ -21,27 +22,26 @@ def rewiring_frame(run: "Run") -> "pd.DataFrame":
 
     Columns: step; ``to_previous`` and ``to_last``: edge overlap (Jaccard) between half of the facts here and the other
     half there, 1 = the same edges; ``floor``, ``floor_low``, ``floor_high``: the same between two halves of the facts
-    within one checkpoint (mean, 5th and 95th percentile over splits); ``chance``: random edges; ``faithfulness`` with
-    its 95 % interval, of the ``edges`` largest circuit tried; ``random_circuits``: of random circuits of that size.
+    within one of the neighbours (mean, 5th and 95th percentile over splits); ``chance``: random edges;
+    ``faithfulness`` with its 95 % interval, of the largest circuit tried, of ``edges`` edges; ``random_circuits``: of
+    random circuits of that size.
     """
     import pandas as pd
 
-    import circuits
-
     points = [point for point in run if point.circuit is not None]
     graphs = [point.circuit for point in points if point.circuit is not None]
-    before = [None, *(_overlap(circuits.diff(a, b)) for a, b in pairwise(graphs))]
-    last = [_overlap(circuits.diff(graph, graphs[-1])) for graph in graphs]
+    before = [None, *(_overlap(a, b) for a, b in pairwise(graphs))]
+    last = [_overlap(graph, graphs[-1]) for graph in graphs]
     rows: list[dict[str, Any]] = []
     for point, previous, final in zip(points, before, last, strict=True):
         row = {
             "step": point.label,
             "to_previous": previous.across if previous is not None else np.nan,
             "to_last": final.across,
-            "floor": final.within,
-            "floor_low": final.within_low,
-            "floor_high": final.within_high,
-            "chance": final.random,
+            "floor": (previous or final).within,
+            "floor_low": (previous or final).within_low,
+            "floor_high": (previous or final).within_high,
+            "chance": (previous or final).random,
         }
         curve = point.faithfulness
         if curve is not None:
@@ -108,7 +108,7 @@ def rewiring_figure(run: "Run", frame: "pd.DataFrame") -> "go.Figure":
             col=1,
         )
     figure.update_yaxes(title_text="edge overlap (Jaccard)", range=[-0.03, 1.03], row=1, col=1)
-    figure.update_yaxes(title_text="faithfulness", row=2, col=1)
+    figure.update_yaxes(title_text="faithfulness", range=[-0.3, 1.3], row=2, col=1)
     beyond = int((frame["to_previous"] < frame["floor_low"]).sum())
     theme.dress(
         figure,
@@ -119,7 +119,11 @@ def rewiring_figure(run: "Run", frame: "pd.DataFrame") -> "go.Figure":
     return over_checkpoints(figure, run)
 
 
-def _overlap(diff: "circuits.GraphDiff") -> "circuits.Similarity":
-    """The Jaccard overlap at the circuits' own size."""
-    overlaps = [similarity for similarity in diff.similarity if similarity.measure.startswith("Jaccard")]
+def _overlap(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> "circuits.Similarity":
+    """The Jaccard overlap at the circuits' own size, on the facts that either recalls."""
+    import circuits
+
+    first, second, _ = recalled_by_either(a, b)
+    found = circuits.diff(first, second).similarity
+    overlaps = [similarity for similarity in found if similarity.measure.startswith("Jaccard")]
     return overlaps[len(overlaps) // 2]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from circuit_drift.behaviour import recall_change
+from circuit_drift.recall import recall_change
 
 
 def test_no_change_is_certain_to_be_none():

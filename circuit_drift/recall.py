@@ -1,0 +1,83 @@
+"""Which facts a checkpoint recalls, how that changes, and the facts a circuit diff is about."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heads.comparison import Change
+
+if TYPE_CHECKING:
+    import circuits
+
+
+def recall_by_class(graph: "circuits.AttributionGraph", label: str = "class") -> dict[str, tuple[float, int]]:
+    """Share of facts whose answer is the top token, for each value of a label: value -> (share, n)."""
+    known = graph.answer_rank == 0
+    classes = np.array([str(labels.get(label, "all")) for labels in graph.labels])
+    return {
+        name: (float(known[classes == name].mean()), int((classes == name).sum())) for name in dict.fromkeys(classes)
+    }
+
+
+def recall_change(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Change:
+    """Change of the share of facts recalled, over identical facts.
+
+    The p value is the exact McNemar test's: the two-sided binomial test over the facts that changed sides. The
+    interval is the paired t interval of the mean difference.
+
+    Args:
+        a: [N] bool, recalled at A.
+        b: [N] bool, recalled at B, in the same order.
+    """
+    from scipy.stats import binomtest, t
+
+    gained, lost, n = int((~a & b).sum()), int((a & ~b).sum()), len(a)
+    p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    difference = b.astype(float) - a.astype(float)
+    delta = float(difference.mean())
+    half = float(t.ppf(0.975, n - 1) * difference.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+    return Change("fact recall", float(a.mean()), float(b.mean()), delta, delta - half, delta + half, p)
+
+
+FEWEST = 8
+
+
+def recalled_by_either(
+    a: "circuits.AttributionGraph", b: "circuits.AttributionGraph"
+) -> "tuple[circuits.AttributionGraph, circuits.AttributionGraph, str]":
+    """Both graphs over the facts that at least one of the two checkpoints recalls.
+
+    A fact that neither knows has a logit difference of arbitrary sign, and its edges are noise in both. The choice
+    looks at A and B alike, so that the diff keeps its antisymmetry. With fewer than eight such facts, or scores kept
+    for groups of facts only, all facts are used.
+
+    Returns:
+        the two graphs, and the choice in words.
+    """
+    every = f"all {len(a)} facts"
+    if len(a) != len(b) or len(a.scores) != len(a) or len(b.scores) != len(b):
+        return a, b, every
+    either = np.flatnonzero((a.answer_rank == 0) | (b.answer_rank == 0))
+    if len(either) < FEWEST:
+        return a, b, f"{every} (fewer than {FEWEST} are recalled at A or B)"
+    return only(a, either), only(b, either), f"the {len(either)} of {len(a)} facts recalled at A or B"
+
+
+def only(graph: "circuits.AttributionGraph", facts: NDArray[np.integer]) -> "circuits.AttributionGraph":
+    """A graph over some of its facts; its scores must be kept fact by fact.
+
+    Args:
+        graph: the graph.
+        facts: [M] positions of the facts to keep.
+    """
+    return replace(
+        graph,
+        scores=graph.scores[facts],
+        clean_metric=graph.clean_metric[facts],
+        corrupt_metric=graph.corrupt_metric[facts],
+        answer_rank=graph.answer_rank[facts],
+        group=np.arange(len(facts)),
+        labels=tuple(graph.labels[fact] for fact in facts),
+    )
