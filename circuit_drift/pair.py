@@ -1,7 +1,7 @@
 """Two checkpoints compared: behaviour, heads, circuit, and one verdict.
 
 Positive differences always mean that B has more than A. A change counts as real when its false-discovery-rate
-controlled q value is below the stated level; a pair differs when any head or any edge changed for real.
+controlled q value is below the stated level; a pair differs when any head or the graph as a whole changed for real.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ class PairDiff:
 
     @property
     def significant(self) -> bool:
-        """Whether any head or any edge changed for real."""
+        """Whether any head, needle readout, or the graph as a whole changed beyond noise."""
         return any(part is not None and part.significant for part in (self.heads, self.circuit))
 
     @property

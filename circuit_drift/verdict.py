@@ -19,7 +19,7 @@ def pair_verdict(pair: "PairDiff") -> tuple[str, ...]:
     """What changed from A to B: whether at all, then behaviour, heads, circuit."""
     a, b = pair.a.label, pair.b.label
     if not pair.significant:
-        opening = f"No head and no edge changed significantly from {a} to {b} (q < {pair.q:g})."
+        opening = f"No head and no circuit changed significantly from {a} to {b} (q < {pair.q:g})."
     else:
         parts = []
         if pair.heads is not None:

@@ -72,7 +72,7 @@ class GraphDiff:
     @property
     def changed(self) -> NDArray[np.bool_]:
         """[E] edges that changed for real: q below the level, and the whole graph changed at that level."""
-        if self.global_p > self.level:
+        if not self.significant:
             return np.zeros(len(self.a), dtype=bool)
         return np.asarray(self.tests.q < self.level)
 
@@ -83,8 +83,8 @@ class GraphDiff:
 
     @property
     def significant(self) -> bool:
-        """Whether any edge changed for real."""
-        return self.n_significant > 0
+        """Whether the graph changed as a whole, by the global test; which edges did is a finer question."""
+        return self.global_p <= self.level
 
     @property
     def status(self) -> NDArray[np.str_]:

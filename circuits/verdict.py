@@ -26,6 +26,11 @@ def _edges_sentence(diff: "GraphDiff") -> str:
     total = len(diff.a)
     if not diff.significant:
         return f"No edge of {total:,} changed beyond the noise of the prompts (global p = {diff.global_p:.2g})."
+    if not diff.n_significant:
+        return (
+            f"The graph changed as a whole (global p = {diff.global_p:.2g}), but no single one of its {total:,} edges "
+            f"can be named at q < {diff.level:g}."
+        )
     counts = diff.counts
     told = [f"{counts[n]:,} {n}" for n in ("gained", "lost", "strengthened", "weakened", "flipped") if counts[n]]
     inside = f": within the circuits {', '.join(told)}" if told else ", none of them in a circuit"

@@ -125,3 +125,15 @@ def test_two_prompt_sets_of_one_checkpoint_are_called_different_no_more_often_th
         for i in range(60)
     ]  # fmt: skip
     assert np.mean(called) <= 0.1
+
+
+def test_a_change_too_spread_for_any_one_edge_still_makes_the_graph_differ():
+    """Every edge moves a little, coherently from fact to fact: the summed change is sure, no edge is."""
+    rng = np.random.default_rng(2)
+    a = graph(rng.normal(size=(24, EDGES)))
+    shift = 0.2 * rng.normal(size=EDGES)
+    b = graph(a.edge_scores + shift + rng.normal(size=(24, EDGES)))
+    found = circuits.diff(a, b)
+    assert found.significant
+    assert found.n_significant == 0
+    assert "as a whole" in found.verdict

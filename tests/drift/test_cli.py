@@ -46,7 +46,7 @@ def test_a_checkpoint_does_not_differ_from_itself(tiny_series, measured):
     folder = tiny_series / "checkpoint-10"
     done = _diff(measured, folder, folder)
     assert done.exit_code == 0, done.output
-    assert "No head and no edge changed" in done.stdout
+    assert "No head and no circuit changed" in done.stdout
 
 
 def test_two_random_models_differ_and_a_step_is_the_same_as_its_folder(tiny_series, measured):
