@@ -6,6 +6,7 @@ parameters a finite value: transformers itself fills missing weights with random
 
 import gc
 import logging
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -55,8 +56,16 @@ class LoadedModel:
 
     def release(self) -> None:
         """Let go of the model, so that its memory is free before the next one is loaded."""
+        alive = [weakref.ref(model) for model, _ in self._held]
         self._held.clear()
-        gc.collect()
+        if any(model() is not None for model in alive):
+            gc.collect()  # hooks and wrappers can make cycles
+
+    def pass_on(self, checkpoint: Checkpoint) -> "LoadedModel":
+        """Hand the model, which now holds another checkpoint's weights, to a new handle; this one is let go of."""
+        held = self._content()
+        self._held.clear()
+        return LoadedModel(checkpoint, self.device, self.dtype, self.attention, [held])
 
     def _content(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase | None]":
         if not self._held:
@@ -74,7 +83,7 @@ def load(checkpoint: Checkpoint, *, device: str, dtype: str, attention: str) -> 
     files = validate(checkpoint.path)
     gguf = files[0].name if files[0].suffix == ".gguf" else None
     model = _build(checkpoint, gguf, dtype, attention)
-    _check_finite(checkpoint, model)
+    check_finite(checkpoint, model)
     model.requires_grad_(requires_grad=False).train(mode=False)
     tokenizer = _load_tokenizer(checkpoint, gguf)
     return LoadedModel(checkpoint, device, dtype, attention, [(_move(model, device), tokenizer)])
@@ -160,21 +169,28 @@ def _check_coverage(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
                        unexpected[0])  # fmt: skip
 
 
-def _check_finite(checkpoint: Checkpoint, model: "PreTrainedModel") -> None:
-    bad = [(name, int((~tensor.isfinite()).sum())) for name, tensor in _floating(model)
-           if not bool(tensor.isfinite().all())]  # fmt: skip
+def check_finite(checkpoint: Checkpoint, model: "PreTrainedModel") -> None:
+    """Refuse a model with a NaN or infinite parameter.
+
+    Raises:
+        CorruptWeights: names the first such tensor and how many of its values are not finite.
+    """
+    tensors = {name: tensor.detach() for name, tensor in model.named_parameters() if tensor.is_floating_point()}
+    bad = [name for name, tensor in tensors.items() if not _all_finite(tensor)]
     if bad:
-        name, count = bad[0]
+        count = int((~tensors[bad[0]].isfinite()).sum())
         raise CorruptWeights(
-            f"{checkpoint.path}: {count} values of {name!r} are NaN or infinite "
+            f"{checkpoint.path}: {count} values of {bad[0]!r} are NaN or infinite "
             f"({len(bad)} tensors in all); the run diverged or the file is damaged"
         )
 
 
-def _floating(model: "PreTrainedModel") -> "Iterator[tuple[str, torch.Tensor]]":
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point():
-            yield name, parameter.detach()
+def _all_finite(tensor: "torch.Tensor") -> bool:
+    """One pass without a temporary, several times faster than `isfinite`: extremes carry NaN and infinity."""
+    if tensor.numel() == 0:
+        return True
+    low, high = tensor.aminmax()
+    return bool(low.isfinite() & high.isfinite())
 
 
 def _move(model: "PreTrainedModel", device: str) -> "PreTrainedModel":

@@ -129,11 +129,21 @@ class Series:
         """
         return self._with(select(self.checkpoints, words, at=self.at))
 
-    def models(self, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa") -> Iterator["LoadedModel"]:
-        """Load one checkpoint after the other; a model is let go of before the next one is loaded."""
-        for checkpoint in self.checkpoints:
-            with checkpoint.open(device, dtype, attention) as loaded:
-                yield loaded
+    def models(
+        self, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa", *, reuse: bool = False
+    ) -> Iterator["LoadedModel"]:
+        """Load one checkpoint after the other, one model alive at a time; the next one's files are read ahead.
+
+        Args:
+            device: torch device.
+            dtype: dtype of the weights.
+            attention: attention implementation.
+            reuse: put each checkpoint's weights into one and the same model object where its config is the same:
+                faster, and hooks stay in place. Do not keep the model beyond its turn: its weights change.
+        """
+        from checkpoints.stream import stream
+
+        return stream(self.checkpoints, device=device, dtype=dtype, attention=attention, reuse=reuse)
 
     def _with(self, checkpoints: tuple[Checkpoint, ...]) -> "Series":
         return Series(self.path, self.name, checkpoints)

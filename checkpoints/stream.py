@@ -1,0 +1,152 @@
+"""One checkpoint after the other: read ahead while the current one computes, in one model object where asked.
+
+Putting weights into a live model is done in one of two ways. Where every tensor of the first checkpoint's files was
+seen to equal the model's tensor of the same name, the files of the next are put straight in. Otherwise (renamed,
+fused or tied in other ways) the next is loaded afresh by transformers and put over, tensor by tensor. A live
+model whose tensors or config are no longer those it was loaded with is left alone and a new one is built.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from checkpoints.checkpoint import Checkpoint
+from checkpoints.errors import DriftError
+from checkpoints.files import weight_files
+from checkpoints.loading import LoadedModel, check_finite
+from checkpoints.validate import validate
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+def stream(
+    checkpoints: Sequence[Checkpoint], *, device: str, dtype: str, attention: str, reuse: bool
+) -> Iterator[LoadedModel]:
+    """Yield each checkpoint's model; see `Series.models`."""
+    live: _Live | None = None
+    loaded: LoadedModel | None = None
+    reader: threading.Thread | None = None
+    try:
+        for checkpoint, upcoming in zip_longest(checkpoints, checkpoints[1:]):
+            if reader is not None:
+                reader.join()
+            if live is not None and live.accepts(checkpoint):
+                loaded = live.take(checkpoint)
+            else:
+                if loaded is not None:
+                    loaded.release()
+                loaded = live = None
+                loaded = checkpoint.load(device, dtype, attention)
+                live = _Live(loaded) if reuse else None
+            reader = _read_ahead(upcoming)
+            yield loaded
+    finally:
+        if loaded is not None:
+            loaded.release()
+
+
+def _read_ahead(checkpoint: Checkpoint | None) -> threading.Thread | None:
+    """Hash the next checkpoint's weights in a thread: the hash is wanted anyway, and the files are then in memory."""
+    if checkpoint is None:
+        return None
+
+    def read() -> None:
+        with suppress(DriftError, OSError):  # loading it will say what is wrong
+            _ = checkpoint.weights_hash
+
+    reader = threading.Thread(target=read, name=f"read ahead {checkpoint.name}", daemon=True)
+    reader.start()
+    return reader
+
+
+class _Live:
+    """A model that is to hold one checkpoint after the other."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self.config_hash = loaded.checkpoint.config_hash
+        self.tensors = _tensors(loaded.model)
+        self.names = frozenset(self.tensors)
+        self.direct = _matches_file(loaded.checkpoint, self.tensors)
+
+    def accepts(self, checkpoint: Checkpoint) -> bool:
+        """Whether the model is as it was loaded, and the checkpoint of the same config."""
+        now = _tensors(self.loaded.model)
+        intact = now.keys() == self.names and all(now[name] is tensor for name, tensor in self.tensors.items())
+        with suppress(DriftError):
+            return intact and not self.loaded.model.training and checkpoint.config_hash == self.config_hash
+        return False
+
+    def take(self, checkpoint: Checkpoint) -> LoadedModel:
+        """Put a checkpoint's weights into the model; the handle of the one before no longer gives access."""
+        before, model = self.loaded, self.loaded.model
+        if not (self.direct and _put_files(checkpoint, self.tensors)):
+            with checkpoint.open("cpu", before.dtype, before.attention) as fresh:
+                _put(_tensors(fresh.model), self.tensors)
+        check_finite(checkpoint, model)
+        self.loaded = before.pass_on(checkpoint)
+        return self.loaded
+
+
+def _tensors(model: "PreTrainedModel") -> "dict[str, torch.Tensor]":
+    """All parameters and persistent buffers by name, tied ones under each of their names."""
+    return dict(model.state_dict(keep_vars=True))
+
+
+def _put(source: "Mapping[str, torch.Tensor]", target: "Mapping[str, torch.Tensor]") -> None:
+    import torch
+
+    with torch.no_grad():
+        for name, tensor in source.items():
+            kept = target[name]
+            if (kept.device, kept.dtype) == (tensor.device, tensor.dtype):
+                kept.data = tensor  # memory-mapped: nothing is copied until it is used
+            else:
+                kept.copy_(tensor)
+
+
+def _put_files(checkpoint: Checkpoint, target: "Mapping[str, torch.Tensor]") -> bool:
+    """Put a checkpoint's files into tensors of the same names; False, with nothing done, where they differ."""
+    from safetensors import safe_open
+
+    files = validate(checkpoint.path)
+    if not _covers(checkpoint, target):
+        return False
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            _put({name: tensors.get_tensor(name) for name in tensors.keys()}, target)  # noqa: SIM118
+    return True
+
+
+def _covers(checkpoint: Checkpoint, target: "Mapping[str, torch.Tensor]") -> bool:
+    """Whether the files hold, under the names of the model, exactly its tensors (tied ones at least once)."""
+    from checkpoints.validate import tensor_entries
+
+    files = weight_files(checkpoint.path)
+    if files[0].suffix != ".safetensors":
+        return False
+    shapes = {name: entry.shape for name, entry in tensor_entries(files).items()}
+    if any(name not in target or tuple(target[name].shape) != shape for name, shape in shapes.items()):
+        return False
+    held = {id(target[name]) for name in shapes}
+    return all(id(tensor) in held for tensor in target.values())
+
+
+def _matches_file(checkpoint: Checkpoint, tensors: "Mapping[str, torch.Tensor]") -> bool:
+    """Whether transformers loaded this checkpoint's files as they are: same names, same values."""
+    import torch
+    from safetensors import safe_open
+
+    if not _covers(checkpoint, tensors):
+        return False
+    for file in weight_files(checkpoint.path):
+        with safe_open(file, framework="pt") as held:
+            for name in held.keys():  # noqa: SIM118
+                live = tensors[name]
+                if not torch.equal(held.get_tensor(name).to(live.device, live.dtype), live):
+                    return False
+    return True
