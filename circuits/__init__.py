@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from circuits.pruning import prune, random_circuits
     from circuits.scores import AttributionGraph
     from circuits.similarity import Similarity
+    from circuits.transfers import Transfer, transfer
 
 _HOMES = {
     "AttributionGraph": "scores",
@@ -26,6 +27,7 @@ _HOMES = {
     "GraphDiff": "comparison",
     "GraphShape": "graph",
     "Similarity": "similarity",
+    "Transfer": "transfers",
     "attribute": "attribution",
     "completeness": "attribution",
     "default_facts": "facts",
@@ -36,6 +38,7 @@ _HOMES = {
     "prune": "pruning",
     "random_circuits": "pruning",
     "tokenize_facts": "facts",
+    "transfer": "transfers",
 }
 
 __all__ = [
@@ -48,6 +51,7 @@ __all__ = [
     "GraphDiff",
     "GraphShape",
     "Similarity",
+    "Transfer",
     "attribute",
     "completeness",
     "default_facts",
@@ -58,6 +62,7 @@ __all__ = [
     "prune",
     "random_circuits",
     "tokenize_facts",
+    "transfer",
 ]
 
 

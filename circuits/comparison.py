@@ -6,6 +6,7 @@ graph with itself is empty, and diff(a, b) is the negative of diff(b, a).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +22,8 @@ from circuits.similarity import Similarity, similarities
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+    from circuits.transfers import Transfer
 
 Pairing = Literal["paired", "unpaired"]
 Status = Literal["gained", "lost", "strengthened", "weakened", "flipped", "kept", "uncertain", "outside"]
@@ -49,6 +52,7 @@ class GraphDiff:
         pairing: over identical facts, or not.
         n: units the tests rest on (of the smaller side when unpaired).
         level: the false discovery rate that changes are held to.
+        transfer: A's circuit run in B and B's in A, where that was done.
     """
 
     shape: GraphShape
@@ -63,13 +67,14 @@ class GraphDiff:
     pairing: Pairing
     n: int
     level: float
+    transfer: "Transfer | None" = None
 
     @property
     def delta(self) -> Floats:
         """[E] mean score at B minus mean score at A."""
         return self.tests.delta
 
-    @property
+    @cached_property
     def changed(self) -> NDArray[np.bool_]:
         """[E] edges that changed for real: q below the level, and the whole graph changed at that level."""
         if not self.significant:
@@ -86,7 +91,7 @@ class GraphDiff:
         """Whether the graph changed as a whole, by the global test; which edges did is a finer question."""
         return self.global_p <= self.level
 
-    @property
+    @cached_property
     def status(self) -> NDArray[np.str_]:
         """[E] what became of each edge."""
         in_a, in_b = self.circuit_a.mask[self.shape.mask], self.circuit_b.mask[self.shape.mask]
@@ -109,6 +114,16 @@ class GraphDiff:
         """Edges of each status."""
         status = self.status
         return {name: int((status == name).sum()) for name in STATUSES}
+
+    def with_transfer(self, transfer: "Transfer") -> "GraphDiff":
+        """The same diff with what the circuits do in each other's model (`circuits.transfer` over A and B).
+
+        Raises:
+            BadPrompt: the transfer is not between two checkpoints.
+        """
+        if transfer.metric.shape[:2] != (2, 2):
+            raise BadPrompt(f"a diff takes the transfer between 2 checkpoints, got {transfer.metric.shape[:2]}")
+        return replace(self, transfer=transfer)
 
     @property
     def nodes_gained(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from circuits.comparison import GraphDiff
     from circuits.evaluation import FaithfulnessCurve
+    from circuits.transfers import Transfer
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#767676"
 GHOST = "#DDDDDD"
@@ -236,3 +237,33 @@ def _dress(figure: "go.Figure", *, title: str, subtitle: str, height: int = 640)
         legend={"orientation": "h", "y": -0.12, "x": 0},
         hovermode="closest",
     )
+
+
+def transfer_figure(transfer: "Transfer") -> "go.Figure":
+    """Faithfulness of each circuit in each model."""
+    import plotly.graph_objects as go
+
+    values = transfer.values
+    figure = go.Figure(
+        go.Heatmap(
+            z=values.astype(np.float32),
+            x=list(transfer.models),
+            y=list(transfer.names),
+            zmin=0,
+            zmax=1,
+            colorscale="Cividis",
+            colorbar={"title": {"text": "faithfulness"}},
+            texttemplate="%{z:.2f}" if values.size <= 144 else None,
+            hovertemplate="circuit of %{y} in model %{x}: %{z:.2f}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title_text="model", type="category")
+    figure.update_yaxes(title_text="circuit of", type="category")
+    apart = values[~np.eye(len(values), dtype=bool)]
+    _dress(
+        figure,
+        title=f"Own circuits keep {np.diag(values).mean():.2f}, foreign ones {apart.mean() if len(apart) else 1:.2f}",
+        subtitle="faithfulness of each checkpoint's circuit in each checkpoint's model, exact runs, means over facts",
+        height=480,
+    )
+    return figure

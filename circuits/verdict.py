@@ -9,7 +9,10 @@ if TYPE_CHECKING:
 
 def diff_verdict(diff: "GraphDiff") -> str:
     """Whether edges changed, and whether the circuits are less alike than prompts alone would make them."""
-    return f"{_edges_sentence(diff)} {_overlap_sentence(diff)}"
+    sentences = [_edges_sentence(diff), _overlap_sentence(diff)]
+    if diff.transfer is not None:
+        sentences.append(diff.transfer.verdict)
+    return " ".join(sentences)
 
 
 def diff_caption(diff: "GraphDiff") -> str:

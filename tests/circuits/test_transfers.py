@@ -1,0 +1,55 @@
+"""Circuits run in other models."""
+
+import numpy as np
+import pytest
+import torch
+from circuit_families import build, random_facts
+
+import circuits
+from checkpoints.errors import BadPrompt
+
+
+@pytest.fixture(scope="module")
+def pair():
+    facts = random_facts(6)
+    first, second = build("llama_gqa", dtype=torch.float32), build("llama_gqa", dtype=torch.float32)
+    with torch.no_grad():
+        second.model.layers[1].self_attn.v_proj.weight.mul_(0.2)
+    graphs = [circuits.attribute(model, facts) for model in (first, second)]
+    return (first, second), graphs, facts
+
+
+def test_the_diagonal_is_each_models_own_faithfulness(pair):
+    models, graphs, facts = pair
+    chosen = [graph.prune(50) for graph in graphs]
+    moved = circuits.transfer(iter(models), chosen, facts, names=["before", "after"])
+    for i, (model, circuit) in enumerate(zip(models, chosen, strict=True)):
+        assert moved.values[i, i] == pytest.approx(circuits.faithfulness(model, circuit, facts, n_random=0).value)
+        assert moved.loss(i, i)[0] == 0.0
+    assert moved.loss(0, 1)[0] == pytest.approx(moved.values[1, 1] - moved.values[0, 1], abs=1e-9)
+    assert list(moved.to_frame()["circuit"]) == ["before", "before", "after", "after"]
+    assert "circuit of before" in moved.verdict
+
+
+def test_the_full_circuit_does_everything_everywhere(pair):
+    models, graphs, facts = pair
+    whole = circuits.Circuit(graphs[0].shape, graphs[0].mask)
+    moved = circuits.transfer(models, [whole, whole], facts)
+    np.testing.assert_array_equal(moved.values, np.ones((2, 2)))
+    assert "it still does the work" in moved.verdict
+
+
+def test_a_diff_carries_its_transfer(pair, tmp_path):
+    models, graphs, facts = pair
+    moved = circuits.transfer(models, [graph.prune(50) for graph in graphs], facts)
+    back = circuits.Transfer.load(moved.save(tmp_path / "transfer"))
+    np.testing.assert_array_equal(back.metric, moved.metric)
+    told = circuits.diff(*graphs).with_transfer(back)
+    assert told.verdict.endswith(moved.verdict)
+    assert "heatmap" in str(moved.plot().to_dict())
+
+
+def test_numbers_of_models_and_circuits_must_agree(pair):
+    models, graphs, facts = pair
+    with pytest.raises(BadPrompt, match="2 models, 1 circuits"):
+        circuits.transfer(models, [graphs[0].prune(10)], facts)
