@@ -1,4 +1,4 @@
-"""The command line: ``circuit-drift run | diff | report | monitor | show``.
+"""The command line: ``circuit-drift run | diff | report | monitor | audit | show``.
 
 Exit status: 0 = done (``diff``: no significant difference), 1 = ``diff`` found a significant difference, 2 = trouble,
 130 = interrupted. Results go to standard output, everything else to standard error.
@@ -67,6 +67,7 @@ def run(
         str | None, typer.Option("--steps", help="Which checkpoints: 'last', 'every 3', 'log 8', '100:2000', '0,500'.")
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write the report here.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a series whose audit finds an error.")] = False,
     store: StoreOption = None,
     needles: NeedlesOption = None,
     haystack: HaystackOption = None,
@@ -88,7 +89,7 @@ def run(
         opened.path, needles=needles, haystack=haystack, facts=facts, length=length, seed=seed
     )
     result = circuit_drift.run(
-        opened, store=store, prompts=prompts, measures=_names(measures), device=device, dtype=dtype
+        opened, store=store, prompts=prompts, measures=_names(measures), device=device, dtype=dtype, strict=strict
     )
     print_run(result)
     if html:
@@ -145,6 +146,30 @@ def report(
     import circuit_drift
 
     typer.echo(circuit_drift.load_run(store, name).report(html))
+
+
+@app.command("audit")
+def audit_series(
+    series: SeriesArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    metadata: Annotated[
+        bool, typer.Option("--metadata", help="Look at names, sizes, headers and configs only, not at the weights.")
+    ] = False,
+) -> None:
+    """Look for wrong weights behind step names: repeated, damaged, misplaced, foreign or missing checkpoints.
+
+    Exit status: 0 = nothing found, 1 = warnings, 2 = errors.
+    """
+    from checkpoints import open_series
+    from checkpoints.audit import audit
+    from circuit_drift.render import print_audit
+
+    report = audit(open_series(series), values=not metadata, progress=sys.stderr.isatty())
+    if as_json:
+        typer.echo(report.to_json())
+    else:
+        print_audit(report)
+    raise typer.Exit(report.status)
 
 
 @app.command()

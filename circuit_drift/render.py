@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import circuits
     import heads
     from checkpoints import Series
+    from checkpoints.audit import AuditReport
     from circuit_drift.pair import PairDiff
     from circuit_drift.sweep import Point, Run
 
@@ -54,6 +55,16 @@ def print_pair(pair: "PairDiff") -> None:
     if pair.circuit is not None:
         console.print(_table(edge_changes(pair.circuit).head(SHOWN), title="Edges, strongest real changes"))
         console.print(_table(pair.circuit.similarity_frame(), title="Similarity of the two circuits"))
+
+
+def print_audit(report: "AuditReport") -> None:
+    """The audit's summary, then a finding a line with its evidence in public."""
+    console = _console()
+    console.print(report.summary)
+    for finding in report.findings:
+        where = ", ".join(finding.checkpoints)
+        console.print(f"• {finding.severity}, {finding.kind} ({where}): {finding.message}", soft_wrap=True)
+        console.print(f"  seen in: {finding.reference}", soft_wrap=True)
 
 
 def print_monitor(monitor: "heads.Monitor") -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import Checkpoint, DriftError, LoadedModel, Series, StoreError, open_series
+from checkpoints.audit import audit
 from circuit_drift.measures import (
     CircuitMeasure,
     FaithfulnessMeasure,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ERRORS = 2
+AUDITED_BYTES = 4 << 30
 MEASURES = ("heads", "circuit", "faithfulness")
 
 
@@ -72,6 +75,7 @@ class Run:
         store: where the results live.
         origins: where the needles and the facts came from.
         log: the training log beside the series (``training_log.csv``), as text, if it has one.
+        audit: what is wrong with the series itself, a sentence each; empty for a clean one.
     """
 
     name: str
@@ -79,6 +83,7 @@ class Run:
     store: Path
     origins: Mapping[str, str]
     log: str | None = None
+    audit: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.points)
@@ -142,9 +147,10 @@ def run(
     measures: Sequence[str] = MEASURES,
     device: str = "auto",
     dtype: str = "float32",
+    strict: bool = False,
     progress: bool = True,
 ) -> Run:
-    """Measure every checkpoint of a series.
+    """Measure every checkpoint of a series, after an audit of its files.
 
     Args:
         series: a `Series`, a folder of checkpoints, or ``"demo"``.
@@ -153,22 +159,26 @@ def run(
         measures: which of ``heads``, ``circuit``, ``faithfulness``; the last needs the second.
         device: a torch device, or ``auto``.
         dtype: the dtype of the forward passes.
+        strict: refuse a series in which the audit finds an error, instead of warning of it.
         progress: show a progress bar where there is a terminal or a notebook.
 
     Returns:
         the run, every checkpoint in order, failures recorded.
 
     Raises:
-        DriftError: no series, an unwritable store, unusable prompts, or no checkpoint could be measured at all.
+        DriftError: no series, an unwritable store, unusable prompts, an error in the audit of a series that must
+            pass it, or no checkpoint could be measured at all.
     """
     series = series if isinstance(series, Series) else open_series(series)
     store = store if isinstance(store, Store) else Store.open(store)
     prompts = prompts or prompts_for(series.path)
+    findings = _audit(series, strict=strict)
     log = series.path / "training_log.csv"
     record: dict[str, Any] = {
         "name": series.name,
         "origins": {"needles": prompts.needles.origin, "facts": prompts.facts.origin},
         "log": log.read_text(encoding="utf-8") if log.is_file() else None,
+        "audit": findings,
         "points": [],
     }
     points = []
@@ -181,7 +191,7 @@ def run(
     if not any(point.keys for point in points):
         reasons = "; ".join(dict.fromkeys(reason for point in points for reason in point.failures.values()))
         raise DriftError(f"no checkpoint of {series.name} could be measured: {reasons}")
-    return Run(series.name, tuple(points), store.path, record["origins"], record["log"])
+    return Run(series.name, tuple(points), store.path, record["origins"], record["log"], tuple(findings))
 
 
 def measure_each(
@@ -221,7 +231,7 @@ def load_run(store: "Store | Path | str | None" = None, run_name: str | None = N
         keys = entry["keys"]
         results = {name: read_result(name, store.folder(name, keys[name])) for name in keys}
         points.append(Point(**entry, **results))
-    return Run(record["name"], tuple(points), store.path, record["origins"], record["log"])
+    return Run(record["name"], tuple(points), store.path, record["origins"], record["log"], tuple(record["audit"]))
 
 
 def build_measures(prompts: Prompts, names: Sequence[str] = MEASURES) -> tuple[Measure, ...]:
@@ -241,6 +251,20 @@ def build_measures(prompts: Prompts, names: Sequence[str] = MEASURES) -> tuple[M
     }
     wanted = set(names) | {need for name in names for need in built[name].needs}
     return tuple(built[name] for name in MEASURES if name in wanted)
+
+
+def _audit(series: Series, *, strict: bool) -> list[str]:
+    """Findings of the audit as sentences. Past a total size, only names, sizes, headers and configs are looked at."""
+    size = sum(file.stat().st_size for checkpoint in series for file in checkpoint.path.glob("*") if file.is_file())
+    report = audit(series, values=size <= AUDITED_BYTES)
+    told = [
+        f"{finding.severity}: {finding.kind}: {finding.message} ({finding.reference})" for finding in report.findings
+    ]
+    if strict and report.status == ERRORS:
+        raise DriftError(f"the audit of {series.name} found errors, and the run is strict: {'; '.join(told)}")
+    for sentence in told:
+        logger.warning("audit, %s", sentence)
+    return told
 
 
 def _measure(checkpoint: Checkpoint, measures: Sequence[Measure], store: Store, *, device: str, dtype: str) -> Point:

@@ -37,7 +37,7 @@ def write_report(run: "Run", path: Path | str) -> Path:
         title=f"Circuits over training: {run.name}",
         subtitle=f"{len(run)} checkpoints, steps {run.points[0].label} to {run.points[-1].label}",
         verdict=[*run_verdict(run), *(sentence for pair in pairs for sentence in _headlines(pair))],
-        warnings=[f"{p.name}, {m}: {reason}" for p in run for m, reason in p.failures.items()],
+        warnings=[*run.audit, *(f"{p.name}, {m}: {reason}" for p in run for m, reason in p.failures.items())],
         sections=sections,
         provenance=_provenance(run.points, run.origins),
     )

@@ -152,3 +152,26 @@ def test_a_store_that_cannot_be_written(tiny_series, tmp_path):
 def test_an_unknown_device_is_named(tiny_series, tmp_path):
     message = _fails("run", tiny_series, "--device", "tpu9", "--store", tmp_path / "store")
     assert "tpu9" in message
+
+
+def test_audit_of_a_series_of_strangers(tiny_series):
+    """The tiny checkpoints come from three seeds: none lies on the path of the others."""
+    done = runner.invoke(app, ["audit", str(tiny_series), "--json"])
+    document = json.loads(done.stdout)
+    assert done.exit_code == document["status"]
+    assert runner.invoke(app, ["audit", str(tiny_series)]).exit_code == done.exit_code
+
+
+def test_a_repeated_checkpoint_is_warned_of_or_refused(tiny_series, tmp_path):
+    series = tmp_path / "repeated"
+    shutil.copytree(tiny_series, series)
+    shutil.copy(series / "checkpoint-10" / "model.safetensors", series / "checkpoint-100" / "model.safetensors")
+    audited = runner.invoke(app, ["audit", str(series)])
+    assert audited.exit_code == 2
+    assert "identical" in audited.stdout
+    options = ["--store", str(tmp_path / "store"), "--length", "64", "--measures", "heads"]
+    assert "identical" in _fails("run", series, "--strict", *options)
+    assert not (tmp_path / "store" / "heads").exists()
+    html = tmp_path / "report.html"
+    assert runner.invoke(app, ["run", str(series), *options, "--html", str(html)]).exit_code == 0
+    assert "OLMo#915" in html.read_text(encoding="utf-8")
