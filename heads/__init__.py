@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from heads.ablation import ablate, validate
+    from heads.building import interference_prompts, needle_prompts
     from heads.catalogue import ABLATIONS, DETECTORS
     from heads.comparison import Change, HeadComparison, compare
     from heads.correlation import Correlation, correlate, read_downstream
     from heads.monitoring import Monitor, monitor
-    from heads.needles import Needle, NeedlePrompt, NeedleSet, load_needles, needle_prompts
-    from heads.probes import default_haystack, default_needles
+    from heads.needles import Needle, NeedlePrompt, NeedleSet, load_needles
+    from heads.pools import default_haystack, default_needles
+    from heads.probes import PROBES, Probe, probe
     from heads.query import query_scores
     from heads.repeats import repeat_scores
     from heads.retrieval import retrieval_scores
@@ -21,28 +23,32 @@ if TYPE_CHECKING:
     from heads.validation import Readout, Validation
 
 _HOMES = {
+    "ABLATIONS": "catalogue",
     "Change": "comparison",
     "Correlation": "correlation",
     "DETECTORS": "catalogue",
     "HeadComparison": "comparison",
     "HeadScore": "scores",
     "HeadScores": "scores",
-    "ABLATIONS": "catalogue",
     "Monitor": "monitoring",
     "Needle": "needles",
     "NeedlePrompt": "needles",
     "NeedleSet": "needles",
+    "PROBES": "probes",
+    "Probe": "probes",
     "Readout": "validation",
     "RetrievalScores": "scores",
     "Validation": "validation",
     "ablate": "ablation",
     "compare": "comparison",
     "correlate": "correlation",
-    "default_haystack": "probes",
-    "default_needles": "probes",
+    "default_haystack": "pools",
+    "default_needles": "pools",
+    "interference_prompts": "building",
     "load_needles": "needles",
     "monitor": "monitoring",
-    "needle_prompts": "needles",
+    "needle_prompts": "building",
+    "probe": "probes",
     "query_scores": "query",
     "read_downstream": "correlation",
     "repeat_scores": "repeats",
@@ -53,6 +59,7 @@ _HOMES = {
 __all__ = [
     "ABLATIONS",
     "DETECTORS",
+    "PROBES",
     "Change",
     "Correlation",
     "HeadComparison",
@@ -62,6 +69,7 @@ __all__ = [
     "Needle",
     "NeedlePrompt",
     "NeedleSet",
+    "Probe",
     "Readout",
     "RetrievalScores",
     "Validation",
@@ -70,9 +78,11 @@ __all__ = [
     "correlate",
     "default_haystack",
     "default_needles",
+    "interference_prompts",
     "load_needles",
     "monitor",
     "needle_prompts",
+    "probe",
     "query_scores",
     "read_downstream",
     "repeat_scores",

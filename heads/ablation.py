@@ -182,7 +182,8 @@ def _editing(
         return nullcontext()
     hidden = torch.zeros(len(batch), max(len(p.ids) for p in batch), dtype=torch.bool, device=model.device)
     for row, prompt in zip(hidden, batch, strict=True):
-        row[slice(*prompt.needle_span)] = True
+        for span in prompt.needle_spans:
+            row[slice(*span)] = True
     first = torch.tensor([p.answer_start - 1 for p in batch], device=model.device)
     return ablated(model, targets, Where(first, hidden, scope), kind=kind, means=means)
 
@@ -211,7 +212,7 @@ def _text_rows(batch: Sequence[NeedlePrompt]) -> Tensor:
     """[batch, T] rows that predict haystack tokens, needle, distractors and question left out: needs no retrieval."""
     every = []
     for prompt in batch:
-        spans = (prompt.needle_span, prompt.question_span, *prompt.distractor_spans)
+        spans = (*prompt.needle_spans, prompt.question_span, *prompt.distractor_spans)
         busy = {p for start, stop in spans for p in range(start - 1, stop + 1)}
         every.append([p for p in range(1, prompt.answer_start - 1) if p not in busy][:TEXT_TOKENS])
     least = min(map(len, every))

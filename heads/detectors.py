@@ -20,10 +20,10 @@ def answer_groups(prompts: Sequence[NeedlePrompt], size: int, device: torch.devi
     """The groups of `GROUPS` for a batch of prompts padded to ``size`` tokens."""
     spans = torch.zeros(len(prompts), size, 3, dtype=torch.bool, device=device)
     for b, prompt in enumerate(prompts):
-        spans[b, slice(*prompt.answer_span), 0] = True
-        spans[b, slice(*prompt.needle_span), 1] = True
-        for span in prompt.distractor_spans:
-            spans[b, slice(*span), 2] = True
+        groups = (prompt.answer_spans, prompt.needle_spans, prompt.distractor_spans)
+        for group, members_ in enumerate(groups):
+            for span in members_:
+                spans[b, slice(*span), group] = True
 
     def members(rows: Tensor, keys: Tensor) -> Tensor:
         inside = spans[:, keys]
@@ -91,16 +91,15 @@ class LayerRows:
 def answer_detectors(layer: LayerRows, prompt: NeedlePrompt) -> dict[str, Floats]:
     """Every detector of the answer rows, each [H]; see `heads.DETECTORS`."""
     ids, answer = np.asarray(prompt.ids), np.asarray(prompt.answer)
-    size = prompt.answer_span[1] - prompt.answer_span[0]
+    gold = np.asarray(prompt.gold)
+    size = len(gold)
     mass = {name: layer.mass[..., g] for g, name in enumerate(GROUPS)}
     others = layer.reach[:, GROUPS.index("all")] - size
     spread = size / np.maximum(others, 1)
-    on_answer = (layer.top_index[..., :size] >= prompt.answer_span[0]) & (
-        layer.top_index[..., :size] < prompt.answer_span[1]
-    )
+    on_answer = np.isin(layer.top_index[..., :size], gold)
     with np.errstate(invalid="ignore", divide="ignore"):
         reasoning = np.where(mass["middle"] > 0, mass["answer_middle"] / mass["middle"], np.nan)
-    values = copy_readings(layer.argmax, ids, answer, prompt.answer_span)
+    values = copy_readings(layer.argmax, ids, answer, gold)
     values |= {
         "needle_mass": mass["answer"].mean(axis=1),
         "spatial": (mass["answer"] - spread * (mass["all"] - mass["answer"])).mean(axis=1),

@@ -1,24 +1,15 @@
-"""Needles in haystacks, built in token space: every span is known by construction, none is searched for.
-
-A prompt is ``[bos] haystack + needle + haystack + question``, followed by the answer's own token ids as they stand
-in the needle, to be teacher-forced (arXiv 2604.02650, section 3.2: "continuous NIAH").
-"""
+"""Needles and the prompts made of them, as values; needles are read from JSONL."""
 
 import hashlib
 import json
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from checkpoints.errors import BadPrompt
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 Span = tuple[int, int]
-SENTENCE_END = (".", "!", "?", "\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +21,10 @@ class Needle:
         answer: the part of it that is to be retrieved; occurs in it exactly once.
         question: what follows the haystack, verbatim; ends where the answer begins ("... Answer:").
         distractors: sentences of the same form with other answers, hidden in the same haystack.
+        rank: how many of the distractors come before the needle, all of them in order; None scatters them.
+        parts: further (sentence, answer) pairs that belong to the answer, hidden in the same haystack; the whole answer
+            lists them after the first, separated by commas. They follow the needle in order.
+        intro: what stands before the haystack.
         labels: anything to group results by.
     """
 
@@ -37,6 +32,9 @@ class Needle:
     answer: str
     question: str
     distractors: tuple[str, ...] = ()
+    rank: int | None = None
+    parts: tuple[tuple[str, str], ...] = ()
+    intro: str = ""
     labels: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -47,8 +45,9 @@ class NeedlePrompt:
     Attributes:
         ids: prompt and answer together.
         answer_start: where the teacher-forced answer begins; the rows that predict it start one before.
-        answer_span: the answer's place inside the needle, [start, stop): the positions a retrieval head reads.
-        needle_span: the whole needle.
+        answer_spans: places of the answer inside the needle and its further parts, [start, stop): the positions that a
+            retrieval head reads.
+        needle_spans: the needle's sentences, in the same order.
         distractor_spans: the distractors.
         question_span: the question, from the end of the haystack to the answer.
         depth: share of the haystack that stands before the needle, as achieved.
@@ -58,14 +57,39 @@ class NeedlePrompt:
 
     ids: tuple[int, ...]
     answer_start: int
-    answer_span: Span
-    needle_span: Span
+    answer_spans: tuple[Span, ...]
+    needle_spans: tuple[Span, ...]
     distractor_spans: tuple[Span, ...]
     question_span: Span
     depth: float
     requested_depth: float
     needle: int
     text: str = field(repr=False, default="")
+
+    @property
+    def answer_span(self) -> Span:
+        """Place of the answer in the needle itself."""
+        return self.answer_spans[0]
+
+    @property
+    def needle_span(self) -> Span:
+        """The needle itself."""
+        return self.needle_spans[0]
+
+    @property
+    def gold(self) -> tuple[int, ...]:
+        """Every position that holds a token of the answer."""
+        return tuple(position for span in self.answer_spans for position in range(*span))
+
+    @property
+    def before(self) -> int:
+        """Tokens before the needle, BOS included: the interference length of arXiv 2604.02650, figure 8."""
+        return self.needle_span[0]
+
+    @property
+    def distance(self) -> int:
+        """Tokens between needle and question: the absolute distance of the same figure."""
+        return self.question_span[0] - self.needle_span[1]
 
     @property
     def answer(self) -> tuple[int, ...]:
@@ -90,7 +114,7 @@ class NeedleSet:
     @property
     def hash(self) -> str:
         """Sha256 of the token ids and spans: equal hashes mean identical prompts."""
-        content = [[p.ids, p.answer_start, p.answer_span, p.needle_span] for p in self.prompts]
+        content = [[p.ids, p.answer_start, p.answer_spans, p.needle_spans] for p in self.prompts]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -128,187 +152,13 @@ def _parse(line: str, where: str) -> Needle:
     distractors = record.get("distractors", [])
     if not all(isinstance(s, str) and s for s in strings) or not isinstance(distractors, list):
         raise BadPrompt(f"{where}: needle, answer and question must be non-empty strings, distractors a list")
-    if unknown := set(record) - {"needle", "answer", "question", "distractors", "labels"}:
+    if unknown := set(record) - {f.name for f in fields(Needle)}:
         raise BadPrompt(f"{where} has unknown fields {sorted(unknown)}: put them under labels")
     needle, answer, question = map(str, strings)
-    return Needle(needle, answer, question, tuple(map(str, distractors)), record.get("labels", {}))
-
-
-def needle_prompts(
-    tokenizer: "PreTrainedTokenizerBase",
-    needles: Sequence[Needle],
-    haystack_text: str,
-    *,
-    length: int,
-    depths: Sequence[float],
-    seed: int = 0,
-) -> NeedleSet:
-    """Hide every needle at every depth of a haystack.
-
-    Pieces are tokenized once each, as they stand after a sentence's end, and joined as token ids: one space between
-    pieces unless a piece begins with white space. The haystack is a window of the text that starts at a sentence
-    drawn by seed and needle, running on from its beginning when the text is too short. Insertions move back to the
-    nearest sentence boundary. A tokenizer with a BOS token gets exactly one, in front.
-
-    Args:
-        tokenizer: any transformers tokenizer.
-        needles: what to hide.
-        haystack_text: running text; its sentences end in ``. ! ?`` or a newline.
-        length: tokens of the prompt from BOS to the end of the question; the answer comes on top.
-        depths: shares of the haystack before the needle, in [0, 1].
-        seed: of the window and the distractors' places.
-
-    Returns:
-        the prompts, and for each needle that cannot be scored the reason.
-
-    Raises:
-        BadPrompt: no depth, a depth outside [0, 1], or an empty haystack.
-    """
-    if not depths or not all(0 <= depth <= 1 for depth in depths):
-        raise BadPrompt(f"depths must be shares in [0, 1], one at least: got {list(depths)}")
-    haystack = _Haystack.of(tokenizer, haystack_text)
-    prompts: list[NeedlePrompt] = []
-    refused: list[tuple[int, str]] = []
-    for index, needle in enumerate(needles):
-        try:
-            pieces = _Pieces.of(tokenizer, needle)
-            window = haystack.window(length - pieces.size, random.Random(f"{seed}/{index}/window"))
-            _check_unique(pieces, window)
-        except BadPrompt as reason:
-            refused.append((index, str(reason)))
-            continue
-        for depth in depths:
-            places = random.Random(f"{seed}/{index}/distractors")
-            prompts.append(_build(tokenizer, pieces, window, haystack.ends, depth, index, places))
-    return NeedleSet(tuple(prompts), tuple(refused), length)
-
-
-@dataclass(frozen=True, slots=True)
-class _Haystack:
-    ids: tuple[int, ...]
-    ends: frozenset[int]
-
-    @staticmethod
-    def of(tokenizer: "PreTrainedTokenizerBase", text: str) -> "_Haystack":
-        ids = tuple(tokenizer.encode(text, add_special_tokens=False, verbose=False))
-        if not ids:
-            raise BadPrompt("the haystack is empty: give it running text")
-        ends = {i for i in set(ids) if str(tokenizer.decode([i])).rstrip(" ").endswith(SENTENCE_END)}
-        return _Haystack(ids, frozenset(ends))
-
-    def window(self, size: int, draw: random.Random) -> tuple[int, ...]:
-        if size < 0:
-            raise BadPrompt(f"needle, distractors and question are {-size} tokens longer than the prompt")
-        starts = [i + 1 for i, token in enumerate(self.ids[:-1]) if token in self.ends] or [0]
-        start = draw.choice([0, *starts])
-        around = self.ids[start:] + self.ids[:start]
-        return (around * (size // len(around) + 1))[:size]
-
-
-@dataclass(frozen=True, slots=True)
-class _Pieces:
-    """Token ids of everything but the haystack."""
-
-    bos: tuple[int, ...]
-    needle: tuple[int, ...]
-    answer: Span
-    question: tuple[int, ...]
-    distractors: tuple[tuple[int, ...], ...]
-
-    @staticmethod
-    def of(tokenizer: "PreTrainedTokenizerBase", needle: Needle) -> "_Pieces":
-        needle_ids, answer = _with_answer(tokenizer, needle)
-        bos = () if tokenizer.bos_token_id is None else (int(tokenizer.bos_token_id),)
-        question = continuation(tokenizer, needle.question)
-        distractors = tuple(continuation(tokenizer, text) for text in needle.distractors)
-        if any(token in bos for piece in (needle_ids, question, *distractors) for token in piece):
-            raise BadPrompt(f"the text holds the BOS token {tokenizer.bos_token!r}: take it out")
-        return _Pieces(bos, needle_ids, answer, question, distractors)
-
-    @property
-    def size(self) -> int:
-        return sum(map(len, (self.bos, self.needle, self.question, *self.distractors)))
-
-    @property
-    def answer_ids(self) -> tuple[int, ...]:
-        return self.needle[slice(*self.answer)]
-
-
-def continuation(tokenizer: "PreTrainedTokenizerBase", text: str, *, anchor: str = ".") -> tuple[int, ...]:
-    """Token ids of a text as it stands after a sentence's end, not as a text's beginning.
-
-    Raises:
-        BadPrompt: the tokenizer merges the text with what stands before it.
-    """
-    joined = anchor + text if text[:1].isspace() else f"{anchor} {text}"
-    before = tokenizer.encode(anchor, add_special_tokens=False)
-    ids = tokenizer.encode(joined.rstrip(" "), add_special_tokens=False, verbose=False)
-    if ids[: len(before)] != before or len(ids) == len(before):
-        raise BadPrompt(f"the tokenizer merges {text[:40]!r} with the full stop before it")
-    return tuple(ids[len(before) :])
-
-
-def _with_answer(tokenizer: "PreTrainedTokenizerBase", needle: Needle) -> tuple[tuple[int, ...], Span]:
-    """The needle's ids and the answer's span in them; its first token may hold the space before the answer."""
-    found = needle.needle.count(needle.answer)
-    if found != 1:
-        raise BadPrompt(f"answer {needle.answer!r} stands {found} times in the needle, not once")
-    at = needle.needle.index(needle.answer)
-    before = needle.needle[:at].rstrip()
-    whole = continuation(tokenizer, needle.needle)
-    head = continuation(tokenizer, before) if before else ()
-    tail = continuation(tokenizer, needle.needle[: at + len(needle.answer)])
-    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tail[len(head) :]:
-        raise BadPrompt(f"the tokenizer does not know all of answer {needle.answer!r}")
-    if whole[: len(tail)] != tail or tail[: len(head)] != head:
-        raise BadPrompt(f"the tokenizer merges answer {needle.answer!r} with the text around it in the needle")
-    return whole, (len(head), len(tail))
-
-
-def _check_unique(pieces: _Pieces, window: tuple[int, ...]) -> None:
-    if set(pieces.bos) & set(window):
-        raise BadPrompt("the haystack holds the BOS token: take it out")
-    elsewhere = [("haystack", window), ("question", pieces.question), *(("distractor", d) for d in pieces.distractors)]
-    for name, ids in elsewhere:
-        if _contains(ids, pieces.answer_ids):
-            raise BadPrompt(f"the answer also stands in the {name}: it could be copied from there")
-
-
-def _contains(ids: tuple[int, ...], part: tuple[int, ...]) -> bool:
-    return any(ids[i : i + len(part)] == part for i, token in enumerate(ids) if token == part[0])
-
-
-def _build(
-    tokenizer: "PreTrainedTokenizerBase",
-    pieces: _Pieces,
-    window: tuple[int, ...],
-    ends: frozenset[int],
-    depth: float,
-    index: int,
-    places: random.Random,
-) -> NeedlePrompt:
-    bounds = [0, *(i + 1 for i, token in enumerate(window) if token in ends)]
-    place = max(bound for bound in bounds if bound <= round(depth * len(window)))
-    others = [(places.choice(bounds), number, ids) for number, ids in enumerate(pieces.distractors, 1)]
-    ids = list(pieces.bos)
-    spans: dict[int, Span] = {}
-    last = 0
-    for at, number, piece in sorted([(place, 0, pieces.needle), *others]):
-        ids += window[last:at]
-        spans[number] = (len(ids), len(ids) + len(piece))
-        ids += piece
-        last = at
-    ids += window[last:] + pieces.question
-    start = spans[0][0]
-    return NeedlePrompt(
-        ids=(*ids, *pieces.answer_ids),
-        answer_start=len(ids),
-        answer_span=(start + pieces.answer[0], start + pieces.answer[1]),
-        needle_span=spans[0],
-        distractor_spans=tuple(spans[n] for n in sorted(spans) if n),
-        question_span=(len(ids) - len(pieces.question), len(ids)),
-        depth=place / len(window) if window else 0.0,
-        requested_depth=depth,
-        needle=index,
-        text=str(tokenizer.decode(ids)),
-    )
+    try:
+        parts = tuple((str(sentence), str(part)) for sentence, part in record.get("parts", []))
+        rank = None if record.get("rank") is None else int(record["rank"])
+    except (TypeError, ValueError) as error:
+        raise BadPrompt(f"{where}: parts are [sentence, answer] pairs and rank is a whole number") from error
+    rest = {"rank": rank, "parts": parts, "intro": str(record.get("intro", "")), "labels": record.get("labels", {})}
+    return Needle(needle, answer, question, tuple(map(str, distractors)), **rest)

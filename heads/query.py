@@ -9,7 +9,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from heads.needles import NeedlePrompt, NeedleSet, continuation
+from heads.building import continuation
+from heads.needles import NeedlePrompt, NeedleSet, Span
 from heads.reduce import KeyGroups, RowStats
 from heads.retrieval import about, check_fits, kv_heads, row_logits, table
 from heads.rows import RowRequest, capture_rows
@@ -79,7 +80,7 @@ def _attention_on_needle(
     sequence = torch.tensor([list(ids)], device=model.device)
     rows = torch.arange(prompt.question_span[0], len(ids), device=model.device)[None]
     layers: dict[int, RowStats] = {}
-    request = RowRequest(rows, _each_token(prompt.needle_span), key_block=key_block)
+    request = RowRequest(rows, _each_token(prompt.needle_spans), key_block=key_block)
     with torch.no_grad(), capture_rows(model, request, layers.__setitem__):
         row_logits(model, sequence, rows[:, -1:])
     return {
@@ -87,10 +88,11 @@ def _attention_on_needle(
     }
 
 
-def _each_token(span: Sequence[int]) -> KeyGroups:
-    """One group for each position of a span."""
+def _each_token(spans: Sequence[Span]) -> KeyGroups:
+    """One group for each position of the spans."""
+    positions = torch.tensor([position for span in spans for position in range(*span)])
 
     def members(rows: Tensor, keys: Tensor) -> Tensor:
-        return (keys[:, None] == torch.arange(*span, device=keys.device))[None, None]
+        return (keys[:, None] == positions.to(keys.device))[None, None]
 
     return members

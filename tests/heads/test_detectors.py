@@ -130,7 +130,7 @@ def test_locos_comes_with_the_pass_when_asked():
 
 def test_question_scores_read_the_needle_with_and_without_a_question():
     tokenizer = train_tokenizers()["words"]
-    model = build("llama", vocab_size=400, max_position_embeddings=512)
+    model = build("llama", vocab_size=2000, max_position_embeddings=512)
     prompts = heads.needle_prompts(
         tokenizer, heads.default_needles(0, count=2), heads.default_haystack(0), length=150, depths=[0.5]
     )

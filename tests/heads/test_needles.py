@@ -1,9 +1,10 @@
 import pytest
+from toys import train_tokenizers
 
 import heads
 from checkpoints.errors import BadPrompt
 from heads import Needle, needle_prompts
-from heads.needles import continuation
+from heads.building import continuation
 
 HAYSTACK = heads.default_haystack(0)
 DEPTHS = (0.0, 0.5, 1.0)
@@ -126,3 +127,80 @@ def test_a_bad_needle_file_is_named_with_its_line(tmp_path, text, reason):
 def test_a_missing_needle_file_is_named(tmp_path):
     with pytest.raises(BadPrompt, match="cannot read needles"):
         heads.load_needles(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize("name", heads.PROBES)
+@pytest.mark.parametrize("kind", ["bpe", "characters"])
+def test_every_probe_builds_with_exact_spans_for_any_tokenizer(tokenizers, name, kind):
+    tokenizer, made = tokenizers[kind], heads.probe(name, seed=1, count=4)
+    length = 6000 if kind == "characters" else 3000
+    built = made.prompts(tokenizer, length=length, depths=(0.2, 0.9))
+    assert not built.refused
+    assert len(built) == 2 * len(made.needles) == 8
+    assert built.hash == heads.probe(name, seed=1, count=4).prompts(tokenizer, length=length, depths=(0.2, 0.9)).hash
+    for prompt in built:
+        needle = made.needles[prompt.needle]
+        golds = [needle.answer, *(answer for _, answer in needle.parts)]
+        sentences = [needle.needle, *(sentence for sentence, _ in needle.parts)]
+        assert prompt.answer_start == length
+        for span, gold in zip(prompt.answer_spans, golds, strict=True):
+            assert plain(tokenizer.decode(prompt.ids[slice(*span)])) == plain(gold)
+        for span, sentence in zip(prompt.needle_spans, sentences, strict=True):
+            assert plain(tokenizer.decode(prompt.ids[slice(*span)])) == plain(sentence)
+        for span, sentence in zip(prompt.distractor_spans, needle.distractors, strict=True):
+            assert plain(tokenizer.decode(prompt.ids[slice(*span)])) == plain(sentence)
+        assert plain(tokenizer.decode(prompt.answer)) == plain(", ".join(golds))
+        assert plain(tokenizer.decode(prompt.ids[slice(*prompt.question_span)])) == plain(needle.question)
+
+
+def test_ranks_stand_in_order_and_chains_run_forward(tokenizers):
+    chat = heads.probe("mrcr", count=8)
+    for prompt in chat.prompts(tokenizers["bpe"], length=3000, depths=(0.0, 0.5, 1.0)):
+        rank = chat.needles[prompt.needle].rank
+        starts = [start for start, _ in prompt.distractor_spans]
+        assert sum(start < prompt.needle_span[0] for start in starts) == rank
+        assert starts == sorted(starts)
+    for prompt in heads.probe("variable_tracking").prompts(tokenizers["bpe"], length=3000, depths=(0.5,)):
+        assert list(prompt.needle_spans) == sorted(prompt.needle_spans)
+
+
+def test_literal_and_non_literal_questions_differ():
+    for needle in heads.probe("nolima", count=8).needles:
+        asked = set(needle.question.lower().split()) - {"the", "in", "is"}
+        assert not asked & set(needle.needle.lower().rstrip(".").split())
+
+
+def test_density_says_how_many_others_state_the_same_fact():
+    def stating(density):
+        lives = heads.probe("longbio_standard", density=density).haystack
+        return sum("was born in" in life for life in lives) / len(lives)
+
+    assert stating(0.0) == 0
+    assert stating(1.0) == 1
+    assert 0.3 < stating(0.5) < 0.7
+
+
+def test_units_are_never_split(tokenizers):
+    tokenizer, probe = tokenizers["bpe"], heads.probe("longbio_standard", count=3)
+    for prompt in probe.prompts(tokenizer, length=2500, depths=(0.3, 0.7)):
+        before = tokenizer.decode(prompt.ids[: prompt.needle_span[0]])
+        assert before == "<bos>" or before.endswith("Here it ends.")
+
+
+def test_the_interference_grid_holds_distance_and_before():
+    tokenizer = train_tokenizers()["bpe"]
+    needle = heads.default_needles(0, count=1)[0]
+    alone = Needle(needle.needle, needle.answer, needle.question)
+    grid = heads.interference_prompts(tokenizer, [alone], HAYSTACK, distances=(0, 50), befores=(10, 80))
+    assert [(p.distance, p.before - 1) for p in grid] == [(0, 10), (0, 80), (50, 10), (50, 80)]
+    crowded = heads.interference_prompts(tokenizer, [needle], HAYSTACK, distances=(0,), befores=(10,))
+    assert "one sentence" in crowded.refused[0][1]
+    with pytest.raises(BadPrompt, match="from 0 on"):
+        heads.interference_prompts(tokenizer, [alone], HAYSTACK, distances=(-1,), befores=(10,))
+
+
+def test_unknown_probes_are_named():
+    with pytest.raises(BadPrompt, match="no probe is called 'haystack'"):
+        heads.probe("haystack")
+    with pytest.raises(BadPrompt, match="density"):
+        heads.probe("longbio_standard", density=2)

@@ -38,5 +38,5 @@ def test_one_forward_reproduces_the_published_detector(model, trial):
         assert stats.argmax[0].T.tolist() == [step["argmax"][layer] for step in trial["steps"]]
         masses = np.array([step["needle_mass"][layer] for step in trial["steps"]])
         np.testing.assert_allclose(stats.mass[0, :, :, 0].T, masses, atol=1e-4)
-        scores = copy_readings(stats.argmax[0].numpy(), ids[0].numpy(), np.array(generated), span)
+        scores = copy_readings(stats.argmax[0].numpy(), ids[0].numpy(), np.array(generated), np.arange(*span))
         np.testing.assert_allclose(scores["copy_count"], trial["retrieval_score"][layer], atol=1e-12)

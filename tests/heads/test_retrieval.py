@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 from families import MOE, SIZES, build
-from toys import planted_copier, random_prompts
+from toys import planted_copier, random_prompts, shared_haystack
 from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
 
 import heads
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from heads import NeedleSet
 
 
@@ -137,3 +137,37 @@ def test_the_built_in_probe_runs_on_any_tokenizer(tokenizers):
     scores = scores_of(model, prompts)
     assert scores.copy.shape == (4, 2, 4)
     assert scores.meta["prompts"] == prompts.hash
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gpt_oss", "deepseek_v3"])
+def test_shared_prefixes_change_cost_and_not_results(name):
+    model = build(name)
+    prompts = shared_haystack(count=2)
+    separate = scores_of(model, prompts)
+    shared = scores_of(model, prompts, prefix="shared")
+    np.testing.assert_array_equal(shared.copy, separate.copy)
+    np.testing.assert_array_equal(shared.correct, separate.correct)
+    for detector, values in separate.detectors.items():
+        np.testing.assert_allclose(shared.detectors[detector], values, atol=1e-4)
+    np.testing.assert_allclose(shared.nll, separate.nll, atol=1e-4)
+
+
+def test_shared_prefixes_run_fewer_tokens():
+    model, prompts, ran = build("llama"), shared_haystack(count=1), []
+    handle = model.register_forward_pre_hook(lambda module, inputs: ran.append(inputs[0].shape[1]))
+    scores_of(model, prompts, prefix="shared")
+    handle.remove()
+    assert ran == [70, 70 - 22, 70 - 5]
+
+
+def test_shared_prefixes_with_direct_writes():
+    model, prompts = build("llama"), shared_haystack(count=1)
+    want = scores_of(model, prompts, extra=["locos"]).detectors["locos_frozen"]
+    found = scores_of(model, prompts, extra=["locos"], prefix="shared").detectors["locos_frozen"]
+    np.testing.assert_allclose(found, want, atol=1e-4)
+
+
+def test_states_that_cannot_be_cut_back_are_refused():
+    config = Qwen3NextConfig(**SIZES, **MOE, layer_types=["linear_attention", "full_attention"])
+    with pytest.raises(UnsupportedArchitecture, match="linear_attention"):
+        scores_of(Qwen3NextForCausalLM._from_config(config).eval(), random_prompts(count=1), prefix="shared")

@@ -1,5 +1,7 @@
 """Tokenizers, prompts and planted heads that the tests share."""
 
+import string
+
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -7,14 +9,15 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import heads
 from heads import NeedlePrompt, NeedleSet, RetrievalScores
-from heads.probes import words as words_of_all_pools
+from heads.pools import words as words_of_all_pools
 
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
 
 
 def train_tokenizers():
     text = [heads.default_haystack(0, sentences=200)]
-    text += [" ".join(pool) for pool in words_of_all_pools().values()]
+    text += [" ".join(map(str, pool)) for pool in words_of_all_pools().values()]
+    text += [" ".join(string.ascii_letters + string.digits + string.punctuation)]
     text += [f"{n.needle} {n.question} {n.answer}" for n in heads.default_needles(0, count=20)]
     words = Tokenizer(models.WordLevel(unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -51,7 +54,24 @@ def random_prompts(*, vocabulary=9, size=60, answer=12, count=4, seed=0, depths=
             start = 1 + round(depth * (size - answer - 2))
             span = (start, start + answer)
             whole = (1, *ids[1:], *ids[slice(*span)])
-            prompts.append(NeedlePrompt(whole, size, span, span, (), (size - 8, size), depth, depth, index))
+            prompts.append(NeedlePrompt(whole, size, (span,), (span,), (), (size - 8, size), depth, depth, index))
+    return NeedleSet(tuple(prompts), (), size)
+
+
+def shared_haystack(*, vocabulary=40, size=60, answer=10, count=2, seed=0, depths=(0.1, 0.5, 0.9)):
+    """Needles at several depths of one haystack each: prompts that share a prefix."""
+    draw = np.random.default_rng(seed)
+    prompts = []
+    for index in range(count):
+        hay, hidden = (
+            draw.integers(3, vocabulary, size - answer).tolist(),
+            draw.integers(3, vocabulary, answer).tolist(),
+        )
+        for depth in depths:
+            start = 1 + round(depth * (size - answer - 8))
+            span = (start, start + answer)
+            whole = (1, *hay[1:start], *hidden, *hay[start:], *hidden)
+            prompts.append(NeedlePrompt(whole, size, (span,), (span,), (), (size - 6, size), depth, depth, index))
     return NeedleSet(tuple(prompts), (), size)
 
 

@@ -1,0 +1,54 @@
+"""Keys and values of a prompt kept for the next one, up to the first token in which they differ."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import DynamicCache, PreTrainedModel
+
+from checkpoints.errors import UnsupportedArchitecture
+
+
+class SharedPrefix:
+    """The cache of the prompt that ran last; one sequence at a time.
+
+    Every layer keeps all of its keys, windowed layers too, so that the cache can be cut back anywhere.
+
+    Args:
+        model: any model whose layers keep keys and values.
+
+    Raises:
+        UnsupportedArchitecture: a layer keeps a running state, which cannot be cut back.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+        if others := {kind for kind in kinds if not kind.endswith("attention") or kind.startswith("linear")}:
+            raise UnsupportedArchitecture(
+                f"{type(model).__name__} has layers of kind {sorted(others)}, whose state cannot be cut back to a "
+                "shared prefix: use prefix='separate'"
+            )
+        self._cache = DynamicCache()
+        self._ids: tuple[int, ...] = ()
+
+    def reuse(self, ids: Sequence[int], *, keep: int) -> int:
+        """Cut the cache back to what the new sequence shares with the last, and take the new one as the last.
+
+        Args:
+            ids: the whole new sequence.
+            keep: position from which on tokens must run again, because their rows are wanted.
+
+        Returns:
+            how many tokens need not run.
+        """
+        shared = 0
+        while shared < min(len(self._ids), len(ids), keep) and self._ids[shared] == ids[shared]:
+            shared += 1
+        if surplus := len(self._ids) - shared:
+            self._cache.crop(-surplus)
+        self._ids = tuple(ids)
+        return shared
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What the model needs to go on from the cache."""
+        return {"past_key_values": self._cache, "use_cache": True}
