@@ -19,6 +19,7 @@ from checkpoints.files import (
 )
 
 if TYPE_CHECKING:
+    from checkpoints.hub import HubRevision
     from checkpoints.loading import LoadedModel
 
 
@@ -34,6 +35,7 @@ class Checkpoint:
         stage: training stage (``"stage1"``, ``"pretrain"``), None where the run has none.
         branch: one of several continuations of the same parent (``"ingredient1"``).
         root: the series folder, where a tokenizer shared by all steps may lie.
+        hub: the pinned hub revision it comes from; its `path` is filled when it is first needed.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class Checkpoint:
     stage: str | None = None
     branch: str | None = None
     root: Path | None = field(default=None, repr=False, compare=False)
+    hub: "HubRevision | None" = None
 
     @property
     def label(self) -> str:
@@ -51,27 +54,40 @@ class Checkpoint:
             return self.name
         return "/".join(part for part in (self.stage, self.branch, str(self.step)) if part)
 
+    def fetch(self) -> Path:
+        """Make sure that its files are here, and return their folder; does nothing for a local checkpoint.
+
+        Raises:
+            NotACheckpoint: the hub has no such files.
+            CorruptWeights: what arrived is not what the hub published.
+            DriftError: the hub could not be reached.
+        """
+        return self.path if self.hub is None else self.hub.fetch()
+
     @property
     def config(self) -> dict[str, Any]:
         """The content of config.json."""
+        if self.hub is not None:
+            self.hub.fetch_file(CONFIG_FILE)
         return read_json(self.path / CONFIG_FILE)
 
     @property
     def weights_hash(self) -> str:
         """SHA-256 of the weight files' content (of the file; or over shard names and hashes)."""
-        return hash_weights(weight_files(self.path))
+        return hash_weights(weight_files(self.path)) if self.hub is None else self.hub.weights_hash
 
     @property
     def config_hash(self) -> str:
         """SHA-256 of the config, library version and origin left out."""
-        files = weight_files(self.path)
-        if files[0].suffix == ".gguf" and not (self.path / CONFIG_FILE).exists():
-            return hash_file(files[0])
+        if self.hub is None and not (self.path / CONFIG_FILE).exists():
+            return hash_weights(weight_files(self.path))
         return hash_config(self.config)
 
     @property
     def tokenizer_hash(self) -> str | None:
         """SHA-256 of the tokenizer's vocabulary and merges; None where there is no tokenizer."""
+        if self.hub is not None:
+            self.hub.fetch_tokenizer()
         files = tokenizer_files(self.tokenizer_folders)
         if files:
             return combine({file.name: hash_file(file) for file in files})

@@ -31,7 +31,7 @@ def require_same_model(a: Checkpoint, b: Checkpoint) -> None:
         NotACheckpoint: a folder holds none.
         CorruptWeights: a weight file is damaged.
     """
-    files_a, files_b = weight_files(a.path), weight_files(b.path)
+    files_a, files_b = weight_files(a.fetch()), weight_files(b.fetch())
     config_a, config_b = _config(a), _config(b)
     if config_a is not None and config_b is not None:
         for names in SHAPE_FIELDS:

@@ -16,6 +16,7 @@ CONFIG_FILE = "config.json"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 BIN_INDEX = "pytorch_model.bin.index.json"
 _TOKENIZER_FILES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
+TOKENIZER_FILES = frozenset(name for names in _TOKENIZER_FILES for name in names)
 VOLATILE = frozenset({"transformers_version", "_name_or_path", "_attn_implementation_autoset"})
 
 

@@ -80,7 +80,7 @@ def load(checkpoint: Checkpoint, *, device: str, dtype: str, attention: str) -> 
     """Load a checkpoint; see `Checkpoint.load`."""
     if dtype not in get_args(DType):
         raise DriftError(f"dtype {dtype!r} is not one of {', '.join(get_args(DType))}")
-    files = validate(checkpoint.path)
+    files = validate(checkpoint.fetch())
     gguf = files[0].name if files[0].suffix == ".gguf" else None
     model = _build(checkpoint, gguf, dtype, attention)
     check_finite(checkpoint, model)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, overload
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.errors import NotACheckpoint
 from checkpoints.files import is_checkpoint, read_json
+from checkpoints.hub import HUB_ID, HubRevision, find_revision, list_revisions
 from checkpoints.manifest import MANIFEST_FILE, read_manifest
-from checkpoints.names import parse_name
+from checkpoints.names import StepName, parse_name
 from checkpoints.selection import select
 
 if TYPE_CHECKING:
@@ -130,7 +131,13 @@ class Series:
         return self._with(select(self.checkpoints, words, at=self.at))
 
     def models(
-        self, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa", *, reuse: bool = False
+        self,
+        device: str = "cpu",
+        dtype: str = "float32",
+        attention: str = "sdpa",
+        *,
+        reuse: bool = False,
+        keep_downloads: int | None = None,
     ) -> Iterator["LoadedModel"]:
         """Load one checkpoint after the other, one model alive at a time; the next one's files are read ahead.
 
@@ -140,10 +147,19 @@ class Series:
             attention: attention implementation.
             reuse: put each checkpoint's weights into one and the same model object where its config is the same:
                 faster, and hooks stay in place. Do not keep the model beyond its turn: its weights change.
+            keep_downloads: of the hub revisions that this sweep fetches, how many to keep once done with (beside the
+                current one and the next); None keeps all.
         """
         from checkpoints.stream import stream
 
-        return stream(self.checkpoints, device=device, dtype=dtype, attention=attention, reuse=reuse)
+        return stream(
+            self.checkpoints,
+            device=device,
+            dtype=dtype,
+            attention=attention,
+            reuse=reuse,
+            keep_downloads=keep_downloads,
+        )
 
     def _with(self, checkpoints: tuple[Checkpoint, ...]) -> "Series":
         return Series(self.path, self.name, checkpoints)
@@ -174,11 +190,18 @@ class Series:
 
 
 def open_series(ref: str | Path) -> Series:
-    """Open a series: a folder of checkpoints, one with a manifest.csv, or ``"demo"`` for the shipped one.
+    """Open a series: a folder of checkpoints, one with a manifest.csv, ``"demo"``, or ``"org/name@step*"``.
+
+    The last form lists the revisions of a hub repository that match the pattern, pinned to their commits; it is the
+    only one that uses a network.
 
     Raises:
         NotACheckpoint: there is no series there; the message says what was looked for.
+        DriftError: the hub could not be reached.
     """
+    repo, at, pattern = str(ref).rpartition("@")
+    if at and HUB_ID.fullmatch(repo) and not Path(ref).exists():
+        return _from_hub(repo, pattern)
     path = demo_folder() if str(ref) == DEMO else Path(ref).expanduser()
     if not path.is_dir():
         raise NotACheckpoint(f"{path} is no series: there is no such folder")
@@ -191,7 +214,7 @@ def open_series(ref: str | Path) -> Series:
 
 
 def open_checkpoint(ref: str | Path) -> Checkpoint:
-    """Open one checkpoint: a folder, or ``SERIES@STEP`` with a series folder or ``demo`` (``demo@last``).
+    """Open one checkpoint: a folder, ``SERIES@STEP`` (``runs/a@500``, ``demo@last``) or ``org/name@revision``.
 
     A folder that lies in a series is given the place that the series' manifest or its own name says.
 
@@ -203,6 +226,8 @@ def open_checkpoint(ref: str | Path) -> Checkpoint:
         return _single(path)
     series, at, step = str(ref).rpartition("@")
     if at and series:
+        if HUB_ID.fullmatch(series) and not Path(series).expanduser().is_dir():
+            return _hub_checkpoint(find_revision(series, step))
         return open_series(series).at(step)
     raise NotACheckpoint(f"{ref} is no checkpoint: there is no such folder, and it is not of the form SERIES@STEP")
 
@@ -244,6 +269,19 @@ def _from_folders(root: Path) -> tuple[Checkpoint, ...]:
         )
         for name in sorted(named, key=lambda name: name.order)
     )
+
+
+def _from_hub(repo: str, pattern: str) -> Series:
+    found = [_hub_checkpoint(revision) for revision in list_revisions(repo, pattern)]
+    found.sort(key=lambda checkpoint: StepName("", checkpoint.step or 0, checkpoint.stage, checkpoint.branch).order)
+    return Series(found[0].path.parent, repo, tuple(found))
+
+
+def _hub_checkpoint(revision: HubRevision) -> Checkpoint:
+    name = parse_name(revision.revision)
+    if name is None:
+        return Checkpoint(revision.path, revision.revision, hub=revision)
+    return Checkpoint(revision.path, name.text, name.step, name.tokens, name.stage, name.branch, hub=revision)
 
 
 def _single(path: Path) -> Checkpoint:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.errors import DriftError
-from checkpoints.files import weight_files
+from checkpoints.files import hash_weights, weight_files
 from checkpoints.loading import LoadedModel, check_finite
 from checkpoints.validate import validate
 
@@ -24,16 +24,24 @@ if TYPE_CHECKING:
 
 
 def stream(
-    checkpoints: Sequence[Checkpoint], *, device: str, dtype: str, attention: str, reuse: bool
+    checkpoints: Sequence[Checkpoint],
+    *,
+    device: str,
+    dtype: str,
+    attention: str,
+    reuse: bool,
+    keep_downloads: int | None,
 ) -> Iterator[LoadedModel]:
     """Yield each checkpoint's model; see `Series.models`."""
     live: _Live | None = None
     loaded: LoadedModel | None = None
     reader: threading.Thread | None = None
+    downloads = _Downloads(keep_downloads)
     try:
         for checkpoint, upcoming in zip_longest(checkpoints, checkpoints[1:]):
             if reader is not None:
                 reader.join()
+            downloads.start(checkpoint)
             if live is not None and live.accepts(checkpoint):
                 loaded = live.take(checkpoint)
             else:
@@ -42,25 +50,50 @@ def stream(
                 loaded = live = None
                 loaded = checkpoint.load(device, dtype, attention)
                 live = _Live(loaded) if reuse else None
-            reader = _read_ahead(upcoming)
+            reader = _read_ahead(upcoming, downloads)
             yield loaded
+            downloads.finish(checkpoint)
     finally:
         if loaded is not None:
             loaded.release()
 
 
-def _read_ahead(checkpoint: Checkpoint | None) -> threading.Thread | None:
-    """Hash the next checkpoint's weights in a thread: the hash is wanted anyway, and the files are then in memory."""
+def _read_ahead(checkpoint: Checkpoint | None, downloads: "_Downloads") -> threading.Thread | None:
+    """Fetch and hash the next checkpoint in a thread: the hash is wanted anyway, and its files are then in memory."""
     if checkpoint is None:
         return None
 
     def read() -> None:
         with suppress(DriftError, OSError):  # loading it will say what is wrong
-            _ = checkpoint.weights_hash
+            downloads.start(checkpoint)
+            hash_weights(weight_files(checkpoint.fetch()))
 
     reader = threading.Thread(target=read, name=f"read ahead {checkpoint.name}", daemon=True)
     reader.start()
     return reader
+
+
+class _Downloads:
+    """Drops hub revisions that this sweep brought here, once more than `keep` of them are done with."""
+
+    def __init__(self, keep: int | None) -> None:
+        self.keep = keep
+        self.brought: set[Checkpoint] = set()
+        self.done: list[Checkpoint] = []
+
+    def start(self, checkpoint: Checkpoint) -> None:
+        """Note a checkpoint that is about to be fetched, if it is not here already."""
+        if self.keep is not None and checkpoint.hub is not None and not checkpoint.hub.is_local:
+            self.brought.add(checkpoint)
+
+    def finish(self, checkpoint: Checkpoint) -> None:
+        """Drop the oldest that are done with."""
+        if checkpoint in self.brought:
+            self.done.append(checkpoint)
+        while self.keep is not None and len(self.done) > self.keep:
+            old = self.done.pop(0)
+            if old.hub is not None:
+                old.hub.drop()
 
 
 class _Live:
@@ -113,7 +146,7 @@ def _put_files(checkpoint: Checkpoint, target: "Mapping[str, torch.Tensor]") -> 
     """Put a checkpoint's files into tensors of the same names; False, with nothing done, where they differ."""
     from safetensors import safe_open
 
-    files = validate(checkpoint.path)
+    files = validate(checkpoint.fetch())
     if not _covers(checkpoint, target):
         return False
     for file in files:

@@ -29,18 +29,21 @@ _CHECKS: tuple[Callable[[Sequence[Facts]], Iterator[Finding]], ...] = (
 )
 
 
-def audit(series: Series, *, values: bool = True, progress: bool = False) -> AuditReport:
+def audit(series: Series, *, values: bool | None = None, progress: bool = False) -> AuditReport:
     """Audit a series: wrong, repeated, damaged, misplaced and missing checkpoints.
 
     Args:
         series: what to audit; its files are read once each, one at a time.
         values: read every weight (hashes, non-finite and zero tensors, distances); otherwise only sizes, headers,
-            configs and tokenizers are looked at.
+            configs, tokenizers and, on the hub, published hashes. By default local weights are read, and none are
+            fetched from the hub.
         progress: show a progress bar over checkpoints.
 
     Returns:
         the findings; `AuditReport.status` is 0 for none, 1 for warnings, 2 for errors.
     """
+    if values is None:
+        values = all(checkpoint.hub is None for checkpoint in series)
     # 256 matrices is a generous guess at the depth of a model; the budget is values kept over the whole series
     size = min(_MAX_SAMPLE, max(256, _SAMPLE_BUDGET // (256 * len(series))))
     bar = tqdm(series, desc="audit", unit="checkpoint", disable=not progress)

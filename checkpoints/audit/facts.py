@@ -80,15 +80,19 @@ class Facts:
 
 
 def gather(checkpoint: Checkpoint, *, values: bool, sample_size: int) -> Facts:
-    """Gather the facts of a local checkpoint.
+    """Gather the facts of one checkpoint.
 
     Args:
         checkpoint: which.
-        values: read every weight; otherwise only headers, configs and tokenizers.
+        values: read every weight; otherwise only headers, configs and tokenizers, and of a hub revision the
+            published hashes of its weight files, none of which is fetched.
         sample_size: how many values of each matrix to keep.
     """
     try:
-        files = validate(checkpoint.path)
+        if checkpoint.hub is not None and not values:
+            parts = {file.name: file.digest for file in checkpoint.hub.weights}
+            return Facts(checkpoint, None, checkpoint.config, checkpoint.tokenizer_hash, parts)
+        files = validate(checkpoint.fetch())
         config = checkpoint.config if (checkpoint.path / CONFIG_FILE).exists() else None
         tokenizer = checkpoint.tokenizer_hash
         if files[0].suffix != ".safetensors":
