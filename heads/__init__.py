@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from heads.ablation import ablate, validate
+    from heads.adaptive import adaptive_scores
     from heads.building import interference_prompts, needle_prompts
     from heads.catalogue import ABLATIONS, DETECTORS
     from heads.comparison import Change, HeadComparison, compare
     from heads.correlation import Correlation, correlate, read_downstream
+    from heads.mapping import corpus_nll, interference_map, needle_map
+    from heads.maps import NeedleMap
     from heads.monitoring import Monitor, monitor
     from heads.needles import Needle, NeedlePrompt, NeedleSet, load_needles
     from heads.pools import default_haystack, default_needles
@@ -32,6 +35,7 @@ _HOMES = {
     "HeadScores": "scores",
     "Monitor": "monitoring",
     "Needle": "needles",
+    "NeedleMap": "maps",
     "NeedlePrompt": "needles",
     "NeedleSet": "needles",
     "PROBES": "probes",
@@ -40,13 +44,17 @@ _HOMES = {
     "RetrievalScores": "scores",
     "Validation": "validation",
     "ablate": "ablation",
+    "adaptive_scores": "adaptive",
     "compare": "comparison",
+    "corpus_nll": "mapping",
     "correlate": "correlation",
     "default_haystack": "pools",
     "default_needles": "pools",
+    "interference_map": "mapping",
     "interference_prompts": "building",
     "load_needles": "needles",
     "monitor": "monitoring",
+    "needle_map": "mapping",
     "needle_prompts": "building",
     "probe": "probes",
     "query_scores": "query",
@@ -67,6 +75,7 @@ __all__ = [
     "HeadScores",
     "Monitor",
     "Needle",
+    "NeedleMap",
     "NeedlePrompt",
     "NeedleSet",
     "Probe",
@@ -74,13 +83,17 @@ __all__ = [
     "RetrievalScores",
     "Validation",
     "ablate",
+    "adaptive_scores",
     "compare",
+    "corpus_nll",
     "correlate",
     "default_haystack",
     "default_needles",
+    "interference_map",
     "interference_prompts",
     "load_needles",
     "monitor",
+    "needle_map",
     "needle_prompts",
     "probe",
     "query_scores",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from heads.comparison import HeadComparison
+    from heads.maps import NeedleMap
     from heads.monitoring import Curve, Monitor
     from heads.scores import HeadScores
     from heads.validation import Validation
@@ -81,6 +82,30 @@ def plot_validation(validation: "Validation") -> "go.Figure":
     about = f"ablation: {tested.kind}, {tested.scope}; controls: random heads of the same layers; NLL in nats per token"
     title = f"{len(tested.heads)} top heads: {said} for retrieval<br><sup>{about}</sup>"
     figure.update_layout(title=title, template="plotly_white", showlegend=False)
+    return figure
+
+
+def plot_map(needle_map: "NeedleMap") -> "go.Figure":
+    """Answer PPL as colour on a log scale, accuracy as text; the first axis on y."""
+    import plotly.graph_objects as go
+
+    ppl, accuracy = needle_map.cell_ppl, needle_map.cell_accuracy
+    text = [[f"{p:.3g}<br>{a:.0%}" for p, a in zip(*row, strict=True)] for row in zip(ppl, accuracy, strict=True)]
+    heat = go.Heatmap(
+        z=np.log10(ppl),
+        x=[f"{value:g}" for value in needle_map.columns],
+        y=[f"{value:g}" for value in needle_map.rows],
+        text=text,
+        texttemplate="%{text}",
+        colorscale="Viridis_r",
+        zmin=0.0,
+        colorbar_title="log10 PPL",
+    )
+    figure = go.Figure(heat)
+    about = "cells: answer PPL and needle accuracy"
+    figure.update_layout(title=f"{needle_map.summary()}<br><sup>{about}</sup>", template="plotly_white")
+    figure.update_xaxes(title=needle_map.axes[1], type="category")
+    figure.update_yaxes(title=needle_map.axes[0], type="category")
     return figure
 
 

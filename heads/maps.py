@@ -1,0 +1,170 @@
+"""How well the model answers over length and depth, or distance and interference: maps of answer NLL, numpy only."""
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoints.artifacts import read_artifact, write_artifact
+from checkpoints.errors import BadPrompt
+from heads.stats import Estimate, Floats, nanmean, percentiles, resampled_means, resampling
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+KIND = "needle_map"
+MIDDLE = (0.3, 0.8)
+
+
+@dataclass(frozen=True)
+class NeedleMap:
+    """Answer NLL and accuracy on a grid of prompts.
+
+    P prompts, T tokens of the longest answer. Cells pool the prompts of one row and column.
+
+    Attributes:
+        axes: names of rows and columns: (``length``, ``depth``) or (``distance``, ``before``).
+        rows: values of the first axis, in tokens.
+        columns: values of the second: depths requested, or tokens.
+        row: [P] which row a prompt belongs to.
+        column: [P] which column.
+        needle: [P] which needle it hides.
+        nll: [P, T] nats per teacher-forced answer token, NaN beyond an answer's end.
+        correct: [P] bool, every answer token is the most likely one.
+        achieved: [P] depth as built.
+        meta: model and prompts.
+    """
+
+    axes: tuple[str, str]
+    rows: tuple[float, ...]
+    columns: tuple[float, ...]
+    row: NDArray[np.integer]
+    column: NDArray[np.integer]
+    needle: NDArray[np.integer]
+    nll: Floats
+    correct: NDArray[np.bool_]
+    achieved: Floats
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def grid(self, values: Floats) -> Floats:
+        """[rows, columns] mean of a value per prompt or per token; NaN where a cell is empty."""
+        cells = np.full((len(self.rows), len(self.columns)), np.nan)
+        for at in np.ndindex(cells.shape):
+            inside = (self.row == at[0]) & (self.column == at[1])
+            if inside.any():
+                cells[at] = nanmean(values[inside].ravel())
+        return cells
+
+    @property
+    def cell_nll(self) -> Floats:
+        """[rows, columns] nats per answer token."""
+        return self.grid(self.nll)
+
+    @property
+    def cell_ppl(self) -> Floats:
+        """[rows, columns] exponential of `cell_nll` (arXiv 2604.02650, figures 2 and 8)."""
+        return np.asarray(np.exp(self.cell_nll))
+
+    @property
+    def cell_accuracy(self) -> Floats:
+        """[rows, columns] share of prompts answered right."""
+        return self.grid(self.correct.astype(float))
+
+    @property
+    def row_nll(self) -> Floats:
+        """[rows] margin: mean over the columns."""
+        return nanmean(self.cell_nll, axis=1)
+
+    @property
+    def column_nll(self) -> Floats:
+        """[columns] margin: mean over the rows (figure 7)."""
+        return nanmean(self.cell_nll, axis=0)
+
+    @property
+    def mean_nll(self) -> float:
+        """Mean over the cells (figure 3)."""
+        return float(nanmean(self.cell_nll.ravel()))
+
+    def middle_penalty(self, *, draws: int = 2000, seed: int = 0) -> Estimate:
+        """Mean NLL of needles at 30 to 80 % depth minus that of the others, nats per token; > 0: lost in the middle.
+
+        The interval resamples needles.
+
+        Raises:
+            BadPrompt: a map without depths in both parts.
+        """
+        if self.axes[1] != "depth":
+            raise BadPrompt("the middle penalty needs a map over depth, not over distance")
+        inside = (self.achieved >= MIDDLE[0]) & (self.achieved <= MIDDLE[1])
+        if inside.all() or not inside.any():
+            raise BadPrompt("the middle penalty needs depths both inside and outside 30 to 80 %")
+        per_prompt = nanmean(self.nll, axis=1)
+        parts = np.stack([np.where(inside, per_prompt, np.nan), np.where(inside, np.nan, per_prompt)], axis=1)
+        weights = resampling(len(np.unique(self.needle)), draws=draws, seed=seed)
+        means = resampled_means(parts, self.needle, weights)
+        low, high = percentiles(means[:, 0] - means[:, 1])
+        value = nanmean(parts)
+        return Estimate(float(value[0] - value[1]), float(low), float(high), len(np.unique(self.needle)))
+
+    def summary(self) -> str:
+        """One sentence: mean, worst cell, middle penalty where it applies."""
+        cells = self.cell_nll
+        worst = np.unravel_index(np.nanargmax(cells), cells.shape)
+        where = f"{self.axes[0]} {self.rows[worst[0]]:g}, {self.axes[1]} {self.columns[worst[1]]:g}"
+        text = f"answer PPL {np.exp(self.mean_nll):.3g} over the map, worst {np.exp(cells[worst]):.3g} at {where}"
+        try:
+            return f"{text}; middle penalty {self.middle_penalty()} nats"
+        except BadPrompt:
+            return text
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a cell: both axes, prompts, NLL, PPL, accuracy."""
+        import pandas as pd
+
+        rows, columns = np.meshgrid(self.rows, self.columns, indexing="ij")
+        counts = [int(((self.row == r) & (self.column == c)).sum()) for r, c in np.ndindex(rows.shape)]
+        return pd.DataFrame(
+            {
+                self.axes[0]: rows.ravel(),
+                self.axes[1]: columns.ravel(),
+                "n": counts,
+                "answer_nll": self.cell_nll.ravel(),
+                "answer_ppl": self.cell_ppl.ravel(),
+                "needle_accuracy": self.cell_accuracy.ravel(),
+            }
+        )
+
+    def plot(self) -> "go.Figure":
+        """The map with its cells written out: colour is answer PPL, text adds the accuracy."""
+        from heads.plots import plot_map
+
+        return plot_map(self)
+
+    def _repr_html_(self) -> str:
+        table = self.to_frame().pivot(index=self.axes[0], columns=self.axes[1], values="answer_ppl")
+        return f"<p>{html.escape(self.summary())}</p>{table.to_html(float_format='{:.3g}'.format)}"
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the result to a folder, atomically."""
+        meta = {"about": dict(self.meta), "axes": self.axes, "rows": self.rows, "columns": self.columns}
+        return write_artifact(folder, KIND, meta, {name: getattr(self, name) for name in _ARRAYS})
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "NeedleMap":
+        """Read what `save` wrote.
+
+        Raises:
+            StoreError: nothing there, damaged, or of another kind.
+        """
+        meta, arrays = read_artifact(folder, KIND)
+        first, second = meta["axes"]
+        values = {name: arrays[name] for name in _ARRAYS}
+        return cls((first, second), tuple(meta["rows"]), tuple(meta["columns"]), meta=meta["about"], **values)
+
+
+_ARRAYS = ("row", "column", "needle", "nll", "correct", "achieved")

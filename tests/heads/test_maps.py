@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+import torch
+from families import build
+from toys import random_prompts
+
+import heads
+from checkpoints.errors import BadPrompt
+from heads import NeedleMap
+from heads.adaptive import stability
+
+DEPTHS = (0.0, 0.5, 1.0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build("llama", vocab_size=2000, max_position_embeddings=512)
+
+
+@pytest.fixture(scope="module")
+def needles():
+    return [heads.Needle(n.needle, n.answer, n.question) for n in heads.default_needles(0, count=3)]
+
+
+@pytest.fixture(scope="module")
+def drawn(model, tokenizers, needles):
+    haystack = heads.default_haystack(0)
+    return heads.needle_map(model, tokenizers["words"], needles, haystack, lengths=(120, 200), depths=DEPTHS)
+
+
+def test_a_cell_is_the_plain_forwards_loss(model, tokenizers, needles, drawn):
+    prompts = heads.needle_prompts(
+        tokenizers["words"], needles, heads.default_haystack(0), length=200, depths=DEPTHS
+    ).prompts
+    losses = []
+    for prompt in (p for p in prompts if p.requested_depth == 0.5):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt.ids])).logits[0, prompt.answer_start - 1 : -1]
+        losses += torch.nn.functional.cross_entropy(logits, torch.tensor(prompt.answer), reduction="none").tolist()
+    assert drawn.cell_nll[1, 1] == pytest.approx(np.mean(losses), abs=1e-3)
+    assert drawn.cell_ppl[1, 1] == pytest.approx(np.exp(np.mean(losses)), rel=1e-3)
+    assert drawn.row_nll.shape == (2,)
+    assert drawn.column_nll.shape == (3,)
+    assert drawn.to_frame().n.tolist() == [3] * 6
+
+
+def test_a_map_is_saved_shown_and_drawn(drawn, tmp_path):
+    back = NeedleMap.load(drawn.save(tmp_path / "map"))
+    np.testing.assert_array_equal(back.cell_nll, drawn.cell_nll)
+    assert back.summary() == drawn.summary()
+    assert "middle penalty" in drawn.plot().layout.title.text
+    assert "<table" in drawn._repr_html_()
+
+
+def lost_in_the_middle(depth, nll):
+    n = len(depth)
+    return NeedleMap(
+        axes=("length", "depth"),
+        rows=(100.0,),
+        columns=tuple(sorted(set(depth))),
+        row=np.zeros(n, dtype=int),
+        column=np.searchsorted(sorted(set(depth)), depth),
+        needle=np.arange(n) // 5,
+        nll=np.asarray(nll, dtype=np.float32)[:, None],
+        correct=np.ones(n, dtype=bool),
+        achieved=np.asarray(depth, dtype=np.float32),
+    )
+
+
+def test_the_middle_penalty_is_middle_minus_ends():
+    depth = np.tile([0.0, 0.25, 0.5, 0.75, 1.0], 6)
+    noise = np.random.default_rng(0).normal(0, 0.01, 30)
+    found = lost_in_the_middle(depth, np.where((depth > 0.3) & (depth < 0.8), 2.0, 0.5) + noise).middle_penalty()
+    assert found.low < 1.5 < found.high
+    assert found.value == pytest.approx(1.5, abs=0.02)
+    with pytest.raises(BadPrompt, match="inside and outside"):
+        lost_in_the_middle(depth * 0, noise).middle_penalty()
+
+
+def test_interference_maps_hold_the_distance(model, tokenizers, needles):
+    found = heads.interference_map(
+        model, tokenizers["words"], needles, heads.default_haystack(0), distances=(10, 60), befores=(5, 50, 100)
+    )
+    assert found.axes == ("distance", "before")
+    assert found.cell_nll.shape == (2, 3)
+    assert np.isfinite(found.cell_nll).all()
+    with pytest.raises(BadPrompt, match="over depth"):
+        found.middle_penalty()
+    assert "middle" not in found.summary()
+
+
+def test_a_needle_that_does_not_fit_a_cell_is_refused_with_the_reason(model, tokenizers, needles):
+    with pytest.raises(BadPrompt, match=r"needle 0 cannot stand in every cell.*longer than the prompt"):
+        heads.needle_map(model, tokenizers["words"], needles, "A day. ", lengths=(20,), depths=(0.5,))
+    with pytest.raises(BadPrompt, match="512 positions"):
+        heads.needle_map(model, tokenizers["words"], needles, "A day. ", lengths=(600,), depths=(0.5,))
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gpt_oss"])
+def test_corpus_perplexity_in_chunks_is_that_of_one_pass(tokenizers, name):
+    model, tokenizer = build(name, vocab_size=2000), tokenizers["words"]
+    texts = [heads.default_haystack(seed, sentences=12) for seed in range(4)]
+    whole = heads.corpus_nll(model, tokenizer, texts, length=100, chunk=200)
+    cut = heads.corpus_nll(model, tokenizer, texts, length=100, chunk=7)
+    assert cut.value == pytest.approx(whole.value, abs=1e-4)
+    ids = torch.tensor([[1, *tokenizer.encode(texts[0], add_special_tokens=False)][:100]])
+    with torch.no_grad():
+        want = model(ids, labels=ids).loss
+    assert heads.corpus_nll(model, tokenizer, texts[:1], length=100).value == pytest.approx(float(want), abs=1e-4)
+    with pytest.raises(BadPrompt, match="two tokens"):
+        heads.corpus_nll(model, tokenizer, [""], length=100)
+
+
+def test_scoring_stops_when_the_answer_is_known():
+    prompts = random_prompts(vocabulary=9, count=30)
+    loose = heads.adaptive_scores(build("llama"), prompts, overlap=0.2, count_width=9.0, first=8, step=4)
+    assert len(loose) == 8
+    assert loose.meta["adaptive"]["tight"]
+    strict = heads.adaptive_scores(build("llama"), prompts, overlap=1.0, first=40, step=20)
+    assert len(strict) == 90
+    assert sorted(strict.meta["adaptive"]["order"]) == list(range(90))
+    whole = heads.retrieval_scores(build("llama"), prompts)
+    np.testing.assert_allclose(strict.mean, whole.mean, atol=1e-6)
+    with pytest.raises(BadPrompt, match="overlap"):
+        heads.adaptive_scores(build("llama"), prompts, overlap=2)
+
+
+def test_stability_of_a_clear_list_and_of_noise():
+    draw = np.random.default_rng(0)
+    clear = np.zeros((20, 8, 8))
+    clear[:, 0, :4] = 0.8 + 0.05 * draw.normal(size=(20, 4))
+    assert stability(clear, top_k=4, draws=200, seed=0) == (1.0, 0.0)
+    noise = draw.uniform(0, 0.2, (20, 8, 8))
+    kept, width = stability(noise, top_k=4, draws=200, seed=0)
+    assert kept < 0.8
+    assert width > 0.2
