@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from circuits.graph import Circuit, Floats, GraphShape, require_same_shape
 from circuits.noise import EdgeTests, paired_global_p, paired_tests, unpaired_global_p, welch_tests
+from circuits.profile import ProfileChange, profile_changes
 from circuits.scores import AttributionGraph
 from circuits.similarity import Similarity, similarities
 
@@ -45,6 +46,9 @@ class GraphDiff:
         shape: the graph.
         a, b: [E] mean scores.
         tests: difference B - A with interval, p and q, edge by edge.
+        nodes_a, nodes_b: [F] mean scores of the writers, each the sum over its out-edges.
+        node_tests: the same tests, writer by writer.
+        profile: depth, spread and size of the whole graph, with intervals.
         circuit_a, circuit_b: the pruned circuits.
         global_p: p that nothing changed at all, by permutation.
         similarity: the measures, each beside its noise floor and its random null.
@@ -59,6 +63,10 @@ class GraphDiff:
     a: Floats
     b: Floats
     tests: EdgeTests
+    nodes_a: Floats
+    nodes_b: Floats
+    node_tests: EdgeTests
+    profile: tuple[ProfileChange, ...]
     circuit_a: Circuit
     circuit_b: Circuit
     global_p: float
@@ -80,6 +88,14 @@ class GraphDiff:
         if not self.significant:
             return np.zeros(len(self.a), dtype=bool)
         return np.asarray(self.tests.q < self.level)
+
+    @property
+    def nodes_changed(self) -> tuple[str, ...]:
+        """Writers whose score changed for real, strongest change first."""
+        if not self.significant:
+            return ()
+        order = np.argsort(-np.abs(self.node_tests.delta), kind="stable")
+        return tuple(self.shape.writers[i] for i in order if self.node_tests.q[i] < self.level)
 
     @property
     def n_significant(self) -> int:
@@ -173,6 +189,23 @@ class GraphDiff:
         }
         return pd.DataFrame(frame)
 
+    def node_frame(self) -> "pd.DataFrame":
+        """Writers, strongest change first: node, a, b, delta, low, high, p, q, in_a, in_b, changed."""
+        import pandas as pd
+
+        frame: dict[str, Any] = {"node": self.shape.writers, "a": self.nodes_a, "b": self.nodes_b}
+        frame |= {name: getattr(self.node_tests, name) for name in ("delta", "low", "high", "p", "q")}
+        frame |= {"in_a": self.circuit_a.mask.any(1), "in_b": self.circuit_b.mask.any(1)}
+        frame["changed"] = [name in set(self.nodes_changed) for name in self.shape.writers]
+        return pd.DataFrame(frame).sort_values("delta", key=np.abs, ascending=False, ignore_index=True, kind="stable")
+
+    def profile_frame(self) -> "pd.DataFrame":
+        """How deep the work lies and how far it spreads: measure, a, b, delta, low, high."""
+        import pandas as pd
+
+        names = ("name", "a", "b", "delta", "low", "high")
+        return pd.DataFrame([{n: getattr(p, n) for n in names} for p in self.profile])
+
     def similarity_frame(self) -> "pd.DataFrame":
         """One row a measure: value, within (the noise floor) and across with their ranges, random, beyond_noise."""
         import pandas as pd
@@ -230,17 +263,24 @@ def diff(
     scores_a, scores_b = a.edge_scores, b.edge_scores
     edges = scores_a.shape[1]
     n = min(edges, n_edges or max(20, round(DEFAULT_SHARE * edges)))
-    if pairing == "paired":
+    paired = pairing == "paired"
+    writers_a, writers_b = a.scores.sum(2, dtype=np.float64), b.scores.sum(2, dtype=np.float64)
+    if paired:
         difference = scores_b - scores_a
         tests, global_p = paired_tests(difference), paired_global_p(difference, seed=seed)
+        node_tests = paired_tests(writers_b - writers_a)
     else:
         tests, global_p = welch_tests(scores_a, scores_b), unpaired_global_p(scores_a, scores_b, seed=seed)
-    mean_a, mean_b = a.mean[a.mask], b.mean[b.mask]
+        node_tests = welch_tests(writers_a, writers_b)
     return GraphDiff(
         shape=a.shape,
-        a=mean_a,
-        b=mean_b,
+        a=scores_a.mean(0, dtype=np.float64),
+        b=scores_b.mean(0, dtype=np.float64),
         tests=tests,
+        nodes_a=writers_a.mean(0),
+        nodes_b=writers_b.mean(0),
+        node_tests=node_tests,
+        profile=profile_changes(a.shape, scores_a, scores_b, paired=paired, seed=seed),
         circuit_a=a.prune(n),
         circuit_b=b.prune(n),
         global_p=global_p,
@@ -250,7 +290,7 @@ def diff(
             weights=(a.unit_sizes.astype(float), b.unit_sizes.astype(float)),
             sizes=_sizes(n, edges),
             splits=splits,
-            paired=pairing == "paired",
+            paired=paired,
             seed=seed,
         ),
         totals=(a.total, b.total),
@@ -267,17 +307,25 @@ def _sizes(n: int, edges: int) -> Sequence[int]:
 
 def _negative(forward: GraphDiff) -> GraphDiff:
     """The same diff read from B to A."""
-    tests = forward.tests
-    turned = replace(tests, delta=-tests.delta, low=-tests.high, high=-tests.low)
     return replace(
         forward,
         a=forward.b,
         b=forward.a,
-        tests=turned,
+        tests=_turned(forward.tests),
+        nodes_a=forward.nodes_b,
+        nodes_b=forward.nodes_a,
+        node_tests=_turned(forward.node_tests),
+        profile=tuple(
+            ProfileChange(p.name, a=p.b, b=p.a, delta=-p.delta, low=-p.high, high=-p.low) for p in forward.profile
+        ),
         circuit_a=forward.circuit_b,
         circuit_b=forward.circuit_a,
         totals=forward.totals[::-1],
     )
+
+
+def _turned(tests: EdgeTests) -> EdgeTests:
+    return replace(tests, delta=-tests.delta, low=-tests.high, high=-tests.low)
 
 
 def _require_comparable(a: AttributionGraph, b: AttributionGraph, pairing: str) -> None:

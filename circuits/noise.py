@@ -73,6 +73,11 @@ def paired_global_p(difference: Floats, *, draws: int = 999, seed: int = 0) -> f
     return _permutation_p(weights, difference, square)
 
 
+def smallest_p(units: int) -> float:
+    """The smallest global p that flipping the signs of so many units can give."""
+    return min(1.0, 2 / 2.0 ** (units - 1))
+
+
 def unpaired_global_p(a: Floats, b: Floats, *, draws: int = 999, seed: int = 0) -> float:
     """How probable two sets of units, [U, E] and [V, E], are if they are one, by permuting their labels."""
     rng = np.random.default_rng(seed)

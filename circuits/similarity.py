@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
+COSINE = "cosine, all edges"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +64,29 @@ class Ranked:
             chosen = np.zeros(len(scores), dtype=bool)
             chosen[ordered[cut:]] = True
             self.top.append(chosen)
+        deepest = ordered[min(cuts) :]
+        self.order = deepest[np.argsort(-self.size[deepest], kind="stable")]
 
 
 def measure_names(sizes: Sequence[int]) -> tuple[str, ...]:
     """The measures, in the order of `measures`."""
     n = sizes[len(sizes) // 2]
     jaccards = (f"Jaccard, {size} edges" for size in sizes)
-    return (*jaccards, f"weighted Jaccard, {n} edges", f"Spearman, {n} edges", "cosine, all edges")
+    return (
+        *jaccards,
+        f"weighted Jaccard, {n} edges",
+        f"Spearman, {n} edges",
+        f"rank-biased overlap, {n} edges",
+        COSINE,
+    )
 
 
 def measures(a: Ranked, b: Ranked) -> Floats:
-    """Jaccard at every size; at the middle size weighted Jaccard of |score| shares and Spearman; cosine over all."""
+    """The numbers of `measure_names`.
+
+    Weighted Jaccard compares shares of |score|; Spearman the signed scores over the union of both; rank-biased overlap
+    (Webber et al. 2010) the order by |score| with a mean depth of that size, down to the largest size.
+    """
     from scipy.stats import rankdata
 
     jaccards = [(x & y).sum() / max(1, (x | y).sum()) for x, y in zip(a.top, b.top, strict=True)]
@@ -83,7 +96,20 @@ def measures(a: Ranked, b: Ranked) -> Floats:
     weighted = np.minimum(*shares).sum() / max(np.maximum(*shares).sum(), np.finfo(float).tiny)
     spearman = _correlation(rankdata(a.scores[union]), rankdata(b.scores[union]))
     norms = np.linalg.norm(a.scores) * np.linalg.norm(b.scores)
-    return np.array([*jaccards, weighted, spearman, a.scores @ b.scores / norms if norms else 0.0])
+    overlap = _rank_biased_overlap(a.order, b.order, len(a.scores), 1 - 1 / max(2, int(a.top[middle].sum())))
+    return np.array([*jaccards, weighted, spearman, overlap, a.scores @ b.scores / norms if norms else 0.0])
+
+
+def _rank_biased_overlap(a: NDArray[np.integer], b: NDArray[np.integer], total: int, persistence: float) -> float:
+    """Mean share of agreement over depths, depth d weighing persistence ** (d - 1), down to the lists' ends."""
+    places = np.full((2, total), total)
+    for row, order in zip(places, (a, b), strict=True):
+        row[order] = np.arange(len(order))
+    both = places.max(0)
+    depth = np.arange(1, len(a) + 1)
+    agreement = np.cumsum(np.bincount(both[both < len(a)], minlength=len(a))) / depth
+    weights = persistence ** (depth - 1)
+    return float(agreement @ weights / weights.sum())
 
 
 def similarities(

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from circuits.noise import smallest_p
+
 if TYPE_CHECKING:
     from circuits.comparison import GraphDiff
     from circuits.similarity import Similarity
@@ -27,6 +29,11 @@ def diff_caption(diff: "GraphDiff") -> str:
 
 def _edges_sentence(diff: "GraphDiff") -> str:
     total = len(diff.a)
+    if diff.pairing == "paired" and smallest_p(diff.n) > diff.level:
+        return (
+            f"{diff.n} units of facts cannot show a change at the level {diff.level:g} (their smallest possible p is "
+            f"{smallest_p(diff.n):.2g}): measure more facts."
+        )
     if not diff.significant:
         return f"No edge of {total:,} changed beyond the noise of the prompts (global p = {diff.global_p:.2g})."
     if not diff.n_significant:

@@ -49,6 +49,8 @@ def test_diff_is_antisymmetric():
     assert [swapped.get(s, s) for s in forth.status] == list(back.status)
     assert forth.global_p == back.global_p
     assert forth.similarity == back.similarity
+    np.testing.assert_array_equal(back.node_tests.delta, -forth.node_tests.delta)
+    assert [p.delta for p in back.profile] == [-p.delta for p in forth.profile]
     assert forth.significant
 
 
@@ -114,6 +116,37 @@ def test_verdict_frames_and_figures_are_computed():
     shown = {trace.name.split(" (")[0] for trace in lines}
     assert shown <= {"gained", "lost", "strengthened", "weakened", "flipped", "kept", "uncertain"}
     assert len(figure.data) == 2 + 2 * len(lines)
+
+
+def test_profile_knows_depth_and_spread():
+    shallow, deep = np.zeros(EDGES), np.zeros(EDGES)
+    names = graph(samples(0)).edge_names
+    shallow[[names.index("a0.h0->logits"), names.index("m0->m1")]] = 1.0
+    deep[names.index("m1->logits")] = -2.0
+    found = circuits.diff(graph(np.tile(shallow, (8, 1))), graph(np.tile(deep, (8, 1))))
+    told = {p.name: p for p in found.profile}
+    assert (told["centre of mass, layers"].a, told["centre of mass, layers"].b) == (0.0, 1.0)
+    assert told["effective edges"].a == pytest.approx(2.0)
+    assert told["effective nodes"].b == pytest.approx(1.0)
+    assert told["total |score|"].delta == pytest.approx(0.0)
+    assert found.nodes_changed == ("m1", "a0.h0", "m0")
+    assert list(found.node_frame()["node"][:3]) == ["m1", "a0.h0", "m0"]
+
+
+def test_too_few_facts_are_said_to_be_too_few():
+    told = circuits.diff(graph(samples(0, 4)), graph(samples(0, 4) + 5.0))
+    assert not told.significant
+    assert "4 units of facts cannot show a change" in told.verdict
+
+
+def test_rank_biased_overlap_of_equal_and_of_disjoint_orders():
+    from circuits.similarity import Ranked, measure_names, measures
+
+    scores = np.arange(40.0)[::-1]
+    place = measure_names((5, 10)).index("rank-biased overlap, 10 edges")
+    same, opposite = Ranked(scores, (5, 10)), Ranked(scores[::-1], (5, 10))
+    assert measures(same, same)[place] == pytest.approx(1.0)
+    assert measures(same, opposite)[place] == 0.0
 
 
 def test_two_prompt_sets_of_one_checkpoint_are_called_different_no_more_often_than_stated():
