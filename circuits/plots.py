@@ -26,11 +26,12 @@ GHOST = "#DDDDDD"
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How one class of edges is drawn; never by colour alone."""
+    """How one class of edges is drawn; never by colour alone. A folded class waits in the legend for a click."""
 
     colour: str
     dash: str
     symbol: str
+    folded: bool = False
 
 
 STYLES = {
@@ -40,7 +41,7 @@ STYLES = {
     "weakened": Style(ORANGE, "dash", "triangle-down"),
     "flipped": Style(PURPLE, "dashdot", "star"),
     "kept": Style(GREY, "solid", "circle"),
-    "uncertain": Style(GREY, "longdash", "circle-open"),
+    "uncertain": Style(GREY, "longdash", "circle-open", folded=True),
 }
 SIGNS = {"raises": Style(VERMILLION, "dash", "triangle-up"), "lowers": Style(BLUE, "solid", "circle")}
 
@@ -82,7 +83,7 @@ def diff_figure(diff: "GraphDiff", n: int = 100) -> "go.Figure":
         figure,
         title=f"{diff.n_significant:,} edges changed for real; {gained} gained, {lost} lost",
         subtitle=f"the {len(shown)} strongest changes of the two circuits; positive = corrupting the edge raises the "
-        "logit difference; click a class to hide it",
+        "logit difference; click a class to show or hide it",
     )
     return figure
 
@@ -206,6 +207,7 @@ def _add_edges(
         hoverinfo="skip",
         name=f"{name} ({len(edges)})",
         legendgroup=name,
+        visible="legendonly" if style.folded else True,
     )
     figure.add_scatter(
         x=middles[:, 0],
@@ -215,6 +217,7 @@ def _add_edges(
         text=list(texts),
         hovertemplate="%{text}<extra></extra>",
         legendgroup=name,
+        visible="legendonly" if style.folded else True,
         showlegend=False,
     )
 

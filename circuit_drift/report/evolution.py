@@ -41,7 +41,15 @@ def behaviour_figure(run: "Run") -> "go.Figure":
         secondary_y=True,
     )
     figure.update_yaxes(title_text="needle accuracy", range=[-0.03, 1.03], secondary_y=False)
-    figure.update_yaxes(title_text="answer perplexity (log)", type="log", secondary_y=True, showgrid=False)
+    ticks = [m * 10.0**e for e in range(7) for m in (1, 2, 5) if m * 10.0**e <= 2 * max(perplexity)]
+    figure.update_yaxes(
+        title_text="answer perplexity (log)",
+        type="log",
+        tickvals=ticks,
+        ticktext=[f"{tick:,.0f}" for tick in ticks],
+        showgrid=False,
+        secondary_y=True,
+    )
     n = len(points[0][1].correct)
     theme.dress(
         figure,
