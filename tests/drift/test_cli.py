@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -175,3 +177,21 @@ def test_a_repeated_checkpoint_is_warned_of_or_refused(tiny_series, tmp_path):
     html = tmp_path / "report.html"
     assert runner.invoke(app, ["run", str(series), *options, "--html", str(html)]).exit_code == 0
     assert "OLMo#915" in html.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", ["diff", "report", "monitor"])
+def test_stored_results_need_no_torch(tiny_series, measured, tmp_path, command):
+    arguments = {
+        "diff": ["diff", f"{tiny_series}@0", f"{tiny_series}@10", "--store", str(measured), "--length", "64"],
+        "report": ["report", str(tmp_path / "report.html"), "--store", str(measured)],
+        "monitor": ["monitor", str(measured)],
+    }[command]
+    code = (
+        f"import sys; sys.argv = ['circuit-drift', *{arguments!r}]\n"
+        "from circuit_drift.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert stop.code in (0, 1), stop.code\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
