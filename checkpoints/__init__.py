@@ -1,6 +1,8 @@
 """Checkpoint series: found, ordered, checked, loaded. Importing this imports no torch."""
 
+from checkpoints.capabilities import capabilities
 from checkpoints.checkpoint import Checkpoint
+from checkpoints.compat import require_same_model
 from checkpoints.errors import (
     BadPrompt,
     CheckpointMismatch,
@@ -25,8 +27,10 @@ __all__ = [
     "Series",
     "StoreError",
     "UnsupportedArchitecture",
+    "capabilities",
     "demo_folder",
     "open_checkpoint",
     "open_series",
+    "require_same_model",
     "validate",
 ]

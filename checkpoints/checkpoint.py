@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import DriftError
 from checkpoints.files import (
+    ADAPTER_CONFIG,
     CONFIG_FILE,
+    adapter_base,
     combine,
     hash_config,
     hash_file,
@@ -66,19 +68,31 @@ class Checkpoint:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The content of config.json."""
+        """The content of config.json; for an adapter, its base model's."""
         if self.hub is not None:
             self.hub.fetch_file(CONFIG_FILE)
-        return read_json(self.path / CONFIG_FILE)
+        return read_json((self.base or self.path) / CONFIG_FILE)
+
+    @property
+    def base(self) -> Path | None:
+        """The folder of the base model that this is an adapter on; None where it is a whole model."""
+        return adapter_base(self.path)
 
     @property
     def weights_hash(self) -> str:
-        """SHA-256 of the weight files' content (of the file; or over shard names and hashes)."""
-        return hash_weights(weight_files(self.path)) if self.hub is None else self.hub.weights_hash
+        """SHA-256 of the weight files' content (of the file; or over names and hashes, an adapter's base included)."""
+        if self.hub is not None:
+            return self.hub.weights_hash
+        own = hash_weights(weight_files(self.path))
+        if self.base is None:
+            return own
+        return combine({"base": hash_weights(weight_files(self.base)), "adapter": own, "config": self.config_hash})
 
     @property
     def config_hash(self) -> str:
         """SHA-256 of the config, library version and origin left out."""
+        if self.base is not None:
+            return hash_config({"base": self.config, "adapter": read_json(self.path / ADAPTER_CONFIG)})
         if self.hub is None and not (self.path / CONFIG_FILE).exists():
             return hash_weights(weight_files(self.path))
         return hash_config(self.config)
@@ -96,8 +110,8 @@ class Checkpoint:
 
     @property
     def tokenizer_folders(self) -> tuple[Path, ...]:
-        """Where its tokenizer may lie: its own folder first, then the series folder."""
-        return (self.path,) if self.root is None else (self.path, self.root)
+        """Where its tokenizer may lie: its own folder first, then the series folder, then an adapter's base."""
+        return tuple(folder for folder in (self.path, self.root, self.base) if folder is not None)
 
     def load(self, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa") -> "LoadedModel":
         """Load the model: frozen, in eval mode, without a network and without running code it brings.

@@ -15,6 +15,9 @@ from checkpoints.errors import CorruptWeights, NotACheckpoint
 CONFIG_FILE = "config.json"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 BIN_INDEX = "pytorch_model.bin.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+_DISTRIBUTED = ("", "pytorch_model_fsdp_0", "model")
 _TOKENIZER_FILES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
 TOKENIZER_FILES = frozenset(name for names in _TOKENIZER_FILES for name in names)
 VOLATILE = frozenset({"transformers_version", "_name_or_path", "_attn_implementation_autoset"})
@@ -40,8 +43,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """Name the files that hold a checkpoint's weights, in the order transformers would choose.
 
-    Safetensors (one file, or the shards of its index) before `.bin` before one `.gguf`. Shards that the index
-    names are returned whether or not they exist: `checkpoints.validate` says which are missing.
+    Safetensors (one file, or the shards of its index) before `.bin`, an adapter, `.distcp` files and one `.gguf`.
+    Shards that an index names are returned whether or not they exist: `checkpoints.validate` says which are missing.
 
     Raises:
         NotACheckpoint: no such folder, or no config and no GGUF in it.
@@ -54,6 +57,10 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
             return (folder / single,)
         if (folder / index).exists():
             return _indexed(folder / index)
+    if (folder / ADAPTER_FILE).exists():
+        return (folder / ADAPTER_FILE,)
+    if (distributed := distributed_folder(folder)) is not None:
+        return tuple(sorted(distributed.glob("*.distcp")))
     ggufs = sorted(folder.glob("*.gguf"))
     if len(ggufs) == 1:
         return (ggufs[0],)
@@ -61,15 +68,56 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         raise NotACheckpoint(
             f"{folder} holds {len(ggufs)} GGUF files ({ggufs[0].name}, {ggufs[1].name}, ...): keep one per folder"
         )
-    if (folder / CONFIG_FILE).exists():
-        raise CorruptWeights(
-            f"{folder} has a {CONFIG_FILE} but no weights: looked for model.safetensors, {SAFETENSORS_INDEX}, "
-            f"pytorch_model.bin, {BIN_INDEX} and *.gguf"
-        )
+    for config in (CONFIG_FILE, ADAPTER_CONFIG):
+        if (folder / config).exists():
+            raise CorruptWeights(
+                f"{folder} has a {config} but no weights: looked for model.safetensors, {SAFETENSORS_INDEX}, "
+                f"pytorch_model.bin, {BIN_INDEX}, {ADAPTER_FILE}, *.distcp and *.gguf"
+            )
     raise NotACheckpoint(
-        f"{folder} is no checkpoint: looked for {CONFIG_FILE} with model.safetensors (or its shards, or .bin), "
-        "and for one *.gguf"
+        f"{folder} is no checkpoint: looked for {CONFIG_FILE} with model.safetensors (or its shards, .bin or .distcp), "
+        f"{ADAPTER_CONFIG} with {ADAPTER_FILE}, and one *.gguf"
     )
+
+
+def distributed_folder(folder: Path) -> Path | None:
+    """The folder that holds a torch distributed checkpoint's `.distcp` files: itself or a known one in it."""
+    places = (folder / name for name in _DISTRIBUTED)
+    return next((place for place in places if (place / ".metadata").exists()), None)
+
+
+def adapter_base(folder: Path) -> Path | None:
+    """The folder of the base model that an adapter names; None where there is no adapter.
+
+    The name may be a folder, absolute or relative to the adapter or its series, or a hub id whose files are in the
+    hub client's cache.
+
+    Raises:
+        NotACheckpoint: the base is not to be found without a network.
+    """
+    if not (folder / ADAPTER_CONFIG).exists() or (folder / CONFIG_FILE).exists():
+        return None
+    name = str(read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+    for place in (Path(name), folder / name, folder.parent / name):
+        if name and (place / CONFIG_FILE).exists():
+            return place
+    cached = _cached_snapshot(name)
+    if cached is None:
+        raise NotACheckpoint(
+            f"{folder} is an adapter on {name!r}, which is neither a folder nor in the hub client's cache; "
+            f"name its folder in {ADAPTER_CONFIG}, or fetch it with `hf download {name}`"
+        )
+    return cached
+
+
+def _cached_snapshot(name: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
 
 
 def _indexed(index: Path) -> tuple[Path, ...]:
@@ -84,8 +132,9 @@ def _indexed(index: Path) -> tuple[Path, ...]:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder looks like one checkpoint: a config, or exactly one GGUF file."""
-    return folder.is_dir() and ((folder / CONFIG_FILE).exists() or len(list(folder.glob("*.gguf"))) == 1)
+    """Whether a folder looks like one checkpoint: a config, an adapter's config, or exactly one GGUF file."""
+    configs = (folder / CONFIG_FILE, folder / ADAPTER_CONFIG)
+    return any(config.exists() for config in configs) or len(list(folder.glob("*.gguf"))) == 1
 
 
 def tokenizer_files(folders: Sequence[Path]) -> tuple[Path, ...]:

@@ -9,13 +9,14 @@ import logging
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.errors import CorruptWeights, DriftError, UnsupportedArchitecture
 from checkpoints.files import tokenizer_files
+from checkpoints.formats import load_distributed, merge_adapter
 from checkpoints.validate import validate
 
 if TYPE_CHECKING:
@@ -82,7 +83,13 @@ def load(checkpoint: Checkpoint, *, device: str, dtype: str, attention: str) -> 
         raise DriftError(f"dtype {dtype!r} is not one of {', '.join(get_args(DType))}")
     files = validate(checkpoint.fetch())
     gguf = files[0].name if files[0].suffix == ".gguf" else None
-    model = _build(checkpoint, gguf, dtype, attention)
+    if checkpoint.base is not None:
+        validate(checkpoint.base)
+        model = merge_adapter(checkpoint, _build(replace(checkpoint, path=checkpoint.base), None, dtype, attention))
+    elif files[0].suffix == ".distcp":
+        model = load_distributed(checkpoint, files[0].parent, dtype, attention)
+    else:
+        model = _build(checkpoint, gguf, dtype, attention)
     check_finite(checkpoint, model)
     model.requires_grad_(requires_grad=False).train(mode=False)
     tokenizer = _load_tokenizer(checkpoint, gguf)
@@ -223,7 +230,7 @@ def _require_gguf(path: Path) -> None:
     missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
     if missing:
         raise DriftError(
-            f"{path} is a GGUF file, which needs the package {' and '.join(missing)}: pip install 'circuit-drift[real]'"
+            f"{path} is a GGUF file, which needs the package {' and '.join(missing)}: pip install 'circuit-drift[gguf]'"
         )
 
 

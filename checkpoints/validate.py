@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from checkpoints.errors import CorruptWeights
-from checkpoints.files import BIN_INDEX, SAFETENSORS_INDEX, read_json, weight_files
+from checkpoints.files import ADAPTER_FILE, BIN_INDEX, SAFETENSORS_INDEX, read_json, weight_files
 from checkpoints.headers import TensorEntry, read_header
 
 
@@ -25,6 +25,8 @@ def validate(folder: Path) -> tuple[Path, ...]:
         tensor_entries(files)
     elif kind == ".gguf":
         _check_magic(files[0], b"GGUF")
+    elif kind == ".distcp":
+        _check_not_empty(files)
     else:
         _check_shards(files, folder / BIN_INDEX)
         for file in files:
@@ -40,7 +42,7 @@ def tensor_entries(files: Sequence[Path]) -> dict[str, TensorEntry]:
     """
     folder = files[0].parent
     index = folder / SAFETENSORS_INDEX
-    sharded = files[0].name != "model.safetensors"
+    sharded = files[0].name not in ("model.safetensors", ADAPTER_FILE)
     if sharded:
         _check_shards(files, index)
     entries: dict[str, TensorEntry] = {}
@@ -64,9 +66,14 @@ def _check_shards(files: Sequence[Path], index: Path) -> None:
         )
 
 
+def _check_not_empty(files: Sequence[Path]) -> None:
+    for file in files:
+        if file.stat().st_size == 0:
+            raise CorruptWeights(f"{file} is empty (0 bytes); restore the file")
+
+
 def _check_bin(path: Path) -> None:
-    if path.stat().st_size == 0:
-        raise CorruptWeights(f"{path} is empty (0 bytes); restore the file")
+    _check_not_empty([path])
     with path.open("rb") as stream:
         magic = stream.read(2)
     if magic == b"PK" and not zipfile.is_zipfile(path):

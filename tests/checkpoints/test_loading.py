@@ -262,7 +262,7 @@ def test_a_gguf_needs_its_extra(tmp_path, monkeypatch):
         open_checkpoint(tmp_path).load()
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DriftError, match=r"pip install 'circuit-drift\[real\]'"):
+    with pytest.raises(DriftError, match=r"pip install 'circuit-drift\[gguf\]'"):
         open_checkpoint(tmp_path).load()
 
 

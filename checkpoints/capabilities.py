@@ -1,0 +1,93 @@
+"""What is proved for each architecture, as a table that can be printed.
+
+Every row is held to by the tests: a tiny model of the architecture is saved, loaded, reused and compared with plain
+transformers, tensor for tensor and logit for logit. Other architectures of the common interface load as well; nothing
+is claimed of them, and what a method cannot treat correctly it refuses by name.
+"""
+
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """One architecture.
+
+    Attributes:
+        model_type: as config.json names it.
+        series: open training series of this architecture, or its best known models.
+        attention: implementations that transformers offers for it.
+        reuse: how a live model takes the next checkpoint: ``"in place"``, its files put straight into the parameters,
+            or ``"through a fresh load"``, where names or shapes on disk are not the model's.
+        particular: what sets it apart for interpretation.
+    """
+
+    model_type: str
+    series: str
+    attention: tuple[str, ...]
+    reuse: Literal["in place", "through a fresh load"]
+    particular: str
+
+
+_BOTH = ("sdpa", "eager")
+_EAGER = ("eager",)
+
+CAPABILITIES = (
+    Capability("gpt2", "stanford-crfm", _BOTH, "in place", "fused QKV, learned positions"),
+    Capability("gpt_neox", "Pythia", _BOTH, "through a fresh load", "parallel attention and MLP, fused QKV"),
+    Capability("llama", "SmolLM, TinyLlama", _BOTH, "in place", "grouped queries"),
+    Capability("qwen2", "Qwen2", _BOTH, "in place", "grouped queries, QKV biases"),
+    Capability("qwen3", "Qwen3", _BOTH, "in place", "grouped queries, normalised queries and keys"),
+    Capability("mistral", "Mistral", _BOTH, "in place", "grouped queries, sliding window"),
+    Capability("gemma2", "Gemma 2", _EAGER, "in place", "softcapped scores, norms after blocks, windows"),
+    Capability("gemma3_text", "Gemma 3", _BOTH, "in place", "norms after blocks, windows"),
+    Capability("olmo2", "OLMo 2", _BOTH, "in place", "norms after blocks, normalised queries and keys"),
+    Capability("olmo3", "OLMo 3", _BOTH, "in place", "as OLMo 2, with windows"),
+    Capability("mixtral", "Mixtral", _BOTH, "through a fresh load", "mixture of experts, fused on loading"),
+    Capability("qwen3_moe", "Qwen3-MoE", _BOTH, "through a fresh load", "mixture of experts, fused on loading"),
+    Capability("hunyuan_v1_moe", "HunYuan", _BOTH, "through a fresh load", "mixture of experts, fused on loading"),
+    Capability("gpt_oss", "GPT-OSS", _EAGER, "in place", "learned attention sinks, mixture of experts, windows"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CapabilityTable:
+    """The rows, with the forms that a terminal, a notebook and a table want."""
+
+    rows: tuple[Capability, ...] = CAPABILITIES
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per architecture."""
+        import pandas as pd
+
+        return pd.DataFrame([self._cells(row) for row in self.rows], columns=list(_COLUMNS))
+
+    def __str__(self) -> str:
+        table = [_COLUMNS, *(self._cells(row) for row in self.rows)]
+        widths = [max(len(cells[column]) for cells in table) for column in range(len(_COLUMNS))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in table
+        )
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in self._cells(row)) + "</tr>" for row in self.rows
+        )
+        return f"<table><tr>{head}</tr>{body}</table>"
+
+    @staticmethod
+    def _cells(row: Capability) -> tuple[str, ...]:
+        return row.model_type, row.series, ", ".join(row.attention), row.reuse, row.particular
+
+
+_COLUMNS = ("architecture", "series", "attention", "next checkpoint", "particular")
+
+
+def capabilities() -> CapabilityTable:
+    """The table of proved architectures."""
+    return CapabilityTable()
