@@ -1,4 +1,4 @@
-"""The command line: ``circuit-drift run | diff | report | monitor | audit | show``.
+"""The command line: ``circuit-drift run | diff | report | monitor | evolve | audit | show``.
 
 Exit status: 0 = done (``diff``: no significant difference), 1 = ``diff`` found a significant difference, 2 = trouble,
 130 = interrupted. Results go to standard output, everything else to standard error.
@@ -189,6 +189,20 @@ def monitor(
     run = circuit_drift.load_run(store, name)
     table = heads.read_downstream(downstream) if downstream else None
     print_monitor(run.monitor(stage, downstream=table))
+
+
+@app.command()
+def evolve(
+    store: Annotated[Path | None, typer.Argument(metavar="STORE", help="A store; default as for --store.")] = None,
+    name: Annotated[str | None, typer.Option("--run", help="Which run of the store. Default: the newest.")] = None,
+    stage: Annotated[str | None, typer.Option("--stage", help="Only this training stage.")] = None,
+) -> None:
+    """Follow the circuit through a stored run: overlap, births and deaths of edges, change points, phases."""
+    import circuit_drift
+    from circuit_drift.phases import evolve as follow
+    from circuit_drift.render import print_evolution
+
+    print_evolution(*follow(circuit_drift.load_run(store, name), stage))
 
 
 @app.command()

@@ -76,6 +76,24 @@ def print_monitor(monitor: "heads.Monitor") -> None:
     console.print(_table(monitor.to_frame()[columns], title="Retrieval over training"))
 
 
+def print_evolution(evolution: "circuits.Evolution", facts: str) -> None:
+    """What became of the circuit over the series, then its table."""
+    console = _console()
+    console.print(f"• On {facts}: {evolution.verdict}", soft_wrap=True)
+    columns = [
+        "step",
+        "phase",
+        "clean_metric",
+        "jaccard_previous",
+        "jaccard_previous_across",
+        "jaccard_previous_within",
+    ]
+    frame = evolution.to_frame()[[*columns, "jaccard_last", "births", "deaths", "centre of mass, layers"]]
+    console.print(
+        _table(frame.rename(columns=lambda name: name.replace("jaccard", "J")), title="Circuit over training")
+    )
+
+
 def print_series(series: "Series") -> None:
     """What is in a series."""
     import pandas as pd

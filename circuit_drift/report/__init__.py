@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from circuit_drift.phases import evolve
 from circuit_drift.report.page import Section, write_page
 from circuit_drift.verdict import pair_verdict, run_verdict, stages
 
@@ -122,6 +123,17 @@ def _evolution(run: "Run") -> Iterator[Section]:
             figure=rewiring.rewiring_figure(run, rewired),
             caption=f"EAP-IG edge scores; overlap and floor are both between disjoint halves of the facts. {facts}",
             frame=rewired,
+        )
+    if sum(point.circuit is not None and point.step is not None for point in run) > 2:
+        evolution_of_circuit, chosen = evolve(run)
+        yield Section(
+            "phases",
+            "Phases of the circuit",
+            text=evolution_of_circuit.verdict,
+            figure=evolution_of_circuit.plot_likeness(),
+            caption=f"Measured on {chosen}; cosine of mean edge scores, corrected for prompt noise: 1 = the same "
+            "wiring up to strength, blank = nothing but noise.",
+            frame=evolution_of_circuit.to_frame(),
         )
 
 

@@ -179,12 +179,13 @@ def test_a_repeated_checkpoint_is_warned_of_or_refused(tiny_series, tmp_path):
     assert "OLMo#915" in html.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("command", ["diff", "report", "monitor"])
+@pytest.mark.parametrize("command", ["diff", "report", "monitor", "evolve"])
 def test_stored_results_need_no_torch(tiny_series, measured, tmp_path, command):
     arguments = {
         "diff": ["diff", f"{tiny_series}@0", f"{tiny_series}@10", "--store", str(measured), "--length", "64"],
         "report": ["report", str(tmp_path / "report.html"), "--store", str(measured)],
         "monitor": ["monitor", str(measured)],
+        "evolve": ["evolve", str(measured)],
     }[command]
     code = (
         f"import sys; sys.argv = ['circuit-drift', *{arguments!r}]\n"
