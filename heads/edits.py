@@ -115,7 +115,7 @@ class _Edit:
                 query=call.query[:, heads],
                 key=call.key[:, shared],
                 value=call.value[:, shared],
-                mask=replace(call.mask, function=seen, plain=False),
+                mask=replace(call.mask, function=seen, earlier=None),
                 logits=replace(call.logits, sinks=sinks),
             )
         )

@@ -9,6 +9,8 @@ from heads.masks import LazyMask
 from heads.reduce import Logits
 
 BLOCK_ELEMENTS = 2**24
+BLOCK_ROWS = 512
+_CPU_KERNEL = "_scaled_dot_product_flash_attention_for_cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +39,35 @@ def fused_output(call: Call) -> Tensor:
     query, key, value, mask, logits = call.query, call.key, call.value, call.mask, call.logits
     batch, heads, queries, _ = query.shape
     exact = logits.softcap is not None or logits.sinks is not None
-    if mask.plain and not exact:
+    if mask.earlier == 0 and not exact:
         return _sdpa(query, key, value, None, logits.scaling)
+    if mask.earlier and not exact and _returns_normaliser(query, key, value):
+        return _behind_prefix(query, key, value, mask.earlier, logits.scaling)
     rows = BLOCK_ELEMENTS // (batch * mask.n_keys * (heads if exact else 1))
-    step = min(max(rows, 16), 1024)
+    step = min(max(rows, 16), BLOCK_ROWS)
     outputs = []
     for at, keys, allowed in mask.blocks(queries, step, query.device):
         block = query[:, :, at], key[:, :, keys], value[:, :, keys], allowed
         outputs.append(_softmax(*block, logits) if exact else _sdpa(*block, logits.scaling))
     return torch.cat(outputs, dim=2)
+
+
+def _returns_normaliser(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether the fused kernel at hand tells the softmax's normaliser, without which two parts cannot be joined."""
+    alike = query.device.type == "cpu" and key.shape[-1] == value.shape[-1]
+    return alike and not torch.is_grad_enabled() and hasattr(torch.ops.aten, _CPU_KERNEL)
+
+
+def _behind_prefix(query: Tensor, key: Tensor, value: Tensor, earlier: int, scaling: float) -> Tensor:
+    """Causal attention of queries behind a cached prefix: prefix and rest apart, no mask, joined by normalisers."""
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    kernel = getattr(torch.ops.aten, _CPU_KERNEL)
+    before, weight_before = kernel(query, key[:, :, :earlier], value[:, :, :earlier], scale=scaling)
+    own, weight_own = kernel(query, key[:, :, earlier:], value[:, :, earlier:], is_causal=True, scale=scaling)
+    share = torch.sigmoid(weight_own - weight_before)[..., None].to(own.dtype)
+    return torch.lerp(before, own, share)
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, scaling: float) -> Tensor:

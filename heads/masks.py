@@ -28,7 +28,8 @@ class LazyMask:
         query_start: absolute position of the first query of this call (> 0 behind a cache).
         key_start: absolute position of the first key (> 0 behind a windowed cache).
         n_keys: how many keys.
-        plain: every query sees exactly the keys up to itself, and keys and queries line up.
+        earlier: when every query sees exactly the keys up to itself, how many keys precede the first query (0
+            without a cache); None for any other pattern.
     """
 
     function: MaskFunction
@@ -37,7 +38,7 @@ class LazyMask:
     query_start: int
     key_start: int
     n_keys: int
-    plain: bool
+    earlier: int | None
 
     def __getitem__(self, _: Any) -> "LazyMask":
         """Survive a model that slices its mask to the key length: the slice is taken when keys are asked for."""
@@ -116,5 +117,7 @@ def lazy_mask(
     padding = None if attention_mask is None or bool(attention_mask.all()) else attention_mask
     query_start, key_start = int(q_offset), int(kv_offset)
     fits = local_size is None or kv_length < local_size
-    plain = allow_is_causal_skip and fits and padding is None and q_length == kv_length and query_start == key_start
-    return LazyMask(mask_function, batch_size, padding, query_start, key_start, kv_length, plain)
+    aligned = query_start + q_length == key_start + kv_length
+    plain = allow_is_causal_skip and fits and padding is None and aligned
+    earlier = kv_length - q_length if plain else None
+    return LazyMask(mask_function, batch_size, padding, query_start, key_start, kv_length, earlier)
