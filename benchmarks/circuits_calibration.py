@@ -26,7 +26,7 @@ from circuits.scores import AttributionGraph
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="SERIES@STEP or a checkpoint folder of a lab series")
-    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--draws", type=int, default=200, help="diffs of edited models; 5 x as many of unchanged ones")
     parser.add_argument("--facts", type=int, default=48, help="facts on each side of a diff")
     parser.add_argument("--variants", type=int, default=10, help="edited models for each kind of change")
     parser.add_argument("--world", type=int, default=0, help="seed of the series' world")
@@ -38,8 +38,8 @@ def main() -> None:
     rng = np.random.default_rng(0)
     print("| level | facts a side | draws | called different | edges named |\n|---|---|---|---|---|")
     for size in (16, 32, min(options.facts, len(facts) // 2)):
-        p, named = false_positives(graph, rng, draws=options.draws, size=size)
-        print(f"| .05 | {size} | {options.draws} | {np.mean(p <= 0.05):.3f} | {np.mean(named > 0):.3f} |")
+        p, named = false_positives(graph, rng, draws=5 * options.draws, size=size)
+        print(f"| .05 | {size} | {5 * options.draws} | {np.mean(p <= 0.05):.3f} | {np.mean(named > 0):.3f} |")
     print("\n| planted change | draws | called different | the planted part named |\n|---|---|---|---|")
     for name, plant in PLANTS.items():
         called, named = misses(loaded.model, graph, facts, plant, rng, options)
@@ -85,10 +85,9 @@ def false_positives(graph: AttributionGraph, rng: Generator, *, draws: int, size
     return np.array(ps), np.array(named)
 
 
-def working_head(graph: AttributionGraph, rng: Generator) -> str:
-    """One of the heads that write the graph's 20 strongest edges."""
-    heads = sorted({edge.split("->")[0] for edge, _ in graph.top(20) if edge.startswith("a")})
-    return str(rng.choice(heads))
+def working_heads(graph: AttributionGraph) -> list[str]:
+    """The heads that write the graph's 20 strongest edges."""
+    return sorted({edge.split("->")[0] for edge, _ in graph.top(20) if edge.startswith("a")})
 
 
 Plant = Callable[[PreTrainedModel, AttributionGraph, Generator], tuple[str, ...]]
@@ -96,7 +95,7 @@ Plant = Callable[[PreTrainedModel, AttributionGraph, Generator], tuple[str, ...]
 
 def silence_head(model: PreTrainedModel, graph: AttributionGraph, rng: Generator) -> tuple[str, ...]:
     """Zero what one head of the circuit writes."""
-    layer, head = head_of(working_head(graph, rng))
+    layer, head = head_of(str(rng.choice(working_heads(graph))))
     parts = anatomy(model)
     span = slice(head * parts.head_dim, (head + 1) * parts.head_dim)
     linear_weight(parts.blocks[layer].o)[:, span] = 0
@@ -104,11 +103,25 @@ def silence_head(model: PreTrainedModel, graph: AttributionGraph, rng: Generator
 
 
 def swap_heads(model: PreTrainedModel, graph: AttributionGraph, rng: Generator) -> tuple[str, ...]:
-    """Exchange a head of the circuit with another of its key/value group: the same function, other names."""
-    layer, head = head_of(working_head(graph, rng))
+    """Exchange a head of the circuit with another of its key/value group: the same function, other names.
+
+    Only heads that do not do the same work count: one's strongest edge is at least twice the other's same edge.
+    """
     parts = anatomy(model)
-    block, size = parts.blocks[layer], parts.n_heads // parts.n_kv_heads
-    other = int(rng.choice([h for h in range(parts.n_heads) if h // size == head // size and h != head]))
+    size = parts.n_heads // parts.n_kv_heads
+    pairs = []
+    for name in working_heads(graph):
+        layer, head = head_of(name)
+        mates = [h for h in range(head // size * size, head // size * size + size) if h != head]
+        row = graph.mean[graph.writers.index(name)]
+        edge = int(np.abs(row).argmax())
+        pairs += [
+            (layer, head, mate)
+            for mate in mates
+            if abs(row[edge]) > 2 * abs(graph.mean[graph.writers.index(f"a{layer}.h{mate}"), edge])
+        ]
+    layer, head, other = pairs[int(rng.integers(len(pairs)))]
+    block = parts.blocks[layer]
     queries, outputs = linear_weight(block.q.module), linear_weight(block.o)
     first, second = block.q.rows[head], block.q.rows[other]
     queries[torch.cat([first, second])] = queries[torch.cat([second, first])]

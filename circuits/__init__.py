@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from circuits.attribution import attribute, completeness
     from circuits.comparison import GraphDiff, diff
     from circuits.evaluation import Faithfulness, FaithfulnessCurve, faithfulness, faithfulness_curve
+    from circuits.evolution import Evolution, evolve
     from circuits.facts import Fact, FactSet, default_facts, load_facts, tokenize_facts
     from circuits.graph import Circuit, GraphShape
     from circuits.pruning import prune, random_circuits
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AttributionGraph": "scores",
     "Circuit": "graph",
+    "Evolution": "evolution",
     "Fact": "facts",
     "FactSet": "facts",
     "Faithfulness": "evaluation",
@@ -32,6 +34,7 @@ _HOMES = {
     "completeness": "attribution",
     "default_facts": "facts",
     "diff": "comparison",
+    "evolve": "evolution",
     "faithfulness": "evaluation",
     "faithfulness_curve": "evaluation",
     "load_facts": "facts",
@@ -44,6 +47,7 @@ _HOMES = {
 __all__ = [
     "AttributionGraph",
     "Circuit",
+    "Evolution",
     "Fact",
     "FactSet",
     "Faithfulness",
@@ -56,6 +60,7 @@ __all__ = [
     "completeness",
     "default_facts",
     "diff",
+    "evolve",
     "faithfulness",
     "faithfulness_curve",
     "load_facts",

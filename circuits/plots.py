@@ -79,7 +79,7 @@ def diff_figure(diff: "GraphDiff", n: int = 100) -> "go.Figure":
         _add_edges(figure, diff.shape, kind, style, [names[i] for i in chosen], [texts[i] for i in chosen])
     counts = diff.counts
     gained, lost = counts["gained"], counts["lost"]
-    _dress(
+    dress(
         figure,
         title=f"{diff.n_significant:,} edges changed for real; {gained} gained, {lost} lost",
         subtitle=f"the {len(shown)} strongest changes of the two circuits; positive = corrupting the edge raises the "
@@ -99,7 +99,7 @@ def circuit_figure(circuit: Circuit, n: int = 150) -> "go.Figure":
         chosen = [k for k, i in enumerate(strongest) if (scores[i] > 0) == (kind == "raises")]
         texts = [f"{pairs[k][0]} → {pairs[k][1]}<br>{scores[strongest[k]]:+.3g}" for k in chosen]
         _add_edges(figure, circuit.shape, f"{kind} it", style, [pairs[k] for k in chosen], texts)
-    _dress(
+    dress(
         figure,
         title=f"Circuit of {circuit.n_edges:,} edges over {len(circuit.nodes)} nodes",
         subtitle=f"the {len(strongest)} strongest, by what corrupting the edge does to the logit difference",
@@ -132,7 +132,7 @@ def curve_figure(curve: "FaithfulnessCurve") -> "go.Figure":
     )
     figure.update_xaxes(title_text="edges in the circuit")
     figure.update_yaxes(title_text="faithfulness")
-    _dress(
+    dress(
         figure,
         title=f"{curve.n_edges[-1]:,} edges keep {values[-1]:.0%} of the logit difference",
         subtitle="(circuit - corrupt) / (clean - corrupt), exact runs; bars: 95 % bootstrap over the facts",
@@ -230,7 +230,8 @@ def _broken(starts: NDArray[np.floating], ends: NDArray[np.floating]) -> list[fl
     return points
 
 
-def _dress(figure: "go.Figure", *, title: str, subtitle: str, height: int = 640) -> None:
+def dress(figure: "go.Figure", *, title: str, subtitle: str, height: int = 640) -> None:
+    """Give a figure its title (the finding), its subtitle (how to read it) and the common look."""
     figure.update_layout(
         template="plotly_white",
         title={"text": title, "subtitle": {"text": subtitle}, "x": 0, "xref": "container", "pad": {"l": 12}},
@@ -263,7 +264,7 @@ def transfer_figure(transfer: "Transfer") -> "go.Figure":
     figure.update_xaxes(title_text="model", type="category")
     figure.update_yaxes(title_text="circuit of", type="category")
     apart = values[~np.eye(len(values), dtype=bool)]
-    _dress(
+    dress(
         figure,
         title=f"Own circuits keep {np.diag(values).mean():.2f}, foreign ones {apart.mean() if len(apart) else 1:.2f}",
         subtitle="faithfulness of each checkpoint's circuit in each checkpoint's model, exact runs, means over facts",

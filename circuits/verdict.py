@@ -6,6 +6,7 @@ from circuits.noise import smallest_p
 
 if TYPE_CHECKING:
     from circuits.comparison import GraphDiff
+    from circuits.evolution import Evolution
     from circuits.similarity import Similarity
 
 
@@ -25,6 +26,29 @@ def diff_caption(diff: "GraphDiff") -> str:
         f"Edges of either circuit by what became of them: {counts or 'none'}. Positive scores: corrupting the edge "
         f"raises the logit difference. {diff.n} units of {paired} facts; changes at q < {diff.level:g}."
     )
+
+
+def evolution_verdict(evolution: "Evolution") -> str:
+    """Where the circuit changed, which phases that leaves, and how settled the end is."""
+    steps = evolution.steps
+    if not evolution.change_points:
+        told = f"No change point in {len(evolution)} checkpoints (steps {steps[0]} to {steps[-1]})"
+    else:
+        places = [
+            f"between steps {steps[split.index - 1]} and {steps[split.index]} "
+            f"[{steps[max(split.low - 1, 0)]}, {steps[split.high]}] (p = {split.p:.2g})"
+            for split in evolution.change_points
+        ]
+        told = f"The circuit changes {', '.join(places)}"
+    last = evolution.phases[-1]
+    known = [step for step, share in zip(steps, evolution.reliability, strict=True) if share > 0.5]
+    formed = (
+        f"; it stands out of the prompt noise from step {known[0]} on" if known else "; it never stands out of noise"
+    )
+    alike = (
+        f"; its last phase, from step {last.first}, is alike at {last.likeness:.2f}" if last.first < last.last else ""
+    )
+    return f"{told}{formed}{alike}."
 
 
 def _edges_sentence(diff: "GraphDiff") -> str:

@@ -1,0 +1,286 @@
+"""A circuit along a series: when it forms, when it changes, what comes and goes. From stored scores alone."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoints.artifacts import read_artifact, write_artifact
+from checkpoints.errors import BadPrompt, CheckpointMismatch
+from circuits.comparison import DEFAULT_SHARE
+from circuits.graph import Bools, Floats, GraphShape, require_same_shape, shape_document
+from circuits.profile import PROFILES, profiler
+from circuits.scores import AttributionGraph
+from circuits.segmentation import Products, Split, cosines, splits
+from circuits.similarity import Similarity, similarities
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+KIND = "evolution"
+REFERENCES = ("previous", "first", "last")
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Checkpoints between two change points.
+
+    Attributes:
+        start, stop: positions of its first checkpoint and of the first one after it.
+        first, last: steps of its first and its last checkpoint.
+        likeness: mean noise-corrected cosine between its checkpoints; NaN for a single one.
+    """
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    likeness: float
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """The circuits of T checkpoints.
+
+    Attributes:
+        steps: T steps, in order.
+        shape: the graph.
+        n_edges: size that the circuits are pruned from.
+        likeness: [T, T] cosine between mean scores, corrected for prompt noise: 1 = the same up to strength; NaN where
+            a checkpoint's scores are nothing but noise.
+        reliability: [T] share of each mean's squared length that is not prompt noise.
+        similarity: [T, 3, 3] Jaccard of the circuits to the previous, first and last checkpoint: between all facts,
+            between halves of the facts across the two, between halves within one (the floor).
+        edges: [T, E] which edges are in each circuit.
+        nodes: [T, F] which writers are.
+        node_scores: [T, F] mean scores of the writers.
+        profile: [T, 4] the numbers of `circuits.profile.PROFILES`.
+        change_points: where the series falls in stretches, each with interval and p.
+        metric: [T, 2] mean logit difference, clean and corrupt.
+    """
+
+    steps: tuple[int, ...]
+    shape: GraphShape
+    n_edges: int
+    likeness: Floats
+    reliability: Floats
+    similarity: Floats
+    edges: Bools
+    nodes: Bools
+    node_scores: Floats
+    profile: Floats
+    change_points: tuple[Split, ...]
+    metric: Floats
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def births(self) -> NDArray[np.integer]:
+        """[T] edges in the circuit that were not in the one before; 0 for the first."""
+        return np.concatenate([[0], (self.edges[1:] & ~self.edges[:-1]).sum(1)])
+
+    @property
+    def deaths(self) -> NDArray[np.integer]:
+        """[T] edges of the circuit before that are gone; 0 for the first."""
+        return np.concatenate([[0], (~self.edges[1:] & self.edges[:-1]).sum(1)])
+
+    @property
+    def node_births(self) -> tuple[tuple[str, ...], ...]:
+        """T tuples of writers that entered the circuit."""
+        return ((), *(self._names(now & ~before) for before, now in pairwise(self.nodes)))
+
+    @property
+    def node_deaths(self) -> tuple[tuple[str, ...], ...]:
+        """T tuples of writers that left the circuit."""
+        return ((), *(self._names(before & ~now) for before, now in pairwise(self.nodes)))
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The stretches between change points."""
+        bounds = [0, *(split.index for split in self.change_points), len(self)]
+        return tuple(self._phase(start, stop) for start, stop in pairwise(bounds))
+
+    @property
+    def landmarks(self) -> tuple[int, ...]:
+        """Steps worth looking at: the first, the last, and both sides of every change point."""
+        places = {0, len(self) - 1}
+        for split in self.change_points:
+            places |= {split.index - 1, split.index}
+        return tuple(self.steps[i] for i in sorted(places))
+
+    @property
+    def verdict(self) -> str:
+        """When the circuit changed, and how stable it is at the end."""
+        from circuits.verdict import evolution_verdict
+
+        return evolution_verdict(self)
+
+    def lineage(self, k: int = 20) -> "pd.DataFrame":
+        """Scores of the k writers of largest peak, one row a writer, one column a step."""
+        import pandas as pd
+
+        peak = np.abs(self.node_scores).max(0)
+        leading = np.argsort(-peak, kind="stable")[:k]
+        names = [self.shape.writers[i] for i in leading]
+        return pd.DataFrame(self.node_scores[:, leading].T, index=pd.Index(names, name="node"), columns=self.steps)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a checkpoint.
+
+        Columns: step, phase, clean_metric, corrupt_metric, reliability; for each of previous, first and last: the
+        Jaccard of the circuits, its value between halves across the two and within one; births, deaths, the profile.
+        """
+        import pandas as pd
+
+        phase = np.zeros(len(self), dtype=int)
+        for split in self.change_points:
+            phase[split.index :] += 1
+        frame: dict[str, Any] = {"step": self.steps, "phase": phase}
+        frame |= {"clean_metric": self.metric[:, 0], "corrupt_metric": self.metric[:, 1]}
+        frame["reliability"] = self.reliability
+        for i, reference in enumerate(REFERENCES):
+            for j, suffix in enumerate(("", "_across", "_within")):
+                frame[f"jaccard_{reference}{suffix}"] = self.similarity[:, i, j]
+        frame |= {"births": self.births, "deaths": self.deaths}
+        frame |= {name: self.profile[:, i] for i, name in enumerate(PROFILES)}
+        return pd.DataFrame(frame)
+
+    def plot(self) -> "go.Figure":
+        """Overlap with the previous and the last circuit over the series, beside the noise floor."""
+        from circuits.evolution_plots import evolution_figure
+
+        return evolution_figure(self)
+
+    def plot_likeness(self) -> "go.Figure":
+        """Every checkpoint against every other."""
+        from circuits.evolution_plots import likeness_figure
+
+        return likeness_figure(self)
+
+    def plot_lineage(self, k: int = 20) -> "go.Figure":
+        """Scores of the leading writers over the series."""
+        from circuits.evolution_plots import lineage_figure
+
+        return lineage_figure(self, k)
+
+    def save(self, folder: Path | str) -> Path:
+        """Write to a result folder."""
+        names = ("likeness", "reliability", "similarity", "edges", "nodes", "node_scores", "profile", "metric")
+        document = {
+            "steps": list(self.steps),
+            "shape": shape_document(self.shape),
+            "n_edges": self.n_edges,
+            "change_points": [[split.index, split.low, split.high, split.p] for split in self.change_points],
+        }
+        return write_artifact(folder, KIND, document, {name: getattr(self, name) for name in names})
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Evolution":
+        """Read what `save` wrote."""
+        document, arrays = read_artifact(folder, KIND)
+        return cls(
+            steps=tuple(document["steps"]),
+            shape=GraphShape(**document["shape"]),
+            n_edges=document["n_edges"],
+            change_points=tuple(Split(*values) for values in document["change_points"]),
+            **arrays,
+        )
+
+    def _names(self, chosen: Bools) -> tuple[str, ...]:
+        return tuple(self.shape.writers[i] for i in np.flatnonzero(chosen))
+
+    def _phase(self, start: int, stop: int) -> Phase:
+        inside = self.likeness[start:stop, start:stop]
+        apart = inside[~np.eye(len(inside), dtype=bool)]
+        likeness = float(np.nanmean(apart)) if np.isfinite(apart).any() else float("nan")
+        return Phase(start, stop, self.steps[start], self.steps[stop - 1], likeness)
+
+    def _repr_html_(self) -> str:
+        table = self.to_frame().to_html(index=False, border=0, float_format=lambda x: f"{x:.3g}")
+        return f"<p><b>Evolution</b>: {self.verdict}</p>{table}"
+
+
+def evolve(
+    series: Iterable[tuple[int, AttributionGraph]],
+    *,
+    n_edges: int | None = None,
+    q: float = 0.05,
+    splits_per_pair: int = 8,
+    draws: int = 199,
+    seed: int = 0,
+) -> Evolution:
+    """Follow a circuit over stored graphs of one series, measured on the same facts.
+
+    Args:
+        series: (step, graph) in the order of training.
+        n_edges: size that the circuits are pruned from; by default 5 % of the edges, at least 20.
+        q: level of each change point's permutation test.
+        splits_per_pair: random halves for each overlap's floor.
+        draws: permutations for each change point.
+        seed: of halves, permutations and bootstrap.
+
+    Raises:
+        BadPrompt: fewer than two checkpoints, or fewer than two units.
+        CheckpointMismatch: graphs of different shapes, methods or facts.
+    """
+    series = list(series)
+    steps, graphs = [step for step, _ in series], [graph for _, graph in series]
+    _require_series(graphs)
+    shape, edges = graphs[0].shape, int(graphs[0].mask.sum())
+    n = min(edges, n_edges or max(20, round(DEFAULT_SHARE * edges)))
+    scores = [graph.edge_scores for graph in graphs]
+    circuits = np.stack([graph.prune(n).mask for graph in graphs])
+    products = Products(scores)
+    profile = profiler(shape)
+    return Evolution(
+        steps=tuple(int(step) for step in steps),
+        shape=shape,
+        n_edges=n,
+        likeness=cosines(products.kernel()),
+        reliability=products.reliability(),
+        similarity=_overlaps(graphs, n, splits=splits_per_pair, seed=seed),
+        edges=circuits[:, shape.mask],
+        nodes=np.asarray(circuits.any(2)),
+        node_scores=np.stack([graph.mean.sum(1) for graph in graphs]),
+        profile=np.stack([profile(s.mean(0, dtype=np.float64)) for s in scores]),
+        change_points=splits(products, level=q, draws=draws, seed=seed),
+        metric=np.array([[graph.clean_metric.mean(), graph.corrupt_metric.mean()] for graph in graphs]),
+    )
+
+
+def _overlaps(graphs: Sequence[AttributionGraph], n: int, *, splits: int, seed: int) -> Floats:
+    """[T, 3, 3] Jaccard with previous, first and last: value, across, within."""
+    result = np.full((len(graphs), 3, 3), np.nan)
+    for i, graph in enumerate(graphs):
+        others = (graphs[i - 1] if i else None, graphs[0] if i else None, graphs[-1] if i < len(graphs) - 1 else None)
+        for j, other in enumerate(others):
+            if other is not None:
+                found = _jaccard(other, graph, n, splits=splits, seed=seed)
+                result[i, j] = found.value, found.across, found.within
+    return result
+
+
+def _jaccard(a: AttributionGraph, b: AttributionGraph, n: int, *, splits: int, seed: int) -> Similarity:
+    weights = (a.unit_sizes.astype(float), b.unit_sizes.astype(float))
+    return similarities(a.edge_scores, b.edge_scores, weights=weights, sizes=[n], splits=splits, seed=seed)[0]
+
+
+def _require_series(graphs: Sequence[AttributionGraph]) -> None:
+    if len(graphs) < 2:
+        raise BadPrompt(f"an evolution needs at least 2 checkpoints, got {len(graphs)}")
+    if len(graphs[0].scores) < 2:
+        raise BadPrompt("an evolution needs scores of at least 2 facts or groups to know its noise, got 1")
+    for graph in graphs[1:]:
+        require_same_shape(graphs[0].shape, graph.shape)
+        for name in ("prompts", "method", "ig_steps", "rule", "metric"):
+            if graph.meta.get(name) != graphs[0].meta.get(name):
+                raise CheckpointMismatch(
+                    f"the graphs of a series must be measured alike, but {name} is {graphs[0].meta.get(name)!r} in one "
+                    f"and {graph.meta.get(name)!r} in another"
+                )

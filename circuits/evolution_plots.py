@@ -1,0 +1,119 @@
+"""Figures of a circuit along a series; checkpoints stand evenly spaced, labelled by their step."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from circuits.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, dress
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from circuits.evolution import Evolution
+
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, GREY)
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
+
+
+def evolution_figure(evolution: "Evolution") -> "go.Figure":
+    """Overlap with the previous and the last circuit, between halves of the facts, beside the floor."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    x = list(range(len(evolution)))
+    for j, name, colour, dash, symbol in (
+        (0, "previous", BLUE, "solid", "circle"),
+        (2, "last", VERMILLION, "dash", "square"),
+    ):
+        figure.add_scatter(
+            x=x,
+            y=evolution.similarity[:, j, 1],
+            name=f"with the {name}",
+            mode="lines+markers",
+            line={"color": colour, "dash": dash},
+            marker={"symbol": symbol},
+        )
+    figure.add_scatter(
+        x=x,
+        y=evolution.similarity[:, 0, 2],
+        name="within one checkpoint (noise floor)",
+        mode="lines",
+        line={"color": GREY, "dash": "dot"},
+    )
+    figure.update_yaxes(title_text=f"Jaccard of {evolution.n_edges} edges, halves of the facts", range=[0, 1])
+    number = len(evolution.change_points)
+    dress(
+        figure,
+        title=f"{number} change point{'' if number == 1 else 's'} in {len(evolution)} checkpoints",
+        subtitle="below the dotted line: less alike than two halves of the facts at one checkpoint; bands: intervals",
+        height=440,
+    )
+    return _over_steps(figure, evolution)
+
+
+def likeness_figure(evolution: "Evolution") -> "go.Figure":
+    """The noise-corrected cosines of every checkpoint with every other."""
+    import plotly.graph_objects as go
+
+    labels = [str(step) for step in evolution.steps]
+    figure = go.Figure(
+        go.Heatmap(
+            z=evolution.likeness.astype(np.float32),
+            x=labels,
+            y=labels,
+            zmin=-1,
+            zmax=1,
+            colorscale="RdBu",
+            colorbar={"title": {"text": "cosine"}},
+            hovertemplate="step %{y} and step %{x}: %{z:.2f}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title_text="step", type="category")
+    figure.update_yaxes(title_text="step", type="category", autorange="reversed")
+    dress(
+        figure,
+        title=f"Phases: {', '.join(f'{p.first}-{p.last}' for p in evolution.phases)}",
+        subtitle="cosine of the mean edge scores, corrected for prompt noise; blank: nothing but noise",
+        height=520,
+    )
+    return figure
+
+
+def lineage_figure(evolution: "Evolution", k: int = 20) -> "go.Figure":
+    """Scores of the k writers of largest peak."""
+    import plotly.graph_objects as go
+
+    frame = evolution.lineage(k)
+    figure = go.Figure()
+    for i, (node, row) in enumerate(frame.iterrows()):
+        figure.add_scatter(
+            x=list(range(len(evolution))),
+            y=row.to_numpy(),
+            name=str(node),
+            mode="lines+markers",
+            line={"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i % len(DASHES)]},
+            marker={"symbol": SYMBOLS[i % len(SYMBOLS)]},
+        )
+    figure.update_yaxes(title_text="node score, logits")
+    dress(
+        figure,
+        title=f"{frame.index[0]} carries most: {np.abs(frame.iloc[0]).max():.2f} logits at its peak",
+        subtitle="sum over a writer's out-edges; negative = corrupting it lowers the logit difference",
+        height=480,
+    )
+    return _over_steps(figure, evolution)
+
+
+def _over_steps(figure: "go.Figure", evolution: "Evolution") -> "go.Figure":
+    """The common axis, with every change point and its interval."""
+    figure.update_xaxes(
+        title_text="step (checkpoints evenly spaced)",
+        tickmode="array",
+        tickvals=list(range(len(evolution))),
+        ticktext=[str(step) for step in evolution.steps],
+    )
+    for split in evolution.change_points:
+        figure.add_vrect(x0=split.low - 0.5, x1=split.high - 0.5, fillcolor=GREY, opacity=0.15, line_width=0)
+        figure.add_vline(x=split.index - 0.5, line={"color": GREY, "dash": "dash", "width": 1})
+    return figure

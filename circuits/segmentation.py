@@ -1,0 +1,141 @@
+"""Change points in a sequence of noisy score vectors, from their inner products alone.
+
+Inner products of mean vectors are taken between different facts only, so that prompt noise, which is large and shared
+by all checkpoints, does not count as likeness or as change (cross-validated, as in Walther et al. 2016).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+LARGEST = 2048
+LEAST = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Where a stretch of checkpoints falls in two.
+
+    Attributes:
+        index: the first checkpoint of the second part.
+        low, high: 95 % bootstrap interval of the index, over the facts.
+        p: permutation p of no change within the stretch.
+    """
+
+    index: int
+    low: int
+    high: int
+    p: float
+
+
+class Products:
+    """Inner products of every unit of every checkpoint with every other.
+
+    Args:
+        scores: T arrays [U, E], the same units at each checkpoint. Units are merged where there are too many.
+    """
+
+    def __init__(self, scores: list[Floats]) -> None:
+        units = min(len(scores[0]), max(4, LARGEST // len(scores)))
+        vectors = np.stack([_merged(s, units) for s in scores]).astype(np.float32)
+        self.steps, self.units = vectors.shape[:2]
+        flat = vectors.reshape(self.steps * self.units, -1)
+        self.gram = (flat @ flat.T).astype(np.float64).reshape(self.steps, self.units, self.steps, self.units)
+
+    def kernel(self, weights: Floats | None = None) -> Floats:
+        """[T, T] estimates of the inner products of the noiseless means, units weighted."""
+        weights = np.ones(self.units) if weights is None else weights
+        pairs = np.outer(weights, weights)
+        np.fill_diagonal(pairs, 0.0)
+        return np.asarray(np.einsum("iujv,uv->ij", self.gram, pairs, optimize=True) / pairs.sum())
+
+    def shuffled(self, stretch: slice, rng: np.random.Generator) -> Floats:
+        """The kernel of a stretch after every unit has shuffled its checkpoints by itself."""
+        size = stretch.stop - stretch.start
+        orders = np.stack([rng.permutation(size) for _ in range(self.units)], axis=1) + stretch.start
+        unit = np.arange(self.units)
+        total = np.empty((size, size))
+        for i in range(size):
+            rows = self.gram[orders[i], unit]  # [units, T, units]
+            for j in range(size):
+                block = rows[:, orders[j], unit]
+                total[i, j] = block.sum() - np.trace(block)
+        return np.asarray(total / (self.units * (self.units - 1)))
+
+    def reliability(self) -> Floats:
+        """[T] share of the squared length of each mean vector that is not prompt noise."""
+        raw = np.einsum("iuiv->i", self.gram) / self.units**2
+        return np.asarray(np.diag(self.kernel()) / np.where(raw > 0, raw, np.nan))
+
+
+def cosines(kernel: Floats) -> Floats:
+    """[T, T] cosines; NaN for a checkpoint whose mean is not distinguishable from noise."""
+    length = np.sqrt(np.where(np.diag(kernel) > 0, np.diag(kernel), np.nan))
+    return np.asarray(np.clip(kernel / np.outer(length, length), -1, 1))
+
+
+def apart(kernel: Floats, cut: int) -> float:
+    """1 - cosine between the summed directions on both sides of a cut; NaN where one side is nothing but noise."""
+    length = np.sqrt(np.where(np.diag(kernel) > 0, np.diag(kernel), np.nan))
+    directions = np.nan_to_num(kernel / np.outer(length, length))
+    sides = np.zeros((2, len(kernel)))
+    sides[0, :cut] = sides[1, cut:] = 1.0
+    product = sides @ directions @ sides.T
+    own = product[0, 0] * product[1, 1]
+    return float(1 - product[0, 1] / np.sqrt(own)) if min(product[0, 0], product[1, 1]) > 0 else float("nan")
+
+
+def best_split(kernel: Floats) -> tuple[int, float]:
+    """Where cutting a stretch in two lowers the scatter of directions most, and by how much."""
+    likeness = np.nan_to_num(cosines(kernel), nan=0.0)
+    whole = _scatter(likeness)
+    gains = [whole - _scatter(likeness[:cut, :cut]) - _scatter(likeness[cut:, cut:]) for cut in range(1, len(likeness))]
+    best = int(np.argmax(gains))
+    return best + 1, float(gains[best])
+
+
+def splits(products: Products, *, level: float = 0.05, draws: int = 199, seed: int = 0) -> tuple[Split, ...]:
+    """Change points by binary segmentation: cut while a permutation test allows and the sides differ by 0.1 in cosine.
+
+    The second condition keeps changes of mere strength or noise level, which also break exchangeability, from counting.
+    """
+    rng = np.random.default_rng(seed)
+    found = list(_cut(products, slice(0, products.steps), level, draws, rng))
+    return tuple(sorted(found, key=lambda split: split.index))
+
+
+def _cut(products: Products, stretch: slice, level: float, draws: int, rng: np.random.Generator) -> Iterator[Split]:
+    if stretch.stop - stretch.start < 2:
+        return
+    kernel = products.kernel()[stretch, stretch]
+    cut, gain = best_split(kernel)
+    null = [best_split(products.shuffled(stretch, rng))[1] for _ in range(draws)]
+    p = (1 + sum(value >= gain for value in null)) / (1 + draws)
+    if p > level or apart(kernel, cut) < LEAST:
+        return
+    index = stretch.start + cut
+    low, high = _interval(products, stretch, rng)
+    yield Split(index, min(low, index), max(high, index), p)
+    yield from _cut(products, slice(stretch.start, index), level, draws, rng)
+    yield from _cut(products, slice(index, stretch.stop), level, draws, rng)
+
+
+def _interval(products: Products, stretch: slice, rng: np.random.Generator, draws: int = 200) -> tuple[int, int]:
+    weights = rng.multinomial(products.units, np.full(products.units, 1 / products.units), size=draws)
+    places = [best_split(products.kernel(w)[stretch, stretch])[0] for w in weights]
+    low, high = np.quantile(places, [0.025, 0.975], method="nearest")
+    return stretch.start + int(low), stretch.start + int(high)
+
+
+def _scatter(likeness: Floats) -> float:
+    return float(np.trace(likeness) - likeness.sum() / len(likeness))
+
+
+def _merged(scores: Floats, units: int) -> Floats:
+    """Means over ``units`` groups of rows."""
+    if len(scores) == units:
+        return scores
+    return np.stack([part.mean(0) for part in np.array_split(scores, units)])

@@ -1,0 +1,116 @@
+"""Series with known change points, and series without any."""
+
+import numpy as np
+import pytest
+
+import circuits
+from checkpoints.errors import BadPrompt, CheckpointMismatch
+from circuits.scores import AttributionGraph
+from circuits.segmentation import Products, cosines, splits
+
+SHAPE = circuits.GraphShape(2, 3, 3)
+EDGES = int(SHAPE.mask.sum())
+
+
+def graph(scores, prompts="p") -> AttributionGraph:
+    full = np.zeros((len(scores), *SHAPE.mask.shape))
+    full[:, SHAPE.mask] = scores
+    units = np.arange(len(scores))
+    ones = np.ones(len(scores))
+    return AttributionGraph(full, SHAPE, ones, -ones, units, units, tuple({} for _ in units), {"prompts": prompts})
+
+
+def series(patterns, seed=0, units=16, noise=1.0):
+    """Graphs whose units share heavy prompt noise across checkpoints and have a little of their own."""
+    rng = np.random.default_rng(seed)
+    shared = rng.standard_t(4, (units, EDGES)) * noise
+    return [
+        (100 * i, graph(pattern + shared + 0.3 * noise * rng.standard_normal((units, EDGES))))
+        for i, pattern in enumerate(patterns)
+    ]
+
+
+def patterns(*lengths, seed=0):
+    rng = np.random.default_rng(100 + seed)
+    return [p for length in lengths for p in [rng.standard_normal(EDGES)] * length]
+
+
+def test_change_points_are_found_where_they_were_put():
+    evolution = circuits.evolve(series(patterns(4, 3, 4)))
+    assert [split.index for split in evolution.change_points] == [4, 7]
+    assert all(split.low <= split.index <= split.high for split in evolution.change_points)
+    assert [(p.first, p.last) for p in evolution.phases] == [(0, 300), (400, 600), (700, 1000)]
+    assert evolution.landmarks == (0, 300, 400, 600, 700, 1000)
+    assert "between steps 300 and 400" in evolution.verdict
+    assert np.nanmin(evolution.likeness[:4, :4]) > 0.9
+    assert np.nanmax(np.abs(evolution.likeness[:4, 4:7])) < 0.6
+
+
+def test_a_constant_series_is_one_phase_as_often_as_stated():
+    found = []
+    for seed in range(30):
+        scores = [g.edge_scores for _, g in series(patterns(5), seed=seed)]
+        found.append(bool(splits(Products(scores), draws=39)))
+    assert np.mean(found) <= 0.12
+
+
+def test_growth_alone_is_no_change_of_structure():
+    base = patterns(1)[0]
+    evolution = circuits.evolve(series([base * strength for strength in (1, 2, 3, 4, 5)], noise=0.2))
+    assert evolution.change_points == ()
+    assert evolution.profile[-1, 3] > 2 * evolution.profile[0, 3]
+
+
+def test_likeness_is_corrected_for_noise():
+    """The plain cosine of two noisy means is far below 1; the corrected one is not, and pure noise is not alike."""
+    scores = [g.edge_scores for _, g in series(patterns(2), units=32, noise=4.0)]
+    scores = [s + 4 * np.random.default_rng(i).standard_normal(s.shape) for i, s in enumerate(scores)]
+    corrected = cosines(Products(scores).kernel())
+    a, b = (s.mean(0) for s in scores)
+    assert corrected[0, 1] == pytest.approx(1.0, abs=0.2)
+    assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) < 0.85
+    reliability = Products(scores).reliability()
+    assert (reliability < 0.8).all()
+
+
+def test_births_deaths_and_lineage_add_up():
+    evolution = circuits.evolve(series(patterns(2, 2), noise=0.1), n_edges=25)
+    sizes = evolution.edges.sum(1)
+    np.testing.assert_array_equal(np.diff(sizes), evolution.births[1:] - evolution.deaths[1:])
+    assert evolution.births[0] == 0
+    assert evolution.births[1] <= 3 < evolution.births[2]
+    for t in range(1, 4):
+        before = {n for n, inside in zip(SHAPE.writers, evolution.nodes[t - 1], strict=True) if inside}
+        after = before - set(evolution.node_deaths[t]) | set(evolution.node_births[t])
+        assert after == {n for n, inside in zip(SHAPE.writers, evolution.nodes[t], strict=True) if inside}
+    frame = evolution.to_frame()
+    assert list(frame["phase"]) == [0, 0, 1, 1]
+    assert evolution.lineage(3).shape == (3, 4)
+
+
+def test_overlaps_stand_beside_their_floors():
+    frame = circuits.evolve(series(patterns(3, 3))).to_frame()
+    assert frame["jaccard_previous_across"][3] < frame["jaccard_previous_within"][3] - 0.15
+    assert frame["jaccard_previous_across"][2] == pytest.approx(frame["jaccard_previous_within"][2], abs=0.1)
+    assert np.isnan(frame["jaccard_first"][0])
+    assert np.isnan(frame["jaccard_last"][5])
+
+
+def test_figures_and_disk(tmp_path):
+    evolution = circuits.evolve(series(patterns(3, 3)), draws=49)
+    back = circuits.Evolution.load(evolution.save(tmp_path / "evolution"))
+    assert back.verdict == evolution.verdict
+    assert back.to_frame().equals(evolution.to_frame())
+    for figure in (back.plot(), back.plot_likeness(), back.plot_lineage(5)):
+        assert figure.layout.title.text
+    assert "Evolution" in back._repr_html_()
+
+
+def test_series_that_cannot_be_followed_are_refused():
+    one = series(patterns(1))
+    with pytest.raises(BadPrompt, match="at least 2 checkpoints"):
+        circuits.evolve(one)
+    with pytest.raises(CheckpointMismatch, match="prompts is 'p' in one"):
+        circuits.evolve([*one, (5, graph(one[0][1].edge_scores, prompts="others"))])
+    with pytest.raises(BadPrompt, match="at least 2 facts"):
+        circuits.evolve([(0, graph(np.ones((1, EDGES)))), (1, graph(np.ones((1, EDGES))))])
