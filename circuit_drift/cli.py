@@ -8,13 +8,16 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
 
 from checkpoints.errors import DriftError
 from circuit_drift import __version__
+
+if TYPE_CHECKING:
+    from circuit_drift.executors import Executor
 
 DIFFERENT, TROUBLE, INTERRUPTED = 1, 2, 130
 
@@ -43,7 +46,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-SeriesArgument = Annotated[str, typer.Argument(metavar="SERIES", help="A folder of checkpoints, or 'demo'.")]
+SeriesArgument = Annotated[
+    str, typer.Argument(metavar="SERIES", help="A folder of checkpoints, 'demo', or 'org/name@step*'.")
+]
 StoreOption = Annotated[
     Path | None,
     typer.Option("--store", help="Where results are kept. Default: $CIRCUIT_DRIFT_STORE, else .circuit-drift here."),
@@ -77,6 +82,16 @@ def run(
     measures: MeasuresOption = "heads,circuit,faithfulness",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
+    executor: Annotated[
+        str, typer.Option("--executor", help="Where workers run: serial, processes, ray or slurm.")
+    ] = "serial",
+    workers: Annotated[int | None, typer.Option("--workers", help="How many. Default: one per GPU.", min=1)] = None,
+    gpus_per_worker: Annotated[
+        int | None, typer.Option("--gpus-per-worker", help="GPUs that each worker holds.", min=0)
+    ] = None,
+    keep_downloads: Annotated[
+        int | None, typer.Option("--keep-downloads", help="Used hub revisions to keep on disk. Default: all.", min=0)
+    ] = None,
 ) -> None:
     """Measure every checkpoint of a series; print the table and the verdict; write the report."""
     import circuit_drift
@@ -89,7 +104,17 @@ def run(
         opened.path, needles=needles, haystack=haystack, facts=facts, length=length, seed=seed
     )
     result = circuit_drift.run(
-        opened, store=store, prompts=prompts, measures=_names(measures), device=device, dtype=dtype, strict=strict
+        opened,
+        store=store,
+        prompts=prompts,
+        measures=_names(measures),
+        device=device,
+        dtype=dtype,
+        strict=strict,
+        executor=cast("Executor", executor),
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        keep_downloads=keep_downloads,
     )
     print_run(result)
     if html:
@@ -98,7 +123,7 @@ def run(
 
 @app.command()
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint folder, or SERIES@STEP.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint folder, SERIES@STEP or org/name@revision.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The other one.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Write the pair's report here.")] = None,

@@ -4,7 +4,7 @@ A measure knows its parameters (they go into the key of its result), and how to 
 checkpoint. Raise its ``version`` whenever its numbers change.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import circuit_drift
 import circuits
 import heads
-from checkpoints import BadPrompt, Checkpoint, LoadedModel
-from circuit_drift.prompts import FactSource, NeedleSource
+from checkpoints import BadPrompt, Checkpoint, DriftError, LoadedModel
+from circuit_drift.prompts import FactSource, NeedleSource, Prompts
 from circuit_drift.store import key_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+MEASURES = ("heads", "circuit", "faithfulness")
 
 
 class Measure(Protocol):
@@ -105,6 +107,25 @@ class FaithfulnessMeasure:
         """Run the pruned circuit of each size in the model it was found in."""
         facts = circuits.tokenize_facts(tokenizer_of(loaded), self.circuit.source.facts)
         return circuits.faithfulness_curve(loaded.model, earlier["circuit"], facts, shares=self.shares)
+
+
+def build_measures(prompts: Prompts, names: Sequence[str] = MEASURES) -> tuple[Measure, ...]:
+    """The measures of those names over these prompts, in the order they must be taken.
+
+    Raises:
+        DriftError: an unknown name.
+    """
+    unknown = sorted(set(names) - set(MEASURES))
+    if unknown or not names:
+        raise DriftError(f"unknown measure {', '.join(unknown) or '(none)'}; choose from {', '.join(MEASURES)}")
+    circuit = CircuitMeasure(prompts.facts)
+    built: dict[str, Measure] = {
+        "heads": RetrievalMeasure(prompts.needles),
+        "circuit": circuit,
+        "faithfulness": FaithfulnessMeasure(circuit),
+    }
+    wanted = set(names) | {need for name in names for need in built[name].needs}
+    return tuple(built[name] for name in MEASURES if name in wanted)
 
 
 def tokenizer_of(loaded: LoadedModel) -> "PreTrainedTokenizerBase":

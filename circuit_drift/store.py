@@ -2,6 +2,7 @@
 
     store/<measure>/<key>/result.json + arrays.safetensors
     store/runs/<name>.json
+    store/claims, store/sweeps    who is working on what, while a sweep runs
 
 A key is the hash of the checkpoint's weights, tokenizer and config, of the measure with all its parameters, and of
 its prompts: the same question asked of the same weights is never computed twice, whatever the folders are called.
@@ -10,6 +11,7 @@ its prompts: the same question asked of the same weights is never computed twice
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +24,16 @@ from checkpoints.artifacts import RESULT_FILE
 KEY_LENGTH = 24
 ENVIRONMENT = "CIRCUIT_DRIFT_STORE"
 DEFAULT = ".circuit-drift"
+NO_RESULTS = frozenset({"runs", "claims", "sweeps"})
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """A finished result: which measure, and the key of what it was computed from."""
+
+    measure: str
+    key: str
+    folder: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +68,27 @@ class Store:
         """Whether a finished result is there."""
         return (self.folder(measure, key) / RESULT_FILE).is_file()
 
+    def results(self, measure: str | None = None) -> tuple[StoredResult, ...]:
+        """Every finished result, or those of one measure, by measure and key; reads names alone."""
+        measures = sorted(
+            entry.name for entry in os.scandir(self.path) if entry.is_dir() and entry.name not in NO_RESULTS
+        )
+        return tuple(
+            StoredResult(name, key, self.path / name / key)
+            for name in measures
+            if measure is None or name == measure
+            for key in sorted(entry.name for entry in os.scandir(self.path / name) if not entry.name.startswith("."))
+        )
+
+    def remove_drafts(self, measure: str, key: str) -> None:
+        """Remove what writers of one result left that died in mid-write; only for who holds the claim on it."""
+        folder = self.folder(measure, key)
+        for draft in folder.parent.glob(f".{folder.name}.*"):
+            shutil.rmtree(draft, ignore_errors=True)
+
     def write_run(self, name: str, record: Mapping[str, Any]) -> Path:
         """Record which results belong to a run, atomically."""
-        path = self.path / "runs" / f"{name}.json"
+        path = self.path / "runs" / f"{_file_name(name)}.json"
         try:
             path.parent.mkdir(exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
@@ -75,7 +105,7 @@ class Store:
             StoreError: no such run, or a damaged record.
         """
         runs = sorted((self.path / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime)
-        chosen = [path for path in runs if name is None or path.stem == name]
+        chosen = [path for path in runs if name is None or path.stem == _file_name(name)]
         if not chosen:
             known = ", ".join(path.stem for path in runs) or "none"
             raise StoreError(f"the store {self.path} holds no run {name or ''}; it knows: {known}")
@@ -84,6 +114,11 @@ class Store:
         except ValueError as error:
             raise StoreError(f"{chosen[-1]} cannot be read ({error}); run the series again") from error
         return record
+
+
+def _file_name(run: str) -> str:
+    """A run's name without slashes, which names of hub repositories have."""
+    return run.replace("/", "--")
 
 
 def key_of(parts: Mapping[str, Any]) -> str:

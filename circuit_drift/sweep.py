@@ -10,19 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints import Checkpoint, DriftError, LoadedModel, Series, StoreError, open_series
+from checkpoints import Checkpoint, DriftError, Series, StoreError, open_series
 from checkpoints.audit import audit
-from circuit_drift.measures import (
-    CircuitMeasure,
-    FaithfulnessMeasure,
-    Measure,
-    RetrievalMeasure,
-    read_result,
-    store_key,
-    with_provenance,
-)
+from circuit_drift.executors import Executor, Workforce, execute
+from circuit_drift.journal import Outcome
+from circuit_drift.measures import MEASURES, build_measures, read_result
+from circuit_drift.progress import Progress
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.store import Store
+from circuit_drift.tasks import Sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,9 +29,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+__all__ = ["MEASURES", "Point", "Run", "build_measures", "load_run", "measure_each", "run"]
+
 ERRORS = 2
 AUDITED_BYTES = 4 << 30
-MEASURES = ("heads", "circuit", "faithfulness")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,25 +146,34 @@ def run(
     dtype: str = "float32",
     strict: bool = False,
     progress: bool = True,
+    executor: Executor = "serial",
+    workers: int | None = None,
+    gpus_per_worker: int | None = None,
+    keep_downloads: int | None = None,
 ) -> Run:
     """Measure every checkpoint of a series, after an audit of its files.
 
     Args:
-        series: a `Series`, a folder of checkpoints, or ``"demo"``.
+        series: a `Series`, a folder of checkpoints, ``"demo"``, or revisions of a hub repository
+            (``"org/name@step*"``).
         store: where results are kept and looked up first.
         prompts: what is asked; by default the series' own prompts, else the built-in ones.
         measures: which of ``heads``, ``circuit``, ``faithfulness``; the last needs the second.
         device: a torch device, or ``auto``.
         dtype: the dtype of the forward passes.
         strict: refuse a series in which the audit finds an error, instead of warning of it.
-        progress: show a progress bar where there is a terminal or a notebook.
+        progress: show progress bars where there is a terminal or a notebook.
+        executor: where the workers run: ``serial`` (here), ``processes`` of this machine, ``ray`` or ``slurm``.
+        workers: how many; by default one for each GPU, or as the executor sees fit.
+        gpus_per_worker: GPUs that each holds.
+        keep_downloads: how many hub revisions that this run fetched and is done with to keep on disk; None keeps all.
 
     Returns:
         the run, every checkpoint in order, failures recorded.
 
     Raises:
         DriftError: no series, an unwritable store, unusable prompts, an error in the audit of a series that must
-            pass it, or no checkpoint could be measured at all.
+            pass it, workers that cannot be kept alive, or no checkpoint could be measured at all.
     """
     series = series if isinstance(series, Series) else open_series(series)
     store = store if isinstance(store, Store) else Store.open(store)
@@ -179,19 +185,24 @@ def run(
         "origins": {"needles": prompts.needles.origin, "facts": prompts.facts.origin},
         "log": log.read_text(encoding="utf-8") if log.is_file() else None,
         "audit": findings,
-        "points": [],
     }
-    points = []
-    for point in measure_each(
-        series.checkpoints, store, prompts, measures=measures, device=device, dtype=dtype, progress=progress
-    ):
-        points.append(point)
-        record["points"].append(_entry(point))
-        store.write_run(series.name, record)
-    if not any(point.keys for point in points):
-        reasons = "; ".join(dict.fromkeys(reason for point in points for reason in point.failures.values()))
+    sweep = Sweep.of(
+        series.checkpoints,
+        build_measures(prompts, measures),
+        store,
+        device=device,
+        dtype=dtype,
+        keep_downloads=keep_downloads,
+    )
+    points: dict[int, Point] = {}
+    for index, point in _finished(sweep, executor, Workforce(workers, gpus_per_worker), progress=progress):
+        points[index] = point
+        store.write_run(series.name, {**record, "points": [_entry(points[i]) for i in sorted(points)]})
+    if not any(point.keys for point in points.values()):
+        reasons = "; ".join(dict.fromkeys(reason for i in sorted(points) for reason in points[i].failures.values()))
         raise DriftError(f"no checkpoint of {series.name} could be measured: {reasons}")
-    return Run(series.name, tuple(points), store.path, record["origins"], record["log"], tuple(findings))
+    in_order = tuple(points[index] for index in sorted(points))
+    return Run(series.name, in_order, store.path, record["origins"], record["log"], tuple(findings))
 
 
 def measure_each(
@@ -204,18 +215,19 @@ def measure_each(
     dtype: str = "float32",
     progress: bool = True,
 ) -> Iterator[Point]:
-    """Measure checkpoints one after the other, each result stored before the next is begun.
+    """Measure checkpoints here, each result stored before the next is begun; yields them in their order.
 
     Raises:
         StoreError: a result cannot be written. Every other failure is recorded in its point.
     """
-    from tqdm.auto import tqdm
-
-    chosen = build_measures(prompts, measures)
-    with tqdm(checkpoints, desc="measuring", unit="checkpoint", disable=None if progress else True) as bar:
-        for checkpoint in bar:
-            bar.set_postfix_str(checkpoint.name)
-            yield _measure(checkpoint, chosen, store, device=device, dtype=dtype)
+    sweep = Sweep.of(checkpoints, build_measures(prompts, measures), store, device=device, dtype=dtype)
+    early: dict[int, Point] = {}
+    following = 0
+    for index, point in _finished(sweep, "serial", Workforce(), progress=progress):
+        early[index] = point
+        while following in early:
+            yield early.pop(following)
+            following += 1
 
 
 def load_run(store: "Store | Path | str | None" = None, run_name: str | None = None) -> Run:
@@ -226,37 +238,48 @@ def load_run(store: "Store | Path | str | None" = None, run_name: str | None = N
     """
     store = store if isinstance(store, Store) else Store.open(store)
     record = store.read_run(run_name)
-    points = []
-    for entry in record["points"]:
-        keys = entry["keys"]
-        results = {name: read_result(name, store.folder(name, keys[name])) for name in keys}
-        points.append(Point(**entry, **results))
-    return Run(record["name"], tuple(points), store.path, record["origins"], record["log"], tuple(record["audit"]))
+    points = tuple(Point(**entry, **_results(entry["keys"], store)) for entry in record["points"])
+    return Run(record["name"], points, store.path, record["origins"], record["log"], tuple(record["audit"]))
 
 
-def build_measures(prompts: Prompts, names: Sequence[str] = MEASURES) -> tuple[Measure, ...]:
-    """The measures of those names over these prompts, in the order they must be taken.
+def _finished(sweep: Sweep, executor: Executor, workforce: Workforce, *, progress: bool) -> Iterator[tuple[int, Point]]:
+    """Every checkpoint's place and point, as it is finished."""
+    try:
+        with Progress(sweep, wanted=progress) as bars:
+            for outcome in execute(sweep, executor, workforce, bars):
+                bars.finished(outcome)
+                yield outcome.index, _point(sweep, outcome)
+    finally:
+        sweep.journal.close()
 
-    Raises:
-        DriftError: an unknown name.
-    """
-    unknown = sorted(set(names) - set(MEASURES))
-    if unknown or not names:
-        raise DriftError(f"unknown measure {', '.join(unknown) or '(none)'}; choose from {', '.join(MEASURES)}")
-    circuit = CircuitMeasure(prompts.facts)
-    built: dict[str, Measure] = {
-        "heads": RetrievalMeasure(prompts.needles),
-        "circuit": circuit,
-        "faithfulness": FaithfulnessMeasure(circuit),
-    }
-    wanted = set(names) | {need for name in names for need in built[name].needs}
-    return tuple(built[name] for name in MEASURES if name in wanted)
+
+def _point(sweep: Sweep, outcome: Outcome) -> Point:
+    checkpoint = sweep.checkpoints[outcome.index]
+    for name, reason in outcome.failures.items():
+        logger.warning("%s of %s: %s", name, checkpoint.name, reason)
+    return Point(
+        name=checkpoint.name,
+        step=checkpoint.step,
+        tokens=checkpoint.tokens,
+        stage=checkpoint.stage,
+        keys=outcome.keys,
+        failures=outcome.failures,
+        **_results(outcome.keys, sweep.store),
+    )
+
+
+def _results(keys: Mapping[str, str], store: Store) -> dict[str, Any]:
+    return {name: read_result(name, store.folder(name, key)) for name, key in keys.items()}
 
 
 def _audit(series: Series, *, strict: bool) -> list[str]:
-    """Findings of the audit as sentences. Past a total size, only names, sizes, headers and configs are looked at."""
+    """Findings of the audit as sentences.
+
+    On the hub, and past a total size, only names, sizes, headers, configs and published hashes are looked at.
+    """
+    local = all(checkpoint.hub is None for checkpoint in series)
     size = sum(file.stat().st_size for checkpoint in series for file in checkpoint.path.glob("*") if file.is_file())
-    report = audit(series, values=size <= AUDITED_BYTES)
+    report = audit(series, values=local and size <= AUDITED_BYTES)
     told = [
         f"{finding.severity}: {finding.kind}: {finding.message} ({finding.reference})" for finding in report.findings
     ]
@@ -265,55 +288,6 @@ def _audit(series: Series, *, strict: bool) -> list[str]:
     for sentence in told:
         logger.warning("audit, %s", sentence)
     return told
-
-
-def _measure(checkpoint: Checkpoint, measures: Sequence[Measure], store: Store, *, device: str, dtype: str) -> Point:
-    """Every measure of one checkpoint; the model is loaded only when one of them is not stored yet."""
-    results: dict[str, Any] = {}
-    failures: dict[str, str] = {}
-    keys: dict[str, str] = {}
-    try:
-        keys = {measure.name: store_key(checkpoint, measure, dtype) for measure in measures}
-        stored = [name for name in keys if store.has(name, keys[name])]
-        results = {name: read_result(name, store.folder(name, keys[name])) for name in stored}
-        missing = [measure for measure in measures if measure.name not in results]
-        if missing:
-            with checkpoint.open(device=pick_device(device), dtype=dtype) as loaded:
-                for measure in missing:
-                    _take(measure, loaded, store.folder(measure.name, keys[measure.name]), results, failures)
-    except StoreError:
-        raise
-    except DriftError as error:
-        failures.update({measure.name: str(error) for measure in measures if measure.name not in results})
-    for name, reason in failures.items():
-        logger.warning("%s of %s: %s", name, checkpoint.name, reason)
-    return Point(
-        name=checkpoint.name,
-        step=checkpoint.step,
-        tokens=checkpoint.tokens,
-        stage=checkpoint.stage,
-        keys={name: keys[name] for name in results},
-        failures=failures,
-        **results,
-    )
-
-
-def _take(
-    measure: Measure, loaded: LoadedModel, folder: Path, results: dict[str, Any], failures: dict[str, str]
-) -> None:
-    """Compute one measure and store it, or record why it could not be computed."""
-    absent = [need for need in measure.needs if need not in results]
-    if absent:
-        failures[measure.name] = f"needs {', '.join(absent)}, which failed"
-        return
-    try:
-        result = with_provenance(measure.compute(loaded, results), loaded, measure)
-    except (DriftError, RuntimeError, ValueError) as error:
-        logger.debug("%s of %s failed", measure.name, loaded.checkpoint.name, exc_info=True)
-        failures[measure.name] = str(error) if isinstance(error, DriftError) else f"{type(error).__name__}: {error}"
-        return
-    result.save(folder)
-    results[measure.name] = result
 
 
 def _entry(point: Point) -> dict[str, Any]:
@@ -326,12 +300,3 @@ def _entry(point: Point) -> dict[str, Any]:
         "failures": dict(point.failures),
         "keys": dict(point.keys),
     }
-
-
-def pick_device(device: str) -> str:
-    """``auto`` as the accelerator of this machine, else the CPU; anything else as it is."""
-    if device != "auto":
-        return device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,220 @@
+"""Leases on work, kept in the store, so that any processes that see the same folder share a sweep.
+
+A claim is a file that appears whole or not at all (a hard link to a finished one). Its holder touches it while it
+works; a claim that was not touched for the length of a lease, or whose process on this machine is gone, belongs to
+whoever takes it. Claims only save work: a result is the same whoever computes it and appears whole, so two holders
+of one claim (after a long stall, say) cost time and nothing else.
+"""
+
+import json
+import logging
+import os
+import threading
+import uuid
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from checkpoints import StoreError
+
+logger = logging.getLogger(__name__)
+
+LEASE = 60.0
+BEATS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a claim, as the file says.
+
+    Attributes:
+        what: what is being worked on, for people.
+        sweep: the sweep it is done for.
+        token: unlike that of any other claim.
+        machine: host, boot and process namespace.
+        process: process id there, with its start time.
+        attempt: the how-manieth holder of this sweep this is; more than 1 where the ones before died.
+    """
+
+    what: str
+    sweep: str
+    token: str
+    machine: str
+    process: str
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """The claims of one store.
+
+    Attributes:
+        folder: where they lie.
+        sweep: the sweep that claims are taken for.
+        lease: seconds after which an untouched claim is void.
+    """
+
+    folder: Path
+    sweep: str
+    lease: float = LEASE
+
+    def take(self, key: str, what: str) -> "Claim | None":
+        """Claim a piece of work; None where a living process holds it.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        path = self.folder / key
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for _ in range(2):
+                dead = read_holder(path)
+                if dead is not None and not self._void(path, dead):
+                    return None
+                if dead is not None and not _remove(path, dead):
+                    return None
+                holder = self._holder(what, dead)
+                if _create(path, holder):
+                    return Claim(path, holder, self.lease / BEATS, inherited=dead is not None)
+        except OSError as error:
+            raise StoreError(f"cannot claim work in {self.folder}: {error.strerror or error}") from error
+        return None
+
+    def held(self) -> tuple[Holder, ...]:
+        """Who holds the claims of this sweep."""
+        found = [read_holder(path) for path in sorted(self.folder.glob("[!.]*"))]
+        return tuple(holder for holder in found if holder is not None and holder.sweep == self.sweep)
+
+    def _holder(self, what: str, dead: Holder | None) -> Holder:
+        attempt = dead.attempt + 1 if dead is not None and dead.sweep == self.sweep else 1
+        return Holder(what, self.sweep, uuid.uuid4().hex, this_machine(), process_mark(os.getpid()), attempt)
+
+    def _void(self, path: Path, holder: Holder) -> bool:
+        """Whether its holder is known to be gone, or was silent for a lease; by the file system's own clock."""
+        if holder.machine == this_machine():
+            return process_mark(int(holder.process.partition(":")[0])) != holder.process
+        clock = self.folder / f".clock.{uuid.uuid4().hex}"
+        clock.touch()
+        try:
+            return clock.stat().st_mtime - path.stat().st_mtime > self.lease
+        except FileNotFoundError:
+            return True
+        finally:
+            clock.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A piece of work that is ours; within a ``with`` block the claim is kept alive, and given back at its end.
+
+    Attributes:
+        path: the file.
+        holder: what it says of us.
+        interval: seconds between two signs of life.
+        inherited: whether it was taken over from a holder that died.
+    """
+
+    path: Path
+    holder: Holder
+    interval: float
+    inherited: bool = False
+    _done: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._beat, name=f"claim on {self.holder.what}", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        with suppress(OSError):
+            _remove(self.path, self.holder)
+
+    def _beat(self) -> None:
+        while not self._done.wait(self.interval):
+            try:
+                os.utime(self.path)
+            except FileNotFoundError:
+                logger.warning("the claim on %s was taken over while it was worked on", self.holder.what)
+                return
+            except OSError as error:
+                logger.warning("the claim on %s cannot be kept alive: %s", self.holder.what, error)
+
+
+def read_holder(path: Path) -> Holder | None:
+    """Who holds a claim; None where there is none (any more), or its file says nothing usable."""
+    try:
+        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        path.unlink(missing_ok=True)
+        return None
+
+
+@lru_cache(maxsize=1)
+def this_machine() -> str:
+    """What tells this machine, since it was started, from every other: host, boot, process namespace."""
+    import platform
+
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
+
+
+def process_mark(pid: int) -> str:
+    """A living process with its start time (``"123:4567"``), so that a reused id is told apart; "" for a dead one."""
+    try:
+        state, *rest = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return "" if state in "ZX" else f"{pid}:{rest[18]}"
+    except FileNotFoundError:
+        return f"{pid}:" if not Path("/proc/self/stat").exists() and _answers(pid) else ""
+
+
+def _answers(pid: int) -> bool:
+    """Whether a process exists, where there is no /proc to ask."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _create(path: Path, holder: Holder) -> bool:
+    """Make the claim's file, whole; False where another came first."""
+    draft = path.with_name(f".{path.name}.{holder.token}")
+    draft.write_text(json.dumps(asdict(holder)), encoding="utf-8")
+    try:
+        path.hardlink_to(draft)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
+def _remove(path: Path, holder: Holder) -> bool:
+    """Take a holder's claim away; False where it is another's by now, which is then left (or put back)."""
+    if read_holder(path) != holder:
+        return False
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return False
+    try:
+        if read_holder(aside) == holder:
+            return True
+        with suppress(FileExistsError):
+            path.hardlink_to(aside)
+        return False
+    finally:
+        aside.unlink(missing_ok=True)
