@@ -12,6 +12,7 @@ from checkpoints.audit.report import Finding
 
 _MIN_MATRIX = 256
 _RATIO_TOLERANCE = 0.05
+_DISTANCE_BUDGET = 1 << 26
 
 
 def missing_steps(facts: Sequence[Facts]) -> Iterator[Finding]:
@@ -57,6 +58,7 @@ def off_path(facts: Sequence[Facts], paths: Sequence[Sequence[int]]) -> Iterator
     names = _common_matrices([facts[position] for position in usable])
     if len(usable) < 3 or not names:
         return
+    names = names[:: max(1, len(names) * len(usable) ** 2 // _DISTANCE_BUDGET)]
     stacks = [np.stack([facts[i].tensors[n].sample for i in usable]).astype(np.float64) for n in names]
     d = np.stack([distances(stack) for stack in stacks])
     z = np.stack([correlations(stack) for stack in stacks])

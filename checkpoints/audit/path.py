@@ -1,10 +1,10 @@
 """Do checkpoints lie on one run's path, in the order of their steps?
 
 Distances between checkpoints are taken per matrix and reduced by medians over matrices. The weights of a run
-move away from where they were: a checkpoint costs its neighbours only a small detour. Where one would cost far
-less elsewhere, the shortest order is looked for, and whatever then stands elsewhere is misplaced. One that costs
-much everywhere is off the path; one that is uncorrelated with all others is not of this run. Where late steps
-only jitter about a minimum their order leaves no trace, and a swap of such steps is not found.
+move away from where they were, so that the order of their steps is the shortest path through them. One that costs a
+long detour everywhere is off the path; among the others, where swapping two or moving one makes the path clearly
+shorter, those that then stand elsewhere are misplaced. One that is uncorrelated with all others is not of this run.
+Where late steps only jitter about a minimum their order leaves no trace, and a swap of such steps is not found.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ MIN_DETOUR = 0.6  # in order, a straight line gives 0, a random walk 0.41, jitte
 OFF_PATH_DETOUR = 2.5
 BETTER_PLACE = 0.7  # the better place costs at most this share of the own place
 CONSENSUS = 0.9  # of the matrices must agree
-MIN_GAIN = 0.1  # a new order must be shorter by this share of the edges that it changes
+MIN_GAIN = 0.05  # a new order must be shorter by this share of the edges that it changes
 MAX_FOREIGN_Z = 4.0
 MIN_KIN_Z = 8.0
 
@@ -92,17 +92,15 @@ def find_off_path(d: Floats, z: Floats, path: Sequence[int]) -> list[OffPath]:
     foreign = _foreign(z, path)
     left = [index for index in path if index not in foreign]
     lost: set[int] = set()
-    disordered = False
     while len(left) >= 4:
         off = [found for place in range(len(left)) if _is_off(found := _judge(d, left, place), len(left))]
         if not off:
             break
         worst = max(off, key=lambda found: found.detour - found.best)
         index = left.pop(worst.place)
-        disordered |= worst.better_elsewhere()
         lost |= set() if worst.better_elsewhere() else {index}
     kept = [index for index in path if index not in foreign | lost]
-    restored = _restore(d, kept) if disordered else kept
+    restored = _restore(d, kept)
     entries = [
         *(OffPath(index, "foreign", index) for index in foreign),
         *(_off_path(d, path, index) for index in lost),
@@ -112,33 +110,59 @@ def find_off_path(d: Floats, z: Floats, path: Sequence[int]) -> list[OffPath]:
 
 
 def _restore(d: Floats, path: Sequence[int]) -> list[int]:
-    """Shorten a path by swapping and moving checkpoints, while that is clearly shorter."""
-    units = np.median(d[:, path[:-1], path[1:]], axis=1)
-    length = np.median(d / np.maximum(units, np.finfo(float).tiny)[:, None, None], axis=0)
+    """Shorten a path by swapping and moving checkpoints, while that is clearly shorter by most matrices."""
     order = np.array(path)
+    if len(order) < 4:
+        return list(path)
+    units = np.median(d[:, order[:-1], order[1:]], axis=1)
+    scaled = d / np.maximum(units, np.finfo(float).tiny)[:, None, None]
+    length = np.median(scaled, axis=0)
     while True:
-        candidates = _rearranged(order)
-        totals = length[candidates[:, :-1], candidates[:, 1:]].sum(axis=1)
-        best = candidates[totals.argmin()]
-        gain = length[order[:-1], order[1:]].sum() - totals.min()
-        changed = _edges(order) - _edges(best)
-        if gain <= MIN_GAIN * sum(length[a, b] for a, b in map(tuple, changed)):
+        best = min(_best_swap(length, order), _best_move(length, order), key=lambda found: _total(length, found))
+        gain = _total(length, order) - _total(length, best)
+        changed = sum(length[tuple(edge)] for edge in _edges(order) - _edges(best))
+        agree = np.mean(_lengths(scaled, best) < _lengths(scaled, order))
+        if gain <= MIN_GAIN * changed or agree < CONSENSUS:
             return [int(index) for index in order]
         order = best
 
 
-def _rearranged(order: NDArray[np.int_]) -> NDArray[np.int_]:
-    """Every order that one swap of two, or one move of one, makes of this."""
+def _best_swap(length: Floats, order: NDArray[np.int_]) -> NDArray[np.int_]:
+    """The order that swaps the two checkpoints, not neighbours, whose swap shortens the path most."""
     count = len(order)
-    orders: list[NDArray[np.int_]] = []
-    for a in range(count):
-        without = np.delete(order, a)
-        orders.extend(np.insert(without, b, order[a]) for b in range(count) if b != a)
-        for b in range(a + 2, count):
-            swapped = order.copy()
-            swapped[[a, b]] = swapped[[b, a]]
-            orders.append(swapped)
-    return np.array(orders)
+    edge = np.pad(length[np.ix_(order, order)], 1)  # a step beyond either end has length 0
+    at, before, after = np.arange(1, count + 1), np.arange(count), np.arange(2, count + 2)
+    own = edge[before, at] + edge[at, after]
+    there = edge[np.ix_(before, at)] + edge[np.ix_(after, at)]  # [place, checkpoint put there]
+    gains = own[:, None] + own[None, :] - there - there.T
+    gains[np.abs(at[:, None] - at[None, :]) < 2] = -np.inf  # neighbours: a swap is a move
+    a, b = np.unravel_index(int(gains.argmax()), gains.shape)
+    swapped = order.copy()
+    swapped[[a, b]] = order[[b, a]]
+    return swapped
+
+
+def _best_move(length: Floats, order: NDArray[np.int_]) -> NDArray[np.int_]:
+    """The order that moves the one checkpoint whose move shortens the path most."""
+    best, gain = order, -np.inf
+    for place, index in enumerate(order):
+        others = np.delete(order, place)
+        costs = _costs(length[None], others, index)[0]
+        own = costs[place]
+        costs[place] = np.inf
+        if own - costs.min() > gain:
+            best, gain = np.insert(others, int(costs.argmin()), index), own - costs.min()
+    return best
+
+
+def _total(length: Floats, order: NDArray[np.int_]) -> float:
+    return float(length[order[:-1], order[1:]].sum())
+
+
+def _lengths(d: Floats, order: NDArray[np.int_]) -> Floats:
+    """Length of a path, per matrix."""
+    lengths: Floats = d[:, order[:-1], order[1:]].sum(axis=1)
+    return lengths
 
 
 def _edges(order: NDArray[np.int_]) -> set[frozenset[int]]:
@@ -186,7 +210,7 @@ def _judge(d: Floats, path: Sequence[int], place: int) -> _Place:
     return _Place(place, float(median[place]), gap, float(median[gap]), consensus)
 
 
-def _costs(d: Floats, others: Sequence[int], index: int) -> Floats:
+def _costs(d: Floats, others: Sequence[int] | NDArray[np.int_], index: int) -> Floats:
     """Extra path length of putting a checkpoint into each gap of the others, ends included: [T, gaps]."""
     to = d[:, index, others]
     inner = to[:, :-1] + to[:, 1:] - d[:, others[:-1], others[1:]]

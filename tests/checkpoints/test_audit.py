@@ -16,7 +16,7 @@ from checkpoints import open_series
 from checkpoints.audit import KINDS, audit, audit_facts
 from checkpoints.audit.facts import gather
 from checkpoints.audit.order import missing_steps
-from checkpoints.audit.path import correlations, distances, find_off_path
+from checkpoints.audit.path import _best_move, _best_swap, _total, correlations, distances, find_off_path
 
 from .conftest import edit_config, gpt2_config, llama_config, save_tokenizer
 from .runs import ARCHITECTURES, STEPS, train_run
@@ -320,6 +320,29 @@ def test_swaps_are_undone(kind):
         found = off_path(samples[:, order])
         assert {entry.index for entry in found} == {a, b}, (a, b)
         assert {entry.belongs for entry in found} == {a, b}
+
+
+def test_the_best_rearrangement_is_the_best_of_all():
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        points = generator.normal(size=(7, 3))
+        length = np.linalg.norm(points[:, None] - points[None], axis=2)
+        order = np.arange(7)
+        swaps, moves = [], []
+        for a, b in itertools.permutations(range(7), 2):
+            swapped = order.copy()
+            swapped[[a, b]] = order[[b, a]]
+            swaps += [_total(length, swapped)] if abs(a - b) > 1 else []
+            moves.append(_total(length, np.insert(np.delete(order, a), b, a)))
+        assert _total(length, _best_swap(length, order)) == pytest.approx(min(swaps))
+        assert _total(length, _best_move(length, order)) == pytest.approx(min(moves))
+
+
+def test_a_long_series_is_judged_in_reasonable_time():
+    samples = walk("walk", steps=300, matrices=4, size=256)
+    order = list(range(300))
+    order[70], order[200] = order[200], order[70]
+    assert {entry.index for entry in off_path(samples[:, order])} == {70, 200}
 
 
 def test_short_series_are_left_alone():
