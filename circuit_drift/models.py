@@ -17,9 +17,8 @@ from circuit_drift.tasks import Sweep
 class Models:
     """Hands out the model of one checkpoint after the other; only the newest is alive."""
 
-    def __init__(self, sweep: Sweep, device: str) -> None:
+    def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
-        self.device = device
         self._stream: Generator[LoadedModel] | None = None
         self._loaded: LoadedModel | None = None
         self._index = -1
@@ -68,7 +67,7 @@ class Models:
         sweep = self.sweep
         models = stream(
             sweep.checkpoints[index:],
-            device=self.device,
+            device=pick_device(sweep.device),
             dtype=sweep.dtype,
             attention="sdpa",
             reuse=True,
@@ -82,3 +81,12 @@ class Models:
             return False
         now, following = self.sweep.checkpoints[self._index], self.sweep.checkpoints[index]
         return now.tokenizer_hash == following.tokenizer_hash
+
+
+def pick_device(device: str) -> str:
+    """``auto`` as the accelerator of this machine, else the CPU; anything else as it is."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

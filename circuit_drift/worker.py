@@ -39,7 +39,7 @@ def work(sweep: Sweep, *, start: int = 0, watch: Watch | None = None) -> Iterato
     """
     order = range(len(sweep.checkpoints))
     waiting = [*order[start:], *order[:start]]
-    with Models(sweep, pick_device(sweep.device)) as models:
+    with Models(sweep) as models:
         while waiting:
             held = []
             for index in waiting:
@@ -124,12 +124,3 @@ def _reason(error: Exception) -> str:
 
 def _ignore(_index: int, _measure: str) -> None:
     """Nobody watches."""
-
-
-def pick_device(device: str) -> str:
-    """``auto`` as the accelerator of this machine, else the CPU; anything else as it is."""
-    if device != "auto":
-        return device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
