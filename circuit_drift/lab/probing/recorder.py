@@ -1,0 +1,129 @@
+"""A run in progress, written to the store as a sweep writes it: `circuit_drift.load_run` reads it at any time.
+
+store/runs/<name>.json        the points so far, and the live scalars as the run's training log
+store/lab/<name>/units.csv    scores of single units (facts) at every probe, for the ledger
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from checkpoints import BadPrompt, StoreError
+from circuit_drift.store import Store
+from circuit_drift.sweep import Point
+
+if TYPE_CHECKING:
+    from circuit_drift.lab.knowledge import Scores
+
+Row = dict[str, Any]
+
+
+class Recorder:
+    """Collects the points of one run and rewrites its files after each.
+
+    Args:
+        store: where results go.
+        name: of the run.
+        origins: where needles and facts came from.
+    """
+
+    def __init__(self, store: Store, name: str, origins: Mapping[str, str]) -> None:
+        self.store = store
+        self.name = name
+        self._origins = dict(origins)
+        self._points: list[Row] = []
+        self._log: list[Row] = []
+        self._units: list[Row] = []
+
+    @property
+    def points(self) -> tuple[Row, ...]:
+        """What the store remembers of each probe so far."""
+        return tuple(self._points)
+
+    @property
+    def units_path(self) -> Path:
+        """The table of single units."""
+        return self.store.path / "lab" / self.name / "units.csv"
+
+    def resume(self, step: int) -> None:
+        """Take up what an earlier start of the run recorded up to a step; what came after it will be done again."""
+        try:
+            record = self.store.read_run(self.name)
+        except StoreError:
+            return
+        self._points = [point for point in record["points"] if point["step"] <= step]
+        log = list(csv.DictReader(io.StringIO(record["log"] or "")))
+        self._log = [row for row in log if int(row["step"]) <= step]
+        if self.units_path.is_file():
+            rows = csv.DictReader(io.StringIO(self.units_path.read_text(encoding="utf-8")))
+            self._units = [row for row in rows if int(row["step"]) <= step]
+
+    def add(self, point: Point, scalars: Mapping[str, float], units: Iterable[Mapping[str, Any]]) -> None:
+        """Record one probe; a second one of the same step replaces the first.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        for rows in (self._points, self._log, self._units):
+            rows[:] = [row for row in rows if int(row["step"]) != point.step]
+        moment = {"step": point.step, "stage": point.stage or "", "tokens": point.tokens or ""}
+        self._points.append(_entry(point))
+        self._log.append({**moment, **scalars})
+        self._units += [{"step": point.step, **unit} for unit in units]
+        self._write()
+
+    def _write(self) -> None:
+        if self._units:
+            try:
+                self.units_path.parent.mkdir(parents=True, exist_ok=True)
+                part = self.units_path.with_suffix(".part")
+                part.write_text(_csv(self._units), encoding="utf-8")
+                part.replace(self.units_path)
+            except OSError as error:
+                raise StoreError(f"cannot record the probes in {self.units_path}: {error.strerror}") from error
+        record = {"name": self.name, "origins": self._origins, "log": _csv(self._log), "audit": []}
+        self.store.write_run(self.name, {**record, "points": self._points})
+
+
+def unit_scores(store: Store | Path | str | None, name: str) -> "Scores":
+    """What a run in progress (or finished) knew at each of its probes.
+
+    Args:
+        store: the store that it writes to.
+        name: of the run.
+
+    Raises:
+        BadPrompt: the run has probed no facts.
+    """
+    import pandas as pd
+
+    from circuit_drift.lab.knowledge import scores_from_frame
+
+    opened = store if isinstance(store, Store) else Store.open(store)
+    path = Recorder(opened, name, {}).units_path
+    if not path.is_file():
+        raise BadPrompt(f"the run {name} has no scores of facts in {path}; probe it with the Knowledge gauge")
+    frame = pd.read_csv(path)
+    frame = frame.rename(columns={column: column.removeprefix("label:") for column in frame.columns})
+    known = ("step", "unit", "score", "rank", "probability")
+    return scores_from_frame(frame, labels=[column for column in frame.columns if column not in known])
+
+
+def _entry(point: Point) -> Row:
+    """What the store remembers of one point, as JSON."""
+    names = ("name", "step", "tokens", "stage", "failures", "keys")
+    entry: Row = json.loads(json.dumps({name: getattr(point, name) for name in names}, default=dict))
+    return entry
+
+
+def _csv(rows: list[Row]) -> str:
+    """Rows as CSV; a column that a row lacks stays empty."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

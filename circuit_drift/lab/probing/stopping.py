@@ -1,0 +1,236 @@
+"""When to stop: by what the model still learns, not by its loss.
+
+Two curves are judged over the probes of one stage of training: the mean recall of facts, and the answer NLL of
+needles in a haystack. A curve is still if the monitor's test (`heads.saturation`) finds no change per doubling of
+steps beyond a bound. Forgetting has begun if recall has fallen below its best by more than that bound and beyond what
+another draw of facts explains, at several checkpoints in a row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoints import BadPrompt
+from heads.comparison import independent_units
+from heads.saturation import saturation
+from heads.stats import resampled_means, resampling
+
+if TYPE_CHECKING:
+    import heads
+    from circuit_drift.lab.knowledge import Scores
+
+Retrieval = Sequence[tuple[int, "heads.RetrievalScores"]]
+
+
+@dataclass(frozen=True, slots=True)
+class StoppingRule:
+    """What counts as still, and for how long.
+
+    Attributes:
+        recall_bound: change of mean recall per doubling of steps that counts as still, and the smallest loss of
+            recall that counts as forgetting.
+        nll_bound: change of the needles' answer NLL per doubling that counts as still, in nats per token.
+        patience: further checkpoints that must agree.
+        draws: resamples of facts or needles.
+        seed: of the resamples.
+    """
+
+    recall_bound: float = 0.02
+    nll_bound: float = 0.02
+    patience: int = 2
+    draws: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.patience < 1 or self.recall_bound <= 0 or self.nll_bound <= 0:
+            raise BadPrompt(f"a stopping rule needs patience >= 1 and bounds > 0: got {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A measure over the checkpoints of a stage, the one it began with left out.
+
+    Attributes:
+        name: in words.
+        steps: C optimizer steps.
+        since: [C] steps since the stage began.
+        values: [C].
+        draws: [D, C] the same over resampled facts or needles.
+        bound: change per doubling that counts as still.
+    """
+
+    name: str
+    steps: tuple[int, ...]
+    since: NDArray[np.float64]
+    values: NDArray[np.float64]
+    draws: NDArray[np.float64]
+    bound: float
+
+    def until(self, step: int) -> "Curve":
+        """What was known of it at a step."""
+        count = sum(s <= step for s in self.steps)
+        steps, since = self.steps[:count], self.since[:count]
+        return Curve(self.name, steps, since, self.values[:count], self.draws[:, :count], self.bound)
+
+    def still_since(self, patience: int) -> int | None:
+        """The first step after which the curve is still, with that many checkpoints after it."""
+        tested = saturation(
+            self.name, self.steps, np.log2(self.since), self.values, self.draws, bound=self.bound
+        ).trends
+        enough = tested[: max(0, len(self.steps) - patience)]
+        return next((trend.step for trend in enough if trend.saturated), None)
+
+    def fallen_since(self, patience: int) -> int | None:
+        """The step of the best value, if the last checkpoints all lie below it beyond the bound and beyond chance."""
+        split = len(self.steps) - patience
+        if split < 1:
+            return None
+        best = int(np.nanargmax(self.values[:split]))
+        drop = self.values[best] - self.values[split:]
+        low = np.quantile(self.draws[:, [best]] - self.draws[:, split:], 0.025, axis=0)
+        return self.steps[best] if bool((drop > self.bound).all() and (low > 0).all()) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the rule says at one checkpoint.
+
+    Attributes:
+        step: the checkpoint.
+        recall_still: step since which recall is still; None while it moves or where it was not measured.
+        needles_still: the same of the needles' answer NLL.
+        forgotten_since: step of the best recall, if forgetting has begun.
+        stop: whether to stop here.
+        reason: in words.
+    """
+
+    step: int
+    recall_still: int | None
+    needles_still: int | None
+    forgotten_since: int | None
+    stop: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The rule over a finished run.
+
+    Attributes:
+        judgements: at every checkpoint, by what was known there.
+        recall_change: mean recall at the end less that at the stop; NaN without a stop or without facts.
+    """
+
+    judgements: tuple[Judgement, ...]
+    recall_change: float
+
+    @property
+    def stop(self) -> Judgement | None:
+        """The first checkpoint at which the rule would have stopped."""
+        return next((judgement for judgement in self.judgements if judgement.stop), None)
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words."""
+        last = self.judgements[-1]
+        if self.stop is None:
+            return f"no reason to stop up to {last.step}: {last.reason}"
+        change = round(self.recall_change, 3) + 0.0  # never "-0.000"
+        after = f"; going on to {last.step} changed recall by {change:+.3f}"
+        return f"stop at {self.stop.step}: {self.stop.reason}" + (after if np.isfinite(self.recall_change) else "")
+
+
+def judge(
+    scores: "Scores | None" = None, retrieval: Retrieval = (), *, rule: StoppingRule | None = None, origin: int = 0
+) -> Judgement | None:
+    """What the rule says at the last checkpoint.
+
+    Args:
+        scores: of facts, at the probes so far.
+        retrieval: (step, retrieval scores) at the probes so far, all on one needle set.
+        rule: when to stop.
+        origin: step at which this stage of training began; doublings are counted from there.
+
+    Returns:
+        the judgement; None while there is no checkpoint after the origin.
+    """
+    rule = rule or StoppingRule()
+    curves = _curves(scores, retrieval, rule, origin)
+    steps = sorted({step for curve in curves.values() for step in curve.steps})
+    return _judge(curves, steps[-1], rule) if steps else None
+
+
+def verdict(
+    scores: "Scores | None" = None, retrieval: Retrieval = (), *, rule: StoppingRule | None = None, origin: int = 0
+) -> Verdict:
+    """Replay the rule over a finished run, at each checkpoint with what was known there; arguments as for `judge`.
+
+    Raises:
+        BadPrompt: no checkpoint after the origin.
+    """
+    rule = rule or StoppingRule()
+    curves = _curves(scores, retrieval, rule, origin)
+    steps = sorted({step for curve in curves.values() for step in curve.steps})
+    if not steps:
+        raise BadPrompt(f"no checkpoint after step {origin} has scores of facts or needles: nothing can be judged")
+    judged = tuple(_judge(curves, step, rule) for step in steps)
+    stop = next((judgement.step for judgement in judged if judgement.stop), None)
+    recall, change = curves.get("recall"), float("nan")
+    if recall is not None and stop is not None:
+        change = float(recall.values[-1] - recall.until(stop).values[-1])
+    return Verdict(judged, change)
+
+
+def _judge(curves: dict[str, Curve], step: int, rule: StoppingRule) -> Judgement:
+    known = {name: curve.until(step) for name, curve in curves.items()}
+    still = {name: curve.still_since(rule.patience) for name, curve in known.items()}
+    fallen = known["recall"].fallen_since(rule.patience) if "recall" in known else None
+    saturated = all(since is not None for since in still.values())
+    if fallen is not None:
+        reason = f"forgetting has begun: recall has fallen significantly since its best at {fallen}"
+    else:
+        reason = "; ".join(
+            f"{known[name].name} " + ("still moves" if since is None else f"is still since {since}")
+            for name, since in still.items()
+        )
+    return Judgement(step, still.get("recall"), still.get("needles"), fallen, fallen is not None or saturated, reason)
+
+
+def _curves(scores: "Scores | None", retrieval: Retrieval, rule: StoppingRule, origin: int) -> dict[str, Curve]:
+    found = {}
+    if scores is not None:
+        found["recall"] = _recall(scores, rule, origin)
+    if retrieval:
+        found["needles"] = _needles(retrieval, rule, origin)
+    return {name: curve for name, curve in found.items() if curve.steps}
+
+
+def _recall(scores: "Scores", rule: StoppingRule, origin: int) -> Curve:
+    later = np.array(scores.steps) > origin
+    values = scores.mean[:, later]
+    weights = resampling(len(values), draws=rule.draws, seed=rule.seed)
+    draws = resampled_means(values, np.arange(len(values)), weights).astype(np.float64)
+    steps = tuple(int(step) for step in np.array(scores.steps)[later])
+    point = resampled_means(values, np.arange(len(values)), np.ones((1, len(values))))[0].astype(np.float64)
+    return Curve("recall of facts", steps, np.array(steps) - float(origin), point, draws, rule.recall_bound)
+
+
+def _needles(retrieval: Retrieval, rule: StoppingRule, origin: int) -> Curve:
+    """Answer NLL per token over the needles, resampled as the monitor does."""
+    later = [(step, scores) for step, scores in retrieval if step > origin]
+    steps = tuple(step for step, _ in later)
+    points, draws = [], []
+    for _, scores in later:
+        _, cluster = independent_units(scores.needle)
+        units = len(np.unique(cluster))
+        tokens = ~np.isnan(scores.nll)
+        total = np.where(tokens, scores.nll, 0.0).sum(axis=1)
+        weights = np.vstack([np.ones((1, units)), resampling(units, draws=rule.draws, seed=rule.seed)])
+        means = resampled_means(total, cluster, weights) / resampled_means(tokens.sum(axis=1) * 1.0, cluster, weights)
+        points.append(means[0])
+        draws.append(means[1:])
+    values, spread = np.array(points), np.array(draws).T.reshape(rule.draws, len(steps))
+    return Curve("the needles' answer NLL", steps, np.array(steps) - float(origin), values, spread, rule.nll_bound)

@@ -1,0 +1,104 @@
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from checkpoints import BadPrompt
+from circuit_drift.lab.knowledge import Scores
+from circuit_drift.lab.probing import StoppingRule, judge, verdict
+
+STEPS = (0, 10, 20, 40, 80, 160, 320)
+
+
+def recall(levels, *, units=60, spread=0.05, seed=0):
+    """Scores whose mean follows the levels."""
+    noise = spread * np.random.default_rng(seed).standard_normal((units, 1))
+    values = np.array(levels)[None, :] + noise
+    return Scores(tuple(f"u{i}" for i in range(units)), STEPS[: len(levels)], values[:, :, None])
+
+
+def needles(levels, *, count=20, seed=0):
+    """Retrieval scores whose answer NLL per token follows the levels."""
+    offset = 0.05 * np.random.default_rng(seed).standard_normal((count, 1))
+    return [
+        (step, SimpleNamespace(nll=level + np.repeat(offset, 3, axis=1), needle=np.arange(count)))
+        for step, level in zip(STEPS, levels, strict=False)
+    ]
+
+
+RISING = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+PLATEAU = [0.1, 0.4, 0.7, 0.7, 0.7, 0.7, 0.7]
+LOST = [0.1, 0.4, 0.7, 0.8, 0.6, 0.5, 0.4]
+FALLING_NLL = [6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.5]
+STILL_NLL = [6.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_a_run_that_learns_goes_on():
+    found = verdict(recall(RISING), needles(FALLING_NLL))
+    assert found.stop is None
+    assert found.sentence.startswith("no reason to stop up to 320: recall of facts still moves")
+    assert np.isnan(found.recall_change)
+
+
+def test_saturated_recall_stops_the_run_where_it_is_known():
+    found = verdict(recall(PLATEAU))
+    assert found.stop.step == 80
+    assert found.stop.recall_still == 20
+    assert found.recall_change == pytest.approx(0.0)
+    assert found.sentence == ("stop at 80: recall of facts is still since 20; going on to 320 changed recall by +0.000")
+
+
+def test_needles_that_still_move_keep_a_run_going_whose_recall_is_still():
+    found = verdict(recall(PLATEAU), needles(FALLING_NLL))
+    assert found.stop is None
+    assert found.judgements[-1].recall_still == 20
+    assert found.judgements[-1].needles_still is None
+    assert verdict(recall(PLATEAU), needles(STILL_NLL)).stop.step == 80
+    assert verdict(retrieval=needles(STILL_NLL)).stop.step == 80
+
+
+def test_forgetting_stops_the_run_whatever_the_needles_do():
+    found = verdict(recall(LOST), needles(FALLING_NLL))
+    assert found.stop.step == 160
+    assert found.stop.forgotten_since == 40
+    assert found.recall_change == pytest.approx(-0.1)
+    assert "forgetting has begun" in found.sentence
+
+
+def test_a_dip_within_chance_is_no_forgetting():
+    rng = np.random.default_rng(0)
+    values = np.clip(0.5 + 0.5 * rng.standard_normal((12, 4)) + [-0.3, 0.05, 0.0, 0.0], 0, 1)
+    scores = Scores(tuple("abcdefghijkl"), STEPS[:4], values[:, :, None])
+    assert judge(scores, rule=StoppingRule(recall_bound=1e-6)).forgotten_since is None
+
+
+def test_verdicts_are_judgements_of_what_was_known_then():
+    scores, retrieval = recall(LOST), needles(STILL_NLL)
+    found = verdict(scores, retrieval)
+    for judgement in found.judgements:
+        then = [(step, one) for step, one in retrieval if step <= judgement.step]
+        assert judge(scores.until(judgement.step), then) == judgement
+
+
+def test_a_later_stage_counts_its_own_steps():
+    scores = recall(PLATEAU)
+    shifted = Scores(scores.units, tuple(9000 + step for step in scores.steps), scores.probes)
+    there, here = verdict(shifted, origin=9000), verdict(scores)
+    assert there.stop.step == here.stop.step + 9000
+    assert judge(shifted, origin=10_000) is None
+    with pytest.raises(BadPrompt, match="after step 10000"):
+        verdict(shifted, origin=10_000)
+
+
+def test_patience_waits():
+    assert verdict(recall(PLATEAU), rule=StoppingRule(patience=3)).stop.step == 160
+    with pytest.raises(BadPrompt, match="patience"):
+        StoppingRule(patience=0)
+
+
+def test_the_verdict_over_a_run_needs_no_torch():
+    code = "import sys; from circuit_drift.lab.probing import verdict; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
