@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from heads.needles import Needle, NeedlePrompt, NeedleSet, load_needles
     from heads.pools import default_haystack, default_needles
     from heads.probes import PROBES, Probe, probe
+    from heads.published import defect_table, published_scores
     from heads.query import query_scores
     from heads.repeats import repeat_scores
     from heads.retrieval import retrieval_scores
@@ -50,6 +51,7 @@ _HOMES = {
     "correlate": "correlation",
     "default_haystack": "pools",
     "default_needles": "pools",
+    "defect_table": "published",
     "interference_map": "mapping",
     "interference_prompts": "building",
     "load_needles": "needles",
@@ -57,6 +59,7 @@ _HOMES = {
     "needle_map": "mapping",
     "needle_prompts": "building",
     "probe": "probes",
+    "published_scores": "published",
     "query_scores": "query",
     "read_downstream": "correlation",
     "repeat_scores": "repeats",
@@ -89,6 +92,7 @@ __all__ = [
     "correlate",
     "default_haystack",
     "default_needles",
+    "defect_table",
     "interference_map",
     "interference_prompts",
     "load_needles",
@@ -96,6 +100,7 @@ __all__ = [
     "needle_map",
     "needle_prompts",
     "probe",
+    "published_scores",
     "query_scores",
     "read_downstream",
     "repeat_scores",

@@ -226,17 +226,32 @@ class _Pieces:
 
 
 def _with_answer(tokenizer: "PreTrainedTokenizerBase", sentence: str, answer: str) -> tuple[Ids, Span]:
-    """A sentence's ids and the answer's span in them; its first token may hold the space before the answer."""
+    """A sentence's ids in running text, and the answer's span in them."""
+    whole, span = answer_in(lambda text: continuation(tokenizer, text), sentence, answer)
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in whole[slice(*span)]:
+        raise BadPrompt(f"the tokenizer does not know all of answer {answer!r}")
+    return whole, span
+
+
+def answer_in(encode: Callable[[str], Ids], sentence: str, answer: str) -> tuple[Ids, Span]:
+    """A sentence's ids and the answer's span in them; its first token may hold the space before the answer.
+
+    Args:
+        encode: text to ids; of a beginning of the sentence it must give a beginning of the ids.
+        sentence: the needle.
+        answer: the part of it that is asked for.
+
+    Raises:
+        BadPrompt: the answer is not there exactly once, or shares a token with what is around it.
+    """
     found = sentence.count(answer)
     if found != 1:
         raise BadPrompt(f"answer {answer!r} stands {found} times in the needle, not once")
     at = sentence.index(answer)
     before = sentence[:at].rstrip()
-    whole = continuation(tokenizer, sentence)
-    head = continuation(tokenizer, before) if before else ()
-    tail = continuation(tokenizer, sentence[: at + len(answer)])
-    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tail[len(head) :]:
-        raise BadPrompt(f"the tokenizer does not know all of answer {answer!r}")
+    whole = encode(sentence)
+    head = encode(before) if before else ()
+    tail = encode(sentence[: at + len(answer)])
     if whole[: len(tail)] != tail or tail[: len(head)] != head:
         raise BadPrompt(f"the tokenizer merges answer {answer!r} with the text around it in the needle")
     return whole, (len(head), len(tail))

@@ -12,17 +12,23 @@ GATE = 0.5
 
 @torch.no_grad()
 def generate(
-    model: PreTrainedModel, prompt: Sequence[int], *, stop_ids: Sequence[int] = (), new_tokens: int = NEW_TOKENS
+    model: PreTrainedModel,
+    prompt: Sequence[int],
+    *,
+    stop_ids: Sequence[int] = (),
+    new_tokens: int = NEW_TOKENS,
+    end_of_sequence: bool = True,
 ) -> tuple[int, ...]:
     """Greedy continuation of one prompt, at least one token; a stop token ends it and is included.
 
     Args:
         model: any causal language model with a cache.
         prompt: token ids.
-        stop_ids: end the answer, as do the model's own end-of-sequence tokens.
+        stop_ids: end the answer.
         new_tokens: at most this many.
+        end_of_sequence: the model's own end-of-sequence tokens end it too.
     """
-    stops = {*stop_ids, *_end_of_sequence(model)}
+    stops = {*stop_ids, *(_end_of_sequence(model) if end_of_sequence else ())}
     cache = DynamicCache(config=model.config.get_text_config())
     step = torch.tensor([list(prompt)], device=model.device)
     written: list[int] = []

@@ -28,7 +28,7 @@ def query_scores(
     needle_set: NeedleSet,
     *,
     null: str = "N/A",
-    key_block: int = 4096,
+    key_block: int = 2048,
     progress: bool = False,
 ) -> HeadScores:
     """Score heads by the attention that question tokens pay to the needle sentence.

@@ -66,7 +66,7 @@ def reduce_rows(
     groups: KeyGroups,
     *,
     top: int = 0,
-    block: int = 4096,
+    block: int = 2048,
     value: Tensor | None = None,
     directions: Tensor | None = None,
 ) -> RowStats:
@@ -92,7 +92,7 @@ def reduce_rows(
         keys = mask.key_start + torch.arange(start, stop, device=key.device)
         seen = mask.allowed(positions, keys)
         members = groups(positions, keys)
-        scores = logits.of(query, key[:, :, start:stop].float()).masked_fill(~seen[:, None], -torch.inf)
+        scores = logits.of(query, key[:, :, start:stop].float()).masked_fill_(~seen[:, None], -torch.inf)
         along = None if value is None or directions is None else _along(directions, value[:, :, start:stop].float())
         running.add(scores, keys, members.float(), along)
         reached = (members & seen[..., None]).sum(dim=2)
@@ -143,18 +143,19 @@ class _Running:
         best = torch.maximum(self.best, block_best)
         base = best.masked_fill(best == -torch.inf, 0.0)
         shrink = torch.exp(self.best - base)
-        weights = torch.exp(scores - base[..., None])
+        if self.top_score.shape[-1]:
+            self._keep_top(scores, keys)
+        weights = torch.sub(scores, base[..., None]).exp_()
         mass = (weights.transpose(1, 2) @ members).transpose(1, 2)
         self.mass = mass if self.mass is None else self.mass * shrink[..., None] + mass
+        self.total = self.total * shrink + weights.sum(dim=-1)
+        self.argmax = torch.where(block_best > self.best, keys[at], self.argmax)
+        self.best = best
         if along is not None:
             written = ((along * weights).transpose(2, 3) @ members).transpose(2, 3)
             self.written = written if self.written is None else self.written * shrink[..., None] + written
-        self.total = self.total * shrink + weights.sum(dim=-1)
-        self.moment = self.moment * shrink + (weights * scores.masked_fill(weights == 0, 0.0)).sum(dim=-1)
-        self.argmax = torch.where(block_best > self.best, keys[at], self.argmax)
-        self.best = best
-        if self.top_score.shape[-1]:
-            self._keep_top(scores, keys)
+        scores.masked_fill_(scores == -torch.inf, 0.0)
+        self.moment = self.moment * shrink + weights.mul_(scores).sum(dim=-1)
 
     def _keep_top(self, scores: Tensor, keys: Tensor) -> None:
         scores_all = torch.cat([self.top_score, scores], dim=-1)

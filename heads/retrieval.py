@@ -37,7 +37,7 @@ def retrieval_scores(
     stop_ids: Sequence[int] = (),
     prefix: Prefix = "separate",
     batch_size: int = 8,
-    key_block: int = 4096,
+    key_block: int = 2048,
     progress: bool = False,
 ) -> RetrievalScores:
     """Score every head on every prompt with every detector that its answer rows can feed.
@@ -122,7 +122,7 @@ def score_batch(
     model: PreTrainedModel,
     prompts: Sequence[NeedlePrompt],
     *,
-    key_block: int = 4096,
+    key_block: int = 2048,
     extra: Sequence[Extra] = (),
     cache: SharedPrefix | None = None,
 ) -> list[Record]:

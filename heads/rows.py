@@ -40,7 +40,7 @@ class RowRequest:
     positions: Tensor
     groups: KeyGroups
     top: int = 0
-    key_block: int = 4096
+    key_block: int = 2048
     directions: Callable[[int], Tensor] | None = None
 
 

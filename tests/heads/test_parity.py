@@ -6,8 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from families import build
+from tokenizers.processors import TemplateProcessing
+from toys import train_tokenizers
 from transformers import LlamaForCausalLM
 
+import heads
+from checkpoints.errors import BadPrompt
+from heads.published import DEFECTS, defect_table, published_prompt, published_scores, published_trial, rouge1_recall
 from heads.readings import copy_readings
 from heads.rows import RowRequest, capture_rows
 
@@ -18,6 +24,82 @@ TRIALS = json.loads((FIXTURE / "reference.json").read_text())["trials"]
 @pytest.fixture(scope="module")
 def model():
     return LlamaForCausalLM.from_pretrained(FIXTURE, dtype=torch.float32).eval()
+
+
+@pytest.mark.parametrize("trial", TRIALS[::3], ids=lambda t: str(len(t["prompt_ids"])))
+def test_the_published_trial_is_reproduced_from_its_prompt(model, trial):
+    stops = () if trial["newline_id"] is None else (trial["newline_id"],)
+    span = (trial["needle_start"], trial["needle_end"])
+    written, scores = published_trial(model, trial["prompt_ids"], span, stop_ids=stops)
+    assert list(written) == trial["generated_ids"]
+    np.testing.assert_allclose(scores, trial["retrieval_score"], atol=1e-6)
+    _, distinct = published_trial(model, trial["prompt_ids"], span, stop_ids=stops, counting=False)
+    assert (distinct <= scores).all()
+    _, lost = published_trial(model, trial["prompt_ids"], None, stop_ids=stops)
+    assert (lost == 0).all()
+
+
+LENGTH = 320
+NEEDLES = [heads.Needle(n.needle, n.answer, n.question) for n in heads.default_needles(0, count=2)]
+
+
+def prompt_of(tokenizer, depth, defects):
+    return published_prompt(tokenizer, NEEDLES[0], heads.default_haystack(0), LENGTH, depth, defects=defects)
+
+
+def test_foreign_full_stops_collapse_every_depth_but_the_last(tokenizers):
+    tokenizer = tokenizers["words"]
+    depths = (0.0, 0.3, 0.6, 1.0)
+    assert [prompt_of(tokenizer, d, {"period_ids"})[2] for d in depths] == [0, 0, 0, 1]
+    mended = [prompt_of(tokenizer, d, ())[2] for d in depths]
+    assert mended == sorted(set(mended))
+
+
+def test_encoding_again_and_again_puts_bos_into_the_text():
+    tokenizer = with_template()
+    bos = tokenizer.bos_token_id
+    assert prompt_of(tokenizer, 0.5, {"extra_bos", "span_search"})[0].count(bos) >= 3
+    assert prompt_of(tokenizer, 0.5, ())[0].count(bos) == 1
+
+
+def with_template():
+    tokenizer = train_tokenizers()["bpe"]
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", bos)])
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", ["words", "bpe", "characters"])
+def test_the_mended_span_is_the_answer(tokenizers, name):
+    ids, span, _ = published_prompt(tokenizers[name], NEEDLES[0], heads.default_haystack(0), 900, 0.5, defects=())
+    found = tokenizers[name].decode(ids[slice(*span)])
+    assert "".join(found.split()) == "".join(NEEDLES[0].answer.split())
+
+
+def test_the_defect_table_names_every_defect(tokenizers):
+    tokenizer = tokenizers["words"]
+    model = build("llama", vocab_size=2000, max_position_embeddings=512)
+    options = {"lengths": [LENGTH], "depths": [0.0, 0.5]}
+    defects = set(DEFECTS) - {"successes_only"}
+    scores = published_scores(model, tokenizer, NEEDLES, heads.default_haystack(0), defects=defects, **options)
+    assert scores.meta["trials"] == len(scores) == 4
+    assert len(np.unique(scores.depth)) == 1
+    table = defect_table(model, tokenizer, NEEDLES, heads.default_haystack(0), **options).set_index("procedure")
+    assert list(table.index) == ["as published", *(f"without {name}" for name in DEFECTS), "all mended"]
+    assert table.trials["as published"] == 0
+    assert table.depths_tested["without successes_only"] == 1
+    assert table.depths_tested["all mended"] > 1
+    with pytest.raises(BadPrompt, match="answered no trial right"):
+        published_scores(model, tokenizer, NEEDLES, heads.default_haystack(0), **options)
+    with pytest.raises(BadPrompt, match="unknown defects"):
+        published_scores(model, tokenizer, NEEDLES, "text", defects=["luck"], **options)
+    with pytest.raises(BadPrompt, match="leaves no context"):
+        prompt = published_prompt(tokenizer, NEEDLES[0], "A day.", 210, 0.5, defects=())
+        assert not prompt
+
+
+def test_the_gate_counts_words():
+    assert rouge1_recall("red green blue blue", "Green, and blue!") == 0.5
 
 
 @pytest.mark.parametrize("trial", TRIALS, ids=lambda t: str(len(t["prompt_ids"])))
