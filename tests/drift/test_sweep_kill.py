@@ -1,0 +1,90 @@
+"""A sweep that is killed again and again ends with what an uninterrupted one gives, byte for byte."""
+
+import multiprocessing
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+import circuit_drift
+from checkpoints import open_series
+from circuit_drift.executors.crew import exhaust
+from circuit_drift.measures import build_measures
+from circuit_drift.store import Store
+from circuit_drift.tasks import Sweep
+from tests.drift.conftest import save_model, save_prompts
+
+KILLS = 8
+STEPS = (0, 1, 2, 4, 8)
+FILES = ("result.json", "arrays.safetensors")
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("killed") / "series"
+    for seed, step in enumerate(STEPS):
+        save_model(root / f"checkpoint-{step}", seed)
+    save_prompts(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Starts processes quickly: what they import is imported once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["circuits", "heads", "transformers.models.llama.modeling_llama"])
+    run_once(context, print)
+    return context
+
+
+def run_once(server, target, *arguments, kill_after: float | None = None) -> float:
+    """Run a function in a process, killed after some seconds if it is not done by then; how long it ran."""
+    start = time.monotonic()
+    process = server.Process(target=target, args=arguments)
+    process.start()
+    process.join(kill_after)
+    process.kill()
+    process.join()
+    assert process.exitcode == 0 or kill_after is not None
+    return time.monotonic() - start
+
+
+def prompts_of(series: Path) -> circuit_drift.Prompts:
+    return circuit_drift.prompts_for(series, length=64, depths=(0.2, 0.8))
+
+
+def new_sweep(series: Path, store: Path) -> Sweep:
+    measures = build_measures(prompts_of(series))
+    return Sweep.of(open_series(series).checkpoints, measures, Store.open(store), device="cpu")
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """Every file of every visible result."""
+    folders = [result.folder for result in Store.open(store).results()]
+    return {str((f / name).relative_to(store)): (f / name).read_bytes() for f in folders for name in FILES}
+
+
+def test_eight_kills_change_nothing_and_lose_nothing_finished(series, tmp_path, server):
+    clean, killed = tmp_path / "clean", tmp_path / "killed"
+    whole = run_once(server, exhaust, new_sweep(series, clean), 0)
+    expected = contents(clean)
+    assert len(expected) == 3 * len(STEPS) * len(FILES)
+
+    draw = random.Random(0)
+    finished: dict[Path, int] = {}
+    cut_short = 0
+    for _ in range(KILLS):
+        run_once(server, exhaust, new_sweep(series, killed), 0, kill_after=draw.uniform(0.1, 0.7) * whole)
+        found = contents(killed)
+        assert found.items() <= expected.items(), "what is visible is whole, and what it would be uninterrupted"
+        assert {path: path.stat().st_mtime_ns for path in finished} == finished, "nothing is computed twice"
+        finished = {killed / name: (killed / name).stat().st_mtime_ns for name in found}
+        cut_short += len(found) < len(expected)
+    assert cut_short > 2, "most kills must hit a sweep at work"
+
+    circuit_drift.run(series, store=killed, prompts=prompts_of(series), device="cpu", progress=False)
+    assert contents(killed) == expected
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert not list(killed.glob("claims/[!.]*"))
+    assert not list(killed.glob("*/.*.*/")), "no half-written result is left behind"
