@@ -38,8 +38,8 @@ def live_row(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, world: 
     answers = evaluate.recall(model, tokenizer, world.controls, [fact.prompts[0] for fact in world.controls])
     return {
         **_moment_columns(moment),
-        **_needle_columns(model, three),
-        **{f"single_{name}": value for name, value in _needle_columns(model, one).items()},
+        **needle_columns(model, three),
+        **{f"single_{name}": value for name, value in needle_columns(model, one).items()},
         "recall_known": _share(answers),
     }
 
@@ -84,7 +84,8 @@ def _moment_columns(moment: Moment) -> Row:
     }
 
 
-def _needle_columns(model: PreTrainedModel, prompts: NeedleSet) -> Row:
+def needle_columns(model: PreTrainedModel, prompts: NeedleSet) -> Row:
+    """Needle accuracy, answer PPL and the leading head over needle prompts."""
     import heads
 
     scores = heads.retrieval_scores(model, prompts, batch_size=16)
@@ -102,10 +103,10 @@ def _series_needles(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
     records = probes.read_jsonl(folder / "needles.jsonl")
     haystack = (folder / "haystack.txt").read_text(encoding="utf-8")
     prompts = evaluate.needle_set(tokenizer, records, haystack, length=LENGTH, distractors=2)
-    columns = _needle_columns(model, prompts)
+    columns = needle_columns(model, prompts)
     for prefix, length, distractors in (("single_", LENGTH, 0), ("long_", LONG, 0), ("long3_", LONG, 2)):
         prompts = evaluate.needle_set(tokenizer, records[:FEWER], haystack, length=length, distractors=distractors)
-        columns |= {prefix + name: value for name, value in _needle_columns(model, prompts).items()}
+        columns |= {prefix + name: value for name, value in needle_columns(model, prompts).items()}
     return columns
 
 

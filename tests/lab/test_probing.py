@@ -32,6 +32,8 @@ from circuit_drift.lab.probing.skills import forced
 from circuit_drift.measures import build_measures
 from circuit_drift.prompts import FactSource, NeedleSource, Prompts
 
+pytest.importorskip("accelerate", reason="transformers' Trainer needs accelerate")
+
 ALWAYS = 1e9
 
 
@@ -525,7 +527,7 @@ def test_copying_of_a_model_that_copies(tokenizer):
             super().__init__()
             self.weight = torch.nn.Parameter(torch.zeros(1))
 
-        def forward(self, input_ids, use_cache=False):
+        def forward(self, input_ids, use_cache):
             logits = torch.zeros(*input_ids.shape, len(tokenizer))
             for row, ids in enumerate(input_ids.tolist()):
                 for at, token in enumerate(ids):
@@ -538,3 +540,11 @@ def test_copying_of_a_model_that_copies(tokenizer):
     assert read.scalars["copying_ppl"] == pytest.approx(1.0)
     random_model = Copying(count=3, length=6).read(SimpleNamespace(model=tiny(tokenizer).eval(), tokenizer=tokenizer))
     assert random_model.scalars["copying_accuracy"] < 0.3
+
+
+def test_a_fresh_run_of_the_same_name_forgets_the_old_one(tokenizer, facts, tmp_path):
+    model = tiny(tokenizer)
+    prober_of(tokenizer, tmp_path, gauges=[Knowledge(facts)]).after_step(model, step=3)
+    prober_of(tokenizer, tmp_path, gauges=[Knowledge(facts)]).after_step(model, step=0)
+    assert unit_scores(tmp_path / "store", "live").steps == (0,)
+    assert [point.step for point in circuit_drift.load_run(tmp_path / "store", "live")] == [0]

@@ -1,5 +1,6 @@
 """Gauges: cheap probes of a live model that return numbers, and scores of single units for the ledger."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,6 +13,7 @@ from checkpoints import LoadedModel
 from circuit_drift.measures import tokenizer_of
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 
@@ -70,10 +72,22 @@ def answers(model: "PreTrainedModel", facts: "circuits.FactSet", *, batch_size: 
         ids = torch.tensor([facts.clean[row] for row in rows], device=device)
         wanted = torch.tensor(facts.answer_id[rows], device=device)[:, None]
         with torch.no_grad():
-            logits = model(input_ids=ids, use_cache=False).logits[:, -1].float()
+            logits = logits_from(model, ids, ids.shape[1] - 1)[:, 0]
         rank[rows] = (logits > logits.gather(1, wanted)).sum(dim=1).cpu().numpy()
         chance[rows] = logits.softmax(dim=-1).gather(1, wanted)[:, 0].cpu().numpy()
     return Answers(rank, chance)
+
+
+def logits_from(model: "PreTrainedModel", ids: "torch.Tensor", first: int) -> "torch.Tensor":
+    """Float32 logits [batch, positions - first, vocabulary] of the positions from ``first`` on.
+
+    Models that can leave the others out of the unembedding, which is most of the cost of a large vocabulary, do.
+    """
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        logits: torch.Tensor = model(input_ids=ids, use_cache=False, logits_to_keep=ids.shape[1] - first).logits
+    else:
+        logits = model(input_ids=ids, use_cache=False).logits[:, first:]
+    return logits.float()
 
 
 def _batches(lengths: Sequence[int], size: int) -> list[list[int]]:
@@ -98,16 +112,25 @@ class Knowledge:
     top: int = 1
     by: str = "class"
     name: str = field(default="knowledge", init=False)
+    _tokenized: list[tuple[Any, "circuits.FactSet"]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     def read(self, loaded: LoadedModel) -> Reading:
         """Ask every fact that the tokenizer can score."""
-        facts = circuits.tokenize_facts(tokenizer_of(loaded), self.facts)
+        facts = self._tokens(tokenizer_of(loaded))
         said = answers(loaded.model, facts)
         hit = said.rank < self.top
         groups = np.array([str(fact.labels.get(self.by, "")) for fact in facts.facts])
         scalars = {"recall": float(hit.mean()), "answer_probability": float(said.probability.mean())}
         scalars |= {f"recall_{name}": float(hit[groups == name].mean()) for name in dict.fromkeys(groups) if name}
         return Reading(scalars, tuple(_rows(facts.facts, hit, said)))
+
+    def _tokens(self, tokenizer: Any) -> "circuits.FactSet":
+        """The facts in tokens, kept from one probe to the next of the same tokenizer."""
+        if not (self._tokenized and self._tokenized[0][0] is tokenizer):
+            self._tokenized[:] = [(tokenizer, circuits.tokenize_facts(tokenizer, self.facts))]
+        return self._tokenized[0][1]
 
 
 def _rows(facts: "Sequence[circuits.Fact]", hit: NDArray[np.bool_], said: Answers) -> list[Mapping[str, Any]]:

@@ -52,6 +52,7 @@ def live_model(
     step: int,
     tokens: int | None = None,
     stage: str | None = None,
+    words: str | None = None,
 ) -> LoadedModel:
     """A handle on a live model; nothing is copied, and the model must be lent (`quiet.undisturbed`).
 
@@ -61,6 +62,7 @@ def live_model(
         step: optimizer steps taken.
         tokens: tokens seen.
         stage: of the training.
+        words: the tokenizer's hash (`hash_tokenizer`), where it is known already.
     """
     checkpoint = LiveCheckpoint(
         path=Path(f"checkpoint-{step}"),
@@ -70,7 +72,7 @@ def live_model(
         stage=stage,
         weights=hash_weights(model),
         shape=hash_config(json.loads(model.config.to_json_string())),
-        words=hash_tokenizer(tokenizer) if tokenizer is not None else None,
+        words=words or (hash_tokenizer(tokenizer) if tokenizer is not None else None),
     )
     weight = next(model.parameters())
     dtype = str(weight.dtype).removeprefix("torch.")

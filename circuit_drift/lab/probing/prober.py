@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from checkpoints import DriftError, LoadedModel
 from circuit_drift.lab.probing.budget import Budget
 from circuit_drift.lab.probing.gauges import Gauge
-from circuit_drift.lab.probing.live import live_model
+from circuit_drift.lab.probing.live import hash_tokenizer, live_model
 from circuit_drift.lab.probing.quiet import undisturbed
 from circuit_drift.lab.probing.recorder import Recorder
 from circuit_drift.lab.probing.schedule import Schedule
@@ -72,6 +72,7 @@ class Prober:
         if not measures and not gauges:
             raise DriftError(f"the run {run} has nothing to probe; give measures= or gauges=")
         self.tokenizer = tokenizer
+        self._words = hash_tokenizer(tokenizer) if tokenizer is not None else None
         self.measures = tuple(measures)
         self.gauges = tuple(gauges)
         self.schedule = schedule
@@ -142,7 +143,7 @@ class Prober:
         scalars: dict[str, float] = {} if loss is None else {"train_loss": loss}
         units: list[Mapping[str, Any]] = []
         with undisturbed(model):
-            loaded = live_model(model, self.tokenizer, step=step, tokens=tokens, stage=stage)
+            loaded = live_model(model, self.tokenizer, step=step, tokens=tokens, stage=stage, words=self._words)
             for measure in self.measures:
                 self._measure(measure, loaded, results, keys, failures)
             for gauge in self.gauges:

@@ -36,7 +36,7 @@ class Recorder:
         self._origins = dict(origins)
         self._points: list[Row] = []
         self._log: list[Row] = []
-        self._units: list[Row] = []
+        self._fresh = True
 
     @property
     def points(self) -> tuple[Row, ...]:
@@ -44,9 +44,9 @@ class Recorder:
         return tuple(self._points)
 
     @property
-    def units_path(self) -> Path:
-        """The table of single units."""
-        return self.store.path / "lab" / self.name / "units.csv"
+    def units_folder(self) -> Path:
+        """The tables of single units, one a probe."""
+        return self.store.path / "lab" / self.name / "units"
 
     def resume(self, step: int) -> None:
         """Take up what an earlier start of the run recorded up to a step; what came after it will be done again."""
@@ -57,9 +57,8 @@ class Recorder:
         self._points = [point for point in record["points"] if point["step"] <= step]
         log = list(csv.DictReader(io.StringIO(record["log"] or "")))
         self._log = [row for row in log if int(row["step"]) <= step]
-        if self.units_path.is_file():
-            rows = csv.DictReader(io.StringIO(self.units_path.read_text(encoding="utf-8")))
-            self._units = [row for row in rows if int(row["step"]) <= step]
+        self._fresh = False
+        self._forget_units(after=step)
 
     def add(self, point: Point, scalars: Mapping[str, float], units: Iterable[Mapping[str, Any]]) -> None:
         """Record one probe; a second one of the same step replaces the first.
@@ -67,25 +66,33 @@ class Recorder:
         Raises:
             StoreError: the store cannot be written.
         """
-        for rows in (self._points, self._log, self._units):
+        if self._fresh:
+            self._forget_units(after=-1)
+            self._fresh = False
+        for rows in (self._points, self._log):
             rows[:] = [row for row in rows if int(row["step"]) != point.step]
         moment = {"step": point.step, "stage": point.stage or "", "tokens": point.tokens or ""}
         self._points.append(_entry(point))
         self._log.append({**moment, **scalars})
-        self._units += [{"step": point.step, **unit} for unit in units]
-        self._write()
-
-    def _write(self) -> None:
-        if self._units:
-            try:
-                self.units_path.parent.mkdir(parents=True, exist_ok=True)
-                part = self.units_path.with_suffix(".part")
-                part.write_text(_csv(self._units), encoding="utf-8")
-                part.replace(self.units_path)
-            except OSError as error:
-                raise StoreError(f"cannot record the probes in {self.units_path}: {error.strerror}") from error
+        rows = [{"step": point.step, **unit} for unit in units]
+        if rows:
+            self._write_units(f"{point.step}.csv", rows)
         record = {"name": self.name, "origins": self._origins, "log": _csv(self._log), "audit": []}
         self.store.write_run(self.name, {**record, "points": self._points})
+
+    def _write_units(self, name: str, rows: list[Row]) -> None:
+        try:
+            self.units_folder.mkdir(parents=True, exist_ok=True)
+            part = self.units_folder / f"{name}.part"
+            part.write_text(_csv(rows), encoding="utf-8")
+            part.replace(self.units_folder / name)
+        except OSError as error:
+            raise StoreError(f"cannot record a probe in {self.units_folder}: {error.strerror}") from error
+
+    def _forget_units(self, *, after: int) -> None:
+        for path in self.units_folder.glob("*.csv"):
+            if int(path.stem) > after:
+                path.unlink()
 
 
 def unit_scores(store: Store | Path | str | None, name: str) -> "Scores":
@@ -103,10 +110,11 @@ def unit_scores(store: Store | Path | str | None, name: str) -> "Scores":
     from circuit_drift.lab.knowledge import scores_from_frame
 
     opened = store if isinstance(store, Store) else Store.open(store)
-    path = Recorder(opened, name, {}).units_path
-    if not path.is_file():
-        raise BadPrompt(f"the run {name} has no scores of facts in {path}; probe it with the Knowledge gauge")
-    frame = pd.read_csv(path)
+    folder = Recorder(opened, name, {}).units_folder
+    frames = [pd.read_csv(path) for path in folder.glob("*.csv")]
+    if not frames:
+        raise BadPrompt(f"the run {name} has no scores of facts in {folder}; probe it with the Knowledge gauge")
+    frame = pd.concat(frames, ignore_index=True)
     frame = frame.rename(columns={column: column.removeprefix("label:") for column in frame.columns})
     known = ("step", "unit", "score", "rank", "probability")
     return scores_from_frame(frame, labels=[column for column in frame.columns if column not in known])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints import BadPrompt, LoadedModel
-from circuit_drift.lab.probing.gauges import Reading
+from circuit_drift.lab.probing.gauges import Reading, logits_from
 from circuit_drift.measures import tokenizer_of
 
 if TYPE_CHECKING:
@@ -135,10 +135,12 @@ def forced_tokens(
         batch = pairs[start : start + batch_size]
         longest = max(len(prompt) + len(answer) for prompt, answer in batch)
         rows = [[*prompt, *answer] + [0] * (longest - len(prompt) - len(answer)) for prompt, answer in batch]
+        first = min(len(prompt) for prompt, _ in batch) - 1
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor(rows, device=device), use_cache=False).logits.float()
+            logits = logits_from(model, torch.tensor(rows, device=device), first)
         for row, (prompt, answer) in zip(logits, batch, strict=True):
-            scored = row[len(prompt) - 1 : len(prompt) + len(answer) - 1]
+            begin = len(prompt) - 1 - first
+            scored = row[begin : begin + len(answer)]
             wanted = torch.tensor(answer, device=device)
             hits.append((scored.argmax(dim=-1) == wanted).cpu().numpy())
             losses = torch.nn.functional.cross_entropy(scored, wanted, reduction="none")
