@@ -1,0 +1,107 @@
+"""The sweep's way through the stream of checkpoints: equal to fresh loads, one tokenizer each, from the hub too."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from checkpoints import hub, open_series
+from circuit_drift.cli import app
+from circuit_drift.measures import build_measures
+from circuit_drift.models import Models
+from circuit_drift.store import Store
+from circuit_drift.sweep import load_run
+from circuit_drift.tasks import Sweep
+from circuit_drift.worker import work
+from tests.checkpoints.hub_standin import REPO, Hub, serve
+from tests.drift.test_sweep_kill import contents, prompts_of
+
+
+def new_sweep(series: Path, store: Path, **options) -> Sweep:
+    checkpoints = open_series(series).checkpoints
+    return Sweep.of(checkpoints, build_measures(prompts_of(series)), Store.open(store), device="cpu", **options)
+
+
+def test_a_streamed_sweep_equals_one_with_fresh_models(tiny_series, tmp_path, monkeypatch):
+    list(work(new_sweep(tiny_series, tmp_path / "streamed")))
+    monkeypatch.setattr(Models, "_follows", lambda *_: False)
+    list(work(new_sweep(tiny_series, tmp_path / "fresh")))
+    assert contents(tmp_path / "streamed") == contents(tmp_path / "fresh")
+
+
+def test_one_model_object_holds_one_checkpoint_after_the_other(tiny_series, tmp_path):
+    with Models(new_sweep(tiny_series, tmp_path)) as models:
+        first = models.take(0).model
+        assert models.take(1).model is first
+        assert models.take(1).checkpoint.step == 10
+        models.anticipate(2)
+        assert models.take(2).model is first
+        assert models.take(0).model is not first, "going back starts a new stream"
+
+
+def test_another_tokenizer_comes_with_its_own_checkpoint(tiny_series, tmp_path):
+    series = tmp_path / "series"
+    shutil.copytree(tiny_series, series)
+    tokenizer = series / "checkpoint-10" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"river"', '"stream"'))
+    with Models(new_sweep(series, tmp_path / "store")) as models:
+        words = [models.take(index).tokenizer.convert_ids_to_tokens(11) for index in range(3)]
+    assert words == ["river", "stream", "river"]
+
+
+def test_what_is_stored_is_not_loaded(tiny_series, tmp_path, monkeypatch):
+    list(work(new_sweep(tiny_series, tmp_path)))
+
+    def forbidden(*_args, **_kwargs):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(Models, "take", forbidden)
+    assert [outcome.computed for outcome in work(new_sweep(tiny_series, tmp_path))] == [0, 0, 0]
+
+
+@pytest.fixture
+def remote(tiny_series, tmp_path, monkeypatch):
+    """The tiny series as revisions of a hub repository, and a client that knows nothing yet."""
+    from huggingface_hub import close_session, constants
+
+    folders = {f"step{c.step}": shutil.copytree(c.path, tmp_path / "hub" / c.name) for c in open_series(tiny_series)}
+    state = Hub(folders)
+    server = serve(state)
+    endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    hub._published.cache_clear()
+    close_session()
+    yield state
+    close_session()
+    server.shutdown()
+    server.server_close()
+    hub._published.cache_clear()
+
+
+def call(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_run_and_diff_take_hub_references(remote, tiny_series, tmp_path):
+    needles, haystack, facts = (tiny_series / name for name in ("needles.jsonl", "haystack.txt", "facts.jsonl"))
+    asked = ["--needles", needles, "--haystack", haystack, "--facts", facts, "--length", 64, "--device", "cpu"]
+    store = tmp_path / "store"
+    done = call("run", f"{REPO}@step*", *asked, "--store", store, "--keep-downloads", 1)
+    assert done.exit_code == 0, done.output
+    assert [point.step for point in load_run(store, REPO)] == [0, 10, 100]
+    weights = [request for request in remote.asked if request.startswith("GET") and "safetensors" in request]
+    assert len(weights) == 3
+    assert len(list((tmp_path / "cache").glob("*/snapshots/*/model.safetensors"))) < 3, "used revisions are dropped"
+
+    both = call("diff", f"{REPO}@step0", f"{REPO}@step100", *asked, "--store", store, "--json")
+    local = call("diff", f"{tiny_series}@0", f"{tiny_series}@100", *asked, "--store", store, "--json")
+    assert both.exit_code == local.exit_code == 1, both.output
+    here, there = json.loads(local.stdout), json.loads(both.stdout)
+    assert there["a"]["results"] == here["a"]["results"], "the same weights are the same result, wherever they lie"
+    assert there["heads"] == here["heads"]
