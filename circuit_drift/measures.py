@@ -52,7 +52,7 @@ class RetrievalMeasure:
 
     def parameters(self) -> dict[str, Any]:
         """Version and prompts; the batch size changes no number."""
-        return {"version": 1, "prompts": self.source.hash}
+        return {"version": 2, "prompts": self.source.hash}
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "heads.RetrievalScores":
         """Score every head on every needle prompt in one forward pass a batch."""

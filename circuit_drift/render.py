@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 SHOWN = 10
 WIDE = 160
 SHORT = {
-    "needle_accuracy": "needle",
+    "needle_score": "needle",
+    "needle_accuracy": "exact",
     "answer_ppl": "ppl",
     "retrieval_heads": "heads",
     "best_head": "best",
@@ -72,7 +73,18 @@ def print_monitor(monitor: "heads.Monitor") -> None:
     console = _console()
     for sentence in monitor.findings:
         console.print(f"• {sentence}", soft_wrap=True)
-    columns = ["step", "retrieval_heads", "needle_accuracy", "answer_ppl", "shared", "k", "spearman", "born", "died"]
+    columns = [
+        "step",
+        "retrieval_heads",
+        "needle_score",
+        "needle_accuracy",
+        "answer_ppl",
+        "shared",
+        "k",
+        "spearman",
+        "born",
+        "died",
+    ]
     console.print(_table(monitor.to_frame()[columns], title="Retrieval over training"))
 
 

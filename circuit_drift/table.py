@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 def run_frame(run: "Run") -> "pd.DataFrame":
     """Behaviour, heads and circuit of every checkpoint, tidy; a measure that failed or was not asked for is NaN.
 
-    Columns: checkpoint, step, stage, tokens; loss where the series brings a training log; needle_accuracy,
-    answer_ppl; retrieval_heads (score > 0.1), best_head, best_score; recall (top token), recall_<class>;
+    Columns: checkpoint, step, stage, tokens; loss where the series brings a training log; needle_score (share of
+    prompts with over half of the answer right), needle_accuracy (with all of it), answer_ppl; retrieval_heads
+    (score > 0.1), best_head, best_score; recall (top token), recall_<class>;
     faithfulness of the largest circuit tried.
     """
     import pandas as pd
@@ -67,6 +68,7 @@ def _row(point: "Point", losses: dict[int, float]) -> dict[str, Any]:
 def _heads_columns(scores: Any) -> dict[str, Any]:
     best = scores.top(1)
     return {
+        "needle_score": scores.needle_score,
         "needle_accuracy": scores.needle_accuracy,
         "answer_ppl": scores.answer_ppl,
         "retrieval_heads": scores.count(),

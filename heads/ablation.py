@@ -68,8 +68,7 @@ def validate(
 ) -> Validation:
     """Ablate the top retrieval heads, and as many others of the same layers several times over.
 
-    A control never holds a tested head, nor another retrieval head while a layer has others to offer; a layer with
-    too few heads left hands the rest to its nearest neighbours.
+    A control never holds a tested head, nor another retrieval head while its layer has others to offer.
 
     Args:
         model: in eval mode.
@@ -84,13 +83,12 @@ def validate(
         progress: show a progress bar.
 
     Raises:
-        BadPrompt: more heads asked for than leave a control, or prompts the model cannot read.
+        BadPrompt: more heads asked for than leave controls in their layers, or prompts the model cannot read.
         UnsupportedArchitecture: the model is outside the attention interface.
     """
     scores = scores or retrieval_scores(model, needle_set, batch_size=batch_size)
-    shape = scores.shape
-    if not 0 < top_k <= shape[0] * shape[1] // 2:
-        raise BadPrompt(f"top_k = {top_k} of {shape[0] * shape[1]} heads: give 1 to half of them, to leave controls")
+    if top_k < 1:
+        raise BadPrompt(f"top_k = {top_k}: test one head at least")
     tested = tuple(h.name for h in scores.top(top_k))
     means = _calibrate(model, needle_set, kind, batch_size) if kind.startswith("mean") else None
     draw = np.random.default_rng(seed)
@@ -110,15 +108,26 @@ def matched_controls(tested: Sequence[str], retrieving: np.ndarray, draw: np.ran
         tested: names of the tested heads.
         retrieving: [L, H] which heads retrieve.
         draw: source of randomness.
+
+    Raises:
+        BadPrompt: a layer with fewer heads left than tested.
     """
     shape = (retrieving.shape[0], retrieving.shape[1])
-    taken = {parse_head(name, shape) for name in tested}
-    chosen: list[tuple[int, ...]] = []
-    for layer, _ in sorted(taken):
-        free = [at for at in np.ndindex(shape) if at not in taken and at not in chosen]
-        rank = [(bool(retrieving[at]), abs(at[0] - layer), draw.random(), at) for at in free]
-        chosen.append(min(rank, key=lambda r: (r[1] > 0, r[0], r[1], r[2]))[3])
-    return tuple(head_name(x, y) for x, y in chosen)
+    taken: dict[int, set[int]] = {}
+    for name in tested:
+        layer, head = parse_head(name, shape)
+        taken.setdefault(layer, set()).add(head)
+    chosen = []
+    for layer, heads in sorted(taken.items()):
+        free = [head for head in draw.permutation(shape[1]).tolist() if head not in heads]
+        if len(free) < len(heads):
+            raise BadPrompt(
+                f"layer {layer} has {shape[1]} heads and {len(heads)} of them are tested, which leaves {len(free)} for "
+                "a control: test fewer heads with top_k"
+            )
+        free.sort(key=retrieving[layer].__getitem__)
+        chosen += [head_name(layer, head) for head in free[: len(heads)]]
+    return tuple(chosen)
 
 
 def _shape(model: PreTrainedModel) -> tuple[int, int]:

@@ -10,13 +10,15 @@ if TYPE_CHECKING:
     from heads.monitoring import Monitor
 
 WORDS = {
+    "needle_score": "needle score",
     "needle_accuracy": "needle accuracy",
     "answer_nll": "answer PPL",
     "retrieval_heads": "the number of retrieval heads",
     "initial_set_mean": "the mean score of the initial retrieval heads",
     "all_heads_mean": "the mean score of all heads",
 }
-READOUTS = ("needle_accuracy", "answer_nll")
+NEEDLE_TESTS = ("needle_score", "needle_accuracy")
+READOUTS = (*NEEDLE_TESTS, "answer_nll")
 
 
 def findings(monitor: "Monitor") -> tuple[str, ...]:
@@ -72,17 +74,17 @@ def _still(trend: Trend) -> str:
 
 
 def _deceptive(monitor: "Monitor") -> tuple[str, ...]:
-    """Only the readouts: that they disagree is what deceives."""
+    """That the needle test is over before the model is: told of the test that was over first, the stricter on a tie."""
     readouts = [s for s in monitor.saturations if s.metric in READOUTS]
-    out = []
-    for still, moving in deceptive(readouts):
-        if still.metric == "needle_accuracy":
-            verb = "falls" if moving.slope < 0 else "rises"
-            out.append(
-                f"deceptive saturation: needle accuracy saturated at step {still.step:,}; answer PPL still {verb} "
-                f"{_percent(moving)} per doubling after it"
-            )
-    return tuple(out)
+    found = [pair for pair in deceptive(readouts) if pair[0].metric in NEEDLE_TESTS and pair[1].metric == "answer_nll"]
+    if not found:
+        return ()
+    still, moving = min(found, key=lambda pair: (pair[0].step, -NEEDLE_TESTS.index(pair[0].metric)))
+    verb = "falls" if moving.slope < 0 else "rises"
+    return (
+        f"deceptive saturation: {WORDS[still.metric]} saturated at step {still.step:,}; answer PPL still {verb} "
+        f"{_percent(moving)} per doubling after it",
+    )
 
 
 def _change(trend: Trend) -> str:

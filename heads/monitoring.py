@@ -60,7 +60,8 @@ class Monitor:
         position: [C] tokens or steps.
         curves: metric -> `Curve`. ``retrieval_heads`` (count above the threshold), ``initial_set_mean`` (mean over
             the heads above it at the first checkpoint, frozen), ``current_set_mean``, ``all_heads_mean``,
-            ``needle_accuracy``, ``answer_nll`` (nats per token) and ``answer_ppl``.
+            ``needle_score`` (more than half of the answer right), ``needle_accuracy`` (all of it), ``answer_nll``
+            (nats per token) and ``answer_ppl``.
         transitions: between neighbours.
         saturations: one per metric tested that applies at every checkpoint.
         fit: answer PPL = A ln(tokens) + B; None with fewer than three checkpoints.
@@ -111,7 +112,17 @@ class Monitor:
 
     def _repr_html_(self) -> str:
         said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.findings)
-        names = ["step", "retrieval_heads", "needle_accuracy", "answer_ppl", "shared", "k", "born", "died"]
+        names = [
+            "step",
+            "retrieval_heads",
+            "needle_score",
+            "needle_accuracy",
+            "answer_ppl",
+            "shared",
+            "k",
+            "born",
+            "died",
+        ]
         table = self.to_frame()[names].to_html(index=False, float_format="{:.3g}".format)
         return f"<ul>{said}</ul>{table}"
 
@@ -159,6 +170,7 @@ CURVES = (
     "initial_set_mean",
     "current_set_mean",
     "all_heads_mean",
+    "needle_score",
     "needle_accuracy",
     "answer_nll",
     "answer_ppl",
@@ -278,6 +290,7 @@ def _metrics(
         "initial_set_mean": nanmean(by_head[:, initial], axis=1),
         "current_set_mean": nanmean(by_head[:, current], axis=1),
         "all_heads_mean": nanmean(by_head.reshape(len(by_head), -1), axis=1),
+        "needle_score": mean(scores.accepted.astype(float)),
         "needle_accuracy": mean(scores.correct.astype(float)),
         "answer_nll": nll,
         "answer_ppl": np.exp(nll),

@@ -157,10 +157,11 @@ def _records(
         n = len(prompt.answer)
         answer = torch.tensor(prompt.answer, device=logits.device)
         nll = -log_probs[b, :n].gather(-1, answer[:, None])[:, 0]
-        correct = bool((logits[b, :n].argmax(dim=-1) == answer).all())
+        hits = logits[b, :n].argmax(dim=-1) == answer
         own = {i: layer.prompt(b, n) for i, layer in kept.items()}
         values = {i: (answer_detectors(layer, prompt), layer.reaches(len(prompt.gold))) for i, layer in own.items()}
-        yield Record(table(model, values), nll.cpu().numpy(), correct, correct)
+        share = float(hits.float().mean())
+        yield Record(table(model, values), nll.cpu().numpy(), bool(hits.all()), share > GATE)
 
 
 def table(model: PreTrainedModel, layers: dict[int, tuple[dict[str, np.ndarray], bool]]) -> dict[str, np.ndarray]:

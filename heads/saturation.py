@@ -13,6 +13,7 @@ import numpy as np
 from heads.stats import Floats
 
 BOUNDS: Mapping[str, float] = {
+    "needle_score": 0.02,
     "needle_accuracy": 0.02,
     "answer_nll": 0.02,
     "initial_set_mean": 0.02,

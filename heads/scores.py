@@ -176,7 +176,8 @@ class RetrievalScores(HeadScores):
             model generated its own answer).
         correct: [N] bool, every answer token is the most likely one: greedy decoding would answer right. When the
             model generated: the answer stands in what it wrote.
-        accepted: [N] bool, prompts that enter `accepted_mean`: the correct ones, or those that pass the gate.
+        accepted: [N] bool, prompts that pass the gate of arXiv 2404.15574 and enter `accepted_mean`: more than half
+            of the answer's tokens are the most likely ones (when the model generated: ROUGE-1 recall above a half).
         depth: [N] share of the haystack before the needle, as achieved.
         needle: [N] which needle a prompt hides; prompts of one needle are not independent.
     """
@@ -237,6 +238,11 @@ class RetrievalScores(HeadScores):
         return float(self.correct.mean())
 
     @property
+    def needle_score(self) -> float:
+        """Share of prompts that pass the gate, 0 to 1: the lenient criterion by which needle tests are scored."""
+        return float(self.accepted.mean())
+
+    @property
     def chance(self) -> float:
         """Score of a head that attends to some key at random, to first order: one in the context's length."""
         return float(self.meta["chance"])
@@ -274,7 +280,7 @@ class RetrievalScores(HeadScores):
         """One sentence: heads, best head, accuracy, perplexity."""
         best = self.top(1)
         lead = f"the best is {best[0].name} at {best[0].score}" if best else "no layer has attention rows"
-        answered = f"needle accuracy {self.needle_accuracy:.1%}"
+        answered = f"needle score {self.needle_score:.1%}, accuracy {self.needle_accuracy:.1%}"
         if not np.isnan(self.answer_nll):
             answered += f", answer PPL {self.answer_ppl:.3g}"
         return (

@@ -88,7 +88,7 @@ def _evolution(run: "Run") -> Iterator[Section]:
             "Needle score against answer perplexity",
             figure=evolution.behaviour_figure(run),
             caption=probe,
-            frame=table[["step", "needle_accuracy", "answer_ppl"]],
+            frame=table[["step", "needle_score", "needle_accuracy", "answer_ppl"]],
         )
         yield Section(
             "heads",

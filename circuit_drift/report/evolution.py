@@ -20,17 +20,28 @@ if TYPE_CHECKING:
 
 
 def behaviour_figure(run: "Run") -> "go.Figure":
-    """Needle accuracy (left) against answer perplexity (right, log) over training."""
+    """Needle score and accuracy (left) against answer perplexity (right, log) over training."""
     from plotly.subplots import make_subplots
 
     points = [(i, point.heads) for i, point in enumerate(run) if point.heads is not None]
     x = [i for i, _ in points]
     figure = make_subplots(specs=[[{"secondary_y": True}]])
+    passed = [scores.needle_score for _, scores in points]
     accuracy = [scores.needle_accuracy for _, scores in points]
     perplexity = [scores.answer_ppl for _, scores in points]
-    figure.add_scatter(
-        x=x, y=accuracy, name="needle accuracy", mode="lines+markers", line={"color": theme.BLUE}, secondary_y=False
-    )
+    for name, values, colour, symbol in (
+        ("needle score (over half of the answer)", passed, theme.SKY, "diamond"),
+        ("needle accuracy (all of it)", accuracy, theme.BLUE, "circle"),
+    ):
+        figure.add_scatter(
+            x=x,
+            y=values,
+            name=name,
+            mode="lines+markers",
+            line={"color": colour},
+            marker={"symbol": symbol},
+            secondary_y=False,
+        )
     figure.add_scatter(
         x=x,
         y=perplexity,
@@ -40,7 +51,7 @@ def behaviour_figure(run: "Run") -> "go.Figure":
         marker={"symbol": "square"},
         secondary_y=True,
     )
-    figure.update_yaxes(title_text="needle accuracy", range=[-0.03, 1.03], secondary_y=False)
+    figure.update_yaxes(title_text="share of needle prompts", range=[-0.03, 1.03], secondary_y=False)
     ticks = [m * 10.0**e for e in range(7) for m in (1, 2, 5) if m * 10.0**e <= 2 * max(perplexity)]
     figure.update_yaxes(
         title_text="answer perplexity (log)",
@@ -53,9 +64,10 @@ def behaviour_figure(run: "Run") -> "go.Figure":
     n = len(points[0][1].correct)
     theme.dress(
         figure,
-        title=f"Needle accuracy {accuracy[0]:.2f} → {accuracy[-1]:.2f}; answer perplexity {perplexity[0]:,.2f} → "
-        f"{perplexity[-1]:,.2f}",
-        subtitle=f"{n} needle prompts, answers teacher-forced; accuracy = every answer token is the top token",
+        title=f"Needle score {passed[0]:.2f} → {passed[-1]:.2f}, accuracy {accuracy[0]:.2f} → {accuracy[-1]:.2f}; "
+        f"answer perplexity {perplexity[0]:,.2f} → {perplexity[-1]:,.2f}",
+        subtitle=f"{n} needle prompts, answers teacher-forced: score = over half of the answer's tokens are the top "
+        "token, accuracy = all are",
     )
     return over_checkpoints(figure, run)
 

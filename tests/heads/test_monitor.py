@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from toys import fake_scores
@@ -232,3 +234,17 @@ def test_series_that_cannot_be_followed_are_refused():
     other = fake_scores(np.zeros((16, 2, 3)), prompts="others")
     with pytest.raises(CheckpointMismatch, match="step 99999"):
         heads.monitor([*checkpoints, (99999, 1, other)])
+
+
+def test_the_lenient_needle_test_deceives_before_the_strict_one():
+    """Half of each answer is right from step 200 on, all of it only at the end; the perplexity keeps falling."""
+    strict = series(fall=0.15)
+    lenient = [
+        (step, tokens, replace(scores, accepted=np.full(len(scores), i > 0)))
+        for i, (step, tokens, scores) in enumerate(strict)
+    ]
+    run = heads.monitor(lenient)
+    by_name = {s.metric: s for s in run.saturations}
+    assert by_name["needle_score"].at.step < by_name["needle_accuracy"].at.step
+    (said,) = [s for s in run.findings if s.startswith("deceptive")]
+    assert f"needle score saturated at step {by_name['needle_score'].at.step:,}; answer PPL still falls" in said
