@@ -102,13 +102,20 @@ class Projection:
     @property
     def weight(self) -> Tensor:
         """[heads, head_dim, d_model]."""
-        return linear_weight(self.module)[self.rows]
+        return self.select(linear_weight(self.module).T).movedim(0, -1)
 
     @property
     def bias(self) -> Tensor | None:
         """[heads, head_dim] or ``None``."""
         bias = getattr(self.module, "bias", None)
-        return None if bias is None else bias[self.rows]
+        return None if bias is None else self.select(bias)
+
+    def select(self, output: Tensor) -> Tensor:
+        """[..., heads, head_dim] the heads' part of the module's output [..., out]; a view."""
+        heads, head_dim = self.rows.shape
+        start = int(self.rows[0, 0])
+        stride = int(self.rows[1, 0]) - start if heads > 1 else head_dim
+        return output[..., start:].unfold(-1, head_dim, stride)[..., :heads, :]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from checkpoints.anatomy import Anatomy, anatomy
 from checkpoints.errors import BadPrompt, CorruptWeights
-from circuits.contract import Budget, Differences, Gradients, add_scores, difference
+from circuits.contract import Contraction, Gradients, Writers
 from circuits.facts import FactSet
 from circuits.graph import GraphShape
 from circuits.scores import AttributionGraph
@@ -85,24 +85,23 @@ def attribute(
     shape = graph_shape(parts)
     group = np.arange(len(facts)) % units
     device = next(model.parameters()).device
-    dtype = torch.float64 if parts.unembedding.weight.dtype == torch.float64 else torch.float32
+    dtype = torch.float64 if next(model.parameters()).dtype == torch.float64 else torch.float32
     scores = torch.zeros(units, *shape.mask.shape, dtype=dtype)
+    mask = torch.as_tensor(shape.mask)
     clean, corrupt, rank = (torch.zeros(len(facts), dtype=d) for d in (torch.float64, torch.float64, torch.int64))
-    budget = Budget.of(device, chunk_mb)
+    contraction = Contraction(parts, shape, dtype, chunk_mb)
     with frozen(model), tqdm(total=len(facts), unit="fact", disable=not progress, leave=False) as bar:
         for number, batch in enumerate(batches(facts, batch_size, device)):
             ends = _Ends.of(parts, batch, plan.alphas, check=number == 0)
-            block = torch.zeros(len(batch.indices), *shape.mask.shape, dtype=dtype, device=device)
-            for differences, gradients in _pairs(parts, batch, ends, plan, conductance=method == "conductance"):
-                add_scores(block, parts, shape, batch, differences, gradients, budget)
             index = list(batch.indices)
-            scores.index_add_(0, torch.as_tensor(group[index]), block.cpu())
             clean[index], corrupt[index], rank[index] = (
-                x.cpu().to(y.dtype)
-                for x, y in zip(
-                    (ends.clean_metric, ends.corrupt_metric, ends.rank), (clean, corrupt, rank), strict=True
-                )
+                value.to("cpu", kept.dtype)
+                for value, kept in ((ends.clean_metric, clean), (ends.corrupt_metric, corrupt), (ends.rank, rank))
             )
+            block = torch.zeros(len(index), len(shape.readers), len(shape.writers), dtype=dtype, device=device)
+            for differences, gradients in _pairs(parts, batch, ends, plan, conductance=method == "conductance"):
+                contraction.add_scores(block, batch, differences, gradients)
+            scores.index_add_(0, torch.as_tensor(group[index]), block.cpu().transpose(1, 2) * mask)
             bar.update(len(index))
     scores /= torch.as_tensor(np.bincount(group, minlength=units), dtype=dtype)[:, None, None]
     if not bool(torch.isfinite(scores).all()):
@@ -164,10 +163,20 @@ def _plan(method: str, ig_steps: int, rule: str) -> _Plan:
 
 @dataclass(slots=True)
 class _Ends:
-    """The corrupt and the clean run of a batch."""
+    """The corrupt and the clean run of a batch.
 
-    corrupt: Trace
-    clean: Trace
+    Attributes:
+        low, high: the residual stream before layer 0, corrupt and clean.
+        corrupt, clean: what was written.
+        traces: the runs whose gradient is wanted, by their place on the path.
+        corrupt_metric, clean_metric, rank: [b].
+    """
+
+    low: Tensor
+    high: Tensor
+    corrupt: Writers
+    clean: Writers
+    traces: dict[float, Trace]
     corrupt_metric: Tensor
     clean_metric: Tensor
     rank: Tensor
@@ -176,15 +185,18 @@ class _Ends:
     def of(cls, parts: Anatomy, batch: Batch, alphas: tuple[float, ...], *, check: bool) -> "_Ends":
         """Run both, keeping the graph of an end at which the gradient is wanted."""
         with torch.set_grad_enabled(0.0 in alphas):
-            corrupt = run(parts, batch, batch.corrupt)
+            corrupt = run(parts, batch, batch.corrupt, readers=0.0 in alphas)
         with torch.set_grad_enabled(1.0 in alphas):
-            clean = run(parts, batch, batch.clean)
+            clean = run(parts, batch, batch.clean, readers=check or 1.0 in alphas)
         if check:
             check_stream(parts, clean)
         logits = clean.logits.detach()
         return cls(
-            corrupt=corrupt,
-            clean=clean,
+            low=corrupt.stream.detach(),
+            high=clean.stream.detach(),
+            corrupt=Writers.of(parts, corrupt),
+            clean=Writers.of(parts, clean),
+            traces={alpha: trace for alpha, trace in ((0.0, corrupt), (1.0, clean)) if alpha in alphas},
             corrupt_metric=logit_difference(corrupt.logits.detach(), batch),
             clean_metric=logit_difference(logits, batch),
             rank=(logits > logits.gather(1, batch.answer[:, None])).sum(1),
@@ -193,32 +205,36 @@ class _Ends:
 
 def _pairs(
     parts: Anatomy, batch: Batch, ends: _Ends, plan: _Plan, *, conductance: bool
-) -> Iterator[tuple[Differences, Gradients]]:
+) -> Iterator[tuple[Writers, Gradients]]:
     """What is to be multiplied: once for a fixed difference, once a step for conductance."""
     if conductance:
         yield from _increments(parts, batch, ends, plan)
         return
+    differences = ends.corrupt - ends.clean
+    del ends.corrupt, ends.clean
     gradients = Gradients(parts)
     for alpha, weight in zip(plan.alphas, plan.weights, strict=True):
-        trace = {0.0: ends.corrupt, 1.0: ends.clean}.get(alpha) or _between(parts, batch, ends, alpha, grad=True)
-        gradients.add(trace, batch, weight)
-    yield difference(parts, ends.corrupt, ends.clean), gradients
+        known = ends.traces.pop(alpha) if alpha in ends.traces else None
+        gradients.add(known or _between(parts, batch, ends, alpha, grad=True), batch, weight)
+    yield differences, gradients
 
 
-def _increments(parts: Anatomy, batch: Batch, ends: _Ends, plan: _Plan) -> Iterator[tuple[Differences, Gradients]]:
+def _increments(parts: Anatomy, batch: Batch, ends: _Ends, plan: _Plan) -> Iterator[tuple[Writers, Gradients]]:
     """Each step's own increment of every writer, and the gradient at the step's midpoint."""
     steps = len(plan.alphas)
     start = ends.corrupt
     for number, alpha in enumerate(plan.alphas, 1):
-        stop = ends.clean if number == steps else _between(parts, batch, ends, number / steps, grad=False)
+        if number == steps:
+            stop = ends.clean
+        else:
+            stop = Writers.of(parts, _between(parts, batch, ends, number / steps, grad=False))
         gradients = Gradients(parts)
         gradients.add(_between(parts, batch, ends, alpha, grad=True), batch, 1.0)
-        yield difference(parts, start, stop), gradients
+        yield start - stop, gradients
         start = stop
 
 
 def _between(parts: Anatomy, batch: Batch, ends: _Ends, alpha: float, *, grad: bool) -> Trace:
     """The run whose input lies a share ``alpha`` of the way from corrupt to clean."""
-    low, high = ends.corrupt.stream.detach(), ends.clean.stream.detach()
     with torch.set_grad_enabled(grad):
-        return run(parts, batch, batch.clean, stream=low + alpha * (high - low))
+        return run(parts, batch, batch.clean, stream=ends.low + alpha * (ends.high - ends.low), readers=grad)

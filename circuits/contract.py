@@ -17,30 +17,16 @@ from checkpoints.anatomy import Anatomy, Block, Norm, Projection
 from circuits.graph import GraphShape
 from circuits.trace import Batch, LayerTrace, Trace, head_outputs, head_writer, logit_difference, widen
 
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Bytes for the writers' buffer of one chunk."""
-
-    chunk_bytes: int
-
-    @classmethod
-    def of(cls, device: torch.device, chunk_mb: float | None) -> "Budget":
-        """The default suits a CPU's caches or a GPU's width."""
-        default = 24.0 if device.type == "cpu" else 1024.0
-        return cls(int((default if chunk_mb is None else chunk_mb) * 2**20))
-
-    def tokens(self, rows: int, width: int, itemsize: int) -> int:
-        """How many tokens of ``rows`` vectors fit."""
-        return max(1, self.chunk_bytes // (rows * width * itemsize))
+CPU_CHUNK, GPU_CHUNK = 16 << 20, 1 << 30
+CPU_WEIGHTS, GPU_WEIGHTS = 1 << 28, 4 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Differences:
-    """What every writer changes, corrupt - clean (or over one step towards corrupt).
+class Writers:
+    """What every writer adds to the stream in one run, or a difference between two runs.
 
     Attributes:
-        stream: [b, t, d] the input's.
+        stream: [b, t, d] the input's share.
         heads: per layer [b, t, heads, head_dim], in front of `head_writer`.
         mlps: per layer [b, t, d].
     """
@@ -49,15 +35,21 @@ class Differences:
     heads: tuple[Tensor, ...]
     mlps: tuple[Tensor, ...]
 
+    @classmethod
+    def of(cls, parts: Anatomy, trace: Trace) -> "Writers":
+        """What was written in a run."""
+        return cls(
+            stream=widen(trace.stream),
+            heads=tuple(head_outputs(b, layer) for b, layer in zip(parts.blocks, trace.layers, strict=True)),
+            mlps=tuple(widen(layer.mlp_out) for layer in trace.layers),
+        )
 
-def difference(parts: Anatomy, corrupt: Trace, clean: Trace) -> Differences:
-    """Everything the second run lacks to be the first."""
-    pairs = list(zip(parts.blocks, corrupt.layers, clean.layers, strict=True))
-    return Differences(
-        stream=widen(corrupt.stream) - widen(clean.stream),
-        heads=tuple(head_outputs(block, a) - head_outputs(block, b) for block, a, b in pairs),
-        mlps=tuple(widen(a.mlp_out) - widen(b.mlp_out) for _, a, b in pairs),
-    )
+    def __sub__(self, other: "Writers") -> "Writers":
+        return Writers(
+            stream=self.stream - other.stream,
+            heads=tuple(a - b for a, b in zip(self.heads, other.heads, strict=True)),
+            mlps=tuple(a - b for a, b in zip(self.mlps, other.mlps, strict=True)),
+        )
 
 
 @dataclass(slots=True)
@@ -93,103 +85,134 @@ class Gradients:
         metric = logit_difference(trace.logits, batch).sum()
         found = iter(torch.autograd.grad(metric, wanted))
         final = widen(next(found)) * weight
-        self.logits = final if self.logits is None else self.logits + final
+        self.logits = final if self.logits is None else self.logits.add_(final)
         for block, seen, total in zip(self.parts.blocks, trace.layers, self.layers, strict=True):
             q, k, v, mlp = (widen(next(found)) for _ in range(4))
             _add_heads(total, block, seen, (q, k, v), weight)
             inside = mlp if block.mlp_norm is None else block.mlp_norm.pull_back(widen(seen.mlp_in), mlp)
-            total.mlp = weight * inside if total.mlp is None else total.mlp + weight * inside
+            total.mlp = weight * inside if total.mlp is None else total.mlp.add_(inside, alpha=weight)
 
 
 def _add_heads(
     total: _LayerGradients, block: Block, seen: LayerTrace, gradients: tuple[Tensor, Tensor, Tensor], weight: float
 ) -> None:
     projections = (block.q, block.k, block.v)
-    per_head = torch.cat([g[..., p.rows] for g, p in zip(gradients, projections, strict=True)], -2) * weight
+    per_head = torch.cat([p.select(g) for g, p in zip(gradients, projections, strict=True)], -2)
     norm = block.attention_norm
-    if norm is not None:
+    if norm is None:
+        per_head *= weight
+    else:
         x_hat, inverse = norm.normalise(widen(seen.attention_in))
-        per_head = per_head * inverse.unsqueeze(-1)
-        outputs = [
-            _normed_part(p, norm, widen(out)) for p, out in zip(projections, (seen.q, seen.k, seen.v), strict=True)
-        ]
+        per_head *= (inverse * weight).unsqueeze(-1)
+        outputs = zip(projections, (seen.q, seen.k, seen.v), strict=True)
+        parts = torch.cat([_normed_part(p, norm, widen(out)) for p, out in outputs], -2)
         total.x_hats.append(x_hat)
-        total.alongs.append((torch.cat(outputs, -2) * per_head).sum(-1) / x_hat.shape[-1])
-    total.heads = per_head if total.heads is None else total.heads + per_head
+        total.alongs.append(parts.mul_(per_head).sum(-1).div_(x_hat.shape[-1]))
+    total.heads = per_head if total.heads is None else total.heads.add_(per_head)
 
 
 def _normed_part(projection: Projection, norm: Norm, output: Tensor) -> Tensor:
     """[b, t, heads, head_dim] W(gain * x_hat): the projection's output without its bias and the norm's."""
-    part = output[..., projection.rows]
+    part = projection.select(output)
     if projection.bias is not None:
         part = part - projection.bias
-    if norm.bias is not None:
+    if norm.bias is not None and bool(norm.bias.any()):
         part = part - projection.weight.to(part.dtype) @ norm.bias.to(part.dtype)
     return part
 
 
-def add_scores(
-    scores: Tensor,
-    parts: Anatomy,
-    shape: GraphShape,
-    batch: Batch,
-    differences: Differences,
-    gradients: Gradients,
-    budget: Budget,
-) -> None:
-    """Add differences x gradients, summed over positions, to ``scores`` [b, F, B].
+class Contraction:
+    """The maps between heads and stream, and the buffers, that all batches share.
 
-    Only positions from the first difference between the prompts to the last real one contribute; elsewhere one of
-    the factors is exactly zero.
+    Args:
+        parts: the model.
+        shape: its graph.
+        dtype: of the scores.
+        chunk_mb: memory for the writers' buffer of one chunk of tokens; by default what suits the device.
     """
-    dtype = differences.stream.dtype
-    writers = [head_writer(block, dtype) for block in parts.blocks]
-    readers = [_reader_weights(block, dtype) for block in parts.blocks]
-    tokens = budget.tokens(len(shape.writers), parts.d_model, differences.stream.element_size())
-    for row, span in _spans(batch, tokens):
-        size = span.stop - span.start
-        buffer = torch.empty(len(shape.writers), size, parts.d_model, dtype=dtype, device=scores.device)
-        buffer[0] = differences.stream[row, span]
-        for block, total in zip(parts.blocks, gradients.layers, strict=True):
-            layer, before = block.index, shape.first_writer(block.index)
-            after = before + parts.n_heads
-            reads = _attention_gradients(block, total, readers[layer], row, span)
-            _multiply(scores[row, :before, shape.attention_columns(layer)], buffer[:before], reads)
-            heads = differences.heads[layer][row, span].transpose(0, 1)
-            torch.bmm(heads, writers[layer], out=buffer[before:after])
-            buffer[after] = differences.mlps[layer][row, span]
-            assert total.mlp is not None
-            seen = before if block.parallel else after
-            column = shape.mlp_column(layer)
-            _multiply(scores[row, :seen, column : column + 1], buffer[:seen], total.mlp[row, span][None])
-        assert gradients.logits is not None
-        _multiply(scores[row, :, -1:], buffer, gradients.logits[row, span][None])
+
+    def __init__(self, parts: Anatomy, shape: GraphShape, dtype: torch.dtype, chunk_mb: float | None = None) -> None:
+        self.parts, self.shape, self.dtype = parts, shape, dtype
+        self.device = parts.blocks[0].output_weight.device
+        on_cpu = self.device.type == "cpu"
+        chunk = (CPU_CHUNK if on_cpu else GPU_CHUNK) if chunk_mb is None else int(chunk_mb * 2**20)
+        itemsize = torch.finfo(dtype).bits // 8
+        self.tokens = max(1, chunk // (len(shape.writers) * parts.d_model * itemsize))
+        heads = parts.n_layers * (2 * parts.n_heads + 2 * parts.n_kv_heads)
+        fits = heads * parts.head_dim * parts.d_model * itemsize <= (CPU_WEIGHTS if on_cpu else GPU_WEIGHTS)
+        self._kept = [self._weights(block) for block in parts.blocks] if fits else None
+        self._buffer = torch.empty(0)
+        self._reads = torch.empty(0)
+
+    def add_scores(self, scores: Tensor, batch: Batch, differences: Writers, gradients: Gradients) -> None:
+        """Add differences x gradients, summed over positions, to ``scores`` [b, B, F], readers first.
+
+        Only positions from the first difference between the prompts to the last real one contribute; elsewhere one
+        of the factors is exactly zero. Entries that are no edges hold no meaning afterwards.
+        """
+        for row, span in self._spans(batch):
+            buffer, reads = self._buffers(span.stop - span.start)
+            buffer[0] = differences.stream[row, span]
+            mlp: Tensor | None = None
+            for block, total in zip(self.parts.blocks, gradients.layers, strict=True):
+                writer, reader = self._weights(block) if self._kept is None else self._kept[block.index]
+                before = self.shape.first_writer(block.index)
+                after = before + self.parts.n_heads
+                columns = self.shape.attention_columns(block.index)
+                self._attention_gradients(reads[1:], total, reader, row, span)
+                if mlp is None:
+                    _multiply(scores[row, columns, :before], buffer[:before], reads[1:])
+                else:
+                    reads[0] = mlp
+                    _multiply(scores[row, columns.start - 1 : columns.stop, :before], buffer[:before], reads)
+                torch.bmm(differences.heads[block.index][row, span].transpose(0, 1), writer, out=buffer[before:after])
+                buffer[after] = differences.mlps[block.index][row, span]
+                assert total.mlp is not None
+                mlp = total.mlp[row, span]
+            assert gradients.logits is not None
+            assert mlp is not None
+            ends = torch.stack([mlp, gradients.logits[row, span]])
+            _multiply(scores[row, -2:], buffer, ends)
+
+    def _attention_gradients(
+        self, reads: Tensor, total: _LayerGradients, weight: Tensor, row: int, span: slice
+    ) -> None:
+        """Fill [readers, t, d] with the gradient in front of the norm for every query, key and value head."""
+        assert total.heads is not None
+        torch.bmm(total.heads[row, span].transpose(0, 1), weight, out=reads)
+        if total.x_hats:
+            x_hat = torch.stack([x[row, span] for x in total.x_hats], 1)
+            along = torch.stack([c[row, span] for c in total.alongs], -1)
+            reads.transpose(0, 1).baddbmm_(along, x_hat, alpha=-1)
+
+    def _weights(self, block: Block) -> tuple[Tensor, Tensor]:
+        """[heads, head_dim, d] from z to the stream, and [readers, head_dim, d] from a projection back to it."""
+        reader = torch.cat([projection.weight.detach() for projection in (block.q, block.k, block.v)]).to(self.dtype)
+        if block.attention_norm is not None:
+            reader = block.attention_norm.centre(reader * block.attention_norm.gain.to(self.dtype))
+        return head_writer(block, self.dtype), reader
+
+    def _buffers(self, size: int) -> tuple[Tensor, Tensor]:
+        """[F, t, d] for the writers and [1 + readers, t, d] for a layer's readers; memory is kept between chunks."""
+        writers, width = len(self.shape.writers), self.parts.d_model
+        readers = 1 + self.parts.n_heads + 2 * self.parts.n_kv_heads
+        if self._buffer.numel() < writers * size * width:
+            self._buffer = torch.empty(writers * size * width, dtype=self.dtype, device=self.device)
+            self._reads = torch.empty(readers * size * width, dtype=self.dtype, device=self.device)
+        return (
+            self._buffer[: writers * size * width].view(writers, size, width),
+            self._reads[: readers * size * width].view(readers, size, width),
+        )
+
+    def _spans(self, batch: Batch) -> Iterator[tuple[int, slice]]:
+        """Rows and stretches of their positions, of even length and short enough for the buffer."""
+        for row, (first, last) in enumerate(zip(batch.first.tolist(), batch.last.tolist(), strict=True)):
+            pieces = -(-(last + 1 - first) // self.tokens)
+            size = -(-(last + 1 - first) // pieces)
+            for start in range(first, last + 1, size):
+                yield row, slice(start, min(start + size, last + 1))
 
 
 def _multiply(target: Tensor, differences: Tensor, gradients: Tensor) -> None:
-    """Add to target [F, R]: differences [F, t, d] . gradients [R, t, d]."""
-    target.addmm_(differences.flatten(1), gradients.flatten(1).T)
-
-
-def _reader_weights(block: Block, dtype: torch.dtype) -> Tensor:
-    """[readers, head_dim, d] from the gradient at a projection's output to that at the norm's input, up to 1/s."""
-    weight = torch.cat([projection.weight for projection in (block.q, block.k, block.v)]).to(dtype)
-    if block.attention_norm is None:
-        return weight
-    norm = block.attention_norm
-    return norm.centre(weight * norm.gain.to(dtype))
-
-
-def _attention_gradients(block: Block, total: _LayerGradients, weight: Tensor, row: int, span: slice) -> Tensor:
-    """[readers, t, d] gradient in front of the attention norm for every query, key and value head."""
-    assert total.heads is not None
-    reads = torch.bmm(total.heads[row, span].transpose(0, 1), weight)
-    for x_hat, along in zip(total.x_hats, total.alongs, strict=True):
-        reads.addcmul_(along[row, span].T.unsqueeze(-1), x_hat[row, span].unsqueeze(0), value=-1)
-    return reads
-
-
-def _spans(batch: Batch, tokens: int) -> Iterator[tuple[int, slice]]:
-    for row, (first, last) in enumerate(zip(batch.first.tolist(), batch.last.tolist(), strict=True)):
-        for start in range(first, last + 1, tokens):
-            yield row, slice(start, min(start + tokens, last + 1))
+    """Add to target [R, F]: gradients [R, t, d] . differences [F, t, d]."""
+    target.addmm_(gradients.flatten(1), differences.flatten(1).T)

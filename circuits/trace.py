@@ -141,24 +141,23 @@ def make_batch(facts: FactSet, indices: Sequence[int], device: torch.device) -> 
     )
 
 
-def run(
-    anatomy: Anatomy, batch: Batch, ids: Tensor, *, stream: Tensor | None = None, extra: Sequence[Any] = ()
-) -> Trace:
-    """One forward pass with everything kept.
+def run(anatomy: Anatomy, batch: Batch, ids: Tensor, *, stream: Tensor | None = None, readers: bool = True) -> Trace:
+    """One forward pass with what is written kept, and what is read.
 
     Args:
         anatomy: the model's parts.
         batch: lengths and mask.
         ids: [b, t] token ids, clean or corrupt.
         stream: [b, t, d] what to put in place of the residual stream before layer 0.
-        extra: handles of hooks registered for this pass; removed with the others.
+        readers: whether to keep what is read, too.
     """
     trace = Trace(layers=[LayerTrace() for _ in anatomy.blocks])
-    handles = [*extra]
+    handles: list[Any] = []
     with hooks(handles):
         handles.append(stream_hook(anatomy, trace, stream))
         for block, layer in zip(anatomy.blocks, trace.layers, strict=True):
-            handles += _layer_hooks(block, layer)
+            handles += _writer_hooks(block, layer)
+            handles += _reader_hooks(block, layer) if readers else []
         handles.append(anatomy.final_norm.module.register_forward_pre_hook(_keeper(trace, "final", alias=True)))
         trace.logits = forward(anatomy.model, batch, ids)
     return trace
@@ -222,35 +221,29 @@ def _keeper(owner: Any, name: str, *, alias: bool = False) -> Callable[..., Any]
     return keep
 
 
-def _layer_hooks(block: Block, layer: LayerTrace) -> list[Any]:
-    handles = []
-
-    def keep_attention_in(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        layer.attention_in = first_input(args, kwargs)
-
-    def keep_mlp(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        layer.mlp_read = args[0].view_as(args[0])
-        return (layer.mlp_read, *args[1:])
-
+def _writer_hooks(block: Block, layer: LayerTrace) -> list[Any]:
     def keep_mlp_out(_module: nn.Module, _args: Any, output: Any) -> None:
-        layer.mlp_out = output_tensor(output) * block.residual_scale
+        written = output_tensor(output)
+        layer.mlp_out = written if block.residual_scale == 1.0 else written * block.residual_scale
 
-    handles.append(block.module.register_forward_pre_hook(keep_attention_in, with_kwargs=True))
-    handles.append(block.o.register_forward_pre_hook(_keeper(layer, "z")))
-    handles.append(block.mlp.register_forward_pre_hook(keep_mlp))
-    if block.parallel:
-        handles.append(
-            block.module.register_forward_pre_hook(
-                lambda _m, args, kwargs: setattr(layer, "mlp_in", first_input(args, kwargs)), with_kwargs=True
-            )
-        )
-    else:
-        source = block.mlp if block.mlp_norm is None else block.mlp_norm.module
-        handles.append(source.register_forward_pre_hook(_keeper(layer, "mlp_in")))
+    handles = [block.o.register_forward_pre_hook(_keeper(layer, "z"))]
     if block.attention_post_norm is not None:
         handles.append(block.attention_post_norm.module.register_forward_pre_hook(_keeper(layer, "attention_raw")))
     end = block.mlp if block.mlp_post_norm is None else block.mlp_post_norm.module
-    handles.append(end.register_forward_hook(keep_mlp_out))
+    return [*handles, end.register_forward_hook(keep_mlp_out)]
+
+
+def _reader_hooks(block: Block, layer: LayerTrace) -> list[Any]:
+    def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        layer.attention_in = first_input(args, kwargs)
+        if block.parallel:
+            layer.mlp_in = layer.attention_in
+
+    handles = [block.module.register_forward_pre_hook(enter, with_kwargs=True)]
+    handles.append(block.mlp.register_forward_pre_hook(_keeper(layer, "mlp_read", alias=True)))
+    if not block.parallel:
+        source = block.mlp if block.mlp_norm is None else block.mlp_norm.module
+        handles.append(source.register_forward_pre_hook(_keeper(layer, "mlp_in")))
     for letter, projection in (("q", block.q), ("k", block.k), ("v", block.v)):
         handles.append(projection.module.register_forward_hook(_output_keeper(layer, letter)))
     return handles
@@ -279,7 +272,7 @@ def head_outputs(block: Block, layer: LayerTrace) -> Tensor:
 
 def head_writer(block: Block, dtype: torch.dtype) -> Tensor:
     """[heads, head_dim, d] the map from `head_outputs` to what each head adds to the stream."""
-    weight = block.output_weight.to(dtype) * block.residual_scale
+    weight = block.output_weight.detach().to(dtype) * block.residual_scale
     if block.attention_post_norm is None:
         return weight
     norm: Norm = block.attention_post_norm
@@ -304,15 +297,17 @@ def check_stream(anatomy: Anatomy, trace: Trace) -> None:
     ends = [layer.attention_in for layer in trace.layers[1:]] + [trace.final]
     tolerance = 1e-3 if trace.final.dtype in (torch.float32, torch.float64) else 5e-2
     for block, layer, end in zip(anatomy.blocks, trace.layers, ends, strict=True):
-        heads = torch.einsum("bthk,hkd->btd", head_outputs(block, layer), head_writer(block, widen(layer.z).dtype))
+        z, start, mlp = head_outputs(block, layer)[:1], widen(layer.attention_in)[:1], widen(layer.mlp_out)[:1]
+        heads = z.flatten(-2) @ head_writer(block, z.dtype).flatten(0, 1)
         bias = getattr(block.o, "bias", None)
         if bias is not None:
             heads = heads + bias.detach() * block.residual_scale
-        start = widen(layer.attention_in)
         middle = start if block.parallel else start + heads
-        expected = start + heads + widen(layer.mlp_out)
-        for seen, sum_of_parts, what in ((layer.mlp_in, middle, "MLP's input"), (end, expected, "output")):
-            error = (widen(seen) - sum_of_parts).norm() / sum_of_parts.norm()
+        for seen, parts, what in (
+            (layer.mlp_in, middle, "MLP's input"),
+            (end, start + heads + mlp, "output"),
+        ):
+            error = (widen(seen)[:1] - parts).norm() / parts.norm()
             if not error < tolerance:
                 raise UnsupportedArchitecture(
                     f"{type(anatomy.model).__name__}: the {what} of layer {block.index} is not the sum of the parts "

@@ -56,11 +56,11 @@ def test_full_circuit_is_the_clean_run_and_empty_the_corrupt_one(family):
 def test_conductance_is_complete_where_the_model_is_continuous(family):
     """Top-k routing jumps along the path, and no gradient sees a jump; everything else adds up."""
     model, facts = build(family), random_facts(2, length=6)
-    graph = circuits.attribute(model, facts, method="conductance", ig_steps=100)
+    graph = circuits.attribute(model, facts, method="conductance", ig_steps=60)
     spread = np.abs(graph.corrupt_metric - graph.clean_metric).max()
     first, last = graph.scores[:, 0].sum(1), graph.scores[:, :, -1].sum(1)
     for cut in (first, last):
-        np.testing.assert_allclose(cut, graph.corrupt_metric - graph.clean_metric, atol=0.05 * spread)
+        np.testing.assert_allclose(cut, graph.corrupt_metric - graph.clean_metric, atol=0.06 * spread)
 
 
 @pytest.mark.parametrize("family", ["llama_gqa", "gpt2", "gpt_neox", "olmo2", "gemma2", "mixtral"])

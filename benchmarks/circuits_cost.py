@@ -1,0 +1,153 @@
+"""What edge attribution costs, as a multiple of the plain passes it cannot do without.
+
+    OMP_NUM_THREADS=1 python benchmarks/circuits_cost.py            # the tables of the documentation
+    python benchmarks/circuits_cost.py --cases gpt2_small --device cuda
+
+The floor of EAP is one corrupt forward and one clean forward and backward; of EAP-IG with m steps two forwards and m
+forward-backwards: plain transformers, fused attention, frozen parameters, logits at the last position only, gradients
+down to the embeddings. Seconds are processor time on one CPU thread, wall time on a GPU. Memory is the growth of the
+peak above the loaded model, each case in its own process.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig
+
+import circuits
+from circuits.trace import batches, forward, frozen, logit_difference
+
+STEPS = 5
+CASES = ("gpt2_small", "llama_gqa")
+JOBS = ("eap floor", "eap", "eap-ig floor", "eap-ig", "conductance")
+
+
+def config(case: str, length: int) -> PretrainedConfig:
+    if case == "gpt2_small":
+        return GPT2Config(n_positions=max(1024, length))
+    if case == "llama_gqa":
+        return LlamaConfig(
+            vocab_size=32000, hidden_size=1024, intermediate_size=2816, num_hidden_layers=8, num_attention_heads=16,
+            num_key_value_heads=4, max_position_embeddings=max(2048, length),
+        )  # fmt: skip
+    if case == "llama_8b":
+        return LlamaConfig(
+            vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+            num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=max(2048, length),
+        )  # fmt: skip
+    raise SystemExit(f"unknown case {case}")
+
+
+def facts(n: int, length: int, vocab: int) -> circuits.FactSet:
+    """Random pairs that differ from the second token on, so that no position can be skipped."""
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randint(5, vocab, (n, length), generator=generator)
+    corrupt = clean.clone()
+    corrupt[:, 1] = (corrupt[:, 1] + 7) % vocab
+    return circuits.FactSet.from_ids(clean.tolist(), corrupt.tolist(), [1] * n, [2] * n)
+
+
+def floor(model: torch.nn.Module, data: circuits.FactSet, *, forwards: int, passes: int, size: int) -> None:
+    """Plain passes: so many without a graph, so many with a backward to the embeddings."""
+    device = next(model.parameters()).device
+    embed = model.get_input_embeddings()
+
+    def leaf(_module: torch.nn.Module, _args: object, output: torch.Tensor) -> torch.Tensor:
+        return output.detach().requires_grad_()
+
+    with frozen(model):
+        for batch in batches(data, size, device):
+            for _ in range(forwards):
+                with torch.no_grad():
+                    forward(model, batch, batch.corrupt)
+            for _ in range(passes):
+                handle = embed.register_forward_hook(leaf)
+                metric = logit_difference(forward(model, batch, batch.clean), batch).sum()
+                handle.remove()
+                metric.backward()
+
+
+def job(name: str, model: torch.nn.Module, data: circuits.FactSet, size: int) -> Callable[[], object]:
+    if name.endswith("floor"):
+        forwards, passes = (1, 1) if name == "eap floor" else (2, STEPS)
+        return lambda: floor(model, data, forwards=forwards, passes=passes, size=size)
+    return lambda: circuits.attribute(model, data, method=name, ig_steps=STEPS, batch_size=size)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """One job in this process: seconds (best) and peak growth, as JSON."""
+    settings = config(options.case, options.length)
+    torch.manual_seed(0)
+    with torch.device(options.device):
+        model = AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, options.dtype)).eval()
+    data = facts(options.facts, options.length, settings.vocab_size)
+    run = job(options.job, model, data, options.batch)
+    cuda = options.device == "cuda"
+    clock = time.perf_counter if cuda else time.process_time
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+    best = float("inf")
+    for _ in range(options.repeats):
+        start = clock()
+        run()
+        if cuda:
+            torch.cuda.synchronize()
+        best = min(best, clock() - start)
+    peak = (
+        torch.cuda.max_memory_allocated() - held
+        if cuda
+        else 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    )
+    print(json.dumps({"seconds": best, "mib": peak / 2**20}))
+
+
+def table(case: str, options: argparse.Namespace, jobs: tuple[str, ...]) -> None:
+    print(f"\n{case}, {options.facts} x {options.length} tokens, {options.dtype}, {options.device}\n")
+    print("| | s | x floor | MiB above the model | x floor |\n|---|---|---|---|---|")
+    rows: dict[str, dict[str, float]] = {}
+    for name in jobs:
+        arguments = [sys.executable, __file__, "--job", name, "--case", case]
+        for key in ("facts", "length", "batch", "repeats", "dtype", "device"):
+            arguments += [f"--{key}", str(getattr(options, key))]
+        rows[name] = json.loads(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
+        base = rows["eap floor" if name.startswith("eap ") or name == "eap" else "eap-ig floor"]
+        own = rows[name]
+        print(
+            f"| {name} | {own['seconds']:.2f} | {own['seconds'] / base['seconds']:.2f} | {own['mib']:.0f} "
+            f"| {own['mib'] / max(base['mib'], 1e-9):.2f} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", default=CASES)
+    parser.add_argument("--jobs", nargs="+", default=JOBS)
+    parser.add_argument("--facts", type=int, default=8)
+    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.job:
+        measure(options)
+        return
+    for case in options.cases:
+        table(case, options, tuple(options.jobs))
+
+
+if __name__ == "__main__":
+    if "--device" not in sys.argv or "cpu" in sys.argv:
+        torch.set_num_threads(1)
+    main()
