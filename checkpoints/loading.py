@@ -7,7 +7,7 @@ parameters a finite value: transformers itself fills missing weights with random
 import gc
 import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,7 +90,7 @@ def load(checkpoint: Checkpoint, *, device: str, dtype: str, attention: str) -> 
         model = load_distributed(checkpoint, files[0].parent, dtype, attention)
     else:
         model = _build(checkpoint, gguf, dtype, attention)
-    check_finite(checkpoint, model)
+    check_finite(checkpoint, dict(model.named_parameters()))
     model.requires_grad_(requires_grad=False).train(mode=False)
     tokenizer = _load_tokenizer(checkpoint, gguf)
     return LoadedModel(checkpoint, device, dtype, attention, [(_move(model, device), tokenizer)])
@@ -176,13 +176,13 @@ def _check_coverage(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
                        unexpected[0])  # fmt: skip
 
 
-def check_finite(checkpoint: Checkpoint, model: "PreTrainedModel") -> None:
-    """Refuse a model with a NaN or infinite parameter.
+def check_finite(checkpoint: Checkpoint, weights: "Mapping[str, torch.Tensor]") -> None:
+    """Refuse weights with a NaN or infinite value.
 
     Raises:
         CorruptWeights: names the first such tensor and how many of its values are not finite.
     """
-    tensors = {name: tensor.detach() for name, tensor in model.named_parameters() if tensor.is_floating_point()}
+    tensors = {name: tensor.detach() for name, tensor in weights.items() if tensor.is_floating_point()}
     bad = [name for name, tensor in tensors.items() if not _all_finite(tensor)]
     if bad:
         count = int((~tensors[bad[0]].isfinite()).sum())

@@ -1,9 +1,12 @@
 """One checkpoint after the other: read ahead while the current one computes, in one model object where asked.
 
-Putting weights into a live model is done in one of two ways. Where every tensor of the first checkpoint's files was
-seen to equal the model's tensor of the same name, the files of the next are put straight in. Otherwise (renamed,
-fused or tied in other ways) the next is loaded afresh by transformers and put over, tensor by tensor. A live
-model whose tensors or config are no longer those it was loaded with is left alone and a new one is built.
+A live model takes the next checkpoint in one of two ways. Where every tensor of the first checkpoint's files
+was seen to equal the model's tensor of the same name, the files of the next are read, converted and checked in
+a thread while the current one computes, and then put straight in. Otherwise (renamed, fused or tied in other
+ways) the next is loaded afresh by transformers and put over, tensor by tensor; transformers sets global state
+while it loads, so that is done between two turns. A live model whose tensors or config are no longer those it
+was loaded with is left alone and a new one is built. At most one model and one further checkpoint's tensors are
+in memory.
 """
 
 import threading
@@ -16,7 +19,7 @@ from checkpoints.checkpoint import Checkpoint
 from checkpoints.errors import DriftError
 from checkpoints.files import hash_weights, weight_files
 from checkpoints.loading import LoadedModel, check_finite
-from checkpoints.validate import validate
+from checkpoints.validate import tensor_entries, validate
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +38,7 @@ def stream(
     """Yield each checkpoint's model; see `Series.models`."""
     live: _Live | None = None
     loaded: LoadedModel | None = None
-    reader: threading.Thread | None = None
+    reader: _Reader | None = None
     downloads = _Downloads(keep_downloads)
     try:
         for checkpoint, upcoming in zip_longest(checkpoints, checkpoints[1:]):
@@ -43,14 +46,14 @@ def stream(
                 reader.join()
             downloads.start(checkpoint)
             if live is not None and live.accepts(checkpoint):
-                loaded = live.take(checkpoint)
+                loaded = live.take(checkpoint, reader.tensors if reader else None)
             else:
                 if loaded is not None:
                     loaded.release()
                 loaded = live = None
                 loaded = checkpoint.load(device, dtype, attention)
                 live = _Live(loaded) if reuse else None
-            reader = _read_ahead(upcoming, downloads)
+            reader = None if upcoming is None else _Reader(upcoming, downloads, live)
             yield loaded
             downloads.finish(checkpoint)
     finally:
@@ -58,19 +61,22 @@ def stream(
             loaded.release()
 
 
-def _read_ahead(checkpoint: Checkpoint | None, downloads: "_Downloads") -> threading.Thread | None:
-    """Fetch and hash the next checkpoint in a thread: the hash is wanted anyway, and its files are then in memory."""
-    if checkpoint is None:
-        return None
+class _Reader(threading.Thread):
+    """Fetches, hashes and, for a live model that takes files as they are, reads the next checkpoint."""
 
-    def read() -> None:
-        with suppress(DriftError, OSError):  # loading it will say what is wrong
-            downloads.start(checkpoint)
-            hash_weights(weight_files(checkpoint.fetch()))
+    def __init__(self, checkpoint: Checkpoint, downloads: "_Downloads", live: "_Live | None") -> None:
+        super().__init__(name=f"read ahead {checkpoint.name}", daemon=True)
+        self.checkpoint, self.downloads, self.live = checkpoint, downloads, live
+        self.tensors: dict[str, torch.Tensor] | None = None
+        self.start()
 
-    reader = threading.Thread(target=read, name=f"read ahead {checkpoint.name}", daemon=True)
-    reader.start()
-    return reader
+    def run(self) -> None:
+        """Leave nothing behind where something is wrong: taking the checkpoint will say what."""
+        with suppress(DriftError, OSError):
+            self.downloads.start(self.checkpoint)
+            hash_weights(weight_files(self.checkpoint.fetch()))  # wanted anyway, and the files are then in memory
+            if self.live is not None:
+                self.tensors = self.live.read(self.checkpoint)
 
 
 class _Downloads:
@@ -114,14 +120,35 @@ class _Live:
             return intact and not self.loaded.model.training and checkpoint.config_hash == self.config_hash
         return False
 
-    def take(self, checkpoint: Checkpoint) -> LoadedModel:
-        """Put a checkpoint's weights into the model; the handle of the one before no longer gives access."""
-        before, model = self.loaded, self.loaded.model
-        if not (self.direct and _put_files(checkpoint, self.tensors)):
-            with checkpoint.open("cpu", before.dtype, before.attention) as fresh:
+    def read(self, checkpoint: Checkpoint) -> "dict[str, torch.Tensor] | None":
+        """A checkpoint's tensors, in the model's dtypes and finite; None where its files are not to be taken as is."""
+        from safetensors import safe_open
+
+        if not self.direct or not _covers(checkpoint, self.tensors):
+            return None
+        tensors = {}
+        for file in weight_files(checkpoint.path):
+            with safe_open(file, framework="pt") as held:
+                for name in held.keys():  # noqa: SIM118
+                    tensors[name] = held.get_tensor(name).to(self.tensors[name].dtype)
+        check_finite(checkpoint, tensors)
+        return tensors
+
+    def take(self, checkpoint: Checkpoint, tensors: "Mapping[str, torch.Tensor] | None") -> LoadedModel:
+        """Put a checkpoint's weights into the model; the handle of the one before no longer gives access.
+
+        Args:
+            checkpoint: what to take.
+            tensors: what `read` gave for it ahead of time, if it did.
+        """
+        validate(checkpoint.fetch())
+        tensors = self.read(checkpoint) if tensors is None else tensors
+        if tensors is not None:
+            _put(tensors, self.tensors)
+        else:
+            with checkpoint.open("cpu", self.loaded.dtype, self.loaded.attention) as fresh:
                 _put(_tensors(fresh.model), self.tensors)
-        check_finite(checkpoint, model)
-        self.loaded = before.pass_on(checkpoint)
+        self.loaded = self.loaded.pass_on(checkpoint)
         return self.loaded
 
 
@@ -137,28 +164,13 @@ def _put(source: "Mapping[str, torch.Tensor]", target: "Mapping[str, torch.Tenso
         for name, tensor in source.items():
             kept = target[name]
             if (kept.device, kept.dtype) == (tensor.device, tensor.dtype):
-                kept.data = tensor  # memory-mapped: nothing is copied until it is used
+                kept.data = tensor
             else:
                 kept.copy_(tensor)
 
 
-def _put_files(checkpoint: Checkpoint, target: "Mapping[str, torch.Tensor]") -> bool:
-    """Put a checkpoint's files into tensors of the same names; False, with nothing done, where they differ."""
-    from safetensors import safe_open
-
-    files = validate(checkpoint.fetch())
-    if not _covers(checkpoint, target):
-        return False
-    for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            _put({name: tensors.get_tensor(name) for name in tensors.keys()}, target)  # noqa: SIM118
-    return True
-
-
 def _covers(checkpoint: Checkpoint, target: "Mapping[str, torch.Tensor]") -> bool:
-    """Whether the files hold, under the names of the model, exactly its tensors (tied ones at least once)."""
-    from checkpoints.validate import tensor_entries
-
+    """Whether the files hold, under the names of the model, exactly its tensors, tied ones once."""
     files = weight_files(checkpoint.path)
     if files[0].suffix != ".safetensors":
         return False
@@ -166,7 +178,7 @@ def _covers(checkpoint: Checkpoint, target: "Mapping[str, torch.Tensor]") -> boo
     if any(name not in target or tuple(target[name].shape) != shape for name, shape in shapes.items()):
         return False
     held = {id(target[name]) for name in shapes}
-    return all(id(tensor) in held for tensor in target.values())
+    return len(held) == len(shapes) and all(id(tensor) in held for tensor in target.values())
 
 
 def _matches_file(checkpoint: Checkpoint, tensors: "Mapping[str, torch.Tensor]") -> bool:

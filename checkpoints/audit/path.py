@@ -24,6 +24,7 @@ CONSENSUS = 0.9  # of the matrices must agree
 MIN_GAIN = 0.05  # a new order must be shorter by this share of the edges that it changes
 MAX_FOREIGN_Z = 4.0
 MIN_KIN_Z = 8.0
+_TINY = 1e-150  # in place of a distance of 0 between neighbours; costs in units of it stay finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ def _restore(d: Floats, path: Sequence[int]) -> list[int]:
     if len(order) < 4:
         return list(path)
     units = np.median(d[:, order[:-1], order[1:]], axis=1)
-    scaled = d / np.maximum(units, np.finfo(float).tiny)[:, None, None]
+    scaled = d / np.maximum(units, _TINY)[:, None, None]
     length = np.median(scaled, axis=0)
     while True:
         best = min(_best_swap(length, order), _best_move(length, order), key=lambda found: _total(length, found))
@@ -225,7 +226,7 @@ def _cost_at(d: Floats, path: Sequence[int], place: int) -> Floats:
 def _scale(d: Floats, path: Sequence[int], place: int) -> Floats:
     """Distance between a checkpoint's neighbours; at an end, to its one neighbour: [T]."""
     low, high = max(place - 1, 0), min(place + 1, len(path) - 1)
-    return np.maximum(d[:, path[low], path[high]], np.finfo(float).tiny)
+    return np.maximum(d[:, path[low], path[high]], _TINY)
 
 
 def _is_off(found: _Place, length: int) -> bool:

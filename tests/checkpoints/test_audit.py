@@ -345,6 +345,13 @@ def test_a_long_series_is_judged_in_reasonable_time():
     assert {entry.index for entry in off_path(samples[:, order])} == {70, 200}
 
 
+def test_neighbours_at_no_distance_are_no_trouble():
+    samples = walk("walk")
+    samples[:4, 5] = samples[:4, 3]  # half of the matrices came back to where they were
+    off_path(samples)
+    assert off_path(np.repeat(samples[:, :1], 12, axis=1)) == []
+
+
 def test_short_series_are_left_alone():
     for steps in (1, 2, 3):
         assert off_path(walk("line", steps=steps)) == []
