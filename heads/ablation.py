@@ -92,12 +92,15 @@ def validate(
     tested = tuple(h.name for h in scores.top(top_k))
     means = _calibrate(model, needle_set, kind, batch_size) if kind.startswith("mean") else None
     draw = np.random.default_rng(seed)
-    drawn = [matched_controls(tested, retrieves(scores.mean, THRESHOLD), draw) for _ in range(controls)]
+    retrieving = retrieves(scores.mean, THRESHOLD)
+    drawn = [matched_controls(tested, retrieving, draw) for _ in range(controls)]
+    bystanders = [sum(not retrieving[parse_head(name, scores.shape)] for name in names) for names in drawn]
     runs = [
         _readout(model, needle_set, names, kind=kind, scope=scope, means=means, batch_size=batch_size)
         for names in tqdm([(), tested, *drawn], desc="ablations", disable=not progress)
     ]
     meta = {**about(model), "prompts": needle_set.hash, "length": needle_set.length, "seed": seed}
+    meta["retrieving_controls"] = top_k - float(np.mean(bystanders))
     return Validation(runs[0], runs[1], tuple(runs[2:]), needle=scores.needle, meta=meta)
 
 

@@ -92,10 +92,12 @@ class Validation:
         tested, n = self.tested, len(self.controls)
         answer = "are" if self.causal else "are not shown to be"
         spared = np.mean([c.accuracy for c in self.controls])
+        also = self.meta.get("retrieving_controls", 0.0)
+        note = f" ({also:.1f} heads of each retrieve too, for want of others)" if also else ""
         return (
             f"{', '.join(tested.heads)} {answer} causal for retrieval here: ablated ({tested.kind}, {tested.scope}), "
             f"needle accuracy goes from {self.baseline.accuracy:.1%} to {tested.accuracy:.1%}, against {spared:.1%} "
-            f"for {n} random sets of the same layers; {self.nll}; {self.text_nll}"
+            f"for {n} random sets of the same layers{note}; {self.nll}; {self.text_nll}"
         )
 
     def to_frame(self) -> "pd.DataFrame":
