@@ -1,9 +1,9 @@
 """Leases on work, kept in the store, so that any processes that see the same folder share a sweep.
 
-A claim is a file that appears whole or not at all (a hard link to a finished one). Its holder touches it while it
-works; a claim that was not touched for the length of a lease, or whose process on this machine is gone, belongs to
-whoever takes it. Claims only save work: a result is the same whoever computes it and appears whole, so two holders
-of one claim (after a long stall, say) cost time and nothing else.
+A claim is a file that only one can create, and that appears whole (a hard link to a finished one). Its holder touches
+it while it works; a claim that was not touched for the length of a lease, or whose process on this machine is gone,
+belongs to whoever takes it. Claims only save work: a result is the same whoever computes it and appears whole, so two
+holders of one claim (after a long stall, say) cost time and nothing else.
 """
 
 import json
@@ -45,6 +45,9 @@ class Holder:
     machine: str
     process: str
     attempt: int = 1
+
+
+UNKNOWN = Holder("unknown", sweep="", token="", machine="", process="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +149,13 @@ class Claim:
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Who holds a claim; None where there is none (any more), or its file says nothing usable."""
+    """Who holds a claim, somebody unknown where its file is damaged or not complete yet; None where there is none."""
     try:
         return Holder(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError):
-        path.unlink(missing_ok=True)
-        return None
+        return UNKNOWN
 
 
 @lru_cache(maxsize=1)
@@ -196,8 +198,20 @@ def _create(path: Path, holder: Holder) -> bool:
         path.hardlink_to(draft)
     except FileExistsError:
         return False
+    except OSError:
+        return _create_in_place(path, draft.read_text(encoding="utf-8"))
     finally:
         draft.unlink(missing_ok=True)
+    return True
+
+
+def _create_in_place(path: Path, text: str) -> bool:
+    """For file systems without hard links: whoever looks in the very moment of writing sees an unknown holder."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        return False
     return True
 
 
@@ -213,7 +227,7 @@ def _remove(path: Path, holder: Holder) -> bool:
     try:
         if read_holder(aside) == holder:
             return True
-        with suppress(FileExistsError):
+        with suppress(OSError):
             path.hardlink_to(aside)
         return False
     finally:

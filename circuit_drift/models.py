@@ -21,7 +21,7 @@ class Models:
         self.sweep = sweep
         self._stream: Generator[LoadedModel] | None = None
         self._loaded: LoadedModel | None = None
-        self._index = -1
+        self._index = self._wanted = -1
 
     def __enter__(self) -> Self:
         return self
@@ -32,10 +32,13 @@ class Models:
         self.close()
 
     def anticipate(self, index: int) -> None:
-        """Draw a checkpoint now if it is the one that is being read ahead: its hash is then known too."""
-        if self._stream is not None and index == self._index + 1:
+        """Draw a checkpoint now if it is the one that is being read ahead: its hash is then known too.
+
+        It is not after one that was drawn in vain: where one is stored already, the next may well be.
+        """
+        if self._stream is not None and index == self._index + 1 and self._wanted == self._index:
             with suppress(Exception):  # taking it will say what is wrong
-                self.take(index)
+                self._draw(index)
 
     def take(self, index: int) -> LoadedModel:
         """The model of a checkpoint; the one taken before is let go of.
@@ -43,6 +46,17 @@ class Models:
         Raises:
             DriftError: it cannot be loaded.
         """
+        self._wanted = index
+        return self._draw(index)
+
+    def close(self) -> None:
+        """Let go of the model."""
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = self._loaded = None
+        self._index = -1
+
+    def _draw(self, index: int) -> LoadedModel:
         if self._loaded is not None and index == self._index:
             return self._loaded
         if self._stream is None or not self._follows(index):
@@ -55,13 +69,6 @@ class Models:
             raise
         self._index = index
         return self._loaded
-
-    def close(self) -> None:
-        """Let go of the model."""
-        if self._stream is not None:
-            self._stream.close()
-        self._stream = self._loaded = None
-        self._index = -1
 
     def _open(self, index: int) -> Generator[LoadedModel]:
         sweep = self.sweep

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from checkpoints import StoreError
+from checkpoints.artifacts import write_artifact
 from circuit_drift.store import KEY_LENGTH, Store, key_of
 
 _parts = st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=5)), max_size=4)
@@ -55,3 +56,30 @@ def test_a_missing_or_damaged_run_is_named(tmp_path: Path):
     path.write_text(json.dumps({})[:1])
     with pytest.raises(StoreError, match="run the series again"):
         store.read_run("one")
+
+
+def test_finished_results_are_listed_by_name(tmp_path: Path):
+    store = Store.open(tmp_path)
+    for measure, key in (("heads", "b"), ("circuit", "c"), ("heads", "a")):
+        write_artifact(store.folder(measure, key), "thing", {}, {})
+    (tmp_path / "heads" / ".draft.1").mkdir()
+    (tmp_path / "claims").mkdir()
+    store.write_run("one", {})
+    assert [(r.measure, r.key) for r in store.results()] == [("circuit", "c"), ("heads", "a"), ("heads", "b")]
+    assert [r.folder for r in store.results("circuit")] == [store.folder("circuit", "c")]
+    assert all(store.has(r.measure, r.key) for r in store.results())
+
+
+def test_drafts_of_one_result_are_removed_and_no_others(tmp_path: Path):
+    store = Store.open(tmp_path)
+    write_artifact(store.folder("heads", "ab"), "thing", {}, {})
+    for draft in (".ab.1", ".ab.old.2", ".abc.3"):
+        (tmp_path / "heads" / draft / "inner").mkdir(parents=True)
+    store.remove_drafts("heads", "ab")
+    assert sorted(path.name for path in (tmp_path / "heads").iterdir()) == [".abc.3", "ab"]
+
+
+def test_a_run_of_a_hub_repository_has_a_slash_in_its_name(tmp_path: Path):
+    store = Store.open(tmp_path)
+    store.write_run("org/name", {"name": "org/name"})
+    assert store.read_run("org/name") == store.read_run() == {"name": "org/name"}

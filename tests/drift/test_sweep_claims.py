@@ -112,9 +112,22 @@ def test_removing_puts_back_what_became_another_s(claims, monkeypatch):
     assert list(claims.folder.iterdir()) == [path]
 
 
-def test_a_claim_nobody_can_read_is_no_claim(claims):
-    plant(claims, ELSEWHERE).write_text("{")
+def test_a_claim_nobody_can_read_is_void_after_the_lease(claims):
+    path = plant(claims, ELSEWHERE)
+    path.write_text("{")
+    assert claims.take("work", "checkpoint-1") is None, "it may just be being written"
+    os.utime(path, (time.time() - 60,) * 2)
     assert claims.take("work", "checkpoint-1") is not None
+
+
+def test_a_file_system_without_hard_links_will_do(claims, monkeypatch):
+    def refuse(*_args):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    with claims.take("work", "checkpoint-1"):
+        assert claims.take("work", "checkpoint-1") is None
+    assert list(claims.folder.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

@@ -61,6 +61,18 @@ def test_what_is_stored_is_not_loaded(tiny_series, tmp_path, monkeypatch):
     assert [outcome.computed for outcome in work(new_sweep(tiny_series, tmp_path))] == [0, 0, 0]
 
 
+def test_behind_one_that_was_missing_what_is_stored_is_drawn_once_at_most(tiny_series, tmp_path, monkeypatch):
+    list(work(new_sweep(tiny_series, tmp_path)))
+    sweep = new_sweep(tiny_series, tmp_path)
+    for task in sweep.tasks(0):
+        shutil.rmtree(sweep.store.folder(task.name, task.key))
+    drawn = []
+    draw = Models._draw
+    monkeypatch.setattr(Models, "_draw", lambda models, index: drawn.append(index) or draw(models, index))
+    assert [outcome.computed for outcome in work(sweep)] == [3, 0, 0]
+    assert drawn == [0, 0, 0, 1]
+
+
 @pytest.fixture
 def remote(tiny_series, tmp_path, monkeypatch):
     """The tiny series as revisions of a hub repository, and a client that knows nothing yet."""

@@ -1,0 +1,219 @@
+"""What a sweep costs beyond reading weights and computing measures, as ratios measured in one run.
+
+    python benchmarks/sweep_cost.py                              # 30 checkpoints of 125M parameters, 7.5 GB of disk
+    python benchmarks/sweep_cost.py --layers 4 --width 256       # smaller
+
+Wall seconds. Reading is every byte of every weight file, once; computing is the measure on a model in memory, once for
+each checkpoint, timed before the run and inside it, where both sides of the ratio saw the same load of the machine.
+The files were just written, so they come from the page cache unless there is too little memory. A series below 4 GiB
+is audited by value first, a larger one by its headers: that is part of the run.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import circuit_drift
+import heads
+from checkpoints import LoadedModel, Series, open_series
+from circuit_drift.measures import RetrievalMeasure
+from circuit_drift.prompts import NeedleSource, Prompts
+from circuit_drift.store import Store
+from circuit_drift.tasks import Sweep
+from circuit_drift.worker import work
+
+LISTED = 10_000
+RESULTS = 180
+WORDS = [f"w{i}" for i in range(400)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoints", type=int, default=30)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--prompts", type=int, default=4, help="needle prompts of the measure")
+    parser.add_argument("--length", type=int, default=256, help="tokens of each")
+    parser.add_argument("--folder", type=Path, help="where the series and its store go, for a while")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        found = store_costs(Path(folder)) | sweep_costs(Path(folder), options)
+    for name, value in found.items():
+        print(f"{name:64} {value:,.3f}")
+
+
+def store_costs(folder: Path) -> dict[str, float]:
+    """What a sweep adds to streaming its models where nothing is computed, per result; listing a full store."""
+    series = make_series(folder / "tiny", checkpoints=RESULTS // 3, layers=1, width=64)
+    measures = tuple(Ready(number, result_of(12, 12, prompts=100)) for number in range(3))
+    list(series[:1].models(reuse=True))
+    streaming = seconds(lambda: [loaded.checkpoint.weights_hash for loaded in series.models(reuse=True)])
+    sweep = Sweep.of(series.checkpoints, measures, Store.open(folder / "overhead"), device="cpu")
+    whole = seconds(lambda: list(work(sweep)))
+    saving = seconds(lambda: [measures[0].result.save(folder / "bare" / str(number)) for number in range(RESULTS)])
+    fill(folder / "listed", LISTED)
+    listing = seconds(lambda: Store(folder / "listed").results())
+    return {
+        "writing a result bare, ms": 1000 * saving / RESULTS,
+        "store overhead for a result, writing included, ms (< 20)": 1000 * (whole - streaming) / RESULTS,
+        f"listing {LISTED:,} results, s (< 1)": listing,
+    }
+
+
+def sweep_costs(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """A whole run beside the two things it cannot do without."""
+    series = make_series(folder / "series", options.checkpoints, options.layers, options.width)
+    prompts = prompts_of(options.prompts, options.length)
+    measure = RetrievalMeasure(prompts.needles)
+    files = [file for checkpoint in series for file in checkpoint.path.glob("*.safetensors")]
+    with series[0].open() as loaded:
+        parameters = sum(p.numel() for p in loaded.model.parameters())
+        measure.compute(loaded, {})
+        computing = seconds(lambda: [measure.compute(loaded, {}) for _ in series])
+    reading = seconds(lambda: [read(file) for file in files])
+    fresh = seconds(series[0].load)
+    with timed_compute() as inside:
+        wall = seconds(
+            lambda: circuit_drift.run(
+                series, store=folder / "store", prompts=prompts, measures=["heads"], device="cpu", progress=False
+            )
+        )
+    return {
+        "checkpoints": len(series),
+        "parameters, millions": parameters / 1e6,
+        "reading all weights once, s": reading,
+        "loading one checkpoint afresh, s": fresh,
+        "computing all measures once, before the run, s": computing,
+        "computing all measures once, inside the run, s": sum(inside),
+        "the run, s": wall,
+        "the run / larger of reading and computing, before it": wall / max(reading, computing),
+        "the run / larger of reading and computing, inside it (<= 1.15)": wall / max(reading, sum(inside)),
+    }
+
+
+@contextmanager
+def timed_compute() -> Iterator[list[float]]:
+    """Note how long each computation of a measure takes: the load of the machine is then the same on both sides."""
+    plain, taken = RetrievalMeasure.compute, []
+
+    def timed(measure: RetrievalMeasure, loaded: LoadedModel, earlier: Mapping[str, Any]) -> heads.RetrievalScores:
+        start = time.perf_counter()
+        try:
+            return plain(measure, loaded, earlier)
+        finally:
+            taken.append(time.perf_counter() - start)
+
+    RetrievalMeasure.compute = timed
+    try:
+        yield taken
+    finally:
+        RetrievalMeasure.compute = plain
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A measure that has its result already."""
+
+    number: int
+    result: heads.RetrievalScores
+
+    name = "heads"
+    needs: tuple[str, ...] = ()
+
+    def parameters(self) -> dict[str, Any]:
+        return {"number": self.number}
+
+    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> heads.RetrievalScores:
+        return self.result
+
+
+def make_series(root: Path, checkpoints: int, layers: int, width: int) -> Series:
+    """Random models in bfloat16, each a small step from the one before."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32000 if width > 64 else 512,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, width // 64),
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    for step in range(checkpoints):
+        folder = root / f"checkpoint-{step}"
+        model.save_pretrained(folder)
+        save_tokenizer(folder)
+        with torch.no_grad():
+            model.model.norm.weight.add_(0.01)
+            model.model.embed_tokens.weight[step % 512].mul_(1.1)
+    return open_series(root)
+
+
+def save_tokenizer(folder: Path) -> None:
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<unk>", "<s>", *WORDS])}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>").save_pretrained(folder)
+
+
+def prompts_of(count: int, length: int) -> Prompts:
+    draw = np.random.default_rng(0)
+    needles = []
+    for i in range(count):
+        answer = " ".join(draw.choice(WORDS[10 * i : 10 * i + 10], 5, replace=False))
+        needles.append(heads.Needle(needle=f"w390 w391 {answer} w392", answer=answer, question="w393 w390 w391"))
+    haystack = " ".join(draw.choice(WORDS[200:380], 4 * length))
+    source = NeedleSource(tuple(needles), haystack, length=length, depths=(0.5,), seed=0, origin="benchmark")
+    return Prompts(source, circuit_drift.prompts_for(Path("/nonexistent")).facts)
+
+
+def result_of(layers: int, n_heads: int, *, prompts: int) -> heads.RetrievalScores:
+    """A result of the size that a 125M model's has."""
+    values = np.random.default_rng(0).random((prompts, layers, n_heads), dtype=np.float32)
+    each = np.zeros(prompts)
+    return heads.RetrievalScores(
+        detectors={"copy": values, "needle_mass": values},
+        meta={"chance": 0.0},
+        kv_heads=n_heads,
+        nll=each[:, None],
+        correct=each > 0,
+        accepted=each > 0,
+        depth=each,
+        needle=each.astype(np.int64),
+    )
+
+
+def fill(folder: Path, count: int) -> None:
+    """A store of so many results, half of each measure."""
+    for number in range(count):
+        result = folder / ("heads" if number % 2 else "circuit") / f"{number:024x}"
+        result.mkdir(parents=True)
+        (result / "result.json").write_text(json.dumps({"format": 1}))
+
+
+def read(file: Path) -> None:
+    with file.open("rb") as stream:
+        while stream.read(1 << 24):
+            pass
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
