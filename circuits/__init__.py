@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from circuits.attribution import attribute, completeness
     from circuits.comparison import GraphDiff, diff
-    from circuits.evaluation import Faithfulness, FaithfulnessCurve, faithfulness, faithfulness_curve
+    from circuits.evaluation import Faithfulness, FaithfulnessCurve, faithfulness, faithfulness_curve, minimal_circuit
     from circuits.evolution import Evolution, evolve
+    from circuits.exact import exact_edges, exact_nodes
+    from circuits.exports import node_link, read_eap_json, write_eap_json, write_graphml
     from circuits.facts import Fact, FactSet, default_facts, load_facts, tokenize_facts
     from circuits.graph import Circuit, GraphShape
     from circuits.pruning import prune, random_circuits
@@ -35,13 +37,20 @@ _HOMES = {
     "default_facts": "facts",
     "diff": "comparison",
     "evolve": "evolution",
+    "exact_edges": "exact",
+    "exact_nodes": "exact",
     "faithfulness": "evaluation",
     "faithfulness_curve": "evaluation",
     "load_facts": "facts",
+    "minimal_circuit": "evaluation",
+    "node_link": "exports",
     "prune": "pruning",
     "random_circuits": "pruning",
+    "read_eap_json": "exports",
     "tokenize_facts": "facts",
     "transfer": "transfers",
+    "write_eap_json": "exports",
+    "write_graphml": "exports",
 }
 
 __all__ = [
@@ -61,13 +70,20 @@ __all__ = [
     "default_facts",
     "diff",
     "evolve",
+    "exact_edges",
+    "exact_nodes",
     "faithfulness",
     "faithfulness_curve",
     "load_facts",
+    "minimal_circuit",
+    "node_link",
     "prune",
     "random_circuits",
+    "read_eap_json",
     "tokenize_facts",
     "transfer",
+    "write_eap_json",
+    "write_graphml",
 ]
 
 

@@ -81,13 +81,15 @@ class Gradients:
         """Run the backward pass of a trace and add its gradients."""
         wanted = [trace.final]
         for layer in trace.layers:
-            wanted += [layer.q, layer.k, layer.v, layer.mlp_read]
+            fused = layer.q is layer.k
+            wanted += [layer.mlp_read, layer.q, *(() if fused else (layer.k, layer.v))]
         metric = logit_difference(trace.logits, batch).sum()
-        found = iter(torch.autograd.grad(metric, wanted))
-        final = widen(next(found)) * weight
+        found = list(torch.autograd.grad(metric, wanted))[::-1]
+        final = widen(found.pop()) * weight
         self.logits = final if self.logits is None else self.logits.add_(final)
         for block, seen, total in zip(self.parts.blocks, trace.layers, self.layers, strict=True):
-            q, k, v, mlp = (widen(next(found)) for _ in range(4))
+            mlp, q = widen(found.pop()), widen(found.pop())
+            k, v = (q, q) if seen.q is seen.k else (widen(found.pop()), widen(found.pop()))
             _add_heads(total, block, seen, (q, k, v), weight)
             inside = mlp if block.mlp_norm is None else block.mlp_norm.pull_back(widen(seen.mlp_in), mlp)
             total.mlp = weight * inside if total.mlp is None else total.mlp.add_(inside, alpha=weight)

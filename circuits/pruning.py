@@ -1,14 +1,19 @@
 """Circuits chosen from scores, and circuits chosen by chance. Pure functions of numpy arrays."""
 
 from collections.abc import Sequence
+from heapq import heappop, heappush
+from typing import Literal, get_args
 
 import numpy as np
 
+from checkpoints.errors import BadPrompt
 from circuits.graph import Bools, Circuit, Floats, GraphShape
 
+Rule = Literal["absolute", "lowers", "greedy"]
 
-def prune(shape: GraphShape, scores: Floats, n: int) -> Circuit:
-    """The n existing edges of largest |score|, then dead ends removed until nothing changes.
+
+def prune(shape: GraphShape, scores: Floats, n: int, *, rule: Rule = "absolute") -> Circuit:
+    """Choose n existing edges, then remove dead ends until nothing changes.
 
     A node lives if it has an out-edge and (is ``input`` or has an in-edge); an edge lives if both its ends do. The
     circuit may hold fewer than n edges. Ties go to the earlier edge.
@@ -17,12 +22,53 @@ def prune(shape: GraphShape, scores: Floats, n: int) -> Circuit:
         shape: the graph.
         scores: [F, B].
         n: how many edges to start from.
+        rule: ``absolute`` takes the largest |score|; ``lowers`` those whose corruption lowers the metric most (what
+            published runs call signed); ``greedy`` grows from ``logits``, each time by the largest |score| into a
+            node already in.
+
+    Raises:
+        BadPrompt: an unknown rule.
     """
-    chosen = np.zeros(shape.mask.shape, dtype=bool)
-    rows, columns = np.nonzero(shape.mask)
-    strongest = np.argsort(-np.abs(scores[rows, columns]), kind="stable")[: max(n, 0)]
-    chosen[rows[strongest], columns[strongest]] = True
+    if rule not in get_args(Rule):
+        raise BadPrompt(f"unknown rule {rule!r}; rules: {', '.join(get_args(Rule))}")
+    if rule == "greedy":
+        chosen = _grow(shape, np.abs(scores), n)
+    else:
+        chosen = np.zeros(shape.mask.shape, dtype=bool)
+        rows, columns = np.nonzero(shape.mask)
+        values = scores[rows, columns]
+        first = np.argsort(values if rule == "lowers" else -np.abs(values), kind="stable")[: max(n, 0)]
+        chosen[rows[first], columns[first]] = True
     return Circuit(shape, drop_dead_ends(shape, chosen), scores)
+
+
+def threshold(shape: GraphShape, scores: Floats, least: float) -> Circuit:
+    """Every edge with |score| >= ``least``, without dead ends."""
+    return Circuit(shape, drop_dead_ends(shape, shape.mask & (np.abs(scores) >= least)), scores)
+
+
+def _grow(shape: GraphShape, strength: Floats, n: int) -> Bools:
+    """The n edges that a best-first search from ``logits`` meets."""
+    chosen = np.zeros(shape.mask.shape, dtype=bool)
+    feeds = node_inputs(shape)
+    opened = np.zeros(len(shape.readers), dtype=bool)
+    heap: list[tuple[float, int, int]] = []
+
+    def open_readers(columns: Sequence[int]) -> None:
+        for column in columns:
+            if not opened[column]:
+                opened[column] = True
+                for row in np.flatnonzero(shape.mask[:, column]):
+                    heappush(heap, (-float(strength[row, column]), int(row), column))
+
+    open_readers([len(shape.readers) - 1])
+    for _ in range(n):
+        if not heap:
+            break
+        _, row, column = heappop(heap)
+        chosen[row, column] = True
+        open_readers(np.flatnonzero(feeds[row]).tolist())
+    return chosen
 
 
 def drop_dead_ends(shape: GraphShape, mask: Bools) -> Bools:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from checkpoints.artifacts import read_artifact, write_artifact
 from checkpoints.errors import BadPrompt
 from circuits.graph import Bools, Circuit, Floats, GraphShape, shape_document
-from circuits.pruning import prune
+from circuits.pruning import Rule, prune, threshold
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -120,9 +120,13 @@ class AttributionGraph:
         """Score of every writer: the sum over its out-edges."""
         return dict(zip(self.writers, self.mean.sum(1).tolist(), strict=True))
 
-    def prune(self, n: int) -> Circuit:
-        """The circuit of the n edges of largest absolute score, without the parts that lead nowhere."""
-        return prune(self.shape, self.mean, n)
+    def prune(self, n: int, *, rule: Rule = "absolute") -> Circuit:
+        """The circuit of n edges, without the parts that lead nowhere; rules as in `circuits.prune`."""
+        return prune(self.shape, self.mean, n, rule=rule)
+
+    def threshold(self, least: float) -> Circuit:
+        """The circuit of all edges with |score| >= ``least``, without the parts that lead nowhere."""
+        return threshold(self.shape, self.mean, least)
 
     def to_networkx(self, n: int) -> "nx.DiGraph":
         """The circuit of n edges as a directed graph."""

@@ -272,7 +272,9 @@ def head_outputs(block: Block, layer: LayerTrace) -> Tensor:
 
 def head_writer(block: Block, dtype: torch.dtype) -> Tensor:
     """[heads, head_dim, d] the map from `head_outputs` to what each head adds to the stream."""
-    weight = block.output_weight.detach().to(dtype) * block.residual_scale
+    weight = block.output_weight.detach().to(dtype)
+    if block.residual_scale != 1.0:
+        weight = weight * block.residual_scale
     if block.attention_post_norm is None:
         return weight
     norm: Norm = block.attention_post_norm

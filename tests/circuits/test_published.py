@@ -61,15 +61,19 @@ def test_nodes_and_edges_are_named_and_ordered_alike(reference, published):
 
 @pytest.mark.parametrize("kind", ["plain", "padded"])
 @pytest.mark.parametrize("method", ["EAP", "EAP-IG-inputs-5", "exact"])
-def test_circuits_and_their_faithfulness(model, reference, published, kind, method):
+@pytest.mark.parametrize("rule", ["absolute", "lowers", "greedy"])
+def test_circuits_and_their_faithfulness(model, reference, published, kind, method, rule):
     scores = reference[f"{kind}/edge/{method}/logit_diff"]
+    selection = {"absolute": "topn_abs", "lowers": "topn_signed", "greedy": "greedy_abs"}[rule]
+    if rule == "lowers":
+        scores = -scores  # the published selection takes the largest score, whatever the sign means
     expected = {
         int(name.split("/")[3]): value
         for name, value in published["circuits"].items()
-        if name.startswith(f"{kind}/{method}/topn_abs/")
+        if name.startswith(f"{kind}/{method}/{selection}/")
     }
     assert len(expected) == 7
-    found = {n: circuits.prune(SHAPE, scores, n) for n in expected}
+    found = {n: circuits.prune(SHAPE, scores, n, rule=rule) for n in expected}
     metrics, clean, corrupt = circuit_metrics(model, list(found.values()), facts(kind), batch_size=4)
     for metric, (n, circuit) in zip(metrics, found.items(), strict=True):
         assert set(circuit.edges) == set(expected[n]["edges"])
@@ -90,3 +94,17 @@ def test_leaving_one_edge_out_is_exact_patching(model, reference, kind):
         without.append(circuits.Circuit(SHAPE, mask))
     metrics, clean, _ = circuit_metrics(model, without, facts(kind))
     np.testing.assert_allclose(metrics.mean(1) - clean.mean(), exact[pairs[:, 0], pairs[:, 1]], atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["plain", "padded"])
+def test_exact_edges_and_nodes(model, reference, kind):
+    chosen = circuits.prune(SHAPE, reference[f"{kind}/edge/EAP/logit_diff"], 30).edges
+    graph = circuits.exact_edges(model, facts(kind), edges=chosen)
+    expected = reference[f"{kind}/edge/exact/logit_diff"]
+    for name in chosen:
+        writer, reader = name.split("->")
+        place = SHAPE.writers.index(writer), SHAPE.readers.index(reader)
+        assert graph[name] == pytest.approx(expected[place], abs=1e-9)
+    nodes = circuits.exact_nodes(model, facts(kind))
+    means = [nodes[name].mean() for name in SHAPE.writers]
+    np.testing.assert_allclose(means, reference[f"{kind}/node/exact/logit_diff"], atol=1e-9)
