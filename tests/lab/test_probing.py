@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 import circuit_drift
 import circuits
 import heads
-from checkpoints import BadPrompt, DriftError, UnsupportedArchitecture
+from checkpoints import BadPrompt, DriftError, UnsupportedArchitecture, open_checkpoint, open_series
 from circuit_drift.lab import knowledge, probes
 from circuit_drift.lab.probing import (
     Arithmetic,
@@ -22,9 +22,12 @@ from circuit_drift.lab.probing import (
     Schedule,
     StoppingCallback,
     StoppingRule,
+    TextPerplexity,
     TrainingDisturbed,
     answers,
     live_model,
+    paraphrased,
+    probe_series,
     undisturbed,
     unit_scores,
 )
@@ -173,8 +176,6 @@ def test_a_run_in_progress_reads_like_a_sweep(probed):
 def test_a_live_measure_equals_the_measure_of_the_saved_model(probed, tokenizer, measures, tmp_path):
     probed.trainer.model.save_pretrained(tmp_path / "checkpoint-12")
     tokenizer.save_pretrained(tmp_path / "checkpoint-12")
-    from checkpoints import open_checkpoint
-
     with open_checkpoint(tmp_path / "checkpoint-12").open() as loaded:
         saved = measures[0].compute(loaded, {})
     live = circuit_drift.load_run(probed.store, "live").at(12).heads
@@ -548,3 +549,53 @@ def test_a_fresh_run_of_the_same_name_forgets_the_old_one(tokenizer, facts, tmp_
     prober_of(tokenizer, tmp_path, gauges=[Knowledge(facts)]).after_step(model, step=0)
     assert unit_scores(tmp_path / "store", "live").steps == (0,)
     assert [point.step for point in circuit_drift.load_run(tmp_path / "store", "live")] == [0]
+
+
+def test_paraphrases_are_probes_of_one_unit(tokenizer, world, tmp_path):
+    asked = paraphrased(world.batch(1)[:20])
+    assert len(asked) == 5 * len({fact.labels["fact"] for fact in asked})
+    assert {fact.labels["form"] for fact in asked} == {"told", "held out"}
+    assert len(circuits.tokenize_facts(tokenizer, asked).refused) == 0
+    prober = prober_of(tokenizer, tmp_path, gauges=[Knowledge(asked, unit="fact")])
+    prober.after_step(tiny(tokenizer), step=0)
+    prober.after_step(tiny(tokenizer, seed=1), step=3)
+    scores = unit_scores(tmp_path / "store", "live")
+    assert scores.probes.shape == (len(asked) // 5, 2, 5)
+    assert set(scores.labels) == {"fact", "person", "relation", "class", "batch"}
+    assert knowledge.ledger(scores, draws=20).resampled is not None
+
+
+def test_a_unit_without_its_label_is_a_recorded_failure(tokenizer, facts, tmp_path):
+    prober = prober_of(tokenizer, tmp_path, gauges=[Knowledge(facts, unit="town")])
+    assert "no label 'town'" in prober.after_step(tiny(tokenizer), step=0).point.failures["knowledge"]
+
+
+def test_a_series_is_probed_afterwards_as_it_would_have_been_live(tokenizer, facts, tmp_path):
+    prober = prober_of(tokenizer, tmp_path, gauges=[Knowledge(facts)])
+    for step in (0, 3):
+        model = tiny(tokenizer, seed=step)
+        prober.after_step(model, step=step)
+        model.save_pretrained(tmp_path / "series" / f"checkpoint-{step}")
+        tokenizer.save_pretrained(tmp_path / "series" / f"checkpoint-{step}")
+    live = unit_scores(tmp_path / "store", "live")
+    series = open_series(tmp_path / "series")
+    later = probe_series(series, Knowledge(facts))
+    np.testing.assert_array_equal(live.probes, later.probes)
+    assert (live.units, live.steps, live.labels) == (later.units, later.steps, later.labels)
+    with pytest.raises(BadPrompt, match="no single units"):
+        probe_series(series, Copying(count=1, length=3))
+
+
+def test_perplexity_of_texts(tokenizer):
+    loaded = SimpleNamespace(model=tiny(tokenizer).eval(), tokenizer=tokenizer)
+    texts = ("Mara Holt was born in Lisbon.", "No boat watched the gull.")
+    found = TextPerplexity(texts).read(loaded).scalars["text_ppl"]
+    losses = []
+    for text in texts:
+        ids = torch.tensor([tokenizer(text).input_ids])
+        with torch.no_grad():
+            logits = loaded.model(ids).logits[0, :-1]
+        losses += torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none").tolist()
+    assert found == pytest.approx(np.exp(np.mean(losses)), rel=1e-4)
+    with pytest.raises(BadPrompt, match="two tokens"):
+        TextPerplexity(("",)).read(loaded)

@@ -65,6 +65,7 @@ class Config:
         batch: documents in a step.
         longest: tokens of a document that are kept.
         entity: the facts' label that names the entity of a document; needed by the curriculum.
+        unit: the facts' label that says which of them are probes of one unit of the ledger; None = each is its own.
         learned: mean recall of an entity's facts from which the curriculum drops its documents.
         seed: of the order of the documents.
     """
@@ -78,6 +79,7 @@ class Config:
     batch: int = 8
     longest: int = 512
     entity: str = "entity"
+    unit: str | None = None
     learned: float = 0.6
     seed: int = 0
 

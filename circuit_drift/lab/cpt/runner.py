@@ -87,7 +87,7 @@ def run_strategy(
         strategy.name,
         tokenizer,
         measures=measures,
-        gauges=[Knowledge(facts), *gauges],
+        gauges=[Knowledge(facts, unit=config.unit), *gauges],
         schedule=Schedule(epochs=True),
         store=out / STORE,
     )

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from circuit_drift.lab.probing.callback import ProbeCallback, StoppingCallback
     from circuit_drift.lab.probing.gauges import Gauge, Knowledge, Reading, answers
     from circuit_drift.lab.probing.live import LiveCheckpoint, live_model
+    from circuit_drift.lab.probing.paraphrases import paraphrased
     from circuit_drift.lab.probing.prober import Probe, Prober
     from circuit_drift.lab.probing.quiet import TrainingDisturbed, undisturbed
     from circuit_drift.lab.probing.recorder import Recorder, unit_scores
+    from circuit_drift.lab.probing.retrospective import probe_series
     from circuit_drift.lab.probing.schedule import Schedule
-    from circuit_drift.lab.probing.skills import Arithmetic, Copying
+    from circuit_drift.lab.probing.skills import Arithmetic, Copying, TextPerplexity
     from circuit_drift.lab.probing.stopping import Judgement, StoppingRule, Verdict, judge, verdict
 
 _HOMES = {
@@ -37,11 +39,14 @@ _HOMES = {
     "Schedule": "schedule",
     "StoppingCallback": "callback",
     "StoppingRule": "stopping",
+    "TextPerplexity": "skills",
     "TrainingDisturbed": "quiet",
     "Verdict": "stopping",
     "answers": "gauges",
     "judge": "stopping",
     "live_model": "live",
+    "paraphrased": "paraphrases",
+    "probe_series": "retrospective",
     "undisturbed": "quiet",
     "unit_scores": "recorder",
     "verdict": "stopping",
@@ -63,11 +68,14 @@ __all__ = [
     "Schedule",
     "StoppingCallback",
     "StoppingRule",
+    "TextPerplexity",
     "TrainingDisturbed",
     "Verdict",
     "answers",
     "judge",
     "live_model",
+    "paraphrased",
+    "probe_series",
     "undisturbed",
     "unit_scores",
     "verdict",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import circuits
-from checkpoints import LoadedModel
+from checkpoints import BadPrompt, LoadedModel
 from circuit_drift.measures import tokenizer_of
 
 if TYPE_CHECKING:
@@ -106,25 +106,34 @@ class Knowledge:
         facts: what is asked.
         top: how many tokens count as recalled.
         by: the label whose values get a scalar each (exposure class).
+        unit: the label that says which facts are probes of one unit of the ledger (an entity, or one fact in several
+            paraphrases); without it each fact is a unit of its own.
     """
 
     facts: tuple["circuits.Fact", ...]
     top: int = 1
     by: str = "class"
+    unit: str | None = None
     name: str = field(default="knowledge", init=False)
     _tokenized: list[tuple[Any, "circuits.FactSet"]] = field(
         default_factory=list, init=False, repr=False, compare=False
     )
 
     def read(self, loaded: LoadedModel) -> Reading:
-        """Ask every fact that the tokenizer can score."""
+        """Ask every fact that the tokenizer can score.
+
+        Raises:
+            BadPrompt: no fact can be scored, or one lacks the label that names its unit.
+        """
+        if self.unit is not None and any(self.unit not in fact.labels for fact in self.facts):
+            raise BadPrompt(f"a fact has no label {self.unit!r} to name its unit; give it one, or ask without unit=")
         facts = self._tokens(tokenizer_of(loaded))
         said = answers(loaded.model, facts)
         hit = said.rank < self.top
         groups = np.array([str(fact.labels.get(self.by, "")) for fact in facts.facts])
         scalars = {"recall": float(hit.mean()), "answer_probability": float(said.probability.mean())}
         scalars |= {f"recall_{name}": float(hit[groups == name].mean()) for name in dict.fromkeys(groups) if name}
-        return Reading(scalars, tuple(_rows(facts.facts, hit, said)))
+        return Reading(scalars, tuple(_rows(facts.facts, hit, said, self.unit)))
 
     def _tokens(self, tokenizer: Any) -> "circuits.FactSet":
         """The facts in tokens, kept from one probe to the next of the same tokenizer."""
@@ -133,10 +142,13 @@ class Knowledge:
         return self._tokenized[0][1]
 
 
-def _rows(facts: "Sequence[circuits.Fact]", hit: NDArray[np.bool_], said: Answers) -> list[Mapping[str, Any]]:
+def _rows(
+    facts: "Sequence[circuits.Fact]", hit: NDArray[np.bool_], said: Answers, unit: str | None
+) -> list[Mapping[str, Any]]:
     return [
         {
-            "unit": f"{fact.clean} {fact.answer.strip()}",
+            "unit": f"{fact.clean} {fact.answer.strip()}" if unit is None else str(fact.labels[unit]),
+            "probe": f"{fact.clean} {fact.answer.strip()}",
             "score": float(hit[i]),
             "rank": int(said.rank[i]),
             "probability": float(said.probability[i]),

@@ -16,9 +16,12 @@ from circuit_drift.store import Store
 from circuit_drift.sweep import Point
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from circuit_drift.lab.knowledge import Scores
 
 Row = dict[str, Any]
+MEASURED = ("step", "unit", "probe", "score", "rank", "probability")
 
 
 class Recorder:
@@ -107,17 +110,23 @@ def unit_scores(store: Store | Path | str | None, name: str) -> "Scores":
     """
     import pandas as pd
 
-    from circuit_drift.lab.knowledge import scores_from_frame
-
     opened = store if isinstance(store, Store) else Store.open(store)
     folder = Recorder(opened, name, {}).units_folder
     frames = [pd.read_csv(path) for path in folder.glob("*.csv")]
     if not frames:
         raise BadPrompt(f"the run {name} has no scores of facts in {folder}; probe it with the Knowledge gauge")
-    frame = pd.concat(frames, ignore_index=True)
+    return units_table(pd.concat(frames, ignore_index=True))
+
+
+def units_table(frame: "pd.DataFrame") -> "Scores":
+    """Scores from rows of gauges with their step: the labels that are constant within a unit stay labels of it."""
+    from circuit_drift.lab.knowledge import scores_from_frame
+
     frame = frame.rename(columns={column: column.removeprefix("label:") for column in frame.columns})
-    known = ("step", "unit", "score", "rank", "probability")
-    return scores_from_frame(frame, labels=[column for column in frame.columns if column not in known])
+    labels = [column for column in frame.columns if column not in MEASURED]
+    constant = frame.groupby("unit")[labels].nunique(dropna=False).max() <= 1 if labels else []
+    probe = "probe" if "probe" in frame else None
+    return scores_from_frame(frame, probe=probe, labels=[label for label in labels if constant[label]])
 
 
 def _entry(point: Point) -> Row:

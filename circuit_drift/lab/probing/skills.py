@@ -1,4 +1,4 @@
-"""Skills outside the domain that is trained on: arithmetic and in-context copying, generated from a seed."""
+"""Skills outside the domain that is trained on: arithmetic, in-context copying, general text; all offline."""
 
 import random
 from collections.abc import Sequence
@@ -100,6 +100,33 @@ class Copying:
                 "copying_ppl": float(np.exp(np.concatenate(nll).mean())),
             }
         )
+
+
+@dataclass(frozen=True, slots=True)
+class TextPerplexity:
+    """Perplexity of texts that the training documents have nothing to do with.
+
+    Attributes:
+        texts: one document each.
+        longest: tokens of a text that are scored.
+    """
+
+    texts: tuple[str, ...]
+    longest: int = 256
+    name: str = field(default="text", init=False)
+
+    def read(self, loaded: LoadedModel) -> Reading:
+        """Perplexity over all tokens of the texts but the first of each.
+
+        Raises:
+            BadPrompt: no text has two tokens.
+        """
+        rows = [_ids(tokenizer_of(loaded), text)[: self.longest] for text in self.texts]
+        pairs = [(row[:1], row[1:]) for row in rows if len(row) > 1]
+        if not pairs:
+            raise BadPrompt("no text has two tokens, so there is nothing to predict; give longer texts")
+        _, nll = forced_tokens(loaded.model, pairs)
+        return Reading({"text_ppl": float(np.exp(np.concatenate(nll).mean()))})
 
 
 Pair = tuple[list[int], list[int]]
