@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from heads.catalogue import ABLATIONS, DETECTORS
     from heads.comparison import Change, HeadComparison, compare
     from heads.correlation import Correlation, correlate, read_downstream
+    from heads.dynamic import Dynamics, dynamics
     from heads.mapping import corpus_nll, interference_map, needle_map
     from heads.maps import NeedleMap
     from heads.monitoring import Monitor, monitor
@@ -31,6 +32,7 @@ _HOMES = {
     "Change": "comparison",
     "Correlation": "correlation",
     "DETECTORS": "catalogue",
+    "Dynamics": "dynamic",
     "HeadComparison": "comparison",
     "HeadScore": "scores",
     "HeadScores": "scores",
@@ -52,6 +54,7 @@ _HOMES = {
     "default_haystack": "pools",
     "default_needles": "pools",
     "defect_table": "published",
+    "dynamics": "dynamic",
     "interference_map": "mapping",
     "interference_prompts": "building",
     "load_needles": "needles",
@@ -73,6 +76,7 @@ __all__ = [
     "PROBES",
     "Change",
     "Correlation",
+    "Dynamics",
     "HeadComparison",
     "HeadScore",
     "HeadScores",
@@ -93,6 +97,7 @@ __all__ = [
     "default_haystack",
     "default_needles",
     "defect_table",
+    "dynamics",
     "interference_map",
     "interference_prompts",
     "load_needles",

@@ -18,6 +18,7 @@ from heads.detectors import LayerRows, answer_detectors, answer_groups
 from heads.generation import GATE, NEW_TOKENS, contains, generate, recall
 from heads.needles import NeedlePrompt, NeedleSet
 from heads.prefix import SharedPrefix
+from heads.readings import copied
 from heads.reduce import RowStats
 from heads.rows import RowRequest, capture_rows
 from heads.scores import RetrievalScores
@@ -91,12 +92,13 @@ def _batches(needle_set: NeedleSet, size: int, *, deepest_first: bool) -> list[l
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What one prompt yields: detectors [L, H], NLL of each answer token, and whether the answer was right."""
+    """What one prompt yields: detectors [L, H], NLL of each token, whether the answer was right, steps [L, H, T]."""
 
     detectors: dict[str, np.ndarray]
     nll: np.ndarray
     correct: bool
     accepted: bool
+    steps: np.ndarray
 
 
 def check_fits(model: PreTrainedModel, prompts: Sequence[NeedlePrompt], *, spare: int = 0) -> None:
@@ -161,7 +163,19 @@ def _records(
         own = {i: layer.prompt(b, n) for i, layer in kept.items()}
         values = {i: (answer_detectors(layer, prompt), layer.reaches(len(prompt.gold))) for i, layer in own.items()}
         share = float(hits.float().mean())
-        yield Record(table(model, values), nll.cpu().numpy(), bool(hits.all()), share > GATE)
+        scores = table(model, values)
+        steps = _steps(prompt, {i: layer for i, layer in own.items() if values[i][1]}, scores["copy"].shape)
+        yield Record(scores, nll.cpu().numpy(), bool(hits.all()), share > GATE, steps)
+
+
+def _steps(prompt: NeedlePrompt, layers: dict[int, LayerRows], shape: tuple[int, ...]) -> np.ndarray:
+    """[L, H, T] int8: where a head copies, 1 or 0; -1 in layers that cannot."""
+    steps = np.full((*shape, len(prompt.answer)), -1, dtype=np.int8)
+    ids, answer, gold = (np.asarray(part) for part in (prompt.ids, prompt.answer, prompt.gold))
+    for index, layer in layers.items():
+        hits = copied(layer.argmax, ids, answer, gold)
+        steps[index, : len(hits)] = hits
+    return steps
 
 
 def table(model: PreTrainedModel, layers: dict[int, tuple[dict[str, np.ndarray], bool]]) -> dict[str, np.ndarray]:
@@ -234,6 +248,8 @@ def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Re
     for row, record in zip(nll, records, strict=True):
         row[: len(record.nll)] = record.nll
     detectors = {name: np.stack([r.detectors[name] for r in records]) for name in records[0].detectors}
+    written = max(r.steps.shape[2] for r in records)
+    steps = [np.pad(r.steps, ((0, 0), (0, 0), (0, written - r.steps.shape[2])), constant_values=-1) for r in records]
     prompts = needle_set.prompts
     meta = {
         **about(model),
@@ -252,6 +268,7 @@ def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Re
         accepted=np.array([r.accepted for r in records]),
         depth=np.array([p.depth for p in prompts], dtype=np.float32),
         needle=np.array([p.needle for p in prompts]),
+        steps=np.stack(steps),
         meta=meta,
     )
 

@@ -144,7 +144,7 @@ class HeadScores:
     def save(self, folder: Path | str) -> Path:
         """Write the result to a folder, atomically."""
         arrays = {f"detector.{name}": np.asarray(values) for name, values in self.detectors.items()}
-        arrays |= {name: getattr(self, name) for name in self.extra}
+        arrays |= {name: values for name in self.extra if (values := getattr(self, name)) is not None}
         about = {"about": dict(self.meta), "kv_heads": self.kv_heads, "detectors": list(self.detectors)}
         return write_artifact(folder, self.kind, about, arrays)
 
@@ -158,7 +158,7 @@ class HeadScores:
         meta, arrays = read_artifact(folder, cls.kind)
         try:
             detectors = {name: arrays[f"detector.{name}"] for name in meta["detectors"]}
-            rest = {name: arrays[name] for name in cls.extra}
+            rest = {name: arrays.get(name) if name == "steps" else arrays[name] for name in cls.extra}
             return cls(detectors=detectors, meta=meta["about"], kv_heads=meta["kv_heads"], **rest)
         except KeyError as missing:
             raise StoreError(f"{folder} lacks {missing}: delete the folder and run again") from missing
@@ -180,6 +180,8 @@ class RetrievalScores(HeadScores):
             of the answer's tokens are the most likely ones (when the model generated: ROUGE-1 recall above a half).
         depth: [N] share of the haystack before the needle, as achieved.
         needle: [N] which needle a prompt hides; prompts of one needle are not independent.
+        steps: [N, L, H, T] int8, 1 where a head copies at the step that predicts an answer token, 0 where not, -1
+            where there is no such step or it does not apply; None where steps were not kept.
     """
 
     nll: Floats
@@ -187,10 +189,11 @@ class RetrievalScores(HeadScores):
     accepted: NDArray[np.bool_]
     depth: Floats
     needle: NDArray[np.integer]
+    steps: NDArray[np.int8] | None = None
 
     main: ClassVar[str] = "copy"
     kind: ClassVar[str] = "retrieval_scores"
-    extra: ClassVar[tuple[str, ...]] = ("nll", "correct", "accepted", "depth", "needle")
+    extra: ClassVar[tuple[str, ...]] = ("nll", "correct", "accepted", "depth", "needle", "steps")
 
     @property
     def copy(self) -> Floats:

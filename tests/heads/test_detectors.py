@@ -1,16 +1,18 @@
 """Every detector against a brute-force reading of the eager maps."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from families import build
-from toys import random_prompts, train_tokenizers
+from toys import fake_scores, random_prompts, train_tokenizers
 
 import heads
 from checkpoints.anatomy import anatomy
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
+from heads import RetrievalScores
 from heads.catalogue import LOCAL_WINDOW
 from heads.detectors import GROUPS, answer_groups
 from heads.generation import contains, generate, recall
@@ -227,3 +229,27 @@ def test_head_scores_without_needles_are_saved_too(tmp_path):
     assert list(back.to_frame().columns)[:3] == ["name", "layer", "head"]
     assert "echo" in back.plot().layout.title.text
     assert "<table>" in back._repr_html_()
+
+
+def test_steps_add_up_to_the_count_and_are_saved(scored, tmp_path):
+    scores = scored[1]
+    np.testing.assert_allclose((scores.steps == 1).sum(-1) / 12, scores.detectors["copy_count"], atol=1e-6)
+    back = RetrievalScores.load(scores.save(tmp_path / "scores"))
+    np.testing.assert_array_equal(back.steps, scores.steps)
+
+
+def test_heads_that_take_turns_and_heads_that_do_not():
+    turns, same = np.zeros((2, 6, 1, 4, 8), dtype=np.int8)
+    turns[:, 0, 0, ::2] = turns[:, 0, 1, 1::2] = 1
+    same[:, 0, :2] = 1
+    same[:, :, :, 6:] = -1
+    copy = np.zeros((6, 1, 4))
+    copy[:, 0, :2] = 0.5
+    alternating, constant = (
+        heads.dynamics(replace(fake_scores(copy), steps=steps), top_k=2) for steps in (turns, same)
+    )
+    assert (alternating.size.value, alternating.with_static.value, alternating.adjacent.value) == (1.0, 0.5, 0.0)
+    assert (constant.size.value, constant.with_static.value, constant.adjacent.value) == (2.0, 1.0, 1.0)
+    assert "2 heads copy" in str(constant).replace("2 [2, 2]", "2")
+    with pytest.raises(BadPrompt, match="holds no steps"):
+        heads.dynamics(fake_scores(copy))
