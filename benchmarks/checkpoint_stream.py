@@ -60,7 +60,7 @@ def report(series: Series) -> None:
     fresh = timed(series.models())
     reused = timed(series.models(reuse=True))
     print(
-        f"\nstored as {series.name}, {len(series)} checkpoints; CPU seconds from one to the next, median [10 %, 90 %]"
+        f"\nstored as {series.name}, {len(series)} checkpoints; main thread's CPU seconds a step, median [10 %, 90 %]"
     )
     for name, times in (("bare from_pretrained", plain), ("a fresh model", fresh), ("the live model", reused)):
         low, middle, high = np.quantile(times[1:], [0.1, 0.5, 0.9])

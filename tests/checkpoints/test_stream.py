@@ -181,9 +181,9 @@ def test_memory_is_flat_over_fifty_checkpoints(tmp_path, reuse):
     for loaded in open_series(tmp_path / "run").models(reuse=reuse):
         loaded.model(IDS)
         resident.append(resident_bytes())
-        if loaded.checkpoint.step in (5, 49):
+        if loaded.checkpoint.step in (5, 48):
             tensors[loaded.checkpoint.step] = live_tensor_bytes()
-    assert abs(tensors[49] - tensors[5]) < size // 4
+    assert max(tensors.values()) < 2.2 * size  # one model and, once read ahead, one checkpoint's tensors
     assert max(resident[10:]) - min(resident[10:]) < 3 * size
 
 
