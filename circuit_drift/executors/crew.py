@@ -10,7 +10,7 @@ from checkpoints import DriftError
 from circuit_drift.journal import Outcome
 from circuit_drift.progress import Progress
 from circuit_drift.tasks import Sweep
-from circuit_drift.worker import ATTEMPTS, POLL
+from circuit_drift.worker import ATTEMPTS, POLL, work
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,5 @@ def starting_points(sweep: Sweep, size: int) -> list[int]:
 
 
 def exhaust(sweep: Sweep, start: int) -> int:
-    """The body of a worker elsewhere: work until all is done; returns how many checkpoints it finished."""
-    from circuit_drift.worker import work
-
-    return sum(1 for _ in work(sweep, start=start))
+    """The body of a worker elsewhere: work until all is done; returns how many measures it computed."""
+    return sum(outcome.computed for outcome in work(sweep, start=start))

@@ -3,6 +3,7 @@
 import multiprocessing
 import random
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,13 @@ def test_eight_kills_change_nothing_and_lose_nothing_finished(series, tmp_path, 
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert not list(killed.glob("claims/[!.]*"))
     assert not list(killed.glob("*/.*.*/")), "no half-written result is left behind"
+
+
+def test_two_runs_at_once_share_the_work(series, tmp_path, server):
+    """Two users start the same sweep on the same store: nothing is computed twice, and both get everything."""
+    sweeps = [new_sweep(series, tmp_path / "store") for _ in range(2)]
+    with ProcessPoolExecutor(2, mp_context=server) as pool:
+        computed = list(pool.map(exhaust, sweeps, [0, 0]))
+    assert sum(computed) == 3 * len(STEPS)
+    for sweep in sweeps:
+        assert len(sweep.journal.read(range(len(STEPS)))) == len(STEPS)
