@@ -99,6 +99,7 @@ def answer_detectors(layer: LayerRows, prompt: NeedlePrompt) -> dict[str, Floats
     on_answer = np.isin(layer.top_index[..., :size], gold)
     with np.errstate(invalid="ignore", divide="ignore"):
         reasoning = np.where(mass["middle"] > 0, mass["answer_middle"] / mass["middle"], np.nan)
+    nothing = np.full(len(layer.argmax), np.nan)
     values = copy_readings(layer.argmax, ids, answer, gold)
     values |= {
         "needle_mass": mass["answer"].mean(axis=1),
@@ -106,10 +107,10 @@ def answer_detectors(layer: LayerRows, prompt: NeedlePrompt) -> dict[str, Floats
         "headkv": (layer.top_weight[..., :size] * on_answer).sum(axis=(1, 2)) / size,
         "reasoning": reasoning.mean(axis=1),
         "contextual": mass["needle"].mean(axis=1),
-        "distractor_mass": mass["distractors"].mean(axis=1),
+        "distractor_mass": mass["distractors"].mean(axis=1) if prompt.distractor_spans else nothing,
         "sink_mass": mass["sink"].mean(axis=1),
         "first_token": mass["first_token"].mean(axis=1),
-        "learned_sink": layer.sink.mean(axis=1),
+        "learned_sink": layer.sink.mean(axis=1) if layer.sink.any() else nothing,
         "entropy": layer.entropy.mean(axis=1),
     }
     if layer.written is not None:

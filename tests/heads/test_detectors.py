@@ -51,7 +51,15 @@ def test_masses(scored):
     check(scored, "contextual", lambda rows, p: rows[..., slice(*p.needle_span)].sum(-1).mean(-1))
     check(scored, "first_token", lambda rows, p: rows[..., 0].mean(-1))
     check(scored, "sink_mass", lambda rows, p: rows[..., :2].sum(-1).mean(-1))
-    check(scored, "distractor_mass", lambda rows, p: np.zeros(rows.shape[:2]))
+
+
+def test_what_a_model_or_prompt_does_not_have_is_not_applicable(scored):
+    assert np.isnan(scored[1].detectors["distractor_mass"]).all()
+    assert np.isnan(scored[1].detectors["learned_sink"]).all()
+    sinks = heads.retrieval_scores(build("gpt_oss", sliding_window=100), random_prompts(count=1)).detectors[
+        "learned_sink"
+    ]
+    assert (sinks > 0).all()
 
 
 def test_spatial_contrast(scored):
