@@ -117,7 +117,7 @@ class Checkpoint:
         """Load the model: frozen, in eval mode, without a network and without running code it brings.
 
         Args:
-            device: torch device.
+            device: torch device, or ``"auto"`` to spread a model that is larger than one (needs accelerate).
             dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; recorded with every result.
             attention: transformers' attention implementation (``"sdpa"``, ``"eager"``, or a registered name).
 

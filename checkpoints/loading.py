@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from checkpoints.checkpoint import Checkpoint
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SPREAD = "auto"
 DType = Literal["float32", "bfloat16", "float16"]
 
 
@@ -34,7 +34,7 @@ class LoadedModel:
 
     Attributes:
         checkpoint: what was loaded.
-        device: torch device it is on.
+        device: torch device it is on, or ``"auto"`` where it is spread over several.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         attention: attention implementation it was loaded with.
     """
@@ -85,24 +85,27 @@ def load(checkpoint: Checkpoint, *, device: str, dtype: str, attention: str) -> 
     gguf = files[0].name if files[0].suffix == ".gguf" else None
     if checkpoint.base is not None:
         validate(checkpoint.base)
-        model = merge_adapter(checkpoint, _build(replace(checkpoint, path=checkpoint.base), None, dtype, attention))
+        base = _build(replace(checkpoint, path=checkpoint.base), None, dtype, attention, device)
+        model = merge_adapter(checkpoint, base)
     elif files[0].suffix == ".distcp":
         model = load_distributed(checkpoint, files[0].parent, dtype, attention)
     else:
-        model = _build(checkpoint, gguf, dtype, attention)
+        model = _build(checkpoint, gguf, dtype, attention, device)
     check_finite(checkpoint, dict(model.named_parameters()))
     model.requires_grad_(requires_grad=False).train(mode=False)
     tokenizer = _load_tokenizer(checkpoint, gguf)
     return LoadedModel(checkpoint, device, dtype, attention, [(_move(model, device), tokenizer)])
 
 
-def _build(checkpoint: Checkpoint, gguf: str | None, dtype: str, attention: str) -> "PreTrainedModel":
+def _build(checkpoint: Checkpoint, gguf: str | None, dtype: str, attention: str, device: str) -> "PreTrainedModel":
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     if gguf:
-        _require_gguf(checkpoint.path / gguf)
+        _require(f"{checkpoint.path / gguf} is a GGUF file", "gguf", "accelerate")
+    if device == SPREAD:
+        _require(f"device {SPREAD!r} spreads a model over devices", "accelerate")
     auto: Any = AutoModelForCausalLM
     model: PreTrainedModel
     try:
@@ -117,6 +120,7 @@ def _build(checkpoint: Checkpoint, gguf: str | None, dtype: str, attention: str)
                 ignore_mismatched_sizes=True,  # they are refused below, by name
                 output_loading_info=True,
                 **({"gguf_file": gguf} if gguf else {}),
+                **({"device_map": "auto"} if device == SPREAD else {}),
             )
     except (SafetensorError, EOFError) as error:
         raise CorruptWeights(f"the weights of {checkpoint.path} cannot be read: {error}") from error
@@ -201,6 +205,8 @@ def _all_finite(tensor: "torch.Tensor") -> bool:
 
 
 def _move(model: "PreTrainedModel", device: str) -> "PreTrainedModel":
+    if device == SPREAD:
+        return model
     try:
         moved: PreTrainedModel = model.to(device)  # type: ignore[arg-type]
     except (RuntimeError, AssertionError) as error:
@@ -224,14 +230,12 @@ def _load_tokenizer(checkpoint: Checkpoint, gguf: str | None) -> "PreTrainedToke
         raise DriftError(f"the tokenizer in {folder} cannot be loaded: {text}; restore its files") from error
 
 
-def _require_gguf(path: Path) -> None:
+def _require(what: str, *packages: str) -> None:
     from importlib.util import find_spec
 
-    missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
+    missing = [name for name in packages if find_spec(name) is None]
     if missing:
-        raise DriftError(
-            f"{path} is a GGUF file, which needs the package {' and '.join(missing)}: pip install 'circuit-drift[gguf]'"
-        )
+        raise DriftError(f"{what}, which needs the package {' and '.join(missing)}: pip install 'circuit-drift[gguf]'")
 
 
 @contextmanager

@@ -115,6 +115,8 @@ class _Live:
     def accepts(self, checkpoint: Checkpoint) -> bool:
         """Whether the model is as it was loaded, and the checkpoint of the same config."""
         now = _tensors(self.loaded.model)
+        if any(tensor.is_meta for tensor in now.values()):
+            return False  # kept on disk by a device map: there is nothing to put weights into
         intact = now.keys() == self.names and all(now[name] is tensor for name, tensor in self.tensors.items())
         with suppress(DriftError):
             return intact and not self.loaded.model.training and checkpoint.config_hash == self.config_hash

@@ -1,4 +1,5 @@
 import gc
+import importlib.util
 import json
 import pickle
 import socket
@@ -56,6 +57,18 @@ def test_dtype_and_attention_are_what_was_asked_for(checkpoint_folder):
 def test_an_unknown_device_is_refused(checkpoint_folder):
     with pytest.raises(DriftError, match="device 'nowhere'"):
         open_checkpoint(checkpoint_folder).load(device="nowhere")
+
+
+def test_a_model_is_spread_over_devices_where_asked(run_folder, monkeypatch):
+    pytest.importorskip("accelerate")
+    series = open_series(run_folder)
+    expected = [checkpoint.load().model(IDS).logits for checkpoint in series]
+    for loaded, logits in zip(series.models(device="auto", reuse=True), expected, strict=True):
+        assert loaded.device == "auto"
+        assert torch.equal(loaded.model(IDS).logits.cpu(), logits)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DriftError, match="'auto' spreads a model over devices, which needs the package accelerate"):
+        series[0].load(device="auto")
 
 
 def test_tied_embeddings_load_and_stay_tied(tmp_path):
@@ -255,8 +268,6 @@ def test_several_gguf_files_are_refused(tmp_path):
 
 
 def test_a_gguf_needs_its_extra(tmp_path, monkeypatch):
-    import importlib.util
-
     (tmp_path / "model.gguf").write_bytes(b"nope")
     with pytest.raises(CorruptWeights, match="no GGUF file"):
         open_checkpoint(tmp_path).load()
