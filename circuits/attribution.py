@@ -7,7 +7,7 @@ any cut of the graph add up to metric(corrupt) - metric(clean); the residual is 
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -22,8 +22,9 @@ from checkpoints.errors import BadPrompt, CorruptWeights
 from circuits.contract import Contraction, Gradients, Writers
 from circuits.facts import FactSet
 from circuits.graph import GraphShape
+from circuits.metrics import Metric, MetricName, find_metric
 from circuits.scores import AttributionGraph
-from circuits.trace import Batch, Trace, batches, check_stream, frozen, logit_difference, run
+from circuits.trace import Batch, Trace, batches, check_stream, frozen, run
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def attribute(
     facts: FactSet,
     *,
     method: Method = "eap-ig",
+    metric: MetricName | Metric = "logit difference",
     ig_steps: int = 5,
     rule: Rule = "midpoint",
     groups: int | None = None,
@@ -51,7 +53,7 @@ def attribute(
     chunk_mb: float | None = None,
     progress: bool = False,
 ) -> AttributionGraph:
-    """Score every edge for every fact. Positive = corrupting the edge raises logit(answer) - logit(wrong), in logits.
+    """Score every edge for every fact. Positive = corrupting the edge raises the metric.
 
     The model runs as it is, under its own fused attention; its mode and its parameters' flags are restored.
 
@@ -61,6 +63,8 @@ def attribute(
         method: ``eap`` takes the gradient at the clean run; ``eap-ig`` averages it over the path from the corrupt to
             the clean input; ``clean-corrupted`` over its two ends; ``conductance`` pairs each step's gradient with
             that step's own increments.
+        metric: ``logit difference``, ``log probability`` of the answer, ``kl`` from the clean distribution, or a
+            function of logits, batch and clean logits to [b]; the sign of scores is that of its rise.
         ig_steps: gradients along the path, for ``eap-ig`` and ``conductance``.
         rule: which point of each step, counted from the corrupt end: ``left`` (0, 1/m, ...), ``right`` (1/m, ..., 1),
             ``midpoint``. Conductance is always at midpoints.
@@ -78,6 +82,9 @@ def attribute(
         BadPrompt: an argument out of range.
     """
     plan = _plan(method, ig_steps, rule)
+    name, measure = find_metric(metric)
+    if name == "kl" and method == "eap":
+        raise BadPrompt("KL has no gradient at the clean run, so every EAP score of it is zero; use method='eap-ig'")
     units = len(facts) if groups is None else groups
     if not 1 <= units <= len(facts):
         raise BadPrompt(f"groups must lie between 1 and the number of facts, {len(facts)}; got {groups}")
@@ -92,7 +99,7 @@ def attribute(
     contraction = Contraction(parts, shape, dtype, chunk_mb)
     with frozen(model), tqdm(total=len(facts), unit="fact", disable=not progress, leave=False) as bar:
         for number, batch in enumerate(batches(facts, batch_size, device)):
-            ends = _Ends.of(parts, batch, plan.alphas, check=number == 0)
+            ends = _Ends.of(parts, batch, plan.alphas, measure, check=number == 0)
             index = list(batch.indices)
             clean[index], corrupt[index], rank[index] = (
                 value.to("cpu", kept.dtype)
@@ -118,7 +125,7 @@ def attribute(
             "method": method,
             "ig_steps": len(plan.alphas),
             "rule": rule if method == "eap-ig" else "midpoint" if method == "conductance" else "ends",
-            "metric": "logit difference",
+            "metric": name,
             "prompts": facts.hash,
             "refused": [list(item) for item in facts.refused],
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
@@ -169,6 +176,7 @@ class _Ends:
         low, high: the residual stream before layer 0, corrupt and clean.
         corrupt, clean: what was written.
         traces: the runs whose gradient is wanted, by their place on the path.
+        metric: from logits to [b].
         corrupt_metric, clean_metric, rank: [b].
     """
 
@@ -177,12 +185,13 @@ class _Ends:
     corrupt: Writers
     clean: Writers
     traces: dict[float, Trace]
+    metric: Callable[[Tensor], Tensor]
     corrupt_metric: Tensor
     clean_metric: Tensor
     rank: Tensor
 
     @classmethod
-    def of(cls, parts: Anatomy, batch: Batch, alphas: tuple[float, ...], *, check: bool) -> "_Ends":
+    def of(cls, parts: Anatomy, batch: Batch, alphas: tuple[float, ...], measure: Metric, *, check: bool) -> "_Ends":
         """Run both, keeping the graph of an end at which the gradient is wanted."""
         with torch.set_grad_enabled(0.0 in alphas):
             corrupt = run(parts, batch, batch.corrupt, readers=0.0 in alphas)
@@ -197,8 +206,9 @@ class _Ends:
             corrupt=Writers.of(parts, corrupt),
             clean=Writers.of(parts, clean),
             traces={alpha: trace for alpha, trace in ((0.0, corrupt), (1.0, clean)) if alpha in alphas},
-            corrupt_metric=logit_difference(corrupt.logits.detach(), batch),
-            clean_metric=logit_difference(logits, batch),
+            metric=lambda found: measure(found, batch, logits),
+            corrupt_metric=measure(corrupt.logits.detach(), batch, logits),
+            clean_metric=measure(logits, batch, logits),
             rank=(logits > logits.gather(1, batch.answer[:, None])).sum(1),
         )
 
@@ -215,7 +225,7 @@ def _pairs(
     gradients = Gradients(parts)
     for alpha, weight in zip(plan.alphas, plan.weights, strict=True):
         known = ends.traces.pop(alpha) if alpha in ends.traces else None
-        gradients.add(known or _between(parts, batch, ends, alpha, grad=True), batch, weight)
+        gradients.add(known or _between(parts, batch, ends, alpha, grad=True), ends.metric, weight)
     yield differences, gradients
 
 
@@ -229,7 +239,7 @@ def _increments(parts: Anatomy, batch: Batch, ends: _Ends, plan: _Plan) -> Itera
         else:
             stop = Writers.of(parts, _between(parts, batch, ends, number / steps, grad=False))
         gradients = Gradients(parts)
-        gradients.add(_between(parts, batch, ends, alpha, grad=True), batch, 1.0)
+        gradients.add(_between(parts, batch, ends, alpha, grad=True), ends.metric, 1.0)
         yield start - stop, gradients
         start = stop
 

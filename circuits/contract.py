@@ -7,7 +7,7 @@ Summed over steps the first term needs only the sum of d_k / s_k, kept per head 
 exists beyond one chunk of tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from checkpoints.anatomy import Anatomy, Block, Norm, Projection
 from circuits.graph import GraphShape
-from circuits.trace import Batch, LayerTrace, Trace, head_outputs, head_writer, logit_difference, widen
+from circuits.trace import Batch, LayerTrace, Trace, head_outputs, head_writer, widen
 
 CPU_CHUNK, GPU_CHUNK = 16 << 20, 1 << 30
 CPU_WEIGHTS, GPU_WEIGHTS = 1 << 28, 4 << 30
@@ -77,14 +77,13 @@ class Gradients:
         self.layers = [_LayerGradients() for _ in parts.blocks]
         self.logits: Tensor | None = None
 
-    def add(self, trace: Trace, batch: Batch, weight: float) -> None:
-        """Run the backward pass of a trace and add its gradients."""
+    def add(self, trace: Trace, metric: Callable[[Tensor], Tensor], weight: float) -> None:
+        """Run the backward pass of a trace, from the metric [b] of its logits, and add its gradients."""
         wanted = [trace.final]
         for layer in trace.layers:
             fused = layer.q is layer.k
             wanted += [layer.mlp_read, layer.q, *(() if fused else (layer.k, layer.v))]
-        metric = logit_difference(trace.logits, batch).sum()
-        found = list(torch.autograd.grad(metric, wanted))[::-1]
+        found = list(torch.autograd.grad(metric(trace.logits).sum(), wanted))[::-1]
         final = widen(found.pop()) * weight
         self.logits = final if self.logits is None else self.logits.add_(final)
         for block, seen, total in zip(self.parts.blocks, trace.layers, self.layers, strict=True):

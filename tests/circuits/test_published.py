@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
 import circuits
+from checkpoints.errors import BadPrompt
 from circuits.evaluation import circuit_metrics, ratio
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -108,3 +109,24 @@ def test_exact_edges_and_nodes(model, reference, kind):
     nodes = circuits.exact_nodes(model, facts(kind))
     means = [nodes[name].mean() for name in SHAPE.writers]
     np.testing.assert_allclose(means, reference[f"{kind}/node/exact/logit_diff"], atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["plain", "padded"])
+def test_kl_scores(model, reference, kind):
+    graph = circuits.attribute(model, facts(kind), metric="kl", rule="left", ig_steps=5)
+    np.testing.assert_allclose(graph.mean, reference[f"{kind}/edge/EAP-IG-inputs-5/kl"], atol=1e-9)
+    assert not graph.clean_metric.any()
+    with pytest.raises(BadPrompt, match="no gradient at the clean run"):
+        circuits.attribute(model, facts(kind), metric="kl", method="eap")
+
+
+def test_log_probability_and_functions_of_the_user(model):
+    def mine(logits, batch, _clean):
+        return logits.log_softmax(-1)[torch.arange(len(logits)), batch.answer]
+
+    own, named = (circuits.attribute(model, facts("padded"), metric=m, method="eap") for m in (mine, "log probability"))
+    np.testing.assert_allclose(own.scores, named.scores, atol=1e-12)
+    assert (own.meta["metric"], named.meta["metric"]) == ("mine", "log probability")
+    assert (named.clean_metric < 0).all()
+    with pytest.raises(BadPrompt, match="unknown metric 'accuracy'"):
+        circuits.attribute(model, facts("plain"), metric="accuracy")
