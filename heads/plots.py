@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from heads.maps import NeedleMap
     from heads.monitoring import Curve, Monitor
     from heads.scores import HeadScores
-    from heads.validation import Validation
+    from heads.validation import Readout, Validation
 
 
 def plot_scores(scores: "HeadScores", *, by: str) -> "go.Figure":
@@ -61,6 +61,16 @@ def plot_monitor(monitor: "Monitor") -> "go.Figure":
     title = deceived[0] if deceived else monitor.findings[0]
     about = f"bands: 95 % over {monitor.unit}s; dotted: saturated from here on"
     figure.update_layout(title=f"{title}<br><sup>{about}</sup>", template="plotly_white", showlegend=False, height=720)
+    return figure
+
+
+def plot_readout(readout: "Readout") -> "go.Figure":
+    """Boxes over the prompts of both NLLs under one ablation."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure([go.Box(y=readout.nll, name="answer"), go.Box(y=readout.text_nll, name="plain text")])
+    figure.update_layout(title=readout.summary(), template="plotly_white", showlegend=False)
+    figure.update_yaxes(title="NLL, nats per token")
     return figure
 
 

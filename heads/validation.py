@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 KIND = "head_validation"
+READOUT = "ablation"
+_READINGS = ("correct", "nll", "text_nll")
 LEVEL = 0.05
 
 
@@ -46,6 +48,44 @@ class Readout:
     def accuracy(self) -> float:
         """Share of prompts answered right."""
         return float(self.correct.mean())
+
+    def summary(self) -> str:
+        """One sentence: what was ablated, and what the model still does."""
+        done = f"{', '.join(self.heads)} ablated ({self.kind}, {self.scope})" if self.heads else "nothing ablated"
+        return (
+            f"{done}: needle accuracy {self.accuracy:.1%}, answer NLL {self.nll.mean():.3g}, plain-text NLL "
+            f"{self.text_nll.mean():.3g} nats per token, over {len(self.correct)} prompts"
+        )
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a prompt: correct, answer NLL, plain-text NLL."""
+        import pandas as pd
+
+        return pd.DataFrame({name: getattr(self, name) for name in _READINGS})
+
+    def plot(self) -> "go.Figure":
+        """Answer NLL and plain-text NLL of every prompt, as boxes."""
+        from heads.plots import plot_readout
+
+        return plot_readout(self)
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self.summary())}</p>"
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the result to a folder, atomically."""
+        about = {"heads": list(self.heads), "ablation": self.kind, "scope": self.scope}
+        return write_artifact(folder, READOUT, about, {name: getattr(self, name) for name in _READINGS})
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Readout":
+        """Read what `save` wrote.
+
+        Raises:
+            StoreError: nothing there, damaged, or of another kind.
+        """
+        meta, arrays = read_artifact(folder, READOUT)
+        return cls(tuple(meta["heads"]), meta["ablation"], meta["scope"], *(arrays[name] for name in _READINGS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +179,7 @@ class Validation:
         """Write the result to a folder, atomically."""
         runs = (self.baseline, self.tested, *self.controls)
         about = [{"heads": list(r.heads), "kind": r.kind, "scope": r.scope} for r in runs]
-        arrays = {name: np.stack([getattr(r, name) for r in runs]) for name in ("correct", "nll", "text_nll")}
+        arrays = {name: np.stack([getattr(r, name) for r in runs]) for name in _READINGS}
         meta = {"about": dict(self.meta), "runs": about}
         return write_artifact(folder, KIND, meta, {**arrays, "needle": self.needle})
 
@@ -152,7 +192,7 @@ class Validation:
         """
         meta, arrays = read_artifact(folder, KIND)
         runs = [
-            Readout(tuple(r["heads"]), r["kind"], r["scope"], *(arrays[n][i] for n in ("correct", "nll", "text_nll")))
+            Readout(tuple(r["heads"]), r["kind"], r["scope"], *(arrays[n][i] for n in _READINGS))
             for i, r in enumerate(meta["runs"])
         ]
         return cls(runs[0], runs[1], tuple(runs[2:]), needle=arrays["needle"], meta=meta["about"])

@@ -6,7 +6,7 @@ from toys import planted_retriever, random_prompts
 
 import heads
 from checkpoints.errors import BadPrompt, DriftError, UnsupportedArchitecture
-from heads import Validation
+from heads import Readout, Validation
 from heads.ablation import matched_controls
 from heads.edits import Means, Where, ablated
 from heads.names import expand_heads
@@ -130,6 +130,17 @@ def test_validation_tells_causal_heads_from_their_controls(planted, tmp_path):
     assert "<table" in found._repr_html_()
     back = Validation.load(found.save(tmp_path / "validation"))
     assert back.verdict == found.verdict
+
+
+def test_a_readout_is_shown_and_saved(planted, tmp_path):
+    model, prompts = planted
+    found = heads.ablate(model, prompts, ["a0.h0"])
+    assert "a0.h0 ablated (off, both): needle accuracy 0.0%" in found._repr_html_()
+    assert len(found.to_frame()) == len(prompts)
+    assert found.plot().layout.title.text == found.summary()
+    back = Readout.load(found.save(tmp_path / "readout"))
+    assert back.summary() == found.summary()
+    assert "nothing ablated" in heads.ablate(model, prompts, []).summary()
 
 
 def test_indifferent_heads_are_not_called_causal():
