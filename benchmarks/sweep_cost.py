@@ -81,7 +81,9 @@ def sweep_costs(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     with series[0].open() as loaded:
         parameters = sum(p.numel() for p in loaded.model.parameters())
         measure.compute(loaded, {})
-        computing = seconds(lambda: [measure.compute(loaded, {}) for _ in series])
+        with timed_compute() as before:
+            for _ in series:
+                measure.compute(loaded, {})
     reading = seconds(lambda: [read(file) for file in files])
     fresh = seconds(series[0].load)
     with timed_compute() as inside:
@@ -95,29 +97,38 @@ def sweep_costs(folder: Path, options: argparse.Namespace) -> dict[str, float]:
         "parameters, millions": parameters / 1e6,
         "reading all weights once, s": reading,
         "loading one checkpoint afresh, s": fresh,
-        "computing all measures once, before the run, s": computing,
-        "computing all measures once, inside the run, s": sum(inside),
+        "computing all measures once, before the run, s": before.wall,
+        "computing all measures once, inside the run, s": inside.wall,
+        "computing inside / before, CPU time of its thread": inside.cpu / before.cpu,
         "the run, s": wall,
-        "the run / larger of reading and computing, before it": wall / max(reading, computing),
-        "the run / larger of reading and computing, inside it (<= 1.15)": wall / max(reading, sum(inside)),
+        "the run / larger of reading and computing, before it": wall / max(reading, before.wall),
+        "the run / larger of reading and computing, inside it (<= 1.15)": wall / max(reading, inside.wall),
     }
 
 
+@dataclass(slots=True)
+class Spent:
+    """Seconds that went into a measure so far."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+
 @contextmanager
-def timed_compute() -> Iterator[list[float]]:
-    """Note how long each computation of a measure takes: the load of the machine is then the same on both sides."""
-    plain, taken = RetrievalMeasure.compute, []
+def timed_compute() -> Iterator[Spent]:
+    """Add up what the measure's computations take: inside the run, both sides of a ratio see the same load."""
+    plain, spent = RetrievalMeasure.compute, Spent()
 
     def timed(measure: RetrievalMeasure, loaded: LoadedModel, earlier: Mapping[str, Any]) -> heads.RetrievalScores:
-        start = time.perf_counter()
-        try:
-            return plain(measure, loaded, earlier)
-        finally:
-            taken.append(time.perf_counter() - start)
+        wall, cpu = time.perf_counter(), time.thread_time()
+        result = plain(measure, loaded, earlier)
+        spent.wall += time.perf_counter() - wall
+        spent.cpu += time.thread_time() - cpu
+        return result
 
     RetrievalMeasure.compute = timed
     try:
-        yield taken
+        yield spent
     finally:
         RetrievalMeasure.compute = plain
 

@@ -16,13 +16,11 @@ class Progress:
     """The bars of one sweep. Checkpoints that were stored already count as done, and not in the rate."""
 
     def __init__(self, sweep: Sweep, *, wanted: bool) -> None:
-        from tqdm.auto import tqdm
-
-        hidden = not (wanted and has_viewer())
         self.sweep = sweep
+        self._hidden = not (wanted and has_viewer())
+        self._all = self._bar(len(sweep.checkpoints), "checkpoint", desc="measuring")
+        self._one: Any = None
         self._index: int | None = None
-        self._all: Any = tqdm(total=len(sweep.checkpoints), desc="measuring", unit="checkpoint", disable=hidden)
-        self._one: Any = tqdm(total=len(sweep.measures), unit="measure", leave=False, disable=hidden)
 
     def __enter__(self) -> Self:
         return self
@@ -30,17 +28,21 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._one.close()
-        self._all.close()
+        for bar in (self._one, self._all):
+            if bar is not None:
+                bar.close()
 
     def doing(self, index: int, measure: str) -> None:
         """A measure of a checkpoint is about to be computed in this process."""
+        if self._one is None:
+            self._one = self._bar(len(self.sweep.measures), "measure", leave=False)
+        self._one.set_description(f"{self.sweep.checkpoints[index].name}: {measure}", refresh=False)
         if index != self._index:
-            self._index = index
             self._one.reset()
+        self._index = index
         names = [each.name for each in self.sweep.measures]
         self._one.update(names.index(measure) - self._one.n)
-        self._one.set_description(f"{self.sweep.checkpoints[index].name}: {measure}")
+        self._one.refresh()
 
     def held(self, names: Iterable[str]) -> None:
         """These checkpoints are in the hands of workers."""
@@ -48,9 +50,14 @@ class Progress:
 
     def finished(self, outcome: Outcome) -> None:
         """A checkpoint is done."""
-        if not (outcome.computed or self._all.disable):
+        if not (outcome.computed or self._hidden):
             self._all.initial += 1
         self._all.update()
+
+    def _bar(self, total: int, unit: str, **options: Any) -> Any:
+        from tqdm.auto import tqdm
+
+        return tqdm(total=total, unit=unit, disable=self._hidden, **options)
 
 
 def has_viewer() -> bool:
