@@ -53,8 +53,11 @@ def test_answers_of_different_lengths_share_a_batch():
     assert np.isnan(together.nll[:3, 6:]).all()
 
 
-def test_nll_and_accuracy_are_those_of_a_plain_forward():
-    model, prompts = build("qwen3"), random_prompts(count=2)
+@pytest.mark.parametrize(
+    "name", ["qwen3", "gemma2", "gpt2", "gpt_neox", "deepseek_v3", "cohere2", "granite", "hunyuan_moe", "gpt_oss"]
+)
+def test_nll_and_accuracy_are_those_of_a_plain_forward(name):
+    model, prompts = build(name), random_prompts(count=2)
     scores = scores_of(model, prompts)
     for n, prompt in enumerate(prompts):
         with torch.no_grad():
