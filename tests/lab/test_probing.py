@@ -539,6 +539,10 @@ def test_copying_of_a_model_that_copies(tokenizer):
     read = Copying(count=3, length=6).read(SimpleNamespace(model=Copier(), tokenizer=tokenizer))
     assert read.scalars["copying_accuracy"] == 1.0
     assert read.scalars["copying_ppl"] == pytest.approx(1.0)
+    few = Copying(count=2, length=40, words=("maple", "cedar")).read(
+        SimpleNamespace(model=tiny(tokenizer).eval(), tokenizer=tokenizer)
+    )
+    assert few.scalars["copying_ppl"] > 1.0
     random_model = Copying(count=3, length=6).read(SimpleNamespace(model=tiny(tokenizer).eval(), tokenizer=tokenizer))
     assert random_model.scalars["copying_accuracy"] < 0.3
 

@@ -102,3 +102,16 @@ def test_the_verdict_over_a_run_needs_no_torch():
     code = "import sys; from circuit_drift.lab.probing import verdict; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_forgetting_of_one_group_is_not_hidden_by_learning_in_another():
+    old, new = recall([1.0, 0.3, 0.2, 0.2]), recall([0.0, 0.8, 1.0, 1.0], seed=1)
+    units = tuple(f"{kind}{unit}" for kind, part in (("old", old), ("new", new)) for unit in part.units)
+    labels = {"class": ("known",) * len(old.units) + ("new",) * len(new.units)}
+    both = Scores(units, old.steps, np.concatenate([old.probes, new.probes]), labels)
+    assert judge(both).forgotten is None
+    found = verdict(both, by="class")
+    assert found.stop.step == 20
+    assert (found.stop.forgotten, found.stop.forgotten_since) == ("recall of class known", 0)
+    with pytest.raises(BadPrompt, match="no label 'kind'"):
+        judge(both, by="kind")

@@ -105,12 +105,16 @@ class StoppingCallback(TrainerCallback):
         prober: whose probes are judged.
         rule: when to stop.
         origin: step at which this stage of training began.
+        by: label of the facts in whose groups forgetting is looked for.
     """
 
-    def __init__(self, prober: Prober, rule: StoppingRule | None = None, *, origin: int = 0) -> None:
+    def __init__(
+        self, prober: Prober, rule: StoppingRule | None = None, *, origin: int = 0, by: str | None = None
+    ) -> None:
         self.prober = prober
         self.rule = rule or StoppingRule()
         self.origin = origin
+        self.by = by
         self.judgement: Judgement | None = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -133,7 +137,7 @@ class StoppingCallback(TrainerCallback):
         except BadPrompt:
             scores = None
         retrieval = [(step, found) for step, _, found in self.prober.retrieval()]
-        self.judgement = judge(scores, retrieval, rule=self.rule, origin=self.origin)
+        self.judgement = judge(scores, retrieval, rule=self.rule, origin=self.origin, by=self.by)
         if self.judgement is not None and self.judgement.stop:
             logger.warning("training is stopped at step %d: %s", state.global_step, self.judgement.reason)
             control.should_training_stop = True

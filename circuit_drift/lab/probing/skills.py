@@ -70,16 +70,19 @@ class Arithmetic:
 class Copying:
     """In-context copying of random tokens: the second half of a prompt repeats the first (Olsson et al. 2022).
 
-    Tokens are drawn from the tokenizer's own vocabulary, special ones left out: it can be asked of any model.
+    Tokens are drawn from the tokenizer's own vocabulary, special ones left out, so that it can be asked of any model;
+    or from words that the model has seen in such places.
 
     Attributes:
         count: sequences.
         length: tokens that are repeated.
+        words: what is drawn from instead of the whole vocabulary; the first token of each.
         seed: of the tokens.
     """
 
     count: int = 16
     length: int = 24
+    words: tuple[str, ...] = ()
     seed: int = 0
     name: str = field(default="copying", init=False)
 
@@ -87,11 +90,12 @@ class Copying:
         """Accuracy and perplexity over the repeated tokens, the first of each sequence left out."""
         tokenizer = tokenizer_of(loaded)
         start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-        words = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+        pool = [tokenizer(f" {word}", add_special_tokens=False).input_ids[0] for word in self.words]
+        pool = pool or sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
         rng = random.Random(f"copying-{self.seed}")
         pairs = []
         for _ in range(self.count):
-            drawn = [rng.choice(words) for _ in range(self.length)]
+            drawn = [rng.choice(pool) for _ in range(self.length)]
             pairs.append(([*start, *drawn, drawn[0]], drawn[1:]))
         hits, nll = forced_tokens(loaded.model, pairs)
         return Reading(

@@ -2,8 +2,8 @@
 
 Two curves are judged over the probes of one stage of training: the mean recall of facts, and the answer NLL of
 needles in a haystack. A curve is still if the monitor's test (`heads.saturation`) finds no change per doubling of
-steps beyond a bound. Forgetting has begun if recall has fallen below its best by more than that bound and beyond what
-another draw of facts explains, at several checkpoints in a row.
+steps beyond a bound. Forgetting has begun if recall, of all facts or of one group of them (prior exposure), has fallen
+below its best by more than that bound and beyond what another draw of facts explains, at several checkpoints in a row.
 """
 
 from collections.abc import Sequence
@@ -51,12 +51,12 @@ class StoppingRule:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A measure over the checkpoints of a stage, the one it began with left out.
+    """A measure over the checkpoints of a stage.
 
     Attributes:
         name: in words.
         steps: C optimizer steps.
-        since: [C] steps since the stage began.
+        since: [C] steps since the stage began; 0 for the checkpoint it began with.
         values: [C].
         draws: [D, C] the same over resampled facts or needles.
         bound: change per doubling that counts as still.
@@ -77,10 +77,11 @@ class Curve:
 
     def still_since(self, patience: int) -> int | None:
         """The first step after which the curve is still, with that many checkpoints after it."""
-        tested = saturation(
-            self.name, self.steps, np.log2(self.since), self.values, self.draws, bound=self.bound
-        ).trends
-        enough = tested[: max(0, len(self.steps) - patience)]
+        later = self.since > 0  # doublings count from the first step on
+        steps = [step for step, counts in zip(self.steps, later, strict=True) if counts]
+        time, values, draws = np.log2(self.since[later]), self.values[later], self.draws[:, later]
+        tested = saturation(self.name, steps, time, values, draws, bound=self.bound).trends
+        enough = tested[: max(0, len(steps) - patience)]
         return next((trend.step for trend in enough if trend.saturated), None)
 
     def fallen_since(self, patience: int) -> int | None:
@@ -103,6 +104,7 @@ class Judgement:
         recall_still: step since which recall is still; None while it moves or where it was not measured.
         needles_still: the same of the needles' answer NLL.
         forgotten_since: step of the best recall, if forgetting has begun.
+        forgotten: of what.
         stop: whether to stop here.
         reason: in words.
     """
@@ -111,6 +113,7 @@ class Judgement:
     recall_still: int | None
     needles_still: int | None
     forgotten_since: int | None
+    forgotten: str | None
     stop: bool
     reason: str
 
@@ -144,7 +147,12 @@ class Verdict:
 
 
 def judge(
-    scores: "Scores | None" = None, retrieval: Retrieval = (), *, rule: StoppingRule | None = None, origin: int = 0
+    scores: "Scores | None" = None,
+    retrieval: Retrieval = (),
+    *,
+    rule: StoppingRule | None = None,
+    origin: int = 0,
+    by: str | None = None,
 ) -> Judgement | None:
     """What the rule says at the last checkpoint.
 
@@ -153,74 +161,109 @@ def judge(
         retrieval: (step, retrieval scores) at the probes so far, all on one needle set.
         rule: when to stop.
         origin: step at which this stage of training began; doublings are counted from there.
+        by: a label of the facts (prior exposure): forgetting is then looked for in each of its groups too, since
+            what is lost in one may be hidden by what is learned in another.
 
     Returns:
         the judgement; None while there is no checkpoint after the origin.
+
+    Raises:
+        BadPrompt: the facts have no such label.
     """
-    rule = rule or StoppingRule()
-    curves = _curves(scores, retrieval, rule, origin)
-    steps = sorted({step for curve in curves.values() for step in curve.steps})
-    return _judge(curves, steps[-1], rule) if steps else None
+    watched = _watch(scores, retrieval, rule or StoppingRule(), origin, by)
+    return watched.judge(watched.steps[-1]) if watched.steps else None
 
 
 def verdict(
-    scores: "Scores | None" = None, retrieval: Retrieval = (), *, rule: StoppingRule | None = None, origin: int = 0
+    scores: "Scores | None" = None,
+    retrieval: Retrieval = (),
+    *,
+    rule: StoppingRule | None = None,
+    origin: int = 0,
+    by: str | None = None,
 ) -> Verdict:
     """Replay the rule over a finished run, at each checkpoint with what was known there; arguments as for `judge`.
 
     Raises:
-        BadPrompt: no checkpoint after the origin.
+        BadPrompt: no checkpoint after the origin, or no such label.
     """
-    rule = rule or StoppingRule()
-    curves = _curves(scores, retrieval, rule, origin)
-    steps = sorted({step for curve in curves.values() for step in curve.steps})
-    if not steps:
+    watched = _watch(scores, retrieval, rule or StoppingRule(), origin, by)
+    if not watched.steps:
         raise BadPrompt(f"no checkpoint after step {origin} has scores of facts or needles: nothing can be judged")
-    judged = tuple(_judge(curves, step, rule) for step in steps)
+    judged = tuple(watched.judge(step) for step in watched.steps)
     stop = next((judgement.step for judgement in judged if judgement.stop), None)
-    recall, change = curves.get("recall"), float("nan")
+    recall, change = watched.curves.get("recall"), float("nan")
     if recall is not None and stop is not None:
         change = float(recall.values[-1] - recall.until(stop).values[-1])
     return Verdict(judged, change)
 
 
-def _judge(curves: dict[str, Curve], step: int, rule: StoppingRule) -> Judgement:
-    known = {name: curve.until(step) for name, curve in curves.items()}
-    still = {name: curve.still_since(rule.patience) for name, curve in known.items()}
-    fallen = known["recall"].fallen_since(rule.patience) if "recall" in known else None
-    saturated = all(since is not None for since in still.values())
-    if fallen is not None:
-        reason = f"forgetting has begun: recall has fallen significantly since its best at {fallen}"
-    else:
-        reason = "; ".join(
-            f"{known[name].name} " + ("still moves" if since is None else f"is still since {since}")
-            for name, since in still.items()
-        )
-    return Judgement(step, still.get("recall"), still.get("needles"), fallen, fallen is not None or saturated, reason)
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """The curves of one stage.
+
+    Attributes:
+        curves: ``recall`` and ``needles``, those that were measured: their saturation is judged.
+        recalls: recall of all facts and of each group: their fall is judged.
+        patience: of the rule.
+    """
+
+    curves: dict[str, Curve]
+    recalls: tuple[Curve, ...]
+    patience: int
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The checkpoints after the stage began."""
+        return tuple(sorted({s for c in self.curves.values() for s, n in zip(c.steps, c.since, strict=True) if n > 0}))
+
+    def judge(self, step: int) -> Judgement:
+        known = {name: curve.until(step) for name, curve in self.curves.items()}
+        still = {name: curve.still_since(self.patience) for name, curve in known.items()}
+        lost, since = self._fallen(step)
+        if lost is not None:
+            reason = f"forgetting has begun: {lost} has fallen significantly since its best at {since}"
+        else:
+            reason = "; ".join(
+                f"{known[name].name} " + ("still moves" if at is None else f"is still since {at}")
+                for name, at in still.items()
+            )
+        stop = lost is not None or all(at is not None for at in still.values())
+        return Judgement(step, still.get("recall"), still.get("needles"), since, lost, stop, reason)
+
+    def _fallen(self, step: int) -> tuple[str | None, int | None]:
+        """The first recall that has fallen, and the step of its best."""
+        for curve in self.recalls:
+            if (since := curve.until(step).fallen_since(self.patience)) is not None:
+                return curve.name, since
+        return None, None
 
 
-def _curves(scores: "Scores | None", retrieval: Retrieval, rule: StoppingRule, origin: int) -> dict[str, Curve]:
-    found = {}
+def _watch(scores: "Scores | None", retrieval: Retrieval, rule: StoppingRule, origin: int, by: str | None) -> _Watched:
+    curves, recalls = {}, []
     if scores is not None:
-        found["recall"] = _recall(scores, rule, origin)
+        curves["recall"] = _recall(scores, "recall of facts", rule, origin)
+        groups = scores.groups(by) if by is not None else {}
+        recalls = [_recall(part, f"recall of {by} {value}", rule, origin) for value, part in groups.items()]
+        recalls.insert(0, curves["recall"])
     if retrieval:
-        found["needles"] = _needles(retrieval, rule, origin)
-    return {name: curve for name, curve in found.items() if curve.steps}
+        curves["needles"] = _needles(retrieval, rule, origin)
+    return _Watched({name: curve for name, curve in curves.items() if curve.since.any()}, tuple(recalls), rule.patience)
 
 
-def _recall(scores: "Scores", rule: StoppingRule, origin: int) -> Curve:
-    later = np.array(scores.steps) > origin
-    values = scores.mean[:, later]
-    weights = resampling(len(values), draws=rule.draws, seed=rule.seed)
-    draws = resampled_means(values, np.arange(len(values)), weights).astype(np.float64)
+def _recall(scores: "Scores", name: str, rule: StoppingRule, origin: int) -> Curve:
+    later = np.array(scores.steps) >= origin
+    values, units = scores.mean[:, later], np.arange(len(scores.units))
+    draws = resampled_means(values, units, resampling(len(units), draws=rule.draws, seed=rule.seed))
+    point = resampled_means(values, units, np.ones((1, len(units))))[0]
     steps = tuple(int(step) for step in np.array(scores.steps)[later])
-    point = resampled_means(values, np.arange(len(values)), np.ones((1, len(values))))[0].astype(np.float64)
-    return Curve("recall of facts", steps, np.array(steps) - float(origin), point, draws, rule.recall_bound)
+    since = np.array(steps) - float(origin)
+    return Curve(name, steps, since, point.astype(np.float64), draws.astype(np.float64), rule.recall_bound)
 
 
 def _needles(retrieval: Retrieval, rule: StoppingRule, origin: int) -> Curve:
     """Answer NLL per token over the needles, resampled as the monitor does."""
-    later = [(step, scores) for step, scores in retrieval if step > origin]
+    later = [(step, scores) for step, scores in retrieval if step >= origin]
     steps = tuple(step for step, _ in later)
     points, draws = [], []
     for _, scores in later:
