@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -101,6 +101,20 @@ class HubRevision:
                 return tuple(whole or found)
         names = ", ".join(file.name for file in published[:8]) or "nothing"
         raise NotACheckpoint(f"{self.repo}@{self.revision} holds no weights that can be loaded; it has {names}")
+
+    def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Tensor name -> (dtype, shape), read from the headers of its safetensors files by range; else empty."""
+        from huggingface_hub import HfApi
+
+        tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for file in self.weights:
+            if file.name.endswith(".safetensors"):
+                with _explained(self.repo, self.revision):
+                    header = _patiently(
+                        partial(HfApi().parse_safetensors_file_metadata, self.repo, file.name, revision=self.commit)
+                    )
+                tensors |= {name: (info.dtype, tuple(info.shape)) for name, info in header.tensors.items()}
+        return tensors
 
     @property
     def is_local(self) -> bool:

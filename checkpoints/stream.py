@@ -44,6 +44,7 @@ def stream(
         for checkpoint, upcoming in zip_longest(checkpoints, checkpoints[1:]):
             if reader is not None:
                 reader.join()
+            downloads.drop_used()
             downloads.start(checkpoint)
             if live is not None and live.accepts(checkpoint):
                 loaded = live.take(checkpoint, reader.tensors if reader else None)
@@ -55,7 +56,8 @@ def stream(
                 live = _Live(loaded) if reuse else None
             reader = None if upcoming is None else _Reader(upcoming, downloads, live)
             yield loaded
-            downloads.finish(checkpoint)
+            downloads.used.append(checkpoint)
+        downloads.drop_used()
     finally:
         if loaded is not None:
             loaded.release()
@@ -80,24 +82,28 @@ class _Reader(threading.Thread):
 
 
 class _Downloads:
-    """Drops hub revisions that this sweep brought here, once more than `keep` of them are done with."""
+    """Drops hub revisions that this sweep brought here, once more than `keep` of them are used.
+
+    Never while another is being fetched: the client's cache is not made for that.
+    """
 
     def __init__(self, keep: int | None) -> None:
         self.keep = keep
         self.brought: set[Checkpoint] = set()
-        self.done: list[Checkpoint] = []
+        self.used: list[Checkpoint] = []
 
     def start(self, checkpoint: Checkpoint) -> None:
         """Note a checkpoint that is about to be fetched, if it is not here already."""
         if self.keep is not None and checkpoint.hub is not None and not checkpoint.hub.is_local:
             self.brought.add(checkpoint)
 
-    def finish(self, checkpoint: Checkpoint) -> None:
-        """Drop the oldest that are done with."""
-        if checkpoint in self.brought:
-            self.done.append(checkpoint)
-        while self.keep is not None and len(self.done) > self.keep:
-            old = self.done.pop(0)
+    def drop_used(self) -> None:
+        """Drop the oldest of those that are used."""
+        if self.keep is None:
+            return
+        used = [checkpoint for checkpoint in self.used if checkpoint in self.brought]
+        for old in used[: max(0, len(used) - self.keep)]:
+            self.brought.remove(old)
             if old.hub is not None:
                 old.hub.drop()
 

@@ -85,7 +85,7 @@ def copied_tensors(facts: Sequence[Facts]) -> Iterator[Finding]:
         a, b = facts[before], facts[after]
         if a.identity == b.identity or (all(tensor.zero for n in names if (tensor := a.tensors.get(n))) and a.tensors):
             continue
-        kind = "tensors" if a.tensors else "files"
+        kind = "tensors" if names[0] in a.tensors else "files"
         message = (
             f"{len(names)} of {len(a.parts)} {kind} of {a.label} are identical to those of {b.label} but not to "
             f"those between, {names[0]} first"

@@ -85,13 +85,14 @@ def gather(checkpoint: Checkpoint, *, values: bool, sample_size: int) -> Facts:
     Args:
         checkpoint: which.
         values: read every weight; otherwise only headers, configs and tokenizers, and of a hub revision the
-            published hashes of its weight files, none of which is fetched.
+            published hashes and the headers of its weight files, which are not fetched.
         sample_size: how many values of each matrix to keep.
     """
     try:
         if checkpoint.hub is not None and not values:
             parts = {file.name: file.digest for file in checkpoint.hub.weights}
-            return Facts(checkpoint, None, checkpoint.config, checkpoint.tokenizer_hash, parts)
+            shapes = {name: TensorFacts(*about) for name, about in checkpoint.hub.shapes().items()}
+            return Facts(checkpoint, None, checkpoint.config, checkpoint.tokenizer_hash, parts, shapes)
         files = validate(checkpoint.fetch())
         config = checkpoint.config if (checkpoint.path / CONFIG_FILE).exists() else None
         tokenizer = checkpoint.tokenizer_hash

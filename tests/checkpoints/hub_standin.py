@@ -98,28 +98,29 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "flip":
             content = bytes([content[0] ^ 1]) + content[1:]
         asked = self.headers.get("Range")
-        start = 0
+        start, stop = 0, len(content)
         if asked:
             self.hub.ranges.append(asked)
-            start = int(re.match(r"bytes=(\d+)-", asked)[1])
+            first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", asked).groups()
+            start, stop = int(first), min(stop, int(last) + 1) if last else stop
         self.send_response(206 if asked else 200)
         if asked:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
         etag = about["lfs"]["sha256"] if "lfs" in about else about["blobId"]
         self.send_header("ETag", f'"{etag}"')
         self.send_header("X-Repo-Commit", commit)
         self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("Content-Length", str(stop - start))
         self.end_headers()
         if self.command == "HEAD":
             return
         if fault == "cut":
-            self.wfile.write(content[start : start + (len(content) - start) // 2])
+            self.wfile.write(content[start : start + (stop - start) // 2])
             self.wfile.flush()
             self.close_connection = True
             self.connection.close()
             return
-        self.wfile.write(content[start:])
+        self.wfile.write(content[start:stop])
 
 
 def serve(hub: Hub) -> ThreadingHTTPServer:

@@ -190,14 +190,15 @@ def test_bin_revisions_are_fetched_where_there_is_nothing_better(remote):
     assert torch.equal(open_checkpoint(f"{REPO}@step10").load().model(IDS).logits, expected)
 
 
-def test_a_sweep_streams_revisions_and_keeps_the_disk_small(remote, tmp_path):
+@pytest.mark.parametrize("keep", [0, 2])
+def test_a_sweep_streams_revisions_and_keeps_the_disk_small(remote, tmp_path, keep):
     series = open_series(f"{REPO}@step*")
     on_disk = []
-    for loaded in series.models(keep_downloads=0, reuse=True):
+    for loaded in series.models(keep_downloads=keep, reuse=True):
         assert loaded.checkpoint.path.exists()
         on_disk.append(len(list((tmp_path / "cache").glob("models--*/snapshots/*/model.safetensors"))))
-    assert max(on_disk) <= 2
-    assert list((tmp_path / "cache").glob("models--*/snapshots/*")) == []
+    assert max(on_disk) <= 2 + keep
+    assert [checkpoint.step for checkpoint in series if checkpoint.path.exists()] == list(STEPS)[len(STEPS) - keep :]
 
 
 def test_a_sweep_drops_nothing_that_was_there_before(remote):
@@ -220,7 +221,21 @@ def test_an_audit_of_published_metadata_fetches_no_weights(remote):
         ("tokenizer_changed", ("1",)),
     }
     assert report.examined == "metadata"
-    assert not [request for request in remote.asked if "safetensors" in request]
+    assert set(remote.ranges) == {"bytes=0-100000"}  # headers only; these files are smaller than that
+
+
+def test_headers_tell_of_other_dtypes_and_untied_heads(remote):
+    from safetensors.torch import load_file, save_file
+
+    file = remote.folders[remote.commits["step10"]] / "model.safetensors"
+    save_file({name: tensor.half() for name, tensor in load_file(file).items()}, file)
+    file = remote.folders[remote.commits["step100"]] / "model.safetensors"
+    save_file({name: tensor for name, tensor in load_file(file).items() if name != "lm_head.weight"}, file)
+    report = audit(open_series(f"{REPO}@step*"))
+    assert {(f.kind, f.checkpoints) for f in report.findings} == {
+        ("dtype_changed", ("10",)),
+        ("tie_flipped", ("100",)),
+    }
 
 
 def test_a_clean_hub_series_raises_nothing(remote):
