@@ -47,7 +47,9 @@ def test_saturated_recall_stops_the_run_where_it_is_known():
     assert found.stop.step == 80
     assert found.stop.recall_still == 20
     assert found.recall_change == pytest.approx(0.0)
-    assert found.sentence == ("stop at 80: recall of facts is still since 20; going on to 320 changed recall by +0.000")
+    assert found.sentence == (
+        "stop at 80: recall of facts is still since 20; going on to 320 changed mean recall by +0.000"
+    )
 
 
 def test_needles_that_still_move_keep_a_run_going_whose_recall_is_still():

@@ -24,13 +24,13 @@ class Budget:
         self.share = share
         self.spent = 0.0
         self._clock = clock
-        self._began = clock()
+        self._began: float | None = None
         self._recent: list[float] = []
 
     @property
     def training(self) -> float:
-        """Seconds since the budget was opened that were not spent on probes."""
-        return self._clock() - self._began - self.spent
+        """Seconds since the first probe began that were not spent on probes."""
+        return 0.0 if self._began is None else self._clock() - self._began - self.spent
 
     @property
     def used(self) -> float:
@@ -45,6 +45,7 @@ class Budget:
     def spending(self) -> Iterator[None]:
         """Count the time of the block as probing."""
         began = self._clock()
+        self._began = began if self._began is None else self._began
         try:
             yield
         finally:

@@ -142,7 +142,7 @@ class Verdict:
         if self.stop is None:
             return f"no reason to stop up to {last.step}: {last.reason}"
         change = round(self.recall_change, 3) + 0.0  # never "-0.000"
-        after = f"; going on to {last.step} changed recall by {change:+.3f}"
+        after = f"; going on to {last.step} changed mean recall by {change:+.3f}"
         return f"stop at {self.stop.step}: {self.stop.reason}" + (after if np.isfinite(self.recall_change) else "")
 
 
