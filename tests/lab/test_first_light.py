@@ -131,3 +131,11 @@ def test_card_tells_the_numbers_of_the_log(log):
 def test_lab_modules_import_without_torch():
     code = "import sys, circuit_drift.lab.build; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_change_comes_in_every_seed():
+    rows = table("seeds.csv")
+    for seed in {row["seed"] for row in rows}:
+        scores = {int(row["step"]): float(row["single_best_head_score"]) for row in rows if row["seed"] == seed}
+        assert max(score for step, score in scores.items() if step <= 500) < 0.2
+        assert scores[1000] > 0.8
