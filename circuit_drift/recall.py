@@ -12,13 +12,17 @@ if TYPE_CHECKING:
     import circuits
 
 
-def recall_by_class(graph: "circuits.AttributionGraph", label: str = "class") -> dict[str, tuple[float, int]]:
-    """Share of facts whose answer is the top token, for each value of a label: value -> (share, n)."""
+def recall_by_class(graph: "circuits.AttributionGraph") -> dict[str, tuple[float, int]]:
+    """Share of facts whose answer is the top token, by their ``class`` label: class -> (share, n).
+
+    A class whose facts carry several ``batch`` labels (trained on at different times) is told apart by them.
+    """
     known = graph.answer_rank == 0
-    classes = np.array([str(labels.get(label, "all")) for labels in graph.labels])
-    return {
-        name: (float(known[classes == name].mean()), int((classes == name).sum())) for name in dict.fromkeys(classes)
-    }
+    classes = [str(labels.get("class", "all")) for labels in graph.labels]
+    batches = [labels.get("batch") for labels in graph.labels]
+    several = {name for name in classes if len({b for c, b in zip(classes, batches, strict=True) if c == name}) > 1}
+    groups = np.array([f"{c} {b}" if c in several else c for c, b in zip(classes, batches, strict=True)])
+    return {name: (float(known[groups == name].mean()), int((groups == name).sum())) for name in dict.fromkeys(groups)}
 
 
 def recall_change(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Change:

@@ -109,13 +109,20 @@ class Run:
     def monitor(self, stage: str | None = None, **options: Any) -> "heads.Monitor":
         """Follow retrieval through the run or one of its stages; see `heads.monitor` for the options.
 
+        A stage's tokens are counted from its start, since doublings of the whole run mean little inside a short one.
+
         Raises:
             BadPrompt: fewer than two checkpoints with retrieval scores and a step.
         """
         import heads
 
-        chosen = [point for point in self if stage is None or point.stage == stage]
-        scored = [(p.step, p.tokens, p.heads) for p in chosen if p.step is not None and p.heads is not None]
+        chosen = [i for i, point in enumerate(self.points) if stage is None or point.stage == stage]
+        before = self.points[chosen[0] - 1].tokens if chosen and chosen[0] else 0
+        scored = [
+            (p.step, None if p.tokens is None or before is None else p.tokens - before, p.heads)
+            for p in (self.points[i] for i in chosen)
+            if p.step is not None and p.heads is not None
+        ]
         return heads.monitor(scored, **options)
 
     def to_frame(self) -> "pd.DataFrame":

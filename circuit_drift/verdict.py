@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from circuit_drift.sweep import Point, Run
     from heads import HeadComparison
 
+PASSED = 0.95
+FALLING = 0.10
+
 
 def pair_verdict(pair: "PairDiff") -> tuple[str, ...]:
     """What changed from A to B: whether at all, then behaviour, heads, circuit."""
@@ -97,14 +100,25 @@ def _emergence(run: "Run") -> Iterator[str]:
 
 
 def _saturation(run: "Run") -> Iterator[str]:
-    """What the monitor finds in each stage: a needle test that has saturated while the model has not."""
+    """Per stage: a needle test that is passed for good while the perplexity still falls, and what the monitor tests."""
     for stage in stages(run):
-        if sum(point.heads is not None and bool(point.step) for point in stage) > 2:
-            for sentence in run.monitor(stage[0].stage).findings:
-                if sentence.startswith("deceptive"):
-                    yield (
-                        sentence[0].upper() + sentence[1:] + (f" (stage {stage[0].stage})." if stage[0].stage else ".")
-                    )
+        scored = [(point.label, point.heads) for point in stage if point.heads is not None and point.step]
+        if len(scored) < 3:
+            continue
+        where = f" (stage {stage[0].stage})" if stage[0].stage else ""
+        passed = [scores.needle_score for _, scores in scored]
+        perplexity = [scores.answer_ppl for _, scores in scored]
+        first = next((i for i in range(len(scored)) if min(passed[i:]) >= PASSED), len(scored) - 1)
+        lowest = first + int(np.argmin(perplexity[first:]))
+        if first > 0 and perplexity[lowest] < (1 - FALLING) * perplexity[first]:
+            yield (
+                f"The needle test is passed for good from step {scored[first][0]} on (score {passed[first]:.2f}), but "
+                f"answer perplexity falls further, {perplexity[first]:.2f} → {perplexity[lowest]:.2f}, until step "
+                f"{scored[lowest][0]}, {lowest - first} checkpoints later{where}."
+            )
+        for sentence in run.monitor(stage[0].stage).findings:
+            if sentence.startswith("deceptive"):
+                yield f"{sentence[0].upper()}{sentence[1:]}{where}."
 
 
 def _knowledge(run: "Run") -> Iterator[str]:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from circuit_drift.recall import recall_change
+import circuits
+from circuit_drift.recall import recall_by_class, recall_change
 
 
 def test_no_change_is_certain_to_be_none():
@@ -26,3 +27,18 @@ def test_the_sign_turns_with_the_order():
     assert forth.delta == -back.delta
     assert (forth.low, forth.high) == pytest.approx((-back.high, -back.low))
     assert forth.p == back.p
+
+
+def test_classes_are_told_apart_by_batch_where_they_have_several():
+    shape = circuits.GraphShape(1, 1, 1)
+    labels = [{"class": "known", "batch": 0}] * 2 + [{"class": "new", "batch": 1}] + [{"class": "new", "batch": 2}] * 2
+    graph = circuits.AttributionGraph(
+        scores=np.zeros((5, *shape.mask.shape)),
+        shape=shape,
+        clean_metric=np.zeros(5),
+        corrupt_metric=np.zeros(5),
+        answer_rank=np.array([0, 3, 0, 1, 1]),
+        group=np.arange(5),
+        labels=tuple(labels),
+    )
+    assert recall_by_class(graph) == {"known": (0.5, 2), "new 1": (1.0, 1), "new 2": (0.0, 2)}
