@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from circuits.graph import Circuit, Floats, GraphShape, require_same_shape
 from circuits.noise import EdgeTests, paired_global_p, paired_tests, unpaired_global_p, welch_tests
-from circuits.profile import ProfileChange, profile_changes
+from circuits.profile import LARGE, ProfileChange, profile_changes
 from circuits.scores import AttributionGraph
 from circuits.similarity import Similarity, similarities
 
@@ -239,7 +239,7 @@ def diff(
     q: float = 0.05,
     n_edges: int | None = None,
     pairing: Pairing = "paired",
-    splits: int = 24,
+    splits: int | None = None,
     seed: int = 0,
 ) -> GraphDiff:
     """Compare two stored graphs.
@@ -250,7 +250,7 @@ def diff(
         q: the false discovery rate that edges are held to, and the level of the global test.
         n_edges: size that the circuits are pruned from; by default 5 % of the edges, at least 20.
         pairing: ``paired`` compares fact by fact and needs identical facts; ``unpaired`` takes any.
-        splits: random halves for the noise floor.
+        splits: random halves for the noise floor; by default 24, and 4 for graphs of more than 200,000 edges.
         seed: of splits and permutations.
 
     Raises:
@@ -264,6 +264,7 @@ def diff(
     edges = scores_a.shape[1]
     n = min(edges, n_edges or max(20, round(DEFAULT_SHARE * edges)))
     paired = pairing == "paired"
+    splits = splits or (24 if edges <= LARGE else 4)
     writers_a, writers_b = a.scores.sum(2, dtype=np.float64), b.scores.sum(2, dtype=np.float64)
     if paired:
         difference = scores_b - scores_a

@@ -57,7 +57,8 @@ def _tests(delta: Floats, error: Floats, freedom: Floats, level: float) -> EdgeT
     with np.errstate(invalid="ignore", divide="ignore"):
         statistic = np.abs(delta) / error
     p = np.where(delta == 0, 1.0, 2 * t.sf(np.nan_to_num(statistic, nan=0.0, posinf=np.inf), freedom))
-    half = t.ppf((1 + level) / 2, freedom) * error
+    widths, place = np.unique(freedom.round(2), return_inverse=True)
+    half = t.ppf((1 + level) / 2, widths)[place] * error
     return EdgeTests(delta, delta - half, delta + half, p, false_discovery_control(p))
 
 
