@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -85,20 +86,24 @@ class Series:
         Within a stage and branch it is the one before. The first of a branch continues the end of the stage before
         it, in the same branch where that stage has it, otherwise in every branch (several: a merge).
         """
-        line = [c for c in self.checkpoints if (c.stage, c.branch) == (checkpoint.stage, checkpoint.branch)]
-        place = line.index(checkpoint)
-        if place:
-            return (line[place - 1],)
-        stages = list(dict.fromkeys(c.stage for c in self.checkpoints))
-        before = stages.index(checkpoint.stage) - 1
-        if before < 0:
-            return ()
-        ends = {c.branch: c for c in self.checkpoints if c.stage == stages[before]}
-        return (ends[checkpoint.branch],) if checkpoint.branch in ends else tuple(ends.values())
+        return self._lineage()[checkpoint]
+
+    def _lineage(self) -> dict[Checkpoint, tuple[Checkpoint, ...]]:
+        lines: dict[str | None, dict[str | None, list[Checkpoint]]] = {}
+        for checkpoint in self.checkpoints:
+            lines.setdefault(checkpoint.stage, {}).setdefault(checkpoint.branch, []).append(checkpoint)
+        parents: dict[Checkpoint, tuple[Checkpoint, ...]] = {}
+        ends: dict[str | None, Checkpoint] = {}
+        for branches in lines.values():
+            for branch, line in branches.items():
+                parents[line[0]] = (ends[branch],) if branch in ends else tuple(ends.values())
+                parents |= {after: (before,) for before, after in pairwise(line)}
+            ends = {branch: line[-1] for branch, line in branches.items()}
+        return parents
 
     def paths(self) -> tuple[tuple[Checkpoint, ...], ...]:
         """Every line of descent from a first checkpoint to one that nothing continues, in training order."""
-        parents = {checkpoint: self.parents(checkpoint) for checkpoint in self.checkpoints}
+        parents = self._lineage()
         continued = {parent for found in parents.values() for parent in found}
 
         open_paths: list[tuple[Checkpoint, ...]] = [
@@ -117,9 +122,10 @@ class Series:
         import networkx as nx
 
         graph: nx.DiGraph[str] = nx.DiGraph()
+        parents = self._lineage()
         for checkpoint in self.checkpoints:
             graph.add_node(checkpoint.label, step=checkpoint.step, stage=checkpoint.stage, branch=checkpoint.branch)
-            graph.add_edges_from((parent.label, checkpoint.label) for parent in self.parents(checkpoint))
+            graph.add_edges_from((parent.label, checkpoint.label) for parent in parents[checkpoint])
         return graph
 
     def select(self, words: str) -> "Series":
