@@ -22,9 +22,7 @@ ARRAYS_FILE = "arrays.safetensors"
 FORMAT = 1
 
 
-def write_artifact(
-    folder: Path | str, kind: str, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> Path:
+def write_artifact(folder: Path | str, kind: str, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Path:
     """Write one result folder atomically, replacing an older one of the same name.
 
     Args:
@@ -45,9 +43,7 @@ def write_artifact(
             f"cannot write a result to {folder}: {error.strerror}; choose another place with --store"
         ) from error
     try:
-        save_file(
-            {name: np.ascontiguousarray(array) for name, array in arrays.items()}, scratch / ARRAYS_FILE
-        )
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, scratch / ARRAYS_FILE)
         document = {"format": FORMAT, "kind": kind, **meta}
         (scratch / RESULT_FILE).write_text(json.dumps(document, indent=1, sort_keys=True), encoding="utf-8")
         scratch.chmod(0o755)

@@ -108,24 +108,29 @@ class _Downloads:
                 old.hub.drop()
 
 
+def _hashes(checkpoint: Checkpoint) -> tuple[str, str | None]:
+    """What must stay the same for a model and its tokenizer to be used again."""
+    return checkpoint.config_hash, checkpoint.tokenizer_hash
+
+
 class _Live:
     """A model that is to hold one checkpoint after the other."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
-        self.config_hash = loaded.checkpoint.config_hash
+        self.hashes = _hashes(loaded.checkpoint)
         self.tensors = _tensors(loaded.model)
         self.names = frozenset(self.tensors)
         self.direct = _matches_file(loaded.checkpoint, self.tensors)
 
     def accepts(self, checkpoint: Checkpoint) -> bool:
-        """Whether the model is as it was loaded, and the checkpoint of the same config."""
+        """Whether the model is as it was loaded, and the checkpoint of the same config and tokenizer."""
         now = _tensors(self.loaded.model)
         if any(tensor.is_meta for tensor in now.values()):
             return False  # kept on disk by a device map: there is nothing to put weights into
         intact = now.keys() == self.names and all(now[name] is tensor for name, tensor in self.tensors.items())
         with suppress(DriftError):
-            return intact and not self.loaded.model.training and checkpoint.config_hash == self.config_hash
+            return intact and not self.loaded.model.training and _hashes(checkpoint) == self.hashes
         return False
 
     def read(self, checkpoint: Checkpoint) -> "dict[str, torch.Tensor] | None":

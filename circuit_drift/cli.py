@@ -1,4 +1,4 @@
-"""The command line: ``circuit-drift run | diff | report | monitor | evolve | audit | show``.
+"""The command line: ``circuit-drift run | diff | report | monitor | evolve | audit | train | show``.
 
 Exit status: 0 = done (``diff``: no significant difference), 1 = ``diff`` found a significant difference, 2 = trouble,
 130 = interrupted. Results go to standard output, everything else to standard error.
@@ -189,7 +189,7 @@ def audit_series(
     from checkpoints.audit import audit
     from circuit_drift.render import print_audit
 
-    report = audit(open_series(series), values=not metadata, progress=sys.stderr.isatty())
+    report = audit(open_series(series), values=False if metadata else None, progress=sys.stderr.isatty())
     if as_json:
         typer.echo(report.to_json())
     else:
@@ -228,6 +228,20 @@ def evolve(
     from circuit_drift.render import print_evolution
 
     print_evolution(*follow(circuit_drift.load_run(store, name), stage))
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML: model, documents, a [[strategy]] each.")],
+    out: Annotated[Path, typer.Option("--out", help="Where the series and their store are written.")],
+) -> None:
+    """Continual pre-training under every strategy of a config, probed as it goes; print their comparison as CSV."""
+    from circuit_drift.lab.cpt.comparison import comparison_frame
+    from circuit_drift.lab.cpt.config import load_config
+    from circuit_drift.lab.cpt.runner import run_all
+
+    run_all(load_config(config), out)
+    typer.echo(comparison_frame(out).to_csv(index=False, float_format="%.4g"))
 
 
 @app.command()

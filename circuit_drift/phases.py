@@ -6,10 +6,13 @@ import numpy as np
 
 from checkpoints import BadPrompt
 from circuit_drift.recall import FEWEST, only
+from circuit_drift.store import Store, key_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import circuits
-    from circuit_drift.sweep import Run
+    from circuit_drift.sweep import Point, Run
 
 
 def evolve(run: "Run", stage: str | None = None) -> "tuple[circuits.Evolution, str]":
@@ -24,8 +27,6 @@ def evolve(run: "Run", stage: str | None = None) -> "tuple[circuits.Evolution, s
     Raises:
         BadPrompt: fewer than two checkpoints with a step and a circuit.
     """
-    import circuits
-
     chosen = [point for point in run if stage is None or point.stage == stage]
     traced = [(p.step, p.circuit) for p in chosen if p.step is not None and p.circuit is not None]
     if len(traced) < 2:
@@ -34,9 +35,24 @@ def evolve(run: "Run", stage: str | None = None) -> "tuple[circuits.Evolution, s
     graphs = [graph for _, graph in traced]
     every = f"all {len(graphs[0])} facts"
     if any(len(graph.scores) != len(graph) for graph in graphs):
-        return circuits.evolve(traced), every
+        return _stored(run, chosen, traced), every
     ever = np.flatnonzero(np.any([graph.answer_rank == 0 for graph in graphs], axis=0))
     if len(ever) < FEWEST:
-        return circuits.evolve(traced), every
+        return _stored(run, chosen, traced), every
     kept = [(step, only(graph, ever)) for step, graph in traced]
-    return circuits.evolve(kept), f"the {len(ever)} of {len(graphs[0])} facts recalled at some checkpoint"
+    return _stored(run, chosen, kept), f"the {len(ever)} of {len(graphs[0])} facts recalled at some checkpoint"
+
+
+def _stored(
+    run: "Run", points: "Sequence[Point]", traced: "Sequence[tuple[int, circuits.AttributionGraph]]"
+) -> "circuits.Evolution":
+    """`circuits.evolve`, kept in the run's store: its permutations take longer than all else that needs no model."""
+    import circuits
+
+    key = key_of({"version": 1, "circuits": [point.keys.get("circuit") for point in points]})
+    store = Store(run.store)
+    if store.has("evolution", key):
+        return circuits.Evolution.load(store.folder("evolution", key))
+    evolution = circuits.evolve(traced)
+    evolution.save(store.folder("evolution", key))
+    return evolution

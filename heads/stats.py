@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,10 +42,15 @@ def cluster_means(values: Floats, cluster: NDArray[np.integer]) -> Floats:
     return np.stack([nanmean(values[cluster == c]) for c in np.unique(cluster)])
 
 
+@lru_cache(maxsize=8)
 def resampling(units: int, *, draws: int = 2000, seed: int = 0) -> Floats:
-    """[draws, units] how often each unit is drawn, with replacement; share it to keep several metrics paired."""
-    weights = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=draws)
-    return weights.astype(np.float64)
+    """[draws, units] how often each unit is drawn, with replacement; share it to keep several metrics paired.
+
+    The same for the same arguments, and read-only: every head of every checkpoint is resampled alike.
+    """
+    weights = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=draws).astype(np.float64)
+    weights.flags.writeable = False
+    return weights
 
 
 def resampled_means(values: Floats, cluster: NDArray[np.integer], weights: Floats) -> Floats:

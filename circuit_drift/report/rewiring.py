@@ -121,9 +121,10 @@ def rewiring_figure(run: "Run", frame: "pd.DataFrame") -> "go.Figure":
 
 def _overlap(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> "circuits.Similarity":
     """The Jaccard overlap at the circuits' own size, on the facts that either recalls."""
-    import circuits
+    from circuits.comparison import DEFAULT_SHARE
+    from circuits.similarity import similarities
 
     first, second, _ = recalled_by_either(a, b)
-    found = circuits.diff(first, second).similarity
-    overlaps = [similarity for similarity in found if similarity.measure.startswith("Jaccard")]
-    return overlaps[len(overlaps) // 2]
+    sizes = [max(20, round(DEFAULT_SHARE * first.edge_scores.shape[1]))]
+    weights = (first.unit_sizes.astype(float), second.unit_sizes.astype(float))
+    return similarities(first.edge_scores, second.edge_scores, weights=weights, sizes=sizes)[0]
