@@ -3,9 +3,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import circuit_drift
 from checkpoints import BadPrompt, DriftError, StoreError, open_checkpoint, open_series
+from circuit_drift.cli import app
 from circuit_drift.lab import probes
 from circuit_drift.lab.build import save_checkpoint
 from circuit_drift.lab.cpt import (
@@ -22,7 +24,6 @@ from circuit_drift.lab.cpt import (
     strategy_ledgers,
     write_documents,
 )
-from circuit_drift.lab.cpt.__main__ import main
 from circuit_drift.lab.train import build_model
 
 
@@ -190,13 +191,13 @@ freeze = ["model.embed*"]
 """
 
 
-def test_configs_are_read_and_run(place, tmp_path, monkeypatch, capsys):
+def test_configs_are_read_and_run(place, tmp_path):
     (place / "config.toml").write_text(CONFIG)
     config = load_config(place / "config.toml")
     assert config.strategies == (Strategy("full", lr=0.01, freeze=("model.embed*",)),)
-    monkeypatch.setattr("sys.argv", ["cpt", str(place / "config.toml"), "--out", str(tmp_path)])
-    main()
-    assert capsys.readouterr().out.startswith("strategy,epoch,step,")
+    done = CliRunner().invoke(app, ["train", str(place / "config.toml"), "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("strategy,epoch,step,")
 
 
 @pytest.mark.parametrize(
@@ -220,12 +221,10 @@ def test_configs_that_cannot_work_are_refused(place, change, reason):
         load_config(place / "bad.toml")
 
 
-def test_an_error_is_one_sentence_on_the_command_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["cpt", str(tmp_path / "none.toml"), "--out", str(tmp_path)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    assert "cannot read the config" in capsys.readouterr().err
+def test_an_error_is_one_sentence_on_the_command_line(tmp_path):
+    done = CliRunner().invoke(app, ["train", str(tmp_path / "none.toml"), "--out", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "cannot read the config" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Continual pre-training under several strategies, each a small declarative value, probed at every epoch.
 
-    python -m circuit_drift.lab.cpt CONFIG.toml --out DIR
+    circuit-drift train CONFIG.toml --out DIR
 
 Each strategy leaves a series of checkpoints that the rest of the toolkit reads, and a run in a store beside it.
 """
