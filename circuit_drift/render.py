@@ -116,7 +116,7 @@ def print_series(series: "Series") -> None:
             "step": checkpoint.step,
             "stage": checkpoint.stage,
             "tokens": checkpoint.tokens,
-            "MB": sum(file.stat().st_size for file in checkpoint.fetch().path.iterdir() if file.is_file()) / 1e6,
+            "MB": sum(file.stat().st_size for file in checkpoint.fetch().iterdir() if file.is_file()) / 1e6,
             "weights": checkpoint.weights_hash[:12],
         }
         for checkpoint in series
