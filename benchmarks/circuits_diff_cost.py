@@ -1,6 +1,6 @@
 """Seconds and memory of a diff of two stored graphs with all its statistics: GPT-2-small and 8B shapes.
 
-    OMP_NUM_THREADS=1 python benchmarks/circuits_diff_cost.py
+OMP_NUM_THREADS=1 python benchmarks/circuits_diff_cost.py
 """
 
 import resource

@@ -108,13 +108,13 @@ def prompts_for(
         length=length,
         depths=tuple(depths),
         seed=seed,
-        origin=str(needles) if needles else "built-in needles",
+        origin=_origin(needles) if needles else "built-in needles",
     )
     return Prompts(
         needles=source,
         facts=FactSource(
             facts=circuits.load_facts(facts) if facts else circuits.default_facts(),
-            origin=str(facts) if facts else "built-in facts",
+            origin=_origin(facts) if facts else "built-in facts",
         ),
     )
 
@@ -122,6 +122,11 @@ def prompts_for(
 def _beside(folder: Path, name: str) -> Path | None:
     candidates = (folder / name, folder.parent / name)
     return next((path for path in candidates if path.is_file()), None)
+
+
+def _origin(path: Path) -> str:
+    """A file's name with its folder's: enough to know it by, and no path of one machine in a report."""
+    return f"{path.resolve().parent.name}/{path.name}"
 
 
 def _read_text(path: Path) -> str:

@@ -101,9 +101,10 @@ def recall_figure(run: "Run") -> "go.Figure":
         )
     figure.update_yaxes(title_text="fact recall (top token)", range=[-0.03, 1.03])
     last = points[-1][1]
+    best, worst = max(last, key=lambda name: last[name][0]), min(last, key=lambda name: last[name][0])
     theme.dress(
         figure,
-        title="Fact recall at the end: " + ", ".join(f"{name} {share:.2f}" for name, (share, _) in last.items()),
+        title=f"Fact recall at the end: {best} {last[best][0]:.2f}, {worst} {last[worst][0]:.2f}",
         subtitle="share of facts whose answer is the top token of the clean prompt; bars are Wilson 95 % intervals",
     )
     return over_checkpoints(figure, run)
