@@ -1,4 +1,4 @@
-"""The command line: ``circuit-drift run | diff | report | monitor | evolve | audit | train | show``.
+"""The command line: ``circuit-drift run | diff | heads | report | monitor | evolve | audit | train | show``.
 
 Exit status: 0 = done (``diff``: no significant difference), 1 = ``diff`` found a significant difference, 2 = trouble,
 130 = interrupted. Results go to standard output, everything else to standard error.
@@ -119,6 +119,43 @@ def run(
     print_run(result)
     if html:
         typer.echo(result.report(html))
+
+
+@app.command("heads")
+def retrieval_heads(
+    series: SeriesArgument,
+    steps: Annotated[str, typer.Option("--steps", help="Which checkpoints, as for run.")] = "last",
+    top: Annotated[int, typer.Option("--top", help="How many heads to show of each.", min=1)] = 15,
+    as_json: Annotated[
+        bool, typer.Option("--json", help='Print {"layer-head": [scores]} of the last one, as other tools load it.')
+    ] = False,
+    store: StoreOption = None,
+    needles: NeedlesOption = None,
+    haystack: HaystackOption = None,
+    length: LengthOption = 256,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+) -> None:
+    """Score the heads of chosen checkpoints: which retrieve, with their intervals."""
+    import circuit_drift
+    from checkpoints import open_series
+    from circuit_drift.render import print_heads
+    from circuit_drift.store import Store
+    from circuit_drift.sweep import measure_each
+
+    chosen = open_series(series).select(steps)
+    prompts = circuit_drift.prompts_for(chosen.path, needles=needles, haystack=haystack, length=length, seed=seed)
+    points = measure_each(
+        chosen.checkpoints, Store.open(store), prompts, measures=["heads"], device=device, dtype=dtype
+    )
+    scored = [(point.label, point.heads) for point in points if point.heads is not None]
+    if not scored:
+        raise DriftError(f"no checkpoint of {chosen.name} could be scored; the reasons are above")
+    if as_json:
+        typer.echo(json.dumps(scored[-1][1].to_head_lists()))
+    else:
+        print_heads(scored, top)
 
 
 @app.command()

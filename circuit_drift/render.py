@@ -58,6 +58,16 @@ def print_pair(pair: "PairDiff") -> None:
         console.print(_table(pair.circuit.similarity_frame(), title="Similarity of the two circuits"))
 
 
+def print_heads(scored: "Sequence[tuple[str, heads.RetrievalScores]]", top: int) -> None:
+    """The leading heads of each checkpoint with their intervals and the main detectors."""
+    console = _console()
+    for label, scores in scored:
+        console.print(f"• step {label}: {scores.summary()}", soft_wrap=True)
+        frame = scores.to_frame().sort_values("score", ascending=False, kind="stable").head(top)
+        wanted = ["name", "n", "score", "low", "high", "accepted_mean", "chance", "needle_mass", "activation"]
+        console.print(_table(frame[[c for c in wanted if c in frame]], title="Leading heads"))
+
+
 def print_audit(report: "AuditReport") -> None:
     """The audit's summary, then a finding a line with its evidence in public."""
     console = _console()

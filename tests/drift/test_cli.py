@@ -196,3 +196,13 @@ def test_stored_results_need_no_torch(tiny_series, measured, tmp_path, command):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_heads_lists_the_leading_heads_and_exports_them(tiny_series, measured):
+    options = [str(tiny_series), "--store", str(measured), "--length", "64"]
+    shown = runner.invoke(app, ["heads", *options, "--top", "3"])
+    assert shown.exit_code == 0, shown.output
+    assert "step 100" in shown.stdout
+    lists = json.loads(runner.invoke(app, ["heads", *options, "--json"]).stdout)
+    assert set(lists) == {f"{layer}-{head}" for layer in (0, 1) for head in range(4)}
+    assert all(len(scores) == 30 for scores in lists.values())
