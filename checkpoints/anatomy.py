@@ -391,8 +391,7 @@ def _norm_roles(layer: nn.Module) -> dict[str, nn.Module | None]:
         post = ("post_attention_layernorm", "post_feedforward_layernorm")
         pre_mlp = first("pre_feedforward_layernorm")
     else:
-        post = ("", "")
-        pre_mlp = first("post_attention_layernorm", "ln_2", "ln_mlp")
+        post, pre_mlp = ("", ""), first("post_attention_layernorm", "ln_2", "ln_mlp")
     return {
         "attention": first("input_layernorm", "ln_1", "ln_attn"),
         "mlp": pre_mlp,

