@@ -1,7 +1,8 @@
 """Figures in one fixed layout: head index on x with the MLPs at the right, layer on y, input below, logits on top.
 
 The layout depends on the architecture alone, so that any two figures can be laid over each other. Edges of one kind
-form one trace; hover texts sit on their midpoints. Figures are returned, never shown.
+share a legend entry and are the wider, the stronger; hover texts sit on their midpoints. Figures are returned, never
+shown.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#767676"
 GHOST = "#DDDDDD"
+WIDTHS = ((0.0, 1.2), (0.15, 2.4), (0.4, 4.0))
+"""From which share of the largest score or change on an edge is drawn how wide, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +77,11 @@ def diff_figure(diff: "GraphDiff", n: int = 100) -> "go.Figure":
         for i, (w, r) in ((i, names[i]) for i in shown)
     }
     figure = _canvas(diff.shape, [names[i] for i in shown])
+    largest = float(np.abs(diff.delta[shown]).max(initial=0)) or 1.0
     for kind, style in STYLES.items():
         chosen = [i for i in shown if status[i] == kind]
-        _add_edges(figure, diff.shape, kind, style, [names[i] for i in chosen], [texts[i] for i in chosen])
+        sizes = np.abs(diff.delta[chosen]) / largest
+        _add_edges(figure, diff.shape, kind, style, [names[i] for i in chosen], [texts[i] for i in chosen], sizes)
     counts = diff.counts
     gained, lost = counts["gained"], counts["lost"]
     dress(
@@ -95,10 +100,12 @@ def circuit_figure(circuit: Circuit, n: int = 150) -> "go.Figure":
     strongest = np.argsort(-np.abs(scores), kind="stable")[:n]
     pairs = [(circuit.shape.writers[rows[i]], circuit.shape.readers[columns[i]]) for i in strongest]
     figure = _canvas(circuit.shape, pairs)
+    largest = float(np.abs(scores[strongest]).max(initial=0)) or 1.0
     for kind, style in SIGNS.items():
         chosen = [k for k, i in enumerate(strongest) if (scores[i] > 0) == (kind == "raises")]
         texts = [f"{pairs[k][0]} → {pairs[k][1]}<br>{scores[strongest[k]]:+.3g}" for k in chosen]
-        _add_edges(figure, circuit.shape, f"{kind} it", style, [pairs[k] for k in chosen], texts)
+        sizes = np.abs(scores[strongest[chosen]]) / largest
+        _add_edges(figure, circuit.shape, f"{kind} it", style, [pairs[k] for k in chosen], texts, sizes)
     dress(
         figure,
         title=f"Circuit of {circuit.n_edges:,} edges over {len(circuit.nodes)} nodes",
@@ -191,24 +198,40 @@ def _add_edges(
     style: Style,
     edges: Sequence[tuple[str, str]],
     texts: Sequence[str],
+    sizes: NDArray[np.floating],
 ) -> None:
-    """One class of edges: one trace of lines, one of midpoints that carry the hover texts."""
+    """One class of edges: a trace of lines for each width in use, one of midpoints that carry the hover texts.
+
+    Args:
+        figure: what to draw on.
+        shape: the graph.
+        name: of the class, for the legend.
+        style: of the class.
+        edges: (writer, reader) pairs.
+        texts: one for each edge.
+        sizes: one for each edge, as a share of the largest in the figure; the wider the line.
+    """
     if not edges:
         return
+    shown: bool | str = "legendonly" if style.folded else True
     starts = np.array([position(shape, writer) for writer, _ in edges])
     ends = np.array([position(shape, reader) for _, reader in edges])
     middles = (starts + ends) / 2
-    figure.add_scatter(
-        x=_broken(starts[:, 0], ends[:, 0]),
-        y=_broken(starts[:, 1], ends[:, 1]),
-        mode="lines",
-        line={"color": style.colour, "dash": style.dash, "width": 1.5},
-        opacity=0.6,
-        hoverinfo="skip",
-        name=f"{name} ({len(edges)})",
-        legendgroup=name,
-        visible="legendonly" if style.folded else True,
-    )
+    steps = np.digitize(sizes, [step for step, _ in WIDTHS[1:]])
+    for place, step in enumerate(np.unique(steps)):
+        chosen = steps == step
+        figure.add_scatter(
+            x=_broken(starts[chosen, 0], ends[chosen, 0]),
+            y=_broken(starts[chosen, 1], ends[chosen, 1]),
+            mode="lines",
+            line={"color": style.colour, "dash": style.dash, "width": WIDTHS[step][1]},
+            opacity=0.6,
+            hoverinfo="skip",
+            name=f"{name} ({len(edges)})",
+            legendgroup=name,
+            showlegend=place == 0,
+            visible=shown,
+        )
     figure.add_scatter(
         x=middles[:, 0],
         y=middles[:, 1],
@@ -217,7 +240,7 @@ def _add_edges(
         text=list(texts),
         hovertemplate="%{text}<extra></extra>",
         legendgroup=name,
-        visible="legendonly" if style.folded else True,
+        visible=shown,
         showlegend=False,
     )
 

@@ -116,7 +116,8 @@ def rewiring_figure(run: "Run", frame: "pd.DataFrame") -> "go.Figure":
         subtitle="a line below the grey band is real rewiring; inside it, other prompts would have changed as much",
         height=640,
     )
-    return over_checkpoints(figure, run)
+    over_checkpoints(figure, run).update_xaxes(title_text="", row=1, col=1)
+    return figure
 
 
 def _overlap(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> "circuits.Similarity":

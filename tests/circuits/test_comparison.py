@@ -115,7 +115,12 @@ def test_verdict_frames_and_figures_are_computed():
     lines = [trace for trace in figure.data if trace.mode == "lines"]
     shown = {trace.name.split(" (")[0] for trace in lines}
     assert shown <= {"gained", "lost", "strengthened", "weakened", "flipped", "kept", "uncertain"}
-    assert len(figure.data) == 2 + 2 * len(lines)
+    assert len(figure.data) == 2 + len(lines) + len(shown), "nodes idle and in use, lines, midpoints of each class"
+    assert sum(trace.showlegend for trace in lines) == len(shown), "one legend entry a class"
+    drawn = sum(list(trace.x).count(None) for trace in lines)
+    assert drawn == sum(found.counts[name] for name in shown)
+    widest = max(lines, key=lambda trace: trace.line.width)
+    assert widest.line.width > min(trace.line.width for trace in lines)
 
 
 def test_profile_knows_depth_and_spread():
