@@ -1,6 +1,7 @@
 """How results look: in a terminal, as JSON, in a notebook."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -197,8 +198,15 @@ def _console() -> "Console":
     """Standard output; wide enough for every column where it is no terminal."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDE)
+    class Output(Console):
+        """Goes quiet when its reader has gone, so that the command still ends with its own exit status."""
+
+        def on_broken_pipe(self) -> None:
+            with suppress(SystemExit):
+                super().on_broken_pipe()
+
+    console = Output(highlight=False)
+    return console if console.is_terminal else Output(highlight=False, width=WIDE)
 
 
 def _table(frame: "pd.DataFrame", *, title: str) -> Any:

@@ -206,3 +206,11 @@ def test_heads_lists_the_leading_heads_and_exports_them(tiny_series, measured):
     lists = json.loads(runner.invoke(app, ["heads", *options, "--json"]).stdout)
     assert set(lists) == {f"{layer}-{head}" for layer in (0, 1) for head in range(4)}
     assert all(len(scores) == 30 for scores in lists.values())
+
+
+def test_a_reader_that_leaves_early_does_not_change_the_exit_status(tiny_series, measured):
+    folder = str(tiny_series / "checkpoint-10")
+    command = [sys.executable, "-m", "circuit_drift.cli", "diff", folder, folder, "--store", str(measured)]
+    process = subprocess.Popen([*command, "--length", "64"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0
