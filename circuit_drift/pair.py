@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints import CheckpointMismatch, open_checkpoint
 from checkpoints.compat import require_same_model
+from circuit_drift.measures import MEASURES
 from circuit_drift.prompts import Prompts, prompts_for
-from circuit_drift.recall import recall_change, recalled_by_either
+from circuit_drift.recall import recall_change, recalled
 from circuit_drift.store import Store
-from circuit_drift.sweep import MEASURES, Point, measure_each
+from circuit_drift.sweep import Point, measure_each
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,8 +150,8 @@ def compare(a: Point, b: Point, *, q: float = 0.05) -> PairDiff:
     rewired, facts = None, ""
     if a.circuit is not None and b.circuit is not None:
         behaviour.append(recall_change(a.circuit.answer_rank == 0, b.circuit.answer_rank == 0))
-        *graphs, facts = recalled_by_either(a.circuit, b.circuit)
-        rewired = circuits.diff(*graphs, q=q)
+        (before, after), facts = recalled([a.circuit, b.circuit], "at A or B")
+        rewired = circuits.diff(before, after, q=q)
     return PairDiff(
         a=a, b=b, q=q, behaviour=tuple(behaviour), heads=compared, circuit=rewired, facts=facts, missing=missing
     )

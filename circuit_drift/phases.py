@@ -2,24 +2,21 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from checkpoints import BadPrompt
-from circuit_drift.recall import FEWEST, only
+from circuit_drift.recall import recalled
 from circuit_drift.store import Store, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import circuits
-    from circuit_drift.sweep import Point, Run
+    from circuit_drift.sweep import Run
 
 
 def evolve(run: "Run", stage: str | None = None) -> "tuple[circuits.Evolution, str]":
     """Follow the circuit over a run or one of its stages; see `circuits.evolve`.
 
-    A fact that no checkpoint recalls has a logit difference of arbitrary sign throughout and says nothing about a
-    circuit; such facts are left out where at least eight others remain.
+    Facts that no checkpoint recalls are left out, as in a diff; see `circuit_drift.recall.recalled`.
 
     Returns:
         the evolution, and the choice of facts in words.
@@ -32,27 +29,21 @@ def evolve(run: "Run", stage: str | None = None) -> "tuple[circuits.Evolution, s
     if len(traced) < 2:
         where = f"stage {stage} of {run.name}" if stage else run.name
         raise BadPrompt(f"{where} has {len(traced)} checkpoints with a circuit and a step; an evolution needs two")
-    graphs = [graph for _, graph in traced]
-    every = f"all {len(graphs[0])} facts"
-    if any(len(graph.scores) != len(graph) for graph in graphs):
-        return _stored(run, chosen, traced), every
-    ever = np.flatnonzero(np.any([graph.answer_rank == 0 for graph in graphs], axis=0))
-    if len(ever) < FEWEST:
-        return _stored(run, chosen, traced), every
-    kept = [(step, only(graph, ever)) for step, graph in traced]
-    return _stored(run, chosen, kept), f"the {len(ever)} of {len(graphs[0])} facts recalled at some checkpoint"
+    graphs, facts = recalled([graph for _, graph in traced], "at some checkpoint")
+    steps = [step for step, _ in traced]
+    keys = [point.keys["circuit"] for point in chosen if point.step is not None and point.circuit is not None]
+    return _stored(Store(run.store), key_of({"version": 1, "steps": steps, "circuits": keys}), steps, graphs), facts
 
 
 def _stored(
-    run: "Run", points: "Sequence[Point]", traced: "Sequence[tuple[int, circuits.AttributionGraph]]"
+    store: Store, key: str, steps: "Sequence[int]", graphs: "Sequence[circuits.AttributionGraph]"
 ) -> "circuits.Evolution":
-    """`circuits.evolve`, kept in the run's store: its permutations take longer than all else that needs no model."""
+    """`circuits.evolve`, kept in the store: its permutations take longer than all else that needs no model."""
     import circuits
 
-    key = key_of({"version": 1, "circuits": [point.keys.get("circuit") for point in points]})
-    store = Store(run.store)
+    folder = store.folder("evolution", key)
     if store.has("evolution", key):
-        return circuits.Evolution.load(store.folder("evolution", key))
-    evolution = circuits.evolve(traced)
-    evolution.save(store.folder("evolution", key))
+        return circuits.Evolution.load(folder)
+    evolution = circuits.evolve(zip(steps, graphs, strict=True))
+    evolution.save(folder)
     return evolution

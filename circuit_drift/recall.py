@@ -1,5 +1,6 @@
 """Which facts a checkpoint recalls, how that changes, and the facts a circuit diff is about."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from heads.comparison import Change
 
 if TYPE_CHECKING:
     import circuits
+
+FEWEST = 8
 
 
 def recall_by_class(graph: "circuits.AttributionGraph") -> dict[str, tuple[float, int]]:
@@ -45,28 +48,29 @@ def recall_change(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Change:
     return Change("fact recall", float(a.mean()), float(b.mean()), delta, delta - half, delta + half, p)
 
 
-FEWEST = 8
+def recalled(
+    graphs: "Sequence[circuits.AttributionGraph]", where: str
+) -> "tuple[list[circuits.AttributionGraph], str]":
+    """Graphs over the facts that at least one of their checkpoints recalls.
 
+    A fact that none knows has a logit difference of arbitrary sign, and its edges are noise in all. The choice looks at
+    all graphs alike, so that a diff keeps its antisymmetry. With fewer than eight such facts, or scores kept for groups
+    of facts only, all facts are used.
 
-def recalled_by_either(
-    a: "circuits.AttributionGraph", b: "circuits.AttributionGraph"
-) -> "tuple[circuits.AttributionGraph, circuits.AttributionGraph, str]":
-    """Both graphs over the facts that at least one of the two checkpoints recalls.
-
-    A fact that neither knows has a logit difference of arbitrary sign, and its edges are noise in both. The choice
-    looks at A and B alike, so that the diff keeps its antisymmetry. With fewer than eight such facts, or scores kept
-    for groups of facts only, all facts are used.
+    Args:
+        graphs: measured on one set of facts.
+        where: how the checkpoints are called in the choice's words, as in ``"at A or B"``.
 
     Returns:
-        the two graphs, and the choice in words.
+        the graphs, and the choice in words.
     """
-    every = f"all {len(a)} facts"
-    if len(a) != len(b) or len(a.scores) != len(a) or len(b.scores) != len(b):
-        return a, b, every
-    either = np.flatnonzero((a.answer_rank == 0) | (b.answer_rank == 0))
-    if len(either) < FEWEST:
-        return a, b, f"{every} (fewer than {FEWEST} are recalled at A or B)"
-    return only(a, either), only(b, either), f"the {len(either)} of {len(a)} facts recalled at A or B"
+    facts = len(graphs[0])
+    if any(len(graph) != facts or len(graph.scores) != facts for graph in graphs):
+        return list(graphs), f"all {facts} facts"
+    ever = np.flatnonzero(np.any([graph.answer_rank == 0 for graph in graphs], axis=0))
+    if len(ever) < FEWEST:
+        return list(graphs), f"all {facts} facts (fewer than {FEWEST} are recalled {where})"
+    return [only(graph, ever) for graph in graphs], f"the {len(ever)} of {facts} facts recalled {where}"
 
 
 def only(graph: "circuits.AttributionGraph", facts: NDArray[np.integer]) -> "circuits.AttributionGraph":

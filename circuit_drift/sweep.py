@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["MEASURES", "Point", "Run", "build_measures", "load_run", "measure_each", "run"]
+__all__ = ["Point", "Run", "load_run", "measure_each", "point_record", "run"]
 
 ERRORS = 2
 AUDITED_BYTES = 4 << 30
@@ -204,7 +204,7 @@ def run(
     points: dict[int, Point] = {}
     for index, point in _finished(sweep, executor, Workforce(workers, gpus_per_worker), progress=progress):
         points[index] = point
-        store.write_run(series.name, {**record, "points": [_entry(points[i]) for i in sorted(points)]})
+        store.write_run(series.name, {**record, "points": [point_record(points[i]) for i in sorted(points)]})
     if not any(point.keys for point in points.values()):
         reasons = "; ".join(dict.fromkeys(reason for i in sorted(points) for reason in points[i].failures.values()))
         raise DriftError(f"no checkpoint of {series.name} could be measured: {reasons}")
@@ -297,7 +297,7 @@ def _audit(series: Series, *, strict: bool) -> list[str]:
     return told
 
 
-def _entry(point: Point) -> dict[str, Any]:
+def point_record(point: Point) -> dict[str, Any]:
     """What the store remembers of one point: its identity, and the keys of its results."""
     return {
         "name": point.name,

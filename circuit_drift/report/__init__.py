@@ -1,6 +1,6 @@
 """The report: one self-contained HTML page of a run or of a pair of checkpoints."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,8 @@ from circuit_drift.report.page import Section, write_page
 from circuit_drift.verdict import pair_verdict, run_verdict, stages
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from circuit_drift.pair import PairDiff
     from circuit_drift.sweep import Point, Run
 
@@ -27,11 +29,12 @@ def write_report(run: "Run", path: Path | str) -> Path:
     """
     from circuit_drift.table import run_frame
 
+    table = run_frame(run)
     pairs = [run.diff(a.name, b.name) for a, b in stage_ends(run)]
     sections = [
-        *_evolution(run),
+        *_evolution(run, table),
         *(section for pair in pairs for section in _pair_sections(pair, anchor=f"{pair.a.name}-{pair.b.name}")),
-        Section("checkpoints", "All checkpoints", frame=run_frame(run)),
+        Section("checkpoints", "All checkpoints", frame=table),
     ]
     return write_page(
         path,
@@ -74,11 +77,9 @@ def _headlines(pair: "PairDiff") -> Iterator[str]:
         yield f"Circuit, step {pair.a.label} → {pair.b.label}, on {pair.facts}: {pair.circuit.verdict}"
 
 
-def _evolution(run: "Run") -> Iterator[Section]:
+def _evolution(run: "Run", table: "pd.DataFrame") -> Iterator[Section]:
     from circuit_drift.report import evolution, rewiring
-    from circuit_drift.table import run_frame
 
-    table = run_frame(run)
     scored = next((point.heads for point in run if point.heads is not None), None)
     traced = next((point.circuit for point in run if point.circuit is not None), None)
     if scored is not None:
@@ -159,7 +160,7 @@ def _pair_sections(pair: "PairDiff", *, anchor: str) -> Iterator[Section]:
         )
 
 
-def _provenance(points: "tuple[Point, ...]", origins: object) -> list[tuple[str, str]]:
+def _provenance(points: "tuple[Point, ...]", origins: Mapping[str, str]) -> list[tuple[str, str]]:
     """What the numbers were computed from, as recorded in the results."""
     found: dict[str, dict[str, None]] = {}
     for point in points:
@@ -174,4 +175,4 @@ def _provenance(points: "tuple[Point, ...]", origins: object) -> list[tuple[str,
         result = point.heads or point.circuit
         if result is not None:
             hashes.append(f"{point.name}: {result.meta['provenance']['weights_hash'][:16]}")
-    return [*rows, ("weights (sha256)", ", ".join(hashes))]
+    return [*origins.items(), *rows, ("weights (sha256)", ", ".join(hashes))]

@@ -138,7 +138,7 @@ def head_map_figure(run: "Run") -> "go.Figure":
     figure.update_layout(
         sliders=[{"active": shown, "steps": steps, "currentvalue": {"prefix": "step "}, "pad": {"t": 40}}],
     )
-    counts = [int((z > THRESHOLD).sum()) for z in maps]
+    counts = [point.heads.count() for point in points if point.heads is not None]
     theme.dress(
         figure,
         title=f"Retrieval heads (score > {THRESHOLD}): {counts[0]} at the start, {max(counts)} at most, "

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuit_drift.recall import recalled_by_either
+from circuit_drift.recall import recalled
 from circuit_drift.report import theme
 from circuit_drift.report.evolution import over_checkpoints
 
@@ -125,7 +125,7 @@ def _overlap(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> 
     from circuits.comparison import DEFAULT_SHARE
     from circuits.similarity import similarities
 
-    first, second, _ = recalled_by_either(a, b)
+    (first, second), _ = recalled([a, b], "at either")
     sizes = [max(20, round(DEFAULT_SHARE * first.edge_scores.shape[1]))]
     weights = (first.unit_sizes.astype(float), second.unit_sizes.astype(float))
     return similarities(first.edge_scores, second.edge_scores, weights=weights, sizes=sizes)[0]

@@ -11,7 +11,8 @@ import pytest
 
 import circuit_drift
 from checkpoints import CorruptWeights, DriftError, StoreError, open_series
-from circuit_drift.sweep import build_measures, load_run
+from circuit_drift.measures import build_measures
+from circuit_drift.sweep import load_run
 
 SMALL = {"length": 64, "depths": (0.2, 0.8)}
 
@@ -117,7 +118,7 @@ def test_a_killed_run_loses_nothing_it_had_finished(tiny_series, store, how):
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 180
-    while not list(store.glob("heads/*/result.json")) and time.monotonic() < deadline:
+    while not list(store.glob("heads/[!.]*/result.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, how)
     _, errors = process.communicate(timeout=180)
@@ -125,12 +126,12 @@ def test_a_killed_run_loses_nothing_it_had_finished(tiny_series, store, how):
         assert process.returncode == 130
         assert "interrupted" in errors
         assert "Traceback" not in errors
-    finished = {path: path.stat().st_mtime_ns for path in store.glob("*/*/result.json")}
+    finished = {path: path.stat().st_mtime_ns for path in store.glob("*/[!.]*/result.json")}
     assert finished
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    assert len(list(store.glob("*/*/result.json"))) == 9
+    assert len(list(store.glob("*/[!.]*/result.json"))) == 9
 
 
 def test_weights_that_are_not_finite_are_refused(tiny_series, store, tmp_path):

@@ -6,14 +6,13 @@ store/lab/<name>/units.csv    scores of single units (facts) at every probe, for
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import BadPrompt, StoreError
 from circuit_drift.store import Store
-from circuit_drift.sweep import Point
+from circuit_drift.sweep import Point, point_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +74,7 @@ class Recorder:
         for rows in (self._points, self._log):
             rows[:] = [row for row in rows if int(row["step"]) != point.step]
         moment = {"step": point.step, "stage": point.stage or "", "tokens": point.tokens or ""}
-        self._points.append(_entry(point))
+        self._points.append(point_record(point))
         self._log.append({**moment, **scalars})
         rows = [{"step": point.step, **unit} for unit in units]
         if rows:
@@ -127,13 +126,6 @@ def units_table(frame: "pd.DataFrame") -> "Scores":
     constant = frame.groupby("unit")[labels].nunique(dropna=False).max() <= 1 if labels else []
     probe = "probe" if "probe" in frame else None
     return scores_from_frame(frame, probe=probe, labels=[label for label in labels if constant[label]])
-
-
-def _entry(point: Point) -> Row:
-    """What the store remembers of one point, as JSON."""
-    names = ("name", "step", "tokens", "stage", "failures", "keys")
-    entry: Row = json.loads(json.dumps({name: getattr(point, name) for name in names}, default=dict))
-    return entry
 
 
 def _csv(rows: list[Row]) -> str:
