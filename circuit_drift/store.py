@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints import StoreError
-from checkpoints.artifacts import RESULT_FILE
+from checkpoints.artifacts import RESULT_FILE, flush_to_disk
+from checkpoints.strict_json import dump_json, parse_json
 
 KEY_LENGTH = 24
 ENVIRONMENT = "CIRCUIT_DRIFT_STORE"
@@ -92,7 +93,8 @@ class Store:
         try:
             path.parent.mkdir(exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-                json.dump(record, file, indent=1)
+                file.write(dump_json(record, indent=1))
+            flush_to_disk(Path(file.name))
             Path(file.name).replace(path)
         except OSError as error:
             raise StoreError(f"cannot record the run in {path}: {error.strerror}") from error
@@ -110,7 +112,7 @@ class Store:
             known = ", ".join(path.stem for path in runs) or "none"
             raise StoreError(f"the store {self.path} holds no run {name or ''}; it knows: {known}")
         try:
-            record: dict[str, Any] = json.loads(chosen[-1].read_text(encoding="utf-8"))
+            record: dict[str, Any] = parse_json(chosen[-1].read_text(encoding="utf-8"))
         except ValueError as error:
             raise StoreError(f"{chosen[-1]} cannot be read ({error}); run the series again") from error
         return record

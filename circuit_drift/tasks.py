@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from checkpoints import Checkpoint, LoadedModel, StoreError
+from checkpoints import Checkpoint, LoadedModel
 from circuit_drift.claims import LEASE, Claims
 from circuit_drift.journal import Journal
 from circuit_drift.measures import Measure, read_result, store_key, with_provenance
@@ -40,11 +40,7 @@ class Task:
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any], store: Store) -> Any:
         """Compute the result from the checkpoint's model and earlier results of it, and store it."""
         result = with_provenance(self.measure.compute(loaded, earlier), loaded, self.measure)
-        try:
-            result.save(store.folder(self.name, self.key))
-        except StoreError:
-            if not self.stored(store):  # else another process finished the same result at this very moment
-                raise
+        result.save(store.folder(self.name, self.key))
         return result
 
 

@@ -1,10 +1,11 @@
 """What an audit found: findings with severity, evidence and the public case each kind is known from."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
+
+from checkpoints.strict_json import dump_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +120,7 @@ class AuditReport:
 
     def to_json(self) -> str:
         """`to_dict` as text."""
-        return json.dumps(self.to_dict(), indent=1)
+        return dump_json(self.to_dict(), indent=1)
 
     def to_frame(self) -> "pd.DataFrame":
         """One row per finding and checkpoint: severity, kind, checkpoint, message, reference."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import circuit_drift
-from checkpoints import DriftError, StoreError, open_series
+from checkpoints import DriftError, open_series
 from circuit_drift.executors import EXECUTORS, Workforce
 from circuit_drift.executors.crew import follow, starting_points
 from circuit_drift.executors.processes import environments, visible_gpus
@@ -182,22 +182,6 @@ def test_workers_that_cannot_be_kept_alive_end_the_sweep(tiny_series, tmp_path):
     sweep = new_sweep(tiny_series, tmp_path)
     with Progress(sweep, wanted=False) as bars, pytest.raises(DriftError, match=r"8 workers in a row died.*-9"):
         list(follow(sweep, NobodySurvives(), bars))
-
-
-def test_a_result_that_another_finished_meanwhile_is_kept(tiny_series, tmp_path, monkeypatch):
-    sweep = new_sweep(tiny_series, tmp_path)
-    list(work(sweep))
-    (task,) = sweep.tasks(0)
-
-    def too_late(*_args, **_kwargs):
-        raise StoreError("the folder is not empty")
-
-    monkeypatch.setattr("heads.RetrievalScores.save", too_late)
-    with open_series(tiny_series)[0].open() as loaded:
-        task.compute(loaded, {}, sweep.store)
-        shutil.rmtree(sweep.store.folder(task.name, task.key))
-        with pytest.raises(StoreError, match="not empty"):
-            task.compute(loaded, {}, sweep.store)
 
 
 def test_a_preempted_job_is_queued_again(tiny_series, tmp_path):
