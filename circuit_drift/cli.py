@@ -58,7 +58,7 @@ DtypeOption = Annotated[str, typer.Option("--dtype", help="Dtype of the forward 
 NeedlesOption = Annotated[Path | None, typer.Option("--needles", help="JSONL of needles. Default: the series' own.")]
 HaystackOption = Annotated[Path | None, typer.Option("--haystack", help="Text to hide them in.")]
 FactsOption = Annotated[
-    Path | None, typer.Option("--facts", help="JSONL of clean/corrupt facts. Default: the series' own.")
+    str | None, typer.Option("--facts", help="JSONL of clean/corrupt facts, or ioi. Default: the series' own.")
 ]
 LengthOption = Annotated[int, typer.Option("--length", help="Needle prompt length in tokens.", min=16)]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the haystack cut.")]

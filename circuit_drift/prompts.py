@@ -80,7 +80,7 @@ def prompts_for(
     *,
     needles: Path | None = None,
     haystack: Path | None = None,
-    facts: Path | None = None,
+    facts: Path | str | None = None,
     length: int = DEFAULT_LENGTH,
     depths: Sequence[float] = DEFAULT_DEPTHS,
     seed: int = 0,
@@ -91,7 +91,7 @@ def prompts_for(
         folder: a series folder, or a checkpoint folder (then its parent is looked at too).
         needles: a JSONL file of needles; asks for its own haystack or falls back to the built-in one.
         haystack: a text file.
-        facts: a JSONL file of clean/corrupt facts.
+        facts: a JSONL file of clean/corrupt facts, or the name of a built-in task (see `circuits.TASKS`).
         length: prompt length in tokens.
         depths: needle depths in [0, 1].
         seed: seed of the haystack cut.
@@ -112,11 +112,18 @@ def prompts_for(
     )
     return Prompts(
         needles=source,
-        facts=FactSource(
-            facts=circuits.load_facts(facts) if facts else circuits.default_facts(),
-            origin=_origin(facts) if facts else "built-in facts",
-        ),
+        facts=_fact_source(facts, seed),
     )
+
+
+def _fact_source(facts: Path | str | None, seed: int) -> FactSource:
+    if facts is None:
+        return FactSource(circuits.default_facts(), "built-in facts")
+    task = next((name for name in circuits.TASKS if name == str(facts)), None)
+    if task is not None:
+        return FactSource(circuits.task_facts(task, seed=seed), f"built-in task {task}")
+    path = Path(facts)
+    return FactSource(circuits.load_facts(path), _origin(path))
 
 
 def _beside(folder: Path, name: str) -> Path | None:

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from circuits.pruning import prune, random_circuits
     from circuits.scores import AttributionGraph
     from circuits.similarity import Similarity
+    from circuits.tasks import TASKS, Task, load_task, task_facts
     from circuits.transfers import Transfer, transfer
 
 _HOMES = {
+    "TASKS": "tasks",
     "AttributionGraph": "scores",
     "Circuit": "graph",
     "Evolution": "evolution",
@@ -31,6 +33,7 @@ _HOMES = {
     "GraphDiff": "comparison",
     "GraphShape": "graph",
     "Similarity": "similarity",
+    "Task": "tasks",
     "Transfer": "transfers",
     "attribute": "attribution",
     "completeness": "attribution",
@@ -42,11 +45,13 @@ _HOMES = {
     "faithfulness": "evaluation",
     "faithfulness_curve": "evaluation",
     "load_facts": "facts",
+    "load_task": "tasks",
     "minimal_circuit": "evaluation",
     "node_link": "exports",
     "prune": "pruning",
     "random_circuits": "pruning",
     "read_eap_json": "exports",
+    "task_facts": "tasks",
     "tokenize_facts": "facts",
     "transfer": "transfers",
     "write_eap_json": "exports",
@@ -54,6 +59,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "TASKS",
     "AttributionGraph",
     "Circuit",
     "Evolution",
@@ -64,6 +70,7 @@ __all__ = [
     "GraphDiff",
     "GraphShape",
     "Similarity",
+    "Task",
     "Transfer",
     "attribute",
     "completeness",
@@ -75,11 +82,13 @@ __all__ = [
     "faithfulness",
     "faithfulness_curve",
     "load_facts",
+    "load_task",
     "minimal_circuit",
     "node_link",
     "prune",
     "random_circuits",
     "read_eap_json",
+    "task_facts",
     "tokenize_facts",
     "transfer",
     "write_eap_json",

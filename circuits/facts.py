@@ -189,7 +189,7 @@ def _obstacle(clean: tuple[int, ...], corrupt: tuple[int, ...], answer: int, wro
 def _split(tokenizer: "PreTrainedTokenizerBase", prompt: str, answer: str, what: str) -> tuple[tuple[int, ...], int]:
     """Token ids of the prompt, and the one token that the answer adds to it."""
     space = "" if prompt[-1:].isspace() or answer[:1].isspace() else " "
-    ids, whole = _ids(tokenizer, prompt), _ids(tokenizer, prompt + space + answer)
+    ids, whole = prompt_ids(tokenizer, prompt), prompt_ids(tokenizer, prompt + space + answer)
     if whole[: len(ids)] != ids:
         raise BadPrompt(f"the {what} {answer!r} changes how the prompt's last word is split; end the prompt at a word")
     added = whole[len(ids) :]
@@ -201,7 +201,7 @@ def _split(tokenizer: "PreTrainedTokenizerBase", prompt: str, answer: str, what:
     return ids, added[0]
 
 
-def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[int, ...]:
+def prompt_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[int, ...]:
     """Ids of a text with the front token that the tokenizer adds by itself, and without one at the end."""
     plain = tokenizer(text, add_special_tokens=False).input_ids
     full = tokenizer(text).input_ids

@@ -1,0 +1,83 @@
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+import circuits
+from checkpoints.errors import BadPrompt
+from circuits import tasks
+from circuits.trace import make_batch
+
+
+def word_tokenizer(digits: str, *, missing: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+    """Words, punctuation and years, the years cut as the pattern says."""
+    texts = [
+        f.clean + f" {f.answer} {f.wrong}" for name in ("ioi", "capital") for f in circuits.task_facts(name, n=400)
+    ]
+    texts += [f"The {noun} lasted from the year to" for noun in tasks.words()["spans"]]
+    cut = pre_tokenizers.Split(Regex(rf"{digits}|\w+|[^\w\s]|\s+"), "isolated")
+    numbers = [f"{i:02d}" for i in range(100)] + [str(i) for i in range(10)]
+    words = {piece.strip() for text in texts for piece, _ in cut.pre_tokenize_str(text)} - set(missing) - {""}
+    vocabulary = {token: i for i, token in enumerate(["<unk>", *sorted({*words, *numbers})])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, "<unk>"))
+    spaces = pre_tokenizers.Split(Regex(r"\s+"), "removed")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [spaces, pre_tokenizers.Split(Regex(digits), "isolated"), pre_tokenizers.Punctuation()]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+
+
+def test_ioi_asks_for_the_name_that_appears_once() -> None:
+    for fact in circuits.task_facts("ioi", n=60):
+        assert fact.clean.count(fact.answer) == 1 and fact.clean.count(fact.wrong) == 2
+        assert fact.corrupt.count(fact.wrong) == 1 and fact.corrupt.count(fact.answer) == 2
+    orders = [fact.labels["order"] for fact in circuits.task_facts("ioi", n=60)]
+    assert orders.count("ABBA") == orders.count("BABA") == 30
+
+
+def test_ioi_prompts_are_drawn_until_the_tokenizer_carries_enough() -> None:
+    task = circuits.load_task("ioi", word_tokenizer("\\d", missing=("Mary", "John", "Grace")), n=40)
+    assert len(task.facts) == 40
+    assert task.facts.refused
+    assert not any({f.answer, f.wrong} & {"Mary", "John", "Grace"} for f in task.facts.facts)
+    differing = [
+        sum(a != b for a, b in zip(c, d, strict=True))
+        for c, d in zip(task.facts.clean, task.facts.corrupt, strict=True)
+    ]
+    assert set(differing) == {1}
+
+
+@pytest.mark.parametrize("name", ["capital", "language", "landmark"])
+def test_fact_tasks_are_the_built_in_facts_of_that_relation(name: str) -> None:
+    facts = circuits.task_facts(name)
+    assert len(facts) > 5
+    assert {fact.labels["relation"] for fact in facts} == {name}
+
+
+@pytest.mark.parametrize(("digits", "candidates"), [(r"\d\d", 100), (r"\d", 10)])
+def test_greater_than_scores_years_by_what_the_tokenizer_makes_of_them(digits: str, candidates: int) -> None:
+    tokenizer = word_tokenizer(digits)
+    task = circuits.load_task("greater-than", tokenizer, n=12)
+    batch = make_batch(task.facts, range(12), torch.device("cpu"))
+    width = len(str(candidates - 1))
+    vocabulary = tokenizer.get_vocab()
+    assert callable(task.metric)
+    for row, fact in enumerate(task.facts.facts):
+        year = int(fact.labels["year"])
+        start = year if candidates == 100 else year // 10
+        for number in range(candidates):
+            logits = torch.full((12, len(tokenizer)), -50.0, dtype=torch.float64)
+            logits[:, vocabulary[f"{number:0{width}d}"]] = 50.0
+            tie = candidates == 10 and number == start
+            expected = 0.0 if tie else 1.0 if number > start else -1.0
+            assert task.metric(logits, batch, logits)[row].item() == pytest.approx(expected)
+        assert int(fact.answer) > start > int(fact.wrong)
+
+
+def test_years_in_pieces_of_other_sizes_are_refused() -> None:
+    with pytest.raises(BadPrompt, match="neither into century and two digits nor into single digits"):
+        circuits.load_task("greater-than", word_tokenizer(r"\d\d\d"))
+    with pytest.raises(BadPrompt, match="depend on the tokenizer"):
+        circuits.task_facts("greater-than")
+    with pytest.raises(BadPrompt, match="unknown task"):
+        circuits.task_facts("sva")  # type: ignore[arg-type]
