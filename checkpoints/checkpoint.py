@@ -13,12 +13,12 @@ from checkpoints.files import (
     adapter_base,
     combine,
     hash_config,
-    hash_file,
     hash_weights,
     read_json,
     tokenizer_files,
     weight_files,
 )
+from checkpoints.hashes import hash_file
 
 if TYPE_CHECKING:
     from checkpoints.hub import HubRevision

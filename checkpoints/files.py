@@ -6,11 +6,11 @@ Nothing here imports torch; hashes are over bytes, so equal hashes mean equal fi
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from checkpoints.errors import CorruptWeights, NotACheckpoint
+from checkpoints.hashes import hash_file
 
 CONFIG_FILE = "config.json"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -171,15 +171,3 @@ def hash_config(config: dict[str, Any]) -> str:
     """SHA-256 of a config's content, less what only records the library version or the place it came from."""
     kept = {key: value for key, value in config.items() if key not in VOLATILE}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, computed once per (path, size, modification time)."""
-    stat = path.stat()
-    return _hash_file(path.resolve(), stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=65536)
-def _hash_file(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from checkpoints.errors import CorruptWeights, DriftError, NotACheckpoint
-from checkpoints.files import BIN_INDEX, CONFIG_FILE, SAFETENSORS_INDEX, TOKENIZER_FILES, combine, hash_file
+from checkpoints.files import BIN_INDEX, CONFIG_FILE, SAFETENSORS_INDEX, TOKENIZER_FILES, combine
+from checkpoints.hashes import hash_file
 from checkpoints.names import parse_name
 
 logger = logging.getLogger(__name__)

@@ -9,10 +9,12 @@ was loaded with is left alone and a new one is built. At most one model and one 
 in memory.
 """
 
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints.checkpoint import Checkpoint
@@ -76,9 +78,19 @@ class _Reader(threading.Thread):
         """Leave nothing behind where something is wrong: taking the checkpoint will say what."""
         with suppress(DriftError, OSError):
             self.downloads.start(self.checkpoint)
-            hash_weights(weight_files(self.checkpoint.fetch()))  # wanted anyway, and the files are then in memory
+            files = weight_files(self.checkpoint.fetch())
+            _announce(files)
+            hash_weights(files)  # wanted anyway, and the files are then in memory
             if self.live is not None:
                 self.tensors = self.live.read(self.checkpoint)
+
+
+def _announce(files: Sequence[Path]) -> None:
+    """Have the system begin to read files, whose hashes may be known already; not every system takes advice."""
+    if hasattr(os, "posix_fadvise"):
+        for file in files:
+            with file.open("rb") as stream:
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 class _Downloads:

@@ -1,4 +1,4 @@
-"""The command line: ``circuit-drift run | diff | heads | report | monitor | evolve | audit | train | show``.
+"""The command line: ``circuit-drift run | diff | heads | report | monitor | evolve | audit | train | sft | show``.
 
 Exit status: 0 = done (``diff``: no significant difference), 1 = ``diff`` found a significant difference, 2 = trouble,
 130 = interrupted. Results go to standard output, everything else to standard error.
@@ -17,6 +17,7 @@ from checkpoints.errors import DriftError
 from circuit_drift import __version__
 
 if TYPE_CHECKING:
+    from checkpoints.audit import Depth
     from circuit_drift.executors import Executor
 
 DIFFERENT, TROUBLE, INTERRUPTED = 1, 2, 130
@@ -214,9 +215,10 @@ def report(
 def audit_series(
     series: SeriesArgument,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
-    metadata: Annotated[
-        bool, typer.Option("--metadata", help="Look at names, sizes, headers and configs only, not at the weights.")
-    ] = False,
+    depth: Annotated[
+        str | None,
+        typer.Option("--depth", help="metadata, samples or weights. Default: weights, metadata alone on the hub."),
+    ] = None,
 ) -> None:
     """Look for wrong weights behind step names: repeated, damaged, misplaced, foreign or missing checkpoints.
 
@@ -226,7 +228,7 @@ def audit_series(
     from checkpoints.audit import audit
     from circuit_drift.render import print_audit
 
-    report = audit(open_series(series), values=False if metadata else None, progress=sys.stderr.isatty())
+    report = audit(open_series(series), depth=cast("Depth | None", depth), progress=sys.stderr.isatty())
     if as_json:
         typer.echo(report.to_json())
     else:
@@ -279,6 +281,47 @@ def train(
 
     run_all(load_config(config), out)
     typer.echo(comparison_frame(out).to_csv(index=False, float_format="%.4g"))
+
+
+@app.command()
+def sft(
+    series: SeriesArgument,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="CSV of scores by step, joined to what it holds; for monitor.")
+    ] = None,
+    steps: Annotated[str | None, typer.Option("--steps", help="Which checkpoints, as for run.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option("--tasks", help="Comma-separated. Default: RULER, LongBio, MRCR, or the lab's own.")
+    ] = None,
+    tune_steps: Annotated[int, typer.Option("--tune-steps", help="Optimizer steps of the fine-tune.", min=1)] = 40,
+    lr: Annotated[float, typer.Option("--lr", help="Peak learning rate of the fine-tune.")] = 1e-4,
+    batch: Annotated[int, typer.Option("--batch", help="Prompts in a step.", min=1)] = 8,
+    count: Annotated[int, typer.Option("--count", help="Test needles of each task.", min=1)] = 8,
+    store: StoreOption = None,
+    length: LengthOption = 256,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+) -> None:
+    """Fine-tune a copy of each checkpoint alike and test it; print the scores by step as CSV."""
+    from checkpoints import open_series
+    from circuit_drift.lab.sft import Tuning, sft_probe
+
+    opened = open_series(series)
+    table = sft_probe(
+        opened.select(steps) if steps else opened,
+        tasks=_names(tasks) if tasks else None,
+        tuning=Tuning(tune_steps, batch, lr),
+        length=length,
+        count=count,
+        seed=seed,
+        store=store,
+        device=device,
+        dtype=dtype,
+    )
+    typer.echo(table.downstream().to_csv(index=False, float_format="%.4g"), nl=False)
+    if out:
+        typer.echo(table.write_csv(out), err=True)
 
 
 @app.command()

@@ -1,7 +1,18 @@
-"""Shared by all tests: one thread, no network, no hub."""
+"""Shared by all tests: one thread, no network, no hub, a cache of their own."""
 
 import os
+from collections.abc import Iterator
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hashes that tests remember, those of the programs they start too, go where the user's do not lie."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CIRCUIT_DRIFT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

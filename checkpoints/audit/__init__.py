@@ -2,18 +2,21 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
+from typing import get_args
 
 from tqdm.auto import tqdm
 
 from checkpoints.audit import checks, order
-from checkpoints.audit.facts import Facts, gather
+from checkpoints.audit.facts import BLOCK, Depth, Facts, confirmed, gather
 from checkpoints.audit.report import KINDS, AuditReport, Finding, Severity
+from checkpoints.errors import DriftError
 from checkpoints.series import Series
 
-__all__ = ["KINDS", "AuditReport", "Facts", "Finding", "Severity", "audit", "audit_facts"]
+__all__ = ["KINDS", "AuditReport", "Depth", "Facts", "Finding", "Severity", "audit", "audit_facts"]
 
 _SAMPLE_BUDGET = 1 << 26
-_MAX_SAMPLE = 4096
+_READ_BUDGET = 2048
+_MIN_SAMPLE, _MAX_SAMPLE = 256, 4096
 _CHECKS: tuple[Callable[[Sequence[Facts]], Iterator[Finding]], ...] = (
     checks.damaged_files,
     checks.non_finite,
@@ -29,33 +32,57 @@ _CHECKS: tuple[Callable[[Sequence[Facts]], Iterator[Finding]], ...] = (
 )
 
 
-def audit(series: Series, *, values: bool | None = None, progress: bool = False) -> AuditReport:
+def audit(series: Series, *, depth: Depth | None = None, progress: bool = False) -> AuditReport:
     """Audit a series: wrong, repeated, damaged, misplaced and missing checkpoints.
 
     Args:
-        series: what to audit; its files are read once each, one at a time.
-        values: read every weight (hashes, non-finite and zero tensors, distances); otherwise only sizes, headers,
+        series: what to audit.
+        depth: ``"weights"`` reads every value, one file at a time. ``"samples"`` reads some of every tensor, at most a
+            few megabytes a checkpoint, and in full only what samples do not tell apart: it finds the same but for
+            values that are not finite, which loading a checkpoint refuses anyway. ``"metadata"`` reads sizes, headers,
             configs, tokenizers and, on the hub, published hashes. By default local weights are read, and none are
             fetched from the hub.
         progress: show a progress bar over checkpoints.
 
     Returns:
         the findings; `AuditReport.status` is 0 for none, 1 for warnings, 2 for errors.
+
+    Raises:
+        DriftError: no such depth.
     """
-    if values is None:
-        values = all(checkpoint.hub is None for checkpoint in series)
-    # 256 matrices is a generous guess at the depth of a model; the budget is values kept over the whole series
-    size = min(_MAX_SAMPLE, max(256, _SAMPLE_BUDGET // (256 * len(series))))
+    if depth is None:
+        depth = "weights" if all(checkpoint.hub is None for checkpoint in series) else "metadata"
+    if depth not in get_args(Depth):
+        raise DriftError(f"an audit has no depth {depth!r}; choose from {', '.join(get_args(Depth))}")
+    size = _sample_size(series, depth)
     bar = tqdm(series, desc="audit", unit="checkpoint", disable=not progress)
-    facts = [gather(checkpoint, values=values, sample_size=size) for checkpoint in bar]
-    return audit_facts(series, facts, values=values)
+    facts = [gather(checkpoint, depth=depth, sample_size=size) for checkpoint in bar]
+    return audit_facts(series, confirmed(facts), depth=depth)
 
 
-def audit_facts(series: Series, facts: Sequence[Facts], *, values: bool) -> AuditReport:
+def audit_facts(series: Series, facts: Sequence[Facts], *, depth: Depth) -> AuditReport:
     """`audit` on facts already gathered, one per checkpoint of the series, in its order."""
     position = {checkpoint: place for place, checkpoint in enumerate(series)}
     paths = [[position[checkpoint] for checkpoint in path] for path in series.paths()]
     findings = [*chain.from_iterable(check(facts) for check in _CHECKS), *order.off_path(facts, paths)]
     findings.sort(key=lambda finding: finding.severity == "warning")
     labels = tuple(checkpoint.label for checkpoint in series)
-    return AuditReport(series.name, labels, tuple(findings), "weights" if values else "metadata")
+    return AuditReport(series.name, labels, tuple(findings), depth)
+
+
+def _sample_size(series: Series, depth: Depth) -> int:
+    """Values of each matrix to keep, within the budgets of memory and, for samples, of reads from the disk."""
+    # 256 matrices is a generous guess at the depth of a model; the budget is values kept over the whole series
+    size = min(_MAX_SAMPLE, max(_MIN_SAMPLE, _SAMPLE_BUDGET // (256 * len(series))))
+    if depth != "samples":
+        return size
+    return min(size, max(_MIN_SAMPLE, _READ_BUDGET * BLOCK // max(1, _matrices(series))))
+
+
+def _matrices(series: Series) -> int:
+    """How many matrices a checkpoint of the series holds."""
+    for checkpoint in series:
+        shapes = [tensor.shape for tensor in gather(checkpoint, depth="metadata", sample_size=0).tensors.values()]
+        if shapes:
+            return sum(len(shape) > 1 for shape in shapes)
+    return 0

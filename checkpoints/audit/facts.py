@@ -1,27 +1,35 @@
 """What an audit knows of one checkpoint: gathered once, so that every check is a function of plain values.
 
-Tensors are read from the mapped file in pieces; a fixed sample of each matrix is kept for the distances between
-checkpoints, everything else is reduced at once.
+Of a tensor either every value is read, in pieces of the mapped file, or a sample at places that its name and size
+decide. Samples tell tensors apart; where two agree, both are read in full before anything is said of them. The sample
+of each matrix is kept for the distances between checkpoints, everything else is reduced at once.
 """
 
 import hashlib
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.errors import DriftError
-from checkpoints.files import CONFIG_FILE, combine, hash_file
+from checkpoints.files import CONFIG_FILE, combine, weight_files
+from checkpoints.hashes import hash_file
 from checkpoints.headers import TensorEntry
 from checkpoints.validate import tensor_entries, validate
 
+Depth = Literal["metadata", "samples", "weights"]
+
+_SAMPLED = "sample:"
+_FILE_SAMPLE = 1 << 16
 _PIECE = 1 << 22
-_BLOCK = 64
+BLOCK = 64
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
@@ -32,8 +40,9 @@ class TensorFacts:
     Attributes:
         dtype: as the file spells it.
         shape: its shape.
-        digest: SHA-256 of dtype, shape and bytes; None when values were not read.
-        non_finite: number of NaN and infinite values.
+        digest: SHA-256 of dtype, shape and bytes (of a sample of them: with a prefix that says so); None when values
+            were not read.
+        non_finite: number of NaN and infinite values; 0 as well where those lie outside the sample.
         zero: every value is zero.
         sample: values at positions fixed by the tensor's name and size, float32 [<= sample size]; empty for
             vectors and non-floating tensors.
@@ -56,8 +65,8 @@ class Facts:
         problem: why its files cannot be used, or None.
         config: content of config.json, or None where there is none.
         tokenizer: hash of its tokenizer, or None.
-        parts: hash of each tensor, or of each weight file where tensors were not read; equal mappings mean
-            equal weights.
+        parts: hash of each tensor, or of each weight file where tensors were not read; once `confirmed`, equal
+            mappings mean equal weights.
         tensors: by name; empty where the format hides them (`.bin`, GGUF, hub metadata).
     """
 
@@ -79,17 +88,17 @@ class Facts:
         return combine(dict(self.parts)) if self.parts else None
 
 
-def gather(checkpoint: Checkpoint, *, values: bool, sample_size: int) -> Facts:
+def gather(checkpoint: Checkpoint, *, depth: Depth, sample_size: int) -> Facts:
     """Gather the facts of one checkpoint.
 
     Args:
         checkpoint: which.
-        values: read every weight; otherwise only headers, configs and tokenizers, and of a hub revision the
-            published hashes and the headers of its weight files, which are not fetched.
+        depth: ``"metadata"`` reads headers, configs and tokenizers alone, and of a hub revision, which is not fetched,
+            the published hashes and headers; ``"samples"`` some values of every tensor; ``"weights"`` all.
         sample_size: how many values of each matrix to keep.
     """
     try:
-        if checkpoint.hub is not None and not values:
+        if checkpoint.hub is not None and depth == "metadata":
             parts = {file.name: file.digest for file in checkpoint.hub.weights}
             shapes = {name: TensorFacts(*about) for name, about in checkpoint.hub.shapes().items()}
             return Facts(checkpoint, None, checkpoint.config, checkpoint.tokenizer_hash, parts, shapes)
@@ -97,32 +106,88 @@ def gather(checkpoint: Checkpoint, *, values: bool, sample_size: int) -> Facts:
         config = checkpoint.config if (checkpoint.path / CONFIG_FILE).exists() else None
         tokenizer = checkpoint.tokenizer_hash
         if files[0].suffix != ".safetensors":
-            parts = {file.name: hash_file(file) for file in files} if values else {}
-            return Facts(checkpoint, None, config, tokenizer, parts)
-        tensors = {
-            name: _read(name, entry, sample_size) if values else TensorFacts(entry.dtype, entry.shape)
-            for name, entry in tensor_entries(files).items()
-        }
+            return Facts(checkpoint, None, config, tokenizer, _file_digests(files, depth))
+        tensors = {name: _about(name, entry, depth, sample_size) for name, entry in tensor_entries(files).items()}
     except (DriftError, OSError) as error:
         return Facts(checkpoint, problem=str(error))
     parts = {name: tensor.digest for name, tensor in tensors.items() if tensor.digest is not None}
     return Facts(checkpoint, None, config, tokenizer, parts, tensors)
 
 
+def confirmed(facts: Sequence[Facts]) -> list[Facts]:
+    """The same facts; hashes of samples that several checkpoints share give way to those of everything."""
+    count = Counter(part for fact in facts for part in fact.parts.items() if part[1].startswith(_SAMPLED))
+    return [
+        replace(fact, parts={**fact.parts, **_digests(fact, names)}) if names else fact
+        for fact in facts
+        for names in [[part[0] for part in fact.parts.items() if count[part] > 1]]
+    ]
+
+
+def _digests(fact: Facts, names: Sequence[str]) -> dict[str, str]:
+    files = weight_files(fact.checkpoint.path)
+    if not fact.tensors:
+        return {file.name: hash_file(file) for file in files if file.name in names}
+    entries = tensor_entries(files)
+    return {name: str(_read(name, entries[name], 0).digest) for name in names}
+
+
+def _file_digests(files: Sequence[Path], depth: Depth) -> dict[str, str]:
+    if depth == "weights":
+        return {file.name: hash_file(file) for file in files}
+    if depth == "metadata":
+        return {}
+    raw = {
+        file: _sample_bytes(file.name, TensorEntry(file, "U8", (), 0, file.stat().st_size), 1 << 16) for file in files
+    }
+    return {file.name: _SAMPLED + hashlib.sha256(sample.data).hexdigest() for file, sample in raw.items()}
+
+
+def _about(name: str, entry: TensorEntry, depth: Depth, sample_size: int) -> TensorFacts:
+    if depth == "metadata":
+        return TensorFacts(entry.dtype, entry.shape)
+    return _read(name, entry, sample_size) if depth == "weights" else _look(name, entry, sample_size)
+
+
 def _read(name: str, entry: TensorEntry, sample_size: int) -> TensorFacts:
-    digest = hashlib.sha256(f"{entry.dtype}{entry.shape}".encode())
+    """Facts of every value."""
+    digest = _started(entry)
     non_finite, zero = 0, True
-    floating = entry.dtype in _FLOATS
     for piece in _pieces(entry.file, entry.start, entry.end):
         digest.update(piece.data)
         zero = zero and not piece.any()
-        if floating:
-            values = _decode(piece, entry.dtype)
-            non_finite += values.size - int(np.isfinite(values).sum())
-    sample = np.empty(0, np.float32)
-    if floating and len(entry.shape) > 1:
-        sample = _sample(name, entry, sample_size)
-    return TensorFacts(entry.dtype, entry.shape, digest.hexdigest(), non_finite, zero, sample)
+        if entry.dtype in _FLOATS:
+            non_finite += _non_finite(_decode(piece, entry.dtype))
+    kept = _sample_bytes(name, entry, sample_size) if _is_matrix(entry) and sample_size else None
+    return TensorFacts(entry.dtype, entry.shape, digest.hexdigest(), non_finite, zero, _values(kept, entry))
+
+
+def _look(name: str, entry: TensorEntry, sample_size: int) -> TensorFacts:
+    """Facts of a sample; of every value where the sample holds nothing but zeros, or what is not finite."""
+    raw = _sample_bytes(name, entry, sample_size)
+    broken = entry.dtype in _FLOATS and _non_finite(_decode(raw, entry.dtype))
+    if broken or not raw.any():
+        return _read(name, entry, sample_size)
+    digest = _started(entry)
+    digest.update(raw.data)
+    kept = raw if _is_matrix(entry) else None
+    return TensorFacts(entry.dtype, entry.shape, _SAMPLED + digest.hexdigest(), sample=_values(kept, entry))
+
+
+def _started(entry: TensorEntry) -> "hashlib._Hash":
+    return hashlib.sha256(f"{entry.dtype}{entry.shape}".encode())
+
+
+def _is_matrix(entry: TensorEntry) -> bool:
+    return entry.dtype in _FLOATS and len(entry.shape) > 1
+
+
+def _non_finite(values: NDArray[Any]) -> int:
+    return values.size - int(np.isfinite(values).sum())
+
+
+def _values(raw: NDArray[np.uint8] | None, entry: TensorEntry) -> NDArray[np.float32]:
+    return np.empty(0, np.float32) if raw is None else _decode(raw, entry.dtype).astype(np.float32)
 
 
 def _pieces(file: Path, start: int, end: int) -> Iterator[NDArray[np.uint8]]:
@@ -140,14 +205,21 @@ def _decode(raw: NDArray[np.uint8], dtype: str) -> NDArray[Any]:
     return values
 
 
-def _sample(name: str, entry: TensorEntry, size: int) -> NDArray[np.float32]:
-    """Values at blocks of positions that depend only on the tensor's name and size."""
-    width = np.dtype(_FLOATS[entry.dtype]).itemsize
+def _sample_bytes(name: str, entry: TensorEntry, size: int) -> NDArray[np.uint8]:
+    """The bytes of values in blocks at places that depend only on the tensor's name and size."""
+    width = np.dtype(_FLOATS.get(entry.dtype, "u1")).itemsize
     count = (entry.end - entry.start) // width
-    data = np.memmap(entry.file, np.uint8, mode="r", offset=entry.start, shape=(count * width,))
     if count <= size:
-        return _decode(data, entry.dtype).astype(np.float32)
-    generator = np.random.default_rng([zlib.crc32(name.encode()), count])
-    starts = np.sort(generator.integers(0, count - _BLOCK + 1, size=max(1, size // _BLOCK)))
-    blocks = [data[start * width : (start + _BLOCK) * width] for start in starts]
-    return _decode(np.concatenate(blocks), entry.dtype).astype(np.float32)
+        starts, block = np.zeros(1, int), count
+    else:
+        generator = np.random.default_rng([zlib.crc32(name.encode()), count])
+        starts, block = np.sort(generator.integers(0, count - BLOCK + 1, size=max(1, size // BLOCK))), BLOCK
+    with entry.file.open("rb", buffering=0) as stream:
+        return np.frombuffer(
+            b"".join(_at(stream, entry.start + int(s) * width, block * width) for s in starts), np.uint8
+        )
+
+
+def _at(stream: FileIO, place: int, size: int) -> bytes:
+    stream.seek(place)
+    return stream.read(size)

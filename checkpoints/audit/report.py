@@ -66,14 +66,13 @@ class AuditReport:
         series: name of the series.
         checkpoints: labels of all checkpoints looked at, in order.
         findings: what was found, errors first.
-        examined: ``"weights"`` when every value was read, ``"metadata"`` when only names, sizes, configs and
-            published hashes were.
+        examined: how closely: ``"weights"``, ``"samples"`` or ``"metadata"``; see `checkpoints.audit.audit`.
     """
 
     series: str
     checkpoints: tuple[str, ...]
     findings: tuple[Finding, ...]
-    examined: Literal["weights", "metadata"]
+    examined: Literal["weights", "samples", "metadata"]
 
     @property
     def status(self) -> int:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from checkpoints import open_series
+from checkpoints import CorruptWeights, DriftError, open_series
 from checkpoints.audit import KINDS, audit, audit_facts
 from checkpoints.audit.facts import gather
 from checkpoints.audit.order import missing_steps
@@ -39,7 +39,15 @@ def runs(clean_runs, tmp_path):
 
 
 def findings(root):
-    return {(f.kind, f.checkpoints) for f in audit(open_series(root)).findings}
+    """What is found, which samples of the larger matrices show as well."""
+    whole = audit(open_series(root))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("checkpoints.audit._MAX_SAMPLE", 512)
+        sampled = audit(open_series(root), depth="samples")
+    assert sampled.suspects == whole.suspects
+    assert sampled.examined == "samples"
+    assert {f.kind for f in sampled.findings} == {f.kind for f in whole.findings}
+    return {(f.kind, f.checkpoints) for f in whole.findings}
 
 
 def weights(root, step):
@@ -80,11 +88,11 @@ def test_swapped_checkpoints_are_both_named(runs, low, high):
 
 def test_every_swap_of_two_checkpoints_is_named_exactly(clean_runs):
     series = open_series(clean_runs / "seed0")
-    facts = [gather(checkpoint, values=True, sample_size=4096) for checkpoint in series]
+    facts = [gather(checkpoint, depth="weights", sample_size=4096) for checkpoint in series]
     for a, b in itertools.combinations(range(len(series)), 2):
         swapped = list(facts)
         swapped[a], swapped[b] = moved(facts[b], series[a]), moved(facts[a], series[b])
-        named = audit_facts(series, swapped, values=True).suspects
+        named = audit_facts(series, swapped, depth="weights").suspects
         assert named.keys() == {series[a].label, series[b].label}
 
 
@@ -193,7 +201,7 @@ def test_missing_steps_are_listed(runs):
 def test_holes_in_even_and_geometric_steps(tmp_path, steps, holes):
     for step in steps:
         (tmp_path / f"checkpoint-{step}").mkdir()
-    facts = [gather(checkpoint, values=False, sample_size=1) for checkpoint in open_series(tmp_path)]
+    facts = [gather(checkpoint, depth="metadata", sample_size=1) for checkpoint in open_series(tmp_path)]
     assert [finding.evidence["steps"] for finding in missing_steps(facts)] == holes
 
 
@@ -249,7 +257,7 @@ def test_metadata_alone_reads_no_values(runs):
     root = runs / "seed0"
     edit_weights(root, 4, lambda t: t.update({key: tensor.float() for key, tensor in t.items()}))
     edit_weights(root, 48, lambda t: t[a_matrix(root)].fill_(float("nan")))
-    report = audit(open_series(root), values=False)
+    report = audit(open_series(root), depth="metadata")
     assert [(f.kind, f.checkpoints) for f in report.findings] == [("dtype_changed", ("4",))]
     assert report.examined == "metadata"
 
@@ -359,3 +367,35 @@ def test_short_series_are_left_alone():
 
 def test_the_shipped_series_is_in_order():
     assert audit(open_series("demo")).findings == ()
+
+
+def test_samples_read_little_and_in_full_only_what_they_do_not_tell_apart(runs, monkeypatch):
+    from checkpoints.audit import facts
+
+    root = runs / "seed0"
+    name = a_matrix(root)
+    donor = load_file(weights(root, 112))
+    edit_weights(root, 16, lambda t: t.__setitem__(name, donor[name]))
+    read = []
+    plain = facts._read
+    monkeypatch.setattr(facts, "_read", lambda name, *rest: read.append(name) or plain(name, *rest))
+    report = audit(open_series(root), depth="samples")
+    assert ("copied_tensors", ("16", "112")) in {(f.kind, f.checkpoints) for f in report.findings}
+    assert read.count(name) >= 2
+    matrices = {name for name, tensor in donor.items() if tensor.dim() > 1}
+    assert matrices - set(read), "what differs in its samples is not read in full"
+
+
+def test_what_only_a_full_read_shows_is_left_to_loading(runs, monkeypatch):
+    root, name = runs / "seed0", a_matrix(runs / "seed0")
+    monkeypatch.setattr("checkpoints.audit._MAX_SAMPLE", 64)
+    edit_weights(root, 48, lambda t: t[name].view(-1)[-1:].fill_(float("nan")))
+    sampled = {f.kind for f in audit(open_series(root), depth="samples").findings}
+    assert sampled <= {"non_finite"}
+    with pytest.raises(CorruptWeights, match="are NaN or infinite"):
+        open_series(root).at(48).load()
+
+
+def test_an_unknown_depth_is_named(runs):
+    with pytest.raises(DriftError, match="no depth 'deep'; choose from metadata, samples, weights"):
+        audit(open_series(runs / "seed0"), depth="deep")

@@ -11,7 +11,7 @@ import torch
 from checkpoints import CorruptWeights, DriftError, NotACheckpoint, hub, open_checkpoint, open_series
 from checkpoints.audit import audit
 from checkpoints.compat import require_same_model
-from checkpoints.files import hash_file
+from checkpoints.hashes import hash_file
 
 from .conftest import edit_config, save_model, save_tokenizer
 from .hub_standin import REPO, Hub, serve
@@ -249,7 +249,7 @@ def test_a_revision_that_cannot_be_read_does_not_stop_the_audit(remote):
 
 
 def test_weights_of_a_hub_series_are_examined_when_asked_for(remote):
-    report = audit(open_series(f"{REPO}@step*"), values=True)
+    report = audit(open_series(f"{REPO}@step*"), depth="weights")
     assert report.examined == "weights"
     assert {f.kind for f in report.findings} <= {"foreign", "off_path", "misplaced"}
 

@@ -134,7 +134,7 @@ def test_a_bad_checkpoint_is_refused_in_a_live_model_too(run_folder):
 
 
 def test_the_next_checkpoint_is_read_while_this_one_computes(run_folder):
-    from checkpoints.files import _hash_file
+    from checkpoints.hashes import _hash_file
 
     models = open_series(run_folder).models()
     next(models)

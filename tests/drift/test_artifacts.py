@@ -93,7 +93,7 @@ def test_a_result_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypa
     rename = Path.replace
 
     def remember(descriptor: int) -> None:
-        events.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        events.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
 
     def renamed(path: Path, target: Path) -> Path:
         events.append("renamed")
