@@ -24,7 +24,7 @@ from circuits.facts import FactSet
 from circuits.graph import GraphShape
 from circuits.metrics import Metric, MetricName, find_metric
 from circuits.scores import AttributionGraph
-from circuits.trace import Batch, Trace, batches, check_stream, frozen, run
+from circuits.trace import Batch, Trace, answer_rank, batches, check_stream, frozen, run
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ def attribute(
         method: ``eap`` takes the gradient at the clean run; ``eap-ig`` averages it over the path from the corrupt to
             the clean input; ``clean-corrupted`` over its two ends; ``conductance`` pairs each step's gradient with
             that step's own increments.
-        metric: ``logit difference``, ``log probability`` of the answer, ``kl`` from the clean distribution, or a
-            function of logits, batch and clean logits to [b]; the sign of scores is that of its rise.
+        metric: ``logit difference``, ``log probability`` of the whole answer, ``kl`` from the clean distribution, or a
+            function, as in `circuits.metrics.find_metric`; the sign of scores is that of its rise.
         ig_steps: gradients along the path, for ``eap-ig`` and ``conductance``.
         rule: which point of each step, counted from the corrupt end: ``left`` (0, 1/m, ...), ``right`` (1/m, ..., 1),
             ``midpoint``. Conductance is always at midpoints.
@@ -82,7 +82,7 @@ def attribute(
         BadPrompt: an argument out of range.
     """
     plan = _plan(method, ig_steps, rule)
-    name, measure = find_metric(metric)
+    name, measure = find_metric(metric, facts)
     if name == "kl" and method == "eap":
         raise BadPrompt("KL has no gradient at the clean run, so every EAP score of it is zero; use method='eap-ig'")
     units = len(facts) if groups is None else groups
@@ -209,7 +209,7 @@ class _Ends:
             metric=lambda found: measure(found, batch, logits),
             corrupt_metric=measure(corrupt.logits.detach(), batch, logits),
             clean_metric=measure(logits, batch, logits),
-            rank=(logits > logits.gather(1, batch.answer[:, None])).sum(1),
+            rank=answer_rank(logits, batch),
         )
 
 

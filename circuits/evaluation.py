@@ -1,8 +1,9 @@
 """How much of what a model does its circuit does alone.
 
-faithfulness = (m_circuit - m_corrupt) / (m_clean - m_corrupt), on means over the facts, where m is the logit
-difference and edges outside the circuit carry what the corrupt run wrote (Hanna et al. 2024). 1 = all of it, 0 = none;
-it can exceed 1, when parts that work against the answer are left out. Full circuit 1 and empty circuit 0, exactly.
+faithfulness = (m_circuit - m_corrupt) / (m_clean - m_corrupt), on means over the facts, where m is the metric (by
+default the logit difference) and edges outside the circuit carry what the corrupt run wrote (Hanna et al. 2024).
+1 = all of it, 0 = none; it can exceed 1, when parts that work against the answer are left out. Full circuit 1 and empty
+circuit 0, exactly.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from circuits.facts import FactSet
+    from circuits.metrics import Metric, MetricName
 
 Floats = NDArray[np.floating]
 KIND = "faithfulness"
@@ -39,7 +41,7 @@ class Faithfulness:
         value: on means over the facts; NaN where the clean and the corrupt mean are equal.
         low, high: 95 % bootstrap interval over the facts.
         n_edges: edges in the circuit.
-        metric: [N] logit difference of the circuit, fact by fact.
+        metric: [N] the circuit's metric, fact by fact.
         random: values of random circuits with as many edges.
     """
 
@@ -65,11 +67,11 @@ class FaithfulnessCurve:
     Attributes:
         shares: [S] share of all edges each circuit starts from, before dead ends are removed.
         n_edges: [S] edges left.
-        metric: [S, N] logit difference of each circuit, fact by fact.
+        metric: [S, N] of each circuit, fact by fact.
         random_metric: [S, R, N] the same for random circuits with as many edges.
         clean_metric, corrupt_metric: [N] of the whole model.
         shape: the graph.
-        meta: prompt hash, total number of edges.
+        meta: prompt hash, total number of edges, metric.
     """
 
     shares: tuple[float, ...]
@@ -157,18 +159,29 @@ def faithfulness(
     circuit: Circuit,
     facts: "FactSet",
     *,
+    metric: "MetricName | Metric" = "logit difference",
     n_random: int = 3,
     batch_size: int = 8,
     seed: int = 0,
 ) -> Faithfulness:
     """Run a circuit alone, exactly, beside random circuits of its size.
 
+    Args:
+        model: the model it runs in.
+        circuit: the edges that stay live.
+        facts: what is asked.
+        metric: as for `attribute`.
+        n_random: random circuits of its size.
+        batch_size: facts in one pass.
+        seed: of the random circuits.
+
     Raises:
+        BadPrompt: the metric is not defined on these facts.
         CheckpointMismatch: the circuit belongs to another architecture.
         UnsupportedArchitecture: as for `attribute`.
     """
     rivals = random_circuits(circuit.shape, circuit.n_edges, n_random, seed=seed)
-    metrics, clean, corrupt = circuit_metrics(model, [circuit, *rivals], facts, batch_size=batch_size)
+    metrics, clean, corrupt = circuit_metrics(model, [circuit, *rivals], facts, metric=metric, batch_size=batch_size)
     low, high = interval(metrics[0], clean, corrupt)
     return Faithfulness(
         value=ratio(metrics[0], clean, corrupt),
@@ -186,6 +199,7 @@ def faithfulness_curve(
     facts: "FactSet",
     *,
     shares: Sequence[float] = SHARES,
+    metric: "MetricName | Metric" = "logit difference",
     n_random: int = 1,
     batch_size: int = 8,
     seed: int = 0,
@@ -197,6 +211,7 @@ def faithfulness_curve(
         graph: where the circuits are taken from.
         facts: what is asked.
         shares: share of the edges to start from, each in (0, 1].
+        metric: as for `attribute`.
         n_random: random circuits for each size.
         batch_size: facts in one pass.
         seed: of the random circuits.
@@ -214,7 +229,8 @@ def faithfulness_curve(
         for i, circuit in enumerate(circuits)
         for rival in random_circuits(circuit.shape, circuit.n_edges, n_random, seed=seed + i)
     ]
-    metrics, clean, corrupt = circuit_metrics(model, [*circuits, *rivals], facts, batch_size=batch_size)
+    everything = [*circuits, *rivals]
+    metrics, clean, corrupt = circuit_metrics(model, everything, facts, metric=metric, batch_size=batch_size)
     return FaithfulnessCurve(
         shares=tuple(shares),
         n_edges=np.array([circuit.n_edges for circuit in circuits]),
@@ -233,6 +249,7 @@ def minimal_circuit(
     facts: "FactSet",
     *,
     least: float = 0.8,
+    metric: "MetricName | Metric" = "logit difference",
     rule: Rule = "absolute",
     batch_size: int = 8,
 ) -> Circuit:
@@ -250,7 +267,7 @@ def minimal_circuit(
     while high - low > 1:
         middle = (low + high) // 2
         candidate = graph.prune(middle, rule=rule)
-        metrics, clean, corrupt = circuit_metrics(model, [candidate], facts, batch_size=batch_size)
+        metrics, clean, corrupt = circuit_metrics(model, [candidate], facts, metric=metric, batch_size=batch_size)
         if ratio(metrics[0], clean, corrupt) >= least:
             high, best = middle, candidate
         else:
@@ -259,9 +276,14 @@ def minimal_circuit(
 
 
 def circuit_metrics(
-    model: "PreTrainedModel", circuits: Sequence[Circuit], facts: "FactSet", *, batch_size: int = 8
+    model: "PreTrainedModel",
+    circuits: Sequence[Circuit],
+    facts: "FactSet",
+    *,
+    metric: "MetricName | Metric" = "logit difference",
+    batch_size: int = 8,
 ) -> tuple[Floats, Floats, Floats]:
-    """Logit difference of many circuits, exactly.
+    """The metric of many circuits, exactly.
 
     Returns:
         [C, N] of the circuits, [N] of the clean and [N] of the corrupt run.
@@ -270,9 +292,11 @@ def circuit_metrics(
 
     from checkpoints.anatomy import anatomy
     from circuits.attribution import graph_shape
+    from circuits.metrics import find_metric
     from circuits.mixed import Mixer
-    from circuits.trace import batches, check_stream, frozen, logit_difference, run
+    from circuits.trace import batches, check_stream, frozen, run
 
+    _name, measure = find_metric(metric, facts)
     parts = anatomy(model)
     shape = graph_shape(parts)
     for circuit in circuits:
@@ -287,8 +311,8 @@ def circuit_metrics(
                 check_stream(parts, clean)
             mixer = Mixer(parts, shape, batch, corrupt)
             masks = (torch.as_tensor(circuit.mask, device=device) for circuit in circuits)
-            rows = [mixer.metric(mask) for mask in masks]
-            rows += [logit_difference(trace.logits, batch) for trace in (clean, corrupt)]
+            rows = [measure(mixer.logits(mask), batch, clean.logits) for mask in masks]
+            rows += [measure(trace.logits, batch, clean.logits) for trace in (clean, corrupt)]
             metrics[:, list(batch.indices)] = torch.stack(rows).double().cpu().numpy()
     return metrics[:-2], metrics[-2], metrics[-1]
 

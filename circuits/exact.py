@@ -18,10 +18,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from circuits.facts import FactSet
+    from circuits.metrics import Metric, MetricName
 
 
 def exact_edges(
-    model: "PreTrainedModel", facts: "FactSet", *, edges: Sequence[str] | None = None, batch_size: int = 8
+    model: "PreTrainedModel",
+    facts: "FactSet",
+    *,
+    edges: Sequence[str] | None = None,
+    metric: "MetricName | Metric" = "logit difference",
+    batch_size: int = 8,
 ) -> AttributionGraph:
     """Patch edge by edge.
 
@@ -29,6 +35,7 @@ def exact_edges(
         model: as for `circuits.attribute`.
         facts: N clean/corrupt pairs.
         edges: names of the edges wanted; by default all. Others score 0.
+        metric: as for `circuits.attribute`.
         batch_size: facts in one pass.
 
     Raises:
@@ -36,13 +43,13 @@ def exact_edges(
     """
     from circuits.attribution import attribute
 
-    graph = attribute(model, facts, method="eap", batch_size=batch_size)
+    graph = attribute(model, facts, method="clean-corrupted", metric=metric, batch_size=batch_size)
     places = {name: tuple(place) for name, place in zip(graph.edge_names, np.argwhere(graph.mask), strict=True)}
     wanted = graph.edge_names if edges is None else edges
     if unknown := [name for name in wanted if name not in places]:
         raise BadPrompt(f"{unknown[0]!r} is no edge of this graph; names look like {graph.edge_names[-1]!r}")
     cuts = [_without(graph.shape, [places[name]]) for name in wanted]
-    metrics, clean, corrupt = circuit_metrics(model, cuts, facts, batch_size=batch_size)
+    metrics, clean, corrupt = circuit_metrics(model, cuts, facts, metric=metric, batch_size=batch_size)
     scores = np.zeros(graph.scores.shape)
     for name, metric in zip(wanted, metrics, strict=True):
         scores[(slice(None), *places[name])] = metric - clean
@@ -58,14 +65,20 @@ def exact_edges(
     )
 
 
-def exact_nodes(model: "PreTrainedModel", facts: "FactSet", *, batch_size: int = 8) -> dict[str, Floats]:
+def exact_nodes(
+    model: "PreTrainedModel",
+    facts: "FactSet",
+    *,
+    metric: "MetricName | Metric" = "logit difference",
+    batch_size: int = 8,
+) -> dict[str, Floats]:
     """Patch writer by writer, all its out-edges at once: name -> [N] change of the metric."""
     from checkpoints.anatomy import anatomy
     from circuits.attribution import graph_shape
 
     shape = graph_shape(anatomy(model))
     cuts = [_without(shape, [(row, j) for j in np.flatnonzero(edges).tolist()]) for row, edges in enumerate(shape.mask)]
-    metrics, clean, _ = circuit_metrics(model, cuts, facts, batch_size=batch_size)
+    metrics, clean, _ = circuit_metrics(model, cuts, facts, metric=metric, batch_size=batch_size)
     return dict(zip(shape.writers, metrics - clean, strict=True))
 
 

@@ -24,7 +24,6 @@ from circuits.trace import (
     head_outputs,
     head_writer,
     hooks,
-    logit_difference,
     output_tensor,
 )
 
@@ -45,12 +44,11 @@ class Mixer:
     batch: Batch
     corrupt: Trace
 
-    def metric(self, mask: Tensor) -> Tensor:
-        """[b] logit difference with the edges of ``mask`` [F, B] inside."""
+    def logits(self, mask: Tensor) -> Tensor:
+        """[n, vocab] where each answer token is produced, with the edges of ``mask`` [F, B] inside."""
         state = _MixedRun(self, mask)
         with torch.no_grad(), hooks(state.handles()):
-            logits = forward(self.parts.model, self.batch, self.batch.clean)
-        return logit_difference(logits, self.batch)
+            return forward(self.parts.model, self.batch, self.batch.clean)
 
 
 class _MixedRun:

@@ -36,7 +36,8 @@ class AttributionGraph:
         scores: [U, F, B] per unit (a fact, or a group of facts), the mean over the unit's facts; 0 where no edge is.
         shape: the graph's architecture.
         clean_metric, corrupt_metric: [N] the metric of every fact on its clean and its corrupt prompt.
-        answer_rank: [N] how many tokens the clean run ranks above the answer; 0 = it is the top token.
+        answer_rank: [N] how many tokens the clean run ranks above the answer; 0 = it is the top token. Of an answer of
+            several tokens the one that fares worst counts, so that 0 = all are.
         group: [N] the unit each fact belongs to.
         labels: N mappings, the facts' labels.
         meta: method, ig_steps, rule, prompt hash, refused facts, completeness residual, dtype.

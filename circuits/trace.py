@@ -23,13 +23,18 @@ from circuits.facts import FactSet
 class Batch:
     """Some facts as tensors, padded on the right.
 
+    After both prompts of a fact stand its answer's tokens but the last, so that each token of the answer is produced
+    after the right ones before it. Answers of one token, n = b and ``row`` = 0, 1, ..., are the usual case.
+
     Attributes:
         indices: positions in the fact set.
         clean, corrupt: [b, t] token ids.
         attention_mask: [b, t], or ``None`` where all are of one length.
         last: [b] last real position.
         first: [b] first position at which the two prompts differ; before it nothing differs, exactly.
-        answer, wrong: [b] token ids.
+        row, place: [n] row and position at which each answer token is produced, all facts' tokens one after the other.
+        answer: [n] token ids.
+        wrong: [n] token ids; -1 all over a fact whose wrong answer has another number of tokens than the answer.
     """
 
     indices: tuple[int, ...]
@@ -38,8 +43,16 @@ class Batch:
     attention_mask: Tensor | None
     last: Tensor
     first: Tensor
+    row: Tensor
+    place: Tensor
     answer: Tensor
     wrong: Tensor
+
+    def per_fact(self, values: Tensor) -> Tensor:
+        """[b] sums over each fact's answer tokens of values [n]."""
+        if len(values) == len(self.indices):
+            return values
+        return values.new_zeros(len(self.indices)).index_add(0, self.row, values)
 
 
 @dataclass(slots=True)
@@ -75,7 +88,7 @@ class Trace:
         stream: [b, t, d] the residual stream before layer 0.
         layers: one for each layer.
         final: [b, t, d] the stream before the final norm.
-        logits: [b, vocab] at the last real position of each row.
+        logits: [n, vocab] where each answer token is produced.
     """
 
     stream: Tensor = field(init=False)
@@ -113,22 +126,36 @@ def hooks(handles: Sequence[Any]) -> Iterator[None]:
 
 def batches(facts: FactSet, size: int, device: torch.device) -> Iterator[Batch]:
     """Facts in batches of similar length, padded on the right with token 0."""
-    order = sorted(range(len(facts)), key=lambda i: len(facts.clean[i]))
+    lengths = facts.lengths
+    order = sorted(range(len(facts)), key=lengths.__getitem__)
     for start in range(0, len(order), size):
         yield make_batch(facts, order[start : start + size], device)
 
 
 def make_batch(facts: FactSet, indices: Sequence[int], device: torch.device) -> Batch:
     """The facts at some positions of the set as one batch."""
-    lengths = [len(facts.clean[i]) for i in indices]
+    every = facts.lengths
+    lengths = [every[i] for i in indices]
     width = max(lengths)
 
     def padded(rows: Sequence[tuple[int, ...]]) -> Tensor:
-        return torch.tensor([[*rows[i], *[0] * (width - len(rows[i]))] for i in indices], device=device)
+        filled = [[*rows[i], *facts.answer[i][:-1]] for i in indices]
+        return torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in filled], device=device)
 
     clean, corrupt = padded(facts.clean), padded(facts.corrupt)
     equal = min(lengths) == width
     mask = None if equal else (torch.arange(width)[None] < torch.tensor(lengths)[:, None]).long().to(device)
+    tokens = [
+        (
+            row,
+            len(facts.clean[i]) - 1 + k,
+            answer,
+            facts.wrong[i][k] if len(facts.wrong[i]) == len(facts.answer[i]) else -1,
+        )
+        for row, i in enumerate(indices)
+        for k, answer in enumerate(facts.answer[i])
+    ]
+    row, place, answer, wrong = torch.tensor(tokens, device=device).T
     return Batch(
         indices=tuple(indices),
         clean=clean,
@@ -136,8 +163,10 @@ def make_batch(facts: FactSet, indices: Sequence[int], device: torch.device) -> 
         attention_mask=mask,
         last=torch.tensor(lengths, device=device) - 1,
         first=(clean != corrupt).int().argmax(1),
-        answer=torch.as_tensor(facts.answer_id[list(indices)], device=device),
-        wrong=torch.as_tensor(facts.wrong_id[list(indices)], device=device),
+        row=row,
+        place=place,
+        answer=answer,
+        wrong=wrong,
     )
 
 
@@ -164,23 +193,30 @@ def run(anatomy: Anatomy, batch: Batch, ids: Tensor, *, stream: Tensor | None = 
 
 
 def forward(model: PreTrainedModel, batch: Batch, ids: Tensor) -> Tensor:
-    """[b, vocab] logits at the last real position of each row; only those are computed where the model allows it."""
-    positions, place = torch.unique(batch.last, return_inverse=True)
+    """[n, vocab] logits where each answer token is produced; only those are computed where the model allows it."""
+    positions, place = torch.unique(batch.place, return_inverse=True)
     options: dict[str, Any] = {}
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         options["logits_to_keep"] = positions
     else:
-        place = batch.last
+        place = batch.place
     output = model(input_ids=ids, attention_mask=batch.attention_mask, use_cache=False, **options)
-    rows = torch.arange(len(ids), device=ids.device)
-    logits: Tensor = output.logits[rows, place]
+    logits: Tensor = output.logits[batch.row, place]
     return logits
 
 
 def logit_difference(logits: Tensor, batch: Batch) -> Tensor:
-    """[b] logit(answer) - logit(wrong)."""
-    rows = torch.arange(len(logits), device=logits.device)
-    return logits[rows, batch.answer] - logits[rows, batch.wrong]
+    """[b] logit(answer) - logit(wrong), summed over the answer's tokens."""
+    wanted, other = (logits.gather(1, ids[:, None])[:, 0] for ids in (batch.answer, batch.wrong))
+    return batch.per_fact(wanted - other)
+
+
+def answer_rank(logits: Tensor, batch: Batch) -> Tensor:
+    """[b] how many tokens are ranked above the answer's; for several tokens, above the one that fares worst."""
+    rank = (logits > logits.gather(1, batch.answer[:, None])).sum(1)
+    if len(rank) == len(batch.indices):
+        return rank
+    return rank.new_zeros(len(batch.indices)).scatter_reduce(0, batch.row, rank, "amax")
 
 
 def stream_hook(anatomy: Anatomy, trace: Trace, stream: Tensor | None) -> Any:
