@@ -141,12 +141,16 @@ def tokenizer_of(loaded: LoadedModel) -> "PreTrainedTokenizerBase":
 
 
 def read_result(measure: str, folder: Path) -> Any:
-    """The stored result of the measure of that name."""
+    """The stored result of the measure of that name; all but those of `MEASURES` are behavioural (`lab.behaviour`)."""
     if measure == "heads":
         return heads.RetrievalScores.load(folder)
     if measure == "circuit":
         return circuits.AttributionGraph.load(folder)
-    return circuits.FaithfulnessCurve.load(folder)
+    if measure == "faithfulness":
+        return circuits.FaithfulnessCurve.load(folder)
+    from circuit_drift.lab.behaviour import Behaviour
+
+    return Behaviour.load(folder)
 
 
 def store_key(checkpoint: Checkpoint, measure: Measure, dtype: str) -> str:
