@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from circuits.alignment import Alignment, align
     from circuits.attribution import attribute, completeness
     from circuits.comparison import GraphDiff, diff
     from circuits.evaluation import Faithfulness, FaithfulnessCurve, faithfulness, faithfulness_curve, minimal_circuit
@@ -16,13 +17,16 @@ if TYPE_CHECKING:
     from circuits.facts import Fact, FactSet, default_facts, load_facts, tokenize_facts
     from circuits.graph import Circuit, GraphShape
     from circuits.pruning import prune, random_circuits
+    from circuits.roles import HeadRoles
     from circuits.scores import AttributionGraph
     from circuits.similarity import Similarity
+    from circuits.sources import head_roles
     from circuits.tasks import TASKS, Task, load_task, task_facts
     from circuits.transfers import Transfer, transfer
 
 _HOMES = {
     "TASKS": "tasks",
+    "Alignment": "alignment",
     "AttributionGraph": "scores",
     "Circuit": "graph",
     "Evolution": "evolution",
@@ -32,9 +36,11 @@ _HOMES = {
     "FaithfulnessCurve": "evaluation",
     "GraphDiff": "comparison",
     "GraphShape": "graph",
+    "HeadRoles": "roles",
     "Similarity": "similarity",
     "Task": "tasks",
     "Transfer": "transfers",
+    "align": "alignment",
     "attribute": "attribution",
     "completeness": "attribution",
     "default_facts": "facts",
@@ -44,6 +50,7 @@ _HOMES = {
     "exact_nodes": "exact",
     "faithfulness": "evaluation",
     "faithfulness_curve": "evaluation",
+    "head_roles": "sources",
     "load_facts": "facts",
     "load_task": "tasks",
     "minimal_circuit": "evaluation",
@@ -60,6 +67,7 @@ _HOMES = {
 
 __all__ = [
     "TASKS",
+    "Alignment",
     "AttributionGraph",
     "Circuit",
     "Evolution",
@@ -69,9 +77,11 @@ __all__ = [
     "FaithfulnessCurve",
     "GraphDiff",
     "GraphShape",
+    "HeadRoles",
     "Similarity",
     "Task",
     "Transfer",
+    "align",
     "attribute",
     "completeness",
     "default_facts",
@@ -81,6 +91,7 @@ __all__ = [
     "exact_nodes",
     "faithfulness",
     "faithfulness_curve",
+    "head_roles",
     "load_facts",
     "load_task",
     "minimal_circuit",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from checkpoints.attention import attention_implementation
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from heads.fused import Call, fused_output
 from heads.masks import LazyMask, lazy_mask
@@ -98,19 +99,8 @@ def attention_of(model: PreTrainedModel) -> Iterator[None]:
     Raises:
         UnsupportedArchitecture: the model does not use transformers' attention interface.
     """
-    if not model._can_set_attn_implementation():
-        raise UnsupportedArchitecture(
-            f"{type(model).__name__} does not use transformers' attention interface (ALiBi families such as "
-            "BLOOM, MPT and Falcon have attention code of their own): its rows cannot be read"
-        )
-    before = {id(part.config): part for part in model.modules() if isinstance(part, PreTrainedModel)}
-    previous = [(part.config, part.config._attn_implementation) for part in before.values()]
-    try:
-        model.set_attn_implementation(ROWS)
+    with attention_implementation(model, ROWS):
         yield
-    finally:
-        for config, name in previous:
-            config._attn_implementation = name
 
 
 def rows_attention(
