@@ -8,8 +8,7 @@ Phi-3, GPT-2, GPT-NeoX (parallel residual included), Mixtral, Qwen-MoE, gpt-oss 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +16,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from checkpoints.errors import UnsupportedArchitecture
+from checkpoints.norms import Norm, any_norm, read_norm
+from checkpoints.projections import Latent, Projection, linear_weight
 
-NormKind = Literal["layer", "rms"]
+__all__ = ["Anatomy", "Block", "Latent", "Norm", "Projection", "anatomy", "linear_weight", "read_norm"]
 
 _LAYERS = ("layers", "h", "blocks")
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings")
@@ -26,7 +27,6 @@ _FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 _ATTENTIONS = ("self_attn", "attn", "attention", "self_attention")
 _MLPS = ("mlp", "block_sparse_moe", "feed_forward")
 _OUTPUTS = ("o_proj", "c_proj", "dense", "out_proj")
-_USUAL_EPS = (1e-5, 1e-6, 1e-12)
 _FUSED = ("qkv_proj", "c_attn", "query_key_value")
 _OBSTACLES = {
     "q_b_proj": "multi-head latent attention",
@@ -36,86 +36,6 @@ _OBSTACLES = {
     "mamba": "a state-space mixer",
     "per_layer_input_gate": "per-layer input embeddings",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Norm:
-    """A norm and its closed form: ``y = gain * x_hat + bias`` with ``x_hat = centre(x) / sigma``.
-
-    Attributes:
-        module: where it lives.
-        kind: ``layer`` (centred) or ``rms``.
-        gain: [d_model], what multiplies the normalised vector (for Gemma 1 + weight).
-        bias: [d_model] or ``None``.
-        eps: added to the mean square.
-    """
-
-    module: nn.Module
-    kind: NormKind
-    gain: Tensor
-    bias: Tensor | None
-    eps: float
-
-    def centre(self, x: Tensor) -> Tensor:
-        """Subtract the mean over the last axis, for a LayerNorm."""
-        return x - x.mean(-1, keepdim=True) if self.kind == "layer" else x
-
-    def normalise(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``x_hat`` [..., d_model] and ``1 / sigma`` [..., 1] at ``x`` [..., d_model]."""
-        centred = self.centre(x)
-        inverse = torch.rsqrt(centred.pow(2).mean(-1, keepdim=True) + self.eps)
-        return centred * inverse, inverse
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """The norm of any number of vectors, [..., d_model]."""
-        y = self.normalise(x)[0] * self.gain
-        return y if self.bias is None else y + self.bias
-
-    def spread(self, part: Tensor, inverse: Tensor) -> Tensor:
-        """What one summand of the norm's input adds to its output, at the scale of the whole input.
-
-        Args:
-            part: [..., d_model], a summand.
-            inverse: [..., 1], ``1 / sigma`` of the whole.
-        """
-        return self.centre(part) * inverse * self.gain
-
-    def pull_back(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """The gradient at the norm's input ``x`` for a gradient at its output, both [..., d_model]."""
-        x_hat, inverse = self.normalise(x)
-        scaled = gradient * self.gain
-        return (self.centre(scaled) - x_hat * (x_hat * scaled).mean(-1, keepdim=True)) * inverse
-
-
-@dataclass(frozen=True, slots=True)
-class Projection:
-    """The query, key or value projection, head by head.
-
-    Attributes:
-        module: the linear map, perhaps fused with others.
-        rows: [heads, head_dim] which of the module's outputs belong to which head.
-    """
-
-    module: nn.Module
-    rows: Tensor
-
-    @property
-    def weight(self) -> Tensor:
-        """[heads, head_dim, d_model]."""
-        return self.select(linear_weight(self.module).T).movedim(0, -1)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """[heads, head_dim] or ``None``."""
-        bias = getattr(self.module, "bias", None)
-        return None if bias is None else self.select(bias)
-
-    def select(self, output: Tensor) -> Tensor:
-        """[..., heads, head_dim] the heads' part of the module's output [..., out]; a view."""
-        heads, head_dim = self.rows.shape
-        start = int(self.rows[0, 0])
-        stride = int(self.rows[1, 0]) - start if heads > 1 else head_dim
-        return output[..., start:].unfold(-1, head_dim, stride)[..., :heads, :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +73,12 @@ class Block:
     @property
     def output_weight(self) -> Tensor:
         """[heads, head_dim, d_model]: what each head's z writes into the residual stream, before any post-norm."""
-        heads, head_dim = self.q.rows.shape
-        return linear_weight(self.o).T.reshape(heads, head_dim, -1)
+        return linear_weight(self.o).T.reshape(self.q.heads, self.head_dim, -1)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of each head's z, which is that of its values."""
+        return self.v.width
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,42 +146,6 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     )
 
 
-def linear_weight(module: nn.Module) -> Tensor:
-    """[out, in] of a linear map, whichever way it stores it."""
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    return weight.T if isinstance(module, Conv1D) else weight
-
-
-def read_norm(module: nn.Module, d_model: int) -> Norm | None:
-    """The closed form of a norm, verified on numbers; ``None`` if it is no LayerNorm and no RMSNorm of the stream."""
-    named = [float(v) for n in ("variance_epsilon", "eps", "epsilon") if (v := getattr(module, n, None)) is not None]
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    weight = torch.ones(d_model) if weight is None else weight.detach()
-    if weight.shape != (d_model,):
-        return None
-    probe = _probe(d_model, weight)
-    try:
-        with torch.no_grad():
-            expected = module(probe).float()
-    except (RuntimeError, TypeError, ValueError):
-        return None
-    tolerance = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 4e-2
-    kinds: tuple[NormKind, ...] = ("layer", "rms")
-    for gain, kind, eps in product((weight, 1 + weight), kinds, named or _USUAL_EPS):
-        norm = Norm(module, kind, gain, None if bias is None else bias.detach(), eps)
-        with torch.no_grad():
-            if torch.allclose(norm(probe).float(), expected, rtol=tolerance, atol=tolerance):
-                return norm
-    return None
-
-
-def _probe(d_model: int, like: Tensor) -> Tensor:
-    """Three vectors off the origin, the last so short that the epsilon shows."""
-    generator = torch.Generator().manual_seed(0)
-    vectors = torch.randn(3, d_model, generator=generator) + 0.5
-    return (vectors * torch.tensor([[1.0], [4.0], [1e-3]])).to(device=like.device, dtype=like.dtype)
-
-
 def _base(model: PreTrainedModel) -> nn.Module:
     base = model.base_model
     for name in ("language_model", "decoder"):
@@ -305,7 +193,13 @@ class _Finder:
         }
         if shared:
             found["mlp"] = found["attention"]
-        if found["attention_post"] is not None and getattr(o, "bias", None) is not None:
+        after = found["attention_post"]
+        if after is not None and not after.closed:
+            raise UnsupportedArchitecture(
+                f"{self.model}: the norm on the attention output of layer {index}, a {type(after.module).__name__}, "
+                "computes neither a LayerNorm nor an RMSNorm, so a head's share of its output is not defined"
+            )
+        if after is not None and getattr(o, "bias", None) is not None:
             raise UnsupportedArchitecture(
                 f"{self.model}: layer {index} normalises an attention output that carries a bias, "
                 "which belongs to no head; its edges cannot be scored exactly"
@@ -363,10 +257,11 @@ class _Finder:
 
     def norm(self, module: nn.Module, what: str) -> Norm:
         """The closed form of a norm."""
-        norm = read_norm(module, self.d_model)
+        norm = any_norm(module, self.d_model)
         if norm is None:
             raise UnsupportedArchitecture(
-                f"{self.model}: {what}, a {type(module).__name__}, computes neither a LayerNorm nor an RMSNorm"
+                f"{self.model}: {what}, a {type(module).__name__}, does not map each vector of {self.d_model} numbers "
+                "to such a vector by itself"
             )
         return norm
 

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from checkpoints.anatomy import Anatomy, anatomy
 from checkpoints.errors import BadPrompt, CorruptWeights
 from circuits.contract import Contraction, Gradients, Writers
+from circuits.expansion import KeyValue, expanded, view
 from circuits.facts import FactSet
 from circuits.graph import GraphShape
 from circuits.metrics import Metric, MetricName, find_metric
@@ -49,6 +50,7 @@ def attribute(
     ig_steps: int = 5,
     rule: Rule = "midpoint",
     groups: int | None = None,
+    kv: KeyValue = "groups",
     batch_size: int = 8,
     chunk_mb: float | None = None,
     progress: bool = False,
@@ -69,6 +71,8 @@ def attribute(
         rule: which point of each step, counted from the corrupt end: ``left`` (0, 1/m, ...), ``right`` (1/m, ..., 1),
             ``midpoint``. Conductance is always at midpoints.
         groups: keep means over this many disjoint groups of facts instead of every fact's own scores.
+        kv: key and value readers for each group of query heads that shares them, or ``query heads`` for each of these,
+            as published tools have them; a group's score is the sum of its members'.
         batch_size: facts in one forward pass. Scores do not depend on it.
         chunk_mb: memory for the contraction's buffers.
         progress: show a bar over the facts.
@@ -88,7 +92,7 @@ def attribute(
     units = len(facts) if groups is None else groups
     if not 1 <= units <= len(facts):
         raise BadPrompt(f"groups must lie between 1 and the number of facts, {len(facts)}; got {groups}")
-    parts = anatomy(model)
+    parts = view(anatomy(model), kv)
     shape = graph_shape(parts)
     group = np.arange(len(facts)) % units
     device = next(model.parameters()).device
@@ -97,7 +101,7 @@ def attribute(
     mask = torch.as_tensor(shape.mask)
     clean, corrupt, rank = (torch.zeros(len(facts), dtype=d) for d in (torch.float64, torch.float64, torch.int64))
     contraction = Contraction(parts, shape, dtype, chunk_mb)
-    with frozen(model), tqdm(total=len(facts), unit="fact", disable=not progress, leave=False) as bar:
+    with frozen(model), expanded(parts), tqdm(total=len(facts), unit="fact", disable=not progress, leave=False) as bar:
         for number, batch in enumerate(batches(facts, batch_size, device)):
             ends = _Ends.of(parts, batch, plan.alphas, measure, check=number == 0)
             index = list(batch.indices)

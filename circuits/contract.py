@@ -61,12 +61,14 @@ class _LayerGradients:
         x_hats: per step [b, t, d].
         alongs: per step [b, t, readers], the weight of x_hat_k to subtract.
         mlp: [b, t, d] the MLP's gradient in front of its norm.
+        apart: per step the stream and its own share of ``heads``, where the norm in front has no closed form.
     """
 
     heads: Tensor | None = None
     x_hats: list[Tensor] = field(default_factory=list)
     alongs: list[Tensor] = field(default_factory=list)
     mlp: Tensor | None = None
+    apart: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
 class Gradients:
@@ -100,8 +102,11 @@ def _add_heads(
     projections = (block.q, block.k, block.v)
     per_head = torch.cat([p.select(g) for g, p in zip(gradients, projections, strict=True)], -2)
     norm = block.attention_norm
-    if norm is None:
+    if norm is None or not norm.closed:
         per_head *= weight
+        if norm is not None:
+            total.apart.append((widen(seen.attention_in), per_head))
+            return
     else:
         x_hat, inverse = norm.normalise(widen(seen.attention_in))
         per_head *= (inverse * weight).unsqueeze(-1)
@@ -160,7 +165,7 @@ class Contraction:
                 before = self.shape.first_writer(block.index)
                 after = before + self.parts.n_heads
                 columns = self.shape.attention_columns(block.index)
-                self._attention_gradients(reads[1:], total, reader, row, span)
+                self._attention_gradients(reads[1:], block, total, reader, row, span)
                 if mlp is None:
                     _multiply(scores[row, columns, :before], buffer[:before], reads[1:])
                 else:
@@ -176,9 +181,15 @@ class Contraction:
             _multiply(scores[row, -2:], buffer, ends)
 
     def _attention_gradients(
-        self, reads: Tensor, total: _LayerGradients, weight: Tensor, row: int, span: slice
+        self, reads: Tensor, block: Block, total: _LayerGradients, weight: Tensor, row: int, span: slice
     ) -> None:
         """Fill [readers, t, d] with the gradient in front of the norm for every query, key and value head."""
+        if total.apart and block.attention_norm is not None:
+            reads.zero_()
+            for stream, heads in total.apart:
+                behind = torch.bmm(heads[row, span].transpose(0, 1), weight)
+                reads += block.attention_norm.pull_back(stream[row, span], behind)
+            return
         assert total.heads is not None
         torch.bmm(total.heads[row, span].transpose(0, 1), weight, out=reads)
         if total.x_hats:
@@ -189,7 +200,7 @@ class Contraction:
     def _weights(self, block: Block) -> tuple[Tensor, Tensor]:
         """[heads, head_dim, d] from z to the stream, and [readers, head_dim, d] from a projection back to it."""
         reader = torch.cat([projection.weight.detach() for projection in (block.q, block.k, block.v)]).to(self.dtype)
-        if block.attention_norm is not None:
+        if block.attention_norm is not None and block.attention_norm.closed:
             reader = block.attention_norm.centre(reader * block.attention_norm.gain.to(self.dtype))
         return head_writer(block, self.dtype), reader
 

@@ -292,18 +292,19 @@ def circuit_metrics(
 
     from checkpoints.anatomy import anatomy
     from circuits.attribution import graph_shape
+    from circuits.expansion import expanded, view_for
     from circuits.metrics import find_metric
     from circuits.mixed import Mixer
     from circuits.trace import batches, check_stream, frozen, run
 
     _name, measure = find_metric(metric, facts)
-    parts = anatomy(model)
+    parts = anatomy(model) if not circuits else view_for(anatomy(model), circuits[0].shape)
     shape = graph_shape(parts)
     for circuit in circuits:
         require_same_shape(circuit.shape, shape)
     device = next(model.parameters()).device
     metrics = np.zeros((len(circuits) + 2, len(facts)))
-    with frozen(model), torch.no_grad():
+    with frozen(model), expanded(parts), torch.no_grad():
         for number, batch in enumerate(batches(facts, batch_size, device)):
             corrupt = run(parts, batch, batch.corrupt)
             clean = run(parts, batch, batch.clean)

@@ -71,7 +71,7 @@ class _MixedRun:
             handles.append(block.module.register_forward_pre_hook(self.enter(block, live), with_kwargs=True))
             start = columns.attention_columns(block.index).start
             for projection, seen in ((block.q, corrupt.q), (block.k, corrupt.k), (block.v, corrupt.v)):
-                readers = slice(start, start + len(projection.rows))
+                readers = slice(start, start + projection.heads)
                 handles.append(
                     projection.module.register_forward_hook(self.project(block, live, projection, readers, seen))
                 )
@@ -129,7 +129,7 @@ class _MixedRun:
             if not (len(none_in) or len(mixed)):
                 return output
             output = output.clone()
-            rows = projection.rows.to(output.device)
+            rows = projection.places.to(output.device)
             output[..., rows[none_in]] = corrupt[..., rows[none_in]]
             if len(mixed):
                 output[:, self.start :, rows[mixed]] = self.heads_of(block, live, projection, readers, mixed)
@@ -143,8 +143,8 @@ class _MixedRun:
         streams = self.own_streams(live.attention_in, columns)
         if block.attention_norm is not None:
             streams = block.attention_norm.module.forward(streams)
-        heads = torch.einsum("rbtd,rkd->btrk", streams, projection.weight[mixed.to(projection.rows.device)])
-        return heads if projection.bias is None else heads + projection.bias[mixed.to(projection.rows.device)]
+        heads = torch.einsum("rbtd,rkd->btrk", streams, projection.weight[mixed])
+        return heads if projection.bias is None else heads + projection.bias[mixed]
 
     def kinds(self, readers: slice) -> tuple[Tensor, Tensor]:
         """Which of some readers have no edge inside, and which have some in and some out."""

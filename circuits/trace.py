@@ -297,9 +297,8 @@ def head_outputs(block: Block, layer: LayerTrace) -> Tensor:
 
     A post-norm divides by the size of the whole attention output; that factor goes into z.
     """
-    heads, head_dim = block.q.rows.shape
     z = widen(layer.z)
-    z = z.view(*z.shape[:-1], heads, head_dim)
+    z = z.view(*z.shape[:-1], block.q.heads, block.head_dim)
     if block.attention_post_norm is None:
         return z
     assert layer.attention_raw is not None

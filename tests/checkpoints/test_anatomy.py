@@ -121,18 +121,44 @@ def test_norms_are_recognised_and_pulled_back(kind, dtype):
     torch.testing.assert_close(norm.pull_back(x.detach(), upstream), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_an_unknown_norm_is_refused_by_name():
-    class Tanh(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(16))
+class Tanh(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(0.5, 1.5, 16))
 
-        def forward(self, x):
-            return torch.tanh(x) * self.weight
+    def forward(self, x):
+        return torch.tanh(x) * self.weight + 0.1 * x.mean(-1, keepdim=True)
 
+
+def test_a_norm_of_another_kind_is_pulled_back_by_its_own_derivative():
     model = llama()
     model.model.layers[1].input_layernorm = Tanh()
-    with pytest.raises(UnsupportedArchitecture, match="attention norm of layer 1, a Tanh"):
+    norm = anatomy(model).blocks[1].attention_norm
+    assert norm.kind == "other"
+    x = torch.randn(5, 16, requires_grad=True)
+    upstream = torch.randn(3, 5, 16)
+    for gradient, found in zip(upstream, norm.pull_back(x.detach(), upstream), strict=True):
+        (expected,) = torch.autograd.grad((norm.module(x) * gradient).sum(), x)
+        torch.testing.assert_close(found, expected)
+    with pytest.raises(UnsupportedArchitecture, match="a Tanh computes neither a LayerNorm nor an RMSNorm"):
+        norm.spread(x, torch.ones(5, 1))
+
+
+def test_a_norm_that_mixes_tokens_is_refused_by_name():
+    class Mixing(Tanh):
+        def forward(self, x):
+            return x - x.mean(0)
+
+    model = llama()
+    model.model.layers[1].input_layernorm = Mixing()
+    with pytest.raises(UnsupportedArchitecture, match="attention norm of layer 1, a Mixing, does not map each vector"):
+        anatomy(model)
+
+
+def test_a_norm_of_another_kind_on_an_attention_output_is_refused_by_name():
+    model = Olmo2ForCausalLM(Olmo2Config(**SIZES, num_key_value_heads=2)).eval()
+    model.model.layers[1].post_attention_layernorm = Tanh()
+    with pytest.raises(UnsupportedArchitecture, match="attention output of layer 1, a Tanh"):
         anatomy(model)
 
 

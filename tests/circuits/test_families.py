@@ -23,13 +23,11 @@ def reader_key(name: str) -> tuple[int, str, int]:
     return (int(layer[1:]), kind, int(part.lstrip("hkv")))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_eap_equals_finite_differences_on_the_stock_model(family):
-    model, facts = build(family), random_facts(2, length=6)
-    graph = circuits.attribute(model, facts, method="eap")
+def assert_equals_finite_differences(model, facts, graph, *, samples: int = 14) -> None:
+    """Edges drawn at random, and two late ones, against the oracle."""
     rng = np.random.default_rng(0)
     pairs = np.argwhere(graph.mask)
-    upstream = pairs[rng.choice(len(pairs), 14, replace=False)]
+    upstream = pairs[rng.choice(len(pairs), samples, replace=False)]
     same_layer = [(graph.writers.index("a1.h2"), graph.readers.index("logits"))]
     if not graph.shape.parallel:
         same_layer.append((graph.writers.index("a1.h2"), graph.readers.index("m1")))
@@ -38,6 +36,13 @@ def test_eap_equals_finite_differences_on_the_stock_model(family):
     for row, column in [*upstream, *same_layer]:
         expected = eap_edge(model, facts, (int(row), reader_key(graph.readers[column])))
         np.testing.assert_allclose(graph.scores[:, row, column], expected, atol=3e-3 * largest, rtol=3e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_eap_equals_finite_differences_on_the_stock_model(family):
+    model, facts = build(family), random_facts(2, length=6)
+    graph = circuits.attribute(model, facts, method="eap")
+    assert_equals_finite_differences(model, facts, graph)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -86,6 +91,27 @@ def test_one_edge_out_equals_running_the_reader_on_its_own_stream(family):
 def test_unsupported_architectures_are_refused_by_name(family):
     with pytest.raises(UnsupportedArchitecture, match="ForCausalLM"):
         anatomy(build(family, dtype=torch.float32))
+
+
+class Squashing(torch.nn.Module):
+    """Neither a LayerNorm nor an RMSNorm, and no multiple of one."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.linspace(0.5, 1.5, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x - 0.3 * x.amax(-1, keepdim=True)) * self.weight
+
+
+def test_norms_of_another_kind_are_exact_through_their_own_derivative():
+    model, facts = build("llama_gqa"), random_facts(2, length=6)
+    for layer in model.model.layers:
+        layer.input_layernorm, layer.post_attention_layernorm = Squashing(16).double(), Squashing(16).double()
+    model.model.norm = Squashing(16).double()
+    assert_equals_finite_differences(model, facts, circuits.attribute(model, facts, method="eap"), samples=20)
+    graph = circuits.attribute(model, facts, method="conductance", ig_steps=60, chunk_mb=1e-6)
+    assert max(abs(v) for v in circuits.completeness(graph).values()) < 0.02
 
 
 def test_grouped_key_value_readers_sum_what_repeated_heads_share_out():
