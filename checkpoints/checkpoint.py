@@ -22,7 +22,7 @@ from checkpoints.hashes import hash_file
 
 if TYPE_CHECKING:
     from checkpoints.hub import HubRevision
-    from checkpoints.loading import LoadedModel
+    from checkpoints.loading import DeviceMap, LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +113,25 @@ class Checkpoint:
         """Where its tokenizer may lie: its own folder first, then the series folder, then an adapter's base."""
         return tuple(folder for folder in (self.path, self.root, self.base) if folder is not None)
 
-    def load(self, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa") -> "LoadedModel":
+    def load(
+        self,
+        device: str = "cpu",
+        dtype: str = "float32",
+        attention: str = "sdpa",
+        *,
+        device_map: "DeviceMap | None" = None,
+    ) -> "LoadedModel":
         """Load the model: frozen, in eval mode, without a network and without running code it brings.
 
         Args:
-            device: torch device, or ``"auto"`` to spread a model that is larger than one (needs accelerate).
+            device: torch device.
             dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; recorded with every result.
             attention: transformers' attention implementation (``"sdpa"``, ``"eager"``, or a registered name).
+            device_map: in place of `device`, for a model that is larger than one: ``"auto"``, ``"balanced"``,
+                ``"sequential"``, or module names with their devices (needs accelerate).
 
         Raises:
+            DriftError: no such device or dtype, or a map that leaves weights on no device.
             NotACheckpoint: the folder is no checkpoint.
             CorruptWeights: files missing, empty, truncated or corrupt, tensors not finite, or not covering
                 the model.
@@ -129,12 +139,19 @@ class Checkpoint:
         """
         from checkpoints.loading import load
 
-        return load(self, device=device, dtype=dtype, attention=attention)
+        return load(self, device=device, dtype=dtype, attention=attention, device_map=device_map)
 
     @contextmanager
-    def open(self, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa") -> Iterator["LoadedModel"]:
+    def open(
+        self,
+        device: str = "cpu",
+        dtype: str = "float32",
+        attention: str = "sdpa",
+        *,
+        device_map: "DeviceMap | None" = None,
+    ) -> Iterator["LoadedModel"]:
         """`load` for the length of a ``with`` block; the model is let go of at its end."""
-        loaded = self.load(device, dtype, attention)
+        loaded = self.load(device, dtype, attention, device_map=device_map)
         try:
             yield loaded
         finally:

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+
 logger = logging.getLogger(__name__)
 
-SPREAD = "auto"
 DType = Literal["float32", "bfloat16", "float16"]
+DeviceMap = str | Mapping[str, str | int]
+_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +36,10 @@ class LoadedModel:
 
     Attributes:
         checkpoint: what was loaded.
-        device: torch device it is on, or ``"auto"`` where it is spread over several.
+        device: torch device it is on; all of them, joined by ``+``, where it is spread over several.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         attention: attention implementation it was loaded with.
+        device_map: module -> device, where it was loaded with a map.
     """
 
     checkpoint: Checkpoint
@@ -44,6 +47,7 @@ class LoadedModel:
     dtype: str
     attention: str
     _held: "list[tuple[PreTrainedModel, PreTrainedTokenizerBase | None]]" = field(repr=False)
+    device_map: Mapping[str, str] | None = None
 
     @property
     def model(self) -> "PreTrainedModel":
@@ -66,7 +70,7 @@ class LoadedModel:
         """Hand the model, which now holds another checkpoint's weights, to a new handle; this one is let go of."""
         held = self._content()
         self._held.clear()
-        return LoadedModel(checkpoint, self.device, self.dtype, self.attention, [held])
+        return replace(self, checkpoint=checkpoint, _held=[held])
 
     def _content(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase | None]":
         if not self._held:
@@ -77,35 +81,93 @@ class LoadedModel:
         return self._held[0]
 
 
-def load(checkpoint: Checkpoint, *, device: str, dtype: str, attention: str) -> LoadedModel:
+def load(
+    checkpoint: Checkpoint, *, device: str, dtype: str, attention: str, device_map: DeviceMap | None = None
+) -> LoadedModel:
     """Load a checkpoint; see `Checkpoint.load`."""
     if dtype not in get_args(DType):
         raise DriftError(f"dtype {dtype!r} is not one of {', '.join(get_args(DType))}")
+    _require_usable(device_map)
     files = validate(checkpoint.fetch())
     gguf = files[0].name if files[0].suffix == ".gguf" else None
     if checkpoint.base is not None:
         validate(checkpoint.base)
-        base = _build(replace(checkpoint, path=checkpoint.base), None, dtype, attention, device)
+        base = _build(replace(checkpoint, path=checkpoint.base), None, dtype, attention, device_map)
         model = merge_adapter(checkpoint, base)
     elif files[0].suffix == ".distcp":
+        if device_map is not None:
+            raise DriftError(
+                f"{checkpoint.path} is a torch distributed checkpoint, which is put on one device: convert it to "
+                "safetensors to spread it by a device map"
+            )
         model = load_distributed(checkpoint, files[0].parent, dtype, attention)
     else:
-        model = _build(checkpoint, gguf, dtype, attention, device)
+        model = _build(checkpoint, gguf, dtype, attention, device_map)
+    spread = None if device_map is None else _placement(checkpoint, model, device_map)
     check_finite(checkpoint, dict(model.named_parameters()))
     model.requires_grad_(requires_grad=False).train(mode=False)
     tokenizer = _load_tokenizer(checkpoint, gguf)
-    return LoadedModel(checkpoint, device, dtype, attention, [(_move(model, device), tokenizer)])
+    if spread is None:
+        return LoadedModel(checkpoint, device, dtype, attention, [(_move(model, device), tokenizer)])
+    devices = "+".join(dict.fromkeys(spread.values()))
+    return LoadedModel(checkpoint, devices, dtype, attention, [(model, tokenizer)], spread)
 
 
-def _build(checkpoint: Checkpoint, gguf: str | None, dtype: str, attention: str, device: str) -> "PreTrainedModel":
+def _require_usable(device_map: DeviceMap | None) -> None:
+    if device_map is None:
+        return
+    _require("a device map spreads a model over devices", "accelerate", extra="gpus")
+    if isinstance(device_map, str) and device_map not in _MAPS:
+        raise DriftError(f"device map {device_map!r} is none of {', '.join(_MAPS)}, nor module names with devices")
+
+
+def _placement(checkpoint: Checkpoint, model: "PreTrainedModel", device_map: DeviceMap) -> dict[str, str]:
+    """Where each part of a spread model lies.
+
+    Raises:
+        DriftError: a map that says nothing of some of it, or puts some where nothing can be hooked or differentiated.
+    """
+    keys = () if isinstance(device_map, str) else tuple(device_map)
+    forgotten = [name for name, _ in model.named_parameters() if keys and not any(_within(name, key) for key in keys)]
+    if forgotten:
+        raise DriftError(
+            f"the device map says nothing of {len(forgotten)} tensors of {checkpoint.path}, {forgotten[0]!r} first; "
+            "give every module its device, or '' its default"
+        )
+    away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if away:
+        raise DriftError(
+            f"the device map leaves {len(away)} tensors of {checkpoint.path} on disk or, beside an accelerator, in "
+            f"main memory, {away[0]!r} first: what is not on a device cannot be hooked; use more devices or a smaller "
+            "dtype"
+        )
+    return _devices("", model)
+
+
+def _within(parameter: str, module: str) -> bool:
+    return not module or parameter == module or parameter.startswith(f"{module}.")
+
+
+def _devices(name: str, module: "torch.nn.Module") -> dict[str, str]:
+    """The coarsest map from modules to devices that says where every parameter is."""
+    found = {str(parameter.device) for parameter in module.parameters()}
+    if len(found) == 1:
+        return {name: found.pop()}
+    places = {f"{name}.{own}".lstrip("."): str(p.device) for own, p in module.named_parameters(recurse=False)}
+    for own, child in module.named_children():
+        places |= _devices(f"{name}.{own}".lstrip("."), child) if any(True for _ in child.parameters()) else {}
+    return places
+
+
+def _build(
+    checkpoint: Checkpoint, gguf: str | None, dtype: str, attention: str, device_map: DeviceMap | None
+) -> "PreTrainedModel":
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     if gguf:
-        _require(f"{checkpoint.path / gguf} is a GGUF file", "gguf", "accelerate")
-    if device == SPREAD:
-        _require(f"device {SPREAD!r} spreads a model over devices", "accelerate")
+        _require(f"{checkpoint.path / gguf} is a GGUF file", "gguf", "accelerate", extra="gguf")
     auto: Any = AutoModelForCausalLM
     model: PreTrainedModel
     try:
@@ -120,7 +182,7 @@ def _build(checkpoint: Checkpoint, gguf: str | None, dtype: str, attention: str,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
                 output_loading_info=True,
                 **({"gguf_file": gguf} if gguf else {}),
-                **({"device_map": "auto"} if device == SPREAD else {}),
+                **({} if device_map is None else {"device_map": device_map}),
             )
     except (SafetensorError, EOFError) as error:
         raise CorruptWeights(f"the weights of {checkpoint.path} cannot be read: {error}") from error
@@ -151,6 +213,8 @@ def _explain(checkpoint: Checkpoint, error: Exception) -> DriftError:
         )
     if "does not support an attention implementation" in text or "attn_implementation" in text:
         return UnsupportedArchitecture(f"{checkpoint.path}: {text[:300]}; try attention='eager'")
+    if "device_map" in text or "device map" in text:
+        return DriftError(f"{checkpoint.path} cannot be spread by this device map: {text[:300]}")
     return CorruptWeights(f"{checkpoint.path} cannot be loaded: {type(error).__name__}: {text[:500]}")
 
 
@@ -205,8 +269,6 @@ def _all_finite(tensor: "torch.Tensor") -> bool:
 
 
 def _move(model: "PreTrainedModel", device: str) -> "PreTrainedModel":
-    if device == SPREAD:
-        return model
     try:
         moved: PreTrainedModel = model.to(device)  # type: ignore[arg-type]
     except (RuntimeError, AssertionError) as error:
@@ -230,12 +292,13 @@ def _load_tokenizer(checkpoint: Checkpoint, gguf: str | None) -> "PreTrainedToke
         raise DriftError(f"the tokenizer in {folder} cannot be loaded: {text}; restore its files") from error
 
 
-def _require(what: str, *packages: str) -> None:
+def _require(what: str, *packages: str, extra: str) -> None:
     from importlib.util import find_spec
 
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
-        raise DriftError(f"{what}, which needs the package {' and '.join(missing)}: pip install 'circuit-drift[gguf]'")
+        named = " and ".join(missing)
+        raise DriftError(f"{what}, which needs the package {named}: pip install 'circuit-drift[{extra}]'")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from checkpoints.selection import select
 if TYPE_CHECKING:
     import networkx as nx
 
-    from checkpoints.loading import LoadedModel
+    from checkpoints.loading import DeviceMap, LoadedModel
 
 DEMO = "demo"
 DEMO_VARIABLE = "CIRCUIT_DRIFT_DEMO"
@@ -142,6 +142,7 @@ class Series:
         dtype: str = "float32",
         attention: str = "sdpa",
         *,
+        device_map: "DeviceMap | None" = None,
         reuse: bool = False,
         keep_downloads: int | None = None,
     ) -> Iterator["LoadedModel"]:
@@ -151,6 +152,7 @@ class Series:
             device: torch device.
             dtype: dtype of the weights.
             attention: attention implementation.
+            device_map: in place of `device`; see `Checkpoint.load`.
             reuse: put each checkpoint's weights into one and the same model object where its config is the same:
                 faster, and hooks stay in place. Do not keep the model beyond its turn: its weights change.
             keep_downloads: of the hub revisions that this sweep fetches, how many to keep once done with (beside the
@@ -163,6 +165,7 @@ class Series:
             device=device,
             dtype=dtype,
             attention=attention,
+            device_map=device_map,
             reuse=reuse,
             keep_downloads=keep_downloads,
         )

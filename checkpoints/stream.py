@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.errors import DriftError
 from checkpoints.files import hash_weights, weight_files
-from checkpoints.loading import LoadedModel, check_finite
+from checkpoints.loading import DeviceMap, LoadedModel, check_finite
 from checkpoints.validate import tensor_entries, validate
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def stream(
     device: str,
     dtype: str,
     attention: str,
+    device_map: DeviceMap | None,
     reuse: bool,
     keep_downloads: int | None,
 ) -> Iterator[LoadedModel]:
@@ -54,7 +55,7 @@ def stream(
                 if loaded is not None:
                     loaded.release()
                 loaded = live = None
-                loaded = checkpoint.load(device, dtype, attention)
+                loaded = checkpoint.load(device, dtype, attention, device_map=device_map)
                 live = _Live(loaded) if reuse else None
             reader = None if upcoming is None else _Reader(upcoming, downloads, live)
             yield loaded
@@ -138,8 +139,6 @@ class _Live:
     def accepts(self, checkpoint: Checkpoint) -> bool:
         """Whether the model is as it was loaded, and the checkpoint of the same config and tokenizer."""
         now = _tensors(self.loaded.model)
-        if any(tensor.is_meta for tensor in now.values()):
-            return False  # kept on disk by a device map: there is nothing to put weights into
         intact = now.keys() == self.names and all(now[name] is tensor for name, tensor in self.tensors.items())
         with suppress(DriftError):
             return intact and not self.loaded.model.training and _hashes(checkpoint) == self.hashes

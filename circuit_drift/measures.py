@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MEASURES = ("heads", "circuit", "faithfulness")
+ATTENTION = "sdpa"
 
 
 class Measure(Protocol):
@@ -153,8 +154,9 @@ def read_result(measure: str, folder: Path) -> Any:
     return Behaviour.load(folder)
 
 
-def store_key(checkpoint: Checkpoint, measure: Measure, dtype: str) -> str:
+def store_key(checkpoint: Checkpoint, measure: Measure, dtype: str, attention: str = ATTENTION) -> str:
     """The store key of one measure of one checkpoint."""
+    other = {} if attention == ATTENTION else {"attention": attention}
     return key_of(
         {
             "weights": checkpoint.weights_hash,
@@ -163,6 +165,7 @@ def store_key(checkpoint: Checkpoint, measure: Measure, dtype: str) -> str:
             "measure": measure.name,
             "parameters": measure.parameters(),
             "dtype": dtype,
+            **other,
         }
     )
 
@@ -180,6 +183,7 @@ def with_provenance(result: Any, loaded: LoadedModel, measure: Measure) -> Any:
         "parameters": measure.parameters(),
         "dtype": loaded.dtype,
         "device": loaded.device,
+        "device_map": loaded.device_map,
         "attention": loaded.attention,
         "code_version": circuit_drift.__version__,
     }

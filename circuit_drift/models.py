@@ -76,7 +76,8 @@ class Models:
             sweep.checkpoints[index:],
             device=pick_device(sweep.device),
             dtype=sweep.dtype,
-            attention="sdpa",
+            attention=sweep.attention,
+            device_map=sweep.device_map,
             reuse=True,
             keep_downloads=sweep.keep_downloads,
         )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints import CheckpointMismatch, open_checkpoint
 from checkpoints.compat import require_same_model
-from circuit_drift.measures import MEASURES
+from checkpoints.loading import DeviceMap
+from circuit_drift.measures import ATTENTION, MEASURES
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.recall import recall_change, recalled
 from circuit_drift.store import Store
@@ -97,6 +98,8 @@ def diff(
     measures: Sequence[str] = MEASURES,
     device: str = "auto",
     dtype: str = "float32",
+    attention: str = ATTENTION,
+    device_map: DeviceMap | None = None,
     q: float = 0.05,
     progress: bool = True,
 ) -> PairDiff:
@@ -110,6 +113,8 @@ def diff(
         measures: which of ``heads``, ``circuit``, ``faithfulness``.
         device: a torch device, or ``auto``.
         dtype: the dtype of the forward passes.
+        attention: transformers' attention implementation.
+        device_map: in place of `device`, for models that are larger than one; see `circuit_drift.run`.
         q: the false discovery rate the changes are held to.
         progress: show a progress bar where there is a terminal or a notebook.
 
@@ -122,7 +127,17 @@ def diff(
     store = store if isinstance(store, Store) else Store.open(store)
     prompts = prompts or prompts_for(first.path)
     points = list(
-        measure_each([first, second], store, prompts, measures=measures, device=device, dtype=dtype, progress=progress)
+        measure_each(
+            [first, second],
+            store,
+            prompts,
+            measures=measures,
+            device=device,
+            dtype=dtype,
+            attention=attention,
+            device_map=device_map,
+            progress=progress,
+        )
     )
     return compare(*points, q=q)
 

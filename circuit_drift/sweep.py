@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints import Checkpoint, DriftError, Series, StoreError, open_series
 from checkpoints.audit import audit
+from checkpoints.loading import DeviceMap
 from circuit_drift.executors import Executor, Workforce, execute
 from circuit_drift.journal import Outcome
-from circuit_drift.measures import MEASURES, build_measures, read_result
+from circuit_drift.measures import ATTENTION, MEASURES, build_measures, read_result
 from circuit_drift.progress import Progress
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.store import Store
@@ -150,6 +151,8 @@ def run(
     measures: Sequence[str] = MEASURES,
     device: str = "auto",
     dtype: str = "float32",
+    attention: str = ATTENTION,
+    device_map: DeviceMap | None = None,
     strict: bool = False,
     progress: bool = True,
     executor: Executor = "serial",
@@ -167,6 +170,10 @@ def run(
         measures: which of ``heads``, ``circuit``, ``faithfulness``; the last needs the second.
         device: a torch device, or ``auto``.
         dtype: the dtype of the forward passes.
+        attention: transformers' attention implementation (``"sdpa"``, ``"eager"``, or a registered name).
+        device_map: in place of `device`, for models that are larger than one: ``"auto"``, ``"balanced"``,
+            ``"sequential"``, or module names with their devices. By default ``"auto"`` where a worker holds several
+            GPUs.
         strict: refuse a series in which the audit finds an error, instead of warning of it.
         progress: show progress bars where there is a terminal or a notebook.
         executor: where the workers run: ``serial`` (here), ``processes`` of this machine, ``ray`` or ``slurm``.
@@ -198,6 +205,8 @@ def run(
         store,
         device=device,
         dtype=dtype,
+        attention=attention,
+        device_map=device_map or ("auto" if (gpus_per_worker or 0) > 1 else None),
         keep_downloads=keep_downloads,
     )
     points: dict[int, Point] = {}
@@ -219,6 +228,8 @@ def measure_each(
     measures: Sequence[str] = MEASURES,
     device: str = "auto",
     dtype: str = "float32",
+    attention: str = ATTENTION,
+    device_map: DeviceMap | None = None,
     progress: bool = True,
 ) -> Iterator[Point]:
     """Measure checkpoints here, each result stored before the next is begun; yields them in their order.
@@ -226,7 +237,15 @@ def measure_each(
     Raises:
         StoreError: a result cannot be written. Every other failure is recorded in its point.
     """
-    sweep = Sweep.of(checkpoints, build_measures(prompts, measures), store, device=device, dtype=dtype)
+    sweep = Sweep.of(
+        checkpoints,
+        build_measures(prompts, measures),
+        store,
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        device_map=device_map,
+    )
     early: dict[int, Point] = {}
     following = 0
     for index, point in _finished(sweep, "serial", Workforce(), progress=progress):

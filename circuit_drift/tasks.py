@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from checkpoints import Checkpoint, LoadedModel
+from checkpoints.loading import DeviceMap
 from circuit_drift.claims import LEASE, Claims
 from circuit_drift.journal import Journal
-from circuit_drift.measures import Measure, read_result, store_key, with_provenance
+from circuit_drift.measures import ATTENTION, Measure, read_result, store_key, with_provenance
 from circuit_drift.store import Store, key_of
 
 
@@ -55,6 +56,8 @@ class Sweep:
         store: where results go.
         device: torch device of the models, or ``auto``.
         dtype: dtype of the forward passes.
+        attention: transformers' attention implementation.
+        device_map: in place of the device, for models that are larger than one.
         lease: seconds after which a silent worker on another machine is taken for dead.
         keep_downloads: how many used hub revisions to keep on disk; None keeps all.
     """
@@ -65,6 +68,8 @@ class Sweep:
     store: Store
     device: str = "auto"
     dtype: str = "float32"
+    attention: str = ATTENTION
+    device_map: DeviceMap | None = None
     lease: float = LEASE
     keep_downloads: int | None = None
 
@@ -92,7 +97,9 @@ class Sweep:
             DriftError: the checkpoint's files cannot be read.
         """
         checkpoint = self.checkpoints[index]
-        return tuple(Task(measure, store_key(checkpoint, measure, self.dtype)) for measure in self.measures)
+        return tuple(
+            Task(measure, store_key(checkpoint, measure, self.dtype, self.attention)) for measure in self.measures
+        )
 
     def anywhere(self) -> "Sweep":
         """The same sweep with absolute paths, for workers that run in another folder."""

@@ -59,18 +59,6 @@ def test_an_unknown_device_is_refused(checkpoint_folder):
         open_checkpoint(checkpoint_folder).load(device="nowhere")
 
 
-def test_a_model_is_spread_over_devices_where_asked(run_folder, monkeypatch):
-    pytest.importorskip("accelerate")
-    series = open_series(run_folder)
-    expected = [checkpoint.load().model(IDS).logits for checkpoint in series]
-    for loaded, logits in zip(series.models(device="auto", reuse=True), expected, strict=True):
-        assert loaded.device == "auto"
-        assert torch.equal(loaded.model(IDS).logits.cpu(), logits)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DriftError, match="'auto' spreads a model over devices, which needs the package accelerate"):
-        series[0].load(device="auto")
-
-
 def test_tied_embeddings_load_and_stay_tied(tmp_path):
     folder = save_model(tmp_path / "checkpoint-5", llama_config(tie_word_embeddings=True))
     model = open_checkpoint(folder).load().model
