@@ -65,12 +65,23 @@ def recalled(
         the graphs, and the choice in words.
     """
     facts = len(graphs[0])
-    if any(len(graph) != facts or len(graph.scores) != facts for graph in graphs):
-        return list(graphs), f"all {facts} facts"
+    kept = recalled_facts(graphs)
+    if kept is not None:
+        return [only(graph, kept) for graph in graphs], f"the {len(kept)} of {facts} facts recalled {where}"
+    few = f" (fewer than {FEWEST} are recalled {where})" if _fact_by_fact(graphs) else ""
+    return list(graphs), f"all {facts} facts{few}"
+
+
+def recalled_facts(graphs: "Sequence[circuits.AttributionGraph]") -> NDArray[np.integer] | None:
+    """[M] positions of the facts that `recalled` keeps; None where it keeps all."""
+    if not _fact_by_fact(graphs):
+        return None
     ever = np.flatnonzero(np.any([graph.answer_rank == 0 for graph in graphs], axis=0))
-    if len(ever) < FEWEST:
-        return list(graphs), f"all {facts} facts (fewer than {FEWEST} are recalled {where})"
-    return [only(graph, ever) for graph in graphs], f"the {len(ever)} of {facts} facts recalled {where}"
+    return ever if len(ever) >= FEWEST else None
+
+
+def _fact_by_fact(graphs: "Sequence[circuits.AttributionGraph]") -> bool:
+    return all(len(graph) == len(graphs[0]) == len(graph.scores) for graph in graphs)
 
 
 def only(graph: "circuits.AttributionGraph", facts: NDArray[np.integer]) -> "circuits.AttributionGraph":

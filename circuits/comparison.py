@@ -17,6 +17,7 @@ from checkpoints.errors import BadPrompt, CheckpointMismatch
 from circuits.graph import Circuit, Floats, GraphShape, require_same_shape
 from circuits.noise import EdgeTests, paired_global_p, paired_tests, unpaired_global_p, welch_tests
 from circuits.profile import LARGE, ProfileChange, profile_changes
+from circuits.pruning import default_size
 from circuits.scores import AttributionGraph
 from circuits.similarity import Similarity, similarities
 
@@ -31,7 +32,6 @@ Status = Literal["gained", "lost", "strengthened", "weakened", "flipped", "kept"
 STATUSES: tuple[Status, ...] = (
     "gained", "lost", "strengthened", "weakened", "flipped", "kept", "uncertain", "outside"
 )  # fmt: skip
-DEFAULT_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ def diff(
         return _negative(diff(b, a, q=q, n_edges=n_edges, pairing=pairing, splits=splits, seed=seed))
     scores_a, scores_b = a.edge_scores, b.edge_scores
     edges = scores_a.shape[1]
-    n = min(edges, n_edges or max(20, round(DEFAULT_SHARE * edges)))
+    n = min(edges, n_edges or default_size(edges))
     paired = pairing == "paired"
     splits = splits or (24 if edges <= LARGE else 4)
     writers_a, writers_b = a.scores.sum(2, dtype=np.float64), b.scores.sum(2, dtype=np.float64)

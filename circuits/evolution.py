@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from checkpoints.artifacts import read_artifact, write_artifact
 from checkpoints.errors import BadPrompt, CheckpointMismatch
-from circuits.comparison import DEFAULT_SHARE
 from circuits.graph import Bools, Floats, GraphShape, require_same_shape, shape_document
 from circuits.profile import PROFILES, profiler
+from circuits.pruning import default_size
 from circuits.scores import AttributionGraph
 from circuits.segmentation import Products, Split, cosines, splits
 from circuits.similarity import Similarity, similarities
@@ -233,7 +233,7 @@ def evolve(
     steps, graphs = [step for step, _ in series], [graph for _, graph in series]
     _require_series(graphs)
     shape, edges = graphs[0].shape, int(graphs[0].mask.sum())
-    n = min(edges, n_edges or max(20, round(DEFAULT_SHARE * edges)))
+    n = min(edges, n_edges or default_size(edges))
     scores = [graph.edge_scores for graph in graphs]
     circuits = np.stack([graph.prune(n).mask for graph in graphs])
     products = Products(scores)

@@ -12,6 +12,14 @@ from circuits.graph import Bools, Circuit, Floats, GraphShape
 Rule = Literal["absolute", "lowers", "greedy"]
 
 
+DEFAULT_SHARE = 0.05
+FEWEST_EDGES = 20
+
+
+def default_size(edges: int) -> int:
+    """The size a circuit of a graph of so many edges is pruned from unless told otherwise: 5 %, at least 20."""
+    return min(edges, max(FEWEST_EDGES, round(DEFAULT_SHARE * edges)))
+
 def prune(shape: GraphShape, scores: Floats, n: int, *, rule: Rule = "absolute") -> Circuit:
     """Choose n existing edges, then remove dead ends until nothing changes.
 

@@ -122,10 +122,10 @@ def rewiring_figure(run: "Run", frame: "pd.DataFrame") -> "go.Figure":
 
 def _overlap(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> "circuits.Similarity":
     """The Jaccard overlap at the circuits' own size, on the facts that either recalls."""
-    from circuits.comparison import DEFAULT_SHARE
+    from circuits.pruning import default_size
     from circuits.similarity import similarities
 
     (first, second), _ = recalled([a, b], "at either")
-    sizes = [max(20, round(DEFAULT_SHARE * first.edge_scores.shape[1]))]
+    sizes = [default_size(first.edge_scores.shape[1])]
     weights = (first.unit_sizes.astype(float), second.unit_sizes.astype(float))
     return similarities(first.edge_scores, second.edge_scores, weights=weights, sizes=sizes)[0]
