@@ -1,7 +1,6 @@
 import json
 import math
 import multiprocessing
-import os
 from pathlib import Path
 
 import numpy as np
