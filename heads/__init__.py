@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from heads.ablation import ablate, validate
     from heads.adaptive import adaptive_scores
     from heads.building import interference_prompts, needle_prompts
-    from heads.catalogue import ABLATIONS, DETECTORS
+    from heads.catalogue import ABLATIONS, CONTROLS, DETECTORS
     from heads.comparison import Change, HeadComparison, compare
     from heads.correlation import Correlation, correlate, read_downstream
     from heads.dynamic import Dynamics, dynamics
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ABLATIONS": "catalogue",
+    "CONTROLS": "catalogue",
     "Change": "comparison",
     "Correlation": "correlation",
     "DETECTORS": "catalogue",
@@ -72,6 +73,7 @@ _HOMES = {
 
 __all__ = [
     "ABLATIONS",
+    "CONTROLS",
     "DETECTORS",
     "PROBES",
     "Change",

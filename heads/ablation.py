@@ -10,11 +10,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt
+from heads.controls import Control, draw_controls
 from heads.edits import Calibration, Kind, Means, Scope, Targets, Where, ablated
-from heads.names import expand_heads, head_name, parse_head
+from heads.names import expand_heads, parse_head
 from heads.needles import NeedlePrompt, NeedleSet
-from heads.retrieval import about, check_fits, kv_heads, pad, retrieval_scores, row_logits
-from heads.scores import THRESHOLD, RetrievalScores, retrieves
+from heads.retrieval import Extra, about, check_fits, kv_heads, pad, retrieval_scores, row_logits
+from heads.scores import RetrievalScores, retrieves
 from heads.validation import Readout, Validation
 
 TEXT_TOKENS = 64
@@ -61,14 +62,13 @@ def validate(
     scores: RetrievalScores | None = None,
     kind: Kind = "off",
     scope: Scope = "both",
+    against: Sequence[Control] = ("layer_matched", "non_retrieving"),
     controls: int = 5,
     batch_size: int = 8,
     seed: int = 0,
     progress: bool = False,
 ) -> Validation:
-    """Ablate the top retrieval heads, and as many others of the same layers several times over.
-
-    A control never holds a tested head, nor another retrieval head while its layer has others to offer.
+    """Ablate the top retrieval heads, and as many others several times over.
 
     Args:
         model: in eval mode.
@@ -76,61 +76,55 @@ def validate(
         top_k: how many of the best heads to test.
         scores: to rank by; measured on the same prompts when not given.
         kind: what ablating means (`heads.ABLATIONS`).
-        scope: at which positions.
-        controls: how many random sets.
+        scope: at which positions (`ablate`).
+        against: kinds of control (`heads.CONTROLS`), reported side by side. One that cannot be drawn here is noted in
+            the result; ``equal_write`` needs scores with the ``locos`` detector.
+        controls: how many draws of each kind.
         batch_size: prompts at a time.
         seed: of the controls.
         progress: show a progress bar.
 
     Raises:
-        BadPrompt: more heads asked for than leave controls in their layers, or prompts the model cannot read.
+        BadPrompt: no kind of control can be drawn, or prompts the model cannot read.
         UnsupportedArchitecture: the model is outside the attention interface.
     """
-    scores = scores or retrieval_scores(model, needle_set, batch_size=batch_size)
     if top_k < 1:
         raise BadPrompt(f"top_k = {top_k}: test one head at least")
+    extra: tuple[Extra, ...] = ("locos",) if "equal_write" in against else ()
+    scores = scores or retrieval_scores(model, needle_set, extra=extra, batch_size=batch_size)
     tested = tuple(h.name for h in scores.top(top_k))
+    drawn, notes = _drawn(against, tested, scores, count=controls, seed=seed)
     means = _calibrate(model, needle_set, kind, batch_size) if kind.startswith("mean") else None
+    every = [(), tested, *(names for sets in drawn.values() for names in sets)]
+    runs = {
+        names: _readout(model, needle_set, names, kind=kind, scope=scope, means=means, batch_size=batch_size)
+        for names in tqdm(list(dict.fromkeys(every)), desc="ablations", disable=not progress)
+    }
+    return Validation(
+        runs[()],
+        runs[tested],
+        {control: tuple(runs[names] for names in sets) for control, sets in drawn.items()},
+        retrieving=tuple(h.name for h in scores.top(scores.mean.size) if retrieves(scores.mean)[h.layer, h.head]),
+        needle=scores.needle,
+        notes=notes,
+        meta={**about(model), "prompts": needle_set.hash, "length": needle_set.length, "seed": seed},
+    )
+
+
+def _drawn(
+    against: Sequence[Control], tested: Sequence[str], scores: RetrievalScores, *, count: int, seed: int
+) -> tuple[dict[str, tuple[tuple[str, ...], ...]], tuple[str, ...]]:
+    """The controls of each kind, and why a kind has none."""
     draw = np.random.default_rng(seed)
-    retrieving = retrieves(scores.mean, THRESHOLD)
-    drawn = [matched_controls(tested, retrieving, draw) for _ in range(controls)]
-    bystanders = [sum(not retrieving[parse_head(name, scores.shape)] for name in names) for names in drawn]
-    runs = [
-        _readout(model, needle_set, names, kind=kind, scope=scope, means=means, batch_size=batch_size)
-        for names in tqdm([(), tested, *drawn], desc="ablations", disable=not progress)
-    ]
-    meta = {**about(model), "prompts": needle_set.hash, "length": needle_set.length, "seed": seed}
-    meta["retrieving_controls"] = top_k - float(np.mean(bystanders))
-    return Validation(runs[0], runs[1], tuple(runs[2:]), needle=scores.needle, meta=meta)
-
-
-def matched_controls(tested: Sequence[str], retrieving: np.ndarray, draw: np.random.Generator) -> tuple[str, ...]:
-    """As many heads as tested, layer by layer, none of them tested; bystanders before other retrieval heads.
-
-    Args:
-        tested: names of the tested heads.
-        retrieving: [L, H] which heads retrieve.
-        draw: source of randomness.
-
-    Raises:
-        BadPrompt: a layer with fewer heads left than tested.
-    """
-    shape = (retrieving.shape[0], retrieving.shape[1])
-    taken: dict[int, set[int]] = {}
-    for name in tested:
-        layer, head = parse_head(name, shape)
-        taken.setdefault(layer, set()).add(head)
-    chosen = []
-    for layer, heads in sorted(taken.items()):
-        free = [head for head in draw.permutation(shape[1]).tolist() if head not in heads]
-        if len(free) < len(heads):
-            raise BadPrompt(
-                f"layer {layer} has {shape[1]} heads and {len(heads)} of them are tested, which leaves {len(free)} for "
-                "a control: test fewer heads with top_k"
-            )
-        free.sort(key=retrieving[layer].__getitem__)
-        chosen += [head_name(layer, head) for head in free[: len(heads)]]
-    return tuple(chosen)
+    drawn, notes = {}, []
+    for control in against:
+        try:
+            drawn[str(control)] = draw_controls(control, tested, scores, count=count, draw=draw)
+        except BadPrompt as reason:
+            notes.append(f"no {control} control: {reason}")
+    if not drawn:
+        raise BadPrompt("; ".join(notes) or "name at least one kind of control in against")
+    return drawn, tuple(notes)
 
 
 def _shape(model: PreTrainedModel) -> tuple[int, int]:
@@ -169,7 +163,7 @@ def _readout(
     means: Means | None,
     batch_size: int,
 ) -> Readout:
-    """Accuracy, answer NLL and NLL of plain text under an ablation, prompt by prompt."""
+    """Recall, answer NLL and NLL of plain text under an ablation, prompt by prompt."""
     targets: dict[int, list[int]] = {}
     for name in names:
         layer, head = parse_head(name, _shape(model))
@@ -178,8 +172,8 @@ def _readout(
         _batch_readout(model, batch, _editing(model, batch, targets, kind, scope, means))
         for batch in _batches(needle_set.prompts, batch_size)
     ]
-    correct, nll, text = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    return Readout(tuple(names), kind, scope, correct, nll, text)
+    recall, nll, text = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    return Readout(tuple(names), kind, scope, recall, nll, text)
 
 
 def _editing(
@@ -214,7 +208,7 @@ def _batch_readout(
     right = (logits.argmax(dim=-1) == targets).cpu().numpy()
     n = [len(p.answer) for p in batch]
     return (
-        np.array([row[:k].all() for row, k in zip(right, n, strict=True)]),
+        np.array([row[:k].mean() for row, k in zip(right, n, strict=True)]),
         np.array([row[:k].mean() for row, k in zip(nll, n, strict=True)]),
         nll[:, answer_rows.shape[1] :].mean(axis=1),
     )

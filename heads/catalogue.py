@@ -57,3 +57,10 @@ ABLATIONS: Mapping[str, str] = {
     "knockout": "the head cannot see the needle's columns; all else is left as it was",
 }
 """What "ablating a head" means; the kinds give different answers, so a result always names its own."""
+
+CONTROLS: Mapping[str, str] = {
+    "layer_matched": "as many other heads of each tested layer, at random; some may retrieve themselves",
+    "non_retrieving": "as many heads that do not retrieve, at random from any layer",
+    "equal_write": "as many heads that do not retrieve, each the nearest to a tested one in size of its direct write",
+}
+"""What an ablation is compared with; no control ever holds a tested head."""

@@ -7,7 +7,6 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 NEW_TOKENS = 50
-GATE = 0.5
 
 
 @torch.no_grad()

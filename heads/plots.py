@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from heads.scores import HeadScores
     from heads.validation import Readout, Validation
 
+_CONTROLS = ("#92c5de", "#4393c3", "#2166ac")
+
 
 def plot_scores(scores: "HeadScores", *, by: str) -> "go.Figure":
     """Heat map of a detector's mean, layer on y (input at the bottom), head on x."""
@@ -75,22 +77,30 @@ def plot_readout(readout: "Readout") -> "go.Figure":
 
 
 def plot_validation(validation: "Validation") -> "go.Figure":
-    """Bars of needle accuracy and both NLLs: the model as it is, the tested heads, each control."""
+    """Bars of needle score, accuracy and both NLLs: the model as it is, the tested heads, each control."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     frame = validation.to_frame()
-    colours = ["#7f7f7f", "#b2182b", *["#92c5de"] * len(validation.controls)]
-    panels = {"needle_accuracy": "needle accuracy", "answer_nll": "answer NLL", "text_nll": "plain-text NLL"}
+    kinds = [
+        "#7f7f7f",
+        "#b2182b",
+        *(_CONTROLS[i % 3] for i, runs in enumerate(validation.controls.values()) for _ in runs),
+    ]
+    panels = {"needle_score": "needle score", "needle_accuracy": "accuracy"}
+    panels |= {"answer_nll": "answer NLL", "text_nll": "plain-text NLL"}
     figure = make_subplots(rows=1, cols=len(panels), subplot_titles=list(panels.values()))
     for column, name in enumerate(panels, 1):
-        bars = go.Bar(x=frame.ablation, y=frame[name], marker_color=colours, customdata=frame.heads)
-        bars.hovertemplate = "%{x}: %{y:.3f}<br>%{customdata}<extra></extra>"
+        bars = go.Bar(x=frame.ablation, y=frame[name], marker_color=kinds)
+        bars.customdata = frame[["heads", "retrieving"]]
+        bars.hovertemplate = "%{x}: %{y:.3f}<br>%{customdata[0]}<br>%{customdata[1]} of them retrieve<extra></extra>"
         figure.add_trace(bars, row=1, col=column)
     tested = validation.tested
     said = "causal" if validation.causal else "not shown to be causal"
-    about = f"ablation: {tested.kind}, {tested.scope}; controls: random heads of the same layers; NLL in nats per token"
-    title = f"{len(tested.heads)} top heads: {said} for retrieval<br><sup>{about}</sup>"
+    about = (
+        f"ablation: {tested.kind}, {tested.scope}; controls: {' and '.join(validation.controls)}; NLL in nats per token"
+    )
+    title = f"{len(tested.heads)} top heads: {said} for retrieval<br><sup>{about.replace('_', '-')}</sup>"
     figure.update_layout(title=title, template="plotly_white", showlegend=False)
     return figure
 

@@ -17,13 +17,13 @@ from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt
 from heads.building import answer_in
-from heads.generation import GATE, NEW_TOKENS, generate
+from heads.generation import NEW_TOKENS, generate
 from heads.needles import Needle, Span
 from heads.readings import copied
 from heads.reduce import RowStats
 from heads.retrieval import about, check_positions, kv_heads, table
 from heads.rows import RowRequest, capture_rows
-from heads.scores import RetrievalScores
+from heads.scores import GATE, RetrievalScores
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,13 +15,13 @@ from transformers import PreTrainedModel
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from heads.catalogue import NEEDS_NEEDLE
 from heads.detectors import LayerRows, answer_detectors, answer_groups
-from heads.generation import GATE, NEW_TOKENS, contains, generate, recall
+from heads.generation import NEW_TOKENS, contains, generate, recall
 from heads.needles import NeedlePrompt, NeedleSet
 from heads.prefix import SharedPrefix
 from heads.readings import copied
 from heads.reduce import RowStats
 from heads.rows import RowRequest, capture_rows
-from heads.scores import RetrievalScores
+from heads.scores import GATE, RetrievalScores
 from heads.writing import Writing
 
 Mode = Literal["teacher_forced", "generate_then_score"]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 THRESHOLD = 0.1
+GATE = 0.5
+"""Share of an answer beyond which a prompt is accepted (arXiv 2404.15574)."""
 
 
 def retrieves(mean: Floats, threshold: float = THRESHOLD) -> NDArray[np.bool_]:

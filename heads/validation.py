@@ -1,7 +1,7 @@
 """What an ablation did, and whether it did more than its controls: values, numpy only."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from checkpoints.artifacts import read_artifact, write_artifact
 from heads.comparison import Change, independent_units
-from heads.stats import Floats, cluster_means, paired_test
+from heads.scores import GATE
+from heads.stats import Estimate, Floats, cluster_means, paired_test, percentiles, resampled_means, resampling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,8 +20,15 @@ if TYPE_CHECKING:
 
 KIND = "head_validation"
 READOUT = "ablation"
-_READINGS = ("correct", "nll", "text_nll")
+_ARRAYS = ("recall", "nll", "text_nll")
 LEVEL = 0.05
+READINGS: Mapping[str, str] = {
+    "accepted": "needle score",
+    "correct": "needle accuracy",
+    "nll": "answer NLL (nats per token)",
+    "text_nll": "plain-text NLL (nats per token)",
+}
+"""What a readout holds of every prompt, and what its mean is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +39,7 @@ class Readout:
         heads: ablated, by name; none for the model as it is.
         kind: what ablating meant.
         scope: at which positions.
-        correct: [N] bool, the answer right token for token.
+        recall: [N] share of the answer's tokens that are the most likely ones.
         nll: [N] nats per answer token.
         text_nll: [N] nats per token of plain haystack text, which needs no retrieval; larger after an ablation means
             damage beyond retrieval. With scope ``decode`` the text comes before what is touched.
@@ -40,28 +48,43 @@ class Readout:
     heads: tuple[str, ...]
     kind: str
     scope: str
-    correct: NDArray[np.bool_]
+    recall: Floats
     nll: Floats
     text_nll: Floats
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """[N] the answer right token for token."""
+        return np.asarray(self.recall == 1)
+
+    @property
+    def accepted(self) -> NDArray[np.bool_]:
+        """[N] more than half of the answer's tokens right: the gate of arXiv 2404.15574."""
+        return np.asarray(self.recall > GATE)
 
     @property
     def accuracy(self) -> float:
         """Share of prompts answered right."""
         return float(self.correct.mean())
 
+    @property
+    def score(self) -> float:
+        """Share of prompts that pass the gate, by which needle tests are scored."""
+        return float(self.accepted.mean())
+
     def summary(self) -> str:
         """One sentence: what was ablated, and what the model still does."""
         done = f"{', '.join(self.heads)} ablated ({self.kind}, {self.scope})" if self.heads else "nothing ablated"
         return (
-            f"{done}: needle accuracy {self.accuracy:.1%}, answer NLL {self.nll.mean():.3g}, plain-text NLL "
-            f"{self.text_nll.mean():.3g} nats per token, over {len(self.correct)} prompts"
+            f"{done}: needle score {self.score:.1%}, accuracy {self.accuracy:.1%}, answer NLL {self.nll.mean():.3g}, "
+            f"plain-text NLL {self.text_nll.mean():.3g} nats per token, over {len(self.recall)} prompts"
         )
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row a prompt: correct, answer NLL, plain-text NLL."""
+        """One row a prompt: recall, answer NLL, plain-text NLL."""
         import pandas as pd
 
-        return pd.DataFrame({name: getattr(self, name) for name in _READINGS})
+        return pd.DataFrame({name: getattr(self, name) for name in _ARRAYS})
 
     def plot(self) -> "go.Figure":
         """Answer NLL and plain-text NLL of every prompt, as boxes."""
@@ -75,7 +98,7 @@ class Readout:
     def save(self, folder: Path | str) -> Path:
         """Write the result to a folder, atomically."""
         about = {"heads": list(self.heads), "ablation": self.kind, "scope": self.scope}
-        return write_artifact(folder, READOUT, about, {name: getattr(self, name) for name in _READINGS})
+        return write_artifact(folder, READOUT, about, {name: getattr(self, name) for name in _ARRAYS})
 
     @classmethod
     def load(cls, folder: Path | str) -> "Readout":
@@ -85,80 +108,114 @@ class Readout:
             StoreError: nothing there, damaged, or of another kind.
         """
         meta, arrays = read_artifact(folder, READOUT)
-        return cls(tuple(meta["heads"]), meta["ablation"], meta["scope"], *(arrays[name] for name in _READINGS))
+        return cls(tuple(meta["heads"]), meta["ablation"], meta["scope"], *(arrays[name] for name in _ARRAYS))
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """The tested heads' ablation beside the unablated model and matched random controls.
+    """The tested heads' ablation beside the unablated model and its controls.
 
     Attributes:
         baseline: nothing ablated.
         tested: the top heads ablated.
-        controls: as many other heads of the same layers, several draws.
+        controls: kind of control (`heads.CONTROLS`) -> its draws, as many other heads each.
+        retrieving: every head that retrieves, best first: a control that holds some is not clean.
         needle: [N] which needle a prompt hides.
+        notes: kinds of control that could not be drawn, and why.
         meta: model and prompts.
     """
 
     baseline: Readout
     tested: Readout
-    controls: tuple[Readout, ...]
+    controls: Mapping[str, tuple[Readout, ...]]
+    retrieving: tuple[str, ...]
     needle: NDArray[np.integer]
+    notes: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def accuracy(self) -> Change:
-        """Needle accuracy, from the mean over the controls to the tested heads."""
-        return self._against_controls("needle accuracy", "correct")
+    def change(self, reading: str, control: str) -> Change:
+        """A reading of `READINGS`, from the mean over one kind of control to the tested heads, paired by prompt."""
+        _, cluster = independent_units(np.asarray(self.needle))
+        tested = np.asarray(getattr(self.tested, reading), dtype=float)
+        spared = np.mean([np.asarray(getattr(c, reading), dtype=float) for c in self.controls[control]], axis=0)
+        test = paired_test(cluster_means(spared, cluster), cluster_means(tested, cluster))
+        spread = (float(test.delta), float(test.low), float(test.high), float(test.p))
+        return Change(READINGS[reading], float(spared.mean()), float(tested.mean()), *spread)
 
-    @property
-    def nll(self) -> Change:
-        """Answer NLL, from the mean over the controls to the tested heads."""
-        return self._against_controls("answer NLL (nats per token)", "nll")
+    def estimate(self, run: Readout, reading: str = "accepted") -> Estimate:
+        """Mean of a reading with its 95 % interval over needles (or prompts, where needles are few)."""
+        values, (_, cluster) = np.asarray(getattr(run, reading), dtype=float), independent_units(self.needle)
+        weights = resampling(len(np.unique(cluster)))
+        low, high = percentiles(resampled_means(values, cluster, weights))
+        return Estimate(float(values.mean()), float(low), float(high), weights.shape[1])
 
-    @property
-    def text_nll(self) -> Change:
-        """NLL of plain text, from the mean over the controls to the tested heads."""
-        return self._against_controls("plain-text NLL (nats per token)", "text_nll")
+    def retrieving_in(self, run: Readout) -> int:
+        """How many of a run's ablated heads retrieve."""
+        return len(set(run.heads) & set(self.retrieving))
 
     @property
     def causal(self) -> bool:
-        """Ablating the tested heads raises the answer NLL significantly more than ablating the controls."""
-        return bool(self.nll.delta > 0 and self.nll.p <= LEVEL)
+        """Ablating the tested heads raises the answer NLL significantly more than every kind of control does."""
+        changes = [self.change("nll", control) for control in self.controls]
+        return all(change.delta > 0 and change.p <= LEVEL for change in changes)
 
     @property
     def verdict(self) -> str:
-        """The finding in one sentence, with its numbers."""
-        tested, n = self.tested, len(self.controls)
+        """The finding in words, with its numbers, and whether its controls are clean."""
+        tested = self.tested
         answer = "are" if self.causal else "are not shown to be"
-        spared = np.mean([c.accuracy for c in self.controls])
-        also = self.meta.get("retrieving_controls", 0.0)
-        note = f" ({also:.1f} heads of each retrieve too, for want of others)" if also else ""
-        return (
+        before, after = self.estimate(self.baseline), self.estimate(tested)
+        said = [
             f"{', '.join(tested.heads)} {answer} causal for retrieval here: ablated ({tested.kind}, {tested.scope}), "
-            f"needle accuracy goes from {self.baseline.accuracy:.1%} to {tested.accuracy:.1%}, against {spared:.1%} "
-            f"for {n} random sets of the same layers{note}; {self.nll}; {self.text_nll}"
+            f"needle score goes from {_percent(before)} to {_percent(after)}, accuracy from "
+            f"{self.baseline.accuracy:.0%} to {tested.accuracy:.0%}",
+            *(self._beside(control) for control in self.controls),
+            *self.notes,
+        ]
+        return "; ".join(said)
+
+    def _beside(self, control: str) -> str:
+        runs = self.controls[control]
+        scores, accuracies = [r.score for r in runs], [r.accuracy for r in runs]
+        also = [self.retrieving_in(r) for r in runs]
+        clean = (
+            f"not clean, {np.mean(also):.1f} of each {len(self.tested.heads)} heads retrieve too"
+            if any(also)
+            else "clean, no head of theirs retrieves"
+        )
+        return (
+            f"{control.replace('_', '-')} controls ({len(runs)}, {clean}): needle score {_range(scores)}, accuracy "
+            f"{_range(accuracies)}, {self.change('nll', control)}, {self.change('text_nll', control)}"
         )
 
+    def runs(self) -> Iterator[tuple[str, Readout]]:
+        """Every run under its name: baseline, tested, each control."""
+        yield "baseline", self.baseline
+        yield "tested", self.tested
+        for control, runs in self.controls.items():
+            yield from ((f"{control.replace('_', '-')} {i}", run) for i, run in enumerate(runs, 1))
+
     def to_frame(self) -> "pd.DataFrame":
-        """One row an ablation: heads, accuracy, answer NLL, plain-text NLL."""
+        """One row an ablation: heads, how many of them retrieve, needle score with interval, accuracy, both NLLs."""
         import pandas as pd
 
-        named = [("baseline", self.baseline), ("tested", self.tested)]
-        named += [(f"control {i}", control) for i, control in enumerate(self.controls, 1)]
         return pd.DataFrame(
             {
                 "ablation": name,
                 "heads": ", ".join(run.heads),
+                "retrieving": self.retrieving_in(run),
+                "needle_score": (score := self.estimate(run)).value,
+                "low": score.low,
+                "high": score.high,
                 "needle_accuracy": run.accuracy,
                 "answer_nll": float(run.nll.mean()),
                 "text_nll": float(run.text_nll.mean()),
             }
-            for name, run in named
+            for name, run in self.runs()
         )
 
     def plot(self) -> "go.Figure":
-        """Needle accuracy and NLLs of the model as it is, the tested heads and the controls."""
+        """Needle score, accuracy and NLLs of the model as it is, the tested heads and the controls."""
         from heads.plots import plot_validation
 
         return plot_validation(self)
@@ -167,20 +224,18 @@ class Validation:
         table = self.to_frame().to_html(index=False, float_format="{:.3g}".format)
         return f"<p>{html.escape(self.verdict)}</p>{table}"
 
-    def _against_controls(self, name: str, what: str) -> Change:
-        _, cluster = independent_units(np.asarray(self.needle))
-        tested = np.asarray(getattr(self.tested, what), dtype=float)
-        spared = np.mean([np.asarray(getattr(c, what), dtype=float) for c in self.controls], axis=0)
-        test = paired_test(cluster_means(spared, cluster), cluster_means(tested, cluster))
-        spread = (float(test.delta), float(test.low), float(test.high), float(test.p))
-        return Change(name, float(spared.mean()), float(tested.mean()), *spread)
-
     def save(self, folder: Path | str) -> Path:
         """Write the result to a folder, atomically."""
-        runs = (self.baseline, self.tested, *self.controls)
+        runs = [run for _, run in self.runs()]
         about = [{"heads": list(r.heads), "kind": r.kind, "scope": r.scope} for r in runs]
-        arrays = {name: np.stack([getattr(r, name) for r in runs]) for name in _READINGS}
-        meta = {"about": dict(self.meta), "runs": about}
+        arrays = {name: np.stack([getattr(r, name) for r in runs]) for name in _ARRAYS}
+        meta = {
+            "about": dict(self.meta),
+            "runs": about,
+            "controls": [[control, len(draws)] for control, draws in self.controls.items()],
+            "retrieving": list(self.retrieving),
+            "notes": list(self.notes),
+        }
         return write_artifact(folder, KIND, meta, {**arrays, "needle": self.needle})
 
     @classmethod
@@ -191,8 +246,26 @@ class Validation:
             StoreError: nothing there, damaged, or of another kind.
         """
         meta, arrays = read_artifact(folder, KIND)
-        runs = [
-            Readout(tuple(r["heads"]), r["kind"], r["scope"], *(arrays[n][i] for n in _READINGS))
+        baseline, tested, *rest = (
+            Readout(tuple(r["heads"]), r["kind"], r["scope"], *(arrays[n][i] for n in _ARRAYS))
             for i, r in enumerate(meta["runs"])
-        ]
-        return cls(runs[0], runs[1], tuple(runs[2:]), needle=arrays["needle"], meta=meta["about"])
+        )
+        left = iter(rest)
+        return cls(
+            baseline,
+            tested,
+            {control: tuple(next(left) for _ in range(n)) for control, n in meta["controls"]},
+            retrieving=tuple(meta["retrieving"]),
+            needle=arrays["needle"],
+            notes=tuple(meta["notes"]),
+            meta=meta["about"],
+        )
+
+
+def _percent(share: Estimate) -> str:
+    return f"{share.value:.0%} [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+
+
+def _range(shares: list[float]) -> str:
+    """Mean and spread over draws."""
+    return f"{np.mean(shares):.0%} (worst {min(shares):.0%})"

@@ -1,13 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from families import build
-from toys import planted_retriever, random_prompts
+from toys import fake_scores, planted_retriever, random_prompts
 
 import heads
 from checkpoints.errors import BadPrompt, DriftError, UnsupportedArchitecture
 from heads import Readout, Validation
-from heads.ablation import matched_controls
+from heads.controls import draw_controls
 from heads.edits import Means, Where, ablated
 from heads.names import expand_heads
 
@@ -121,11 +123,16 @@ def test_validation_tells_causal_heads_from_their_controls(planted, tmp_path):
     model, prompts = planted
     found = heads.validate(model, prompts, top_k=1, controls=2)
     assert found.tested.heads == ("a0.h0",)
-    assert {c.heads for c in found.controls} == {("a0.h1",)}
+    assert {kind: [c.heads for c in runs] for kind, runs in found.controls.items()} == {
+        "layer_matched": [("a0.h1",)],
+        "non_retrieving": [("a0.h1",)],
+    }
     assert found.causal
     assert "a0.h0 are causal for retrieval here" in found.verdict
-    assert "needle accuracy goes from 100.0% to 0.0%, against 100.0%" in found.verdict
-    assert list(found.to_frame().ablation) == ["baseline", "tested", "control 1", "control 2"]
+    assert "needle score goes from 100% [100, 100] to 0% [0, 0]" in found.verdict
+    assert "layer-matched controls (1, clean, no head of theirs retrieves): needle score 100%" in found.verdict
+    assert list(found.to_frame().ablation) == ["baseline", "tested", "layer-matched 1", "non-retrieving 1"]
+    assert list(found.to_frame().retrieving) == [0, 1, 0, 0]
     assert "causal" in found.plot().layout.title.text
     assert "<table" in found._repr_html_()
     back = Validation.load(found.save(tmp_path / "validation"))
@@ -135,7 +142,7 @@ def test_validation_tells_causal_heads_from_their_controls(planted, tmp_path):
 def test_a_readout_is_shown_and_saved(planted, tmp_path):
     model, prompts = planted
     found = heads.ablate(model, prompts, ["a0.h0"])
-    assert "a0.h0 ablated (off, both): needle accuracy 0.0%" in found._repr_html_()
+    assert "a0.h0 ablated (off, both): needle score 0.0%, accuracy 0.0%" in found._repr_html_()
     assert len(found.to_frame()) == len(prompts)
     assert found.plot().layout.title.text == found.summary()
     back = Readout.load(found.save(tmp_path / "readout"))
@@ -149,16 +156,53 @@ def test_indifferent_heads_are_not_called_causal():
     assert "are not shown to be causal" in found.verdict
 
 
-def test_controls_match_the_layers_and_spare_retrieval_heads():
-    retrieving = np.zeros((4, 4), dtype=bool)
-    retrieving[2, :3] = True
-    for seed in range(20):
-        drawn = matched_controls(["a2.h0", "a1.h1"], retrieving, np.random.default_rng(seed))
-        assert "a2.h3" in drawn
-        assert sum(name.startswith("a1.") for name in drawn) == 1
-        assert not set(drawn) & {"a2.h0", "a1.h1"}
+def ranked(scores, locos=None):
+    """Stored scores of 4 layers x 4 heads, by name; the others score 0."""
+    found = fake_scores(np.zeros((3, 4, 4)))
+    for name, value in scores.items():
+        found.detectors["copy"][:, int(name[1]), int(name[4])] = value
+    written = np.zeros((3, 4, 4)) if locos is None else np.broadcast_to(locos, (3, 4, 4))
+    return replace(found, detectors={**found.detectors, "locos": written})
+
+
+def test_controls_match_the_layers_and_hold_no_tested_head():
+    draw = np.random.default_rng(0)
+    sets = draw_controls("layer_matched", ["a2.h0", "a1.h1"], ranked({}), count=50, draw=draw)
+    assert set(sets) == {(f"a1.h{x}", f"a2.h{y}") for x in (0, 2, 3) for y in (1, 2, 3)}
     with pytest.raises(BadPrompt, match="layer 0 has 4 heads and 3 of them are tested, which leaves 1"):
-        matched_controls(["a0.h0", "a0.h1", "a0.h2"], np.zeros((2, 4), bool), np.random.default_rng(0))
+        draw_controls("layer_matched", ["a0.h0", "a0.h1", "a0.h2"], ranked({}), count=1, draw=draw)
+    with pytest.raises(BadPrompt, match="no control is called"):
+        draw_controls("lucky", ["a0.h0"], ranked({}), count=1, draw=draw)
+
+
+def test_non_retrieving_controls_hold_no_retrieval_head():
+    scores, draw = ranked({f"a{i}.h{j}": 0.5 for i in (1, 2, 3) for j in range(4)}), np.random.default_rng(0)
+    assert set(draw_controls("non_retrieving", ["a2.h0", "a3.h1"], scores, count=80, draw=draw)) == {
+        (f"a0.h{x}", f"a0.h{y}") for x in range(4) for y in range(x + 1, 4)
+    }
+    with pytest.raises(BadPrompt, match="4 of 16 heads do not retrieve, too few to control 5"):
+        draw_controls(
+            "non_retrieving", [f"a{i}.h0" for i in (1, 2, 3)] + ["a1.h1", "a1.h2"], scores, count=1, draw=draw
+        )
+
+
+def test_equal_write_controls_are_the_nearest_in_size():
+    written = np.zeros((4, 4))
+    written[3, 0], written[0, 2], written[1, 3], written[2, 2] = 2.0, -1.9, 0.9, 5.0
+    scores, draw = ranked({"a3.h0": 0.9, "a2.h2": 0.8}, written), np.random.default_rng(0)
+    assert draw_controls("equal_write", ["a3.h0", "a2.h2"], scores, count=3, draw=draw) == (("a0.h2", "a1.h3"),)
+
+
+def test_controls_that_retrieve_are_called_unclean(planted):
+    model, prompts = planted
+    scores = heads.retrieval_scores(model, prompts)
+    everywhere = replace(scores, detectors={**scores.detectors, "copy": np.maximum(scores.copy, 0.2)})
+    found = heads.validate(model, prompts, top_k=1, scores=everywhere, controls=1)
+    assert "layer-matched controls (1, not clean, 1.0 of each 1 heads retrieve too)" in found.verdict
+    assert "no non_retrieving control: 0 of 2 heads do not retrieve" in found.verdict
+    assert list(found.controls) == ["layer_matched"]
+    written = heads.validate(model, prompts, top_k=1, against=["equal_write"])
+    assert [c.heads for c in written.controls["equal_write"]] == [("a0.h1",)]
 
 
 def test_groups_are_their_query_heads():
