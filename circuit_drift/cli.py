@@ -1,4 +1,4 @@
-"""The command line: ``circuit-drift run | diff | heads | report | monitor | evolve | audit | train | sft | show``.
+"""The command line, ``circuit-drift COMMAND``; the commands of the lab that score checkpoints are in `lab.commands`.
 
 Exit status: 0 = done (``diff``: no significant difference), 1 = ``diff`` found a significant difference, 2 = trouble,
 130 = interrupted. Results go to standard output, everything else to standard error.
@@ -15,6 +15,16 @@ from typer.core import TyperGroup
 
 from checkpoints.errors import DriftError
 from circuit_drift import __version__
+from circuit_drift.lab.commands import add_commands
+from circuit_drift.options import (
+    DeviceOption,
+    DtypeOption,
+    LengthOption,
+    SeriesArgument,
+    StepsOption,
+    StoreOption,
+    names,
+)
 
 if TYPE_CHECKING:
     from checkpoints.audit import Depth
@@ -47,21 +57,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-SeriesArgument = Annotated[
-    str, typer.Argument(metavar="SERIES", help="A folder of checkpoints, 'demo', or 'org/name@step*'.")
-]
-StoreOption = Annotated[
-    Path | None,
-    typer.Option("--store", help="Where results are kept. Default: $CIRCUIT_DRIFT_STORE, else .circuit-drift here."),
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="A torch device; auto = an accelerator if there is one.")]
-DtypeOption = Annotated[str, typer.Option("--dtype", help="Dtype of the forward passes.")]
 NeedlesOption = Annotated[Path | None, typer.Option("--needles", help="JSONL of needles. Default: the series' own.")]
 HaystackOption = Annotated[Path | None, typer.Option("--haystack", help="Text to hide them in.")]
 FactsOption = Annotated[
     str | None, typer.Option("--facts", help="JSONL of clean/corrupt facts, or ioi. Default: the series' own.")
 ]
-LengthOption = Annotated[int, typer.Option("--length", help="Needle prompt length in tokens.", min=16)]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the haystack cut.")]
 MeasuresOption = Annotated[str, typer.Option("--measures", help="Comma-separated: heads, circuit, faithfulness.")]
 
@@ -69,9 +69,7 @@ MeasuresOption = Annotated[str, typer.Option("--measures", help="Comma-separated
 @app.command()
 def run(
     series: SeriesArgument,
-    steps: Annotated[
-        str | None, typer.Option("--steps", help="Which checkpoints: 'last', 'every 3', 'log 8', '100:2000', '0,500'.")
-    ] = None,
+    steps: StepsOption = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write the report here.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a series whose audit finds an error.")] = False,
     store: StoreOption = None,
@@ -108,7 +106,7 @@ def run(
         opened,
         store=store,
         prompts=prompts,
-        measures=_names(measures),
+        measures=names(measures),
         device=device,
         dtype=dtype,
         strict=strict,
@@ -188,7 +186,7 @@ def diff(
         open_checkpoint(a).path, needles=needles, haystack=haystack, facts=facts, length=length, seed=seed
     )
     pair = circuit_drift.diff(
-        a, b, store=store, prompts=prompts, measures=_names(measures), device=device, dtype=dtype, q=q
+        a, b, store=store, prompts=prompts, measures=names(measures), device=device, dtype=dtype, q=q
     )
     if as_json:
         typer.echo(json.dumps(pair.to_json(), indent=1))
@@ -284,53 +282,15 @@ def train(
 
 
 @app.command()
-def sft(
-    series: SeriesArgument,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="CSV of scores by step, joined to what it holds; for monitor.")
-    ] = None,
-    steps: Annotated[str | None, typer.Option("--steps", help="Which checkpoints, as for run.")] = None,
-    tasks: Annotated[
-        str | None, typer.Option("--tasks", help="Comma-separated. Default: RULER, LongBio, MRCR, or the lab's own.")
-    ] = None,
-    tune_steps: Annotated[int, typer.Option("--tune-steps", help="Optimizer steps of the fine-tune.", min=1)] = 40,
-    lr: Annotated[float, typer.Option("--lr", help="Peak learning rate of the fine-tune.")] = 1e-4,
-    batch: Annotated[int, typer.Option("--batch", help="Prompts in a step.", min=1)] = 8,
-    count: Annotated[int, typer.Option("--count", help="Test needles of each task.", min=1)] = 8,
-    store: StoreOption = None,
-    length: LengthOption = 256,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
-) -> None:
-    """Fine-tune a copy of each checkpoint alike and test it; print the scores by step as CSV."""
-    from checkpoints import open_series
-    from circuit_drift.lab.sft import Tuning, sft_probe
-
-    opened = open_series(series)
-    table = sft_probe(
-        opened.select(steps) if steps else opened,
-        tasks=_names(tasks) if tasks else None,
-        tuning=Tuning(tune_steps, batch, lr),
-        length=length,
-        count=count,
-        seed=seed,
-        store=store,
-        device=device,
-        dtype=dtype,
-    )
-    typer.echo(table.downstream().to_csv(index=False, float_format="%.4g"), nl=False)
-    if out:
-        typer.echo(table.write_csv(out), err=True)
-
-
-@app.command()
 def show(series: SeriesArgument) -> None:
     """List the checkpoints of a series: step, tokens, stage, size, hash of the weights."""
     from checkpoints import open_series
     from circuit_drift.render import print_series
 
     print_series(open_series(series))
+
+
+add_commands(app)
 
 
 def main() -> None:
@@ -352,10 +312,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-def _names(measures: str) -> list[str]:
-    return [name.strip() for name in measures.split(",") if name.strip()]
 
 
 def _say(message: str) -> None:
