@@ -40,9 +40,10 @@ class Faithfulness:
     Attributes:
         value: on means over the facts; NaN where the clean and the corrupt mean are equal.
         low, high: 95 % bootstrap interval over the facts.
-        n_edges: edges in the circuit.
+        n_edges: edges in the circuit, or parts of another unit.
         metric: [N] the circuit's metric, fact by fact.
         random: values of random circuits with as many edges.
+        unit: what the circuit is made of.
     """
 
     value: float
@@ -51,10 +52,13 @@ class Faithfulness:
     n_edges: int
     metric: Floats
     random: tuple[float, ...]
+    unit: str = "edges"
 
     def __str__(self) -> str:
         beside = f"; random circuits of that size {np.mean(self.random):.2f}" if self.random else ""
-        return f"faithfulness {self.value:.2f} [{self.low:.2f}, {self.high:.2f}] with {self.n_edges} edges{beside}"
+        return (
+            f"faithfulness {self.value:.2f} [{self.low:.2f}, {self.high:.2f}] with {self.n_edges} {self.unit}{beside}"
+        )
 
     def _repr_html_(self) -> str:
         return f"<p>{self}</p>"

@@ -53,6 +53,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox_sequential": ("GPTNeoX", {"hidden_size": 32, "use_parallel_residual": False}),
     "mixtral": ("Mixtral", {"num_local_experts": 4, "sliding_window": None}),
     "qwen3_moe": ("Qwen3Moe", MOE),
+    "qwen2_moe": ("Qwen2Moe", {**MOE, "shared_expert_intermediate_size": 16}),
+    "hunyuan_moe": ("HunYuanMoEV1", {"num_experts": 4, "moe_topk": 2, "moe_intermediate_size": 16}),
     "gpt_oss": ("GptOss", {**WINDOWED, "num_local_experts": 4, "num_experts_per_tok": 2}),
 }
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
