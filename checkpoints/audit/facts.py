@@ -7,10 +7,11 @@ of each matrix is kept for the distances between checkpoints, everything else is
 
 import hashlib
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import FileIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,13 +116,23 @@ def gather(checkpoint: Checkpoint, *, depth: Depth, sample_size: int) -> Facts:
 
 
 def confirmed(facts: Sequence[Facts]) -> list[Facts]:
-    """The same facts; hashes of samples that several checkpoints share give way to those of everything."""
-    count = Counter(part for fact in facts for part in fact.parts.items() if part[1].startswith(_SAMPLED))
-    return [
-        replace(fact, parts={**fact.parts, **_digests(fact, names)}) if names else fact
-        for fact in facts
-        for names in [[part[0] for part in fact.parts.items() if count[part] > 1]]
-    ]
+    """The same facts, with hashes of everything in place of hashes of samples wherever agreement would be a finding.
+
+    That is where all of a checkpoint agrees with another, or a tensor with one further on than the next. A tensor that
+    stays as it is from one checkpoint to the next (frozen, or too slow for its dtype) is in order and not read.
+    """
+    homes: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, fact in enumerate(facts):
+        for part in fact.parts.items():
+            homes[part].append(place)
+    apart = {part for part, places in homes.items() if any(b - a > 1 for a, b in pairwise(places))}
+    alike = Counter(fact.identity for fact in facts)
+    settled = []
+    for fact in facts:
+        sampled = [part for part in fact.parts.items() if part[1].startswith(_SAMPLED)]
+        names = [part[0] for part in sampled if part in apart or alike[fact.identity] > 1]
+        settled.append(replace(fact, parts={**fact.parts, **_digests(fact, names)}) if names else fact)
+    return settled
 
 
 def _digests(fact: Facts, names: Sequence[str]) -> dict[str, str]:

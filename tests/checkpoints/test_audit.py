@@ -399,3 +399,17 @@ def test_what_only_a_full_read_shows_is_left_to_loading(runs, monkeypatch):
 def test_an_unknown_depth_is_named(runs):
     with pytest.raises(DriftError, match="no depth 'deep'; choose from metadata, samples, weights"):
         audit(open_series(runs / "seed0"), depth="deep")
+
+
+def test_a_frozen_matrix_is_not_read_in_full_by_samples(runs, monkeypatch):
+    from checkpoints.audit import facts
+
+    root, name = runs / "seed0", a_matrix(runs / "seed0")
+    frozen = load_file(weights(root, 0))[name]
+    for step in STEPS:
+        edit_weights(root, step, lambda t: t.__setitem__(name, frozen))
+    read = []
+    plain = facts._read
+    monkeypatch.setattr(facts, "_read", lambda name, *rest: read.append(name) or plain(name, *rest))
+    assert audit(open_series(root), depth="samples").findings == ()
+    assert name not in read
