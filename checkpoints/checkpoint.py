@@ -70,29 +70,31 @@ class Checkpoint:
     def config(self) -> dict[str, Any]:
         """The content of config.json; for an adapter, its base model's."""
         if self.hub is not None:
-            self.hub.fetch_file(CONFIG_FILE)
+            (self.hub.base or self.hub).fetch_file(CONFIG_FILE)
         return read_json((self.base or self.path) / CONFIG_FILE)
 
     @property
     def base(self) -> Path | None:
         """The folder of the base model that this is an adapter on; None where it is a whole model."""
+        if self.hub is not None:
+            return None if self.hub.base is None else self.hub.base.path
         return adapter_base(self.path)
 
     @property
     def weights_hash(self) -> str:
         """SHA-256 of the weight files' content (of the file; or over names and hashes, an adapter's base included)."""
         if self.hub is not None:
-            return self.hub.weights_hash
-        own = hash_weights(weight_files(self.path))
-        if self.base is None:
-            return own
-        return combine({"base": hash_weights(weight_files(self.base)), "adapter": own, "config": self.config_hash})
+            own, base = self.hub.weights_hash, self.hub.base and self.hub.base.weights_hash
+        else:
+            own, base = hash_weights(weight_files(self.path)), self.base and hash_weights(weight_files(self.base))
+        return own if base is None else combine({"base": base, "adapter": own, "config": self.config_hash})
 
     @property
     def config_hash(self) -> str:
         """SHA-256 of the config, library version and origin left out."""
         if self.base is not None:
-            return hash_config({"base": self.config, "adapter": read_json(self.path / ADAPTER_CONFIG)})
+            adapter = read_json(self.path / ADAPTER_CONFIG)
+            return combine({"base": hash_config(self.config), "adapter": hash_config(adapter)})
         if self.hub is None and not (self.path / CONFIG_FILE).exists():
             return hash_weights(weight_files(self.path))
         return hash_config(self.config)

@@ -20,7 +20,9 @@ ADAPTER_FILE = "adapter_model.safetensors"
 _DISTRIBUTED = ("", "pytorch_model_fsdp_0", "model")
 _TOKENIZER_FILES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
 TOKENIZER_FILES = frozenset(name for names in _TOKENIZER_FILES for name in names)
-VOLATILE = frozenset({"transformers_version", "_name_or_path", "_attn_implementation_autoset"})
+VOLATILE = frozenset(
+    {"transformers_version", "_name_or_path", "_attn_implementation_autoset", "base_model_name_or_path", "revision"}
+)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -101,7 +103,7 @@ def adapter_base(folder: Path) -> Path | None:
     for place in (Path(name), folder / name, folder.parent / name):
         if name and (place / CONFIG_FILE).exists():
             return place
-    cached = _cached_snapshot(name)
+    cached = _cached_snapshot(name, read_json(folder / ADAPTER_CONFIG).get("revision"))
     if cached is None:
         raise NotACheckpoint(
             f"{folder} is an adapter on {name!r}, which is neither a folder nor in the hub client's cache; "
@@ -110,12 +112,12 @@ def adapter_base(folder: Path) -> Path | None:
     return cached
 
 
-def _cached_snapshot(name: str) -> Path | None:
+def _cached_snapshot(name: str, revision: str | None) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, local_files_only=True))
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError):
         return None
 

@@ -14,6 +14,7 @@ from checkpoints.headers import read_header
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight", "embed_in.weight", "embed_out.weight", "wte.weight")
 _PREFIXES = ("", "model.", "app.model.", "state_dict.", "module.")
 # what torch's own checkpoint metadata is made of; a name outside this list is refused, not imported
 _METADATA_NAMES = {
@@ -56,7 +57,9 @@ def merge_adapter(checkpoint: Checkpoint, base: "PreTrainedModel") -> "PreTraine
     except Exception as error:
         text = " ".join(str(error).split())[:400]
         raise CorruptWeights(f"the adapter {checkpoint.path} does not fit its base model: {text}") from error
-    wanted, found = set(peft.get_peft_model_state_dict(wrapped)), set(read_header(checkpoint.path / ADAPTER_FILE))
+    found = set(read_header(checkpoint.path / ADAPTER_FILE))
+    embeddings = any(name.endswith(_EMBEDDINGS) for name in found)  # left to itself, peft asks the hub
+    wanted = set(peft.get_peft_model_state_dict(wrapped, save_embedding_layers=embeddings))
     odd = sorted(wanted ^ found)
     if odd:
         raise CorruptWeights(

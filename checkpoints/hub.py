@@ -2,7 +2,8 @@
 
 Revisions are pinned to commit hashes when they are listed, so a branch that moves later changes nothing. Only the
 files that loading needs are fetched, into the client's own cache, and each weight file is checked against the SHA-256
-that the hub publishes for it.
+that the hub publishes for it. A revision that holds an adapter alone brings its base model along, which is pinned once
+for all of a process.
 """
 
 import fnmatch
@@ -17,7 +18,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from checkpoints.errors import CorruptWeights, DriftError, NotACheckpoint
-from checkpoints.files import BIN_INDEX, CONFIG_FILE, SAFETENSORS_INDEX, TOKENIZER_FILES, combine
+from checkpoints.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    BIN_INDEX,
+    CONFIG_FILE,
+    SAFETENSORS_INDEX,
+    TOKENIZER_FILES,
+    combine,
+    read_json,
+)
 from checkpoints.hashes import hash_file
 from checkpoints.names import parse_name
 
@@ -28,6 +38,7 @@ Result = TypeVar("Result")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SMALL = (
     CONFIG_FILE,
+    ADAPTER_CONFIG,
     "generation_config.json",
     "tokenizer.json",
     "tokenizer.model",
@@ -42,6 +53,7 @@ _SMALL = (
 _WEIGHTS = (
     re.compile(r"model(-\d+-of-\d+)?\.safetensors"),
     re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin"),
+    re.compile(re.escape(ADAPTER_FILE)),
 )
 _TRIES = 6
 _MAX_WAIT = 60.0
@@ -89,7 +101,7 @@ class HubRevision:
 
     @property
     def weights(self) -> tuple[HubFile, ...]:
-        """Its weight files: safetensors where there are any, else `.bin`.
+        """Its weight files: safetensors where there are any, else `.bin`, else an adapter.
 
         Raises:
             NotACheckpoint: the revision holds none.
@@ -102,6 +114,24 @@ class HubRevision:
                 return tuple(whole or found)
         names = ", ".join(file.name for file in published[:8]) or "nothing"
         raise NotACheckpoint(f"{self.repo}@{self.revision} holds no weights that can be loaded; it has {names}")
+
+    @property
+    def base(self) -> "HubRevision | None":
+        """The model that this is an adapter on, as its config names it; None where it is a whole model.
+
+        Raises:
+            NotACheckpoint: the base is not on the hub, or an adapter itself.
+        """
+        if self.weights[0].name != ADAPTER_FILE:
+            return None
+        about = read_json(self.fetch_file(ADAPTER_CONFIG))
+        name, revision = about.get("base_model_name_or_path"), about.get("revision")
+        if not HUB_ID.fullmatch(str(name)):
+            raise NotACheckpoint(
+                f"{self.repo}@{self.revision} is an adapter on {name!r}, which is no repository of the hub; fetch it "
+                f"and name the folder of its base in {ADAPTER_CONFIG}"
+            )
+        return _base(str(name), str(revision or "main"))
 
     def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Tensor name -> (dtype, shape), read from the headers of its safetensors files by range; else empty."""
@@ -131,7 +161,7 @@ class HubRevision:
         return combine({file.name: hash_file(self.path / file.name) for file in self.weights})
 
     def fetch(self) -> Path:
-        """Fetch what is not in the cache yet; returns the folder.
+        """Fetch what is not in the cache yet, an adapter's base included; returns the folder.
 
         Raises:
             NotACheckpoint: the repository, revision or a file is not there.
@@ -145,6 +175,8 @@ class HubRevision:
                     f"{self.repo}@{self.revision}: {file.name} arrived with sha256 {hash_file(path)[:12]}, the hub "
                     f"publishes {file.sha256[:12]}; delete {path.resolve()} and fetch it again"
                 )
+        if self.base is not None:
+            self.base.fetch()
         return self.path
 
     def fetch_file(self, name: str) -> Path:
@@ -157,10 +189,12 @@ class HubRevision:
             return Path(_patiently(lambda: hf_hub_download(self.repo, name, revision=self.commit)))
 
     def fetch_tokenizer(self) -> None:
-        """Fetch only the files that define the tokenizer."""
+        """Fetch only the files that define the tokenizer, of an adapter's base too."""
         for file in self.files:
             if file.name in TOKENIZER_FILES:
                 self.fetch_file(file.name)
+        if self.base is not None:
+            self.base.fetch_tokenizer()
 
     def drop(self) -> None:
         """Delete its files from the cache, those that another revision shares excepted."""
@@ -202,6 +236,15 @@ def find_revision(repo: str, revision: str) -> HubRevision:
         return HubRevision(repo, revision, revision)
     near = ", ".join(difflib.get_close_matches(revision, commits, n=3, cutoff=0.5)) or ", ".join(list(commits)[:3])
     raise NotACheckpoint(f"{repo} has no revision {revision!r}; near it: {near} ({len(commits)} revisions)")
+
+
+@lru_cache(maxsize=64)
+def _base(repo: str, revision: str) -> HubRevision:
+    """An adapter's base, pinned to the commit of its first mention: all adapters of a series get the same one."""
+    found = find_revision(repo, revision)
+    if found.weights[0].name == ADAPTER_FILE:
+        raise NotACheckpoint(f"{repo}@{revision}, named as an adapter's base, is an adapter itself: merge it first")
+    return found
 
 
 def _commits(repo: str) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """A local stand-in for the hub's HTTP API, for the real client to talk to over 127.0.0.1.
 
-It serves folders as revisions of one repository (refs, file metadata with SHA-256, whole and ranged downloads), counts
+It serves folders as revisions of repositories (refs, file metadata with SHA-256, whole and ranged downloads), counts
 what it was asked for, and can be told to fail: answer 429 or 500, cut a connection in mid-file, or serve other bytes.
 """
 
@@ -9,8 +9,12 @@ import json
 import re
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+import pytest
 
 REPO = "org/run"
 _LFS = (".safetensors", ".bin")
@@ -19,12 +23,19 @@ _LFS = (".safetensors", ".bin")
 class Hub:
     """The state behind the server: revisions, planned faults, and what was asked."""
 
-    def __init__(self, revisions: dict[str, Path]) -> None:
-        self.folders = {hashlib.sha1(name.encode()).hexdigest(): path for name, path in revisions.items()}
-        self.commits = {name: hashlib.sha1(name.encode()).hexdigest() for name in revisions}
+    def __init__(self, revisions: dict[str, Path], others: dict[str, dict[str, Path]] | None = None) -> None:
+        self.folders: dict[str, Path] = {}
+        self.refs = {repo: self.commit(repo, of) for repo, of in {REPO: revisions, **(others or {})}.items()}
+        self.commits = self.refs[REPO]
         self.asked: Counter[str] = Counter()
         self.ranges: list[str] = []
         self.faults: list[tuple[str, str]] = []
+
+    def commit(self, repo: str, revisions: dict[str, Path]) -> dict[str, str]:
+        """Give each revision of a repository its commit hash."""
+        commits = {name: hashlib.sha1(f"{repo}@{name}".encode()).hexdigest() for name in revisions}
+        self.folders |= {commits[name]: folder for name, folder in revisions.items()}
+        return commits
 
     def fail_once(self, pattern: str, how: str) -> None:
         """Make the next request whose method and path match fail: ``"429"``, ``"500"``, ``"cut"``, ``"flip"``."""
@@ -68,17 +79,21 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.hub.take_fault(request)
         if fault in ("429", "500"):
             return self.answer(int(fault), {"error": "later"}, {"Retry-After": "0"})
-        if path == f"/api/models/{REPO}/refs":
-            branches = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": c} for n, c in self.hub.commits.items()]
+        refs = re.fullmatch(r"/api/models/(\w+/\w+)/refs", path)
+        if refs and refs[1] in self.hub.refs:
+            commits = self.hub.refs[refs[1]]
+            branches = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": c} for n, c in commits.items()]
             return self.answer(200, {"branches": branches, "tags": [], "converts": []})
-        info = re.fullmatch(rf"/api/models/{REPO}/revision/(\w+)", path)
-        if info and info[1] in self.hub.folders:
-            files = sorted(file for file in self.hub.folders[info[1]].iterdir() if file.is_file())
+        info = re.fullmatch(r"/api/models/(\w+/\w+)/revision/(\w+)", path)
+        if info and info[2] in self.hub.refs.get(info[1], {}).values():
+            files = sorted(file for file in self.hub.folders[info[2]].iterdir() if file.is_file())
             siblings = [metadata(file) for file in files]
-            return self.answer(200, {"id": REPO, "modelId": REPO, "sha": info[1], "siblings": siblings})
-        file = re.fullmatch(rf"/{REPO}/resolve/(\w+)/(.+)", path)
-        if file and file[1] in self.hub.folders and (self.hub.folders[file[1]] / file[2]).exists():
-            return self.send_file(file[1], self.hub.folders[file[1]] / file[2], fault)
+            return self.answer(200, {"id": info[1], "modelId": info[1], "sha": info[2], "siblings": siblings})
+        file = re.fullmatch(r"/(\w+/\w+)/resolve/(\w+)/(.+)", path)
+        if file and file[2] in self.hub.refs.get(file[1], {}).values():
+            content = self.hub.folders[file[2]] / file[3]
+            if content.exists():
+                return self.send_file(file[2], content, fault)
         code = "RevisionNotFound" if info or file else "RepoNotFound"
         return self.answer(404, {"error": "not found"}, {"X-Error-Code": code})
 
@@ -129,3 +144,30 @@ def serve(hub: Hub) -> ThreadingHTTPServer:
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     return server
+
+
+@contextmanager
+def connected(hub: Hub, cache: Path) -> Iterator[None]:
+    """Serve a hub to this process's real client, which starts with an empty cache."""
+    from huggingface_hub import close_session, constants
+
+    from checkpoints import hub as client
+
+    server = serve(hub)
+    endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    caches = (client._published, client._base)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", endpoint)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        patch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+        for known in caches:
+            known.cache_clear()
+        close_session()
+        yield
+        close_session()
+        server.shutdown()
+        server.server_close()
+        for known in caches:
+            known.cache_clear()

@@ -14,7 +14,7 @@ from checkpoints.compat import require_same_model
 from checkpoints.hashes import hash_file
 
 from .conftest import edit_config, save_model, save_tokenizer
-from .hub_standin import REPO, Hub, serve
+from .hub_standin import REPO, Hub, connected
 
 IDS = torch.tensor([[1, 2, 3, 4, 5]])
 STEPS = (0, 1, 10, 100, 1000)
@@ -35,25 +35,11 @@ def revision_folders(tmp_path_factory):
 @pytest.fixture
 def remote(revision_folders, tmp_path, monkeypatch):
     """A served copy of the revisions, and a client that knows nothing yet."""
-    from huggingface_hub import close_session, constants
-
     root = shutil.copytree(revision_folders, tmp_path / "remote")
     state = Hub({folder.name: folder for folder in root.iterdir()})
-    server = serve(state)
-    endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
     monkeypatch.setattr(hub.time, "sleep", lambda _: None)
-    hub._published.cache_clear()
-    close_session()
-    yield state
-    close_session()
-    server.shutdown()
-    server.server_close()
-    hub._published.cache_clear()
+    with connected(state, tmp_path / "cache"):
+        yield state
 
 
 def test_revisions_are_listed_ordered_and_pinned(remote):

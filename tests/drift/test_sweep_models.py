@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from checkpoints import hub, open_series
+from checkpoints import open_series
 from circuit_drift.cli import app
 from circuit_drift.measures import build_measures
 from circuit_drift.models import Models
@@ -15,7 +15,7 @@ from circuit_drift.store import Store
 from circuit_drift.sweep import load_run
 from circuit_drift.tasks import Sweep
 from circuit_drift.worker import work
-from tests.checkpoints.hub_standin import REPO, Hub, serve
+from tests.checkpoints.hub_standin import REPO, Hub, connected
 from tests.drift.test_sweep_kill import contents, prompts_of
 
 
@@ -74,26 +74,12 @@ def test_behind_one_that_was_missing_what_is_stored_is_drawn_once_at_most(tiny_s
 
 
 @pytest.fixture
-def remote(tiny_series, tmp_path, monkeypatch):
+def remote(tiny_series, tmp_path):
     """The tiny series as revisions of a hub repository, and a client that knows nothing yet."""
-    from huggingface_hub import close_session, constants
-
     folders = {f"step{c.step}": shutil.copytree(c.path, tmp_path / "hub" / c.name) for c in open_series(tiny_series)}
     state = Hub(folders)
-    server = serve(state)
-    endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-    hub._published.cache_clear()
-    close_session()
-    yield state
-    close_session()
-    server.shutdown()
-    server.server_close()
-    hub._published.cache_clear()
+    with connected(state, tmp_path / "cache"):
+        yield state
 
 
 def call(*arguments: object):
