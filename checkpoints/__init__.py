@@ -1,5 +1,6 @@
 """Checkpoint series: found, ordered, checked, loaded. Importing this imports no torch."""
 
+from checkpoints.bridge import build_bridge
 from checkpoints.capabilities import capabilities
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.compat import require_same_model
@@ -27,6 +28,7 @@ __all__ = [
     "Series",
     "StoreError",
     "UnsupportedArchitecture",
+    "build_bridge",
     "capabilities",
     "demo_folder",
     "open_checkpoint",

@@ -1,8 +1,9 @@
 """What is proved for each architecture, as a table that can be printed.
 
 Every row is held to by the tests: a tiny model of the architecture is saved, loaded, reused and compared with plain
-transformers, tensor for tensor and logit for logit. Other architectures of the common interface load as well; nothing
-is claimed of them, and what a method cannot treat correctly it refuses by name.
+transformers, tensor for tensor and logit for logit, and so are its TransformerLens bridges. Other architectures of
+the common interface load as well; nothing is claimed of them, and what a method cannot treat correctly it refuses by
+name.
 """
 
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ class Capability:
         attention: implementations that transformers offers for it.
         reuse: how a live model takes the next checkpoint: ``"in place"``, its files put straight into the parameters,
             or ``"through a fresh load"``, where names or shapes on disk are not the model's.
+        bridge: which of ``hook_q``, ``hook_k``, ``hook_v`` and ``hook_z`` a TransformerLens bridge fires while the
+            model's own attention runs; a stock bridge, which computes attention itself, fires all four and
+            ``hook_pattern``.
         particular: what sets it apart for interpretation.
     """
 
@@ -30,27 +34,32 @@ class Capability:
     series: str
     attention: tuple[str, ...]
     reuse: Literal["in place", "through a fresh load"]
+    bridge: tuple[str, ...]
     particular: str
 
 
 _BOTH = ("sdpa", "eager")
 _EAGER = ("eager",)
+_QKVZ = ("q", "k", "v", "z")
+_Z = ("z",)
 
 CAPABILITIES = (
-    Capability("gpt2", "stanford-crfm", _BOTH, "in place", "fused QKV, learned positions"),
-    Capability("gpt_neox", "Pythia", _BOTH, "through a fresh load", "parallel attention and MLP, fused QKV"),
-    Capability("llama", "SmolLM, TinyLlama", _BOTH, "in place", "grouped queries"),
-    Capability("qwen2", "Qwen2", _BOTH, "in place", "grouped queries, QKV biases"),
-    Capability("qwen3", "Qwen3", _BOTH, "in place", "grouped queries, normalised queries and keys"),
-    Capability("mistral", "Mistral", _BOTH, "in place", "grouped queries, sliding window"),
-    Capability("gemma2", "Gemma 2", _EAGER, "in place", "softcapped scores, norms after blocks, windows"),
-    Capability("gemma3_text", "Gemma 3", _BOTH, "in place", "norms after blocks, windows"),
-    Capability("olmo2", "OLMo 2", _BOTH, "in place", "norms after blocks, normalised queries and keys"),
-    Capability("olmo3", "OLMo 3", _BOTH, "in place", "as OLMo 2, with windows"),
-    Capability("mixtral", "Mixtral", _BOTH, "through a fresh load", "mixture of experts, fused on loading"),
-    Capability("qwen3_moe", "Qwen3-MoE", _BOTH, "through a fresh load", "mixture of experts, fused on loading"),
-    Capability("hunyuan_v1_moe", "HunYuan", _BOTH, "through a fresh load", "mixture of experts, fused on loading"),
-    Capability("gpt_oss", "GPT-OSS", _EAGER, "in place", "learned attention sinks, mixture of experts, windows"),
+    Capability("gpt2", "stanford-crfm", _BOTH, "in place", _Z, "fused QKV, learned positions"),
+    Capability("gpt_neox", "Pythia", _BOTH, "through a fresh load", _Z, "parallel attention and MLP, fused QKV"),
+    Capability("llama", "SmolLM, TinyLlama", _BOTH, "in place", _QKVZ, "grouped queries"),
+    Capability("qwen2", "Qwen2", _BOTH, "in place", _QKVZ, "grouped queries, QKV biases"),
+    Capability("qwen3", "Qwen3", _BOTH, "in place", _QKVZ, "grouped queries, normalised queries and keys"),
+    Capability("mistral", "Mistral", _BOTH, "in place", _QKVZ, "grouped queries, sliding window"),
+    Capability("gemma2", "Gemma 2", _EAGER, "in place", _QKVZ, "softcapped scores, norms after blocks, windows"),
+    Capability("gemma3_text", "Gemma 3", _BOTH, "in place", _QKVZ, "norms after blocks, windows"),
+    Capability("olmo2", "OLMo 2", _BOTH, "in place", _QKVZ, "norms after blocks, normalised queries and keys"),
+    Capability("olmo3", "OLMo 3", _BOTH, "in place", _QKVZ, "as OLMo 2, with windows"),
+    Capability("mixtral", "Mixtral", _BOTH, "through a fresh load", _QKVZ, "mixture of experts, fused on loading"),
+    Capability("qwen3_moe", "Qwen3-MoE", _BOTH, "through a fresh load", _QKVZ, "mixture of experts, fused on loading"),
+    Capability(
+        "hunyuan_v1_moe", "HunYuan", _BOTH, "through a fresh load", _QKVZ, "mixture of experts, fused on loading"
+    ),
+    Capability("gpt_oss", "GPT-OSS", _EAGER, "in place", _QKVZ, "learned attention sinks, mixture of experts, windows"),
 )
 
 
@@ -82,10 +91,11 @@ class CapabilityTable:
 
     @staticmethod
     def _cells(row: Capability) -> tuple[str, ...]:
-        return row.model_type, row.series, ", ".join(row.attention), row.reuse, row.particular
+        attention, bridge = ", ".join(row.attention), " ".join(row.bridge)
+        return row.model_type, row.series, attention, row.reuse, bridge, row.particular
 
 
-_COLUMNS = ("architecture", "series", "attention", "next checkpoint", "particular")
+_COLUMNS = ("architecture", "series", "attention", "next checkpoint", "bridge", "particular")
 
 
 def capabilities() -> CapabilityTable:

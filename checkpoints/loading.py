@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from checkpoints.bridge import build_bridge
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.errors import CorruptWeights, DriftError, UnsupportedArchitecture
 from checkpoints.files import tokenizer_files
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from checkpoints.bridge import Attention
+    from checkpoints.lens import SharedBridge
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ class LoadedModel:
     attention: str
     _held: "list[tuple[PreTrainedModel, PreTrainedTokenizerBase | None]]" = field(repr=False)
     device_map: Mapping[str, str] | None = None
+    _bridges: "dict[str, SharedBridge]" = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def model(self) -> "PreTrainedModel":
@@ -59,10 +63,25 @@ class LoadedModel:
         """Its tokenizer, or None where neither the checkpoint nor its series has one."""
         return self._content()[1]
 
+    def bridge(self, attention: "Attention" = "native") -> "SharedBridge":
+        """The same weights as a TransformerLens `TransformerBridge`; see `build_bridge`.
+
+        It is built once: when the stream puts the next checkpoint's weights into the model, they are in the bridge
+        too, and hooks that were added to it stay. Give it token ids, as it has no tokenizer.
+        """
+        model = self.model
+        known = self._bridges.get(attention)
+        if known is None or not known.shares(model.parameters()):
+            known = self._bridges[attention] = build_bridge(model, attention=attention)
+        return known
+
     def release(self) -> None:
-        """Let go of the model, so that its memory is free before the next one is loaded."""
-        alive = [weakref.ref(model) for model, _ in self._held]
+        """Let go of the model and its bridges, so that its memory is free before the next one is loaded."""
+        held = [*(model for model, _ in self._held), *self._bridges.values()]
+        alive = [weakref.ref(module) for module in held]
+        del held
         self._held.clear()
+        self._bridges.clear()
         if any(model() is not None for model in alive):
             gc.collect()  # hooks and wrappers can make cycles
 
@@ -70,6 +89,8 @@ class LoadedModel:
         """Hand the model, which now holds another checkpoint's weights, to a new handle; this one is let go of."""
         held = self._content()
         self._held.clear()
+        for bridge in self._bridges.values():
+            bridge.refresh()
         return replace(self, checkpoint=checkpoint, _held=[held])
 
     def _content(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase | None]":

@@ -1,8 +1,10 @@
 """The capability table says what is so."""
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
-from checkpoints import UnsupportedArchitecture, capabilities, open_checkpoint
+from checkpoints import UnsupportedArchitecture, build_bridge, capabilities, open_checkpoint
 from checkpoints.capabilities import CAPABILITIES
 from checkpoints.stream import _Live
 
@@ -26,6 +28,24 @@ def test_each_row_is_so(row, tmp_path):
         else:
             with pytest.raises(UnsupportedArchitecture):
                 checkpoint.load(attention=attention)
+
+
+@pytest.mark.parametrize("row", CAPABILITIES, ids=lambda row: row.model_type)
+def test_each_bridge_fires_what_its_row_says(row):
+    config = CONFIGS[row.model_type]
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=row.attention[0]).eval()
+    native, stock = build_bridge(model), build_bridge(model, attention="stock")
+    ids = torch.arange(6)[None]
+    for letter in "qkvz":
+        name = f"blocks.1.attn.hook_{letter}"
+        if letter in row.bridge:
+            assert native.run_with_cache(ids, names_filter=name)[1][name].ndim == 4
+        else:
+            assert name not in native.hook_dict
+        assert stock.run_with_cache(ids, names_filter=name)[1][name].ndim == 4
+    pattern = stock.run_with_cache(ids, names_filter="blocks.1.attn.hook_pattern")[1]["blocks.1.attn.hook_pattern"]
+    sums = pattern.sum(-1)
+    assert torch.all(sums < 1.0001) if row.model_type == "gpt_oss" else torch.allclose(sums, torch.ones(1, 4, 6))
 
 
 def test_the_table_prints():
