@@ -13,6 +13,7 @@ from checkpoints import DriftError, LoadedModel, StoreError
 from circuit_drift.claims import Claim
 from circuit_drift.journal import Outcome
 from circuit_drift.models import Models
+from circuit_drift.store import Store
 from circuit_drift.tasks import Sweep, Task, claim_key
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def _attempt(sweep: Sweep, index: int, models: Models, watch: Watch) -> Outcome 
     try:
         tasks = sweep.tasks(index)
     except (DriftError, OSError) as error:
-        return Outcome(index, failures=dict.fromkeys((m.name for m in sweep.measures), _reason(error)))
+        return Outcome(index, failures=dict.fromkeys((m.name for m in sweep.measures), reason(error)))
     if all(task.stored(sweep.store) for task in tasks):
         return Outcome(index, {task.name: task.key for task in tasks})
     claim = sweep.claims.take(claim_key(tasks), checkpoint.name)
@@ -87,28 +88,39 @@ def _measure(sweep: Sweep, index: int, tasks: Sequence[Task], claim: Claim, mode
         _clear_up(sweep, tasks, claim)
         for task in missing:
             watch(index, task.name)
-            _take(task, models.take(index), sweep, results, failures)
+            take(task, models.take(index), sweep.store, results, failures)
     except StoreError:
         raise
     except Exception as error:  # whatever loading runs into concerns this checkpoint alone
-        failures = {task.name: _reason(error) for task in missing}
+        failures = {task.name: reason(error) for task in missing}
     keys = {task.name: task.key for task in tasks if task.name in results}
     return Outcome(index, keys, failures, len(keys) - len(stored))
 
 
-def _take(task: Task, loaded: LoadedModel, sweep: Sweep, results: dict[str, Any], failures: dict[str, str]) -> None:
-    """Compute one task and store it, or record why it could not be computed."""
+def take(task: Task, loaded: LoadedModel, store: Store, results: dict[str, Any], failures: dict[str, str]) -> None:
+    """Compute one task and store it, or record why it could not be computed.
+
+    Args:
+        task: what to compute.
+        loaded: the model, from a checkpoint or in training.
+        store: where the result goes.
+        results: of the same model so far; the new one is added.
+        failures: the reason is added.
+
+    Raises:
+        StoreError: the result cannot be written.
+    """
     absent = [need for need in task.measure.needs if need not in results]
     if absent:
         failures[task.name] = f"needs {', '.join(absent)}, which failed"
         return
     try:
-        results[task.name] = task.compute(loaded, results, sweep.store)
+        results[task.name] = task.compute(loaded, results, store)
     except StoreError:
         raise
     except Exception as error:  # a method that fails on this model must not stop the others
         logger.debug("%s failed", task.name, exc_info=True)
-        failures[task.name] = _reason(error)
+        failures[task.name] = reason(error)
 
 
 def _clear_up(sweep: Sweep, tasks: Sequence[Task], claim: Claim) -> None:
@@ -118,7 +130,8 @@ def _clear_up(sweep: Sweep, tasks: Sequence[Task], claim: Claim) -> None:
             sweep.store.remove_drafts(task.name, task.key)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What went wrong, in one line."""
     return str(error) if isinstance(error, DriftError) else f"{type(error).__name__}: {error}"
 
 

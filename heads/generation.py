@@ -27,7 +27,7 @@ def generate(
         new_tokens: at most this many.
         end_of_sequence: the model's own end-of-sequence tokens end it too.
     """
-    stops = {*stop_ids, *(_end_of_sequence(model) if end_of_sequence else ())}
+    stops = {*stop_ids, *(stop_tokens(model) if end_of_sequence else ())}
     cache = DynamicCache(config=model.config.get_text_config())
     step = torch.tensor([list(prompt)], device=model.device)
     written: list[int] = []
@@ -38,7 +38,8 @@ def generate(
     return tuple(written)
 
 
-def _end_of_sequence(model: PreTrainedModel) -> tuple[int, ...]:
+def stop_tokens(model: PreTrainedModel) -> tuple[int, ...]:
+    """The model's own end-of-sequence tokens."""
     ids = model.config.get_text_config().eos_token_id
     return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
 

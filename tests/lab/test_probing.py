@@ -160,11 +160,11 @@ def test_training_is_bit_identical_with_and_without_probes(plain, probed, tokeni
     assert not same(weights(plain.model).values(), weights(tiny(tokenizer)).values())
 
 
-def test_a_run_in_progress_reads_like_a_sweep(probed):
+def test_a_run_in_progress_reads_like_a_sweep(probed, measures):
     run = circuit_drift.load_run(probed.store, "live")
     assert [point.step for point in run] == [0, 3, 6, 9, 12]
     assert {point.stage for point in run} == {"cpt"}
-    assert all(set(point.keys) == {"heads", "circuit", "faithfulness"} for point in run)
+    assert all(set(point.keys) == {measure.name for measure in measures} for point in run)
     assert run.at(3).heads.meta["provenance"]["checkpoint"] == "checkpoint-3"
     assert run.diff(0, 12) is not None
     assert len(run.to_frame()) == 5

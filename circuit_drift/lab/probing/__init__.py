@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from circuit_drift.lab.probing.budget import Budget
     from circuit_drift.lab.probing.callback import ProbeCallback, StoppingCallback
-    from circuit_drift.lab.probing.gauges import Gauge, Knowledge, Reading, answers
+    from circuit_drift.lab.probing.gauges import Gauge, Knowledge, Reading, answers, panel
     from circuit_drift.lab.probing.live import LiveCheckpoint, live_model
     from circuit_drift.lab.probing.paraphrases import paraphrased
     from circuit_drift.lab.probing.prober import Probe, Prober
@@ -45,6 +45,7 @@ _HOMES = {
     "answers": "gauges",
     "judge": "stopping",
     "live_model": "live",
+    "panel": "gauges",
     "paraphrased": "paraphrases",
     "probe_series": "retrospective",
     "undisturbed": "quiet",
@@ -74,6 +75,7 @@ __all__ = [
     "answers",
     "judge",
     "live_model",
+    "panel",
     "paraphrased",
     "probe_series",
     "undisturbed",

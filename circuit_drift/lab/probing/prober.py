@@ -15,9 +15,11 @@ from circuit_drift.lab.probing.live import hash_tokenizer, live_model
 from circuit_drift.lab.probing.quiet import undisturbed
 from circuit_drift.lab.probing.recorder import Recorder
 from circuit_drift.lab.probing.schedule import Schedule
-from circuit_drift.measures import CircuitMeasure, Measure, RetrievalMeasure, read_result, store_key, with_provenance
+from circuit_drift.measures import CircuitMeasure, Measure, RetrievalMeasure, read_result, store_key
 from circuit_drift.store import Store
 from circuit_drift.sweep import Point
+from circuit_drift.tasks import Task
+from circuit_drift.worker import reason, take
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -145,15 +147,18 @@ class Prober:
         with undisturbed(model):
             loaded = live_model(model, self.tokenizer, step=step, tokens=tokens, stage=stage, words=self._words)
             for measure in self.measures:
-                self._measure(measure, loaded, results, keys, failures)
+                if key := self._measure(measure, loaded, results, failures):
+                    keys[measure.name] = key
             for gauge in self.gauges:
                 try:
                     reading = gauge.read(loaded)
                 except Exception as error:  # whatever a probe runs into must not end the training it watches
-                    _note(failures, gauge.name, step, error)
+                    failures[gauge.name] = reason(error)
                 else:
                     scalars |= reading.scalars
                     units += reading.units
+        for name, why in failures.items():
+            logger.warning("%s at step %d: %s", name, step, why)
         scalars |= _headline(results)
         point = Point(
             name=loaded.checkpoint.name, step=step, tokens=tokens, stage=stage, keys=keys, failures=failures, **results
@@ -165,29 +170,16 @@ class Prober:
         return point, scalars
 
     def _measure(
-        self,
-        measure: Measure,
-        loaded: LoadedModel,
-        results: dict[str, Any],
-        keys: dict[str, str],
-        failures: dict[str, str],
-    ) -> None:
-        """Take one measure and store it, or record why it could not be taken."""
+        self, measure: Measure, loaded: LoadedModel, results: dict[str, Any], failures: dict[str, str]
+    ) -> str | None:
+        """Take one measure as a sweep does, or record why it could not be taken; returns its key in the store."""
         try:
-            if absent := [need for need in measure.needs if need not in results]:
-                raise DriftError(f"needs {', '.join(absent)}, which failed")
-            key = store_key(loaded.checkpoint, measure, loaded.dtype)
-            result = with_provenance(measure.compute(loaded, results), loaded, measure)
-            result.save(self.recorder.store.folder(measure.name, key))
-        except Exception as error:  # see above
-            _note(failures, measure.name, loaded.checkpoint.step, error)
-        else:
-            results[measure.name], keys[measure.name] = result, key
-
-
-def _note(failures: dict[str, str], name: str, step: int | None, error: Exception) -> None:
-    failures[name] = str(error) if isinstance(error, DriftError) else f"{type(error).__name__}: {error}"
-    logger.warning("%s at step %s: %s", name, step, failures[name])
+            task = Task(measure, store_key(loaded.checkpoint, measure, loaded.dtype, loaded.attention))
+            take(task, loaded, self.recorder.store, results, failures)
+        except Exception as error:  # not even a store that cannot be written must end the training
+            failures[measure.name] = reason(error)
+            return None
+        return task.key if measure.name in results else None
 
 
 def _headline(results: Mapping[str, Any]) -> dict[str, float]:

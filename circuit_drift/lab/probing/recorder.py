@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from circuit_drift.lab.knowledge import Scores
 
 Row = dict[str, Any]
-MEASURED = ("step", "unit", "probe", "score", "rank", "probability")
+MEASURED = ("step", "unit", "probe", "score", "rank", "probability", "rouge1", "written")
 
 
 class Recorder:
@@ -97,15 +97,16 @@ class Recorder:
                 path.unlink()
 
 
-def unit_scores(store: Store | Path | str | None, name: str) -> "Scores":
+def unit_scores(store: Store | Path | str | None, name: str, *, score: str = "score") -> "Scores":
     """What a run in progress (or finished) knew at each of its probes.
 
     Args:
         store: the store that it writes to.
         name: of the run.
+        score: the column that is the score: ``score`` as the gauge chose it, ``probability``, or ``rouge1``.
 
     Raises:
-        BadPrompt: the run has probed no facts.
+        BadPrompt: the run has probed no facts, or not with such a score.
     """
     import pandas as pd
 
@@ -114,10 +115,10 @@ def unit_scores(store: Store | Path | str | None, name: str) -> "Scores":
     frames = [pd.read_csv(path) for path in folder.glob("*.csv")]
     if not frames:
         raise BadPrompt(f"the run {name} has no scores of facts in {folder}; probe it with the Knowledge gauge")
-    return units_table(pd.concat(frames, ignore_index=True))
+    return units_table(pd.concat(frames, ignore_index=True), score=score)
 
 
-def units_table(frame: "pd.DataFrame") -> "Scores":
+def units_table(frame: "pd.DataFrame", *, score: str = "score") -> "Scores":
     """Scores from rows of gauges with their step: the labels that are constant within a unit stay labels of it."""
     from circuit_drift.lab.knowledge import scores_from_frame
 
@@ -125,7 +126,7 @@ def units_table(frame: "pd.DataFrame") -> "Scores":
     labels = [column for column in frame.columns if column not in MEASURED]
     constant = frame.groupby("unit")[labels].nunique(dropna=False).max() <= 1 if labels else []
     probe = "probe" if "probe" in frame else None
-    return scores_from_frame(frame, probe=probe, labels=[label for label in labels if constant[label]])
+    return scores_from_frame(frame, score=score, probe=probe, labels=[label for label in labels if constant[label]])
 
 
 def _csv(rows: list[Row]) -> str:
