@@ -1,18 +1,22 @@
 """How often the circuit diff is wrong: calls on one unchanged checkpoint, and misses of planted changes.
 
-    python benchmarks/circuits_calibration.py series/first-light@20000 --draws 200
+    python benchmarks/circuits_calibration.py series/first-light@9000 --draws 200
 
 The facts are those of the series' own world that the checkpoint recalls. False positives: two disjoint random sets of
-facts, the same weights. Misses: weights edited, the same facts before and after.
+facts, the same weights (unpaired), and the scores of two different models exchanged at random fact by fact (paired),
+so that large differences remain but none has a direction. Misses: weights edited, the same facts before and after.
+Shares stand beside their exact binomial 95 % intervals.
 """
 
 import argparse
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.random import Generator
+from scipy.stats import binomtest
 from transformers import PreTrainedModel
 
 import circuits
@@ -20,30 +24,59 @@ from checkpoints import open_checkpoint
 from checkpoints.anatomy import anatomy, linear_weight
 from circuit_drift.lab.probes import fact_records
 from circuit_drift.lab.world import make_world
+from circuit_drift.recall import only
 from circuits.scores import AttributionGraph
+
+SIZES = (16, 32, 48)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="SERIES@STEP or a checkpoint folder of a lab series")
-    parser.add_argument("--draws", type=int, default=200, help="diffs of edited models; 5 x as many of unchanged ones")
-    parser.add_argument("--facts", type=int, default=48, help="facts on each side of a diff")
+    parser.add_argument("--draws", type=int, default=200, help="diffs for each row")
+    parser.add_argument("--null-draws", type=int, help="diffs for each row of the first table, if not the same")
     parser.add_argument("--variants", type=int, default=10, help="edited models for each kind of change")
     parser.add_argument("--world", type=int, default=0, help="seed of the series' world")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
     options = parser.parse_args()
     loaded = open_checkpoint(options.checkpoint).load()
     facts = recalled(loaded.model, world_facts(loaded.tokenizer, options.world))
     graph = circuits.attribute(loaded.model, facts)
     print(f"{options.checkpoint}: {len(facts)} recalled facts, {int(graph.mask.sum())} edges\n")
-    rng = np.random.default_rng(0)
-    print("| level | facts a side | draws | called different | edges named |\n|---|---|---|---|---|")
-    for size in (16, 32, min(options.facts, len(facts) // 2)):
-        p, named = false_positives(graph, rng, draws=5 * options.draws, size=size)
-        print(f"| .05 | {size} | {5 * options.draws} | {np.mean(p <= 0.05):.3f} | {np.mean(named > 0):.3f} |")
-    print("\n| planted change | draws | called different | the planted part named |\n|---|---|---|---|")
-    for name, plant in PLANTS.items():
-        called, named = misses(loaded.model, graph, facts, plant, rng, options)
-        print(f"| {name} | {len(called)} | {np.mean(called):.3f} | {np.mean(named):.3f} |")
+    rng = np.random.default_rng(options.seed)
+    models = {name: list(variants(loaded.model, graph, facts, plant, rng, options.variants))
+              for name, plant in PLANTS.items()}  # fmt: skip
+    print("| nothing changed | facts a side | draws | called different | an edge named | a node named |")
+    print("|---|---|---|---|---|---|")
+    other = models["a head silenced"][0][0]
+    for name, pair in (("other facts, unpaired", None), ("exchanged at random, paired", other)):
+        for size in SIZES:
+            calls = [null(graph, pair, rng, size) for _ in range(options.null_draws or options.draws)]
+            print(f"| {name} | {size} | {len(calls)} | {columns(calls)} |", flush=True)
+    print(
+        "\n| planted change | facts | size, in standard errors | draws | called different | named | it or its nodes |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name, edited in models.items():
+        for size in SIZES:
+            sizes = [effect(graph, after, planted) * size**0.5 for after, planted in edited]
+            calls = [
+                found(graph, after, planted, rng, size)
+                for after, planted in edited
+                for _ in range(options.draws // options.variants)
+            ]
+            spread = f"{np.median(sizes):.1f} ({min(sizes):.1f} to {max(sizes):.1f})"
+            print(f"| {name} | {size} | {spread} | {len(calls)} | {columns(calls)} |", flush=True)
+
+
+def columns(calls: Sequence[tuple[bool, ...]]) -> str:
+    """Share of each kind of call, with its interval."""
+    shown = []
+    for calls_of_a_kind in zip(*calls, strict=True):
+        hits = sum(calls_of_a_kind)
+        limits = binomtest(hits, len(calls)).proportion_ci()
+        shown.append(f"{hits / len(calls):.3f} [{limits.low:.3f}, {limits.high:.3f}]")
+    return " | ".join(shown)
 
 
 def world_facts(tokenizer, seed: int) -> circuits.FactSet:
@@ -59,30 +92,50 @@ def recalled(model: PreTrainedModel, facts: circuits.FactSet) -> circuits.FactSe
     return facts.subset(np.flatnonzero(rank == 0).tolist())
 
 
-def part(graph: AttributionGraph, chosen: np.ndarray, name: str) -> AttributionGraph:
-    """The graph over some of its facts."""
-    return AttributionGraph(
-        scores=graph.scores[chosen],
-        shape=graph.shape,
-        clean_metric=graph.clean_metric[chosen],
-        corrupt_metric=graph.corrupt_metric[chosen],
-        answer_rank=graph.answer_rank[chosen],
-        group=np.arange(len(chosen)),
-        labels=tuple(graph.labels[i] for i in chosen),
-        meta={**graph.meta, "prompts": name},
-    )
+def null(graph: AttributionGraph, other: AttributionGraph | None, rng: Generator, size: int) -> tuple[bool, ...]:
+    """Whether the diff of two graphs between which nothing changed sees a change, names an edge, names a node."""
+    seed = int(rng.integers(1 << 30))
+    order = rng.permutation(len(graph))
+    if other is None:
+        first, second = (only(graph, facts) for facts in (order[:size], order[size : 2 * size]))
+        told = circuits.diff(first, second, pairing="unpaired", splits=1, seed=seed)
+    else:
+        pair = np.stack([graph.scores[order[:size]], other.scores[order[:size]]])
+        side, fact = rng.integers(0, 2, size), np.arange(size)
+        chosen = only(graph, order[:size])
+        first, second = (replace(chosen, scores=pair[s, fact]) for s in (side, 1 - side))
+        told = circuits.diff(first, second, splits=1, seed=seed)
+    return told.significant, told.n_significant > 0, bool(told.nodes_changed)
 
 
-def false_positives(graph: AttributionGraph, rng: Generator, *, draws: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Global p, and number of edges named, of diffs between disjoint facts at one checkpoint."""
-    found = []
-    for _ in range(draws):
-        order = rng.permutation(len(graph))
-        a, b = part(graph, order[:size], "a"), part(graph, order[size : 2 * size], "b")
-        told = circuits.diff(a, b, pairing="unpaired", splits=1, seed=int(rng.integers(1 << 30)))
-        found.append((told.global_p, told.n_significant))
-    ps, named = zip(*found, strict=True)
-    return np.array(ps), np.array(named)
+def found(
+    graph: AttributionGraph, after: AttributionGraph, planted: tuple[str, ...], rng: Generator, size: int
+) -> tuple[bool, ...]:
+    """Whether a diff over random facts sees a change, names what was planted, names that or a node of it.
+
+    A head is named when it is among the changed nodes or writes or reads a changed edge, an edge when it is itself
+    among the changed ones.
+    """
+    chosen = rng.permutation(len(graph))[:size]
+    told = circuits.diff(only(graph, chosen), only(after, chosen), splits=1)
+    seen = told.to_frame().query("changed")
+    edges = set(seen["edge"])
+    nodes = {n.split("<")[0] for n in (*seen["writer"], *seen["reader"])} | set(told.nodes_changed)
+    ends = {end.split("<")[0] for name in planted for end in name.split("->")}
+    named = all(name in edges if "->" in name else name in nodes for name in planted)
+    return told.significant, named, named or bool(ends & nodes)
+
+
+def effect(graph: AttributionGraph, after: AttributionGraph, planted: tuple[str, ...]) -> float:
+    """How far the planted edges or heads moved on all facts, in standard deviations over the facts; the smallest."""
+    change = after.scores - graph.scores
+    moved = []
+    for name in planted:
+        writer, _, reader = name.partition("->")
+        row = change[:, graph.writers.index(writer)]
+        units = row[:, graph.readers.index(reader)] if reader else row.sum(1)
+        moved.append(abs(units.mean()) / units.std(ddof=1))
+    return float(min(moved))
 
 
 def working_heads(graph: AttributionGraph) -> list[str]:
@@ -132,20 +185,31 @@ def swap_heads(model: PreTrainedModel, graph: AttributionGraph, rng: Generator) 
 
 
 def halve_edge(model: PreTrainedModel, graph: AttributionGraph, rng: Generator) -> tuple[str, ...]:
-    """Halve what an MLP of the circuit reads of one head: its input weights, over the space the head writes to."""
-    circuit = graph.prune(53)
-    edges = [e for e in circuit.edges if e.startswith("a") and "->m" in e]
-    strongest = sorted(edges, key=lambda e: -abs(graph[e]))[:10]
-    edge = str(rng.choice(strongest))
+    """Halve what a later part reads of one head: its input weights, over the space that the head writes to.
+
+    One of the 20 strongest edges from a head to a query, a key, a value or an MLP.
+    """
+    edges = [edge for edge, _ in graph.top(len(graph.edge_names)) if edge.startswith("a") and "logits" not in edge]
+    edge = str(rng.choice(edges[:20]))
     writer, reader = edge.split("->")
     layer, head = head_of(writer)
     parts = anatomy(model)
-    block = parts.blocks[int(reader[1:])]
-    written = parts.blocks[layer].output_weight[head] * block.mlp_norm.gain
+    block = parts.blocks[int(reader[1:].split(".")[0])]
+    norm = block.mlp_norm if reader.startswith("m") else block.attention_norm
+    written = parts.blocks[layer].output_weight[head] * norm.gain
     basis, _ = torch.linalg.qr(written.T)
-    for module in (block.mlp.gate_proj, block.mlp.up_proj):
-        module.weight -= 0.5 * (module.weight @ basis) @ basis.T
+    for weight in reading_weights(block, reader):
+        weight.sub_(0.5 * (weight @ basis) @ basis.T)
     return (edge,)
+
+
+def reading_weights(block, reader: str) -> list[torch.Tensor]:
+    """The weights [out, d_model] by which a reader reads the stream, as views."""
+    if reader.startswith("m"):
+        return [linear_weight(block.mlp.gate_proj), linear_weight(block.mlp.up_proj)]
+    projection = {"q": block.q, "k": block.k, "v": block.v}[reader[-2]]
+    rows = projection.rows[int(reader.split(".")[1].split("<")[0].strip("hkv"))]
+    return [linear_weight(projection.module)[int(rows[0]) : int(rows[-1]) + 1]]
 
 
 PLANTS: dict[str, Plant] = {
@@ -155,33 +219,15 @@ PLANTS: dict[str, Plant] = {
 }
 
 
-def misses(model, graph, facts, plant: Plant, rng: Generator, options) -> tuple[list[bool], list[bool]]:
-    """For edited models and random facts: whether the diff saw a change, and whether it named what was changed."""
-    called, named = [], []
-    for edited, planted in variants(model, graph, plant, rng, options.variants):
-        after = circuits.attribute(edited, facts)
-        for _ in range(options.draws // options.variants):
-            chosen = rng.permutation(len(facts))[: options.facts]
-            told = circuits.diff(part(graph, chosen, "same"), part(after, chosen, "same"), splits=1)
-            frame = told.to_frame()
-            seen = frame[frame["changed"]]
-            nodes = {n.split("<")[0] for n in (*seen["edge"], *seen["writer"], *seen["reader"])} | set(
-                told.nodes_changed
-            )
-            called.append(told.significant)
-            named.append(all(name in nodes for name in planted))
-    return called, named
-
-
 def variants(
-    model, graph, plant: Plant, rng: Generator, count: int
-) -> Iterator[tuple[PreTrainedModel, tuple[str, ...]]]:
-    """Edited copies of a model, with the names of what was edited."""
+    model: PreTrainedModel, graph: AttributionGraph, facts: circuits.FactSet, plant: Plant, rng: Generator, count: int
+) -> Iterator[tuple[AttributionGraph, tuple[str, ...]]]:
+    """Graphs of edited copies of a model, with the names of what was edited."""
     for _ in range(count):
         edited = copy.deepcopy(model)
         with torch.no_grad():
             planted = plant(edited, graph, rng)
-        yield edited, planted
+        yield circuits.attribute(edited, facts), planted
 
 
 def head_of(name: str) -> tuple[int, int]:

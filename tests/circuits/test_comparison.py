@@ -165,6 +165,32 @@ def test_two_prompt_sets_of_one_checkpoint_are_called_different_no_more_often_th
     assert np.mean(called) <= 0.1
 
 
+def test_differences_without_a_direction_are_called_no_more_often_than_stated():
+    """Two patterns that differ by far, exchanged at random fact by fact: no fact tells which side is A."""
+    called, named = [], []
+    for seed in range(60):
+        pair = np.stack([samples(seed, noise=1.0), samples(seed, noise=1.0, base_seed=9)])
+        side = np.random.default_rng(seed).integers(0, 2, 16)
+        found = circuits.diff(graph(pair[side, range(16)]), graph(pair[1 - side, range(16)]), splits=1)
+        called.append(found.significant)
+        named.append(found.n_significant > 0)
+    assert np.mean(called) <= 0.1
+    assert np.mean(named) <= 0.1
+
+
+def test_a_p_from_drawn_permutations_is_the_upper_end_of_what_they_leave_possible():
+    from scipy.stats import binom
+
+    from circuits.noise import paired_global_p, smallest_p, upper_share
+
+    for hits in (0, 3, 40):
+        assert binom.cdf(hits, 999, upper_share(hits, 999)) == pytest.approx(0.05)
+    assert upper_share(999, 999) == 1.0
+    sure = np.ones((24, 5))
+    assert paired_global_p(sure) == smallest_p(24)
+    assert paired_global_p(sure[:8]) == smallest_p(8) == 2 / 2**7, "all sign patterns are listed: nothing is drawn"
+
+
 def test_a_change_too_spread_for_any_one_edge_still_makes_the_graph_differ():
     """Every edge moves a little, coherently from fact to fact: the summed change is sure, no edge is."""
     rng = np.random.default_rng(2)
