@@ -44,11 +44,21 @@ class Writers:
             mlps=tuple(widen(layer.mlp_out) for layer in trace.layers),
         )
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Writers":
+        """The same with every tensor changed."""
+        return Writers(change(self.stream), tuple(map(change, self.heads)), tuple(map(change, self.mlps)))
+
+    def __add__(self, other: "Writers") -> "Writers":
+        return self._with(other, torch.add)
+
     def __sub__(self, other: "Writers") -> "Writers":
+        return self._with(other, torch.sub)
+
+    def _with(self, other: "Writers", operation: Callable[[Tensor, Tensor], Tensor]) -> "Writers":
         return Writers(
-            stream=self.stream - other.stream,
-            heads=tuple(a - b for a, b in zip(self.heads, other.heads, strict=True)),
-            mlps=tuple(a - b for a, b in zip(self.mlps, other.mlps, strict=True)),
+            stream=operation(self.stream, other.stream),
+            heads=tuple(map(operation, self.heads, other.heads)),
+            mlps=tuple(map(operation, self.mlps, other.mlps)),
         )
 
 
@@ -72,10 +82,15 @@ class _LayerGradients:
 
 
 class Gradients:
-    """Gradients of the metric at every reader, accumulated over the steps of a path."""
+    """Gradients of the metric at every reader, accumulated over the steps of a path.
 
-    def __init__(self, parts: Anatomy) -> None:
-        self.parts = parts
+    Args:
+        parts: the model.
+        freeze_norms: whether the scale of the norm in front of a reader counts as a constant.
+    """
+
+    def __init__(self, parts: Anatomy, *, freeze_norms: bool = False) -> None:
+        self.parts, self.freeze_norms = parts, freeze_norms
         self.layers = [_LayerGradients() for _ in parts.blocks]
         self.logits: Tensor | None = None
 
@@ -85,31 +100,40 @@ class Gradients:
         for layer in trace.layers:
             fused = layer.q is layer.k
             wanted += [layer.mlp_read, layer.q, *(() if fused else (layer.k, layer.v))]
-        found = list(torch.autograd.grad(metric(trace.logits).sum(), wanted))[::-1]
+        found = list(torch.autograd.grad(metric(trace.logits).sum(), wanted, materialize_grads=True))[::-1]
         final = widen(found.pop()) * weight
         self.logits = final if self.logits is None else self.logits.add_(final)
         for block, seen, total in zip(self.parts.blocks, trace.layers, self.layers, strict=True):
             mlp, q = widen(found.pop()), widen(found.pop())
             k, v = (q, q) if seen.q is seen.k else (widen(found.pop()), widen(found.pop()))
-            _add_heads(total, block, seen, (q, k, v), weight)
-            inside = mlp if block.mlp_norm is None else block.mlp_norm.pull_back(widen(seen.mlp_in), mlp)
+            _add_heads(total, block, seen, (q, k, v), weight, freeze_norm=self.freeze_norms)
+            inside = mlp
+            if block.mlp_norm is not None:
+                inside = block.mlp_norm.pull_back(widen(seen.mlp_in), mlp, freeze=self.freeze_norms)
             total.mlp = weight * inside if total.mlp is None else total.mlp.add_(inside, alpha=weight)
 
 
 def _add_heads(
-    total: _LayerGradients, block: Block, seen: LayerTrace, gradients: tuple[Tensor, Tensor, Tensor], weight: float
+    total: _LayerGradients,
+    block: Block,
+    seen: LayerTrace,
+    gradients: tuple[Tensor, Tensor, Tensor],
+    weight: float,
+    *,
+    freeze_norm: bool,
 ) -> None:
     projections = (block.q, block.k, block.v)
     per_head = torch.cat([p.select(g) for g, p in zip(gradients, projections, strict=True)], -2)
     norm = block.attention_norm
     if norm is None or not norm.closed:
         per_head *= weight
-        if norm is not None:
-            total.apart.append((widen(seen.attention_in), per_head))
-            return
     else:
         x_hat, inverse = norm.normalise(widen(seen.attention_in))
         per_head *= (inverse * weight).unsqueeze(-1)
+    if norm is not None and not norm.closed:
+        total.apart.append((widen(seen.attention_in), per_head))
+        return
+    if norm is not None and not freeze_norm:
         outputs = zip(projections, (seen.q, seen.k, seen.v), strict=True)
         parts = torch.cat([_normed_part(p, norm, widen(out)) for p, out in outputs], -2)
         total.x_hats.append(x_hat)

@@ -123,6 +123,8 @@ class AttributionGraph:
 
     def prune(self, n: int, *, rule: Rule = "absolute") -> Circuit:
         """The circuit of n edges, without the parts that lead nowhere; rules as in `circuits.prune`."""
+        if rule == "lowers" and self.meta.get("method") == "flow":
+            raise BadPrompt("information flow routes have no sign, so rule='lowers' has no meaning for them")
         return prune(self.shape, self.mean, n, rule=rule)
 
     def threshold(self, least: float) -> Circuit:

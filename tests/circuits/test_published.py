@@ -1,42 +1,33 @@
 """Against the outputs of the published EAP-IG code on a tiny GPT-2 (fixtures/README.md), in float64."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
-from transformers import AutoModelForCausalLM
+from published import FIXTURES, published_model, published_scores
+from published import published_facts as facts
 
 import circuits
 from checkpoints.errors import BadPrompt
 from circuits.evaluation import circuit_metrics, ratio
 
-FIXTURES = Path(__file__).parent / "fixtures"
 SHAPE = circuits.GraphShape(3, 4, 4)
 
 
 @pytest.fixture(scope="module")
 def model():
-    return AutoModelForCausalLM.from_pretrained(FIXTURES / "gpt2", dtype=torch.float64)
+    return published_model()
 
 
 @pytest.fixture(scope="module")
 def reference():
-    return load_file(FIXTURES / "gpt2_scores.safetensors")
+    return published_scores()
 
 
 @pytest.fixture(scope="module")
 def published():
     return json.loads((FIXTURES / "gpt2_circuits.json").read_text())
-
-
-def facts(kind: str) -> circuits.FactSet:
-    data = load_file(FIXTURES / "data.safetensors")
-    lengths = data["lens_pad" if kind == "padded" else "lens"]
-    clean, corrupt = ([row[:n] for row, n in zip(data[key], lengths, strict=True)] for key in ("clean", "corr"))
-    return circuits.FactSet.from_ids(clean, corrupt, data["labels"][:, 0], data["labels"][:, 1])
 
 
 METHODS = {
