@@ -6,12 +6,13 @@ import argparse
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from checkpoints.artifacts import flush_to_disk
 from checkpoints.errors import DriftError, StoreError
 from circuit_drift.lab import probes
 from circuit_drift.lab.ledger import live_row, measure_series, write_csv
@@ -22,9 +23,10 @@ from circuit_drift.lab.world import World, make_world
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-    from circuit_drift.lab.train import Moment
+    from circuit_drift.lab.train import Moment, Training
 
 Row = dict[str, Any]
+STATE_FILE = "unfinished.pt"
 
 
 def build_series(recipe: Recipe, folder: Path, *, every: int = 250, needles: int = 48) -> None:
@@ -32,8 +34,9 @@ def build_series(recipe: Recipe, folder: Path, *, every: int = 250, needles: int
 
     Checkpoints are written as training goes on, everything measured comes from the saved bf16 files afterwards,
     and ``curve.csv`` holds the cheaper measures of the live model at multiples of ``every`` steps.
-    A build that is interrupted leaves a series of the checkpoints so far. One thread is used: with more, sums would
-    depend on the machine's number of cores.
+    A build that is interrupted leaves a series of the checkpoints so far and, beside them, the state of training at the
+    last one: the same call goes on from there, to the same bytes. One thread is used: with more, sums would depend on
+    the machine's number of cores.
 
     Args:
         recipe: the whole recipe.
@@ -42,21 +45,23 @@ def build_series(recipe: Recipe, folder: Path, *, every: int = 250, needles: int
         needles: how many needles the series' probes hold.
 
     Raises:
-        StoreError: the folder holds a series already or cannot be written.
+        StoreError: the folder holds a series already, or an unfinished one of another recipe, or cannot be written.
         DriftError: this torch cannot run the recipe.
     """
     import torch
 
-    from circuit_drift.lab.train import train
+    from circuit_drift.lab.train import Training
 
-    _check_free(folder)
+    _make(folder)
+    what = f"{recipe} every={every} needles={needles} torch={torch.__version__}"
+    kept = _unfinished(folder, what)
     torch.set_num_threads(1)
     world, tokenizer = make_world(recipe.seed), make_tokenizer()
     write_probes(folder, world, recipe.seed, needles=needles)
-    moments: list[Moment] = []
-    curve: list[Row] = []
-    with tqdm(total=recipe.steps, desc="training", unit="step") as bar:
-        for model, moment in train(recipe, world, tokenizer, every=every):
+    training = Training(recipe, world, tokenizer, every=every)
+    moments, curve = _resume(training, kept)
+    with tqdm(total=recipe.steps, initial=moments[-1].step if moments else 0, desc="training", unit="step") as bar:
+        for model, moment in training:
             bar.update(moment.step - bar.n)
             curve.append(live_row(model, tokenizer, world, moment))
             write_csv(folder / "curve.csv", curve)
@@ -64,7 +69,9 @@ def build_series(recipe: Recipe, folder: Path, *, every: int = 250, needles: int
                 save_checkpoint(folder / f"checkpoint-{moment.step}", model, tokenizer)
                 moments.append(moment)
                 write_manifest(folder / "manifest.csv", moments)
+                _keep(folder, {"what": what, "moments": list(map(asdict, moments)), "curve": curve}, training)
     measure_series(folder, world, tokenizer, moments)
+    (folder / STATE_FILE).unlink()
 
 
 def phase_change_curves(recipe: Recipe, seeds: Sequence[int], path: Path, *, steps: int, every: int = 100) -> None:
@@ -84,13 +91,52 @@ def phase_change_curves(recipe: Recipe, seeds: Sequence[int], path: Path, *, ste
             write_csv(path, rows)
 
 
-def _check_free(folder: Path) -> None:
-    if (folder / "manifest.csv").exists():
-        raise StoreError(f"{folder} holds a series already: name another folder, or delete it first")
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error}") from error
+
+
+def _unfinished(folder: Path, what: str) -> dict[str, Any] | None:
+    """The state that an interrupted build of the same thing left; None where there is nothing.
+
+    Raises:
+        StoreError: the folder holds a finished series, or the beginning of another one.
+    """
+    import torch
+
+    if not (folder / STATE_FILE).exists():
+        if (folder / "manifest.csv").exists():
+            raise StoreError(f"{folder} holds a series already: name another folder, or delete it first")
+        return None
+    kept: dict[str, Any] = torch.load(folder / STATE_FILE, weights_only=True)
+    if kept["what"] != what:
+        raise StoreError(
+            f"{folder} holds an unfinished series of another recipe or torch: {kept['what']}; name another folder, or "
+            "delete this one"
+        )
+    return kept
+
+
+def _resume(training: Training, kept: dict[str, Any] | None) -> tuple[list[Moment], list[Row]]:
+    """Put training where it was kept; the moments and the curve so far."""
+    from circuit_drift.lab.train import Moment
+
+    if kept is None:
+        return [], []
+    training.restore(kept["training"])
+    return [Moment(**fields) for fields in kept["moments"]], kept["curve"]
+
+
+def _keep(folder: Path, so_far: dict[str, Any], training: Training) -> None:
+    """Write the state of training beside its last checkpoint; at once or not at all."""
+    import torch
+
+    draft = folder / f".{STATE_FILE}"
+    torch.save({**so_far, "training": training.state()}, draft)
+    flush_to_disk(draft)
+    draft.replace(folder / STATE_FILE)
 
 
 def write_probes(folder: Path, world: World, seed: int, *, needles: int) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +80,23 @@ class RowStream:
             np.array([self._positions(row) for row in rows], dtype=np.int64),
             np.array([self._weights(row) for row in rows], dtype=np.float32),
         )
+
+    def state(self) -> dict[str, Any]:
+        """Where the stream stands: plain values from which `restore` goes on."""
+        return {
+            "written": dict(self._written),
+            "queue": [self._people.index(person) for person in self._queue],
+            "waiting": list(self._waiting),
+            "rng": self._rng.getstate(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from where a stream of the same arguments stood."""
+        self._written = dict(state["written"])
+        self._queue = [self._people[place] for place in state["queue"]]
+        self._waiting = list(state["waiting"])
+        version, internal, following = state["rng"]
+        self._rng.setstate((version, tuple(internal), following))
 
     def _row(self, length: int, filler: int) -> list[int]:
         row: list[int] = []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import DriftError
 from circuit_drift.lab.data import RowStream
@@ -68,33 +68,80 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForC
 def train(
     recipe: Recipe, world: World, tokenizer: PreTrainedTokenizerFast, *, every: int | None = None
 ) -> Iterator[tuple[LlamaForCausalLM, Moment]]:
-    """Train, yielding the live model (in eval mode) at every checkpoint and, if given, at multiples of ``every``.
+    """Train from the beginning; see `Training`."""
+    return iter(Training(recipe, world, tokenizer, every=every))
 
-    A stage of another name than the one before starts from the weights as saved and with new optimizers. Whoever
-    receives the model must leave its weights as they are.
+
+class Training:
+    """A recipe's training, which can be left at any moment that it yields and gone on with from there.
+
+    Iterating yields the live model (in eval mode) at every checkpoint and, if given, at multiples of ``every``. A stage
+    of another name than the one before starts from the weights as saved and with new optimizers. Whoever receives the
+    model must leave its weights as they are.
 
     Raises:
         DriftError: this torch has no Muon optimizer.
     """
-    import torch
 
-    model = build_model(recipe, tokenizer)
-    step, losses, name = 0, [float("nan")], ""
-    for stage in recipe.stages:
-        if stage.name != name:
-            _round_to_saved(model)
-            optimizers, name = _optimizers(model, recipe), stage.name
-        stream = _stream(recipe, stage, world, tokenizer)
-        first = step
-        for step in range(first, first + stage.steps + 1):
-            saved = step - first in stage.checkpoints
-            if saved or (every and step % every == 0 and step > first):
-                model.train(False)
+    def __init__(
+        self, recipe: Recipe, world: World, tokenizer: PreTrainedTokenizerFast, *, every: int | None = None
+    ) -> None:
+        self.recipe, self.world, self.tokenizer, self.every = recipe, world, tokenizer, every
+        self.model = build_model(recipe, tokenizer)
+        self._taken, self._first, self._told = 0, 0, -1
+        self._enter(0)
+
+    def __iter__(self) -> Iterator[tuple[LlamaForCausalLM, Moment]]:
+        import torch
+
+        losses = [] if self._told >= 0 else [float("nan")]
+        while True:
+            stage = self.recipe.stages[self._stage]
+            in_stage = self._taken - self._first
+            saved = in_stage in stage.checkpoints
+            if self._told < in_stage and (saved or (self.every and self._taken % self.every == 0 and in_stage)):
+                self._told = in_stage
+                self.model.train(False)
+                tokens = self._taken * self.recipe.tokens_per_step
                 with torch.no_grad():
-                    yield model, Moment(step, stage.name, step * recipe.tokens_per_step, _mean(losses), saved)
+                    yield self.model, Moment(self._taken, stage.name, tokens, _mean(losses), saved)
                 losses.clear()
-            if step < first + stage.steps:
-                losses.append(_step(model, optimizers, stream, recipe, step))
+            if in_stage < stage.steps:
+                losses.append(_step(self.model, self._optimizers, self._stream, self.recipe, self._taken))
+                self._taken += 1
+            elif self._stage + 1 < len(self.recipe.stages):
+                self._enter(self._stage + 1)
+            else:
+                return
+
+    def state(self) -> dict[str, Any]:
+        """All that going on from the moment just yielded needs: tensors and plain values, safe to load."""
+        return {
+            "stage": self._stage,
+            "first": self._first,
+            "step": self._taken,
+            "told": self._told,
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "stream": self._stream.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of the same recipe: the next moment is the one after it."""
+        self._enter(state["stage"])
+        self._first, self._taken, self._told = state["first"], state["step"], state["told"]
+        self.model.load_state_dict(state["model"])
+        for optimizer, kept in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        self._stream.restore(state["stream"])
+
+    def _enter(self, index: int) -> None:
+        stages = self.recipe.stages
+        if index == 0 or stages[index].name != stages[index - 1].name:
+            _round_to_saved(self.model)
+            self._optimizers = _optimizers(self.model, self.recipe)
+        self._stage, self._first, self._told = index, self._taken, -1
+        self._stream = _stream(self.recipe, stages[index], self.world, self.tokenizer)
 
 
 def _step(

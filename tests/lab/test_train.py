@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from checkpoints import DriftError, StoreError, open_series
+from circuit_drift.lab import build
 from circuit_drift.lab.build import build_series, main, phase_change_curves, save_checkpoint
 from circuit_drift.lab.recipe import Recipe
 from circuit_drift.lab.train import build_model, train
@@ -118,6 +119,44 @@ def test_a_folder_with_a_series_is_left_alone(built, tiny_recipe):
     with pytest.raises(StoreError, match="holds a series already: name another folder"):
         build_series(tiny_recipe, built)
     assert (built / "manifest.csv").read_bytes() == before
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class Interrupted(BaseException):
+    """The end of the process, as far as a test can have it."""
+
+
+def interrupted_at(count, name, monkeypatch):
+    """Make the build end at the so-many-th call of one of its functions."""
+    plain, calls = getattr(build, name), iter(range(count))
+
+    def counted(*args, **kwargs):
+        if next(calls, None) is None:
+            raise Interrupted
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(build, name, counted)
+
+
+def test_an_interrupted_build_goes_on_to_the_same_bytes(tiny_recipe, built, tmp_path, monkeypatch):
+    folder = tmp_path / "series"
+    for name, count in [("live_row", 2), ("save_checkpoint", 1), ("_keep", 0), ("measure_series", 0)]:
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            interrupted_at(count, name, patch)
+            build_series(tiny_recipe, folder, every=5, needles=2)
+    with pytest.raises(StoreError, match="an unfinished series of another recipe or torch: Recipe"):
+        build_series(replace(tiny_recipe, seed=3), folder, every=5, needles=2)
+    kept = torch.load(folder / build.STATE_FILE, weights_only=True)
+    assert [moment["step"] for moment in kept["moments"]] == [0, 10, 13, 16]
+    steps = []
+    with monkeypatch.context() as patch:
+        patch.setattr("circuit_drift.lab.train._step", lambda *args: steps.append(args))
+        build_series(tiny_recipe, folder, every=5, needles=2)
+    assert steps == [], "what was trained is not trained again"
+    assert contents(folder) == contents(built)
 
 
 def test_an_unwritable_folder_is_refused_in_one_sentence(tiny_recipe, tmp_path):
