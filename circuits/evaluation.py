@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from transformers import PreTrainedModel
 
+    from circuits.ablation import Ablation
     from circuits.facts import FactSet
     from circuits.metrics import Metric, MetricName
 
@@ -164,6 +165,7 @@ def faithfulness(
     facts: "FactSet",
     *,
     metric: "MetricName | Metric" = "logit difference",
+    ablation: "Ablation" = "corrupt",
     n_random: int = 3,
     batch_size: int = 8,
     seed: int = 0,
@@ -175,6 +177,7 @@ def faithfulness(
         circuit: the edges that stay live.
         facts: what is asked.
         metric: as for `attribute`.
+        ablation: what edges outside carry, as for `attribute`; the empty circuit under it takes m_corrupt's place.
         n_random: random circuits of its size.
         batch_size: facts in one pass.
         seed: of the random circuits.
@@ -185,7 +188,9 @@ def faithfulness(
         UnsupportedArchitecture: as for `attribute`.
     """
     rivals = random_circuits(circuit.shape, circuit.n_edges, n_random, seed=seed)
-    metrics, clean, corrupt = circuit_metrics(model, [circuit, *rivals], facts, metric=metric, batch_size=batch_size)
+    metrics, clean, corrupt = circuit_metrics(
+        model, [circuit, *rivals], facts, metric=metric, ablation=ablation, batch_size=batch_size
+    )
     low, high = interval(metrics[0], clean, corrupt)
     return Faithfulness(
         value=ratio(metrics[0], clean, corrupt),
@@ -204,6 +209,7 @@ def faithfulness_curve(
     *,
     shares: Sequence[float] = SHARES,
     metric: "MetricName | Metric" = "logit difference",
+    ablation: "Ablation" = "corrupt",
     n_random: int = 1,
     batch_size: int = 8,
     seed: int = 0,
@@ -216,6 +222,7 @@ def faithfulness_curve(
         facts: what is asked.
         shares: share of the edges to start from, each in (0, 1].
         metric: as for `attribute`.
+        ablation: as for `faithfulness`.
         n_random: random circuits for each size.
         batch_size: facts in one pass.
         seed: of the random circuits.
@@ -234,7 +241,9 @@ def faithfulness_curve(
         for rival in random_circuits(circuit.shape, circuit.n_edges, n_random, seed=seed + i)
     ]
     everything = [*circuits, *rivals]
-    metrics, clean, corrupt = circuit_metrics(model, everything, facts, metric=metric, batch_size=batch_size)
+    metrics, clean, corrupt = circuit_metrics(
+        model, everything, facts, metric=metric, ablation=ablation, batch_size=batch_size
+    )
     return FaithfulnessCurve(
         shares=tuple(shares),
         n_edges=np.array([circuit.n_edges for circuit in circuits]),
@@ -243,7 +252,7 @@ def faithfulness_curve(
         clean_metric=clean,
         corrupt_metric=corrupt,
         shape=graph.shape,
-        meta={"prompts": facts.hash, "edges": edges},
+        meta={"prompts": facts.hash, "edges": edges, "ablation": ablation},
     )
 
 
@@ -285,17 +294,20 @@ def circuit_metrics(
     facts: "FactSet",
     *,
     metric: "MetricName | Metric" = "logit difference",
+    ablation: "Ablation" = "corrupt",
     batch_size: int = 8,
 ) -> tuple[Floats, Floats, Floats]:
     """The metric of many circuits, exactly.
 
     Returns:
-        [C, N] of the circuits, [N] of the clean and [N] of the corrupt run.
+        [C, N] of the circuits, [N] of the clean run, and [N] of the empty circuit: under ``corrupt``, the corrupt run.
     """
     import torch
 
     from checkpoints.anatomy import anatomy
+    from circuits.ablation import check_share, everywhere, fixed_values, replacement
     from circuits.attribution import graph_shape
+    from circuits.contract import Writers
     from circuits.expansion import expanded, view_for
     from circuits.metrics import find_metric
     from circuits.mixed import Mixer
@@ -309,15 +321,22 @@ def circuit_metrics(
     device = next(model.parameters()).device
     metrics = np.zeros((len(circuits) + 2, len(facts)))
     with frozen(model), expanded(parts), torch.no_grad():
+        fixed = fixed_values(parts, facts, ablation, batch_size)
         for number, batch in enumerate(batches(facts, batch_size, device)):
             corrupt = run(parts, batch, batch.corrupt)
             clean = run(parts, batch, batch.clean)
             if number == 0:
                 check_stream(parts, clean)
-            mixer = Mixer(parts, shape, batch, corrupt)
+                if fixed is not None:
+                    check_share(parts, batch, clean)
+            value = replacement(parts, batch, fixed, Writers.of(parts, corrupt))
+            mixer = Mixer(parts, shape, everywhere(batch, fixed), corrupt, value, shortcut=fixed is None)
             masks = (torch.as_tensor(circuit.mask, device=device) for circuit in circuits)
             rows = [measure(mixer.logits(mask), batch, clean.logits) for mask in masks]
-            rows += [measure(trace.logits, batch, clean.logits) for trace in (clean, corrupt)]
+            empty = corrupt.logits
+            if fixed is not None:
+                empty = mixer.logits(torch.zeros(shape.mask.shape, dtype=torch.bool, device=device))
+            rows += [measure(logits, batch, clean.logits) for logits in (clean.logits, empty)]
             metrics[:, list(batch.indices)] = torch.stack(rows).double().cpu().numpy()
     return metrics[:-2], metrics[-2], metrics[-1]
 

@@ -1,7 +1,8 @@
-"""The ground truth that attribution estimates: one edge, or one node, really corrupted at a time.
+"""The ground truth that attribution estimates: one edge, or one node, really patched at a time.
 
-A score is metric(that part carries what the corrupt run wrote, all else live) - metric(clean), in logits, with the
-sign of `circuits.attribute`. It takes one forward pass a part and a batch, so it is for small models and for checks.
+A score is metric(that part carries what replaces it, all else live) - metric(clean), with the sign of
+`circuits.attribute`. Many patches share a pass, and none runs the layers in front of it (`circuits.patching`); still it
+is for small models, samples of edges, and checks.
 """
 
 from collections.abc import Sequence
@@ -11,12 +12,13 @@ import numpy as np
 
 from checkpoints.errors import BadPrompt
 from circuits.evaluation import circuit_metrics
-from circuits.graph import Circuit, Floats, GraphShape
+from circuits.graph import Circuit, Floats
 from circuits.scores import AttributionGraph
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from circuits.ablation import Ablation
     from circuits.facts import FactSet
     from circuits.metrics import Metric, MetricName
 
@@ -27,6 +29,7 @@ def exact_edges(
     *,
     edges: Sequence[str] | None = None,
     metric: "MetricName | Metric" = "logit difference",
+    ablation: "Ablation" = "corrupt",
     batch_size: int = 8,
 ) -> AttributionGraph:
     """Patch edge by edge.
@@ -36,32 +39,55 @@ def exact_edges(
         facts: N clean/corrupt pairs.
         edges: names of the edges wanted; by default all. Others score 0.
         metric: as for `circuits.attribute`.
+        ablation: what a patched edge carries, as for `circuits.attribute`.
         batch_size: facts in one pass.
 
     Raises:
-        BadPrompt: an edge that does not exist.
+        BadPrompt: an edge that does not exist, or an argument out of range.
     """
-    from circuits.attribution import attribute
+    from checkpoints.anatomy import anatomy
+    from circuits.attribution import graph_shape
+    from circuits.metrics import find_metric
+    from circuits.patching import run_patches
 
-    graph = attribute(model, facts, method="clean-corrupted", metric=metric, batch_size=batch_size)
-    places = {name: tuple(place) for name, place in zip(graph.edge_names, np.argwhere(graph.mask), strict=True)}
-    wanted = graph.edge_names if edges is None else edges
+    parts = anatomy(model)
+    shape = graph_shape(parts)
+    names = Circuit(shape, shape.mask).edges
+    places = {name: (int(i), int(j)) for name, (i, j) in zip(names, np.argwhere(shape.mask), strict=True)}
+    wanted = names if edges is None else tuple(edges)
     if unknown := [name for name in wanted if name not in places]:
-        raise BadPrompt(f"{unknown[0]!r} is no edge of this graph; names look like {graph.edge_names[-1]!r}")
-    cuts = [_without(graph.shape, [places[name]]) for name in wanted]
-    metrics, clean, corrupt = circuit_metrics(model, cuts, facts, metric=metric, batch_size=batch_size)
-    scores = np.zeros(graph.scores.shape)
-    for name, metric in zip(wanted, metrics, strict=True):
-        scores[(slice(None), *places[name])] = metric - clean
+        raise BadPrompt(f"{unknown[0]!r} is no edge of this graph; names look like {names[-1]!r}")
+    pairs = [places[name] for name in wanted]
+    shared = [] if any(getattr(block, "latent", None) is not None for block in parts.blocks) else pairs
+    patched = run_patches(
+        model, facts, lambda patcher: patcher.edges(shared), len(shared),
+        metric=metric, ablation=ablation, batch_size=batch_size,
+    )  # fmt: skip
+    changes = patched.changes
+    if len(shared) < len(pairs):
+        changes = _unshared(model, facts, Circuit(shape, shape.mask), pairs, metric, ablation, batch_size)
+    scores = np.zeros((len(facts), *shape.mask.shape))
+    for pair, change in zip(pairs, changes, strict=True):
+        scores[(slice(None), *pair)] = change
     return AttributionGraph(
         scores=scores,
-        shape=graph.shape,
-        clean_metric=clean,
-        corrupt_metric=corrupt,
-        answer_rank=graph.answer_rank,
+        shape=shape,
+        clean_metric=patched.clean,
+        corrupt_metric=patched.corrupt,
+        answer_rank=patched.rank,
         group=np.arange(len(facts)),
-        labels=graph.labels,
-        meta={**graph.meta, "method": "exact", "ig_steps": 0, "rule": "none"},
+        labels=tuple(dict(fact.labels) for fact in facts.facts),
+        meta={
+            "method": "exact",
+            "ig_steps": 0,
+            "rule": "none",
+            "metric": find_metric(metric, facts)[0],
+            "backward": "none",
+            "ablation": ablation,
+            "prompts": facts.hash,
+            "refused": [list(item) for item in facts.refused],
+            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        },
     )
 
 
@@ -70,20 +96,34 @@ def exact_nodes(
     facts: "FactSet",
     *,
     metric: "MetricName | Metric" = "logit difference",
+    ablation: "Ablation" = "corrupt",
     batch_size: int = 8,
 ) -> dict[str, Floats]:
     """Patch writer by writer, all its out-edges at once: name -> [N] change of the metric."""
     from checkpoints.anatomy import anatomy
     from circuits.attribution import graph_shape
+    from circuits.patching import run_patches
 
-    shape = graph_shape(anatomy(model))
-    cuts = [_without(shape, [(row, j) for j in np.flatnonzero(edges).tolist()]) for row, edges in enumerate(shape.mask)]
-    metrics, clean, _ = circuit_metrics(model, cuts, facts, metric=metric, batch_size=batch_size)
-    return dict(zip(shape.writers, metrics - clean, strict=True))
+    writers = graph_shape(anatomy(model)).writers
+    patched = run_patches(
+        model, facts, lambda patcher: patcher.nodes(range(len(writers))), len(writers),
+        metric=metric, ablation=ablation, batch_size=batch_size,
+    )  # fmt: skip
+    return dict(zip(writers, patched.changes, strict=True))
 
 
-def _without(shape: GraphShape, places: Sequence[tuple[int, int]]) -> Circuit:
-    mask = shape.mask.copy()
-    for row, column in places:
-        mask[row, column] = False
-    return Circuit(shape, mask)
+def _unshared(
+    model: "PreTrainedModel",
+    facts: "FactSet",
+    whole: Circuit,
+    pairs: Sequence[tuple[int, int]],
+    metric: "MetricName | Metric",
+    ablation: "Ablation",
+    batch_size: int,
+) -> Floats:
+    """[P, N] the same by a whole run for each edge, as multi-head latent attention needs it."""
+    cuts = [Circuit(whole.shape, whole.mask.copy()) for _ in pairs]
+    for cut, pair in zip(cuts, pairs, strict=True):
+        cut.mask[pair] = False
+    metrics, clean, _ = circuit_metrics(model, cuts, facts, metric=metric, ablation=ablation, batch_size=batch_size)
+    return np.asarray(metrics - clean)

@@ -1,5 +1,7 @@
 """The exact run of a circuit: edges inside carry what is computed live, edges outside what the corrupt run wrote.
 
+(Or nothing, or a mean: `circuits.ablation`.)
+
 Every reader v sees its own stream, x + sum over edges u -> v outside the circuit of (u(corrupt) - u(live)), where
 "live" is recomputed inside this very run. The model's own modules do the work; hooks change what they read. A reader
 with all its edges inside is left alone, one with none takes the corrupt run's value, so that the full circuit is the
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from checkpoints.anatomy import Anatomy, Block, Norm, Projection
+from circuits.contract import Writers
 from circuits.graph import GraphShape
 from circuits.trace import (
     Batch,
@@ -37,12 +40,16 @@ class Mixer:
         shape: its graph.
         batch: the facts.
         corrupt: the corrupt run.
+        value: what writers outside write, for every position of the batch.
+        shortcut: whether that is the corrupt run, so that a reader with no edge inside reads what it read there.
     """
 
     parts: Anatomy
     shape: GraphShape
     batch: Batch
     corrupt: Trace
+    value: Writers
+    shortcut: bool = True
 
     def logits(self, mask: Tensor) -> Tensor:
         """[n, vocab] where each answer token is produced, with the edges of ``mask`` [F, B] inside."""
@@ -52,7 +59,7 @@ class Mixer:
 
 
 class _MixedRun:
-    """The hooks of one run, and the differences u(corrupt) - u(live) of the writers met so far."""
+    """The hooks of one run, and the differences u(value) - u(live) of the writers met so far."""
 
     def __init__(self, mixer: Mixer, mask: Tensor) -> None:
         self.mixer = mixer
@@ -76,11 +83,9 @@ class _MixedRun:
                     projection.module.register_forward_hook(self.project(block, live, projection, readers, seen))
                 )
                 start = readers.stop
-            handles.append(block.o.register_forward_pre_hook(self.heads(block, live, corrupt)))
+            handles.append(block.o.register_forward_pre_hook(self.heads(block, live)))
             if block.attention_post_norm is not None:
-                handles.append(
-                    block.attention_post_norm.module.register_forward_pre_hook(self.scaled_heads(block, live, corrupt))
-                )
+                handles.append(block.attention_post_norm.module.register_forward_pre_hook(self.scaled_heads(block, live)))
             handles += self.mlp_handles(block, live, corrupt)
         handles.append(self.mixer.parts.final_norm.module.register_forward_pre_hook(self.final))
         return handles
@@ -99,7 +104,7 @@ class _MixedRun:
 
         def write(_module: nn.Module, _args: Any, output: Any) -> None:
             row = self.mixer.shape.first_writer(block.index) + self.mixer.parts.n_heads
-            self.record(row, corrupt.mlp_out - output_tensor(output) * block.residual_scale)
+            self.record(row, self.mixer.value.mlps[block.index] - output_tensor(output) * block.residual_scale)
 
         if not block.parallel:
             source = block.mlp if block.mlp_norm is None else block.mlp_norm.module
@@ -115,7 +120,7 @@ class _MixedRun:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             live.attention_in = first_input(args, kwargs)
             if block.index == 0:
-                self.record(0, self.mixer.corrupt.stream - live.attention_in)
+                self.record(0, self.mixer.value.stream - live.attention_in)
 
         return hook
 
@@ -150,7 +155,7 @@ class _MixedRun:
         """Which of some readers have no edge inside, and which have some in and some out."""
         exist = torch.as_tensor(self.mixer.shape.mask[:, readers], device=self.outside.device)
         outside = self.outside[:, readers]
-        none_in = (outside == exist).all(0)
+        none_in = (outside == exist).all(0) & self.mixer.shortcut
         return none_in.nonzero().flatten(), (outside.any(0) & ~none_in).nonzero().flatten()
 
     def own_streams(self, stream: Tensor, columns: Tensor) -> Tensor:
@@ -174,28 +179,28 @@ class _MixedRun:
         value[:, self.start :] = own if norm is None else norm.module.forward(own)
         return (value, *args[1:])
 
-    def heads(self, block: Block, live: LayerTrace, corrupt: LayerTrace) -> Callable[..., None]:
+    def heads(self, block: Block, live: LayerTrace) -> Callable[..., None]:
         """Record what a layer's heads change, once their z is known."""
 
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
             live.z = args[0]
             if block.attention_post_norm is None:
-                self.record_heads(block, live, corrupt)
+                self.record_heads(block, live)
 
         return hook
 
-    def scaled_heads(self, block: Block, live: LayerTrace, corrupt: LayerTrace) -> Callable[..., None]:
+    def scaled_heads(self, block: Block, live: LayerTrace) -> Callable[..., None]:
         """The same where a post-norm must be known first."""
 
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
             live.attention_raw = args[0]
-            self.record_heads(block, live, corrupt)
+            self.record_heads(block, live)
 
         return hook
 
-    def record_heads(self, block: Block, live: LayerTrace, corrupt: LayerTrace) -> None:
+    def record_heads(self, block: Block, live: LayerTrace) -> None:
         """Rows of a layer's heads."""
-        change = (head_outputs(block, corrupt) - head_outputs(block, live))[:, self.start :]
+        change = (self.mixer.value.heads[block.index] - head_outputs(block, live))[:, self.start :]
         weight = head_writer(block, change.dtype)
         row = self.mixer.shape.first_writer(block.index)
         flat = change.flatten(0, 1).transpose(0, 1)
