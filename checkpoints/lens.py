@@ -59,6 +59,7 @@ class SharedBridge(TransformerBridge):
             return
         for split in self._splits:
             split.set_original_component(cast("nn.Module", split.original_component))
+            split.train(split.training)
             for parameter in split.parameters():
                 if id(parameter) not in self._shared:
                     parameter.requires_grad_(self._sources[0].requires_grad)

@@ -101,6 +101,7 @@ def test_weights_put_into_the_model_by_hand_are_the_bridges(name, how, attention
     change(model, how)
     assert worst(bridge, model) < 2e-5
     if attention == "stock":
+        assert not any(module.training for module in bridge.modules())
         change(model, how)
         bridge.refresh()
         q = bridge.blocks[0].attn.q.original_component.weight
