@@ -77,8 +77,8 @@ def validate(
         scores: to rank by; measured on the same prompts when not given.
         kind: what ablating means (`heads.ABLATIONS`).
         scope: at which positions (`ablate`).
-        against: kinds of control (`heads.CONTROLS`), reported side by side. One that cannot be drawn here is noted in
-            the result; ``equal_write`` needs scores with the ``locos`` detector.
+        against: kinds of control (`heads.CONTROLS`), reported side by side; the first that can be drawn decides the
+            verdict, the others are noted. ``equal_write`` needs scores with the ``locos`` detector.
         controls: how many draws of each kind.
         batch_size: prompts at a time.
         seed: of the controls.

@@ -125,3 +125,59 @@ def fake_scores(copy, *, nll=None, correct=None, needle=None, prompts="same", le
         kv_heads=1,
         meta={"prompts": prompts, "length": length, "chance": 1 / length},
     )
+
+
+def keyed_prompts(*, count=20, size=48, answer=10, depths=(0.1, 0.5, 0.9), seed=0):
+    """A key and ten tokens after it, hidden in other tokens; the question is the key: what followed it?
+
+    Tokens 3 to 19 are haystack, 20 to 39 keys and answers, each at most once in a prompt.
+    """
+    draw = np.random.default_rng(seed)
+    prompts = []
+    for index in range(count):
+        for depth in depths:
+            key, *gold = (draw.permutation(20)[: answer + 1] + 20).tolist()
+            hay = draw.integers(3, 20, size - answer - 3).tolist()
+            at = round(depth * len(hay))
+            ids = (1, *hay[:at], key, *gold, *hay[at:], key, *gold)
+            span = (at + 2, at + 2 + answer)
+            needle = (at + 1, at + 2 + answer)
+            prompts.append(NeedlePrompt(ids, size, (span,), (needle,), (), (size - 1, size), depth, depth, index))
+    return NeedleSet(tuple(prompts), (), size)
+
+
+def planted_induction(*, sharpness, noise=0.08, seed=0):
+    """Two GPT-2 layers of four heads with an induction circuit: a0.h0 looks one back, a1.h1 and a1.h2 copy.
+
+    The residual stream has one-hot slots for position, token, token before, and what to say next. ``sharpness`` scales
+    the match between the token at hand and the tokens before other positions, against noise that does not grow with
+    it: blunt heads look at the right key most of the time with little of their weight, sharp ones always with all.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sizes = {"vocab_size": 40, "n_positions": 64, "n_embd": 256, "n_head": 4, "n_layer": 2}
+    config = GPT2Config(**sizes, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False)
+    model = GPT2LMHeadModel._from_config(config, attn_implementation="eager").eval()
+    position, token, before, said = slice(0, 64), slice(64, 104), slice(104, 144), slice(144, 184)
+    first, second = (block.attn for block in model.transformer.h)
+    eye = torch.eye(40)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        for norm in (*(block.ln_1 for block in model.transformer.h), model.transformer.ln_f):
+            norm.weight.fill_(1.0)
+        model.transformer.wpe.weight[:, position] = torch.eye(64)
+        model.transformer.wte.weight[:, token] = eye
+        model.lm_head.weight[:, said] = 2.0 * eye
+        first.c_attn.weight[position, 0:64] = torch.eye(64).roll(-1, 1) * 4.0
+        first.c_attn.weight[position, 256:320] = torch.eye(64)
+        first.c_attn.weight[token, 512:552] = eye
+        first.c_proj.weight[0:40, before] = eye / 11.0
+        for head in range(4):
+            query, key, value = (slice(64 * head + part, 64 * head + part + 40) for part in (0, 256, 512))
+            second.c_attn.weight[token, query] = noise * torch.randn(40, 40, generator=generator)
+            second.c_attn.weight[before, key] = eye
+            if head in (1, 2):
+                second.c_attn.weight[token, query] += sharpness * eye
+                second.c_attn.weight[token, value] = eye
+                second.c_proj.weight[64 * head : 64 * head + 40, said] = eye / 25.0
+    return model
