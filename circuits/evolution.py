@@ -1,7 +1,7 @@
 """A circuit along a series: when it forms, when it changes, what comes and goes. From stored scores alone."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from checkpoints.artifacts import read_artifact, write_artifact
 from checkpoints.errors import BadPrompt, CheckpointMismatch
+from circuits.contrasts import Contrast, contrasts
 from circuits.graph import Bools, Floats, GraphShape, require_same_shape, shape_document
 from circuits.profile import PROFILES, profiler
 from circuits.pruning import default_size
@@ -62,6 +63,7 @@ class Evolution:
         profile: [T, 4] the numbers of `circuits.profile.PROFILES`.
         change_points: where the series falls in stretches, each with interval and p.
         metric: [T, 2] mean logit difference, clean and corrupt.
+        contrasts: what each stage did that begins inside the series, asked without looking for it.
     """
 
     steps: tuple[int, ...]
@@ -76,6 +78,7 @@ class Evolution:
     profile: Floats
     change_points: tuple[Split, ...]
     metric: Floats
+    contrasts: tuple[Contrast, ...] = ()
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -151,6 +154,12 @@ class Evolution:
         frame |= {name: self.profile[:, i] for i, name in enumerate(PROFILES)}
         return pd.DataFrame(frame)
 
+    def contrast_frame(self) -> "pd.DataFrame":
+        """One row a stage and class of facts, with the fields of `circuits.contrasts.Contrast`."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(contrast) for contrast in self.contrasts])
+
     def plot(self) -> "go.Figure":
         """Overlap with the previous and the last circuit over the series, beside the noise floor."""
         from circuits.evolution_plots import evolution_figure
@@ -177,6 +186,7 @@ class Evolution:
             "shape": shape_document(self.shape),
             "n_edges": self.n_edges,
             "change_points": [[split.index, split.low, split.high, split.p] for split in self.change_points],
+            "contrasts": [asdict(contrast) for contrast in self.contrasts],
         }
         return write_artifact(folder, KIND, document, {name: getattr(self, name) for name in names})
 
@@ -189,6 +199,7 @@ class Evolution:
             shape=GraphShape(**document["shape"]),
             n_edges=document["n_edges"],
             change_points=tuple(Split(*values) for values in document["change_points"]),
+            contrasts=tuple(Contrast(**values) for values in document.get("contrasts", ())),
             **arrays,
         )
 
@@ -209,6 +220,7 @@ class Evolution:
 def evolve(
     series: Iterable[tuple[int, AttributionGraph]],
     *,
+    stages: Mapping[str, int] | None = None,
     n_edges: int | None = None,
     q: float = 0.05,
     splits_per_pair: int = 8,
@@ -219,6 +231,8 @@ def evolve(
 
     Args:
         series: (step, graph) in the order of training.
+        stages: first step of each stage of training, in order. What a stage did is asked without looking for it: the
+            last checkpoint before it against the last one in it, over all facts and over each of their classes.
         n_edges: size that the circuits are pruned from; by default 5 % of the edges, at least 20.
         q: level of each change point's permutation test.
         splits_per_pair: random halves for each overlap's floor.
@@ -251,6 +265,26 @@ def evolve(
         profile=np.stack([profile(s.mean(0, dtype=np.float64)) for s in scores]),
         change_points=splits(products, level=q, draws=draws, seed=seed),
         metric=np.array([[graph.clean_metric.mean(), graph.corrupt_metric.mean()] for graph in graphs]),
+        contrasts=_stage_contrasts(steps, graphs, stages or {}, seed),
+    )
+
+
+def _stage_contrasts(
+    steps: Sequence[int], graphs: Sequence[AttributionGraph], stages: Mapping[str, int], seed: int
+) -> tuple[Contrast, ...]:
+    """The contrasts of every stage that begins after the first checkpoint."""
+    unknown = [step for step in stages.values() if step not in steps]
+    if unknown:
+        raise BadPrompt(f"a stage begins at one of the steps measured, {', '.join(map(str, steps))}; got {unknown[0]}")
+    starts = [steps.index(step) for step in stages.values()]
+    bounds = [*starts, len(steps)]
+    return tuple(
+        found
+        for name, (start, end) in zip(stages, pairwise(bounds), strict=True)
+        if start
+        for found in contrasts(
+            graphs[start - 1], graphs[end - 1], name=name, steps=(steps[start - 1], steps[end - 1]), seed=seed
+        )
     )
 
 

@@ -123,9 +123,13 @@ def _cut(products: Products, stretch: slice, level: float, draws: int, rng: np.r
     yield from _cut(products, slice(index, stretch.stop), level, draws, rng)
 
 
-def _interval(products: Products, stretch: slice, rng: np.random.Generator, draws: int = 200) -> tuple[int, int]:
-    weights = rng.multinomial(products.units, np.full(products.units, 1 / products.units), size=draws)
-    places = [best_split(products.kernel(w)[stretch, stretch])[0] for w in weights]
+def resamples(units: int, rng: np.random.Generator, draws: int = 200) -> NDArray[np.integer]:
+    """[draws, units] how often each unit is drawn in a bootstrap sample."""
+    return rng.multinomial(units, np.full(units, 1 / units), size=draws)
+
+
+def _interval(products: Products, stretch: slice, rng: np.random.Generator) -> tuple[int, int]:
+    places = [best_split(products.kernel(w)[stretch, stretch])[0] for w in resamples(products.units, rng)]
     low, high = np.quantile(places, [0.025, 0.975], method="nearest")
     return stretch.start + int(low), stretch.start + int(high)
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from circuits.contrasts import sentences
 from circuits.noise import smallest_p
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def evolution_verdict(evolution: "Evolution") -> str:
     alike = (
         f"; its last phase, from step {last.first}, is alike at {last.likeness:.2f}" if last.first < last.last else ""
     )
-    return f"{told}{formed}{alike}."
+    return " ".join([f"{told}{formed}{alike}.", sentences(evolution.contrasts)]).rstrip()
 
 
 def _edges_sentence(diff: "GraphDiff") -> str:

@@ -1,10 +1,13 @@
 """Series with known change points, and series without any."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import circuits
 from checkpoints.errors import BadPrompt, CheckpointMismatch
+from circuits.contrasts import contrast
 from circuits.scores import AttributionGraph
 from circuits.segmentation import Products, cosines, splits
 
@@ -73,6 +76,67 @@ def test_likeness_is_corrected_for_noise():
     assert (reliability < 0.8).all()
 
 
+def staged(first, second, classes, *, seed=0, noise=0.3):
+    """Two checkpoints before a stage and two in it, each class of facts with patterns of its own."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for step, means in enumerate((first, first, second, second)):
+        scores = np.stack([means[kind] + noise * rng.standard_normal(EDGES) for kind in classes])
+        pairs.append((step, replace(graph(scores), labels=tuple({"class": kind} for kind in classes))))
+    return pairs
+
+
+def test_a_stage_that_moves_a_circuit_from_old_facts_to_new_ones_shows_class_by_class():
+    """Over all facts nothing moves, so no change point can stand there; the planned contrast still tells."""
+    wiring, classes = patterns(1)[0], ["old"] * 12 + ["new"] * 12
+    nothing = np.zeros(EDGES)
+    moved = circuits.evolve(
+        staged({"old": wiring, "new": nothing}, {"old": nothing, "new": wiring}, classes), stages={"a": 0, "b": 2}
+    )
+    assert moved.change_points == ()
+    told = {found.facts: found for found in moved.contrasts}
+    assert list(told) == ["all facts", "old", "new"]
+    assert {(found.name, found.before, found.after, found.n) for found in told.values()} == {
+        ("b", 1, 3, 24), ("b", 1, 3, 12)
+    }  # fmt: skip
+    assert told["all facts"].apart < 0.1
+    assert "no change beyond the noise" in told["all facts"].outcome(0.05)
+    assert "no longer stands out" in told["old"].outcome(0.05)
+    assert "where none stood out" in told["new"].outcome(0.05)
+    assert moved.verdict.endswith(".")
+    assert "Stage b, step 1 against 3: all facts (n = 24): no change" in moved.verdict
+    assert list(moved.contrast_frame()["facts"]) == ["all facts", "old", "new"]
+
+
+def test_contrasts_tell_wiring_from_strength():
+    wiring, other = patterns(1, 1)
+    classes = ["grown"] * 16 + ["rewired"] * 16
+    found = circuits.evolve(
+        staged({"grown": wiring, "rewired": wiring}, {"grown": 3 * wiring, "rewired": other}, classes), stages={"b": 2}
+    ).contrasts
+    told = {contrast.facts: contrast for contrast in found}
+    assert told["grown"].strength == pytest.approx(3.0, rel=0.1)
+    assert told["grown"].apart < 0.02
+    assert told["grown"].p <= 0.01
+    assert told["rewired"].p_wiring <= 0.01
+    assert told["rewired"].low <= told["rewired"].apart <= told["rewired"].high
+    assert told["rewired"].apart == pytest.approx(
+        1 - wiring @ other / np.linalg.norm(wiring) / np.linalg.norm(other), abs=0.1
+    )
+    assert "other wiring" in told["rewired"].outcome(0.05)
+
+
+def test_growth_is_called_other_wiring_no_more_often_than_stated():
+    wiring = patterns(1)[0]
+    ps = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        first = wiring * rng.uniform(0.5, 1.5, (16, 1)) + rng.standard_normal((16, EDGES))
+        second = 3 * wiring * rng.uniform(0.5, 1.5, (16, 1)) + rng.standard_normal((16, EDGES))
+        ps.append(contrast(first, second, name="b", steps=(0, 1)).p_wiring)
+    assert np.mean(np.array(ps) <= 0.05) <= 0.12
+
+
 def test_births_deaths_and_lineage_add_up():
     evolution = circuits.evolve(series(patterns(2, 2), noise=0.1), n_edges=25)
     sizes = evolution.edges.sum(1)
@@ -97,10 +161,12 @@ def test_overlaps_stand_beside_their_floors():
 
 
 def test_figures_and_disk(tmp_path):
-    evolution = circuits.evolve(series(patterns(3, 3)), draws=49)
+    evolution = circuits.evolve(series(patterns(3, 3)), draws=49, stages={"a": 0, "b": 300})
     back = circuits.Evolution.load(evolution.save(tmp_path / "evolution"))
     assert back.verdict == evolution.verdict
     assert back.to_frame().equals(evolution.to_frame())
+    assert back.contrasts == evolution.contrasts
+    assert len(back.contrasts) == 1
     for figure in (back.plot(), back.plot_likeness(), back.plot_lineage(5)):
         assert figure.layout.title.text
     assert "Evolution" in back._repr_html_()
@@ -112,5 +178,7 @@ def test_series_that_cannot_be_followed_are_refused():
         circuits.evolve(one)
     with pytest.raises(CheckpointMismatch, match="prompts is 'p' in one"):
         circuits.evolve([*one, (5, graph(one[0][1].edge_scores, prompts="others"))])
+    with pytest.raises(BadPrompt, match="one of the steps measured, 0, 100; got 7"):
+        circuits.evolve(series(patterns(2)), draws=1, stages={"b": 7})
     with pytest.raises(BadPrompt, match="at least 2 facts"):
         circuits.evolve([(0, graph(np.ones((1, EDGES)))), (1, graph(np.ones((1, EDGES))))])
