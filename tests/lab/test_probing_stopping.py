@@ -1,14 +1,16 @@
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from checkpoints import BadPrompt
-from circuit_drift.lab.knowledge import Scores
+from circuit_drift.lab.knowledge import Scores, series_scores
 from circuit_drift.lab.probing import StoppingRule, judge, verdict
 
+SERIES = Path(__file__).resolve().parents[2] / "series" / "first-light"
 STEPS = (0, 10, 20, 40, 80, 160, 320)
 
 
@@ -30,7 +32,7 @@ def needles(levels, *, count=20, seed=0):
 
 RISING = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
 PLATEAU = [0.1, 0.4, 0.7, 0.7, 0.7, 0.7, 0.7]
-LOST = [0.1, 0.4, 0.7, 0.8, 0.6, 0.5, 0.4]
+LOST = [0.1, 0.4, 0.8, 0.8, 0.6, 0.5, 0.4]
 FALLING_NLL = [6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.5]
 STILL_NLL = [6.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]
 
@@ -98,6 +100,8 @@ def test_patience_waits():
     assert verdict(recall(PLATEAU), rule=StoppingRule(patience=3)).stop.step == 160
     with pytest.raises(BadPrompt, match="patience"):
         StoppingRule(patience=0)
+    with pytest.raises(BadPrompt, match="bounds > 0"):
+        StoppingRule(forgetting_bound=0)
 
 
 def test_the_verdict_over_a_run_needs_no_torch():
@@ -117,3 +121,43 @@ def test_forgetting_of_one_group_is_not_hidden_by_learning_in_another():
     assert (found.stop.forgotten, found.stop.forgotten_since) == ("recall of class known", 0)
     with pytest.raises(BadPrompt, match="no label 'kind'"):
         judge(both, by="kind")
+
+
+def test_what_follows_a_lucky_checkpoint_is_no_forgetting():
+    lucky, lost = [0.5, 0.5, 0.8, 0.5, 0.5, 0.5], [0.5, 0.8, 0.8, 0.5, 0.5, 0.5]
+    assert judge(recall(lucky)).forgotten_since is None
+    assert judge(recall(lost)).forgotten_since == 20
+
+
+def test_flicker_alone_seldom_counts_as_forgetting():
+    rng = np.random.default_rng(0)
+    stopped = 0
+    for _ in range(40):
+        values = (rng.random((40, 7)) < 0.5).astype(float)
+        scores = Scores(tuple(map(str, range(40))), STEPS, values[:, :, None])
+        found = verdict(scores, rule=StoppingRule(draws=100))
+        stopped += found.stop is not None and found.stop.forgotten is not None
+    assert stopped <= 4
+
+
+def phase(first, last):
+    scores = series_scores(SERIES)
+    kept = [i for i, step in enumerate(scores.steps) if first <= step <= last]
+    steps = tuple(scores.steps[i] for i in kept)
+    return Scores(scores.units, steps, scores.probes[:, kept], scores.labels)
+
+
+def test_the_shipped_pre_training_is_stopped_when_recall_stands_and_not_for_untaught_facts():
+    for by in (None, "class"):
+        found = verdict(phase(0, 9000), by=by)
+        assert found.stop.step == 4500
+        assert found.stop.forgotten is None
+        assert found.stop.recall_still == 1500
+        assert abs(found.recall_change) < 0.02
+
+
+def test_the_shipped_continual_pre_training_is_stopped_for_what_it_forgets():
+    whole, by_class = (verdict(phase(9000, 9600), origin=9000, by=by) for by in (None, "class"))
+    assert whole.stop is None  # what is learned hides what is lost
+    assert by_class.stop.step == 9300
+    assert (by_class.stop.forgotten, by_class.stop.forgotten_since) == ("recall of class known", 9000)

@@ -134,16 +134,17 @@ def scores_from_frame(
     Raises:
         BadPrompt: a column is missing or not a number, a row appears twice, or a unit has two values of a label.
     """
+    import pandas as pd
+
     columns = [unit, step, score, *([probe] if probe else []), *labels]
     if missing := [column for column in columns if column not in frame]:
         raise BadPrompt(f"the table has no column {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}")
     if not len(frame):
         raise BadPrompt("the table holds no scores; give one row for each unit and step")
     _check_numbers(frame, step, score)
-    units, steps = frame[unit].astype(str).unique(), np.unique(frame[step])
+    (row, units), steps = pd.factorize(frame[unit].astype(str)), np.unique(frame[step])
     slot = frame.groupby(unit)[probe].transform(lambda names: names.factorize()[0]) if probe else frame[score] * 0
     slot = slot.fillna(0).astype(int).to_numpy()
-    row = np.array([{name: at for at, name in enumerate(units)}[name] for name in frame[unit].astype(str)])
     column = np.searchsorted(steps, frame[step].to_numpy())
     _check_once(frame, np.stack([row, column, slot], axis=1), unit, step)
     probes = np.full((len(units), len(steps), int(slot.max()) + 1), np.nan)
