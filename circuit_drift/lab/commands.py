@@ -1,4 +1,4 @@
-"""Commands of the lab that tell what checkpoints can do, by step."""
+"""Commands of the lab: what checkpoints can do, by step, and facts from the files of others."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +28,7 @@ def add_commands(app: typer.Typer) -> None:
     """Add them to the command line."""
     app.command()(sft)
     app.command()(evaluate)
+    app.command()(facts)
 
 
 def sft(
@@ -94,6 +95,31 @@ def evaluate(
         dtype=dtype,
     )
     _show(table, out)
+
+
+def facts(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="JSON or JSON lines.")],
+    out: Annotated[Path, typer.Option("--out", help="JSONL of clean/corrupt facts, for run --facts.")],
+    form: Annotated[str, typer.Option("--format", help="counterfact, lama, or probes of your own.")] = "probes",
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", help="Checkpoint whose tokenizer says which prompts are as long.")
+    ] = None,
+    templates: Annotated[Path | None, typer.Option("--templates", help="LAMA's relations.jsonl.")] = None,
+) -> None:
+    """Read CounterFact, LAMA or your own probes into clean/corrupt facts; what is refused is said row by row."""
+    from checkpoints import DriftError, open_checkpoint
+    from circuit_drift.lab.readers import READERS
+    from circuit_drift.measures import tokenizer_of
+
+    if form not in READERS:
+        raise DriftError(f"unknown format {form!r}; choose from {', '.join(READERS)}")
+    if templates and form != "lama":
+        raise DriftError(f"--templates belong to LAMA files, and the format is {form}")
+    words = tokenizer_of(open_checkpoint(tokenizer).load()) if tokenizer else None
+    found = READERS[form](path, words, **({"templates": templates} if templates else {}))  # type: ignore[index]
+    for where, reason in found.refused:
+        typer.echo(f"{path}, {where}: {reason}", err=True)
+    typer.echo(f"{found.write_jsonl(out)}: {found}")
 
 
 def _opened(series: str, steps: str | None) -> "Series":

@@ -173,7 +173,7 @@ class Knowledge:
             prompts = tuple(tuple(tokenizer(text).input_ids) for text in texts)
         stops = [tokenizer(text, add_special_tokens=False).input_ids[-1] for text in self.stops]
         ids = written(model, prompts, new_tokens=self.new_tokens, stop_ids=stops)
-        return [str(tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in ids]
+        return [str(tokenizer.decode(list(answer), skip_special_tokens=True)).strip() for answer in ids]
 
     def _tokens(self, tokenizer: Any) -> "circuits.FactSet":
         """The facts in tokens, kept from one probe to the next of the same tokenizer."""

@@ -49,7 +49,7 @@ def _batch(model: "PreTrainedModel", prompts: Sequence[Ids], new_tokens: int, st
     import torch
 
     step = torch.tensor(prompts, device=next(model.parameters()).device)
-    cache, tokens = None, []
+    cache, tokens = None, list[torch.Tensor]()
     done = torch.zeros(len(prompts), dtype=torch.bool, device=step.device)
     ends = torch.tensor(sorted(stops), device=step.device)
     with torch.no_grad():
