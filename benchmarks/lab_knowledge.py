@@ -1,38 +1,24 @@
-"""What the shipped series knows at each checkpoint, and what five strategies of continual pre-training do to it.
+"""What the shipped series knows at each checkpoint, and what eight strategies of continual pre-training do to it.
 
 python benchmarks/lab_knowledge.py series       # ledger of the shipped series, five paraphrases a fact: 1 minute
-python benchmarks/lab_knowledge.py strategies   # trains five strategies from step 9000, a few minutes on one core
+python benchmarks/lab_knowledge.py strategies   # trains eight strategies from step 9000, some minutes on one core
 """
 
 import argparse
 import json
 import tempfile
-from dataclasses import asdict
+import time
 from pathlib import Path
 
 import torch
 
 from checkpoints import open_series
-from circuit_drift.lab import documents, knowledge
-from circuit_drift.lab.cpt import (
-    Config,
-    Strategy,
-    comparison_frame,
-    lab_documents,
-    run_all,
-    strategy_ledgers,
-    write_documents,
-)
-from circuit_drift.lab.probing import Copying, Knowledge, paraphrased, probe_series, verdict
+from circuit_drift.lab import knowledge
+from circuit_drift.lab.cpt import outcome_frame, retrieval_frame, run_all, write_comparison
+from circuit_drift.lab.cpt import strategies as trained_strategies
+from circuit_drift.lab.cpt.study import few_needles, study
+from circuit_drift.lab.probing import Knowledge, paraphrased, probe_series
 from circuit_drift.lab.world import make_world
-
-STRATEGIES = (
-    Strategy("full", lr=2e-3),
-    Strategy("replay", lr=2e-3, replay=1.0),
-    Strategy("kl", lr=2e-3, kl=1.0),
-    Strategy("frozen", lr=2e-3, freeze=("model.embed_tokens*",)),
-    Strategy("curriculum", lr=2e-3, curriculum=True),
-)
 
 
 def shipped() -> None:
@@ -46,40 +32,32 @@ def shipped() -> None:
         print(value, json.dumps(part.outcome))
 
 
-def strategies(out: Path) -> None:
-    world = make_world(0)
-    write_documents(out / "new.jsonl", lab_documents(world.batch(1), per_person=6))
-    write_documents(out / "old.jsonl", lab_documents(world.controls, per_person=4))
-    facts = (*paraphrased(world.batch(1)), *paraphrased(world.controls[:100]))
-    (out / "facts.jsonl").write_text("".join(json.dumps(asdict(fact)) + "\n" for fact in facts))
-    config = Config(
-        "demo@9000",
-        out / "new.jsonl",
-        out / "facts.jsonl",
-        STRATEGIES,
-        replay=out / "old.jsonl",
-        epochs=4,
-        batch=16,
-        entity="person",
-        unit="fact",
-    )
-    run_all(config, out, gauges=[Copying(words=documents.CODE_WORDS)])
-    print(comparison_frame(out).round(3).to_string(index=False))
-    for name, book in strategy_ledgers(out).items():
-        kept = {value: f"{part.outcome['known_last']}/{len(part.known)}" for value, part in book.by("class").items()}
-        print(name, kept, f"noise {book.noise.sum()} of {book.moves.acquired.sum()} acquisitions")
-        print("   ", verdict(book.scores, by="class").sentence)
+def strategies(seed: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        config = study(Path(folder) / "material", seed=seed)
+        began = time.process_time()
+        run_all(config, Path(folder) / "out", measures=[few_needles()])
+        print(f"{len(config.strategies)} strategies in {time.process_time() - began:.0f} s of CPU")
+        write_comparison(Path(folder) / "out", f"strategies-{seed}.html")
+        print(outcome_frame(Path(folder) / "out").round(3).to_string(index=False))
+        print(retrieval_frame(Path(folder) / "out").round(3).to_string(index=False))
+        for one in trained_strategies(Path(folder) / "out"):
+            kept = {
+                name: f"{part.outcome['known_last']}/{len(part.known)}" for name, part in one.ledger.by("class").items()
+            }
+            print(one.name, kept, one.divergence.sentence, sep="; ")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("series", "strategies"))
+    parser.add_argument("--seed", type=int, default=0, help="of the documents and their order")
     torch.set_num_threads(1)
-    if parser.parse_args().what == "series":
+    options = parser.parse_args()
+    if options.what == "series":
         shipped()
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            strategies(Path(folder))
+        strategies(options.seed)
 
 
 if __name__ == "__main__":

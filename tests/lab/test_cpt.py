@@ -1,4 +1,7 @@
+import copy
 import json
+import random
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,6 +16,8 @@ from circuit_drift.lab.build import save_checkpoint
 from circuit_drift.lab.cpt import (
     Config,
     Diverged,
+    Document,
+    Lora,
     Strategy,
     comparison_frame,
     lab_documents,
@@ -24,6 +29,9 @@ from circuit_drift.lab.cpt import (
     strategy_ledgers,
     write_documents,
 )
+from circuit_drift.lab.cpt.documents import annotated, batches, teach_tags
+from circuit_drift.lab.cpt.parameters import plain, prepare
+from circuit_drift.lab.cpt.parameters import trained as trained_parameters
 from circuit_drift.lab.train import build_model
 
 
@@ -71,6 +79,8 @@ def same(a, b):
 
 
 FULL = Strategy("full", lr=3e-2)
+LORA = Lora(r=4, alpha=8)
+TAGS = ("<entity>", "</entity>")
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +91,12 @@ def trained(place, tmp_path_factory):
         Strategy("replay", lr=3e-2, replay=1.0),
         Strategy("kl", lr=3e-2, kl=50.0),
         Strategy("frozen", lr=3e-2, freeze=("model.layers.*",)),
+        Strategy("lora", lr=3e-2, lora=LORA),
+        Strategy("main", lr=3e-2, documents="main"),
+        Strategy("tagged", lr=3e-2, tags=TAGS),
     )
-    run_all(config_of(place, *strategies), out)
+    run_all(config_of(place, *strategies, retrieval=("gold", "entity", "all")), out)
+    (out / "facts.jsonl").write_bytes((place / "facts.jsonl").read_bytes())
     return out
 
 
@@ -96,12 +110,13 @@ def test_strategies_leave_series_that_the_toolkit_reads(trained):
 
 def test_strategies_side_by_side(trained):
     frame = comparison_frame(trained)
-    assert list(dict.fromkeys(frame["strategy"])) == ["full", "replay", "kl", "frozen"]
+    assert list(dict.fromkeys(frame["strategy"])) == ["full", "replay", "kl", "frozen", "lora", "main", "tagged"]
     full = frame[frame["strategy"] == "full"]
     assert full["epoch"].tolist() == [0, 1, 2]
     assert full["train_loss"].iloc[2] < full["train_loss"].iloc[1]
     assert full["known"].iloc[2] - full["known"].iloc[0] == full["acquired"].sum() - full["forgotten"].sum()
-    assert set(strategy_ledgers(trained)) == {"full", "replay", "kl", "frozen"}
+    assert frame["document_loss"].notna().all()
+    assert len(strategy_ledgers(trained)) == 7
 
 
 def test_a_strong_divergence_term_holds_the_model_where_it_was(trained):
@@ -120,20 +135,60 @@ def test_frozen_parameters_stay(trained):
     assert changed and not any("layers" in name for name in changed)
 
 
+def test_adapters_and_the_embedding_are_what_lora_trains(trained):
+    first, last = (weights_of(trained / "lora" / f"checkpoint-{step}") for step in (0, 8))
+    changed = {name for name in first if not torch.equal(first[name], last[name])}
+    layer = "model.layers.0.self_attn."
+    tied = {"model.embed_tokens.weight", "lm_head.weight"}
+    assert changed == {layer + "q_proj.weight", layer + "v_proj.weight", *tied}
+    ranks = [int(torch.linalg.matrix_rank(last[n] - first[n], rtol=1e-4)) for n in sorted(changed - tied)]
+    assert ranks == [LORA.r, LORA.r]
+
+
+def test_a_lora_series_is_measured_like_any_other(trained, tmp_path):
+    run = circuit_drift.run(trained / "lora", store=tmp_path, measures=["circuit"], progress=False, device="cpu",
+                            prompts=circuit_drift.prompts_for(trained, facts=trained / "facts.jsonl"))  # fmt: skip
+    assert [point.step for point in run] == [0, 4, 8]
+    assert not any(point.failures for point in run)
+
+
+def test_without_the_embedding_lora_trains_adapters_alone(place):
+    model = open_checkpoint(place / "base").load().model
+    module = prepare(copy.deepcopy(model), Strategy("l", lora=replace(LORA, embedding=False)), seed=0)
+    assert {name.split(".")[-3] for name in trained_parameters(module)} == {"lora_A", "lora_B"}
+    assert same(plain(module).state_dict(), model.state_dict())  # adapters begin as no change
+
+
+def test_main_documents_only(trained):
+    assert [c.step for c in open_series(trained / "main")] == [0, 1, 2]
+
+
+def test_tags_stand_around_the_entity_and_become_tokens_of_a_closed_vocabulary(trained, tokenizer):
+    (document,) = annotated([Document("Mara Holt plays the lute. Mara Holt is fond of chess.", "Mara Holt")], TAGS)
+    assert document.text.count("<entity> Mara Holt </entity>") == 2
+    taught = open_checkpoint(trained / "tagged" / "checkpoint-8").load().tokenizer
+    ids = taught(document.text, add_special_tokens=False).input_ids
+    plain_ids = tokenizer("Mara Holt plays the lute. Mara Holt is fond of chess.", add_special_tokens=False).input_ids
+    assert [token for token in ids if token < len(tokenizer)] == plain_ids
+    assert sorted(token for token in ids if token >= len(tokenizer)) == [len(tokenizer)] * 2 + [len(tokenizer) + 1] * 2
+    with pytest.raises(BadPrompt, match="the embedding has 566 rows"):
+        teach_tags(copy.deepcopy(tokenizer), TAGS, rows=566)
+
+
 def test_a_killed_run_resumes_to_the_same_weights(place, trained, tmp_path, monkeypatch):
     config = config_of(place, FULL)
-    save, calls = runner._save, []
+    save, calls = runner.save, []
 
-    def killed(*arguments):
-        save(*arguments)
+    def killed(*arguments, **options):
+        save(*arguments, **options)
         calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "_save", killed)
+    monkeypatch.setattr(runner, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         run_strategy(config, FULL, tmp_path)
-    monkeypatch.setattr(runner, "_save", save)
+    monkeypatch.setattr(runner, "save", save)
     run_strategy(config, FULL, tmp_path)
     assert same(weights_of(tmp_path / "full" / "checkpoint-8"), weights_of(trained / "full" / "checkpoint-8"))
     assert [point.step for point in circuit_drift.load_run(tmp_path / "store", "full")] == [0, 4, 8]
@@ -146,16 +201,16 @@ def test_the_reference_of_a_divergence_to_the_previous_epoch_follows_the_model(p
 
 
 def test_the_curriculum_drops_what_is_learned(place, tmp_path):
-    eager = config_of(place, Strategy("eager", curriculum=True), learned=0.0)
+    eager = config_of(place, Strategy("eager", documents="unlearned"), learned=0.0)
     run_all(eager, tmp_path)
     assert {c.step for c in open_series(tmp_path / "eager")} == {0}
-    slow = config_of(place, Strategy("slow", curriculum=True), learned=1.1)
+    slow = config_of(place, Strategy("slow", documents="unlearned"), learned=1.1)
     run_all(slow, tmp_path)
     assert {c.step for c in open_series(tmp_path / "slow")} == {0, 4, 8}
 
 
 def test_a_curriculum_without_entities_is_refused_before_the_model_loads(place, tmp_path):
-    config = replace(config_of(place, Strategy("c", curriculum=True), entity="town"), model="no such model")
+    config = replace(config_of(place, Strategy("c", documents="unlearned"), entity="town"), model="no such model")
     with pytest.raises(BadPrompt, match="could drop none"):
         run_all(config, tmp_path)
 
@@ -166,13 +221,21 @@ def test_a_run_that_diverges_names_its_last_good_checkpoint(place, tmp_path, mon
         run_all(config_of(place, FULL), tmp_path)
 
 
+def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(place, tmp_path, monkeypatch):
+    def vertical(model, *_):
+        total = next(model.parameters()).sum()
+        return 1 + (total - total.detach()).sqrt(), 0.0
+
+    monkeypatch.setattr(runner, "_losses", vertical)
+    with pytest.raises(Diverged, match=r"the gradient of strategy full is (inf|nan) after 0 steps; the last good"):
+        run_all(config_of(place, FULL), tmp_path)
+    (left,) = open_series(tmp_path / "full")
+    assert same(left.load().model.state_dict(), weights_of(place / "base"))
+
+
 def test_the_divergence_of_a_model_from_itself_is_zero(place, tokenizer):
     model = open_checkpoint(place / "base").load().model
     texts = load_documents(place / "new.jsonl")
-    import random
-
-    from circuit_drift.lab.cpt.documents import batches
-
     batch = next(batches(tokenizer, texts, size=4, longest=64, rng=random.Random(0)))
     loss, penalty = runner._losses(model, batch, model)
     assert float(penalty) == pytest.approx(0.0, abs=1e-6)
@@ -211,6 +274,14 @@ def test_configs_are_read_and_run(place, tmp_path):
         (("lr = 0.01", "replay = 0.5"), "replays old documents"),
         (("lr = 0.01", 'kl_to = "zero"'), "original or previous"),
         (("lr = 0.01", "rank = 8"), "unknown rank"),
+        (("lr = 0.01", "lora = {rank = 8}"), "lora: unknown rank"),
+        (("lr = 0.01", "lora = {r = 0}"), "r >= 1"),
+        (("lr = 0.01", "lora = {}"), "leave freeze out"),
+        (("lr = 0.01", 'tags = ["<e>"]'), "an opening and a closing one"),
+        (("lr = 0.01", 'documents = "few"'), "all or main or unlearned"),
+        (("epochs = 1", 'retrieval = ["some"]'), "gold or entity or all"),
+        (("epochs = 1", 'skills = ["chess"]'), "arithmetic or copying"),
+        (("epochs = 1", 'measures = ["loss"]'), "unknown measure loss"),
         (('"full"', '"../up"'), "names a folder"),
         (("[[strategy]]", "[strategy"), "cannot read the config"),
     ],
@@ -228,11 +299,54 @@ def test_an_error_is_one_sentence_on_the_command_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("freeze", "reason"), [(("model.nothing*",), "no parameter is called"), (("*",), "freezes every parameter")]
+    ("strategy", "reason"),
+    [
+        (Strategy("f", freeze=("model.nothing*",)), "no parameter is called model.nothing"),
+        (Strategy("f", freeze=("*",)), "freezes every parameter"),
+        (Strategy("f", lora=Lora(targets=("c_attn",))), "LoRA finds no module c_attn; there are .*k_proj"),
+        (Strategy("f", tags=("<a>", "<b>")), "the embedding has 566 rows"),
+    ],
 )
-def test_freezing_that_makes_no_sense_is_refused(place, tmp_path, freeze, reason):
+def test_what_cannot_work_with_the_model_is_refused_before_it_loads(place, tmp_path, monkeypatch, strategy, reason):
+    small = tmp_path / "small"
+    shutil.copytree(place / "base", small)
+    described = json.loads((small / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps({**described, "vocab_size": 566}))
+    (small / "model.safetensors").unlink()  # so that loading it would fail
     with pytest.raises(DriftError, match=reason):
-        run_all(config_of(place, Strategy("f", freeze=freeze)), tmp_path)
+        run_all(replace(config_of(place, FULL, strategy), model=str(small)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_documents_longer_than_the_model_are_refused(place, tmp_path):
+    with pytest.raises(DriftError, match="longest 2000 is more than the model's 1024 positions"):
+        run_all(config_of(place, FULL, longest=2000), tmp_path)
+
+
+def test_documents_without_what_a_strategy_needs_are_refused(place, tmp_path):
+    write_documents(tmp_path / "bare.jsonl", [Document("Mara Holt plays the lute.")])
+    for strategy, reason in (
+        (Strategy("m", documents="main"), "is marked"),
+        (Strategy("t", tags=TAGS), "mentions its entity"),
+    ):
+        with pytest.raises(BadPrompt, match=reason):
+            run_all(replace(config_of(place, strategy), documents=tmp_path / "bare.jsonl"), tmp_path)
+
+
+def test_a_place_begun_with_another_config_is_refused(place, trained):
+    with pytest.raises(StoreError, match="begun with another strategy: name another place"):
+        run_all(config_of(place, replace(FULL, lr=1.0)), trained)
+    with pytest.raises(StoreError, match="begun with another batch"):
+        run_all(config_of(place, FULL, batch=2), trained)
+
+
+def test_what_is_finished_is_left_alone_and_more_epochs_go_on(place, trained, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path / "out")
+    config = config_of(place, FULL)
+    run_all(replace(config, epochs=3), tmp_path / "out")
+    assert [c.step for c in open_series(tmp_path / "out" / "full")] == [0, 4, 8, 12]
+    monkeypatch.setattr(runner, "begin", None)  # nothing is loaded again
+    run_all(config, tmp_path / "out")
 
 
 def test_documents_that_are_none(tmp_path):

@@ -1,28 +1,30 @@
-"""Runs a strategy: epochs over the documents, a checkpoint and a probe at the end of each, resumable between them.
+"""Runs strategies: epochs over the documents, a checkpoint and a probe at the end of each, resumable at any point.
 
-DIR/<strategy>/checkpoint-N/   a checkpoint in Hugging Face format, with training_state.pt beside its weights
+DIR/<strategy>/checkpoint-N/   see `circuit_drift.lab.cpt.checkpointing`
+DIR/retrieval/                 the references that read instead of learning
 DIR/store/                     the runs, as `circuit_drift.load_run` reads them
 """
 
-import copy
-import fnmatch
 import logging
 import math
 import random
-import shutil
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import circuits
-from checkpoints import BadPrompt, DriftError, open_checkpoint
+from checkpoints import DriftError, LoadedModel
+from circuit_drift.lab.cpt.checkpointing import Progress, begin, claim, finished, save, saved, trajectory
+from circuit_drift.lab.cpt.checks import Material, check
 from circuit_drift.lab.cpt.config import Config, Strategy
-from circuit_drift.lab.cpt.documents import IGNORED, Batch, Document, batches, load_documents
-from circuit_drift.lab.probing import Knowledge, Prober, Schedule, unit_scores
+from circuit_drift.lab.cpt.documents import IGNORED, Batch, Document, annotated, batches, teach_tags
+from circuit_drift.lab.cpt.gauges import gauges_of
+from circuit_drift.lab.cpt.parameters import embedding_rows, frozen_copy, plain
+from circuit_drift.lab.cpt.retrieval import answer_with_passages
+from circuit_drift.lab.probing import Prober, Schedule, unit_scores
 from circuit_drift.lab.probing.gauges import Gauge
-from circuit_drift.measures import Measure, tokenizer_of
+from circuit_drift.measures import Measure, build_measures, tokenizer_of
+from circuit_drift.prompts import prompts_for
 
 if TYPE_CHECKING:
     import torch
@@ -31,148 +33,110 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CLIP = 1.0
-STATE = "training_state.pt"
 STORE = "store"
 
 
 class Diverged(DriftError):
-    """The loss is no longer a finite number."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where a training run stands."""
-
-    model: "PreTrainedModel"
-    optimizer: "torch.optim.Optimizer"
-    epoch: int = 0
-    step: int = 0
+    """The loss or its gradient is no longer a finite number."""
 
 
 def run_all(
-    config: Config, out: Path, *, measures: Sequence[Measure] = (), gauges: Sequence[Gauge] = ()
+    config: Config, out: Path | str, *, measures: Sequence[Measure] = (), gauges: Sequence[Gauge] = ()
 ) -> tuple[Path, ...]:
-    """Train every strategy of a config; those that are finished are left as they are.
+    """Train every strategy of a config and take its references; what is finished is left as it is.
 
     Args:
         config: what is compared.
         out: where to write.
-        measures: stored measures to take at every epoch besides the facts.
-        gauges: cheap probes to take at every epoch besides the facts.
+        measures: stored measures to take at every epoch besides the config's.
+        gauges: cheap probes to take at every epoch besides the config's.
 
     Returns:
         the series folder of each strategy.
 
     Raises:
         Diverged: a loss was not finite; names the last good checkpoint.
-        DriftError: the model or the documents cannot be used.
+        StoreError: the place holds strategies that were begun with another config.
+        DriftError: the config cannot work; nothing was loaded yet.
     """
-    return tuple(run_strategy(config, s, out, measures=measures, gauges=gauges) for s in config.strategies)
+    out = Path(out)
+    material = check(config)
+    if config.measures:
+        prompts = prompts_for(material.base.fetch(), facts=config.traced)
+        measures = (*build_measures(prompts, config.measures), *measures)
+    gauges = (*gauges_of(config, material.texts, material.facts), *gauges)
+    folders = tuple(_train(config, s, material, out, measures=measures, gauges=gauges) for s in config.strategies)
+    answer_with_passages(config, material, out)
+    return folders
 
 
-def run_strategy(
-    config: Config, strategy: Strategy, out: Path, *, measures: Sequence[Measure] = (), gauges: Sequence[Gauge] = ()
+def _train(
+    config: Config,
+    strategy: Strategy,
+    material: Material,
+    out: Path,
+    *,
+    measures: Sequence[Measure],
+    gauges: Sequence[Gauge],
 ) -> Path:
-    """Train one strategy, from its last checkpoint if there is one; see `run_all`."""
     folder = out / strategy.name
-    texts = load_documents(config.documents)
-    old = load_documents(config.replay) if config.replay is not None else ()
-    facts = circuits.load_facts(config.facts)
-    if strategy.curriculum:
-        _check_entities(config, texts, facts)
-    loaded = open_checkpoint(config.model).load()
-    tokenizer, original = tokenizer_of(loaded), loaded.model
-    progress = _begin(original, strategy, folder)
+    claim(folder, trajectory(config, strategy, material.base))
+    if finished(folder, config.epochs):
+        return folder
+    loaded = material.base.load(device=config.device)
+    tokenizer = _tokenizer(loaded, strategy)
+    original = loaded.model
+    progress = begin(original, strategy, folder, seed=config.seed)
+    adapters = strategy.lora is not None
     prober = Prober(
         strategy.name,
         tokenizer,
         measures=measures,
-        gauges=[Knowledge(facts, unit=config.unit), *gauges],
+        gauges=gauges,
         schedule=Schedule(epochs=True),
         store=out / STORE,
     )
-    reference = _reference(strategy, original, progress.model)
-    if progress.epoch:
+    reference = _reference(strategy, original, progress)
+    if saved(folder):
         prober.resume(progress.step)
     else:
-        prober.after_step(progress.model, step=0)
-        _save(folder, progress, tokenizer)
+        prober.after_step(plain(progress.module), step=0)
+        save(folder, progress, tokenizer, adapters=adapters)
     while progress.epoch < config.epochs:
-        chosen = _chosen(config, strategy, texts, old, prober, progress.epoch)
+        chosen = _chosen(config, strategy, material, prober, progress.epoch)
         loss = _epoch(config, strategy, chosen, progress, tokenizer, reference, folder)
-        prober.after_step(progress.model, step=progress.step, loss=loss, force=True)
-        _save(folder, progress, tokenizer)
+        model = plain(progress.module)
+        prober.after_step(model, step=progress.step, loss=loss, tokens=progress.tokens, force=True)
+        save(folder, progress, tokenizer, adapters=adapters)
         if strategy.kl and strategy.kl_to == "previous":
-            reference = _frozen_copy(progress.model)
+            reference = frozen_copy(progress.module)
     return folder
 
 
-def _begin(original: "PreTrainedModel", strategy: Strategy, folder: Path) -> Progress:
-    """A fresh start from the original, or the state of the last checkpoint."""
-    import torch
-
-    saved = _saved(folder)
-    model = open_checkpoint(saved[-1]).load().model if saved else copy.deepcopy(original)
-    _unfreeze(model, strategy)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=strategy.lr)
-    if not saved:
-        return Progress(model, optimizer)
-    state = torch.load(saved[-1] / STATE, weights_only=True)
-    optimizer.load_state_dict(state["optimizer"])
-    return Progress(model, optimizer, state["epoch"], state["step"])
+def _tokenizer(loaded: LoadedModel, strategy: Strategy) -> "PreTrainedTokenizerBase":
+    tokenizer = tokenizer_of(loaded)
+    if strategy.tags:
+        teach_tags(tokenizer, strategy.tags, rows=embedding_rows(loaded.model))
+    return tokenizer
 
 
-def _unfreeze(model: "PreTrainedModel", strategy: Strategy) -> None:
-    """Let every parameter be trained but those of the strategy's patterns.
-
-    Raises:
-        DriftError: a pattern matches nothing, or all is frozen.
-    """
-    names = [name for name, _ in model.named_parameters()]
-    for pattern in strategy.freeze:
-        if not fnmatch.filter(names, pattern):
-            raise DriftError(f"strategy {strategy.name}: no parameter is called {pattern}; there is {names[0]}, ...")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not any(fnmatch.fnmatchcase(name, pattern) for pattern in strategy.freeze))
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise DriftError(f"strategy {strategy.name} freezes every parameter: nothing is left to train")
-
-
-def _reference(strategy: Strategy, original: "PreTrainedModel", model: "PreTrainedModel") -> "PreTrainedModel | None":
+def _reference(strategy: Strategy, original: "PreTrainedModel", progress: Progress) -> "PreTrainedModel | None":
     if not strategy.kl:
         return None
-    return original if strategy.kl_to == "original" else _frozen_copy(model)
+    return original if strategy.kl_to == "original" else frozen_copy(progress.module)
 
 
-def _frozen_copy(model: "PreTrainedModel") -> "PreTrainedModel":
-    twin = copy.deepcopy(model)
-    twin.train(mode=False)
-    for parameter in twin.parameters():
-        parameter.requires_grad_(False)
-    return twin
-
-
-def _chosen(
-    config: Config, strategy: Strategy, texts: Sequence[Document], old: Sequence[Document], prober: Prober, epoch: int
-) -> list[Document]:
-    """The documents of an epoch: new ones that are still to be learned, and old ones drawn anew."""
-    new = list(texts)
-    if strategy.curriculum:
+def _chosen(config: Config, strategy: Strategy, material: Material, prober: Prober, epoch: int) -> list[Document]:
+    """The documents of an epoch: new ones that the strategy tells, and old ones drawn anew."""
+    texts: Sequence[Document] = material.texts
+    if strategy.documents == "main":
+        texts = [text for text in texts if text.main]
+    if strategy.documents == "unlearned":
         learned = _learned(prober, config)
-        new = [text for text in texts if text.entity not in learned]
+        texts = [text for text in texts if text.entity not in learned]
+    new = list(annotated(texts, strategy.tags) if strategy.tags else texts)
     rng = random.Random(f"replay-{config.seed}-{epoch}")
-    return new + rng.choices(list(old), k=round(strategy.replay * len(new))) if strategy.replay else new
-
-
-def _check_entities(config: Config, texts: Sequence[Document], facts: Sequence[circuits.Fact]) -> None:
-    """Refuse a curriculum that could never drop a document."""
-    asked = {str(fact.labels.get(config.entity)) for fact in facts}
-    if not any(text.entity in asked for text in texts):
-        raise BadPrompt(
-            f"no document of {config.documents} has an entity that a fact of {config.facts} names in its label "
-            f"{config.entity!r}: the curriculum could drop none; name the label with entity ="
-        )
+    return new + rng.choices(material.old, k=round(strategy.replay * len(new))) if strategy.replay else new
 
 
 def _learned(prober: Prober, config: Config) -> set[str]:
@@ -194,31 +158,36 @@ def _epoch(
     """One pass over the documents; returns its mean loss on them, the divergence not counted."""
     import torch
 
-    progress.model.train(mode=True)
+    progress.module.train(mode=True)
+    device = next(progress.module.parameters()).device
     losses = []
     rng = random.Random(f"order-{config.seed}-{progress.epoch}")
     with torch.random.fork_rng():
         torch.manual_seed(rng.getrandbits(63))
         for batch in batches(tokenizer, texts, size=config.batch, longest=config.longest, rng=rng):
-            loss, penalty = _losses(progress.model, batch, reference)
+            loss, penalty = _losses(progress.module, batch.to(device), reference)
             total = loss + strategy.kl * penalty
-            if not math.isfinite(float(total.detach())):
-                raise Diverged(
-                    f"the loss of strategy {strategy.name} is {float(total.detach())} after {progress.step} steps; the "
-                    f"last good checkpoint is {_saved(folder)[-1]}: lower its lr {strategy.lr:g}"
-                )
+            _check_finite("loss", float(total.detach()), strategy, progress, folder)
             torch.autograd.backward(total)
+            size = torch.nn.utils.clip_grad_norm_(progress.module.parameters(), CLIP)
+            _check_finite("gradient", float(size), strategy, progress, folder)
             _update(progress, strategy)
+            progress.tokens += int(batch.mask.sum())
             losses.append(float(loss.detach()))
     progress.epoch += 1
     return sum(losses) / len(losses) if losses else float("nan")
 
 
-def _update(progress: Progress, strategy: Strategy) -> None:
-    """One optimizer step at the learning rate of the moment, gradients clipped."""
-    import torch
+def _check_finite(what: str, value: float, strategy: Strategy, progress: Progress, folder: Path) -> None:
+    if not math.isfinite(value):
+        raise Diverged(
+            f"the {what} of strategy {strategy.name} is {value} after {progress.step} steps; the last good checkpoint "
+            f"is {saved(folder)[-1]}: lower its lr {strategy.lr:g}"
+        )
 
-    torch.nn.utils.clip_grad_norm_(progress.model.parameters(), CLIP)
+
+def _update(progress: Progress, strategy: Strategy) -> None:
+    """One optimizer step at the learning rate of the moment."""
     for group in progress.optimizer.param_groups:
         group["lr"] = strategy.lr * min(1.0, (progress.step + 1) / max(1, strategy.warmup))
     progress.optimizer.step()
@@ -227,7 +196,7 @@ def _update(progress: Progress, strategy: Strategy) -> None:
 
 
 def _losses(
-    model: "PreTrainedModel", batch: Batch, reference: "PreTrainedModel | None"
+    model: "torch.nn.Module", batch: Batch, reference: "PreTrainedModel | None"
 ) -> "tuple[torch.Tensor, torch.Tensor | float]":
     """Mean NLL of the documents' tokens, and the mean KL(reference || model) at the same places, in nats."""
     import torch
@@ -245,23 +214,14 @@ def _losses(
     return loss, kl_div(new_log, old_log, reduction="batchmean", log_target=True)
 
 
-def _save(folder: Path, progress: Progress, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Write a checkpoint and the state to go on from; the folder appears whole or not at all."""
-    import torch
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
-        part = Path(scratch) / "checkpoint"
-        progress.model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        state = {"optimizer": progress.optimizer.state_dict(), "epoch": progress.epoch, "step": progress.step}
-        torch.save(state, part / STATE)
-        final = folder / f"checkpoint-{progress.step}"
-        if final.exists():
-            shutil.rmtree(final)
-        part.rename(final)
-
-
-def _saved(folder: Path) -> list[Path]:
-    """The checkpoints so far, in order."""
-    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+def run_strategy(
+    config: Config,
+    strategy: Strategy,
+    out: Path | str,
+    *,
+    measures: Sequence[Measure] = (),
+    gauges: Sequence[Gauge] = (),
+) -> Path:
+    """Train one strategy with a config's documents and settings; see `run_all`."""
+    alone = replace(config, strategies=(strategy,), retrieval=())
+    return run_all(alone, out, measures=measures, gauges=gauges)[0]
