@@ -271,14 +271,18 @@ def evolve(
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML: model, documents, a [[strategy]] each.")],
     out: Annotated[Path, typer.Option("--out", help="Where the series and their store are written.")],
+    html: Annotated[Path | None, typer.Option("--html", help="Write the strategies' comparison here.")] = None,
 ) -> None:
-    """Continual pre-training under every strategy of a config, probed as it goes; print their comparison as CSV."""
-    from circuit_drift.lab.cpt.comparison import comparison_frame
-    from circuit_drift.lab.cpt.config import load_config
-    from circuit_drift.lab.cpt.runner import run_all
+    """Continual pre-training under every strategy of a config, probed as it goes; print their comparison as CSV.
+
+    What is finished is not trained again: the same command goes on after a kill, and compares afterwards.
+    """
+    from circuit_drift.lab.cpt import comparison_frame, load_config, run_all, write_comparison
 
     run_all(load_config(config), out)
     typer.echo(comparison_frame(out).to_csv(index=False, float_format="%.4g"))
+    if html:
+        typer.echo(write_comparison(out, html), err=True)
 
 
 @app.command()
