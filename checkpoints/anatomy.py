@@ -3,7 +3,8 @@
 The map is found by what modules are, checked by what they compute: norms are probed with numbers, projections must
 be plain linear maps of the right size. What cannot be found or does not behave as expected is refused by name;
 nothing is guessed. Covered: Llama, Mistral, Qwen2/3, SmolLM3, Gemma 1-3, OLMo 1-3, Granite, GLM-4, Cohere, Phi,
-Phi-3, GPT-2, GPT-NeoX (parallel residual included), Mixtral, Qwen-MoE, gpt-oss and whatever is built like them.
+Phi-3, GPT-2, GPT-NeoX (parallel residual included), Mixtral, Qwen-MoE, gpt-oss, the multi-head latent attention of
+DeepSeek-V2 and -V3, and whatever is built like them.
 """
 
 from collections.abc import Iterable
@@ -29,8 +30,7 @@ _MLPS = ("mlp", "block_sparse_moe", "feed_forward")
 _OUTPUTS = ("o_proj", "c_proj", "dense", "out_proj")
 _FUSED = ("qkv_proj", "c_attn", "query_key_value")
 _OBSTACLES = {
-    "q_b_proj": "multi-head latent attention",
-    "kv_b_proj": "multi-head latent attention",
+    "indexer": "attention to chosen tokens",
     "crossattention": "cross-attention",
     "linear_attn": "linear attention",
     "mamba": "a state-space mixer",
@@ -53,6 +53,7 @@ class Block:
         attention_post_norm, mlp_post_norm: what normalises the output of each; ``None`` where nothing does.
         parallel: the MLP reads the layer's input, so that this layer's heads do not feed it.
         residual_scale: what multiplies both outputs before they are added to the stream.
+        latent: the low-rank path in front of q, k and v in multi-head latent attention, else ``None``.
     """
 
     index: int
@@ -69,6 +70,7 @@ class Block:
     mlp_post_norm: Norm | None
     parallel: bool
     residual_scale: float
+    latent: Latent | None = None
 
     @property
     def output_weight(self) -> Tensor:
@@ -124,6 +126,8 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     n_kv = int(getattr(config, "num_key_value_heads", None) or n_heads)
     d_model = int(config.hidden_size)
     head_dim = int(getattr(config, "head_dim", None) or d_model // n_heads)
+    if getattr(config, "kv_lora_rank", None):
+        n_kv, head_dim = n_heads, int(config.v_head_dim)
     finder = _Finder(name, d_model, n_heads, n_kv, head_dim)
     layers = finder.part(base, _LAYERS, "the list of layers")
     blocks = tuple(finder.block(index, layer) for index, layer in enumerate(layers))
@@ -181,7 +185,8 @@ class _Finder:
         self.refuse_obstacles(index, layer)
         attention = self.part(layer, _ATTENTIONS, f"the attention of layer {index}")
         self.refuse_obstacles(index, attention)
-        q, k, v = self.projections(index, attention)
+        latent = self.latent(index, attention) if hasattr(attention, "kv_b_proj") else None
+        q, k, v = self.projections(index, attention) if latent is None else self.heads_of(index, attention, latent)
         o = self.part(attention, _OUTPUTS, f"the output projection of layer {index}")
         self.require_linear(o, self.n_heads * self.head_dim, self.d_model, f"the output projection of layer {index}")
         norms = _norm_roles(layer)
@@ -193,6 +198,12 @@ class _Finder:
         }
         if shared:
             found["mlp"] = found["attention"]
+        before = found["attention"]
+        if latent is not None and before is not None and not before.closed:
+            raise UnsupportedArchitecture(
+                f"{self.model}: the attention norm of layer {index}, a {type(before.module).__name__}, computes "
+                "neither a LayerNorm nor an RMSNorm, which multi-head latent attention needs here"
+            )
         after = found["attention_post"]
         if after is not None and not after.closed:
             raise UnsupportedArchitecture(
@@ -219,7 +230,36 @@ class _Finder:
             mlp_post_norm=found["mlp_post"],
             parallel=parallel,
             residual_scale=float(getattr(layer, "residual_multiplier", 1.0)),
+            latent=latent,
         )
+
+    def latent(self, index: int, attention: nn.Module) -> Latent:
+        """The low-rank path of multi-head latent attention."""
+        where = f"layer {index}"
+        down = self.part(attention, ("kv_a_proj_with_mqa",), f"the compressed projection of {where}")
+        rank = linear_weight(attention.kv_b_proj).shape[1]  # type: ignore[arg-type]
+        self.require_linear(down, self.d_model, rank + int(attention.qk_rope_head_dim), f"the latent of {where}")  # type: ignore[arg-type]
+        q_down = getattr(attention, "q_a_proj", None)
+        q_norm = None
+        if q_down is not None:
+            q_rank = linear_weight(q_down).shape[0]  # type: ignore[arg-type]
+            self.require_linear(q_down, self.d_model, q_rank, f"the latent of queries of {where}")
+            q_norm = self.closed_norm(attention.q_a_layernorm, q_rank, f"the norm of that latent in {where}")  # type: ignore[arg-type]
+        kv_norm = self.closed_norm(attention.kv_a_layernorm, rank, f"the norm of the latent of {where}")  # type: ignore[arg-type]
+        return Latent(q_down, q_norm, down, kv_norm)  # type: ignore[arg-type]
+
+    def heads_of(self, index: int, attention: nn.Module, latent: Latent) -> tuple[Projection, Projection, Projection]:
+        """Query, key and value projections behind the latents; keys without their rotary part."""
+        plain, value = int(attention.qk_nope_head_dim), int(attention.v_head_dim)  # type: ignore[arg-type]
+        width = plain + int(attention.qk_rope_head_dim)  # type: ignore[arg-type]
+        q = self.part(attention, ("q_b_proj", "q_proj"), f"the query projection of layer {index}")
+        q_in = self.d_model if latent.q_norm is None else latent.q_norm.gain.numel()
+        self.require_linear(q, q_in, self.n_heads * width, f"the query projection of layer {index}")
+        kv, what = attention.kv_b_proj, f"the key and value projection of layer {index}"
+        self.require_linear(kv, latent.rank, self.n_heads * (plain + value), what)
+        rows = torch.arange(self.n_heads * (plain + value)).reshape(self.n_heads, -1)
+        queries = torch.arange(self.n_heads * width).reshape(self.n_heads, width)
+        return Projection(q, queries), Projection(kv, rows[:, :plain]), Projection(kv, rows[:, plain:])  # type: ignore[arg-type]
 
     def projections(self, index: int, attention: nn.Module) -> tuple[Projection, Projection, Projection]:
         """Query, key and value projections, split from a fused one where need be."""
@@ -262,6 +302,15 @@ class _Finder:
             raise UnsupportedArchitecture(
                 f"{self.model}: {what}, a {type(module).__name__}, does not map each vector of {self.d_model} numbers "
                 "to such a vector by itself"
+            )
+        return norm
+
+    def closed_norm(self, module: nn.Module, width: int, what: str) -> Norm:
+        """A norm of vectors of some width that must have a closed form."""
+        norm = read_norm(module, width)
+        if norm is None:
+            raise UnsupportedArchitecture(
+                f"{self.model}: {what}, a {type(module).__name__}, computes neither a LayerNorm nor an RMSNorm"
             )
         return norm
 

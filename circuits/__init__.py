@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from circuits.exports import node_link, read_eap_json, write_eap_json, write_graphml
     from circuits.facts import Fact, FactSet, default_facts, load_facts, tokenize_facts
     from circuits.graph import Circuit, GraphShape
+    from circuits.node_attribution import attribute_nodes
+    from circuits.node_patching import node_faithfulness
+    from circuits.nodes import NodeCircuit, NodeScores
+    from circuits.positions import PositionScores, attribute_positions
     from circuits.pruning import prune, random_circuits
     from circuits.roles import HeadRoles
     from circuits.scores import AttributionGraph
@@ -37,11 +41,16 @@ _HOMES = {
     "GraphDiff": "comparison",
     "GraphShape": "graph",
     "HeadRoles": "roles",
+    "NodeCircuit": "nodes",
+    "NodeScores": "nodes",
+    "PositionScores": "positions",
     "Similarity": "similarity",
     "Task": "tasks",
     "Transfer": "transfers",
     "align": "alignment",
     "attribute": "attribution",
+    "attribute_nodes": "node_attribution",
+    "attribute_positions": "positions",
     "completeness": "attribution",
     "default_facts": "facts",
     "diff": "comparison",
@@ -54,6 +63,7 @@ _HOMES = {
     "load_facts": "facts",
     "load_task": "tasks",
     "minimal_circuit": "evaluation",
+    "node_faithfulness": "node_patching",
     "node_link": "exports",
     "prune": "pruning",
     "random_circuits": "pruning",
@@ -78,11 +88,16 @@ __all__ = [
     "GraphDiff",
     "GraphShape",
     "HeadRoles",
+    "NodeCircuit",
+    "NodeScores",
+    "PositionScores",
     "Similarity",
     "Task",
     "Transfer",
     "align",
     "attribute",
+    "attribute_nodes",
+    "attribute_positions",
     "completeness",
     "default_facts",
     "diff",
@@ -95,6 +110,7 @@ __all__ = [
     "load_facts",
     "load_task",
     "minimal_circuit",
+    "node_faithfulness",
     "node_link",
     "prune",
     "random_circuits",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from checkpoints.anatomy import Anatomy, Block, Norm, Projection
 from circuits.graph import GraphShape
+from circuits.low_rank import HeadGradients, effective_weight, latent_gradients
 from circuits.trace import Batch, LayerTrace, Trace, head_outputs, head_writer, widen
 
 CPU_CHUNK, GPU_CHUNK = 16 << 20, 1 << 30
@@ -100,13 +101,18 @@ class Gradients:
         for layer in trace.layers:
             fused = layer.q is layer.k
             wanted += [layer.mlp_read, layer.q, *(() if fused else (layer.k, layer.v))]
-        found = list(torch.autograd.grad(metric(trace.logits).sum(), wanted, materialize_grads=True))[::-1]
+            wanted += [] if layer.latent is None else [layer.latent.key]
+        value, keep = metric(trace.logits).sum(), any(layer.latent is not None for layer in trace.layers)
+        found = list(torch.autograd.grad(value, wanted, retain_graph=keep, materialize_grads=True))[::-1]
         final = widen(found.pop()) * weight
         self.logits = final if self.logits is None else self.logits.add_(final)
         for block, seen, total in zip(self.parts.blocks, trace.layers, self.layers, strict=True):
             mlp, q = widen(found.pop()), widen(found.pop())
             k, v = (q, q) if seen.q is seen.k else (widen(found.pop()), widen(found.pop()))
-            _add_heads(total, block, seen, (q, k, v), weight, freeze_norm=self.freeze_norms)
+            if seen.latent is None:
+                _add_heads(total, block, seen, (q, k, v), weight, freeze_norm=self.freeze_norms)
+            else:
+                _add_latent(total, latent_gradients(block, seen, (q, k, found.pop()), freeze=self.freeze_norms), weight)
             inside = mlp
             if block.mlp_norm is not None:
                 inside = block.mlp_norm.pull_back(widen(seen.mlp_in), mlp, freeze=self.freeze_norms)
@@ -139,6 +145,13 @@ def _add_heads(
         total.x_hats.append(x_hat)
         total.alongs.append(parts.mul_(per_head).sum(-1).div_(x_hat.shape[-1]))
     total.heads = per_head if total.heads is None else total.heads.add_(per_head)
+
+
+def _add_latent(total: _LayerGradients, step: HeadGradients, weight: float) -> None:
+    heads = step.heads * weight
+    total.heads = heads if total.heads is None else total.heads.add_(heads)
+    total.x_hats += step.directions
+    total.alongs += [along * weight for along in step.alongs]
 
 
 def _normed_part(projection: Projection, norm: Norm, output: Tensor) -> Tensor:
@@ -177,10 +190,11 @@ class Contraction:
     def add_scores(self, scores: Tensor, batch: Batch, differences: Writers, gradients: Gradients) -> None:
         """Add differences x gradients, summed over positions, to ``scores`` [b, B, F], readers first.
 
+        Where the batch is split into segments, ``scores`` is [b * segments, B, F], those of a row one after the other.
         Only positions from the first difference between the prompts to the last real one contribute; elsewhere one
         of the factors is exactly zero. Entries that are no edges hold no meaning afterwards.
         """
-        for row, span in self._spans(batch):
+        for target, row, span in self._spans(batch):
             buffer, reads = self._buffers(span.stop - span.start)
             buffer[0] = differences.stream[row, span]
             mlp: Tensor | None = None
@@ -191,10 +205,10 @@ class Contraction:
                 columns = self.shape.attention_columns(block.index)
                 self._attention_gradients(reads[1:], block, total, reader, row, span)
                 if mlp is None:
-                    _multiply(scores[row, columns, :before], buffer[:before], reads[1:])
+                    _multiply(scores[target, columns, :before], buffer[:before], reads[1:])
                 else:
                     reads[0] = mlp
-                    _multiply(scores[row, columns.start - 1 : columns.stop, :before], buffer[:before], reads)
+                    _multiply(scores[target, columns.start - 1 : columns.stop, :before], buffer[:before], reads)
                 torch.bmm(differences.heads[block.index][row, span].transpose(0, 1), writer, out=buffer[before:after])
                 buffer[after] = differences.mlps[block.index][row, span]
                 assert total.mlp is not None
@@ -202,7 +216,7 @@ class Contraction:
             assert gradients.logits is not None
             assert mlp is not None
             ends = torch.stack([mlp, gradients.logits[row, span]])
-            _multiply(scores[row, -2:], buffer, ends)
+            _multiply(scores[target, -2:], buffer, ends)
 
     def _attention_gradients(
         self, reads: Tensor, block: Block, total: _LayerGradients, weight: Tensor, row: int, span: slice
@@ -223,7 +237,10 @@ class Contraction:
 
     def _weights(self, block: Block) -> tuple[Tensor, Tensor]:
         """[heads, head_dim, d] from z to the stream, and [readers, head_dim, d] from a projection back to it."""
-        reader = torch.cat([projection.weight.detach() for projection in (block.q, block.k, block.v)]).to(self.dtype)
+        if block.latent is not None:
+            reader = effective_weight(block, self.dtype)
+        else:
+            reader = torch.cat([p.weight.detach() for p in (block.q, block.k, block.v)]).to(self.dtype)
         if block.attention_norm is not None and block.attention_norm.closed:
             reader = block.attention_norm.centre(reader * block.attention_norm.gain.to(self.dtype))
         return head_writer(block, self.dtype), reader
@@ -240,13 +257,15 @@ class Contraction:
             self._reads[: readers * size * width].view(readers, size, width),
         )
 
-    def _spans(self, batch: Batch) -> Iterator[tuple[int, slice]]:
-        """Rows and stretches of their positions, of even length and short enough for the buffer."""
+    def _spans(self, batch: Batch) -> Iterator[tuple[int, int, slice]]:
+        """Where scores go, the row, and stretches of its positions, of even length and short enough for the buffer."""
         for row, (first, last) in enumerate(zip(batch.first.tolist(), batch.last.tolist(), strict=True)):
-            pieces = -(-(last + 1 - first) // self.tokens)
-            size = -(-(last + 1 - first) // pieces)
-            for start in range(first, last + 1, size):
-                yield row, slice(start, min(start + size, last + 1))
+            for target, low, stop in batch.stretches[row] if batch.stretches else ((row, 0, last + 1),):
+                start = max(low, first)
+                pieces = max(1, -(-(stop - start) // self.tokens))
+                size = max(1, -(-(stop - start) // pieces))
+                for place in range(start, stop, size):
+                    yield target, row, slice(place, min(place + size, stop))
 
 
 def _multiply(target: Tensor, differences: Tensor, gradients: Tensor) -> None:

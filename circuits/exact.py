@@ -58,7 +58,7 @@ def exact_edges(
     if unknown := [name for name in wanted if name not in places]:
         raise BadPrompt(f"{unknown[0]!r} is no edge of this graph; names look like {names[-1]!r}")
     pairs = [places[name] for name in wanted]
-    shared = [] if any(getattr(block, "latent", None) is not None for block in parts.blocks) else pairs
+    shared = [] if any(block.latent is not None for block in parts.blocks) else pairs
     patched = run_patches(
         model, facts, lambda patcher: patcher.edges(shared), len(shared),
         metric=metric, ablation=ablation, batch_size=batch_size,

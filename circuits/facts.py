@@ -90,6 +90,17 @@ class FactSet:
         """N numbers of tokens a forward pass reads: the prompt's, and the answer's but the last."""
         return tuple(len(prompt) + len(answer) - 1 for prompt, answer in zip(self.clean, self.answer, strict=True))
 
+    def units(self, groups: int | None) -> NDArray[np.intp]:
+        """[N] the unit of each fact: itself, or one of so many disjoint groups.
+
+        Raises:
+            BadPrompt: more groups than facts, or none.
+        """
+        units = len(self) if groups is None else groups
+        if not 1 <= units <= len(self):
+            raise BadPrompt(f"groups must lie between 1 and the number of facts, {len(self)}; got {groups}")
+        return np.arange(len(self)) % units
+
     @property
     def hash(self) -> str:
         """sha256 of the token ids: equal exactly when the same prompts are scored the same way."""

@@ -55,6 +55,16 @@ def find_metric(metric: MetricName | Metric, facts: FactSet) -> tuple[str, Metri
     return metric, _summed(known[metric])
 
 
+def require_gradient(metric: str, method: str) -> None:
+    """Refuse a metric that has no gradient where a method takes it.
+
+    Raises:
+        BadPrompt: KL at the clean run.
+    """
+    if metric == "kl" and method == "eap":
+        raise BadPrompt("KL has no gradient at the clean run, so every EAP score of it is zero; use method='eap-ig'")
+
+
 def _summed(metric: Metric) -> Metric:
     def total(logits: Tensor, batch: Batch, clean: Tensor) -> Tensor:
         values = metric(logits, batch, clean)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from checkpoints.anatomy import Anatomy, Block, Norm, Projection
 from circuits.contract import Writers
 from circuits.graph import GraphShape
+from circuits.latent import LatentTrace, States, Watcher, states_of, watching
 from circuits.trace import (
     Batch,
     LayerTrace,
@@ -54,7 +55,7 @@ class Mixer:
     def logits(self, mask: Tensor) -> Tensor:
         """[n, vocab] where each answer token is produced, with the edges of ``mask`` [F, B] inside."""
         state = _MixedRun(self, mask)
-        with torch.no_grad(), hooks(state.handles()):
+        with torch.no_grad(), hooks(state.handles()), watching(self.parts.model, state.watchers()):
             return forward(self.parts.model, self.batch, self.batch.clean)
 
 
@@ -69,6 +70,7 @@ class _MixedRun:
         tokens = stream.shape[0] * (stream.shape[1] - self.start)
         self.differences = stream.new_zeros(len(mixer.shape.writers), tokens, stream.shape[2])
         self.live = [LayerTrace() for _ in mixer.parts.blocks]
+        self.calls: dict[int, dict[str, Any]] = {}
 
     def handles(self) -> list[Any]:
         """Register everything."""
@@ -76,8 +78,11 @@ class _MixedRun:
         columns = self.mixer.shape
         for block, live, corrupt in zip(self.mixer.parts.blocks, self.live, self.mixer.corrupt.layers, strict=True):
             handles.append(block.module.register_forward_pre_hook(self.enter(block, live), with_kwargs=True))
+            if block.latent is not None:
+                handles.append(block.attention.register_forward_pre_hook(self.keep_call(block), with_kwargs=True))
             start = columns.attention_columns(block.index).start
-            for projection, seen in ((block.q, corrupt.q), (block.k, corrupt.k), (block.v, corrupt.v)):
+            projections = ((block.q, corrupt.q), (block.k, corrupt.k), (block.v, corrupt.v))
+            for projection, seen in projections if block.latent is None else ():
                 readers = slice(start, start + projection.heads)
                 handles.append(
                     projection.module.register_forward_hook(self.project(block, live, projection, readers, seen))
@@ -85,10 +90,62 @@ class _MixedRun:
                 start = readers.stop
             handles.append(block.o.register_forward_pre_hook(self.heads(block, live)))
             if block.attention_post_norm is not None:
-                handles.append(block.attention_post_norm.module.register_forward_pre_hook(self.scaled_heads(block, live)))
+                handles.append(
+                    block.attention_post_norm.module.register_forward_pre_hook(self.scaled_heads(block, live))
+                )
             handles += self.mlp_handles(block, live, corrupt)
         handles.append(self.mixer.parts.final_norm.module.register_forward_pre_hook(self.final))
         return handles
+
+    def watchers(self) -> dict[nn.Module, Watcher]:
+        """Where the heads of latent attention are replaced."""
+        layers = zip(self.mixer.parts.blocks, self.live, self.mixer.corrupt.layers, strict=True)
+        return {
+            block.attention: self.replaced_states(block, live, corrupt.latent)
+            for block, live, corrupt in layers
+            if corrupt.latent is not None
+        }
+
+    def keep_call(self, block: Block) -> Callable[..., None]:
+        """Keep what an attention module is called with beside its input."""
+
+        def hook(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.calls[block.index] = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+
+        return hook
+
+    def replaced_states(self, block: Block, live: LayerTrace, corrupt: LatentTrace) -> Watcher:
+        """Queries, keys and values with those heads recomputed whose own stream is mixed."""
+
+        def watch(*states: Tensor) -> States:
+            start = self.mixer.shape.attention_columns(block.index).start
+            seen = (corrupt.query, corrupt.key, corrupt.value)
+            found = []
+            for place, (live_state, corrupt_state) in enumerate(zip(states, seen, strict=True)):
+                readers = slice(start + place * block.q.heads, start + (place + 1) * block.q.heads)
+                none_in, mixed = self.kinds(readers)
+                state = live_state.clone()
+                state[:, none_in] = corrupt_state[:, none_in]
+                if len(mixed):
+                    state[:, mixed] = self.own_states(block, live, readers, mixed)[place]
+                found.append(state)
+            query, key, value = found
+            return query, key, value
+
+        return watch
+
+    def own_states(self, block: Block, live: LayerTrace, readers: slice, mixed: Tensor) -> list[Tensor]:
+        """[b, mixed, t, ...] queries, keys and values that the mixed heads make of their own streams."""
+        tails = self.own_streams(
+            live.attention_in, torch.arange(readers.start, readers.stop, device=mixed.device)[mixed]
+        )
+        streams = live.attention_in.expand(len(mixed), *live.attention_in.shape).clone()
+        streams[:, :, self.start :] = tails
+        hidden = streams if block.attention_norm is None else block.attention_norm.module.forward(streams)
+        options = {name: _repeated(value, len(mixed)) for name, value in self.calls[block.index].items()}
+        states = states_of(block.attention, hidden.flatten(0, 1), {**options, "attention_mask": None})
+        own = (state.unflatten(0, hidden.shape[:2]) for state in states)
+        return [state[torch.arange(len(mixed)), :, mixed].transpose(0, 1) for state in own]
 
     def mlp_handles(self, block: Block, live: LayerTrace, corrupt: LayerTrace) -> list[Any]:
         """What the MLP reads and writes."""
@@ -214,3 +271,12 @@ class _MixedRun:
         """What the logits read."""
         column = len(self.mixer.shape.readers) - 1
         return self.replaced(args, args[0], column, None, self.mixer.corrupt.final)
+
+
+def _repeated(value: Any, times: int) -> Any:
+    """An argument of an attention module for a batch so many times as large."""
+    if isinstance(value, tuple):
+        return tuple(_repeated(part, times) for part in value)
+    if isinstance(value, Tensor) and value.ndim and value.shape[0] > 1:
+        return value.repeat(times, *([1] * (value.ndim - 1)))
+    return value

@@ -79,7 +79,7 @@ class PathScorer:
         contraction = self.contraction
         ends = _Ends.of(self, batch, check=check)
         shape = contraction.shape
-        size = len(batch.indices), len(shape.readers), len(shape.writers)
+        size = batch.targets, len(shape.readers), len(shape.writers)
         scores = torch.zeros(size, dtype=contraction.dtype, device=batch.clean.device)
         for differences, gradients in _pairs(self, batch, ends):
             contraction.add_scores(scores, everywhere(batch, self.fixed), differences, gradients)

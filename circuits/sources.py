@@ -86,7 +86,7 @@ def _layer_contributions(block: Block, layer: LayerTrace, attention: Tensor | No
             "its heads' reading cannot be split by token"
         )
     rows = widen(attention[:, :, -1])
-    values = widen(block.v.select(layer.v))
+    values = widen(block.v.select(layer.v.flatten(1, -2)))
     values = values.repeat_interleave(rows.shape[1] // values.shape[2], 2)
     z = widen(layer.z)[:, -1].view(len(rows), rows.shape[1], -1)
     mixed = torch.einsum("bhs,bshe->bhe", rows, values)

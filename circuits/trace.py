@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from checkpoints.anatomy import Anatomy, Block, Norm
 from checkpoints.errors import CorruptWeights, UnsupportedArchitecture
 from circuits.facts import FactSet
+from circuits.latent import LatentTrace, check_latent, watching
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,9 @@ class Batch:
         row, place: [n] row and position at which each answer token is produced, all facts' tokens one after the other.
         answer: [n] token ids.
         wrong: [n] token ids; -1 all over a fact whose wrong answer has another number of tokens than the answer.
+        segments: into how many parts each row's scores are split.
+        stretches: per row (row * segments + part, first position, one after the last) of every stretch of a part, or
+            ``None`` where rows are not split.
     """
 
     indices: tuple[int, ...]
@@ -47,6 +51,13 @@ class Batch:
     place: Tensor
     answer: Tensor
     wrong: Tensor
+    segments: int = 1
+    stretches: tuple[tuple[tuple[int, int, int], ...], ...] | None = None
+
+    @property
+    def targets(self) -> int:
+        """How many scores there are of every edge."""
+        return len(self.indices) * self.segments
 
     def per_fact(self, values: Tensor) -> Tensor:
         """[b] sums over each fact's answer tokens of values [n]."""
@@ -67,6 +78,7 @@ class LayerTrace:
         mlp_out: what the MLP adds to the stream.
         q, k, v: outputs of the projections (of the fused one three times).
         mlp_read: the MLP's own input, after its norm.
+        latent: what multi-head latent attention shows beside, where there is any.
     """
 
     attention_in: Tensor = field(init=False)
@@ -78,6 +90,7 @@ class LayerTrace:
     k: Tensor = field(init=False)
     v: Tensor = field(init=False)
     mlp_read: Tensor = field(init=False)
+    latent: LatentTrace | None = None
 
 
 @dataclass(slots=True)
@@ -182,7 +195,7 @@ def run(anatomy: Anatomy, batch: Batch, ids: Tensor, *, stream: Tensor | None = 
     """
     trace = Trace(layers=[LayerTrace() for _ in anatomy.blocks])
     handles: list[Any] = []
-    with hooks(handles):
+    with hooks(handles), _watched(anatomy, trace, readers=readers):
         handles.append(stream_hook(anatomy, trace, stream))
         for block, layer in zip(anatomy.blocks, trace.layers, strict=True):
             handles += _writer_hooks(block, layer)
@@ -282,7 +295,21 @@ def _reader_hooks(block: Block, layer: LayerTrace) -> list[Any]:
         handles.append(source.register_forward_pre_hook(_keeper(layer, "mlp_in")))
     for letter, projection in (("q", block.q), ("k", block.k), ("v", block.v)):
         handles.append(projection.module.register_forward_hook(_output_keeper(layer, letter)))
+    if block.latent is not None:
+        for name, module in (("q_down", block.latent.q_down), ("kv_down", block.latent.kv_down)):
+            if module is not None:
+                handles.append(module.register_forward_hook(_output_keeper(layer.latent, name)))
     return handles
+
+
+def _watched(anatomy: Anatomy, trace: Trace, *, readers: bool) -> Any:
+    """Keep what latent attention hands to its attention function."""
+    watchers = {}
+    for block, layer in zip(anatomy.blocks, trace.layers, strict=True):
+        if readers and block.latent is not None:
+            layer.latent = LatentTrace()
+            watchers[block.attention] = layer.latent.watch
+    return watching(anatomy.model, watchers)
 
 
 def _output_keeper(owner: Any, name: str) -> Callable[..., None]:
@@ -334,6 +361,8 @@ def check_stream(anatomy: Anatomy, trace: Trace) -> None:
     ends = [layer.attention_in for layer in trace.layers[1:]] + [trace.final]
     tolerance = 1e-3 if trace.final.dtype in (torch.float32, torch.float64) else 5e-2
     for block, layer, end in zip(anatomy.blocks, trace.layers, ends, strict=True):
+        if layer.latent is not None:
+            check_latent(anatomy.model, block, layer.latent, layer.q, layer.k)
         z, start, mlp = head_outputs(block, layer)[:1], widen(layer.attention_in)[:1], widen(layer.mlp_out)[:1]
         heads = z.flatten(-2) @ head_writer(block, z.dtype).flatten(0, 1)
         bias = getattr(block.o, "bias", None)

@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 from circuit_families import residual_parts
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from checkpoints.anatomy import Block, anatomy
 from circuits.facts import FactSet
@@ -38,6 +40,8 @@ def displaced(model: PreTrainedModel, reader: tuple[int, str, int], shift: torch
         )
         if kind == "mlp":
             handles += _mlp_hooks(block, stream, shift)
+        elif block.latent is not None:
+            handles += _state_hooks(model, block, kind, head, stream, shift)
         else:
             projection = getattr(block, kind)
             handles.append(projection.module.register_forward_hook(_head_hook(block, projection, head, stream, shift)))
@@ -59,6 +63,44 @@ def _head_hook(block: Block, projection: Any, head: int, stream: dict[str, torch
         return output
 
     return hook
+
+
+_ORACLE: dict[str, Any] = {}
+
+
+def _oracle_attention(module: Any, *states: Any, **options: Any) -> Any:
+    """Stock attention; while states are asked for it notes them, and then swaps one head's in."""
+    if _ORACLE.get("noting"):
+        _ORACLE["noted"] = states[:3]
+    elif module is _ORACLE["module"]:
+        states = list(states)
+        changed = states[_ORACLE["place"]].clone()
+        changed[:, _ORACLE["head"]] = _ORACLE["noted"][_ORACLE["place"]][:, _ORACLE["head"]]
+        states[_ORACLE["place"]] = changed
+    return sdpa_attention_forward(module, *states, **options)
+
+
+def _state_hooks(
+    model: Any, block: Block, kind: str, head: int, stream: dict[str, torch.Tensor], shift: Any
+) -> list[Any]:
+    """One head's query, key or value as the stock attention makes it of a displaced stream."""
+    AttentionInterface.register("oracle", _oracle_attention)
+    AttentionMaskInterface.register("oracle", sdpa_mask)
+    before = model.config._attn_implementation
+    model.set_attn_implementation("oracle")
+    _ORACLE.update(module=block.attention, place="qkv".index(kind), head=head, noting=False)
+
+    def note(module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        _ORACLE["noting"] = True
+        moved = block.attention_norm.module.forward(stream["x"] + shift)
+        module.forward(**{**kwargs, "hidden_states": moved, "past_key_values": None})
+        _ORACLE["noting"] = False
+
+    class Restore:
+        def remove(self) -> None:
+            model.set_attn_implementation(before)
+
+    return [block.attention.register_forward_pre_hook(note, with_kwargs=True), Restore()]
 
 
 def _mlp_hooks(block: Block, stream: dict[str, torch.Tensor], shift: torch.Tensor) -> list[Any]:

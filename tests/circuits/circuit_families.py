@@ -29,6 +29,19 @@ SIZES: dict[str, Any] = {
 }
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 WINDOWED = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4}
+LATENT = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 12,
+    "kv_lora_rank": 10,
+    "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 5,
+    "moe_intermediate_size": 16,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1,
+    "n_shared_experts": 1,
+}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama_gqa": ("Llama", {}),
     "llama_mha": ("Llama", {"num_key_value_heads": 4}),
@@ -55,26 +68,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe": ("Qwen3Moe", MOE),
     "qwen2_moe": ("Qwen2Moe", {**MOE, "shared_expert_intermediate_size": 16}),
     "hunyuan_moe": ("HunYuanMoEV1", {"num_experts": 4, "moe_topk": 2, "moe_intermediate_size": 16}),
+    "deepseek_v2_moe": ("DeepseekV2", {**LATENT, "q_lora_rank": None, "n_group": 1, "topk_group": 1}),
+    "deepseek_v3_moe": ("DeepseekV3", {**LATENT, "n_group": 2, "topk_group": 1, "attention_bias": True}),
+    "deepseek_v3": ("DeepseekV3", {**LATENT, "first_k_dense_replace": 2, "v_head_dim": 16}),
     "gpt_oss": ("GptOss", {**WINDOWED, "num_local_experts": 4, "num_experts_per_tok": 2}),
 }
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
-    "deepseek_v3": (
-        "DeepseekV3",
-        {
-            "num_key_value_heads": 4,
-            "q_lora_rank": 16,
-            "kv_lora_rank": 16,
-            "qk_nope_head_dim": 8,
-            "qk_rope_head_dim": 8,
-            "v_head_dim": 12,
-            "n_routed_experts": 4,
-            "num_experts_per_tok": 2,
-            "n_group": 2,
-            "topk_group": 1,
-            "first_k_dense_replace": 1,
-            "moe_intermediate_size": 16,
-        },
-    ),
     "opt": ("OPT", {"word_embed_proj_dim": 16, "ffn_dim": 24}),
     "mamba": ("Mamba", {"state_size": 4}),
 }

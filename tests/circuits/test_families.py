@@ -11,7 +11,7 @@ from checkpoints.anatomy import anatomy
 from checkpoints.errors import UnsupportedArchitecture
 from circuits.evaluation import circuit_metrics
 
-MIXTURES = {"mixtral", "qwen3_moe", "qwen2_moe", "hunyuan_moe", "gpt_oss"}
+MIXTURES = {"mixtral", "qwen3_moe", "qwen2_moe", "hunyuan_moe", "gpt_oss", "deepseek_v2_moe", "deepseek_v3_moe"}
 
 
 def reader_key(name: str) -> tuple[int, str, int]:
@@ -70,7 +70,9 @@ def test_conductance_is_complete_where_the_model_is_continuous(family):
         np.testing.assert_allclose(cut, graph.corrupt_metric - graph.clean_metric, atol=0.06 * spread)
 
 
-@pytest.mark.parametrize("family", ["llama_gqa", "gpt2", "gpt_neox", "olmo2", "gemma2", "mixtral"])
+@pytest.mark.parametrize(
+    "family", ["llama_gqa", "gpt2", "gpt_neox", "olmo2", "gemma2", "mixtral", "deepseek_v2_moe", "deepseek_v3_moe"]
+)
 def test_one_edge_out_equals_running_the_reader_on_its_own_stream(family):
     """The mixed run with a single edge left out is the stock model with that reader displaced by the difference."""
     model, facts = build(family), random_facts(2, length=6)
@@ -95,6 +97,32 @@ def test_unsupported_architectures_are_refused_by_name(family):
         anatomy(build(family, dtype=torch.float32))
 
 
+@pytest.mark.parametrize("family", ["deepseek_v2_moe", "deepseek_v3_moe", "llama_gqa", "olmo2"])
+def test_circuits_of_padded_batches_are_those_of_single_facts(family):
+    model, facts = build(family), random_facts(4, ragged=True)
+    graph = circuits.attribute(model, facts)
+    chosen = [graph.prune(n) for n in (25, 60, 90)]
+    together, clean, corrupt = circuit_metrics(model, chosen, facts, batch_size=4)
+    single, *_ = circuit_metrics(model, chosen, facts, batch_size=1)
+    np.testing.assert_allclose(together, single, rtol=1e-6, atol=1e-6)
+    assert not np.allclose(together[1], clean)
+    assert not np.allclose(together[1], corrupt)
+
+
+def test_latents_made_in_another_way_are_refused():
+    """A factor behind the latent's norm, as LongCat has it, is not in the weights."""
+    model, facts = build("deepseek_v3_moe"), random_facts(1)
+    up = model.model.layers[1].self_attn.kv_b_proj
+    handle = up.register_forward_pre_hook(lambda _m, args: (1.5 * args[0],))
+    with pytest.raises(UnsupportedArchitecture, match="not made as in multi-head latent"):
+        circuits.attribute(model, facts)
+    handle.remove()
+    circuits.attribute(model, facts)
+    model.model.layers[1].self_attn.indexer = torch.nn.Linear(2, 2)
+    with pytest.raises(UnsupportedArchitecture, match="attention to chosen tokens"):
+        anatomy(model)
+
+
 class Squashing(torch.nn.Module):
     """Neither a LayerNorm nor an RMSNorm, and no multiple of one."""
 
@@ -112,7 +140,7 @@ def test_norms_of_another_kind_are_exact_through_their_own_derivative():
         layer.input_layernorm, layer.post_attention_layernorm = Squashing(16).double(), Squashing(16).double()
     model.model.norm = Squashing(16).double()
     assert_equals_finite_differences(model, facts, circuits.attribute(model, facts, method="eap"), samples=20)
-    graph = circuits.attribute(model, facts, method="conductance", ig_steps=60, chunk_mb=1e-6)
+    graph = circuits.attribute(model, facts, method="conductance", ig_steps=30)
     assert max(abs(v) for v in circuits.completeness(graph).values()) < 0.02
 
 

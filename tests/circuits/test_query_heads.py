@@ -14,6 +14,7 @@ SHARING = [
     name
     for name in FAMILIES
     if name not in ("llama_mha", "phi", "gpt2", "gpt_neox", "gpt_neox_sequential")  # one key for each query already
+    and not name.startswith("deepseek")
 ]
 
 
