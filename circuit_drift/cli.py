@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from checkpoints.errors import DriftError
+from checkpoints.files import read_json
 from circuit_drift import __version__
 from circuit_drift.lab.commands import add_commands
 from circuit_drift.options import (
@@ -28,6 +29,7 @@ from circuit_drift.options import (
 
 if TYPE_CHECKING:
     from checkpoints.audit import Depth
+    from checkpoints.loading import DeviceMap
     from circuit_drift.executors import Executor
 
 DIFFERENT, TROUBLE, INTERRUPTED = 1, 2, 130
@@ -63,6 +65,11 @@ FactsOption = Annotated[
     str | None, typer.Option("--facts", help="JSONL of clean/corrupt facts, or ioi. Default: the series' own.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the haystack cut.")]
+AttentionOption = Annotated[str, typer.Option("--attention", help="Attention implementation: sdpa, eager, ...")]
+DeviceMapOption = Annotated[
+    str | None,
+    typer.Option("--device-map", help="For models larger than one device: auto, balanced, sequential, or a JSON file."),
+]
 MeasuresOption = Annotated[str, typer.Option("--measures", help="Comma-separated: heads, circuit, faithfulness.")]
 
 
@@ -81,6 +88,8 @@ def run(
     measures: MeasuresOption = "heads,circuit,faithfulness",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
+    attention: AttentionOption = "sdpa",
+    device_map: DeviceMapOption = None,
     executor: Annotated[
         str, typer.Option("--executor", help="Where workers run: serial, processes, ray or slurm.")
     ] = "serial",
@@ -109,6 +118,8 @@ def run(
         measures=names(measures),
         device=device,
         dtype=dtype,
+        attention=attention,
+        device_map=_device_map(device_map),
         strict=strict,
         executor=cast("Executor", executor),
         workers=workers,
@@ -135,6 +146,8 @@ def retrieval_heads(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
+    attention: AttentionOption = "sdpa",
+    device_map: DeviceMapOption = None,
 ) -> None:
     """Score the heads of chosen checkpoints: which retrieve, with their intervals."""
     import circuit_drift
@@ -146,7 +159,14 @@ def retrieval_heads(
     chosen = open_series(series).select(steps)
     prompts = circuit_drift.prompts_for(chosen.path, needles=needles, haystack=haystack, length=length, seed=seed)
     points = measure_each(
-        chosen.checkpoints, Store.open(store), prompts, measures=["heads"], device=device, dtype=dtype
+        chosen.checkpoints,
+        Store.open(store),
+        prompts,
+        measures=["heads"],
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        device_map=_device_map(device_map),
     )
     scored = [(point.label, point.heads) for point in points if point.heads is not None]
     if not scored:
@@ -173,6 +193,8 @@ def diff(
     measures: MeasuresOption = "heads,circuit,faithfulness",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
+    attention: AttentionOption = "sdpa",
+    device_map: DeviceMapOption = None,
 ) -> None:
     """Compare two checkpoints: heads, circuit, behaviour, and whether the change is real.
 
@@ -186,7 +208,16 @@ def diff(
         open_checkpoint(a).path, needles=needles, haystack=haystack, facts=facts, length=length, seed=seed
     )
     pair = circuit_drift.diff(
-        a, b, store=store, prompts=prompts, measures=names(measures), device=device, dtype=dtype, q=q
+        a,
+        b,
+        store=store,
+        prompts=prompts,
+        measures=names(measures),
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        device_map=_device_map(device_map),
+        q=q,
     )
     if as_json:
         typer.echo(json.dumps(pair.to_json(), indent=1))
@@ -286,6 +317,17 @@ def train(
 
 
 @app.command()
+def architectures(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
+) -> None:
+    """List the model architectures that the tests prove, with what each can and cannot do."""
+    from checkpoints import capabilities
+
+    table = capabilities()
+    typer.echo(table.to_frame().to_json(orient="records", indent=1) if as_json else table)
+
+
+@app.command()
 def show(series: SeriesArgument) -> None:
     """List the checkpoints of a series: step, tokens, stage, size, hash of the weights."""
     from checkpoints import open_series
@@ -316,6 +358,11 @@ def _root(
     ] = False,
 ) -> None:
     pass
+
+
+def _device_map(given: str | None) -> "DeviceMap | None":
+    """The map of that name, or of a JSON file with module names and their devices."""
+    return read_json(Path(given)) if given is not None and given.endswith(".json") else given
 
 
 def _say(message: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import Checkpoint, DriftError, Series, StoreError, open_series
-from checkpoints.audit import audit
+from checkpoints.audit import AuditReport, audit
 from checkpoints.loading import DeviceMap
 from circuit_drift.executors import Executor, Workforce, execute
 from circuit_drift.journal import Outcome
@@ -40,7 +40,7 @@ class Point:
     """One checkpoint of a run with its results.
 
     Attributes:
-        name, step, tokens, stage: as the checkpoint says.
+        name, step, tokens, stage, branch: as the checkpoint says.
         keys: store key of each result there is.
         heads, circuit, faithfulness: the results; ``None`` where not asked for or failed.
         failures: measure -> why there is no result.
@@ -55,11 +55,20 @@ class Point:
     circuit: "circuits.AttributionGraph | None" = None
     faithfulness: "circuits.FaithfulnessCurve | None" = None
     failures: Mapping[str, str] = field(default_factory=dict)
+    branch: str | None = None
 
     @property
     def label(self) -> str:
-        """How it is called in tables: its step where it has one."""
-        return f"{self.step:,}" if self.step is not None else self.name
+        """How it is called in tables: its step where it has one, with its branch."""
+        step = f"{self.step:,}" if self.step is not None else self.name
+        return f"{self.branch}/{step}" if self.branch else step
+
+    @property
+    def place(self) -> str:
+        """How the audit calls it, as `Checkpoint.label`: stage, branch and step."""
+        if self.step is None:
+            return self.name
+        return "/".join(part for part in (self.stage, self.branch, str(self.step)) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,8 @@ class Run:
         store: where the results live.
         origins: where the needles and the facts came from.
         log: the training log beside the series (``training_log.csv``), as text, if it has one.
-        audit: what is wrong with the series itself, a sentence each; empty for a clean one.
+        audit: what was found when the series was audited; None where no series was.
+        parents: place -> places of the checkpoints that it continues.
     """
 
     name: str
@@ -80,7 +90,8 @@ class Run:
     store: Path
     origins: Mapping[str, str]
     log: str | None = None
-    audit: tuple[str, ...] = ()
+    audit: AuditReport | None = None
+    parents: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.points)
@@ -191,13 +202,14 @@ def run(
     series = series if isinstance(series, Series) else open_series(series)
     store = store if isinstance(store, Store) else Store.open(store)
     prompts = prompts or prompts_for(series.path)
-    findings = _audit(series, strict=strict)
+    report = _audit(series, strict=strict)
     log = series.path / "training_log.csv"
     record: dict[str, Any] = {
         "name": series.name,
         "origins": {"needles": prompts.needles.origin, "facts": prompts.facts.origin},
         "log": log.read_text(encoding="utf-8") if log.is_file() else None,
-        "audit": findings,
+        "audit": report.to_dict(),
+        "parents": {label: list(found) for label, found in series.to_networkx().pred.items()},
     }
     sweep = Sweep.of(
         series.checkpoints,
@@ -217,7 +229,7 @@ def run(
         reasons = "; ".join(dict.fromkeys(reason for i in sorted(points) for reason in points[i].failures.values()))
         raise DriftError(f"no checkpoint of {series.name} could be measured: {reasons}")
     in_order = tuple(points[index] for index in sorted(points))
-    return Run(series.name, in_order, store.path, record["origins"], record["log"], tuple(findings))
+    return Run(series.name, in_order, store.path, record["origins"], record["log"], report, record["parents"])
 
 
 def measure_each(
@@ -264,7 +276,9 @@ def load_run(store: "Store | Path | str | None" = None, run_name: str | None = N
     store = store if isinstance(store, Store) else Store.open(store)
     record = store.read_run(run_name)
     points = tuple(Point(**entry, **_results(entry["keys"], store)) for entry in record["points"])
-    return Run(record["name"], points, store.path, record["origins"], record["log"], tuple(record["audit"]))
+    report = AuditReport.from_dict(record["audit"]) if record["audit"] else None
+    parents = record.get("parents", {})
+    return Run(record["name"], points, store.path, record["origins"], record["log"], report, parents)
 
 
 def _finished(sweep: Sweep, executor: Executor, workforce: Workforce, *, progress: bool) -> Iterator[tuple[int, Point]]:
@@ -287,6 +301,7 @@ def _point(sweep: Sweep, outcome: Outcome) -> Point:
         step=checkpoint.step,
         tokens=checkpoint.tokens,
         stage=checkpoint.stage,
+        branch=checkpoint.branch,
         keys=outcome.keys,
         failures=outcome.failures,
         **_results(outcome.keys, sweep.store),
@@ -297,22 +312,20 @@ def _results(keys: Mapping[str, str], store: Store) -> dict[str, Any]:
     return {name: read_result(name, store.folder(name, key)) for name, key in keys.items()}
 
 
-def _audit(series: Series, *, strict: bool) -> list[str]:
-    """Findings of the audit as sentences.
+def _audit(series: Series, *, strict: bool) -> AuditReport:
+    """The audit of a series that is about to be measured; warns of what it finds.
 
     Local weights are sampled, which costs little whatever their size; of those on the hub only names, sizes, headers,
     configs and published hashes are looked at. Values that are not finite are found when a checkpoint is loaded.
     """
     local = all(checkpoint.hub is None for checkpoint in series)
     report = audit(series, depth="samples" if local else "metadata")
-    told = [
-        f"{finding.severity}: {finding.kind}: {finding.message} ({finding.reference})" for finding in report.findings
-    ]
     if strict and report.status == ERRORS:
-        raise DriftError(f"the audit of {series.name} found errors, and the run is strict: {'; '.join(told)}")
-    for sentence in told:
-        logger.warning("audit, %s", sentence)
-    return told
+        told = "; ".join(finding.sentence for finding in report.findings)
+        raise DriftError(f"the audit of {series.name} found errors, and the run is strict: {told}")
+    for finding in report.findings:
+        logger.warning("audit, %s", finding.sentence)
+    return report
 
 
 def point_record(point: Point) -> dict[str, Any]:
@@ -322,6 +335,7 @@ def point_record(point: Point) -> dict[str, Any]:
         "step": point.step,
         "tokens": point.tokens,
         "stage": point.stage,
+        "branch": point.branch,
         "failures": dict(point.failures),
         "keys": dict(point.keys),
     }

@@ -53,6 +53,11 @@ class Finding:
         return KINDS[self.kind][0]
 
     @property
+    def sentence(self) -> str:
+        """The finding in a line."""
+        return f"{self.severity}: {self.kind}: {self.message} ({self.reference})"
+
+    @property
     def reference(self) -> str:
         """Threads in which a published series had this fault, or the rule that it breaks."""
         return KINDS[self.kind][1]
@@ -116,6 +121,15 @@ class AuditReport:
                 for finding in self.findings
             ],
         }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> "AuditReport":
+        """The report that `to_dict` told of."""
+        findings = tuple(
+            Finding(entry["kind"], tuple(entry["checkpoints"]), entry["message"], entry["evidence"])
+            for entry in document["findings"]
+        )
+        return cls(document["series"], tuple(document["checkpoints"]), findings, document["examined"])
 
     def to_json(self) -> str:
         """`to_dict` as text."""

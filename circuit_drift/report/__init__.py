@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuit_drift.phases import evolve
+from circuit_drift.report.audit import audit_sections, audit_warnings
 from circuit_drift.report.page import Section, write_page
 from circuit_drift.verdict import pair_verdict, run_verdict, stages
 
@@ -34,6 +35,7 @@ def write_report(run: "Run", path: Path | str) -> Path:
     sections = [
         *_evolution(run, table),
         *(section for pair in pairs for section in _pair_sections(pair, anchor=f"{pair.a.name}-{pair.b.name}")),
+        *audit_sections(run),
         Section("checkpoints", "All checkpoints", frame=table),
     ]
     return write_page(
@@ -41,7 +43,7 @@ def write_report(run: "Run", path: Path | str) -> Path:
         title=f"Circuits over training: {run.name}",
         subtitle=f"{len(run)} checkpoints, steps {run.points[0].label} to {run.points[-1].label}",
         verdict=[*run_verdict(run), *(sentence for pair in pairs for sentence in _headlines(pair))],
-        warnings=[*run.audit, *(f"{p.name}, {m}: {reason}" for p in run for m, reason in p.failures.items())],
+        warnings=[*audit_warnings(run), *(f"{p.name}, {m}: {reason}" for p in run for m, reason in p.failures.items())],
         sections=sections,
         provenance=_provenance(run.points, run.origins),
     )

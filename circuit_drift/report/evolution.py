@@ -10,6 +10,7 @@ import numpy as np
 
 from circuit_drift.recall import recall_by_class
 from circuit_drift.report import theme
+from circuit_drift.report.audit import mark_audit, tick_labels
 from heads.scores import THRESHOLD
 
 if TYPE_CHECKING:
@@ -133,8 +134,9 @@ def head_map_figure(run: "Run") -> "go.Figure":
         data=[go.Heatmap(z=maps[shown], **common)],
         frames=[go.Frame(data=[go.Heatmap(z=z, **common)], name=p.name) for z, p in zip(maps, points, strict=True)],
     )
+    labels = dict(zip((point.name for point in run), tick_labels(run), strict=True))
     instant = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
-    steps = [{"label": p.label, "method": "animate", "args": [[p.name], instant]} for p in points]
+    steps = [{"label": labels[p.name], "method": "animate", "args": [[p.name], instant]} for p in points]
     figure.update_layout(
         sliders=[{"active": shown, "steps": steps, "currentvalue": {"prefix": "step "}, "pad": {"t": 40}}],
     )
@@ -187,10 +189,10 @@ def over_checkpoints(figure: "go.Figure", run: "Run") -> "go.Figure":
         title_text="step (checkpoints evenly spaced)",
         tickmode="array",
         tickvals=list(range(len(run))),
-        ticktext=[point.label for point in run],
+        ticktext=tick_labels(run),
         range=[-0.5, len(run) - 0.5],
     )
-    return theme.mark_stages(figure, [point.stage for point in run])
+    return mark_audit(theme.mark_stages(figure, [point.stage for point in run]), run)
 
 
 def head_frame(run: "Run") -> "pd.DataFrame":
