@@ -26,7 +26,7 @@ class Writing:
         targets: [batch, R] token ids to write towards.
 
     Raises:
-        UnsupportedArchitecture: the parts cannot be found (multi-head latent attention, say).
+        UnsupportedArchitecture: the parts cannot be found (linear attention, say).
     """
 
     def __init__(self, model: PreTrainedModel, rows: Tensor, targets: Tensor) -> None:

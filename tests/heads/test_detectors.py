@@ -95,7 +95,7 @@ def test_reasoning_leaves_out_sink_and_local_window(scored):
     check(scored, "reasoning", formula, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_neox"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_neox", "deepseek_v3"])
 def test_frozen_locos_terms_add_up_to_the_layers_direct_effect(name):
     model, (prompt, *_) = build(name), random_prompts(count=1, vocabulary=40, size=20, answer=6)
     parts = anatomy(model)
@@ -134,8 +134,9 @@ def test_locos_comes_with_the_pass_when_asked():
     np.testing.assert_array_equal(plain.copy, more.copy)
     assert np.isfinite(more.detectors["locos"]).all()
     assert not np.allclose(more.detectors["locos"], more.detectors["locos_frozen"])
-    with pytest.raises(UnsupportedArchitecture, match="latent attention"):
-        heads.retrieval_scores(build("deepseek_v3"), prompts, extra=["locos"])
+    model.model.layers[1].self_attn.linear_attn = torch.nn.Identity()
+    with pytest.raises(UnsupportedArchitecture, match="linear attention"):
+        heads.retrieval_scores(model, prompts, extra=["locos"])
 
 
 def test_question_scores_read_the_needle_with_and_without_a_question():
