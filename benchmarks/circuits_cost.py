@@ -2,11 +2,13 @@
 
     OMP_NUM_THREADS=1 python benchmarks/circuits_cost.py            # the tables of the documentation
     python benchmarks/circuits_cost.py --cases gpt2_small --device cuda
+    OMP_NUM_THREADS=1 python benchmarks/circuits_cost.py --lengths 64 256 1024 4096
 
 The floor of EAP is one corrupt forward and one clean forward and backward; of EAP-IG with m steps two forwards and m
 forward-backwards: plain transformers, fused attention, frozen parameters, logits at the last position only, gradients
 down to the embeddings. Seconds are processor time on one CPU thread, wall time on a GPU. Memory is the growth of the
-peak above the loaded model, each case in its own process.
+peak above the loaded model, each case in its own process. With --lengths: what EAP takes beyond its floor, for each of
+the same number of tokens in prompts of several lengths, in batches of the same number of tokens.
 """
 
 import argparse
@@ -35,6 +37,11 @@ def config(case: str, length: int) -> PretrainedConfig:
         return LlamaConfig(
             vocab_size=32000, hidden_size=1024, intermediate_size=2816, num_hidden_layers=8, num_attention_heads=16,
             num_key_value_heads=4, max_position_embeddings=max(2048, length),
+        )  # fmt: skip
+    if case == "llama_gqa_2_layers":
+        return LlamaConfig(
+            vocab_size=4096, hidden_size=512, intermediate_size=1408, num_hidden_layers=2, num_attention_heads=8,
+            num_key_value_heads=2, max_position_embeddings=max(2048, length),
         )  # fmt: skip
     if case == "llama_8b":
         return LlamaConfig(
@@ -77,6 +84,14 @@ def job(name: str, model: torch.nn.Module, data: circuits.FactSet, size: int) ->
     if name.endswith("floor"):
         forwards, passes = (1, 1) if name == "eap floor" else (2, STEPS)
         return lambda: floor(model, data, forwards=forwards, passes=passes, size=size)
+    if name == "eap nodes":
+        return lambda: circuits.attribute_nodes(model, data, method="eap", batch_size=size)
+    if name == "eap neurons":
+        return lambda: circuits.attribute_nodes(model, data, method="eap", level="neurons", batch_size=size)
+    if name == "eap positions":
+        return lambda: circuits.attribute_positions(model, data, method="eap", batch_size=size)
+    if name == "eap query heads":
+        return lambda: circuits.attribute(model, data, method="eap", kv="query heads", batch_size=size)
     return lambda: circuits.attribute(model, data, method=name, ig_steps=STEPS, batch_size=size)
 
 
@@ -109,15 +124,40 @@ def measure(options: argparse.Namespace) -> None:
     print(json.dumps({"seconds": best, "mib": peak / 2**20}))
 
 
+def in_a_process(name: str, case: str, options: argparse.Namespace, **changed: int) -> dict[str, float]:
+    """Seconds and MiB of one job."""
+    arguments = [sys.executable, __file__, "--job", name, "--case", case]
+    for key in ("facts", "length", "batch", "repeats", "dtype", "device"):
+        arguments += [f"--{key}", str(changed.get(key, getattr(options, key)))]
+    return dict(json.loads(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout))
+
+
+def by_length(case: str, options: argparse.Namespace) -> None:
+    """EAP less its floor, per token, relative to the shortest prompts."""
+    tokens = max(options.lengths)
+    print(f"\n{case}, {tokens} tokens in prompts of several lengths, {options.dtype}, {options.device}\n")
+    print(
+        "| length | floor, µs a token | EAP - floor, µs a token | relative | EAP - floor, MiB |\n|---|---|---|---|---|"
+    )
+    first = 0.0
+    for length in options.lengths:
+        sizes = {"length": length, "facts": tokens // length, "batch": tokens // length}
+        floor, own = (in_a_process(name, case, options, **sizes) for name in ("eap floor", "eap"))
+        extra = (own["seconds"] - floor["seconds"]) / tokens * 1e6
+        first = first or extra
+        print(
+            f"| {length} | {floor['seconds'] / tokens * 1e6:.0f} | {extra:.0f} | {extra / first:.2f} "
+            f"| {own['mib'] - floor['mib']:.0f} |",
+            flush=True,
+        )
+
+
 def table(case: str, options: argparse.Namespace, jobs: tuple[str, ...]) -> None:
     print(f"\n{case}, {options.facts} x {options.length} tokens, {options.dtype}, {options.device}\n")
     print("| | s | x floor | MiB above the model | x floor |\n|---|---|---|---|---|")
     rows: dict[str, dict[str, float]] = {}
     for name in jobs:
-        arguments = [sys.executable, __file__, "--job", name, "--case", case]
-        for key in ("facts", "length", "batch", "repeats", "dtype", "device"):
-            arguments += [f"--{key}", str(getattr(options, key))]
-        rows[name] = json.loads(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
+        rows[name] = in_a_process(name, case, options)
         base = rows["eap floor" if name.startswith("eap ") or name == "eap" else "eap-ig floor"]
         own = rows[name]
         print(
@@ -134,6 +174,7 @@ def main() -> None:
     parser.add_argument("--facts", type=int, default=8)
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lengths", nargs="+", type=int, help="cost per token at several lengths instead")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
@@ -142,6 +183,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.job:
         measure(options)
+        return
+    if options.lengths:
+        by_length("llama_gqa_2_layers", options)
         return
     for case in options.cases:
         table(case, options, tuple(options.jobs))

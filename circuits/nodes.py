@@ -20,6 +20,8 @@ from circuits.graph import Bools, Circuit, Floats, GraphShape, shape_document
 if TYPE_CHECKING:
     import pandas as pd
 
+    from circuits.scores import AttributionGraph
+
 KIND = "node_scores"
 Level = Literal["nodes", "neurons", "experts"]
 NodeRule = Literal["absolute", "lowers"]
@@ -98,6 +100,18 @@ class NodeScores:
     inside: Floats | None = None
     routing: Floats | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, graph: "AttributionGraph") -> "NodeScores":
+        """The nodes of an edge graph: each writer's edges summed."""
+        return cls(
+            scores=graph.scores.sum(2),
+            shape=graph.shape,
+            clean_metric=graph.clean_metric,
+            corrupt_metric=graph.corrupt_metric,
+            group=graph.group,
+            meta=graph.meta,
+        )
 
     @cached_property
     def mean(self) -> Floats:
