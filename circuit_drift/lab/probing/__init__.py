@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from circuit_drift.lab.probing.budget import Budget
     from circuit_drift.lab.probing.callback import ProbeCallback, StoppingCallback
+    from circuit_drift.lab.probing.choices import Choice, Choices
     from circuit_drift.lab.probing.gauges import Gauge, Knowledge, Reading, answers, panel
     from circuit_drift.lab.probing.live import LiveCheckpoint, live_model
     from circuit_drift.lab.probing.paraphrases import paraphrased
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "Arithmetic": "skills",
     "Budget": "budget",
+    "Choice": "choices",
+    "Choices": "choices",
     "Copying": "skills",
     "Gauge": "gauges",
     "Judgement": "stopping",
@@ -56,6 +59,8 @@ _HOMES = {
 __all__ = [
     "Arithmetic",
     "Budget",
+    "Choice",
+    "Choices",
     "Copying",
     "Gauge",
     "Judgement",
