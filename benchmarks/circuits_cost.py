@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig
+from transformers import AutoModelForCausalLM, DeepseekV3Config, GPT2Config, LlamaConfig, PretrainedConfig
 
 import circuits
 from circuits.trace import batches, forward, frozen, logit_difference
@@ -42,6 +42,12 @@ def config(case: str, length: int) -> PretrainedConfig:
         return LlamaConfig(
             vocab_size=4096, hidden_size=512, intermediate_size=1408, num_hidden_layers=2, num_attention_heads=8,
             num_key_value_heads=2, max_position_embeddings=max(2048, length),
+        )  # fmt: skip
+    if case == "deepseek_dense":
+        return DeepseekV3Config(
+            vocab_size=4096, hidden_size=512, intermediate_size=1408, num_hidden_layers=4, num_attention_heads=8,
+            num_key_value_heads=8, q_lora_rank=192, kv_lora_rank=128, qk_nope_head_dim=64, qk_rope_head_dim=32,
+            v_head_dim=64, first_k_dense_replace=4, max_position_embeddings=max(2048, length),
         )  # fmt: skip
     if case == "llama_8b":
         return LlamaConfig(

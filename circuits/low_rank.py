@@ -77,7 +77,7 @@ def latent_gradients(
     if latent.q_down is None or latent.q_norm is None or states.q_down is None:
         delta = block.q.select(at_q)
         query = _Read(
-            delta, delta.new_zeros(b, t, block.q.heads), (delta * _plain(block.q, norm, widen(seen.q))).sum(-1)
+            delta, delta.new_zeros(b, t, block.q.heads), (delta * normed_part(block.q, norm, widen(seen.q))).sum(-1)
         )
         shared_q = None
     else:
@@ -132,7 +132,7 @@ class _Inner:
         """
         c_hat, inverse = self.norm.normalise(self.latent)
         delta = projection.select(gradient)
-        mean = (delta * _plain(projection, self.norm, output)).sum(-1) / c_hat.shape[-1]
+        mean = (delta * normed_part(projection, self.norm, output)).sum(-1) / c_hat.shape[-1]
         weight = linear_weight(self.up).detach().to(part.dtype)
         carried = projection.select(linear(self.norm.centre(part) * self.norm.gain.to(part.dtype), weight))
         along = (delta * carried).sum(-1) - mean * (part * c_hat).sum(-1, keepdim=True)
@@ -154,12 +154,12 @@ def _through_norm(norm: Norm | None, direction: Tensor) -> Tensor:
     return direction if norm is None else norm.centre(direction * norm.gain.to(direction.dtype))
 
 
-def _plain(projection: Projection, norm: Norm | None, output: Tensor) -> Tensor:
+def normed_part(projection: Projection, norm: Norm | None, output: Tensor) -> Tensor:
     """[b, t, heads, width] W(gain * x_hat): the output without what the bias and the norm's bias add."""
     part = projection.select(output)
     if projection.bias is not None:
         part = part - projection.bias
-    if norm is not None and norm.bias is not None:
+    if norm is not None and norm.bias is not None and bool(norm.bias.any()):
         part = part - projection.weight.to(part.dtype) @ norm.bias.to(part.dtype)
     return part
 
