@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 import circuit_drift
 import circuits
@@ -14,6 +14,8 @@ from circuit_drift.lab import knowledge, probes
 from circuit_drift.lab.probing import (
     Arithmetic,
     Budget,
+    Choice,
+    Choices,
     Copying,
     Knowledge,
     ProbeCallback,
@@ -133,6 +135,16 @@ def prober_of(tokenizer, tmp_path, **options):
     return Prober("live", tokenizer, **options)
 
 
+class Tracker(TrainerCallback):
+    """What transformers' integrations (TensorBoard, Weights & Biases, ...) are: callbacks that are told of logs."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.seen.append((state.global_step, dict(logs)))
+
+
 @pytest.fixture(scope="module")
 def plain(tokenizer, facts, tmp_path_factory):
     trainer = trainer_of(tokenizer, facts, tmp_path_factory.mktemp("plain"))
@@ -144,12 +156,18 @@ def plain(tokenizer, facts, tmp_path_factory):
 def probed(tokenizer, facts, measures, tmp_path_factory):
     """The same training with every measure and gauge taken every three steps."""
     folder = tmp_path_factory.mktemp("probed")
-    gauges = [Knowledge(facts), Copying(count=2, length=6)]
+    gauges = [
+        Knowledge(facts, new_tokens=2),
+        Choices((Choice("Mara Holt plays the", (" violin", " cello")),)),
+        Copying(count=2, length=6),
+        TextPerplexity(("No boat watched the gull.",)),
+    ]
     prober = prober_of(tokenizer, folder, measures=measures, gauges=gauges)
-    trainer = trainer_of(tokenizer, facts, folder / "out")
+    tracker = Tracker()
+    trainer = trainer_of(tokenizer, facts, folder / "out", callbacks=[tracker])
     trainer.add_callback(ProbeCallback(prober, trainer=trainer, stage="cpt"))
     trainer.train()
-    return SimpleNamespace(trainer=trainer, prober=prober, store=folder / "store")
+    return SimpleNamespace(trainer=trainer, prober=prober, store=folder / "store", tracker=tracker)
 
 
 def test_training_is_bit_identical_with_and_without_probes(plain, probed, tokenizer):
@@ -197,7 +215,14 @@ def test_the_ledger_of_a_run_in_progress(probed, facts):
 def test_scalars_are_in_the_trainers_log(probed):
     rows = [row for row in probed.trainer.state.log_history if "probe_recall" in row]
     assert [row["step"] for row in rows] == [0, 3, 6, 9, 12]
-    assert {"probe_answer_ppl", "probe_copying_accuracy", "probe_share_of_time"} <= set(rows[0])
+    shown = {"probe_answer_ppl", "probe_copying_accuracy", "probe_rouge1", "probe_text_ppl", "probe_share_of_time"}
+    assert shown | {"probe_choices_accuracy", "probe_logit_difference", "probe_retrieval_heads"} <= set(rows[0])
+
+
+def test_scalars_reach_every_tracker_of_the_trainer(probed):
+    told = [(step, logs) for step, logs in probed.tracker.seen if "probe_recall" in logs]
+    assert [step for step, _ in told] == [0, 3, 6, 9, 12]
+    assert all({"probe_answer_ppl", "probe_rouge1"} <= set(logs) for _, logs in told)
 
 
 def test_scalars_without_a_trainer_go_to_its_state(tokenizer, facts, tmp_path):

@@ -96,7 +96,9 @@ def test_choices_are_scored_by_likelihood(tokenizer, model):
         Choice("Mara Holt plays the", (" violin", " cello", " flute"), {"form": "one"}),
         Choice("Mara Holt works for", (" Axiom after Helix", " Helix after Axiom"), {"form": "two"}),
     )
-    read = Choices(choices).read(SimpleNamespace(model=model, tokenizer=tokenizer))
+    loaded = SimpleNamespace(model=model, tokenizer=tokenizer)
+    read = Choices(choices, unit="form").read(loaded)
+    assert Choices(choices).read(loaded).units == ()
     right = []
     for choice, row in zip(choices, read.units, strict=True):
         likely = []

@@ -41,7 +41,7 @@ class Choices:
     Attributes:
         choices: what is asked.
         by: the label whose values get a scalar each.
-        unit: the label that names a unit of the ledger; without it each choice is its own.
+        unit: the label that names the unit of the ledger whose probe a choice is; without it they are in no ledger.
     """
 
     choices: tuple[Choice, ...]
@@ -65,15 +65,10 @@ class Choices:
         scalars["choices_chance"] = float(np.mean([1 / len(choice.options) for choice in self.choices]))
         for value in filter(None, dict.fromkeys(groups)):
             scalars[f"choices_accuracy_{value}"] = float(np.mean(np.array(right)[groups == value]))
-        rows = [self._row(choice, *pair) for choice, *pair in zip(self.choices, right, likely, strict=True)]
-        return Reading(scalars, tuple(rows))
-
-    def _row(self, choice: Choice, right: float, likely: NDArray[np.float64]) -> dict[str, Any]:
-        name = f"{choice.prompt} | {' |'.join(choice.options)}"
-        chance = float(np.exp(likely[0] - np.logaddexp.reduce(likely)))
-        labels = {f"label:{label}": str(value) for label, value in choice.labels.items()}
-        unit = name if self.unit is None else str(choice.labels[self.unit])
-        return {"unit": unit, "probe": name, "score": right, "probability": chance, **labels}
+        if self.unit is None:
+            return Reading(scalars)
+        asked = zip(self.choices, right, likely, strict=True)
+        return Reading(scalars, tuple(_row(choice, self.unit, hit, values) for choice, hit, values in asked))
 
     def _likelihoods(self, loaded: LoadedModel) -> list[NDArray[np.float64]]:
         """[options] mean log probability per token, of each choice."""
@@ -84,6 +79,16 @@ class Choices:
         _, nll = forced(loaded.model, pairs)
         ends = np.cumsum([len(choice.options) for choice in self.choices])[:-1]
         return np.split(-nll, ends)
+
+
+def _row(choice: Choice, unit: str, right: float, likely: NDArray[np.float64]) -> dict[str, Any]:
+    return {
+        "unit": str(choice.labels[unit]),
+        "probe": f"{choice.prompt} |{' |'.join(choice.options)}",
+        "score": right,
+        "probability": float(np.exp(likely[0] - np.logaddexp.reduce(likely))),
+        **{f"label:{label}": str(value) for label, value in choice.labels.items()},
+    }
 
 
 def _ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, option: str) -> tuple[list[int], list[int]]:
