@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import circuit_drift
 import circuits
@@ -57,15 +58,7 @@ class RetrievalMeasure:
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "heads.RetrievalScores":
         """Score every head on every needle prompt in one forward pass a batch."""
-        source = self.source
-        prompts = heads.needle_prompts(
-            tokenizer_of(loaded),
-            source.needles,
-            source.haystack,
-            length=source.length,
-            depths=source.depths,
-            seed=source.seed,
-        )
+        prompts = _needle_prompts(tokenizer_of(loaded), self.source)
         return heads.retrieval_scores(loaded.model, prompts, batch_size=self.batch_size)
 
 
@@ -139,6 +132,25 @@ def tokenizer_of(loaded: LoadedModel) -> "PreTrainedTokenizerBase":
         folders = ", ".join(str(folder) for folder in loaded.checkpoint.tokenizer_folders)
         raise BadPrompt(f"{loaded.checkpoint.name} has no tokenizer; looked in {folders}: put tokenizer.json there")
     return loaded.tokenizer
+
+
+_built: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[NeedleSource, heads.NeedleSet]]" = WeakKeyDictionary()
+
+
+def _needle_prompts(tokenizer: "PreTrainedTokenizerBase", source: NeedleSource) -> "heads.NeedleSet":
+    """The prompts in tokens; those built last with a tokenizer are kept, since a run asks the same again and again."""
+    known = _built.get(tokenizer)
+    if known is None or known[0] is not source:
+        prompts = heads.needle_prompts(
+            tokenizer,
+            source.needles,
+            source.haystack,
+            length=source.length,
+            depths=source.depths,
+            seed=source.seed,
+        )
+        known = _built[tokenizer] = (source, prompts)
+    return known[1]
 
 
 def read_result(measure: str, folder: Path) -> Any:
