@@ -123,10 +123,9 @@ def _register(parts: Anatomy, rules: Backward, reached: set[nn.Module], handles:
         if rules.changes_attention:
             wanted[block.attention] = f"the attention of {where}"
         if rules.freeze_norms:
-            for module in block.module.modules():
-                if "norm" in type(module).__name__.lower():
-                    wanted[module] = f"a norm of {where}"
-                    handles.append(module.register_forward_hook(_norm_hook(parts, block, module, reached)))
+            for norm in _norms(parts, block):
+                wanted[norm.module] = f"a norm of {where}"
+                handles.append(norm.module.register_forward_hook(_frozen_norm(norm, reached)))
         if rules.changes_mlps:
             activation, factor = _mlp_parts(parts, block, rules)
             if rules.linear_activations:
@@ -163,15 +162,23 @@ def with_gradient_of(carrier: Tensor, value: Tensor) -> Tensor:
     return value.detach() + (carrier - carrier.detach())
 
 
-def _norm_hook(parts: Anatomy, block: Block, module: nn.Module, reached: set[nn.Module]) -> Callable[..., Any]:
-    weight = getattr(module, "weight", None)
-    norm = read_norm(module, parts.d_model if weight is None else weight.numel())
-    if norm is None:
-        raise UnsupportedArchitecture(
-            f"{type(parts.model).__name__}: layer {block.index} has a {type(module).__name__} that computes neither a "
-            "LayerNorm nor an RMSNorm, so its scale cannot be frozen; use backward='plain'"
-        )
-    return _frozen_norm(norm, reached)
+def _norms(parts: Anatomy, block: Block) -> list[Norm]:
+    """All norms of a layer in closed form, those of queries and keys included."""
+    known = (block.attention_norm, block.mlp_norm, block.attention_post_norm, block.mlp_post_norm)
+    modules = {norm.module for norm in known if norm is not None}
+    modules |= {module for module in block.module.modules() if "norm" in type(module).__name__.lower()}
+    norms = []
+    name = type(parts.model).__name__
+    for module in modules:
+        weight = getattr(module, "weight", None)
+        norm = read_norm(module, parts.d_model if weight is None else weight.numel())
+        if norm is None:
+            raise UnsupportedArchitecture(
+                f"{name}: layer {block.index} has a {type(module).__name__} that computes neither a "
+                "LayerNorm nor an RMSNorm, so its scale cannot be frozen; use backward='plain'"
+            )
+        norms.append(norm)
+    return norms
 
 
 def _frozen_norm(norm: Norm, reached: set[nn.Module]) -> Callable[..., Any]:
