@@ -104,12 +104,12 @@ def test_drift_is_measured_against_the_first_circuit_and_its_floor(trained):
 
 def test_the_first_circuit_is_its_own_at_the_first_checkpoint(compared, trained, monkeypatch):
     out, config = compared
-    run = trained[0].run
-    facts = circuits.load_facts(config.traced)
+    run, facts = trained[0].run, circuits.load_facts(config.traced)
     with pytest.raises(BadPrompt, match=r"step 0 .* recalls none of the facts"):
-        function_frame(out / "LoRA", run, facts)
+        function_frame(config, out, "LoRA")
     known = tuple(replace(p, circuit=replace(p.circuit, answer_rank=np.zeros_like(p.circuit.answer_rank))) for p in run)
-    frame = function_frame(out / "LoRA", replace(run, points=known), facts, share=1.0)
+    monkeypatch.setattr("circuit_drift.lab.cpt.drift.load_run", lambda *_: replace(run, points=known))
+    frame = function_frame(config, out, "LoRA", share=1.0)
     assert frame["first"].to_numpy() == pytest.approx(1.0, abs=1e-3)  # a circuit of all edges is the whole model
     assert frame["facts"].tolist() == [len(facts)] * 3
 

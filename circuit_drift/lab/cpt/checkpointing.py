@@ -3,6 +3,7 @@
 DIR/<strategy>/strategy.json   what is trained, on what: a start with anything else is refused
 DIR/<strategy>/checkpoint-N/   a whole model in Hugging Face format, adapters merged; the last one with the state to
                                resume from (training_state.pt)
+DIR/store/                     the runs, as `circuit_drift.load_run` reads them
 """
 
 import copy
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 STATE = "training_state.pt"
 RECORD = "strategy.json"
+STORE = "store"
 NOT_OF_THE_TRAJECTORY = ("strategies", "epochs", "retrieval", "measures", "traced", "skills", "text", "unit", "device")
 
 

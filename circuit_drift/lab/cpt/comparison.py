@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import circuit_drift
 from checkpoints import StoreError
-from circuit_drift.lab.cpt.checkpointing import RECORD
+from circuit_drift.lab.cpt.checkpointing import RECORD, STORE
 from circuit_drift.lab.cpt.drift import drift_frame
 from circuit_drift.lab.cpt.retrieval import FOLDER
 from circuit_drift.lab.knowledge import Divergence, Ledger, ledger
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from circuit_drift.sweep import Run
 
-STORE = "store"
 EXPOSURE = "class"
 LOSS = "document_loss"
 SKILLS = ("needle_accuracy", "answer_ppl", "copying_accuracy", "arithmetic_accuracy", "text_ppl")

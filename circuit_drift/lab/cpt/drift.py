@@ -1,14 +1,17 @@
 """The circuit of each epoch against the one that training began with, beside the noise floor of the measurement."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from checkpoints import BadPrompt, open_series
+from checkpoints import BadPrompt, open_checkpoint, open_series
+from circuit_drift.lab.cpt.checkpointing import STORE
+from circuit_drift.lab.cpt.config import Config
+from circuit_drift.lab.cpt.gauges import prompts_of
 from circuit_drift.measures import tokenizer_of
 from circuit_drift.recall import only, recalled
+from circuit_drift.sweep import load_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,18 +39,16 @@ def drift_frame(run: "Run") -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def function_frame(
-    series: Path | str, run: "Run", facts: "Sequence[circuits.Fact]", *, share: float = 0.1
-) -> "pd.DataFrame":
+def function_frame(config: Config, out: Path | str, strategy: str, *, share: float = 0.1) -> "pd.DataFrame":
     """Whether the circuit that training began with still does the work: it is run, exactly, in every epoch's model.
 
     One row for each checkpoint: ``first`` and ``own``: faithfulness, there, of the first checkpoint's circuit and of
     its own, over the ``facts`` facts that it recalls.
 
     Args:
-        series: the checkpoints.
-        run: their circuits.
-        facts: what the circuits were traced on.
+        config: what was compared.
+        out: where `run_all` wrote.
+        strategy: which one to look at.
         share: edges of a circuit, as a share of all.
 
     Raises:
@@ -58,9 +59,11 @@ def function_frame(
     import circuits
     from circuits.evaluation import circuit_metrics, ratio
 
+    run = load_run(Path(out) / STORE, strategy)
     traced = {point.step: point.circuit for point in run if point.circuit is not None}
+    facts = prompts_of(config, open_checkpoint(config.model)).facts.facts
     rows, first = [], None
-    for loaded in open_series(series).models():
+    for loaded in open_series(Path(out) / strategy).models():
         step = loaded.checkpoint.step
         graph = traced[step]
         known = np.flatnonzero(graph.answer_rank == 0)

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from checkpoints import LoadedModel
+from checkpoints import Checkpoint, LoadedModel
 from circuit_drift.lab.cpt.config import Config
 from circuit_drift.lab.cpt.documents import Document, load_documents, token_ids
 from circuit_drift.lab.probing import Arithmetic, Copying, Knowledge, Reading, TextPerplexity
 from circuit_drift.lab.probing.gauges import Gauge
 from circuit_drift.lab.probing.skills import forced_tokens
 from circuit_drift.measures import tokenizer_of
+from circuit_drift.prompts import Prompts, prompts_for
 
 if TYPE_CHECKING:
     import circuits
@@ -40,6 +41,11 @@ class DocumentLoss:
         rows = [token_ids(tokenizer, text)[: self.longest] for text in chosen]
         _, nll = forced_tokens(loaded.model, [(row[:1], row[1:]) for row in rows if len(row) > 1])
         return Reading({"document_loss": float(np.concatenate(nll).mean())})
+
+
+def prompts_of(config: Config, base: Checkpoint) -> Prompts:
+    """Needles and traced facts of a config: those beside its model unless it names facts."""
+    return prompts_for(base.fetch(), facts=config.traced)
 
 
 def gauges_of(config: Config, texts: tuple[Document, ...], facts: "tuple[circuits.Fact, ...]") -> tuple[Gauge, ...]:

@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints import DriftError, LoadedModel
-from circuit_drift.lab.cpt.checkpointing import Progress, begin, claim, finished, save, saved, trajectory
+from circuit_drift.lab.cpt.checkpointing import STORE, Progress, begin, claim, finished, save, saved, trajectory
 from circuit_drift.lab.cpt.checks import Material, check
 from circuit_drift.lab.cpt.config import Config, Strategy
 from circuit_drift.lab.cpt.documents import IGNORED, Batch, Document, annotated, batches, teach_tags
-from circuit_drift.lab.cpt.gauges import gauges_of
+from circuit_drift.lab.cpt.gauges import gauges_of, prompts_of
 from circuit_drift.lab.cpt.parameters import embedding_rows, frozen_copy, plain
 from circuit_drift.lab.cpt.retrieval import answer_with_passages
 from circuit_drift.lab.probing import Prober, Schedule, unit_scores
 from circuit_drift.lab.probing.gauges import Gauge
 from circuit_drift.measures import Measure, build_measures, tokenizer_of
-from circuit_drift.prompts import prompts_for
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CLIP = 1.0
-STORE = "store"
 
 
 class Diverged(DriftError):
@@ -62,8 +60,7 @@ def run_all(
     out = Path(out)
     material = check(config)
     if config.measures:
-        prompts = prompts_for(material.base.fetch(), facts=config.traced)
-        measures = (*build_measures(prompts, config.measures), *measures)
+        measures = (*build_measures(prompts_of(config, material.base), config.measures), *measures)
     gauges = (*gauges_of(config, material.texts, material.facts), *gauges)
     folders = tuple(_train(config, s, material, out, measures=measures, gauges=gauges) for s in config.strategies)
     answer_with_passages(config, material, out)
