@@ -2,9 +2,10 @@
 
 Per reader behind a norm with gain G and at step k of a path, with d_k the gradient at the projection's output, the
 gradient in front of the norm is centre(G W^T d_k) / s_k - x_hat_k c_k, with c_k = (W(G x_hat_k) . d_k) / (s_k D).
-Summed over steps the first term needs only the sum of d_k / s_k, kept per head in head_dim; the second has rank
-(steps), and its factors are known. So one contraction serves any number of steps, and no per-head tensor of width D
-exists beyond one chunk of tokens.
+Summed over steps the first term needs only the sum of d_k / s_k, kept per head in head_dim, so that one contraction
+serves any number of steps. The second needs the products of the writers' differences with x_hat_k, which a layer's
+readers share; they are taken step by step, and nothing is kept for each step. No per-head tensor of width D exists
+beyond one chunk of tokens.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,9 +14,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from checkpoints.anatomy import Anatomy, Block, Norm, Projection
+from checkpoints.anatomy import Anatomy, Block
 from circuits.graph import GraphShape
-from circuits.low_rank import HeadGradients, effective_weight, latent_gradients
+from circuits.low_rank import HeadGradients, effective_weight, latent_gradients, normed_part
 from circuits.trace import Batch, LayerTrace, Trace, head_outputs, head_writer, widen
 
 CPU_CHUNK, GPU_CHUNK = 16 << 20, 1 << 30
@@ -69,8 +70,8 @@ class _LayerGradients:
 
     Attributes:
         heads: [b, t, readers, head_dim] sum of weight * d_k / s_k over query, key and value heads.
-        x_hats: per step [b, t, d].
-        alongs: per step [b, t, readers], the weight of x_hat_k to subtract.
+        x_hats: [b, t, d] of each step whose part along it is still to be subtracted.
+        alongs: [b, t, readers], the weights of those x_hats.
         mlp: [b, t, d] the MLP's gradient in front of its norm.
         apart: per step the stream and its own share of ``heads``, where the norm in front has no closed form.
     """
@@ -94,6 +95,11 @@ class Gradients:
         self.parts, self.freeze_norms = parts, freeze_norms
         self.layers = [_LayerGradients() for _ in parts.blocks]
         self.logits: Tensor | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether parts along x_hat are still to be subtracted."""
+        return any(total.x_hats for total in self.layers)
 
     def add(self, trace: Trace, metric: Callable[[Tensor], Tensor], weight: float) -> None:
         """Run the backward pass of a trace, from the metric [b] of its logits, and add its gradients."""
@@ -141,7 +147,7 @@ def _add_heads(
         return
     if norm is not None and not freeze_norm:
         outputs = zip(projections, (seen.q, seen.k, seen.v), strict=True)
-        parts = torch.cat([_normed_part(p, norm, widen(out)) for p, out in outputs], -2)
+        parts = torch.cat([normed_part(p, norm, widen(out)) for p, out in outputs], -2)
         total.x_hats.append(x_hat)
         total.alongs.append(parts.mul_(per_head).sum(-1).div_(x_hat.shape[-1]))
     total.heads = per_head if total.heads is None else total.heads.add_(per_head)
@@ -152,16 +158,6 @@ def _add_latent(total: _LayerGradients, step: HeadGradients, weight: float) -> N
     total.heads = heads if total.heads is None else total.heads.add_(heads)
     total.x_hats += step.directions
     total.alongs += [along * weight for along in step.alongs]
-
-
-def _normed_part(projection: Projection, norm: Norm, output: Tensor) -> Tensor:
-    """[b, t, heads, head_dim] W(gain * x_hat): the projection's output without its bias and the norm's."""
-    part = projection.select(output)
-    if projection.bias is not None:
-        part = part - projection.bias
-    if norm.bias is not None and bool(norm.bias.any()):
-        part = part - projection.weight.to(part.dtype) @ norm.bias.to(part.dtype)
-    return part
 
 
 class Contraction:
@@ -201,7 +197,6 @@ class Contraction:
             for block, total in zip(self.parts.blocks, gradients.layers, strict=True):
                 writer, reader = self._weights(block) if self._kept is None else self._kept[block.index]
                 before = self.shape.first_writer(block.index)
-                after = before + self.parts.n_heads
                 columns = self.shape.attention_columns(block.index)
                 self._attention_gradients(reads[1:], block, total, reader, row, span)
                 if mlp is None:
@@ -209,19 +204,51 @@ class Contraction:
                 else:
                     reads[0] = mlp
                     _multiply(scores[target, columns.start - 1 : columns.stop, :before], buffer[:before], reads)
-                torch.bmm(differences.heads[block.index][row, span].transpose(0, 1), writer, out=buffer[before:after])
-                buffer[after] = differences.mlps[block.index][row, span]
+                self._write(buffer, block, writer, differences, row, span)
                 assert total.mlp is not None
                 mlp = total.mlp[row, span]
             assert gradients.logits is not None
             assert mlp is not None
             ends = torch.stack([mlp, gradients.logits[row, span]])
             _multiply(scores[target, -2:], buffer, ends)
+            self._subtract_along(scores[target], buffer, gradients, row, span)
+
+    def settle(self, scores: Tensor, batch: Batch, differences: Writers, gradients: Gradients) -> None:
+        """Subtract the parts along x_hat of the steps added so far from ``scores`` [b, B, F], and forget them."""
+        for target, row, span in self._spans(batch):
+            buffer, _ = self._buffers(span.stop - span.start)
+            buffer[0] = differences.stream[row, span]
+            for block in self.parts.blocks:
+                writer = self._weights(block)[0] if self._kept is None else self._kept[block.index][0]
+                self._write(buffer, block, writer, differences, row, span)
+            self._subtract_along(scores[target], buffer, gradients, row, span)
+        for total in gradients.layers:
+            total.x_hats.clear()
+            total.alongs.clear()
+
+    def _write(self, buffer: Tensor, block: Block, weight: Tensor, differences: Writers, row: int, span: slice) -> None:
+        """Fill the rows of a layer's heads and MLP."""
+        before = self.shape.first_writer(block.index)
+        after = before + self.parts.n_heads
+        torch.bmm(differences.heads[block.index][row, span].transpose(0, 1), weight, out=buffer[before:after])
+        buffer[after] = differences.mlps[block.index][row, span]
+
+    def _subtract_along(self, scores: Tensor, buffer: Tensor, gradients: Gradients, row: int, span: slice) -> None:
+        """Subtract (difference . x_hat) x along, summed over tokens and steps, from [B, F]."""
+        x_hats = [x[row, span] for total in gradients.layers for x in total.x_hats]
+        if not x_hats:
+            return
+        shares = iter(torch.bmm(buffer.transpose(0, 1), torch.stack(x_hats, -1)).unbind(-1))  # [t, F] each
+        for block, total in zip(self.parts.blocks, gradients.layers, strict=True):
+            before = self.shape.first_writer(block.index)
+            target = scores[self.shape.attention_columns(block.index), :before]
+            for along in total.alongs:
+                target.addmm_(along[row, span].T, next(shares)[:, :before], alpha=-1)
 
     def _attention_gradients(
         self, reads: Tensor, block: Block, total: _LayerGradients, weight: Tensor, row: int, span: slice
     ) -> None:
-        """Fill [readers, t, d] with the gradient in front of the norm for every query, key and value head."""
+        """Fill [readers, t, d] with the gradients in front of the norm, but for their parts along x_hat."""
         if total.apart and block.attention_norm is not None:
             reads.zero_()
             for stream, heads in total.apart:
@@ -230,10 +257,6 @@ class Contraction:
             return
         assert total.heads is not None
         torch.bmm(total.heads[row, span].transpose(0, 1), weight, out=reads)
-        if total.x_hats:
-            x_hat = torch.stack([x[row, span] for x in total.x_hats], 1)
-            along = torch.stack([c[row, span] for c in total.alongs], -1)
-            reads.transpose(0, 1).baddbmm_(along, x_hat, alpha=-1)
 
     def _weights(self, block: Block) -> tuple[Tensor, Tensor]:
         """[heads, head_dim, d] from z to the stream, and [readers, head_dim, d] from a projection back to it."""

@@ -18,6 +18,7 @@ from circuits.metrics import Metric
 from circuits.trace import Batch, Trace, answer_rank, check_stream, head_writer, hooks, output_tensor, run
 
 Kind = Literal["fixed", "increments", "own activations", "all activations"]
+Settle = Callable[[Writers, Gradients], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,14 @@ class PathScorer:
         shape = contraction.shape
         size = batch.targets, len(shape.readers), len(shape.writers)
         scores = torch.zeros(size, dtype=contraction.dtype, device=batch.clean.device)
-        for differences, gradients in _pairs(self, batch, ends):
-            contraction.add_scores(scores, everywhere(batch, self.fixed), differences, gradients)
+        where = everywhere(batch, self.fixed)
+
+        def settle(differences: Writers, gradients: Gradients) -> None:
+            if gradients.pending:
+                contraction.settle(scores, where, differences, gradients)
+
+        for differences, gradients in _pairs(self, batch, ends, settle):
+            contraction.add_scores(scores, where, differences, gradients)
         return Scored(scores, ends.clean_metric, ends.corrupt_metric, ends.rank)
 
     @property
@@ -143,7 +150,7 @@ class _Ends:
         )
 
 
-def _pairs(scorer: PathScorer, batch: Batch, ends: _Ends) -> Iterator[tuple[Writers, Gradients]]:
+def _pairs(scorer: PathScorer, batch: Batch, ends: _Ends, settle: Settle) -> Iterator[tuple[Writers, Gradients]]:
     """What is to be multiplied: once for a fixed difference, once a step or a writer otherwise."""
     if scorer.plan.kind == "increments":
         yield from _increments(scorer, batch, ends)
@@ -151,10 +158,11 @@ def _pairs(scorer: PathScorer, batch: Batch, ends: _Ends) -> Iterator[tuple[Writ
     differences = ends.value - ends.clean
     del ends.value, ends.clean
     if scorer.plan.kind != "fixed":
-        yield from _activations(scorer, batch, ends, differences)
+        yield from _activations(scorer, batch, ends, differences, settle)
         return
     gradients = scorer.gradients()
     for alpha, weight in zip(scorer.plan.alphas, scorer.plan.weights, strict=True):
+        settle(differences, gradients)
         known = ends.traces.pop(alpha) if alpha in ends.traces else None
         gradients.add(known or _between(scorer.parts, batch, ends, alpha, grad=True), ends.metric, weight)
     yield differences, gradients
@@ -176,18 +184,20 @@ def _increments(scorer: PathScorer, batch: Batch, ends: _Ends) -> Iterator[tuple
 
 
 def _activations(
-    scorer: PathScorer, batch: Batch, ends: _Ends, differences: Writers
+    scorer: PathScorer, batch: Batch, ends: _Ends, differences: Writers, settle: Settle
 ) -> Iterator[tuple[Writers, Gradients]]:
     """Gradients with one group of writers at a time (the input, a layer's heads, its MLP) between its two outputs."""
     own = scorer.plan.kind == "own activations"
     groups = 1 + 2 * scorer.parts.n_layers
     gradients = scorer.gradients()
     for group in range(groups):
+        moved = _only(differences, group) if own else differences
         for alpha, weight in zip(scorer.plan.alphas, scorer.plan.weights, strict=True):
+            settle(moved, gradients)
             trace = _interpolated(scorer.parts, batch, ends.high, differences, group, 1 - alpha)
             gradients.add(trace, ends.metric, weight if own else weight / groups)
         if own:
-            yield _only(differences, group), gradients
+            yield moved, gradients
             gradients = scorer.gradients()
     if not own:
         yield differences, gradients
@@ -196,7 +206,8 @@ def _activations(
 def _between(parts: Anatomy, batch: Batch, ends: _Ends, alpha: float, *, grad: bool) -> Trace:
     """The run whose input lies a share ``alpha`` of the way from corrupt to clean."""
     with torch.set_grad_enabled(grad):
-        return run(parts, batch, batch.clean, stream=ends.low + alpha * (ends.high - ends.low), readers=grad)
+        stream = ends.low + alpha * (ends.high - ends.low)
+        return run(parts, batch, batch.clean, stream=stream, readers=grad, writers=not grad)
 
 
 def _interpolated(

@@ -183,7 +183,15 @@ def make_batch(facts: FactSet, indices: Sequence[int], device: torch.device) -> 
     )
 
 
-def run(anatomy: Anatomy, batch: Batch, ids: Tensor, *, stream: Tensor | None = None, readers: bool = True) -> Trace:
+def run(
+    anatomy: Anatomy,
+    batch: Batch,
+    ids: Tensor,
+    *,
+    stream: Tensor | None = None,
+    readers: bool = True,
+    writers: bool = True,
+) -> Trace:
     """One forward pass with what is written kept, and what is read.
 
     Args:
@@ -191,14 +199,15 @@ def run(anatomy: Anatomy, batch: Batch, ids: Tensor, *, stream: Tensor | None = 
         batch: lengths and mask.
         ids: [b, t] token ids, clean or corrupt.
         stream: [b, t, d] what to put in place of the residual stream before layer 0.
-        readers: whether to keep what is read, too.
+        readers: whether to keep what is read.
+        writers: whether to keep what is written.
     """
     trace = Trace(layers=[LayerTrace() for _ in anatomy.blocks])
     handles: list[Any] = []
     with hooks(handles), _watched(anatomy, trace, readers=readers):
         handles.append(stream_hook(anatomy, trace, stream))
         for block, layer in zip(anatomy.blocks, trace.layers, strict=True):
-            handles += _writer_hooks(block, layer)
+            handles += _writer_hooks(block, layer) if writers else []
             handles += _reader_hooks(block, layer) if readers else []
         handles.append(anatomy.final_norm.module.register_forward_pre_hook(_keeper(trace, "final", alias=True)))
         trace.logits = forward(anatomy.model, batch, ids)

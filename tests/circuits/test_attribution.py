@@ -156,3 +156,19 @@ def test_curve_survives_the_disk(model, ragged, tmp_path):
     back = circuits.FaithfulnessCurve.load(curve.save(tmp_path / "curve"))
     assert back.values == curve.values
     assert back.shares == curve.shares
+
+
+def test_nothing_is_kept_for_each_step(model, ragged, monkeypatch):
+    """What is waiting to be contracted is one step's, however many there are."""
+    from circuits.contract import Gradients
+
+    waiting = []
+    add = Gradients.add
+
+    def watched(gradients, *arguments):
+        add(gradients, *arguments)
+        waiting.append(max(len(layer.x_hats) for layer in gradients.layers))
+
+    monkeypatch.setattr(Gradients, "add", watched)
+    circuits.attribute(model, ragged, ig_steps=6, batch_size=len(ragged))
+    assert waiting == [1] * 6
