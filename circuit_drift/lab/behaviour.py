@@ -201,6 +201,8 @@ def measure_behaviour(
         raise DriftError(f"{measure.name} could be measured on no checkpoint of {series.name}: {reasons}")
     for name, reason in failures.items():
         logger.warning("%s of %s: %s", measure.name, name, reason)
+    for task, reason in {task: why for found in points.values() for task, why in found.refused.items()}.items():
+        logger.warning("%s could not ask all of %s: %s", measure.name, task, reason)
     return BehaviourTable(tuple(sorted(points.items())), failures)
 
 

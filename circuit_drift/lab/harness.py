@@ -9,7 +9,6 @@ code; an own folder is run as its owner's, and tasks that the harness marks as u
 
 import hashlib
 import io
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
@@ -27,8 +26,6 @@ from circuit_drift.store import Store
 
 if TYPE_CHECKING:
     from circuit_drift.lab.probing import Reading
-
-logger = logging.getLogger(__name__)
 
 MISSING = "lm-evaluation-harness is not installed: pip install 'circuit-drift[eval]'"
 BOOTSTRAP = 1000
@@ -94,8 +91,6 @@ class HarnessMeasure:
         if not scores:
             reasons = "; ".join(f"{task}: {why}" for task, why in refused.items())
             raise DriftError(f"the harness could run none of the tasks. {reasons}")
-        for task, why in refused.items():
-            logger.warning("the harness could not run %s: %s", task, why)
         columns = {f"{score.task}_{score.metric}": score.value for score in scores}
         return Behaviour(tuple(scores), columns, refused)
 

@@ -132,7 +132,7 @@ def test_tasks_that_cannot_be_run_are_named(series, own, tmp_path, monkeypatch, 
     options = {"include": own, "store": tmp_path / "store", "device": "cpu"}
     table = harness_probe(series[:1], ["nonsense", "own_choice"], **options)
     assert list(table.points[0][1].refused) == ["nonsense"]
-    assert "could not run nonsense" in caplog.text
+    assert "could not ask all of nonsense" in caplog.text
     with pytest.raises(DriftError, match=r"could run none of the tasks.*nonsense"):
         harness_probe(series[:1], ["nonsense"], **options)
 

@@ -1,10 +1,12 @@
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 import heads
@@ -19,7 +21,7 @@ TUNING = Tuning(steps=3, batch=4, lr=1e-2, warmup=1, needles=4)
 SMALL = {"tasks": ("codes_single", "lives_standard"), "length": 128, "depths": (0.2, 0.8), "count": 2}
 
 
-def tiny(tokenizer, seed=0):
+def tiny(tokenizer, seed=0, positions=256):
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -28,7 +30,7 @@ def tiny(tokenizer, seed=0):
         num_hidden_layers=1,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=256,
+        max_position_embeddings=positions,
         attention_dropout=0.1,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -218,6 +220,26 @@ def test_tasks_that_cannot_be_posed_are_named(tokenizer, series, tmp_path):
     tests, refused = measure._tests(tokenizer)
     assert set(tests) == {"codes_single"}
     assert refused["mrcr"].startswith("2 of 2 needles: ")
+
+
+def test_ruler_longbio_and_mrcr_are_asked_of_a_real_language_tokenizer():
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    text = [heads.default_haystack(0, sentences=100), *(n.needle + n.question for n in heads.default_needles(0))]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=800, special_tokens=["<s>"], initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(text, trainer)
+    words = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="<s>", pad_token="<s>")
+    assert suite_for(words) == STANDARD
+    model = tiny(words, positions=700)
+    measure = SftMeasure(STANDARD, replace(TUNING, needles=1, steps=1), length=512, depths=(0.5,), count=1)
+    found = measure.compute(SimpleNamespace(model=model, tokenizer=words), {})
+    assert found.refused == {}
+    assert {score.task for score in found.scores} == set(STANDARD)
+    assert set(found.columns) == {"sft_ruler", "sft_longbio", "sft_mrcr"}
 
 
 def test_two_checkpoints_of_one_step_have_no_table(series, tmp_path):
