@@ -125,6 +125,8 @@ class Checkpoint:
     ) -> "LoadedModel":
         """Load the model: frozen, in eval mode, without a network and without running code it brings.
 
+        Such code runs only where ``$CIRCUIT_DRIFT_ALLOW_CODE`` names the checkpoint; see `checkpoints.trust`.
+
         Args:
             device: torch device.
             dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; recorded with every result.

@@ -30,6 +30,7 @@ from checkpoints.files import (
 )
 from checkpoints.hashes import hash_file
 from checkpoints.names import parse_name
+from checkpoints.trust import allows_code
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +95,10 @@ class HubRevision:
 
     @property
     def files(self) -> tuple[HubFile, ...]:
-        """The files that loading needs, with the sizes and hashes that the hub publishes."""
+        """The files that loading needs, with the sizes and hashes that the hub publishes; code only where allowed."""
         published = _published(self.repo, self.commit)
-        kept = [file for file in published if file.name in _SMALL]
+        code = allows_code(self.path, self.repo)
+        kept = [file for file in published if file.name in _SMALL or (code and file.name.endswith(".py"))]
         return (*kept, *self.weights)
 
     @property

@@ -17,6 +17,7 @@ from checkpoints.checkpoint import Checkpoint
 from checkpoints.errors import CorruptWeights, DriftError, UnsupportedArchitecture
 from checkpoints.files import tokenizer_files
 from checkpoints.formats import load_distributed, merge_adapter
+from checkpoints.trust import ALLOWED, allows_code
 from checkpoints.validate import validate
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ def load(
     gguf = files[0].name if files[0].suffix == ".gguf" else None
     if checkpoint.base is not None:
         validate(checkpoint.base)
-        base = _build(replace(checkpoint, path=checkpoint.base), None, dtype, attention, device_map)
+        whole = replace(checkpoint, path=checkpoint.base, hub=checkpoint.hub and checkpoint.hub.base)
+        base = _build(whole, None, dtype, attention, device_map)
         model = merge_adapter(checkpoint, base)
     elif files[0].suffix == ".distcp":
         if device_map is not None:
@@ -198,7 +200,7 @@ def _build(
                 dtype=getattr(torch, dtype),
                 attn_implementation=attention,
                 local_files_only=True,
-                trust_remote_code=False,
+                trust_remote_code=allows_code(checkpoint.path, checkpoint.hub and checkpoint.hub.repo),
                 weights_only=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
                 output_loading_info=True,
@@ -225,8 +227,9 @@ def _explain(checkpoint: Checkpoint, error: Exception) -> DriftError:
         )
     if "trust_remote_code" in text:
         return UnsupportedArchitecture(
-            f"{checkpoint.path} needs model code of its own to be run, which is refused; "
-            "convert it to an architecture that transformers has"
+            f"{checkpoint.path} needs model code of its own to be run, which is refused; convert it to an architecture "
+            f"that transformers has or, where you have read that code, allow it: "
+            f"{ALLOWED}={checkpoint.hub.repo if checkpoint.hub else checkpoint.path}"
         )
     if "model type" in text or "Unrecognized model" in text or "Unrecognized configuration" in text:
         return UnsupportedArchitecture(
@@ -306,8 +309,9 @@ def _load_tokenizer(checkpoint: Checkpoint, gguf: str | None) -> "PreTrainedToke
         return None
     folder = files[0].parent if files else checkpoint.path
     extra = {} if files else {"gguf_file": gguf}
+    code = allows_code(folder, checkpoint.hub and checkpoint.hub.repo)
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=code, **extra)
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise DriftError(f"the tokenizer in {folder} cannot be loaded: {text}; restore its files") from error

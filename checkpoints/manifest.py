@@ -5,6 +5,7 @@ are relative to the manifest.
 """
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,18 @@ def read_manifest(path: Path) -> tuple[ManifestRow, ...]:
         raise NotACheckpoint(f"{path} lists no checkpoint")
     stages = list(dict.fromkeys(row.stage for row in rows))
     return tuple(sorted(rows, key=lambda r: (stages.index(r.stage), natural(r.branch or ""), r.step)))
+
+
+def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
+    """Write a manifest that `read_manifest` reads; directories are written relative to it where they lie below it."""
+    with path.open("w", newline="", encoding="utf-8") as lines:
+        writer = csv.writer(lines, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in rows:
+            stage = "-".join(part for part in (row.stage, row.branch) if part)
+            below = row.path.is_relative_to(path.parent)
+            directory = row.path.relative_to(path.parent) if below else row.path.absolute()
+            writer.writerow((stage, row.step, "" if row.tokens is None else row.tokens, directory.as_posix()))
 
 
 def _row(path: Path, line: int, record: dict[str, str | None], header: dict[str, str]) -> ManifestRow:

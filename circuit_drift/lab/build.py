@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from checkpoints import manifest
 from checkpoints.artifacts import flush_to_disk
 from checkpoints.errors import DriftError, StoreError
 from circuit_drift.lab import probes
@@ -165,18 +166,8 @@ def save_checkpoint(path: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTo
 
 def write_manifest(path: Path, moments: Iterable[Moment]) -> None:
     """Write the manifest that `checkpoints.open_series` reads."""
-    write_csv(
-        path,
-        [
-            {
-                "Stage": m.stage,
-                "Step": m.step,
-                "Tokens Seen": m.tokens,
-                "Checkpoint Directory": f"checkpoint-{m.step}",
-            }
-            for m in moments
-        ],
-    )
+    folders = ((m, path.parent / f"checkpoint-{m.step}") for m in moments)
+    manifest.write_manifest(path, (manifest.ManifestRow(m.step, f, m.stage, None, m.tokens) for m, f in folders))
 
 
 def main() -> None:

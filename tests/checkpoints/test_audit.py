@@ -413,3 +413,10 @@ def test_a_frozen_matrix_is_not_read_in_full_by_samples(runs, monkeypatch):
     monkeypatch.setattr(facts, "_read", lambda name, *rest: read.append(name) or plain(name, *rest))
     assert audit(open_series(root), depth="samples").findings == ()
     assert name not in read
+
+
+def test_a_config_that_flips_the_tie_is_named_in_every_architecture(runs):
+    path = runs / "seed0" / "checkpoint-16" / "config.json"
+    tied = json.loads(path.read_text()).get("tie_word_embeddings", False)
+    edit_config(path.parent, tie_word_embeddings=not tied)
+    assert findings(runs / "seed0") == {("tie_flipped", ("16",))}

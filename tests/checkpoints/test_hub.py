@@ -254,3 +254,12 @@ def test_the_client_takes_the_endpoint_from_the_environment(remote, tmp_path):
     }
     done = subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["(0,", "1,", "10,", "100,", "1000)", "True"]
+
+
+def test_code_of_a_revision_is_fetched_only_where_its_repository_is_named(remote, monkeypatch):
+    (remote.folders[remote.commits["step10"]] / "model.py").write_text("code = 1")
+    checkpoint = open_checkpoint(f"{REPO}@step10")
+    monkeypatch.setenv("CIRCUIT_DRIFT_ALLOW_CODE", "org/other")
+    assert not (checkpoint.fetch() / "model.py").exists()
+    monkeypatch.setenv("CIRCUIT_DRIFT_ALLOW_CODE", REPO)
+    assert (checkpoint.fetch() / "model.py").exists()

@@ -123,6 +123,43 @@ def test_code_from_a_checkpoint_never_runs(checkpoint_folder, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.fixture
+def own_code(checkpoint_folder, tmp_path, monkeypatch):
+    """A checkpoint whose model is its own code: a Llama by another name, which leaves a trace when it is run."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    auto_map = {"AutoModelForCausalLM": "model.Mine", "AutoConfig": "model.Config"}
+    edit_config(checkpoint_folder, model_type="mine", auto_map=auto_map)
+    lines = [
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()",
+        "from transformers import LlamaConfig, LlamaForCausalLM",
+        "class Config(LlamaConfig):",
+        "    model_type = 'mine'",
+        "class Mine(LlamaForCausalLM):",
+        "    config_class = Config",
+    ]
+    (checkpoint_folder / "model.py").write_text("\n".join(lines))
+    return checkpoint_folder
+
+
+@pytest.mark.parametrize("named", ["", "org/name", "*", "elsewhere", "checkpoint-1"])
+def test_code_runs_only_where_its_own_checkpoint_is_named(own_code, tmp_path, monkeypatch, named):
+    monkeypatch.setenv("CIRCUIT_DRIFT_ALLOW_CODE", named)
+    with pytest.raises(UnsupportedArchitecture, match=f"allow it: CIRCUIT_DRIFT_ALLOW_CODE={own_code}"):
+        open_checkpoint(own_code).load()
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("of_series", [False, True])
+def test_code_that_the_user_allows_by_name_makes_the_model(own_code, tmp_path, monkeypatch, of_series):
+    monkeypatch.setenv("CIRCUIT_DRIFT_ALLOW_CODE", f"org/other, {own_code.parent if of_series else own_code}")
+    model = open_checkpoint(own_code).load().model
+    assert (tmp_path / "ran").exists()
+    assert type(model).__name__ == "Mine"
+    edit_config(own_code, model_type="llama", auto_map=None)
+    assert torch.equal(model(IDS).logits, reference(own_code)(IDS).logits)
+
+
 def test_an_unknown_architecture_is_named(checkpoint_folder):
     edit_config(checkpoint_folder, model_type="unheard_of")
     with pytest.raises(UnsupportedArchitecture, match="unheard_of"):

@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from checkpoints import NotACheckpoint, Series, open_checkpoint, open_series
+from checkpoints import NotACheckpoint, Series, manifest, open_checkpoint, open_series
+from checkpoints.manifest import ManifestRow
 from checkpoints.series import DEMO_VARIABLE
 
 from .conftest import save_model
@@ -102,6 +103,21 @@ def test_a_manifest_gives_order_stage_and_tokens(tmp_path):
 def test_a_bad_manifest_is_refused_with_its_line(tmp_path, lines, header, message):
     with pytest.raises(NotACheckpoint, match=message):
         open_series(write_manifest(tmp_path, lines, header))
+
+
+def test_a_manifest_that_was_written_reads_as_it_was(tmp_path):
+    """In the form of the OLMo-3 releases, stages and branches in one column."""
+    rows = (
+        ManifestRow(10, tmp_path / "run" / "stage1" / "step10", "stage1", None, 10**9),
+        ManifestRow(5, tmp_path / "elsewhere", "stage2", "ingredient1", None),
+        ManifestRow(5, tmp_path / "run" / "soup, last", "stage2", "ingredient2", 2 * 10**9),
+    )
+    root = write_manifest(tmp_path / "run", [])
+    manifest.write_manifest(root / "manifest.csv", rows)
+    assert manifest.read_manifest(root / "manifest.csv") == rows
+    lines = (root / "manifest.csv").read_text().splitlines()
+    assert lines[:2] == ["Stage,Step,Tokens Seen,Checkpoint Directory", "stage1,10,1000000000,stage1/step10"]
+    assert lines[3] == 'stage2-ingredient2,5,2000000000,"soup, last"'
 
 
 def test_unknown_steps_suggest_near_ones(tmp_path):
