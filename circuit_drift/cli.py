@@ -14,22 +14,26 @@ import typer
 from typer.core import TyperGroup
 
 from checkpoints.errors import DriftError
-from checkpoints.files import read_json
 from circuit_drift import __version__
+from circuit_drift.exporting import add_export
+from circuit_drift.function import add_transfer
 from circuit_drift.lab.commands import add_commands
 from circuit_drift.options import (
+    AttentionOption,
+    DeviceMapOption,
     DeviceOption,
     DtypeOption,
+    FactsOption,
     LengthOption,
     SeriesArgument,
     StepsOption,
     StoreOption,
     names,
+    read_device_map,
 )
 
 if TYPE_CHECKING:
     from checkpoints.audit import Depth
-    from checkpoints.loading import DeviceMap
     from circuit_drift.executors import Executor
 
 DIFFERENT, TROUBLE, INTERRUPTED = 1, 2, 130
@@ -61,16 +65,11 @@ app = typer.Typer(
 
 NeedlesOption = Annotated[Path | None, typer.Option("--needles", help="JSONL of needles. Default: the series' own.")]
 HaystackOption = Annotated[Path | None, typer.Option("--haystack", help="Text to hide them in.")]
-FactsOption = Annotated[
-    str | None, typer.Option("--facts", help="JSONL of clean/corrupt facts, or ioi. Default: the series' own.")
-]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the haystack cut.")]
-AttentionOption = Annotated[str, typer.Option("--attention", help="Attention implementation: sdpa, eager, ...")]
-DeviceMapOption = Annotated[
-    str | None,
-    typer.Option("--device-map", help="For models larger than one device: auto, balanced, sequential, or a JSON file."),
+MeasuresOption = Annotated[
+    str,
+    typer.Option("--measures", help="Comma-separated: heads, circuit, faithfulness, roles; diff: transfer."),
 ]
-MeasuresOption = Annotated[str, typer.Option("--measures", help="Comma-separated: heads, circuit, faithfulness.")]
 
 
 @app.command()
@@ -85,7 +84,7 @@ def run(
     facts: FactsOption = None,
     length: LengthOption = 256,
     seed: SeedOption = 0,
-    measures: MeasuresOption = "heads,circuit,faithfulness",
+    measures: MeasuresOption = "heads,circuit,faithfulness,roles",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     attention: AttentionOption = "sdpa",
@@ -104,6 +103,7 @@ def run(
     """Measure every checkpoint of a series; print the table and the verdict; write the report."""
     import circuit_drift
     from checkpoints import open_series
+    from circuit_drift.function import transfer_over_stages
     from circuit_drift.render import print_run
 
     opened = open_series(series)
@@ -119,7 +119,7 @@ def run(
         device=device,
         dtype=dtype,
         attention=attention,
-        device_map=_device_map(device_map),
+        device_map=read_device_map(device_map),
         strict=strict,
         executor=cast("Executor", executor),
         workers=workers,
@@ -127,6 +127,8 @@ def run(
         keep_downloads=keep_downloads,
     )
     print_run(result)
+    if html and executor == "serial":
+        transfer_over_stages(result, opened, prompts, device=device, dtype=dtype, attention=attention)
     if html:
         typer.echo(result.report(html))
 
@@ -166,7 +168,7 @@ def retrieval_heads(
         device=device,
         dtype=dtype,
         attention=attention,
-        device_map=_device_map(device_map),
+        device_map=read_device_map(device_map),
     )
     scored = [(point.label, point.heads) for point in points if point.heads is not None]
     if not scored:
@@ -190,7 +192,7 @@ def diff(
     facts: FactsOption = None,
     length: LengthOption = 256,
     seed: SeedOption = 0,
-    measures: MeasuresOption = "heads,circuit,faithfulness",
+    measures: MeasuresOption = "heads,circuit,faithfulness,roles,transfer",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     attention: AttentionOption = "sdpa",
@@ -216,7 +218,7 @@ def diff(
         device=device,
         dtype=dtype,
         attention=attention,
-        device_map=_device_map(device_map),
+        device_map=read_device_map(device_map),
         q=q,
     )
     if as_json:
@@ -337,6 +339,8 @@ def show(series: SeriesArgument) -> None:
 
 
 add_commands(app)
+add_export(app)
+add_transfer(app)
 
 
 def main() -> None:
@@ -358,11 +362,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-def _device_map(given: str | None) -> "DeviceMap | None":
-    """The map of that name, or of a JSON file with module names and their devices."""
-    return read_json(Path(given)) if given is not None and given.endswith(".json") else given
 
 
 def _say(message: str) -> None:

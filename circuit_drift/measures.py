@@ -20,7 +20,7 @@ from circuit_drift.store import key_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MEASURES = ("heads", "circuit", "faithfulness")
+MEASURES = ("heads", "circuit", "faithfulness", "roles")
 ATTENTION = "sdpa"
 
 
@@ -75,7 +75,7 @@ class CircuitMeasure:
 
     def parameters(self) -> dict[str, Any]:
         """Version, prompts and the path integral's rule."""
-        return {"version": 1, "prompts": self.source.hash, "ig_steps": self.ig_steps, "rule": self.rule}
+        return {"version": 2, "prompts": self.source.hash, "ig_steps": self.ig_steps, "rule": self.rule}
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "circuits.AttributionGraph":
         """Attribute the logit difference of every usable fact to every edge."""
@@ -95,12 +95,37 @@ class FaithfulnessMeasure:
 
     def parameters(self) -> dict[str, Any]:
         """The circuit's parameters and the sizes tried."""
-        return {"version": 1, "circuit": self.circuit.parameters(), "shares": self.shares}
+        return {"version": 2, "circuit": self.circuit.parameters(), "shares": self.shares}
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "circuits.FaithfulnessCurve":
         """Run the pruned circuit of each size in the model it was found in."""
         facts = circuits.tokenize_facts(tokenizer_of(loaded), self.circuit.source.facts)
         return circuits.faithfulness_curve(loaded.model, earlier["circuit"], facts, shares=self.shares)
+
+
+@dataclass(frozen=True, slots=True)
+class RolesMeasure:
+    """What heads are known for: where they read what they write, and how far they look back or repeat."""
+
+    source: FactSource
+    block: int = 24
+    count: int = 16
+
+    name = "roles"
+    needs: tuple[str, ...] = ()
+
+    def parameters(self) -> dict[str, Any]:
+        """Version, prompts, and the repeated random tokens."""
+        return {"version": 1, "prompts": self.source.hash, "block": self.block, "count": self.count}
+
+    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "circuits.HeadRoles":
+        """Split every head's contribution by source; score previous-token and induction on repeated tokens."""
+        facts = circuits.tokenize_facts(tokenizer_of(loaded), self.source.facts)
+        roles = circuits.head_roles(loaded.model, facts)
+        repeated = heads.repeat_scores(loaded.model, block=self.block, repeats=2, count=self.count)
+        for role, detector in (("previous-token", "previous_token"), ("induction", "induction")):
+            roles = roles.with_scores(role, repeated.detector(detector))
+        return roles
 
 
 def build_measures(prompts: Prompts, names: Sequence[str] = MEASURES) -> tuple[Measure, ...]:
@@ -117,6 +142,7 @@ def build_measures(prompts: Prompts, names: Sequence[str] = MEASURES) -> tuple[M
         "heads": RetrievalMeasure(prompts.needles),
         "circuit": circuit,
         "faithfulness": FaithfulnessMeasure(circuit),
+        "roles": RolesMeasure(prompts.facts),
     }
     wanted = set(names) | {need for name in names for need in built[name].needs}
     return tuple(built[name] for name in MEASURES if name in wanted)
@@ -161,6 +187,8 @@ def read_result(measure: str, folder: Path) -> Any:
         return circuits.AttributionGraph.load(folder)
     if measure == "faithfulness":
         return circuits.FaithfulnessCurve.load(folder)
+    if measure == "roles":
+        return circuits.HeadRoles.load(folder)
     from circuit_drift.lab.behaviour import Behaviour
 
     return Behaviour.load(folder)

@@ -1,9 +1,14 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from checkpoints.files import read_json
+
+if TYPE_CHECKING:
+    from checkpoints.loading import DeviceMap
 
 SeriesArgument = Annotated[
     str, typer.Argument(metavar="SERIES", help="A folder of checkpoints, 'demo', or 'org/name@step*'.")
@@ -19,8 +24,21 @@ StoreOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="A torch device; auto = an accelerator if there is one.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="Dtype of the forward passes.")]
 LengthOption = Annotated[int, typer.Option("--length", help="Needle prompt length in tokens.", min=16)]
+AttentionOption = Annotated[str, typer.Option("--attention", help="Attention implementation: sdpa, eager, ...")]
+DeviceMapOption = Annotated[
+    str | None,
+    typer.Option("--device-map", help="For models larger than one device: auto, balanced, sequential, or a JSON file."),
+]
+FactsOption = Annotated[
+    str | None, typer.Option("--facts", help="JSONL of clean/corrupt facts, or ioi. Default: the series' own.")
+]
 
 
 def names(text: str) -> list[str]:
     """A comma-separated list."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def read_device_map(given: str | None) -> "DeviceMap | None":
+    """The map of that name, or of a JSON file with module names and their devices."""
+    return read_json(Path(given)) if given is not None and given.endswith(".json") else given

@@ -5,16 +5,17 @@ controlled q value is below the stated level; a pair differs when any head or th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints import CheckpointMismatch, open_checkpoint
+from checkpoints import CheckpointMismatch, DriftError, open_checkpoint
 from checkpoints.compat import require_same_model
 from checkpoints.loading import DeviceMap
+from circuit_drift.function import TRANSFER, measure_transfer
 from circuit_drift.measures import ATTENTION, MEASURES
 from circuit_drift.prompts import Prompts, prompts_for
-from circuit_drift.recall import recall_change, recalled
+from circuit_drift.recall import recall_change, recalled, recalled_facts
 from circuit_drift.store import Store
 from circuit_drift.sweep import Point, measure_each
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import circuits
     import heads
     from heads import Change
+
+PAIR_MEASURES = (*MEASURES, TRANSFER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class PairDiff:
         behaviour: needle accuracy, answer NLL, fact recall.
         heads: head by head, or ``None``.
         circuit: edge by edge, or ``None``.
+        roles: the roles that heads of the circuits gained and lost, or ``None``.
         facts: which facts the circuits are compared on.
         missing: measure -> why it is not compared.
     """
@@ -46,6 +50,7 @@ class PairDiff:
     behaviour: "tuple[Change, ...]"
     heads: "heads.HeadComparison | None"
     circuit: "circuits.GraphDiff | None"
+    roles: "tuple[circuits.RoleChange, ...] | None" = None
     facts: str = ""
     missing: Mapping[str, str] = field(default_factory=dict)
 
@@ -95,7 +100,7 @@ def diff(
     *,
     store: Store | Path | str | None = None,
     prompts: Prompts | None = None,
-    measures: Sequence[str] = MEASURES,
+    measures: Sequence[str] = PAIR_MEASURES,
     device: str = "auto",
     dtype: str = "float32",
     attention: str = ATTENTION,
@@ -110,7 +115,8 @@ def diff(
         b: the other one.
         store: where results are kept and looked up first.
         prompts: what is asked; by default what the folder of A brings along, else the built-in prompts.
-        measures: which of ``heads``, ``circuit``, ``faithfulness``.
+        measures: which of ``heads``, ``circuit``, ``faithfulness``, ``roles``, and ``transfer``, which runs each
+            circuit in both models.
         device: a torch device, or ``auto``.
         dtype: the dtype of the forward passes.
         attention: transformers' attention implementation.
@@ -126,24 +132,27 @@ def diff(
     require_same_model(first, second)
     store = store if isinstance(store, Store) else Store.open(store)
     prompts = prompts or prompts_for(first.path)
-    points = list(
-        measure_each(
-            [first, second],
-            store,
-            prompts,
-            measures=measures,
-            device=device,
-            dtype=dtype,
-            attention=attention,
-            device_map=device_map,
-            progress=progress,
-        )
-    )
-    return compare(*points, q=q)
+    placement: dict[str, Any] = {"device": device, "dtype": dtype, "attention": attention, "device_map": device_map}
+    wanted = [name for name in measures if name != TRANSFER]
+    points = list(measure_each([first, second], store, prompts, measures=wanted, progress=progress, **placement))
+    transfer, reason = None, {}
+    if TRANSFER in measures and all(point.circuit is not None for point in points):
+        try:
+            transfer = measure_transfer([first, second], points, store, prompts, **placement)
+        except DriftError as error:
+            reason = {TRANSFER: str(error)}
+    pair = compare(*points, q=q, transfer=transfer)
+    return replace(pair, missing={**pair.missing, **reason})
 
 
-def compare(a: Point, b: Point, *, q: float = 0.05) -> PairDiff:
+def compare(a: Point, b: Point, *, q: float = 0.05, transfer: "circuits.Transfer | None" = None) -> PairDiff:
     """Compare two measured checkpoints from their results alone; no model, no torch.
+
+    Args:
+        a: results at A.
+        b: results at B.
+        q: the false discovery rate the changes are held to.
+        transfer: what each circuit does in the other model, where that was measured.
 
     Raises:
         CheckpointMismatch: they share no measure, or were measured on different prompts.
@@ -162,11 +171,43 @@ def compare(a: Point, b: Point, *, q: float = 0.05) -> PairDiff:
         raise CheckpointMismatch(f"nothing to compare. heads: {missing['heads']}. circuit: {missing['circuit']}")
     compared = heads.compare(a.heads, b.heads, q=q) if a.heads is not None and b.heads is not None else None
     behaviour = [compared.accuracy, compared.nll] if compared is not None else []
-    rewired, facts = None, ""
+    rewired, roles, facts = None, None, ""
     if a.circuit is not None and b.circuit is not None:
         behaviour.append(recall_change(a.circuit.answer_rank == 0, b.circuit.answer_rank == 0))
         (before, after), facts = recalled([a.circuit, b.circuit], "at A or B")
         rewired = circuits.diff(before, after, q=q)
+        rewired = rewired if transfer is None else rewired.with_transfer(transfer)
+        roles = _role_changes(a, b, rewired)
     return PairDiff(
-        a=a, b=b, q=q, behaviour=tuple(behaviour), heads=compared, circuit=rewired, facts=facts, missing=missing
+        a=a,
+        b=b,
+        q=q,
+        behaviour=tuple(behaviour),
+        heads=compared,
+        circuit=rewired,
+        roles=roles,
+        facts=facts,
+        missing=missing,
     )
+
+
+def roles_of(point: Point) -> "circuits.HeadRoles | None":
+    """A point's roles with what its retrieval scores add to them."""
+    if point.roles is None or point.heads is None:
+        return point.roles
+    return point.roles.with_scores("retrieval", point.heads.detector(point.heads.leading))
+
+
+def _role_changes(a: Point, b: Point, rewired: "circuits.GraphDiff") -> "tuple[circuits.RoleChange, ...] | None":
+    """On the facts that the circuits are compared on."""
+    from circuits.roles import role_changes
+
+    if a.circuit is None or b.circuit is None:
+        return None
+    before, after = roles_of(a), roles_of(b)
+    if before is None or after is None:
+        return None
+    kept = recalled_facts([a.circuit, b.circuit])
+    if kept is not None:
+        before, after = before.only(kept), after.only(kept)
+    return role_changes(before, after, circuits=(rewired.circuit_a, rewired.circuit_b))

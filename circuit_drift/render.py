@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from circuit_drift.pair_tables import TABLES, pair_tables
 from circuit_drift.table import run_frame
 from circuit_drift.verdict import run_verdict
 
@@ -51,12 +52,9 @@ def print_pair(pair: "PairDiff") -> None:
     console.print(f"[bold]A[/]  {_identity(pair.a)}\n[bold]B[/]  {_identity(pair.b)}\n")
     for sentence in pair.verdict:
         console.print(f"• {sentence}", soft_wrap=True)
-    if pair.heads is not None:
-        frame = pair.heads.to_frame()[["name", "before", "after", "delta", "low", "high", "q", "status"]]
-        console.print(_table(frame.head(SHOWN), title="Retrieval heads, strongest changes"))
-    if pair.circuit is not None:
-        console.print(_table(edge_changes(pair.circuit).head(SHOWN), title="Edges, strongest real changes"))
-        console.print(_table(pair.circuit.similarity_frame(), title="Similarity of the two circuits"))
+    for table in pair_tables(pair):
+        if len(table.frame):
+            console.print(_table(table.frame.head(SHOWN), title=table.title))
 
 
 def print_heads(scored: "Sequence[tuple[str, heads.RetrievalScores]]", top: int) -> None:
@@ -135,12 +133,6 @@ def print_series(series: "Series") -> None:
     _console().print(_table(pd.DataFrame(rows), title=f"{series.name}: {len(series)} checkpoints"))
 
 
-def edge_changes(diff: "circuits.GraphDiff") -> "pd.DataFrame":
-    """Edges that changed for real, strongest first."""
-    frame = diff.to_frame()
-    return frame.loc[frame["changed"], ["edge", "a", "b", "delta", "low", "high", "q", "status"]]
-
-
 def pair_json(pair: "PairDiff") -> dict[str, Any]:
     """A pair as plain values; NaN becomes null."""
     document = {
@@ -150,9 +142,8 @@ def pair_json(pair: "PairDiff") -> dict[str, Any]:
         "significant": pair.significant,
         "verdict": list(pair.verdict),
         "behaviour": [asdict(change) for change in pair.behaviour],
-        "heads": _records(pair.heads.to_frame()) if pair.heads is not None else None,
-        "edges": _records(edge_changes(pair.circuit)) if pair.circuit is not None else None,
-        "similarity": _records(pair.circuit.similarity_frame()) if pair.circuit is not None else None,
+        **dict.fromkeys(TABLES),
+        **{table.name: _records(table.frame) for table in pair_tables(pair)},
         "refused_facts": _refused(pair.a.circuit),
         "facts": pair.facts,
         "not_compared": dict(pair.missing),
@@ -164,11 +155,7 @@ def pair_html(pair: "PairDiff") -> str:
     """What a notebook shows of a pair."""
     sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in pair.verdict)
     parts = [f"<p><b>{escape(pair.a.label)} → {escape(pair.b.label)}</b></p><ul>{sentences}</ul>"]
-    if pair.heads is not None:
-        parts.append(_html(pair.heads.to_frame()[["name", "before", "after", "delta", "q", "status"]].head(SHOWN)))
-    if pair.circuit is not None:
-        parts.append(_html(edge_changes(pair.circuit).head(SHOWN)))
-        parts.append(_html(pair.circuit.similarity_frame()))
+    parts += [_html(table.frame.head(SHOWN)) for table in pair_tables(pair) if len(table.frame)]
     return "".join(parts)
 
 

@@ -42,7 +42,7 @@ class Point:
     Attributes:
         name, step, tokens, stage, branch: as the checkpoint says.
         keys: store key of each result there is.
-        heads, circuit, faithfulness: the results; ``None`` where not asked for or failed.
+        heads, circuit, faithfulness, roles: the results; ``None`` where not asked for or failed.
         failures: measure -> why there is no result.
     """
 
@@ -54,6 +54,7 @@ class Point:
     heads: "heads.RetrievalScores | None" = None
     circuit: "circuits.AttributionGraph | None" = None
     faithfulness: "circuits.FaithfulnessCurve | None" = None
+    roles: "circuits.HeadRoles | None" = None
     failures: Mapping[str, str] = field(default_factory=dict)
     branch: str | None = None
 
@@ -113,9 +114,11 @@ class Run:
 
     def diff(self, a: int | str, b: int | str, *, q: float = 0.05) -> "PairDiff":
         """Compare two of its checkpoints; see `circuit_drift.pair.compare`."""
+        from circuit_drift.function import stored_transfer
         from circuit_drift.pair import compare
 
-        return compare(self.at(a), self.at(b), q=q)
+        pair = (self.at(a), self.at(b))
+        return compare(*pair, q=q, transfer=stored_transfer(pair, Store(self.store)))
 
     def monitor(self, stage: str | None = None, **options: Any) -> "heads.Monitor":
         """Follow retrieval through the run or one of its stages; see `heads.monitor` for the options.
@@ -178,7 +181,7 @@ def run(
             (``"org/name@step*"``).
         store: where results are kept and looked up first.
         prompts: what is asked; by default the series' own prompts, else the built-in ones.
-        measures: which of ``heads``, ``circuit``, ``faithfulness``; the last needs the second.
+        measures: which of ``heads``, ``circuit``, ``faithfulness``, ``roles``; the third needs the second.
         device: a torch device, or ``auto``.
         dtype: the dtype of the forward passes.
         attention: transformers' attention implementation (``"sdpa"``, ``"eager"``, or a registered name).

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from circuit_drift.phases import stages
 from circuit_drift.recall import recall_by_class
+from circuits.roles import changes_sentence
 from heads.scores import THRESHOLD
 
 if TYPE_CHECKING:
     from circuit_drift.pair import PairDiff
-    from circuit_drift.sweep import Point, Run
+    from circuit_drift.sweep import Run
     from heads import HeadComparison
 
 PASSED = 0.95
@@ -35,6 +37,8 @@ def pair_verdict(pair: "PairDiff") -> tuple[str, ...]:
         sentences.append(_heads_sentence(pair.heads))
     if pair.circuit is not None:
         sentences.append(f"Circuit, on {pair.facts}: {pair.circuit.verdict}")
+    if pair.roles is not None:
+        sentences.append(changes_sentence(pair.roles))
     sentences += [f"Not compared: {measure} ({reason})." for measure, reason in pair.missing.items()]
     return tuple(sentence for sentence in sentences if sentence)
 
@@ -65,17 +69,6 @@ def run_verdict(run: "Run") -> tuple[str, ...]:
     if failed:
         sentences.append(f"{len(failed)} of {len(run)} checkpoints could not be measured in full: {', '.join(failed)}.")
     return tuple(sentences)
-
-
-def stages(run: "Run") -> list[list["Point"]]:
-    """The points grouped by training stage, in order."""
-    groups: list[list[Point]] = []
-    for point in run:
-        if groups and groups[-1][-1].stage == point.stage:
-            groups[-1].append(point)
-        else:
-            groups.append([point])
-    return groups
 
 
 def _emergence(run: "Run") -> Iterator[str]:

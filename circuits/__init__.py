@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from circuits.evaluation import Faithfulness, FaithfulnessCurve, faithfulness, faithfulness_curve, minimal_circuit
     from circuits.evolution import Evolution, evolve
     from circuits.exact import exact_edges, exact_nodes
-    from circuits.exports import node_link, read_eap_json, write_eap_json, write_graphml
+    from circuits.exports import (
+        export,
+        node_link,
+        read_eap_json,
+        read_parquet,
+        write_eap_json,
+        write_graphml,
+        write_neuronpedia,
+        write_parquet,
+    )
     from circuits.facts import Fact, FactSet, default_facts, load_facts, tokenize_facts
     from circuits.graph import Circuit, GraphShape
     from circuits.node_attribution import attribute_nodes
@@ -21,7 +30,7 @@ if TYPE_CHECKING:
     from circuits.nodes import NodeCircuit, NodeScores
     from circuits.positions import PositionScores, attribute_positions
     from circuits.pruning import prune, random_circuits
-    from circuits.roles import HeadRoles
+    from circuits.roles import HeadRoles, RoleChange
     from circuits.scores import AttributionGraph
     from circuits.similarity import Similarity
     from circuits.sources import head_roles
@@ -41,6 +50,7 @@ _HOMES = {
     "GraphDiff": "comparison",
     "GraphShape": "graph",
     "HeadRoles": "roles",
+    "RoleChange": "roles",
     "NodeCircuit": "nodes",
     "NodeScores": "nodes",
     "PositionScores": "positions",
@@ -57,6 +67,7 @@ _HOMES = {
     "evolve": "evolution",
     "exact_edges": "exact",
     "exact_nodes": "exact",
+    "export": "exports",
     "faithfulness": "evaluation",
     "faithfulness_curve": "evaluation",
     "head_roles": "sources",
@@ -68,11 +79,14 @@ _HOMES = {
     "prune": "pruning",
     "random_circuits": "pruning",
     "read_eap_json": "exports",
+    "read_parquet": "exports",
     "task_facts": "tasks",
     "tokenize_facts": "facts",
     "transfer": "transfers",
     "write_eap_json": "exports",
     "write_graphml": "exports",
+    "write_neuronpedia": "exports",
+    "write_parquet": "exports",
 }
 
 __all__ = [
@@ -91,6 +105,7 @@ __all__ = [
     "NodeCircuit",
     "NodeScores",
     "PositionScores",
+    "RoleChange",
     "Similarity",
     "Task",
     "Transfer",
@@ -104,6 +119,7 @@ __all__ = [
     "evolve",
     "exact_edges",
     "exact_nodes",
+    "export",
     "faithfulness",
     "faithfulness_curve",
     "head_roles",
@@ -115,11 +131,14 @@ __all__ = [
     "prune",
     "random_circuits",
     "read_eap_json",
+    "read_parquet",
     "task_facts",
     "tokenize_facts",
     "transfer",
     "write_eap_json",
     "write_graphml",
+    "write_neuronpedia",
+    "write_parquet",
 ]
 
 

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from checkpoints.errors import CheckpointMismatch
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import networkx as nx
     import pandas as pd
     import plotly.graph_objects as go
@@ -157,6 +159,12 @@ class Circuit:
 
         rows = [(f"{w}->{r}", w, r, s) for w, r, s in self._rows()]
         return pd.DataFrame(rows, columns=["edge", "writer", "reader", "score"])
+
+    def export(self, path: "Path | str") -> "Path":
+        """Write it for another tool, in the format the file's name ends in; see `circuits.export`."""
+        from circuits.exports import export
+
+        return export(self, path)
 
     def plot(self) -> "go.Figure":
         """The circuit in the fixed layout: head on x, layer on y."""

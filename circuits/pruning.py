@@ -20,6 +20,7 @@ def default_size(edges: int) -> int:
     """The size a circuit of a graph of so many edges is pruned from unless told otherwise: 5 %, at least 20."""
     return min(edges, max(FEWEST_EDGES, round(DEFAULT_SHARE * edges)))
 
+
 def prune(shape: GraphShape, scores: Floats, n: int, *, rule: Rule = "absolute") -> Circuit:
     """Choose n existing edges, then remove dead ends until nothing changes.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from checkpoints.artifacts import read_artifact, write_artifact
 from checkpoints.errors import BadPrompt
@@ -89,7 +90,10 @@ class HeadRoles:
         return replace(self, scores={**self.scores, role: values}, thresholds={**self.thresholds, role: float(level)})
 
     def certainty(self, *, seed: int = 0) -> dict[str, Floats]:
-        """Role -> [L, H] share of resamples of the facts (or of a score's prompts) in which the head has the role."""
+        """Role -> [L, H] share of resamples of the facts (or of a score's prompts) in which the head has the role.
+
+        NaN = not applicable: a score that could not be taken of that head.
+        """
         draws = np.random.default_rng(seed).integers(len(self), size=(RESAMPLES, len(self)))
         subject, relation = (_resampled(values, draws) for values in (self.subject, self.relation))
         ratio = np.abs(_ratio(subject, relation))
@@ -102,7 +106,10 @@ class HeadRoles:
         for role, values in self.scores.items():
             draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
             found[role] = _resampled(values, draws) > self.thresholds[role]
-        return {role: np.asarray(has.mean(0)) for role, has in found.items()}
+        shares = {role: np.asarray(has.mean(0)) for role, has in found.items()}
+        for role, values in self.scores.items():
+            shares[role][np.isnan(values).any(0)] = np.nan
+        return shares
 
     def of(self, circuit: Circuit) -> "dict[str, tuple[str, ...]]":
         """Head of the circuit -> its roles: those it has in at least 95 % of the resamples."""
@@ -129,6 +136,10 @@ class HeadRoles:
             inside = set(circuit.nodes)
             frame["in_circuit"] = [name in inside for name in self.heads]
         return pd.DataFrame(frame)
+
+    def only(self, facts: NDArray[np.integer]) -> "HeadRoles":
+        """The same over some of the facts, by their positions [M]."""
+        return replace(self, subject=self.subject[facts], relation=self.relation[facts])
 
     def save(self, folder: Path | str) -> Path:
         """Write to a result folder."""

@@ -154,6 +154,14 @@ class AttributionGraph:
         )
         return frame.sort_values("score", key=np.abs, ascending=False, ignore_index=True, kind="stable")
 
+    def export(self, path: Path | str, n: int | None = None) -> Path:
+        """Write the circuit of n edges, or of all, for another tool, in the format the file's name ends in.
+
+        See `circuits.export`. A parquet table holds the scores of all edges whatever the n.
+        """
+        circuit = Circuit(self.shape, self.mask, self.mean) if n is None else self.prune(n)
+        return circuit.export(path)
+
     def plot(self, n: int = 100) -> "go.Figure":
         """The circuit of the n strongest edges in the fixed layout: head on x, layer on y."""
         from circuits.plots import circuit_figure

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuit_drift.phases import evolve
+from circuit_drift.pair_tables import pair_tables, role_frame
+from circuit_drift.phases import evolve, stage_ends
 from circuit_drift.report.audit import audit_sections, audit_warnings
 from circuit_drift.report.page import Section, write_page
-from circuit_drift.verdict import pair_verdict, run_verdict, stages
+from circuit_drift.verdict import pair_verdict, run_verdict
+from circuits.roles import changes_sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,14 +66,6 @@ def write_pair_report(pair: "PairDiff", path: Path | str) -> Path:
         sections=list(_pair_sections(pair, anchor="pair")),
         provenance=_provenance((pair.a, pair.b), {}),
     )
-
-
-def stage_ends(run: "Run") -> list[tuple["Point", "Point"]]:
-    """The pairs a reader looks at first: each stage's start, which is the last point of the one before, and its end."""
-    complete = [[p for p in stage if p.circuit is not None or p.heads is not None] for stage in stages(run)]
-    groups = [group for group in complete if group]
-    starts = [groups[0][0], *(group[-1] for group in groups[:-1])] if groups else []
-    return [(start, group[-1]) for start, group in zip(starts, groups, strict=True) if start is not group[-1]]
 
 
 def _headlines(pair: "PairDiff") -> Iterator[str]:
@@ -151,7 +145,41 @@ def _pair_sections(pair: "PairDiff", *, anchor: str) -> Iterator[Section]:
             caption=f"Measured on {pair.facts}. {pair.circuit.caption}",
             frame=pair.circuit.to_frame(),
         )
-        yield Section(f"similarity-{anchor}", f"Similarity {span}", frame=pair.circuit.similarity_frame())
+        shown = {table.name: table for table in pair_tables(pair)}
+        yield Section(
+            f"nodes-{anchor}",
+            f"Nodes {span}",
+            caption="A node's score is the sum over its out-edges. The table holds those that changed for real.",
+            frame=shown["nodes"].frame,
+        )
+        yield Section(f"similarity-{anchor}", f"Similarity {span}", frame=shown["similarity"].frame)
+        yield Section(
+            f"profile-{anchor}",
+            f"Depth and spread {span}",
+            caption="Of the whole graph of |score|, with 95 % intervals of the change: where the work lies, "
+            "and over how many edges it spreads.",
+            frame=shown["profile"].frame,
+        )
+        if pair.circuit.transfer is not None:
+            yield Section(
+                f"transfer-{anchor}",
+                f"Functional transfer {span}",
+                text=pair.circuit.transfer.verdict,
+                figure=pair.circuit.transfer.plot(),
+                caption="Faithfulness of each checkpoint's circuit in each model: tells other wiring with the same "
+                "function from a function that has moved.",
+                frame=shown["transfer"].frame,
+            )
+    if pair.roles is not None:
+        yield Section(
+            f"roles-{anchor}",
+            f"Roles of heads {span}",
+            text=changes_sentence(pair.roles),
+            caption="Mover: the head's contribution to the answer is read from the subject (over 10 times that of the "
+            "relation); relation: the reverse; mixture: between; the others by their scores. Certain in 95 % of "
+            "resamples of the facts.",
+            frame=role_frame(pair.roles),
+        )
     if pair.heads is not None:
         yield Section(
             f"heads-{anchor}",

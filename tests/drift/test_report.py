@@ -9,7 +9,7 @@ import pytest
 
 import circuit_drift
 from checkpoints import StoreError
-from circuit_drift.report import stage_ends
+from circuit_drift.phases import stage_ends
 from circuit_drift.report.page import Section, write_page
 
 

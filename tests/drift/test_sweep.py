@@ -11,7 +11,7 @@ import pytest
 
 import circuit_drift
 from checkpoints import CorruptWeights, DriftError, StoreError, open_series
-from circuit_drift.measures import build_measures
+from circuit_drift.measures import MEASURES, build_measures
 from circuit_drift.sweep import load_run
 
 SMALL = {"length": 64, "depths": (0.2, 0.8)}
@@ -56,7 +56,7 @@ def test_two_stores_hold_bitwise_the_same_numbers(tiny_series, tmp_path):
 def test_results_carry_their_provenance(tiny_series, store):
     point = _run(tiny_series, store).at(10)
     checkpoint = open_series(tiny_series).at(10)
-    for measure in ("heads", "circuit", "faithfulness"):
+    for measure in MEASURES:
         provenance = getattr(point, measure).meta["provenance"]
         assert provenance["weights_hash"] == checkpoint.weights_hash
         assert provenance["tokenizer_hash"] == checkpoint.tokenizer_hash
@@ -70,7 +70,7 @@ def test_a_damaged_checkpoint_is_recorded_and_the_others_go_on(tiny_series, stor
     weights = series / "checkpoint-10" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     run = _run(series, store)
-    assert set(run.at(10).failures) == {"heads", "circuit", "faithfulness"}
+    assert set(run.at(10).failures) == set(MEASURES)
     assert "checkpoint-10" in run.at(10).failures["heads"]
     assert run.at(0).failures == run.at(100).failures == {}
     assert load_run(store).at(10).failures == run.at(10).failures
@@ -131,7 +131,7 @@ def test_a_killed_run_loses_nothing_it_had_finished(tiny_series, store, how):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    assert len(list(store.glob("*/[!.]*/result.json"))) == 9
+    assert len(list(store.glob("*/[!.]*/result.json"))) == 3 * len(MEASURES)
 
 
 def test_weights_that_are_not_finite_are_refused(tiny_series, store, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import circuit_drift
 from checkpoints import open_series
 from circuit_drift.executors.crew import exhaust
-from circuit_drift.measures import build_measures
+from circuit_drift.measures import MEASURES, build_measures
 from circuit_drift.store import Store
 from circuit_drift.tasks import Sweep
 from tests.drift.conftest import save_model, save_prompts
@@ -77,7 +77,7 @@ def test_eight_kills_change_nothing_and_lose_nothing_finished(series, tmp_path, 
     clean, killed = tmp_path / "clean", tmp_path / "killed"
     run_once(server, exhaust, new_sweep(series, clean), 0)
     expected = contents(clean)
-    assert len(expected) == 3 * len(STEPS) * len(FILES)
+    assert len(expected) == len(MEASURES) * len(STEPS) * len(FILES)
 
     draw = random.Random(0)
     finished: dict[Path, int] = {}
@@ -104,6 +104,6 @@ def test_two_runs_at_once_share_the_work(series, tmp_path, server):
     sweeps = [new_sweep(series, tmp_path / "store") for _ in range(2)]
     with ProcessPoolExecutor(2, mp_context=server) as pool:
         computed = list(pool.map(exhaust, sweeps, [0, 0]))
-    assert sum(computed) == 3 * len(STEPS)
+    assert sum(computed) == len(MEASURES) * len(STEPS)
     for sweep in sweeps:
         assert len(sweep.journal.read(range(len(STEPS)))) == len(STEPS)

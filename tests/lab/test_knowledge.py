@@ -326,7 +326,7 @@ def test_the_ledger_needs_no_torch():
     assert done.stdout.strip() == "False"
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(arrays(float, st.tuples(st.integers(1, 4), st.integers(1, 4)), elements=st.floats(0, 1)))
 def test_outcomes_are_consistent(scores):
     out = book_of(scores).outcome

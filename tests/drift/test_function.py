@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import circuit_drift
+import circuits
+from checkpoints import BadPrompt, open_series
+from circuit_drift.cli import app
+from circuit_drift.function import measure_transfer, stored_transfer
+from circuit_drift.pair import roles_of
+from circuit_drift.pair_tables import pair_tables
+from circuit_drift.store import Store
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_series, tmp_path_factory):
+    store = tmp_path_factory.mktemp("function") / "store"
+    prompts = circuit_drift.prompts_for(tiny_series, length=64)
+    compared = circuit_drift.diff(f"{tiny_series}@0", f"{tiny_series}@10", store=store, prompts=prompts, progress=False)
+    return compared, Store(store)
+
+
+def test_a_diff_runs_each_circuit_in_both_models_and_keeps_what_it_found(pair, tiny_series):
+    compared, store = pair
+    points = (compared.a, compared.b)
+    transfer = compared.circuit.transfer
+    assert transfer.values.shape == (2, 2)
+    assert transfer.verdict in " ".join(compared.verdict)
+    np.testing.assert_array_equal(stored_transfer(points, store).metric, transfer.metric)
+    assert stored_transfer(points[::-1], store) is None
+    checkpoints = open_series(tiny_series).checkpoints[:2]
+    series = circuit_drift.prompts_for(tiny_series)
+    with checkpoints[1].open("cpu") as loaded:
+        facts = circuits.tokenize_facts(loaded.tokenizer, series.facts.facts)
+        own = circuits.faithfulness(loaded.model, compared.circuit.circuit_b, facts)
+        assert own.value == pytest.approx(transfer.values[1, 1], abs=1e-5)
+    again = measure_transfer(checkpoints, points, store, series)
+    np.testing.assert_array_equal(again.metric, transfer.metric)
+
+
+def test_circuits_of_other_facts_are_not_transferred(pair, tiny_series, tmp_path):
+    compared, _ = pair
+    with pytest.raises(BadPrompt, match="measured on other facts"):
+        measure_transfer(
+            open_series(tiny_series).checkpoints[:2],
+            (compared.a, compared.b),
+            Store(tmp_path),
+            circuit_drift.prompts_for(tiny_series, facts=_shorter(tiny_series, tmp_path)),
+        )
+
+
+def test_a_diff_tells_roles_nodes_and_depth(pair):
+    compared, _ = pair
+    assert [table.name for table in pair_tables(compared)] == [
+        "heads", "edges", "nodes", "similarity", "profile", "transfer", "roles"
+    ]  # fmt: skip
+    assert any(sentence.startswith(("Roles in", "No head of the circuits")) for sentence in compared.verdict)
+    frame = roles_of(compared.a).to_frame(compared.circuit.circuit_a)
+    assert {"mover", "relation", "mixture", "previous-token", "induction", "retrieval", "in_circuit"} <= set(frame)
+    assert len(frame) == 8
+
+
+def test_the_matrix_over_a_series_is_one_command(tiny_series, tmp_path):
+    html = tmp_path / "transfer.html"
+    done = CliRunner().invoke(
+        app, ["transfer", str(tiny_series), "--store", str(tmp_path / "store"), "--html", str(html)]
+    )
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0] == "circuit,model,n_edges,faithfulness,low,high"
+    assert [line.split(",")[:2] for line in lines[1:4]] == [["0", "0"], ["0", "10"], ["0", "100"]]
+    assert len(lines) == 10
+    assert html.stat().st_size > 10_000
+
+
+def _shorter(series, folder):
+    path = folder / "facts.jsonl"
+    path.write_text("".join((series / "facts.jsonl").read_text().splitlines(keepends=True)[:4]))
+    return path
