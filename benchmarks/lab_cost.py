@@ -13,6 +13,7 @@
 
 import argparse
 import json
+import math
 import random
 import tempfile
 import time
@@ -35,7 +36,6 @@ from circuit_drift.measures import CircuitMeasure, RetrievalMeasure
 from circuit_drift.prompts import FactSource, NeedleSource
 
 BATCH = 64
-UNLIMITED = 1e9
 ROW = 512
 
 
@@ -137,7 +137,7 @@ def training_share(name: str, what: dict, stage: int, epochs: int) -> dict[str, 
     recipe = replace(whole, rows=((0, ROW),), stages=(slice_of,))
     with tempfile.TemporaryDirectory() as folder:
         prober = Prober(
-            "bench", tokenizer, schedule=Schedule(every=epoch, start=False), share=UNLIMITED, store=folder, **what
+            "bench", tokenizer, schedule=Schedule(every=epoch, start=False), share=math.inf, store=folder, **what
         )
         for model, moment in train(recipe, world, tokenizer, every=epoch):
             prober.after_step(model, step=moment.step)

@@ -465,6 +465,10 @@ def test_a_budget_keeps_to_its_share():
     assert budget.training == pytest.approx(99.0)  # what came before the first probe does not count
     with pytest.raises(BadPrompt, match="share above 0"):
         Budget(0)
+    whatever = Budget(float("inf"), clock=lambda: 0.0)
+    with whatever.spending():
+        pass
+    assert whatever.affords()
 
 
 def test_probes_that_do_not_fit_are_passed_over(tokenizer, facts, tmp_path):

@@ -1,5 +1,6 @@
 """The share of training time that probes may take."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ class Budget:
     nothing is known of its cost yet; later ones wait until training has paid for it.
 
     Attributes:
-        share: seconds of probing allowed for each second of training.
+        share: seconds of probing allowed for each second of training; infinite = every probe is taken.
         spent: seconds of probing so far.
     """
 
@@ -39,7 +40,9 @@ class Budget:
 
     def affords(self) -> bool:
         """Whether another probe fits."""
-        return not self._recent or self.spent + max(self._recent) <= self.share * self.training
+        if not self._recent or math.isinf(self.share):
+            return True
+        return self.spent + max(self._recent) <= self.share * self.training
 
     @contextmanager
     def spending(self) -> Iterator[None]:
