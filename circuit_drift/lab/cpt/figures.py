@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+ACROSS = 4
+_EVENTS = ("acquisitions", "relearned", "losses")
+
 
 def loss_and_recall(trained: Sequence[Trained], references: "pd.DataFrame | None" = None) -> "go.Figure":
     """Loss on the documents above, mean recall of all units below, by epoch; retrieval as horizontal lines."""
@@ -44,27 +47,22 @@ def loss_finding(trained: Sequence[Trained]) -> str:
 
 def transitions(trained: Sequence[Trained]) -> "go.Figure":
     """A panel a strategy: retained and acquired upward, forgotten downward, by epoch."""
-    from plotly.subplots import make_subplots
-
-    figure = make_subplots(rows=1, cols=len(trained), shared_yaxes=True, subplot_titles=[one.name for one in trained])
-    for column, one in enumerate(trained, 1):
+    figure = _panels([one.name for one in trained])
+    for k, one in enumerate(trained):
         table = one.ledger.to_frame()
         bars = {"retained": table["known"] - table["acquired"], "acquired": table["acquired"]}
         bars["forgotten"] = -table["forgotten"]
         for name, height in bars.items():
             figure.add_bar(x=one.log["epoch"], y=height, name=name, marker_color=COLOURS[name], legendgroup=name,
-                           showlegend=column == 1, row=1, col=column)  # fmt: skip
-    figure.update_layout(barmode="relative").update_xaxes(title_text="epoch")
-    figure.update_yaxes(title_text="units", row=1, col=1)
+                           showlegend=k == 0, **_place(k))  # fmt: skip
+    figure.update_layout(barmode="relative").update_yaxes(title_text="units", col=1)
     acquired, relearned, lost = (sum(one.ledger.outcome[n] for one in trained) for n in _EVENTS)
     return theme.dress(
         figure,
         title=f"{acquired} acquisitions, {relearned} of them for a second time, and {lost} losses",
-        subtitle="units known; an epoch's first bar is the model before training",
+        subtitle="units known; epoch 0 is the model before training",
+        height=_height(len(trained)),
     )
-
-
-_EVENTS = ("acquisitions", "relearned", "losses")
 
 
 def exposure(trained: Sequence[Trained]) -> "go.Figure":
@@ -125,33 +123,47 @@ def skills_finding(trained: Sequence[Trained]) -> str:
 
 def circuit_drift_figure(trained: Sequence[Trained]) -> "go.Figure":
     """Edge overlap of each epoch's circuit with the one before training, a panel a strategy over its noise floor."""
-    from plotly.subplots import make_subplots
-
     drifts = {one.name: one.drift() for one in trained}
     drifts = {name: frame for name, frame in drifts.items() if len(frame)}
-    figure = make_subplots(rows=1, cols=len(drifts), shared_yaxes=True, subplot_titles=list(drifts))
+    figure = _panels(list(drifts))
     lines = (
         ("floor_low", "noise floor, 5 %", {"color": theme.GREY, "dash": "dot"}),
         ("floor", "noise floor: halves of the facts, one checkpoint", {"color": theme.GREY}),
         ("overlap", "overlap with the circuit before training", {"color": theme.VERMILLION}),
         ("chance", "random edges", {"color": "#000000", "dash": "dash", "width": 1}),
     )
-    for column, frame in enumerate(drifts.values(), 1):
+    for k, frame in enumerate(drifts.values()):
         for name, label, line in lines:
             figure.add_scatter(x=frame["epoch"], y=frame[name], name=label, mode="lines+markers", line=line,
-                               legendgroup=name, showlegend=column == 1, row=1, col=column)  # fmt: skip
-    figure.update_xaxes(title_text="epoch").update_yaxes(range=[-0.03, 1.03])
-    figure.update_yaxes(title_text="edge Jaccard", row=1, col=1)
+                               legendgroup=name, showlegend=k == 0, **_place(k))  # fmt: skip
+    figure.update_yaxes(range=[-0.03, 1.03]).update_yaxes(title_text="edge Jaccard", col=1)
     beyond, epochs = (sum(int(v) for v in vs) for vs in zip(*map(_beyond, drifts.values()), strict=True))
     return theme.dress(
         figure,
         title=f"The circuit left its noise floor in {beyond} of {epochs} epochs",
         subtitle="a line below the dotted one is real rewiring; above it, other prompts would have changed as much",
+        height=_height(len(drifts)),
     )
 
 
 def _beyond(frame: "pd.DataFrame") -> tuple[int, int]:
     return int(frame["beyond_noise"].sum()), len(frame)
+
+
+def _panels(names: Sequence[str]) -> "go.Figure":
+    """A panel for each name, so many in a row, on one scale."""
+    from plotly.subplots import make_subplots
+
+    rows, cols = -(-len(names) // ACROSS), min(len(names), ACROSS)
+    return make_subplots(rows=rows, cols=cols, shared_xaxes=True, shared_yaxes="all", subplot_titles=names)
+
+
+def _place(k: int) -> dict[str, int]:
+    return {"row": k // ACROSS + 1, "col": k % ACROSS + 1}
+
+
+def _height(panels: int) -> int:
+    return 180 + 240 * -(-panels // ACROSS)
 
 
 def _line(k: int, name: str) -> dict[str, object]:

@@ -35,7 +35,7 @@ NAMES = tuple(strategy.name for strategy in STRATEGIES)
 
 
 def study(
-    folder: Path,
+    folder: Path | str,
     names: Sequence[str] = NAMES,
     *,
     people: int = 20,
@@ -62,6 +62,7 @@ def study(
     """
     if unknown := sorted(set(names) - set(NAMES)):
         raise ValueError(f"there is no strategy {unknown[0]}; there are {', '.join(NAMES)}")
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     world = make_world(0)
     told, known = _told(world, people), _people(world.controls, people)
