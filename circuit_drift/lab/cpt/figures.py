@@ -16,7 +16,7 @@ _EVENTS = ("acquisitions", "relearned", "losses")
 
 
 def loss_and_recall(trained: Sequence[Trained], references: "pd.DataFrame | None" = None) -> "go.Figure":
-    """Loss on the documents above, mean recall of all units below, by epoch; retrieval as horizontal lines."""
+    """Loss on the documents above, mean recall of all units below, by epoch; the gold passage as a line."""
     from plotly.subplots import make_subplots
 
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.07)
@@ -24,11 +24,14 @@ def loss_and_recall(trained: Sequence[Trained], references: "pd.DataFrame | None
         curve = one.ledger.to_frame()["mean"]
         for row, values in ((1, one.log[LOSS]), (2, curve)):
             figure.add_scatter(x=one.log["epoch"], y=values, **_line(k, one.name), showlegend=row == 1, row=row, col=1)
-    for row in () if references is None else references.itertuples():
+    for row in () if references is None else references.query("passages == 'gold'").itertuples():
         figure.add_hline(
-            y=row.recall, row=2, col=1, line={"color": theme.GREY, "dash": "dot"},
-            annotation={"text": f"with the {row.passages} passage, untrained", "font": {"color": theme.GREY}},
-        )  # fmt: skip
+            y=row.recall,
+            row=2,
+            col=1,
+            line={"color": theme.GREY, "dash": "dot"},
+            annotation={"text": "untrained, the right passage in front", "font": {"color": theme.GREY}},
+        )
     figure.update_yaxes(title_text="loss on the documents", row=1, col=1)
     figure.update_yaxes(title_text="recall", range=[-0.03, 1.03], row=2, col=1)
     figure.update_xaxes(title_text="epoch", row=2, col=1)
@@ -57,7 +60,7 @@ def transitions(trained: Sequence[Trained]) -> "go.Figure":
                            showlegend=k == 0, **_place(k))  # fmt: skip
     figure.update_layout(barmode="relative").update_yaxes(title_text="units", col=1)
     acquired, relearned, lost = (sum(one.ledger.outcome[n] for one in trained) for n in _EVENTS)
-    return theme.dress(
+    return _dress(
         figure,
         title=f"{acquired} acquisitions, {relearned} of them for a second time, and {lost} losses",
         subtitle="units known; epoch 0 is the model before training",
@@ -80,15 +83,22 @@ def exposure(trained: Sequence[Trained]) -> "go.Figure":
     figure.update_xaxes(title_text="epoch")
     figure.update_yaxes(range=[-0.03, 1.03])
     figure.update_yaxes(title_text="share known", row=1, col=1)
-    return theme.dress(figure, title=exposure_finding(trained), subtitle="units known, by prior exposure")
+    return _dress(figure, title=exposure_finding(trained), subtitle="units known, by prior exposure")
 
 
 def exposure_finding(trained: Sequence[Trained]) -> str:
-    """What became of the units known before, and of the others, over all strategies."""
-    outcomes = [one.ledger.outcome for one in trained]
-    first, kept = (sum(o[name] for o in outcomes) for name in ("known_first", "kept"))
-    learned, held = (sum(o[name] for o in outcomes) for name in ("newly_learned", "newly_learned_held"))
-    return f"Of {first} units known before, {kept} are kept; of {learned} newly learned, {held} are held to the end"
+    """What is kept of what was known before, and held of what was newly learned, from worst to best strategy."""
+    outcomes = {one.name: one.ledger.outcome for one in trained}
+    first = next(iter(outcomes.values()))["known_first"]
+    kept = {name: outcome["kept"] for name, outcome in outcomes.items()}
+    held = [o["newly_learned_held"] / o["newly_learned"] for o in outcomes.values() if o["newly_learned"]]
+    said = f"Of {first} units known before, {min(kept.values())} ({min(kept, key=kept.__getitem__)})"
+    if len(set(kept.values())) > 1:
+        said += f" to {max(kept.values())} ({max(kept, key=kept.__getitem__)})"
+    if not held:
+        return f"{said} are kept; none is newly learned"
+    shares = dict.fromkeys(f"{share:.0%}" for share in (min(held), max(held)))
+    return f"{said} are kept; {' to '.join(shares)} of those newly learned are held"
 
 
 def skills(trained: Sequence[Trained]) -> "go.Figure":
@@ -109,7 +119,7 @@ def skills(trained: Sequence[Trained]) -> "go.Figure":
             figure.add_scatter(x=one.log["epoch"], y=one.log[name], **_line(k, one.name), showlegend=column == 1,
                                row=1, col=column)  # fmt: skip
     figure.update_xaxes(title_text="epoch")
-    return theme.dress(figure, title=skills_finding(trained), subtitle="nothing of this is in the documents")
+    return _dress(figure, title=skills_finding(trained), subtitle="nothing of this is in the documents")
 
 
 def skills_finding(trained: Sequence[Trained]) -> str:
@@ -138,7 +148,7 @@ def circuit_drift_figure(trained: Sequence[Trained]) -> "go.Figure":
                                legendgroup=name, showlegend=k == 0, **_place(k))  # fmt: skip
     figure.update_yaxes(range=[-0.03, 1.03]).update_yaxes(title_text="edge Jaccard", col=1)
     beyond, epochs = (sum(int(v) for v in vs) for vs in zip(*map(_beyond, drifts.values()), strict=True))
-    return theme.dress(
+    return _dress(
         figure,
         title=f"The circuit left its noise floor in {beyond} of {epochs} epochs",
         subtitle="a line below the dotted one is real rewiring; above it, other prompts would have changed as much",
@@ -158,12 +168,17 @@ def _panels(names: Sequence[str]) -> "go.Figure":
     return make_subplots(rows=rows, cols=cols, shared_xaxes=True, shared_yaxes="all", subplot_titles=names)
 
 
+def _dress(figure: "go.Figure", *, title: str, subtitle: str, height: int = 420) -> "go.Figure":
+    """As `theme.dress`, with room for the panels' own titles."""
+    return theme.dress(figure, title=title, subtitle=subtitle, height=height).update_layout(margin_t=120)
+
+
 def _place(k: int) -> dict[str, int]:
     return {"row": k // ACROSS + 1, "col": k % ACROSS + 1}
 
 
 def _height(panels: int) -> int:
-    return 180 + 240 * -(-panels // ACROSS)
+    return 210 + 240 * -(-panels // ACROSS)
 
 
 def _line(k: int, name: str) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """The report page of a comparison of strategies: one self-contained HTML file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from circuit_drift.lab.cpt import figures
@@ -45,20 +45,24 @@ def write_comparison(out: Path | str, path: Path | str, *, threshold: float = 0.
 def findings(trained: Sequence[Trained], out: Path | str) -> Iterator[str]:
     """What the comparison says, most important first; every number computed."""
     yield f"{figures.loss_finding(trained)}. {figures.exposure_finding(trained)}."
-    learned = max(trained, key=lambda one: one.ledger.outcome["newly_learned_held"])
-    kept = max(trained, key=lambda one: one.ledger.outcome["kept"])
+    held = {one.name: one.ledger.outcome["newly_learned_held"] for one in trained}
+    kept = {one.name: one.ledger.outcome["kept"] for one in trained}
     yield (
-        f"{learned.name} learns most ({learned.ledger.outcome['newly_learned_held']} units held at the end), "
-        f"{kept.name} keeps most of what was known ({kept.ledger.outcome['kept']} of "
-        f"{kept.ledger.outcome['known_first']})."
+        f"Most learned and held to the end: {max(held.values())} units ({_best(held)}). Most kept of the "
+        f"{trained[0].ledger.outcome['known_first']} known before: {max(kept.values())} ({_best(kept)})."
     )
-    for row in retrieval_frame(out).itertuples():
-        yield (
-            f"Reading instead of learning, {row.passages} passage: recall {row.recall:.2f} over {row.asked} probes, "
-            f"{row.known} of {row.units} units known" + (f"; {row.refused} probes refused." if row.refused else ".")
-        )
+    read = [
+        f"{row.passages} passage {row.recall:.2f} ({row.known} of {row.units} units known, {row.refused} probes refused)"
+        for row in retrieval_frame(out).itertuples()
+    ]
+    if read:
+        yield f"Reading instead of learning, recall of the untrained model: {', '.join(read)}."
     for one in trained:
         yield f"{one.name}: {one.verdict.sentence}."
+
+
+def _best(counts: Mapping[str, int]) -> str:
+    return ", ".join(name for name, count in counts.items() if count == max(counts.values()))
 
 
 def _sections(trained: Sequence[Trained], out: Path | str, threshold: float) -> Iterator[Section]:
