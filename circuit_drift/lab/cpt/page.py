@@ -52,7 +52,7 @@ def findings(trained: Sequence[Trained], out: Path | str) -> Iterator[str]:
         f"{trained[0].ledger.outcome['known_first']} known before: {max(kept.values())} ({_best(kept)})."
     )
     read = [
-        f"{row.passages} passage {row.recall:.2f} ({row.known} of {row.units} units known, {row.refused} probes refused)"
+        f"{row.passages} passage {row.recall:.2f} ({row.known} of {row.units} units known, {row.refused} refused)"
         for row in retrieval_frame(out).itertuples()
     ]
     if read:
