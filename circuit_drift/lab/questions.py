@@ -100,8 +100,9 @@ def _statements(
     )
     for kind, form, text in asked:
         if text is not None:
-            names = (text.format(one.person.name) for one in (fact, rival))
-            yield circuits.Fact(*names, f" {fact.value}", f" {rival.value}", {**about, "kind": kind, "form": form})
+            clean, corrupt = (text.format(one.person.name) for one in (fact, rival))
+            labels = {**about, "kind": kind, "form": form}
+            yield circuits.Fact(clean, corrupt, f" {fact.value}", f" {rival.value}", labels)
 
 
 def _linked(

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback
 import circuit_drift
 import circuits
 import heads
-from checkpoints import BadPrompt, DriftError, UnsupportedArchitecture, open_checkpoint, open_series
+from checkpoints import BadPrompt, DriftError, StoreError, UnsupportedArchitecture, open_checkpoint, open_series
 from circuit_drift.lab import knowledge, probes
 from circuit_drift.lab.probing import (
     Arithmetic,
@@ -36,6 +36,7 @@ from circuit_drift.lab.probing import (
 from circuit_drift.lab.probing.skills import forced
 from circuit_drift.measures import build_measures
 from circuit_drift.prompts import FactSource, NeedleSource, Prompts
+from circuit_drift.tasks import Task
 
 pytest.importorskip("accelerate", reason="transformers' Trainer needs accelerate")
 
@@ -287,6 +288,18 @@ def test_a_store_that_cannot_be_written_does_not_end_training(tokenizer, facts, 
     monkeypatch.setattr(type(prober.recorder), "add", lambda *_: (_ for _ in ()).throw(DriftError("disk full")))
     assert prober.after_step(tiny(tokenizer), step=0).scalars
     assert "disk full" in caplog.text
+
+
+def test_a_result_that_cannot_be_stored_does_not_end_training(tokenizer, measures, tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise StoreError("no space left")
+
+    monkeypatch.setattr(Task, "compute", full)
+    prober = prober_of(tokenizer, tmp_path, measures=measures[:1])
+    probe = prober.after_step(tiny(tokenizer), step=0)
+    assert probe.point.failures == {"heads": "no space left"}
+    assert probe.point.keys == {}
+    assert "no space left" in caplog.text
 
 
 def test_a_probe_that_writes_to_the_weights_ends_training(tokenizer, tmp_path):
