@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from circuits.alignment import Alignment, align
     from circuits.attribution import attribute, completeness
+    from circuits.backward import Backward
     from circuits.comparison import GraphDiff, diff
     from circuits.evaluation import Faithfulness, FaithfulnessCurve, faithfulness, faithfulness_curve, minimal_circuit
     from circuits.evolution import Evolution, evolve
@@ -41,6 +42,7 @@ _HOMES = {
     "TASKS": "tasks",
     "Alignment": "alignment",
     "AttributionGraph": "scores",
+    "Backward": "backward",
     "Circuit": "graph",
     "Evolution": "evolution",
     "Fact": "facts",
@@ -93,6 +95,7 @@ __all__ = [
     "TASKS",
     "Alignment",
     "AttributionGraph",
+    "Backward",
     "Circuit",
     "Evolution",
     "Fact",

@@ -22,7 +22,7 @@ from checkpoints.anatomy import Anatomy, Block
 from checkpoints.attention import attention_implementation
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from checkpoints.norms import Norm, read_norm
-from circuits.trace import Batch, forward, hooks
+from circuits.trace import Batch, forward, hooks, widen
 
 Preset = Literal["plain", "gim", "relp"]
 ATTENTION = "drift_backward"
@@ -186,8 +186,8 @@ def _frozen_norm(norm: Norm, reached: set[nn.Module]) -> Callable[..., Any]:
         reached.add(module)
         if not torch.is_grad_enabled():
             return None
-        x = args[0] if args[0].dtype.itemsize >= 4 else args[0].float()
-        return with_gradient_of(norm.spread(x, norm.normalise(x.detach())[1]).to(output.dtype), output)
+        inverse = norm.normalise(widen(args[0]))[1]
+        return with_gradient_of(norm.spread(args[0].to(inverse.dtype), inverse).to(output.dtype), output)
 
     return hook
 
@@ -197,9 +197,9 @@ def _activation_hook(reached: set[nn.Module]) -> Callable[..., Any]:
         reached.add(module)
         if not torch.is_grad_enabled():
             return None
-        x = args[0].detach()
-        slope = output.detach() / (x + torch.where(x < 0, -STABILISER, STABILISER))
-        return with_gradient_of(args[0] * slope, output)
+        x = widen(args[0])
+        slope = widen(output) / (x + STABILISER * torch.where(x < 0, -1.0, 1.0))
+        return with_gradient_of(args[0] * slope.to(output.dtype), output)
 
     return hook
 

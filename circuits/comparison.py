@@ -331,11 +331,12 @@ def _turned(tests: EdgeTests) -> EdgeTests:
 
 def _require_comparable(a: AttributionGraph, b: AttributionGraph, pairing: str) -> None:
     require_same_shape(a.shape, b.shape)
-    for name in ("method", "ig_steps", "rule", "metric"):
-        if a.meta.get(name) != b.meta.get(name):
+    usual = {"backward": "plain", "ablation": "corrupt"}
+    for name in ("method", "ig_steps", "rule", "metric", *usual):
+        one, other = (graph.meta.get(name, usual.get(name)) for graph in (a, b))
+        if one != other:
             raise CheckpointMismatch(
-                f"the graphs were made with different {name}: {a.meta.get(name)!r} and {b.meta.get(name)!r}; "
-                "run both with the same settings"
+                f"the graphs were made with different {name}: {one!r} and {other!r}; run both with the same settings"
             )
     units = min(len(a.scores), len(b.scores))
     if units < 2:
