@@ -2,6 +2,7 @@
 
     python benchmarks/sweep_cost.py                              # 30 checkpoints of 125M parameters, 7.5 GB of disk
     python benchmarks/sweep_cost.py --layers 4 --width 256       # smaller
+    python benchmarks/sweep_cost.py --series DIR                 # write the series there, or take it from there
 
 Wall seconds. Reading is every byte of every weight file, once; computing is the measure on a model in memory, once for
 each checkpoint, timed before the run and inside it, where both sides of the ratio saw the same load of the machine.
@@ -48,14 +49,15 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=4, help="needle prompts of the measure")
     parser.add_argument("--length", type=int, default=256, help="tokens of each")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads, before the run and in it")
+    parser.add_argument("--series", type=Path, help="where the series stays, for runs that time nothing but the sweep")
     parser.add_argument("--folder", type=Path, help="where the series and its store go, for a while")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         os.environ[hashes.CACHE] = f"{folder}/cache"
-        found = store_costs(Path(folder)) | sweep_costs(Path(folder), options)
-    for name, value in found.items():
-        print(f"{name:64} {value:,.3f}")
+        for costs in (store_costs(Path(folder)), sweep_costs(Path(folder), options)):
+            for name, value in costs.items():
+                print(f"{name:64} {value:,.3f}", flush=True)
 
 
 def store_costs(folder: Path) -> dict[str, float]:
@@ -78,7 +80,10 @@ def store_costs(folder: Path) -> dict[str, float]:
 
 def sweep_costs(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """A whole run beside the two things it cannot do without."""
-    series = make_series(folder / "series", options.checkpoints, options.layers, options.width)
+    root = options.series or folder / "series"
+    if not root.exists():
+        make_series(root, options.checkpoints, options.layers, options.width)
+    series = open_series(root)
     prompts = prompts_of(options.prompts, options.length)
     measure = RetrievalMeasure(prompts.needles)
     files = [file for checkpoint in series for file in checkpoint.path.glob("*.safetensors")]

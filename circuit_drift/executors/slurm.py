@@ -35,8 +35,9 @@ class SlurmJobs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        queued = self.executor.cluster == "slurm"  # one that was pre-empted may wait its turn for hours, for nothing
         for job in self.jobs:
-            if kind is not None:
+            if queued or kind is not None:
                 job.cancel(check=False)
             elif not job.done():
                 job.wait()
