@@ -1,8 +1,8 @@
 """How well the model answers over length and depth, or distance and interference: maps of answer NLL, numpy only."""
 
 import html
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,11 +105,44 @@ class NeedleMap:
             raise BadPrompt("the middle penalty needs depths both inside and outside 30 to 80 %")
         per_prompt = nanmean(self.nll, axis=1)
         parts = np.stack([np.where(inside, per_prompt, np.nan), np.where(inside, np.nan, per_prompt)], axis=1)
+        return self._difference(parts, draws=draws, seed=seed)
+
+    def interference_cost(self, *, draws: int = 2000, seed: int = 0) -> Estimate:
+        """Mean NLL with the most text before the needle minus that with the least, nats per token; > 0: it disturbs.
+
+        The distance is the same on both sides (arXiv 2604.02650, figure 9). The interval resamples needles.
+
+        Raises:
+            BadPrompt: a map without several lengths of text before the needle.
+        """
+        if self.axes[1] != "before" or len(self.columns) < 2:
+            raise BadPrompt("the cost of interference needs a map over several lengths of text before the needle")
+        order = np.argsort(self.columns)
+        per_prompt = nanmean(self.nll, axis=1)
+        parts = np.stack([np.where(self.column == order[end], per_prompt, np.nan) for end in (-1, 0)], axis=1)
+        return self._difference(parts, draws=draws, seed=seed)
+
+    def _difference(self, parts: Floats, *, draws: int, seed: int) -> Estimate:
+        """Mean of the first column minus that of the second, [P, 2], each over the prompts it applies to."""
         weights = resampling(len(np.unique(self.needle)), draws=draws, seed=seed)
         means = resampled_means(parts, self.needle, weights)
         low, high = percentiles(means[:, 0] - means[:, 1])
         value = nanmean(parts)
         return Estimate(float(value[0] - value[1]), float(low), float(high), len(np.unique(self.needle)))
+
+    def part(self, rows: Collection[float]) -> "NeedleMap":
+        """The map over some values of its first axis only.
+
+        Raises:
+            BadPrompt: a value that is not in the map.
+        """
+        if missing := set(rows) - set(self.rows):
+            raise BadPrompt(f"the map has no {self.axes[0]} {sorted(missing)}; it has {list(self.rows)}")
+        kept = [i for i, value in enumerate(self.rows) if value in rows]
+        inside = np.isin(self.row, kept)
+        arrays = {name: getattr(self, name)[inside] for name in _ARRAYS}
+        arrays["row"] = np.searchsorted(kept, arrays["row"])
+        return replace(self, rows=tuple(self.rows[i] for i in kept), **arrays)
 
     def summary(self) -> str:
         """One sentence: mean, worst cell, middle penalty where it applies."""

@@ -134,3 +134,27 @@ def test_stability_of_a_clear_list_and_of_noise():
     kept, width = stability(noise, top_k=4, draws=200, seed=0)
     assert kept < 0.8
     assert width > 0.2
+
+
+def test_interference_costs_what_the_text_before_adds():
+    before, nll = np.array([0, 64, 128] * 6), np.array([1.0, 1.2, 1.9] * 6)
+    found = NeedleMap(
+        axes=("distance", "before"),
+        rows=(32.0, 96.0),
+        columns=(0.0, 64.0, 128.0),
+        row=np.repeat([0, 1], 9),
+        column=before // 64,
+        needle=np.tile(np.repeat([0, 1, 2], 3), 2),
+        nll=nll[:, None].astype(np.float32),
+        correct=np.ones(18, dtype=bool),
+        achieved=np.zeros(18, dtype=np.float32),
+    )
+    cost = found.interference_cost()
+    assert (cost.value, cost.low, cost.high) == pytest.approx((0.9, 0.9, 0.9), abs=1e-6)
+    half = found.part([96.0])
+    assert (half.rows, len(half.row), set(half.row.tolist())) == ((96.0,), 9, {0})
+    assert half.interference_cost().value == pytest.approx(0.9, abs=1e-6)
+    with pytest.raises(BadPrompt, match=r"no distance \[7"):
+        found.part([7])
+    with pytest.raises(BadPrompt, match="several lengths of text before"):
+        lost_in_the_middle([0.1, 0.5], [1, 1]).interference_cost()
