@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from circuit_drift.pair_tables import pair_tables, role_frame
 from circuit_drift.phases import evolve, stage_ends
-from circuit_drift.report.audit import audit_sections, audit_warnings
+from circuit_drift.report.audit import audit_sections, audit_warnings, mark_steps
 from circuit_drift.report.page import Section, write_page
 from circuit_drift.verdict import pair_verdict, run_verdict
 from circuits.roles import changes_sentence
@@ -127,7 +127,7 @@ def _evolution(run: "Run", table: "pd.DataFrame") -> Iterator[Section]:
             "phases",
             "Phases of the circuit",
             text=evolution_of_circuit.verdict,
-            figure=evolution_of_circuit.plot_likeness(),
+            figure=mark_steps(evolution_of_circuit.plot_likeness(), run),
             caption=f"Measured on {chosen}; cosine of mean edge scores, corrected for prompt noise: 1 = the same "
             "wiring up to strength, blank = nothing but noise.",
             frame=evolution_of_circuit.to_frame(),

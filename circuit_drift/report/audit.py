@@ -5,6 +5,7 @@ shaded band; where steps are missing a dashed line stands in the gap.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,16 @@ def mark_audit(figure: "go.Figure", run: "Run") -> "go.Figure":
             annotation_position="top right",
         )
     return figure
+
+
+def mark_steps(figure: "go.Figure", run: "Run") -> "go.Figure":
+    """The same marks, and the stages', on a figure whose two axes name the steps themselves, as categories."""
+    labels = list(figure.data[0].x)
+    shown = {str(point.step): point for point in run if point.step is not None}
+    part = replace(run, points=tuple(shown[label] for label in labels))
+    texts = {"tickmode": "array", "tickvals": labels, "ticktext": tick_labels(part)}
+    figure.update_xaxes(**texts).update_yaxes(**texts)
+    return mark_audit(theme.mark_stages(figure, [point.stage for point in part]), part)
 
 
 def missing(run: "Run") -> dict[float, int]:

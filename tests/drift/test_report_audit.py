@@ -13,7 +13,15 @@ import circuit_drift
 from checkpoints import open_series
 from checkpoints.audit import AuditReport, Finding, audit
 from circuit_drift.cli import app
-from circuit_drift.report.audit import audit_sections, branches, lineage_figure, mark_audit, missing, tick_labels
+from circuit_drift.report.audit import (
+    audit_sections,
+    branches,
+    lineage_figure,
+    mark_audit,
+    mark_steps,
+    missing,
+    tick_labels,
+)
 from circuit_drift.report.evolution import head_map_figure, over_checkpoints
 from circuit_drift.sweep import Point, Run, load_run
 from tests.drift.conftest import save_model, save_prompts
@@ -105,6 +113,19 @@ def test_a_clean_run_bears_no_mark_and_says_so():
     assert section.frame is None
     (section,) = audit_sections(replace(run, audit=None))
     assert "No audit is on record" in section.text
+
+
+def test_axes_that_name_steps_are_marked_too():
+    import plotly.graph_objects as go
+
+    findings = [Finding("identical", ("a/20", "b/40"), "the same")]
+    findings.append(Finding("missing_steps", ("a/20", "b/40"), "one", {"steps": [30]}))
+    run = plain_run([point(10, "a"), point(20, "a"), point(40, "b"), point(50, "b")], findings)
+    labels = ["10", "20", "40"]
+    figure = mark_steps(go.Figure(go.Heatmap(z=[[0] * 3] * 3, x=labels, y=labels)), run)
+    for axis in (figure.layout.xaxis, figure.layout.yaxis):
+        assert (list(axis.tickvals), list(axis.ticktext)) == (labels, ["10", "✕ 20", "✕ 40"])
+    assert {a.text for a in figure.layout.annotations} == {"b →", "1 missing"}
 
 
 def test_warnings_are_told_from_errors_by_more_than_their_colour():
