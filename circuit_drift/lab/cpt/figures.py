@@ -92,9 +92,9 @@ def exposure_finding(trained: Sequence[Trained]) -> str:
     first = next(iter(outcomes.values()))["known_first"]
     kept = {name: outcome["kept"] for name, outcome in outcomes.items()}
     held = [o["newly_learned_held"] / o["newly_learned"] for o in outcomes.values() if o["newly_learned"]]
-    said = f"Of {first} units known before, {min(kept.values())} ({min(kept, key=kept.__getitem__)})"
-    if len(set(kept.values())) > 1:
-        said += f" to {max(kept.values())} ({max(kept, key=kept.__getitem__)})"
+    worst, best = (f"{pick(kept.values())} ({pick(kept, key=kept.__getitem__)})" for pick in (min, max))
+    same = len(set(kept.values())) == 1
+    said = f"Of {first} units known before, " + (f"{min(kept.values())}" if same else f"{worst} to {best}")
     if not held:
         return f"{said} are kept; none is newly learned"
     shares = dict.fromkeys(f"{share:.0%}" for share in (min(held), max(held)))
