@@ -20,7 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, PreTrainedConfig
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MixtralConfig,
+    PreTrainedConfig,
+)
 from transformers.utils import logging
 
 from checkpoints import Series, open_series
@@ -31,6 +38,12 @@ FAMILIES = {
     "llama": LlamaConfig(**WIDTHS, intermediate_size=2048, num_key_value_heads=4),
     "gpt2": GPT2Config(vocab_size=32000),
     "gpt_neox": GPTNeoXConfig(**WIDTHS, intermediate_size=3072),
+    "mixtral": MixtralConfig(
+        **WIDTHS | {"hidden_size": 512, "num_attention_heads": 8},
+        intermediate_size=1024,
+        num_key_value_heads=4,
+        num_local_experts=4,
+    ),
 }
 
 

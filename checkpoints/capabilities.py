@@ -23,7 +23,7 @@ class Capability:
         series: open training series of this architecture, or its best known models.
         attention: implementations that transformers offers for it.
         reuse: how a live model takes the next checkpoint: ``"in place"``, its files put straight into the parameters,
-            or ``"through a fresh load"``, where names or shapes on disk are not the model's.
+            or ``"through a fresh load"``, where shapes on disk are not the model's.
         bridge: which of ``hook_q``, ``hook_k``, ``hook_v`` and ``hook_z`` a TransformerLens bridge fires while the
             model's own attention runs; a stock bridge, which computes attention itself, fires all four and
             ``hook_pattern``.
@@ -45,7 +45,7 @@ _Z = ("z",)
 
 CAPABILITIES = (
     Capability("gpt2", "stanford-crfm", _BOTH, "in place", _Z, "fused QKV, learned positions"),
-    Capability("gpt_neox", "Pythia", _BOTH, "through a fresh load", _Z, "parallel attention and MLP, fused QKV"),
+    Capability("gpt_neox", "Pythia", _BOTH, "in place", _Z, "parallel attention and MLP, fused QKV"),
     Capability("llama", "SmolLM, TinyLlama", _BOTH, "in place", _QKVZ, "grouped queries"),
     Capability("qwen2", "Qwen2", _BOTH, "in place", _QKVZ, "grouped queries, QKV biases"),
     Capability("qwen3", "Qwen3", _BOTH, "in place", _QKVZ, "grouped queries, normalised queries and keys"),

@@ -1,12 +1,11 @@
 """One checkpoint after the other: read ahead while the current one computes, in one model object where asked.
 
-A live model takes the next checkpoint in one of two ways. Where every tensor of the first checkpoint's files
-was seen to equal the model's tensor of the same name, the files of the next are read, converted and checked in
-a thread while the current one computes, and then put straight in. Otherwise (renamed, fused or tied in other
-ways) the next is loaded afresh by transformers and put over, tensor by tensor; transformers sets global state
-while it loads, so that is done between two turns. A live model whose tensors or config are no longer those it
-was loaded with is left alone and a new one is built. At most one model and one further checkpoint's tensors are
-in memory.
+A live model takes the next checkpoint in one of two ways. Where every tensor of the first checkpoint's files was seen
+to equal the model's tensor of the same name, or but one of those left over, the files of the next are read, converted
+and checked in a thread while the current one computes, and then put straight in. Otherwise (fused, or tied in other
+ways) the next is loaded afresh by transformers and put over, tensor by tensor; transformers sets global state while it
+loads, so that is done between two turns. A live model whose tensors or config are no longer those it was loaded with is
+left alone and a new one is built. At most one model and one further checkpoint's tensors are in memory.
 """
 
 import os
@@ -134,7 +133,12 @@ class _Live:
         self.hashes = _hashes(loaded.checkpoint)
         self.tensors = _tensors(loaded.model)
         self.names = frozenset(self.tensors)
-        self.direct = _matches_file(loaded.checkpoint, self.tensors)
+        self.places = _places(loaded.checkpoint, self.tensors)
+
+    @property
+    def direct(self) -> bool:
+        """Whether its files are put straight into it."""
+        return self.places is not None
 
     def accepts(self, checkpoint: Checkpoint) -> bool:
         """Whether the model is as it was loaded, and the checkpoint of the same config and tokenizer."""
@@ -146,15 +150,13 @@ class _Live:
 
     def read(self, checkpoint: Checkpoint) -> "dict[str, torch.Tensor] | None":
         """A checkpoint's tensors, in the model's dtypes and finite; None where its files are not to be taken as is."""
-        from safetensors import safe_open
-
-        if not self.direct or not _covers(checkpoint, self.tensors):
+        if self.places is None or not _fits(checkpoint, self.places, self.tensors):
             return None
         tensors = {}
-        for file in weight_files(checkpoint.path):
-            with safe_open(file, framework="pt") as held:
-                for name in held.keys():  # noqa: SIM118
-                    tensors[name] = held.get_tensor(name).to(self.tensors[name].dtype)
+        for name, tensor in _stored(checkpoint):
+            place = self.places[name]
+            if place is not None:
+                tensors[place] = tensor.to(self.tensors[place].dtype)
         check_finite(checkpoint, tensors)
         return tensors
 
@@ -193,29 +195,49 @@ def _put(source: "Mapping[str, torch.Tensor]", target: "Mapping[str, torch.Tenso
                 kept.copy_(tensor)
 
 
-def _covers(checkpoint: Checkpoint, target: "Mapping[str, torch.Tensor]") -> bool:
-    """Whether the files hold, under the names of the model, exactly its tensors, tied ones once."""
-    files = weight_files(checkpoint.path)
-    if files[0].suffix != ".safetensors":
-        return False
-    shapes = {name: entry.shape for name, entry in tensor_entries(files).items()}
-    if any(name not in target or tuple(target[name].shape) != shape for name, shape in shapes.items()):
-        return False
-    held = {id(target[name]) for name in shapes}
-    return len(held) == len(shapes) and all(id(tensor) in held for tensor in target.values())
-
-
-def _matches_file(checkpoint: Checkpoint, tensors: "Mapping[str, torch.Tensor]") -> bool:
-    """Whether transformers loaded this checkpoint's files as they are: same names, same values."""
-    import torch
+def _stored(checkpoint: Checkpoint) -> "Iterator[tuple[str, torch.Tensor]]":
+    """Every tensor of a checkpoint's safetensors files by its name there, memory-mapped."""
     from safetensors import safe_open
 
-    if not _covers(checkpoint, tensors):
-        return False
     for file in weight_files(checkpoint.path):
         with safe_open(file, framework="pt") as held:
             for name in held.keys():  # noqa: SIM118
-                live = tensors[name]
-                if not torch.equal(held.get_tensor(name).to(live.device, live.dtype), live):
-                    return False
-    return True
+                yield name, held.get_tensor(name)
+
+
+def _fits(checkpoint: Checkpoint, places: "Mapping[str, str | None]", target: "Mapping[str, torch.Tensor]") -> bool:
+    """Whether the files hold tensors of the names and shapes that are known to have a place in the model."""
+    files = weight_files(checkpoint.path)
+    if files[0].suffix != ".safetensors":
+        return False
+    entries = tensor_entries(files)
+    known = {name: place for name, place in places.items() if place is not None}
+    return entries.keys() == places.keys() and all(
+        tuple(target[place].shape) == entries[name].shape for name, place in known.items()
+    )
+
+
+def _places(checkpoint: Checkpoint, target: "Mapping[str, torch.Tensor]") -> "dict[str, str | None] | None":
+    """File's name -> model's name of every tensor, where transformers put the files as they are into the model.
+
+    A name that the model has not belongs to the only tensor left over that holds the same values, or, unless it is a
+    weight, to none. None where a tensor's values differ, or one is left without a place or a value.
+    """
+    import torch
+
+    files = weight_files(checkpoint.path)
+    if files[0].suffix != ".safetensors":
+        return None
+    filled = {id(target[name]) for name in tensor_entries(files) if name in target}
+    rest = {id(tensor): name for name, tensor in target.items() if id(tensor) not in filled}
+    places: dict[str, str | None] = {}
+    for name, tensor in _stored(checkpoint):
+        candidates = [name] if name in target else list(rest.values())
+        live = [target[place] for place in candidates]
+        equal = [torch.equal(tensor.to(kept.device, kept.dtype), kept) for kept in live]
+        found = [place for place, same in zip(candidates, equal, strict=True) if same]
+        if len(found) > 1 or (not found and (name in target or name.endswith(".weight"))):
+            return None
+        places[name] = found[0] if found else None
+    taken = [id(target[place]) for place in places.values() if place is not None]
+    return places if len(set(taken)) == len(taken) and {id(tensor) for tensor in target.values()} == {*taken} else None

@@ -71,9 +71,37 @@ def test_loading_equals_plain_transformers(architecture_runs, name):
 def test_files_are_copied_straight_in_only_where_names_and_values_agree(architecture_runs):
     straight = {
         name: _Live(open_series(architecture_runs / name)[0].load(attention=attention_of(name))).direct
-        for name in ("llama", "llama_tied", "gpt2", "mixtral")
+        for name in ("llama", "llama_tied", "gpt2", "gpt_neox", "mixtral")
     }
-    assert straight == {"llama": True, "llama_tied": True, "gpt2": True, "mixtral": False}
+    assert straight == {"llama": True, "llama_tied": True, "gpt2": True, "gpt_neox": True, "mixtral": False}
+
+
+def rewrite(folder, change):
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, {"format": "pt"})
+
+
+def test_a_tensor_of_another_name_has_a_place_only_where_its_values_leave_no_doubt(tmp_path):
+    """GPT-NeoX is stored with `embed_out` for `lm_head`, and as Pythia with masks that the model has no place for."""
+    config = tiny_configs()["gpt_neox"]
+    for step in range(2):
+        folder = save_model(tmp_path / "run" / f"checkpoint-{step}", config, seed=step)
+        rewrite(folder, lambda held: held.update({"gpt_neox.layers.0.attention.bias": torch.ones(1, 1, 8, 8)}))
+    series = open_series(tmp_path / "run")
+    for loaded in series.models(reuse=True):
+        assert torch.equal(loaded.model(IDS).logits, loaded.checkpoint.load().model(IDS).logits)
+    places = _Live(series[0].load()).places
+    assert places["embed_out.weight"] == "lm_head.weight"
+    assert places["gpt_neox.layers.0.attention.bias"] is None
+    rewrite(series[1].path, lambda held: held.pop("gpt_neox.layers.0.attention.bias"))
+    assert _Live(series[0].load()).read(series[1]) is None  # other names than the first's: transformers is to see to it
+    bare = save_model(tmp_path / "tied" / "checkpoint-0", config)
+    rewrite(bare, lambda held: held.update({"spare": held["embed_out.weight"].clone()}))
+    assert _Live(open_series(tmp_path / "tied")[0].load()).places is None
 
 
 def test_a_released_handle_gives_no_access_to_later_weights(run_folder):
