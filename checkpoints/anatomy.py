@@ -233,25 +233,25 @@ class _Finder:
             latent=latent,
         )
 
-    def latent(self, index: int, attention: nn.Module) -> Latent:
+    def latent(self, index: int, attention: Any) -> Latent:
         """The low-rank path of multi-head latent attention."""
         where = f"layer {index}"
         down = self.part(attention, ("kv_a_proj_with_mqa",), f"the compressed projection of {where}")
-        rank = linear_weight(attention.kv_b_proj).shape[1]  # type: ignore[arg-type]
-        self.require_linear(down, self.d_model, rank + int(attention.qk_rope_head_dim), f"the latent of {where}")  # type: ignore[arg-type]
+        rank = linear_weight(attention.kv_b_proj).shape[1]
+        self.require_linear(down, self.d_model, rank + int(attention.qk_rope_head_dim), f"the latent of {where}")
         q_down = getattr(attention, "q_a_proj", None)
         q_norm = None
         if q_down is not None:
-            q_rank = linear_weight(q_down).shape[0]  # type: ignore[arg-type]
+            q_rank = linear_weight(q_down).shape[0]
             self.require_linear(q_down, self.d_model, q_rank, f"the latent of queries of {where}")
-            q_norm = self.closed_norm(attention.q_a_layernorm, q_rank, f"the norm of that latent in {where}")  # type: ignore[arg-type]
-        kv_norm = self.closed_norm(attention.kv_a_layernorm, rank, f"the norm of the latent of {where}")  # type: ignore[arg-type]
-        return Latent(q_down, q_norm, down, kv_norm)  # type: ignore[arg-type]
+            q_norm = self.closed_norm(attention.q_a_layernorm, q_rank, f"the norm of that latent in {where}")
+        kv_norm = self.closed_norm(attention.kv_a_layernorm, rank, f"the norm of the latent of {where}")
+        return Latent(q_down, q_norm, down, kv_norm)
 
-    def heads_of(self, index: int, attention: nn.Module, latent: Latent) -> tuple[Projection, Projection, Projection]:
+    def heads_of(self, index: int, attention: Any, latent: Latent) -> tuple[Projection, Projection, Projection]:
         """Query, key and value projections behind the latents; keys without their rotary part."""
-        plain, value = int(attention.qk_nope_head_dim), int(attention.v_head_dim)  # type: ignore[arg-type]
-        width = plain + int(attention.qk_rope_head_dim)  # type: ignore[arg-type]
+        plain, value = int(attention.qk_nope_head_dim), int(attention.v_head_dim)
+        width = plain + int(attention.qk_rope_head_dim)
         q = self.part(attention, ("q_b_proj", "q_proj"), f"the query projection of layer {index}")
         q_in = self.d_model if latent.q_norm is None else latent.q_norm.gain.numel()
         self.require_linear(q, q_in, self.n_heads * width, f"the query projection of layer {index}")
@@ -259,7 +259,7 @@ class _Finder:
         self.require_linear(kv, latent.rank, self.n_heads * (plain + value), what)
         rows = torch.arange(self.n_heads * (plain + value)).reshape(self.n_heads, -1)
         queries = torch.arange(self.n_heads * width).reshape(self.n_heads, width)
-        return Projection(q, queries), Projection(kv, rows[:, :plain]), Projection(kv, rows[:, plain:])  # type: ignore[arg-type]
+        return Projection(q, queries), Projection(kv, rows[:, :plain]), Projection(kv, rows[:, plain:])
 
     def projections(self, index: int, attention: nn.Module) -> tuple[Projection, Projection, Projection]:
         """Query, key and value projections, split from a fused one where need be."""

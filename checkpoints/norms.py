@@ -85,9 +85,8 @@ class Norm:
         return (self.centre(scaled) - x_hat * (x_hat * scaled).mean(-1, keepdim=True)) * inverse
 
     def _differentiated(self, x: Tensor, gradient: Tensor) -> Tensor:
-        x, gradient = torch.broadcast_tensors(x, gradient)
         own = self.gain.dtype
-        _, pull = torch.func.vjp(self.module, x.to(own))
+        pull = torch.func.vjp(self.module, x.expand_as(gradient).to(own))[1]
         (found,) = pull(gradient.to(own))
         return found.to(gradient.dtype)  # type: ignore[no-any-return]
 

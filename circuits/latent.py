@@ -136,7 +136,7 @@ def _attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mas
     watcher = (_watchers.get() or {}).get(module)
     if watcher is not None:
         query, key, value = watcher(query, key, value)
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     inner = ALL_ATTENTION_FUNCTIONS.get_interface(_inner.get(), eager)
     return inner(module, query, key, value, mask, **options)
 
