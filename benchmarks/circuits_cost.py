@@ -6,9 +6,11 @@
 
 The floor of EAP is one corrupt forward and one clean forward and backward; of EAP-IG with m steps two forwards and m
 forward-backwards: plain transformers, fused attention, frozen parameters, logits at the last position only, gradients
-down to the embeddings. Seconds are processor time on one CPU thread, wall time on a GPU. Memory is the growth of the
-peak above the loaded model, each case in its own process. With --lengths: what EAP takes beyond its floor, for each of
-the same number of tokens in prompts of several lengths, in batches of the same number of tokens.
+down to the embeddings. Circuits at 20 sizes, from a thousandth of the edges to all of them, are held against one
+circuit of 5 %, each with its clean and corrupt run: alone, and with the random circuits that they bring by default.
+Seconds are processor time on one CPU thread, wall time on a GPU. Memory is the growth of the peak above the loaded
+model, each case in its own process. With --lengths: what EAP takes beyond its floor, for each of the same number of
+tokens in prompts of several lengths, in batches of the same number of tokens.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DeepseekV3Config, GPT2Config, LlamaConfig, PretrainedConfig
 
@@ -27,7 +30,18 @@ from circuits.trace import batches, forward, frozen, logit_difference
 
 STEPS = 5
 CASES = ("gpt2_small", "llama_gqa")
-JOBS = ("eap floor", "eap", "eap-ig floor", "eap-ig", "conductance")
+BASES = {
+    "eap floor": "eap floor",
+    "eap": "eap floor",
+    "eap-ig floor": "eap-ig floor",
+    "eap-ig": "eap-ig floor",
+    "conductance": "eap-ig floor",
+    "one circuit": "one circuit",
+    "20 sizes": "one circuit",
+    "one circuit, random beside": "one circuit, random beside",
+    "20 sizes, random beside": "one circuit, random beside",
+}
+SIZES = tuple(float(share) for share in np.geomspace(0.001, 1, 20))
 
 
 def config(case: str, length: int) -> PretrainedConfig:
@@ -98,7 +112,15 @@ def job(name: str, model: torch.nn.Module, data: circuits.FactSet, size: int) ->
         return lambda: circuits.attribute_positions(model, data, method="eap", batch_size=size)
     if name == "eap query heads":
         return lambda: circuits.attribute(model, data, method="eap", kv="query heads", batch_size=size)
-    return lambda: circuits.attribute(model, data, method=name, ig_steps=STEPS, batch_size=size)
+    if BASES[name].startswith("eap"):
+        return lambda: circuits.attribute(model, data, method=name, ig_steps=STEPS, batch_size=size)
+    graph = circuits.attribute(model, data, method="eap", batch_size=size)
+    beside = name.endswith("beside")
+    if name.startswith("20"):
+        options = {"shares": SIZES, "n_random": int(beside), "batch_size": size}
+        return lambda: circuits.faithfulness_curve(model, graph, data, **options)
+    circuit = graph.prune(round(0.05 * int(graph.mask.sum())))
+    return lambda: circuits.faithfulness(model, circuit, data, n_random=3 * beside, batch_size=size)
 
 
 def beside(options: argparse.Namespace, model: torch.nn.Module, data: circuits.FactSet) -> None:
@@ -175,12 +197,11 @@ def by_length(case: str, options: argparse.Namespace) -> None:
 
 def table(case: str, options: argparse.Namespace, jobs: tuple[str, ...]) -> None:
     print(f"\n{case}, {options.facts} x {options.length} tokens, {options.dtype}, {options.device}\n")
-    print("| | s | x floor | MiB above the model | x floor |\n|---|---|---|---|---|")
+    print("| | s | x floor or one | MiB above the model | x floor or one |\n|---|---|---|---|---|")
     rows: dict[str, dict[str, float]] = {}
     for name in jobs:
         rows[name] = in_a_process(name, case, options)
-        base = rows["eap floor" if name.startswith("eap ") or name == "eap" else "eap-ig floor"]
-        own = rows[name]
+        base, own = rows[BASES.get(name, "eap floor")], rows[name]
         print(
             f"| {name} | {own['seconds']:.2f} | {own['seconds'] / base['seconds']:.2f} | {own['mib']:.0f} "
             f"| {own['mib'] / max(base['mib'], 1e-9):.2f} |",
@@ -191,7 +212,7 @@ def table(case: str, options: argparse.Namespace, jobs: tuple[str, ...]) -> None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=CASES)
-    parser.add_argument("--jobs", nargs="+", default=JOBS)
+    parser.add_argument("--jobs", nargs="+", default=tuple(BASES))
     parser.add_argument("--facts", type=int, default=8)
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)

@@ -19,7 +19,7 @@ from circuits.graph import GraphShape
 from circuits.low_rank import HeadGradients, effective_weight, latent_gradients, normed_part
 from circuits.trace import Batch, LayerTrace, Trace, head_outputs, head_writer, widen
 
-CPU_CHUNK, GPU_CHUNK = 16 << 20, 1 << 30
+CPU_CHUNK, GPU_CHUNK = 32 << 20, 1 << 30
 CPU_WEIGHTS, GPU_WEIGHTS = 1 << 28, 4 << 30
 
 
@@ -161,7 +161,10 @@ def _add_latent(total: _LayerGradients, step: HeadGradients, weight: float) -> N
 
 
 class Contraction:
-    """The maps between heads and stream, and the buffers, that all batches share.
+    """Differences times gradients, in buffers that all batches share.
+
+    The maps between heads and stream are made for each contraction, while no graph is alive: kept, they would add to
+    the peak of the backward pass.
 
     Args:
         parts: the model.
@@ -178,8 +181,7 @@ class Contraction:
         itemsize = torch.finfo(dtype).bits // 8
         self.tokens = max(1, chunk // (len(shape.writers) * parts.d_model * itemsize))
         heads = parts.n_layers * (2 * parts.n_heads + 2 * parts.n_kv_heads)
-        fits = heads * parts.head_dim * parts.d_model * itemsize <= (CPU_WEIGHTS if on_cpu else GPU_WEIGHTS)
-        self._kept = [self._weights(block) for block in parts.blocks] if fits else None
+        self._fits = heads * parts.head_dim * parts.d_model * itemsize <= (CPU_WEIGHTS if on_cpu else GPU_WEIGHTS)
         self._buffer = torch.empty(0)
         self._reads = torch.empty(0)
 
@@ -190,12 +192,13 @@ class Contraction:
         Only positions from the first difference between the prompts to the last real one contribute; elsewhere one
         of the factors is exactly zero. Entries that are no edges hold no meaning afterwards.
         """
+        kept = [self._weights(block) for block in self.parts.blocks] if self._fits else None
         for target, row, span in self._spans(batch):
             buffer, reads = self._buffers(span.stop - span.start)
             buffer[0] = differences.stream[row, span]
             mlp: Tensor | None = None
             for block, total in zip(self.parts.blocks, gradients.layers, strict=True):
-                writer, reader = self._weights(block) if self._kept is None else self._kept[block.index]
+                writer, reader = self._weights(block) if kept is None else kept[block.index]
                 before = self.shape.first_writer(block.index)
                 columns = self.shape.attention_columns(block.index)
                 self._attention_gradients(reads[1:], block, total, reader, row, span)
@@ -219,8 +222,7 @@ class Contraction:
             buffer, _ = self._buffers(span.stop - span.start)
             buffer[0] = differences.stream[row, span]
             for block in self.parts.blocks:
-                writer = self._weights(block)[0] if self._kept is None else self._kept[block.index][0]
-                self._write(buffer, block, writer, differences, row, span)
+                self._write(buffer, block, head_writer(block, self.dtype), differences, row, span)
             self._subtract_along(scores[target], buffer, gradients, row, span)
         for total in gradients.layers:
             total.x_hats.clear()

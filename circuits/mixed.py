@@ -6,6 +6,9 @@ Every reader v sees its own stream, x + sum over edges u -> v outside the circui
 "live" is recomputed inside this very run. The model's own modules do the work; hooks change what they read. A reader
 with all its edges inside is left alone, one with none takes the corrupt run's value, so that the full circuit is the
 clean run and the empty one the corrupt run, bit for bit.
+
+Nothing is computed that no edge needs: a part that reads nothing live writes what it wrote in the corrupt run, so small
+circuits cost little more than the attention and the output projections of a plain run.
 """
 
 from collections.abc import Callable
@@ -19,6 +22,7 @@ from checkpoints.anatomy import Anatomy, Block, Norm, Projection
 from circuits.contract import Writers
 from circuits.graph import GraphShape
 from circuits.latent import LatentTrace, States, Watcher, states_of, watching
+from circuits.pruning import node_inputs
 from circuits.trace import (
     Batch,
     LayerTrace,
@@ -30,6 +34,8 @@ from circuits.trace import (
     hooks,
     output_tensor,
 )
+
+CPU_CHUNK, GPU_CHUNK = 1 << 20, 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,11 @@ class Mixer:
 
 
 class _MixedRun:
-    """The hooks of one run, and the differences u(value) - u(live) of the writers met so far."""
+    """The hooks of one run, and the differences u(value) - u(live) of the writers met so far.
+
+    Differences are kept of the writers that may differ and that a mixed reader takes in part from elsewhere; ``slots``
+    [F] says where, -1 for the others.
+    """
 
     def __init__(self, mixer: Mixer, mask: Tensor) -> None:
         self.mixer = mixer
@@ -68,9 +78,31 @@ class _MixedRun:
         stream = mixer.corrupt.stream
         self.start = int(mixer.batch.first.min())
         tokens = stream.shape[0] * (stream.shape[1] - self.start)
-        self.differences = stream.new_zeros(len(mixer.shape.writers), tokens, stream.shape[2])
+        exist = torch.as_tensor(mixer.shape.mask, device=mask.device)
+        self.none_in = (self.outside == exist).all(0) & mixer.shortcut
+        self.mixed = self.outside.any(0) & ~self.none_in
+        kept = self.differing() & self.outside[:, self.mixed].any(1)
+        self.slots = torch.where(kept, kept.cumsum(0) - 1, -1).tolist()
+        self.weights = self.outside[kept].T.to(stream.dtype)
+        self.differences = stream.new_empty(len(self.weights.T), tokens, stream.shape[2])
+        self.filled = 0
         self.live = [LayerTrace() for _ in mixer.parts.blocks]
         self.calls: dict[int, dict[str, Any]] = {}
+
+    def differing(self) -> Tensor:
+        """[F] the writers that may write other than in the corrupt run: those that read something live.
+
+        A post-norm divides every head's output by the size of all, so that one live head moves the whole layer's.
+        """
+        feeds = torch.as_tensor(node_inputs(self.mixer.shape), device=self.none_in.device)
+        differ = (feeds & ~self.none_in).any(1)
+        differ[0] = True
+        for block in self.mixer.parts.blocks:
+            if block.attention_post_norm is not None:
+                first = self.mixer.shape.first_writer(block.index)
+                heads = slice(first, first + self.mixer.parts.n_heads)
+                differ[heads] = differ[heads].any()
+        return differ
 
     def handles(self) -> list[Any]:
         """Register everything."""
@@ -82,6 +114,8 @@ class _MixedRun:
                 handles.append(block.attention.register_forward_pre_hook(self.keep_call(block), with_kwargs=True))
             start = columns.attention_columns(block.index).start
             projections = ((block.q, corrupt.q), (block.k, corrupt.k), (block.v, corrupt.v))
+            if block.latent is None:
+                handles += self.idle_projections(block)
             for projection, seen in projections if block.latent is None else ():
                 readers = slice(start, start + projection.heads)
                 handles.append(
@@ -144,8 +178,17 @@ class _MixedRun:
         hidden = streams if block.attention_norm is None else block.attention_norm.module.forward(streams)
         options = {name: _repeated(value, len(mixed)) for name, value in self.calls[block.index].items()}
         states = states_of(block.attention, hidden.flatten(0, 1), {**options, "attention_mask": None})
-        own = (state.unflatten(0, hidden.shape[:2]) for state in states)
+        own = (state.view(*hidden.shape[:2], *state.shape[1:]) for state in states)
         return [state[torch.arange(len(mixed)), :, mixed].transpose(0, 1) for state in own]
+
+    def idle_projections(self, block: Block) -> list[Any]:
+        """Keep modules from projecting the live stream where no head reads it as it is."""
+        start, busy = self.mixer.shape.attention_columns(block.index).start, {}
+        for projection in (block.q, block.k, block.v):
+            replaced = (self.none_in | self.mixed)[start : start + projection.heads]
+            busy[projection.module] = busy.get(projection.module, False) or not bool(replaced.all())
+            start += projection.heads
+        return [module.register_forward_pre_hook(_first_token) for module, wanted in busy.items() if not wanted]
 
     def mlp_handles(self, block: Block, live: LayerTrace, corrupt: LayerTrace) -> list[Any]:
         """What the MLP reads and writes."""
@@ -161,11 +204,22 @@ class _MixedRun:
 
         def write(_module: nn.Module, _args: Any, output: Any) -> None:
             row = self.mixer.shape.first_writer(block.index) + self.mixer.parts.n_heads
-            self.record(row, self.mixer.value.mlps[block.index] - output_tensor(output) * block.residual_scale)
+            if self.slots[row] >= 0:
+                self.record(row, self.mixer.value.mlps[block.index] - output_tensor(output) * block.residual_scale)
+
+        def written(_module: nn.Module, _args: Any, output: Any) -> Any:
+            return (corrupt.mlp_out, *output[1:]) if isinstance(output, tuple) else corrupt.mlp_out
 
         if not block.parallel:
             source = block.mlp if block.mlp_norm is None else block.mlp_norm.module
             handles.append(source.register_forward_pre_hook(keep))
+        plain = block.mlp_post_norm is None and block.residual_scale == 1.0
+        if plain and bool(self.none_in[self.mixer.shape.mlp_column(block.index)]):
+            return [
+                *handles,
+                block.mlp.register_forward_pre_hook(_first_token),
+                block.mlp.register_forward_hook(written),
+            ]
         handles.append(block.mlp.register_forward_pre_hook(read))
         end = block.mlp if block.mlp_post_norm is None else block.mlp_post_norm.module
         handles.append(end.register_forward_hook(write))
@@ -176,7 +230,7 @@ class _MixedRun:
 
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             live.attention_in = first_input(args, kwargs)
-            if block.index == 0:
+            if block.index == 0 and self.slots[0] >= 0:
                 self.record(0, self.mixer.value.stream - live.attention_in)
 
         return hook
@@ -190,39 +244,50 @@ class _MixedRun:
             none_in, mixed = self.kinds(readers)
             if not (len(none_in) or len(mixed)):
                 return output
-            output = output.clone()
+            idle = output.shape != corrupt.shape
+            if idle and not len(mixed):
+                return corrupt
             rows = projection.places.to(output.device)
-            output[..., rows[none_in]] = corrupt[..., rows[none_in]]
+            result = corrupt.clone() if idle else output.clone()
+            if not idle:
+                result[..., rows[none_in]] = corrupt[..., rows[none_in]]
             if len(mixed):
-                output[:, self.start :, rows[mixed]] = self.heads_of(block, live, projection, readers, mixed)
-            return output
+                result[:, self.start :, rows[mixed]] = self.heads_of(block, live, projection, readers, mixed)
+            return result
 
         return hook
 
     def heads_of(self, block: Block, live: LayerTrace, projection: Projection, readers: slice, mixed: Tensor) -> Tensor:
-        """[b, t, mixed, head_dim] projections of the mixed heads' own streams."""
+        """[b, t, mixed, head_dim] projections of the mixed heads' own streams, a chunk of tokens at a time."""
         columns = torch.arange(readers.start, readers.stop, device=mixed.device)[mixed]
-        streams = self.own_streams(live.attention_in, columns)
-        if block.attention_norm is not None:
-            streams = block.attention_norm.module.forward(streams)
-        heads = torch.einsum("rbtd,rkd->btrk", streams, projection.weight[mixed])
+        weight = projection.weight[mixed].transpose(1, 2)
+        stream = live.attention_in[:, self.start :]
+        tokens = stream.flatten(0, 1)
+        chunk = (CPU_CHUNK if tokens.device.type == "cpu" else GPU_CHUNK) // (len(mixed) * tokens[0].numel())
+        pieces = []
+        for piece in torch.arange(len(tokens)).split(max(1, chunk)):
+            own = self.own_tokens(tokens, columns, slice(int(piece[0]), int(piece[-1]) + 1))
+            pieces.append(
+                torch.bmm(own if block.attention_norm is None else block.attention_norm.module.forward(own), weight)
+            )
+        heads = torch.cat(pieces, 1).transpose(0, 1).unflatten(0, stream.shape[:2])
         return heads if projection.bias is None else heads + projection.bias[mixed]
 
     def kinds(self, readers: slice) -> tuple[Tensor, Tensor]:
         """Which of some readers have no edge inside, and which have some in and some out."""
-        exist = torch.as_tensor(self.mixer.shape.mask[:, readers], device=self.outside.device)
-        outside = self.outside[:, readers]
-        none_in = (outside == exist).all(0) & self.mixer.shortcut
-        return none_in.nonzero().flatten(), (outside.any(0) & ~none_in).nonzero().flatten()
+        return self.none_in[readers].nonzero().flatten(), self.mixed[readers].nonzero().flatten()
 
     def own_streams(self, stream: Tensor, columns: Tensor) -> Tensor:
         """[readers, b, t, d] the private streams of some readers, from the first difference on."""
-        weights = self.outside[:, columns].T.to(self.differences.dtype)
-        used = weights.any(0).nonzero()
-        rows = int(used.max()) + 1
-        correction = weights[:, :rows] @ self.differences[:rows].flatten(1)
         tail = stream[:, self.start :]
-        return tail + correction.view(len(columns), *tail.shape)
+        tokens = tail.flatten(0, 1)
+        return self.own_tokens(tokens, columns, slice(0, len(tokens))).unflatten(1, tail.shape[:2])
+
+    def own_tokens(self, tokens: Tensor, columns: Tensor, span: slice) -> Tensor:
+        """[readers, span, d] the same over a stretch of the tokens [n, d]."""
+        width = tokens.shape[1]
+        changes = self.differences[: self.filled].flatten(1)[:, span.start * width : span.stop * width]
+        return tokens[span] + (self.weights[columns, : self.filled] @ changes).view(len(columns), -1, width)
 
     def replaced(self, args: tuple[Any, ...], stream: Tensor, column: int, norm: Norm | None, corrupt: Tensor) -> Any:
         """Arguments of a module whose input is one reader's normalised stream."""
@@ -257,20 +322,31 @@ class _MixedRun:
 
     def record_heads(self, block: Block, live: LayerTrace) -> None:
         """Rows of a layer's heads."""
+        first = self.mixer.shape.first_writer(block.index)
+        kept = [head for head in range(self.mixer.parts.n_heads) if self.slots[first + head] >= 0]
+        if not kept:
+            return
         change = (self.mixer.value.heads[block.index] - head_outputs(block, live))[:, self.start :]
-        weight = head_writer(block, change.dtype)
-        row = self.mixer.shape.first_writer(block.index)
-        flat = change.flatten(0, 1).transpose(0, 1)
-        self.differences[row : row + len(weight)] = torch.bmm(flat, weight).to(self.differences.dtype)
+        flat = change[..., kept, :].flatten(0, 1).transpose(0, 1)
+        changes = torch.bmm(flat, head_writer(block, change.dtype)[kept])
+        place = self.slots[first + kept[0]]
+        self.differences[place : place + len(kept)] = changes.to(self.differences.dtype)
+        self.filled = place + len(kept)
 
     def record(self, row: int, change: Tensor) -> None:
         """One writer's row."""
-        self.differences[row] = change[:, self.start :].flatten(0, 1)
+        self.differences[self.slots[row]] = change[:, self.start :].flatten(0, 1)
+        self.filled = self.slots[row] + 1
 
     def final(self, _module: nn.Module, args: tuple[Any, ...]) -> Any:
         """What the logits read."""
         column = len(self.mixer.shape.readers) - 1
         return self.replaced(args, args[0], column, None, self.mixer.corrupt.final)
+
+
+def _first_token(_module: nn.Module, args: tuple[Any, ...]) -> Any:
+    """Let a module run on one token, where its output is not needed."""
+    return (args[0][:, :1], *args[1:])
 
 
 def _repeated(value: Any, times: int) -> Any:
