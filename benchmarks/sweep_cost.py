@@ -55,8 +55,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         os.environ[hashes.CACHE] = f"{folder}/cache"
-        for costs in (store_costs(Path(folder)), sweep_costs(Path(folder), options)):
-            for name, value in costs.items():
+        for costs in (lambda: store_costs(Path(folder)), lambda: sweep_costs(Path(folder), options)):
+            for name, value in costs().items():
                 print(f"{name:64} {value:,.3f}", flush=True)
 
 
