@@ -116,16 +116,16 @@ def configurations(world) -> dict[str, dict]:
     """Every kind of measure; the lighter one leaves the circuit to the checkpoints and asks fewer facts."""
     facts = facts_of(world)
     copying = Copying(count=2, length=12, words=documents.CODE_WORDS)
-    light = {"measures": [retrieval(2)], "gauges": [Knowledge(panel(facts, per_group=16)), copying]}
+    light = {"measures": [retrieval(2, length=96)], "gauges": [Knowledge(panel(facts, per_group=12)), copying]}
     circuit = CircuitMeasure(FactSource(panel(facts, per_group=2), "the lab"))
-    full = {"measures": [retrieval(4), circuit], "gauges": [Knowledge(panel(facts, per_group=24)), copying]}
+    full = {"measures": [retrieval(4, length=128), circuit], "gauges": [Knowledge(panel(facts, per_group=24)), copying]}
     return {"knowledge, skill, heads, needle PPL": light, "the same and the circuit": full}
 
 
-def retrieval(count: int) -> RetrievalMeasure:
+def retrieval(count: int, *, length: int) -> RetrievalMeasure:
     records = probes.needle_records(0, count=count, distractors=1)
     needles = tuple(heads.Needle(**{**r, "distractors": tuple(r["distractors"])}) for r in records)
-    return RetrievalMeasure(NeedleSource(needles, probes.haystack(0), 128, (0.5,), 0, "the lab"))
+    return RetrievalMeasure(NeedleSource(needles, probes.haystack(0), length, (0.5,), 0, "the lab"))
 
 
 def training_share(name: str, what: dict, stage: int, epochs: int) -> dict[str, object]:
@@ -139,8 +139,12 @@ def training_share(name: str, what: dict, stage: int, epochs: int) -> dict[str, 
         prober = Prober(
             "bench", tokenizer, schedule=Schedule(every=epoch, start=False), share=math.inf, store=folder, **what
         )
+        began, probing = time.process_time(), 0.0
         for model, moment in train(recipe, world, tokenizer, every=epoch):
+            before = time.process_time()
             prober.after_step(model, step=moment.step)
+            probing += time.process_time() - before
+        spent = time.process_time() - began
         points = prober.recorder.points
     failed = [point["step"] for point in points if point["failures"]]
     return {
@@ -153,6 +157,7 @@ def training_share(name: str, what: dict, stage: int, epochs: int) -> dict[str, 
         "training_s": round(prober.budget.training, 1),
         "probe_ms": round(1e3 * prober.budget.spent / len(points)),
         "share": round(prober.budget.used, 4),
+        "share_of_cpu": round(probing / (spent - probing), 4),
     }
 
 
