@@ -56,6 +56,11 @@ class Checkpoint:
             return self.name
         return "/".join(part for part in (self.stage, self.branch, str(self.step)) if part)
 
+    @property
+    def repo(self) -> str | None:
+        """The hub repository that it comes from; None for a local one."""
+        return None if self.hub is None else self.hub.repo
+
     def fetch(self) -> Path:
         """Make sure that its files are here, and return their folder; does nothing for a local checkpoint.
 
@@ -83,11 +88,12 @@ class Checkpoint:
     @property
     def weights_hash(self) -> str:
         """SHA-256 of the weight files' content (of the file; or over names and hashes, an adapter's base included)."""
-        if self.hub is not None:
-            own, base = self.hub.weights_hash, self.hub.base and self.hub.base.weights_hash
-        else:
-            own, base = hash_weights(weight_files(self.path)), self.base and hash_weights(weight_files(self.base))
-        return own if base is None else combine({"base": base, "adapter": own, "config": self.config_hash})
+        own = hash_weights(weight_files(self.path)) if self.hub is None else self.hub.weights_hash
+        if self.base is None:
+            return own
+        published = self.hub.base if self.hub is not None else None
+        base = hash_weights(weight_files(self.base)) if published is None else published.weights_hash
+        return combine({"base": base, "adapter": own, "config": self.config_hash})
 
     @property
     def config_hash(self) -> str:

@@ -200,7 +200,7 @@ def _build(
                 dtype=getattr(torch, dtype),
                 attn_implementation=attention,
                 local_files_only=True,
-                trust_remote_code=allows_code(checkpoint.path, checkpoint.hub and checkpoint.hub.repo),
+                trust_remote_code=allows_code(checkpoint.path, checkpoint.repo),
                 weights_only=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
                 output_loading_info=True,
@@ -229,7 +229,7 @@ def _explain(checkpoint: Checkpoint, error: Exception) -> DriftError:
         return UnsupportedArchitecture(
             f"{checkpoint.path} needs model code of its own to be run, which is refused; convert it to an architecture "
             f"that transformers has or, where you have read that code, allow it: "
-            f"{ALLOWED}={checkpoint.hub.repo if checkpoint.hub else checkpoint.path}"
+            f"{ALLOWED}={checkpoint.repo or checkpoint.path}"
         )
     if "model type" in text or "Unrecognized model" in text or "Unrecognized configuration" in text:
         return UnsupportedArchitecture(
@@ -309,7 +309,7 @@ def _load_tokenizer(checkpoint: Checkpoint, gguf: str | None) -> "PreTrainedToke
         return None
     folder = files[0].parent if files else checkpoint.path
     extra = {} if files else {"gguf_file": gguf}
-    code = allows_code(folder, checkpoint.hub and checkpoint.hub.repo)
+    code = allows_code(folder, checkpoint.repo)
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=code, **extra)
     except Exception as error:

@@ -64,9 +64,9 @@ def mark_audit(figure: "go.Figure", run: "Run") -> "go.Figure":
                 opacity=0.13,
                 layer="below",
             )
-    for position, count in missing(run).items():
+    for gap, count in missing(run).items():
         figure.add_vline(
-            x=position,
+            x=gap,
             line={"color": theme.GREY, "dash": "dash", "width": 1},
             annotation={"text": f"{count} missing", "font": {"color": theme.GREY, "size": 11}, "yanchor": "top"},
             annotation_position="top right",
