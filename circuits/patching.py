@@ -165,13 +165,20 @@ class Patcher:
 
 def side_by_side(batch: Batch, copies: int) -> Batch:
     """The same facts so many times over."""
-    size = len(batch.indices)
-    offsets = torch.arange(copies, device=batch.row.device).repeat_interleave(len(batch.row)) * size
-    tiled = {
-        name: None if (value := getattr(batch, name)) is None else _copies(value, copies)
-        for name in ("clean", "corrupt", "attention_mask", "last", "first", "place", "answer", "wrong")
-    }
-    return replace(batch, indices=batch.indices * copies, row=batch.row.repeat(copies) + offsets, **tiled)
+    offsets = torch.arange(copies, device=batch.row.device).repeat_interleave(len(batch.row)) * len(batch.indices)
+    return replace(
+        batch,
+        indices=batch.indices * copies,
+        clean=_copies(batch.clean, copies),
+        corrupt=_copies(batch.corrupt, copies),
+        attention_mask=None if batch.attention_mask is None else _copies(batch.attention_mask, copies),
+        last=_copies(batch.last, copies),
+        first=_copies(batch.first, copies),
+        row=_copies(batch.row, copies) + offsets,
+        place=_copies(batch.place, copies),
+        answer=_copies(batch.answer, copies),
+        wrong=_copies(batch.wrong, copies),
+    )
 
 
 def _copies(value: Tensor, copies: int) -> Tensor:

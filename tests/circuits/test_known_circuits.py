@@ -58,10 +58,14 @@ def linear() -> GPT2LMHeadModel:
     return model
 
 
+@pytest.fixture(scope="module")
+def patched(linear) -> circuits.AttributionGraph:
+    return circuits.exact_edges(linear, random_facts(4, ragged=True))
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_every_gradient_method_is_exact_on_a_linear_model(linear, method):
-    facts = random_facts(4, ragged=True)
-    exact = circuits.exact_edges(linear, facts)
+def test_every_gradient_method_is_exact_on_a_linear_model(linear, patched, method):
+    facts, exact = random_facts(4, ragged=True), patched
     graph = circuits.attribute(linear, facts, **METHODS[method])
     assert np.abs(exact.scores).max() > 0.1
     np.testing.assert_allclose(graph.scores, exact.scores, atol=1e-9)

@@ -13,7 +13,7 @@ from checkpoints.anatomy import anatomy
 from circuits import patching
 from circuits.evaluation import circuit_metrics
 
-SHAPES = ("llama_gqa", "gpt2", "gpt_neox", "gemma2", "olmo2", "phi3", "cohere", "granite", "qwen3_moe", "gpt_oss")
+SHAPES = ("llama_gqa", "gpt2", "gpt_neox", "gemma2", "phi3", "granite", "gpt_oss")
 
 
 @pytest.mark.parametrize("family", SHAPES)
@@ -21,15 +21,15 @@ def test_edges_and_nodes_equal_whole_runs_of_their_own(family):
     model, facts = build(family), random_facts(3, ragged=True)
     graph = circuits.exact_edges(model, facts)
     pairs = np.argwhere(graph.mask)
-    chosen = pairs[np.random.default_rng(0).choice(len(pairs), 25, replace=False)]
+    chosen = pairs[np.random.default_rng(0).choice(len(pairs), 12, replace=False)]
     rows = [np.argwhere(graph.mask & (np.arange(len(graph.mask)) == row)[:, None]) for row in range(len(graph.mask))]
     cuts = [without(graph.shape, [pair]) for pair in chosen] + [without(graph.shape, row) for row in rows]
     metrics, clean, corrupt = circuit_metrics(model, cuts, facts)
     scale = np.abs(metrics - clean).max()
     found = graph.scores[:, chosen[:, 0], chosen[:, 1]].T
-    np.testing.assert_allclose(found, metrics[:25] - clean, atol=2e-6 * scale)
+    np.testing.assert_allclose(found, metrics[:12] - clean, atol=2e-6 * scale)
     nodes = circuits.exact_nodes(model, facts)
-    np.testing.assert_allclose(list(nodes.values()), metrics[25:] - clean, atol=2e-6 * scale)
+    np.testing.assert_allclose(list(nodes.values()), metrics[12:] - clean, atol=2e-6 * scale)
     np.testing.assert_array_equal(graph.clean_metric, clean)
     np.testing.assert_array_equal(graph.corrupt_metric, corrupt)
 
