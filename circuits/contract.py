@@ -4,8 +4,8 @@ Per reader behind a norm with gain G and at step k of a path, with d_k the gradi
 gradient in front of the norm is centre(G W^T d_k) / s_k - x_hat_k c_k, with c_k = (W(G x_hat_k) . d_k) / (s_k D).
 Summed over steps the first term needs only the sum of d_k / s_k, kept per head in head_dim, so that one contraction
 serves any number of steps. The second needs the products of the writers' differences with x_hat_k, which a layer's
-readers share; they are taken step by step, and nothing is kept for each step. No per-head tensor of width D exists
-beyond one chunk of tokens.
+readers share; they are taken after every other step, so that what is kept does not grow with the steps. No per-head
+tensor of width D exists beyond one chunk of tokens.
 """
 
 from collections.abc import Callable, Iterator
@@ -89,20 +89,20 @@ class Gradients:
     Args:
         parts: the model.
         freeze_norms: whether the scale of the norm in front of a reader counts as a constant.
+
+    Attributes:
+        waiting: steps whose parts along x_hat are still to be subtracted.
     """
 
     def __init__(self, parts: Anatomy, *, freeze_norms: bool = False) -> None:
         self.parts, self.freeze_norms = parts, freeze_norms
         self.layers = [_LayerGradients() for _ in parts.blocks]
         self.logits: Tensor | None = None
-
-    @property
-    def pending(self) -> bool:
-        """Whether parts along x_hat are still to be subtracted."""
-        return any(total.x_hats for total in self.layers)
+        self.waiting = 0
 
     def add(self, trace: Trace, metric: Callable[[Tensor], Tensor], weight: float) -> None:
         """Run the backward pass of a trace, from the metric [b] of its logits, and add its gradients."""
+        self.waiting += 1
         wanted = [trace.final]
         for layer in trace.layers:
             fused = layer.q is layer.k
@@ -218,7 +218,8 @@ class Contraction:
 
     def settle(self, scores: Tensor, batch: Batch, differences: Writers, gradients: Gradients) -> None:
         """Subtract the parts along x_hat of the steps added so far from ``scores`` [b, B, F], and forget them."""
-        for target, row, span in self._spans(batch):
+        spans = self._spans(batch) if any(total.x_hats for total in gradients.layers) else ()
+        for target, row, span in spans:
             buffer, _ = self._buffers(span.stop - span.start)
             buffer[0] = differences.stream[row, span]
             for block in self.parts.blocks:
@@ -227,6 +228,7 @@ class Contraction:
         for total in gradients.layers:
             total.x_hats.clear()
             total.alongs.clear()
+        gradients.waiting = 0
 
     def _write(self, buffer: Tensor, block: Block, weight: Tensor, differences: Writers, row: int, span: slice) -> None:
         """Fill the rows of a layer's heads and MLP."""

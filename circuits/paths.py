@@ -18,6 +18,7 @@ from circuits.metrics import Metric
 from circuits.trace import Batch, Trace, answer_rank, check_stream, head_writer, hooks, output_tensor, run
 
 Kind = Literal["fixed", "increments", "own activations", "all activations"]
+WAITING = 2
 Settle = Callable[[Writers, Gradients], None]
 
 
@@ -85,7 +86,7 @@ class PathScorer:
         where = everywhere(batch, self.fixed)
 
         def settle(differences: Writers, gradients: Gradients) -> None:
-            if gradients.pending:
+            if gradients.waiting == WAITING:
                 contraction.settle(scores, where, differences, gradients)
 
         for differences, gradients in _pairs(self, batch, ends, settle):
