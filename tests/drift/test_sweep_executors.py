@@ -160,7 +160,7 @@ def test_a_checkpoint_that_kills_its_workers_is_given_up(tiny_series, tmp_path, 
 
     for _ in range(ATTEMPTS):
         with monkeypatch.context() as patch:
-            patch.setattr("circuit_drift.worker._take", die)
+            patch.setattr("circuit_drift.worker.take", die)
             patch.setattr("circuit_drift.claims.Claim.__exit__", lambda *_: None)
             patch.setattr("circuit_drift.claims.Claim._beat", lambda _: None)
             with pytest.raises(Killed):
