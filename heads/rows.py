@@ -49,6 +49,16 @@ class RowRequest:
 class _Capture:
     request: RowRequest
     sink: Callable[[int, RowStats], None]
+    seen: set[int]
+
+    def take(self, layer: int, stats: RowStats) -> None:
+        """Pass one layer's rows on, once."""
+        if layer in self.seen:
+            raise UnsupportedArchitecture(
+                f"two attention calls of one pass say that they are layer {layer}: their rows cannot be told apart"
+            )
+        self.seen.add(layer)
+        self.sink(layer, stats)
 
 
 class Edit(Protocol):
@@ -75,7 +85,7 @@ def capture_rows(model: PreTrainedModel, request: RowRequest, sink: Callable[[in
         UnsupportedArchitecture: the model does not use transformers' attention interface.
     """
     with attention_of(model):
-        token = _capture.set(_Capture(request, sink))
+        token = _capture.set(_Capture(request, sink, set()))
         try:
             yield
         finally:
@@ -97,10 +107,17 @@ def attention_of(model: PreTrainedModel) -> Iterator[None]:
     """Run the model through `rows_attention` while the block runs, then put its implementation back.
 
     Raises:
-        UnsupportedArchitecture: the model does not use transformers' attention interface.
+        UnsupportedArchitecture: the model does not use transformers' attention interface, or works on its mask.
     """
-    with attention_implementation(model, ROWS):
-        yield
+    try:
+        with attention_implementation(model, ROWS):
+            yield
+    except (AttributeError, TypeError) as error:
+        if LazyMask.__name__ not in str(error):
+            raise
+        raise UnsupportedArchitecture(
+            f"{type(model).__name__} works on its attention mask as on a tensor ({error}): its rows cannot be read"
+        ) from error
 
 
 def rows_attention(
@@ -136,7 +153,8 @@ def rows_attention(
         [batch, queries, heads, d of values] and no weights.
     """
     layer = getattr(module, "layer_idx", None)
-    if not isinstance(attention_mask, LazyMask) or position_bias is not None or is_causal is False or layer is None:
+    own_mask = not isinstance(attention_mask, LazyMask) or position_bias is not None or is_causal is False
+    if own_mask or layer is None or layer < 0:
         raise UnsupportedArchitecture(
             f"{type(module).__name__} builds its own mask, adds a position bias or has no layer index: "
             "its attention rows cannot be computed again correctly"
@@ -149,7 +167,7 @@ def rows_attention(
     if edit is not None:
         call = replace(call, query=edit.query(call))
     if capture is not None and (positions := _rows_here(capture.request, call)) is not None:
-        capture.sink(layer, _reduce(capture.request, positions, call))
+        capture.take(layer, _reduce(capture.request, positions, call))
     output = fused_output(call)
     if edit is not None:
         output = edit.output(call, output)
