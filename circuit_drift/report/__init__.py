@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["write_pair_report", "write_report"]
 
+ROLES_CAPTION = (
+    "Mover: what the head writes towards the answer is read from the subject, over 10 times what it reads from the "
+    "relation; relation: under a tenth; mixture: between (arXiv 2502.11196); the others by their scores. A role counts "
+    "where it holds in 95 % of the resamples of the facts."
+)
+
 
 def write_report(run: "Run", path: Path | str) -> Path:
     """Write the report of a run: verdict, behaviour, heads and circuits over training, and the stages' own diffs.
@@ -74,7 +80,7 @@ def _headlines(pair: "PairDiff") -> Iterator[str]:
 
 
 def _evolution(run: "Run", table: "pd.DataFrame") -> Iterator[Section]:
-    from circuit_drift.report import evolution, rewiring
+    from circuit_drift.report import evolution, rewiring, roles
 
     scored = next((point.heads for point in run if point.heads is not None), None)
     traced = next((point.circuit for point in run if point.circuit is not None), None)
@@ -120,6 +126,16 @@ def _evolution(run: "Run", table: "pd.DataFrame") -> Iterator[Section]:
             figure=rewiring.rewiring_figure(run, rewired),
             caption=f"EAP-IG edge scores; overlap and floor are both between disjoint halves of the facts. {facts}",
             frame=rewired,
+        )
+    if any(point.circuit is not None and point.roles is not None for point in run):
+        told = roles.roles_frame(run)
+        yield Section(
+            "roles",
+            "Roles of the circuit's heads",
+            text="What kind of head the circuit is made of: movers carry the subject over, relation heads the rest.",
+            figure=roles.roles_figure(run, told),
+            caption=ROLES_CAPTION,
+            frame=told,
         )
     if sum(point.circuit is not None and point.step is not None for point in run) > 2:
         evolution_of_circuit, chosen = evolve(run)
@@ -175,9 +191,7 @@ def _pair_sections(pair: "PairDiff", *, anchor: str) -> Iterator[Section]:
             f"roles-{anchor}",
             f"Roles of heads {span}",
             text=changes_sentence(pair.roles),
-            caption="Mover: the head's contribution to the answer is read from the subject (over 10 times that of the "
-            "relation); relation: the reverse; mixture: between; the others by their scores. Certain in 95 % of "
-            "resamples of the facts.",
+            caption=ROLES_CAPTION,
             frame=role_frame(pair.roles),
         )
     if pair.heads is not None:

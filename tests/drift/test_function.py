@@ -9,6 +9,7 @@ from circuit_drift.cli import app
 from circuit_drift.function import measure_transfer, stored_transfer
 from circuit_drift.pair import roles_of
 from circuit_drift.pair_tables import pair_tables
+from circuit_drift.report.roles import roles_frame
 from circuit_drift.store import Store
 
 
@@ -77,3 +78,20 @@ def _shorter(series, folder):
     path = folder / "facts.jsonl"
     path.write_text("".join((series / "facts.jsonl").read_text().splitlines(keepends=True)[:4]))
     return path
+
+
+def test_the_report_of_a_run_shows_roles_and_what_each_stage_did_to_the_function(tiny_series, tmp_path):
+    html = tmp_path / "report.html"
+    options = ["--store", str(tmp_path / "store"), "--length", "64", "--html", str(html)]
+    done = CliRunner().invoke(app, ["run", str(tiny_series), *options])
+    assert done.exit_code == 0, done.output
+    page = html.read_text(encoding="utf-8")
+    run = circuit_drift.load_run(tmp_path / "store")
+    transfer = stored_transfer((run.points[0], run.points[-1]), Store(run.store))
+    assert transfer.values.shape == (2, 2)
+    assert "Functional transfer 0 → 100" in page
+    assert "Roles of the circuit&#39;s heads" in page
+    told = roles_frame(run)
+    heads = {f"a{layer}.h{head}" for layer in range(2) for head in range(4)}
+    assert set(told["head"]) <= heads
+    assert len(told) == len(told.drop_duplicates())
