@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from heads.catalogue import NEEDS_NEEDLE
+from heads.chance import chance_levels
 from heads.detectors import LayerRows, answer_detectors, answer_groups
 from heads.generation import NEW_TOKENS, contains, generate, recall
 from heads.needles import NeedlePrompt, NeedleSet
@@ -258,6 +259,7 @@ def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Re
         "refused": [list(pair) for pair in needle_set.refused],
         "mode": mode,
         "chance": float(np.mean([1 / p.answer_start for p in prompts])),
+        "chances": _mean_levels([chance_levels(p) for p in prompts]),
         "layers_without_rows": [int(x) for x in np.flatnonzero(np.isnan(detectors["entropy"]).all(axis=(0, 2)))],
     }
     return RetrievalScores(
@@ -271,6 +273,12 @@ def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Re
         steps=np.stack(steps),
         meta=meta,
     )
+
+
+def _mean_levels(levels: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Chance level of every detector that has one on every prompt, mean over the prompts."""
+    shared = set[str].intersection(*(set(of) for of in levels))
+    return {name: float(np.mean([of[name] for of in levels])) for name in levels[0] if name in shared}
 
 
 def about(model: PreTrainedModel) -> dict[str, str]:

@@ -123,6 +123,38 @@ class HeadScores:
         columns: dict[str, Any] = {"name": head_names(self.shape), "layer": layers.ravel(), "head": heads.ravel()}
         return pd.DataFrame(columns | {name: self.mean_of(name).ravel() for name in self.detectors})
 
+    def statistics(self, name: str = "") -> "pd.DataFrame":
+        """One row a head for one detector: n, mean, ends of its 95 % bootstrap interval, accepted-only mean, chance.
+
+        ``accepted_mean`` is over the prompts that pass the gate, ``chance`` what even attention would give
+        (`heads.chance.chance_levels`); NaN where there is no such thing.
+
+        Args:
+            name: of the detector; the leading one unless given.
+        """
+        import pandas as pd
+
+        values = self.detector(name or self.leading)
+        low, high = bootstrap(values)
+        layers, heads = np.indices(self.shape)
+        return pd.DataFrame(
+            {
+                "name": head_names(self.shape),
+                "layer": layers.ravel(),
+                "head": heads.ravel(),
+                "n": (~np.isnan(values)).sum(axis=0).ravel(),
+                "mean": nanmean(values).ravel(),
+                "low": low.ravel(),
+                "high": high.ravel(),
+                "accepted_mean": self._accepted(values).ravel(),
+                "chance": self.meta.get("chances", {}).get(name or self.leading, np.nan),
+            }
+        )
+
+    def _accepted(self, values: Floats) -> Floats:
+        """[L, H] mean over accepted prompts: none where nothing was answered."""
+        return np.full(values.shape[1:], np.nan)
+
     def plot(self, *, by: str = "") -> "go.Figure":
         """Heat map of a detector, layers x heads."""
         from heads.plots import plot_scores
@@ -215,7 +247,10 @@ class RetrievalScores(HeadScores):
     @cached_property
     def accepted_mean(self) -> Floats:
         """[L, H] the same over accepted prompts only (the gate of arXiv 2404.15574); NaN when there are none."""
-        return nanmean(self.copy[self.accepted]) if self.accepted.any() else np.full(self.shape, np.nan)
+        return self._accepted(self.copy)
+
+    def _accepted(self, values: Floats) -> Floats:
+        return nanmean(values[self.accepted]) if self.accepted.any() else np.full(self.shape, np.nan)
 
     @cached_property
     def interval(self) -> tuple[Floats, Floats]:

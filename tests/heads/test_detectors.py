@@ -14,9 +14,11 @@ from checkpoints.anatomy import anatomy
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from heads import RetrievalScores
 from heads.catalogue import LOCAL_WINDOW
+from heads.chance import chance_levels
 from heads.detectors import GROUPS, answer_groups
 from heads.generation import contains, generate, recall
 from heads.query import calibrated
+from heads.readings import copy_readings
 from heads.rows import RowRequest, capture_rows
 from heads.writing import Writing
 
@@ -262,3 +264,41 @@ def test_heads_that_take_turns_and_heads_that_do_not():
     assert "2 heads copy" in str(constant).replace("2 [2, 2]", "2")
     with pytest.raises(BadPrompt, match="holds no steps"):
         heads.dynamics(fake_scores(copy))
+
+
+def test_a_head_that_attends_to_all_alike_scores_at_the_chance_level():
+    model, prompts = build("llama"), random_prompts(count=2, vocabulary=40, depths=(0.2, 0.6))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.q_proj.weight.zero_()
+    scores = heads.retrieval_scores(model, prompts)
+    for name in ("needle_mass", "contextual", "sink_mass", "first_token", "entropy", "reasoning", "spatial"):
+        table = scores.statistics(name)
+        np.testing.assert_allclose(table["mean"], table.chance, atol=1e-5, err_msg=name)
+
+
+def test_chance_of_copying_is_that_of_random_argmaxes():
+    prompts = random_prompts(count=1, vocabulary=9, size=30, answer=6, depths=(0.5,))
+    prompt, draw = prompts.prompts[0], np.random.default_rng(0)
+    ids, gold, rows = np.asarray(prompt.ids), np.asarray(prompt.gold), prompt.answer_start - 1 + np.arange(6)
+    argmax = np.stack([draw.integers(0, row + 1, 40_000) for row in rows], axis=1)
+    readings = copy_readings(argmax, ids, np.asarray(prompt.answer), gold)
+    levels = chance_levels(prompt)
+    for name, values in readings.items():
+        assert levels[name] == pytest.approx(values.mean(), abs=0.005), name
+    top = np.stack([[draw.permutation(row + 1)[:6] for _ in range(4000)] for row in rows], axis=1)
+    headkv = (np.isin(top, gold).sum(axis=2) / (rows + 1.0) / 6).sum(axis=1)
+    assert levels["headkv"] == pytest.approx(headkv.mean(), rel=0.03)
+
+
+def test_every_detector_comes_with_its_statistics(scored):
+    scores = replace(scored[1], accepted=np.arange(len(scored[1])) < 3)
+    for name in scores.detectors:
+        table = scores.statistics(name)
+        values = scores.detectors[name]
+        applies = ~np.isnan(table["mean"])
+        assert ((table.low <= table["mean"] + 1e-6) & (table["mean"] <= table.high + 1e-6))[applies].all()
+        np.testing.assert_allclose(table.accepted_mean[applies], values[:3].mean(axis=0).ravel()[applies], rtol=1e-5)
+    assert scores.statistics("needle_mass").chance.between(0.1, 0.3).all()
+    repeats = heads.repeat_scores(build("llama"), block=9, repeats=2, count=2).statistics("echo")
+    assert repeats.accepted_mean.isna().all() and (repeats.n == 2).all()
