@@ -28,8 +28,8 @@ def build_bridge(
     """A TransformerLens `TransformerBridge` with the same parameters as ``model``, which is left as it is.
 
     Weights that are later put into the model's parameters, by pointer or by copy, are the bridge's weights; weights
-    edited through the bridge are the model's. Backward hooks fire although no parameter requires a gradient. Before
-    it is handed out, the bridge's logits are compared with the model's.
+    edited through the bridge are the model's, but for the copies of a stock one. Backward hooks fire although no
+    parameter requires a gradient. Before it is handed out, the bridge's logits are compared with the model's.
 
     Args:
         model: a transformers causal language model.
@@ -41,7 +41,7 @@ def build_bridge(
             used. Without it, give token ids.
 
     Raises:
-        DriftError: TransformerLens is not installed, the model is in training mode, or weights are on no device.
+        DriftError: TransformerLens is not installed, the model is in training mode, or weights are kept on disk.
         UnsupportedArchitecture: TransformerLens has no adapter for it, or the bridge does not compute what it does.
     """
     if attention not in get_args(Attention):
@@ -73,7 +73,10 @@ def _twin(model: "PreTrainedModel") -> "PreTrainedModel":
     """A second tree of modules over the same parameters and buffers, without the first one's hooks."""
     tensors = [*model.parameters(), *model.buffers()]
     if any(tensor.is_meta for tensor in tensors):
-        raise DriftError("weights that a device map keeps on disk cannot be shared with a bridge; use fewer layers")
+        raise DriftError(
+            "weights that a device map keeps on disk cannot be shared with a bridge; load the checkpoint with a map "
+            "that keeps all of it on devices"
+        )
     twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     for module in twin.modules():
         module._forward_hooks.clear()

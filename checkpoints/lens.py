@@ -53,7 +53,10 @@ class SharedBridge(TransformerBridge):
         return {id(parameter) for parameter in parameters} == self._shared
 
     def refresh(self) -> None:
-        """Split fused projections again if their weights changed, by pointer or in place, since the last time."""
+        """Split fused projections again if their weights changed, by pointer or in place, since the last time.
+
+        Arithmetic in place on a parameter's ``.data`` leaves no trace in torch and is not seen.
+        """
         stamp = [(parameter.data_ptr(), parameter._version) for parameter in self._sources]
         if stamp == self._stamp:
             return
@@ -110,8 +113,8 @@ class SharedBridge(TransformerBridge):
         silent = [name for name in names if name in self._driver.non_fireable_hook_points]
         if silent:
             raise NotImplementedError(
-                f"{silent[0]!r} never fires in this bridge, whose attention is the model's own; "
-                "build one with attention='stock'"
+                f"{silent[0]!r} never fires in this bridge: one with attention='stock' fires patterns and q, k, v "
+                "apart, one with attention='native' a fused qkv as a whole"
             )
 
 
