@@ -15,6 +15,7 @@ import heads
 from checkpoints import Series
 from circuit_drift.measures import tokenizer_of
 from circuit_drift.prompts import prompts_for
+from heads.stats import Estimate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,10 +175,14 @@ def interference_figure(maps: Maps) -> "go.Figure":
     least, most = (f"{value:g}" for value in (min(maps[max(maps)].columns), max(maps[max(maps)].columns)))
     return theme.dress(
         figure,
-        title=f"{most} instead of {least} tokens before the needle cost {costs[0]} nats at step {min(maps):,}, "
-        f"{costs[1]} at step {max(maps):,}",
+        title=f"{most} instead of {least} tokens before the needle cost {_nats(costs[0])} nats at step {min(maps):,}, "
+        f"{_nats(costs[1])} at step {max(maps):,}",
         subtitle="the distance to the question is the same; 95 % intervals over needles; > 0: interference disturbs",
     )
+
+
+def _nats(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,14 +327,14 @@ def _better_than_score(monitor: heads.Monitor) -> Claim:
 
 def _middle(maps: Maps) -> Claim:
     penalty = maps[max(maps)].part([n for n in maps[max(maps)].rows if n <= TRAINED]).middle_penalty()
-    here = f"middle penalty {penalty} nats at step {max(maps):,}, up to {TRAINED} tokens"
+    here = f"middle penalty {_nats(penalty)} nats at step {max(maps):,}, up to {TRAINED} tokens"
     holds = True if penalty.low > 0 else False if penalty.high < 0 else None
     return Claim("needles at 30 to 80 % depth are lost in the middle", "PPL high there at 16K to 64K", here, holds)
 
 
 def _interference(maps: Maps) -> Claim:
     early, late = (maps[step].interference_cost() for step in (min(maps), max(maps)))
-    here = f"cost {early} nats at step {min(maps):,}, {late} at step {max(maps):,}"
+    here = f"cost {_nats(early)} nats at step {min(maps):,}, {_nats(late)} at step {max(maps):,}"
     claim = "text before the needle disturbs before training and hardly after it"
     return Claim(claim, "PPL rises with it, then nearly flat", here, bool(early.low > 0 and late.high < early.low))
 

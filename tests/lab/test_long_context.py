@@ -91,7 +91,7 @@ def test_what_was_planted_is_reproduced():
     assert set(said.values()) == {"yes"}
     assert "score saturated at step 800; PPL -14 % [-14, -14] per doubling after it" in here[deceived]
     assert "1 of 16 (6%)" in here["few heads retrieve"]
-    assert "middle penalty 0.5 [0.5, 0.5] nats" in here["needles at 30 to 80 % depth are lost in the middle"]
+    assert "middle penalty 0.50 [0.50, 0.50] nats" in here["needles at 30 to 80 % depth are lost in the middle"]
 
 
 def test_what_was_not_planted_is_not():
@@ -114,7 +114,9 @@ def test_figures_are_titled_by_what_they_show():
     )
     costs = {s: a_map(("distance", "before"), (32.0,), befores, lambda n, b, s=s: b / s) for s in (128, 1280)}
     title = long_context.interference_figure(costs).layout.title.text
-    assert title.startswith("128 instead of 0 tokens before the needle cost 1 [1, 1] nats at step 128, 0.1 [0.1, 0.1]")
+    assert title.startswith(
+        "128 instead of 0 tokens before the needle cost 1.00 [1.00, 1.00] nats at step 128, 0.10 [0.10, 0.10]"
+    )
 
 
 @pytest.mark.parametrize("since", [100, 400])
