@@ -95,13 +95,14 @@ class _Held:
         self.handle.remove()
 
 
-def test_sums_over_readers_complete_a_writers_own_path():
-    """Along the path of the last layer part's output the metric rises by what that part's edges sum to."""
-    model, facts = build("gpt2"), random_facts(3)
-    graph = circuits.attribute(model, facts, method="activations", ig_steps=40)
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "gpt_oss"])
+def test_sums_over_readers_complete_a_writers_own_path(family):
+    """Along the path of the last MLP's output the metric rises by what that MLP's edges sum to."""
+    model, facts = build(family), random_facts(2)
+    graph = circuits.attribute(model, facts, method="activations", ig_steps=12)
     exact = circuits.exact_nodes(model, facts)["m1"]
     found = graph.scores[:, graph.writers.index("m1")].sum(-1)
-    np.testing.assert_allclose(found, exact, rtol=2e-3, atol=1e-4)
+    np.testing.assert_allclose(found, exact, rtol=5e-3, atol=1e-3)
 
 
 def test_batches_and_padding_change_nothing():
