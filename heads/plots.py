@@ -100,8 +100,12 @@ def plot_validation(validation: "Validation") -> "go.Figure":
     about = (
         f"ablation: {tested.kind}, {tested.scope}; controls: {' and '.join(validation.controls)}; NLL in nats per token"
     )
-    title = f"{len(tested.heads)} top heads: {said} for retrieval<br><sup>{about.replace('_', '-')}</sup>"
-    figure.update_layout(title=title, template="plotly_white", showlegend=False)
+    kept = [run.score for runs in validation.controls.values() for run in runs]
+    title = (
+        f"{len(tested.heads)} top heads ablated: needle score {tested.score:.0%}, controls {min(kept):.0%} to "
+        f"{max(kept):.0%}; {said} for retrieval<br><sup>{about.replace('_', '-')}</sup>"
+    )
+    figure.update_layout(title=title, template="plotly_white", showlegend=False, height=460)
     return figure
 
 

@@ -156,7 +156,7 @@ def maps_figure(maps: Maps) -> "go.Figure":
     found = " and ".join(said) or "changes at no length"
     title = f"From step {min(maps):,} to {max(maps):,} the answer's perplexity {found}"
     about = f"cells: answer PPL, one needle; changes of the mean NLL under {STILL:g} nats are left out of the title"
-    return theme.dress(figure, title=title, subtitle=about)
+    return theme.dress(figure, title=title, subtitle=about).update_layout(margin_t=110)
 
 
 def interference_figure(maps: Maps) -> "go.Figure":
@@ -175,9 +175,10 @@ def interference_figure(maps: Maps) -> "go.Figure":
     least, most = (f"{value:g}" for value in (min(maps[max(maps)].columns), max(maps[max(maps)].columns)))
     return theme.dress(
         figure,
-        title=f"{most} instead of {least} tokens before the needle cost {_nats(costs[0])} nats at step {min(maps):,}, "
-        f"{_nats(costs[1])} at step {max(maps):,}",
-        subtitle="the distance to the question is the same; 95 % intervals over needles; > 0: interference disturbs",
+        title=f"{most} tokens before the needle cost {_nats(costs[0])} nats at step {min(maps):,}, "
+        f"{_nats(costs[1])} at {max(maps):,}",
+        subtitle=f"against {least} tokens, at the same distance to the question; 95 % intervals over needles; "
+        "> 0: interference disturbs",
     )
 
 

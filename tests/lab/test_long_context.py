@@ -114,9 +114,7 @@ def test_figures_are_titled_by_what_they_show():
     )
     costs = {s: a_map(("distance", "before"), (32.0,), befores, lambda n, b, s=s: b / s) for s in (128, 1280)}
     title = long_context.interference_figure(costs).layout.title.text
-    assert title.startswith(
-        "128 instead of 0 tokens before the needle cost 1.00 [1.00, 1.00] nats at step 128, 0.10 [0.10, 0.10]"
-    )
+    assert title.startswith("128 tokens before the needle cost 1.00 [1.00, 1.00] nats at step 128, 0.10 [0.10, 0.10]")
 
 
 @pytest.mark.parametrize("since", [100, 400])
