@@ -194,3 +194,14 @@ def test_graphs_of_different_backwards_or_ablations_are_not_compared():
         circuits.diff(plain, zero)
     older = replace(plain, meta={name: value for name, value in plain.meta.items() if name != "backward"})
     assert not circuits.diff(plain, older).tests.delta.any()
+
+
+def test_readers_of_single_query_heads_sum_to_their_groups_under_other_rules():
+    model, facts = build("llama_gqa"), random_facts(2)
+    groups, heads = (
+        circuits.attribute(model, facts, method="eap", backward="gim", kv=kv) for kv in ("groups", "query heads")
+    )
+    for letter in "kv":
+        members = heads[f"m0->a1.h2<{letter}>"] + heads[f"m0->a1.h3<{letter}>"]
+        assert groups[f"m0->a1.kv1<{letter}>"] == pytest.approx(members, rel=1e-5)
+    assert groups["m0->a1.h2<q>"] == pytest.approx(heads["m0->a1.h2<q>"], rel=1e-5)
