@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from heads.comparison import Change, HeadComparison, compare
     from heads.correlation import Correlation, correlate, read_downstream
     from heads.dynamic import Dynamics, dynamics
+    from heads.head_lists import head_list_table, load_head_lists
     from heads.mapping import corpus_nll, interference_map, needle_map
     from heads.maps import NeedleMap
     from heads.monitoring import Monitor, monitor
@@ -56,8 +57,10 @@ _HOMES = {
     "default_needles": "pools",
     "defect_table": "published",
     "dynamics": "dynamic",
+    "head_list_table": "head_lists",
     "interference_map": "mapping",
     "interference_prompts": "building",
+    "load_head_lists": "head_lists",
     "load_needles": "needles",
     "monitor": "monitoring",
     "needle_map": "mapping",
@@ -100,8 +103,10 @@ __all__ = [
     "default_needles",
     "defect_table",
     "dynamics",
+    "head_list_table",
     "interference_map",
     "interference_prompts",
+    "load_head_lists",
     "load_needles",
     "monitor",
     "needle_map",
