@@ -85,7 +85,7 @@ def _learning(lora: Trained) -> Iterator[Claim]:
     yield Claim(
         "half or more of what is newly learned is lost again",
         "held at the end: 10 of 18, 6 of 20, 6 of 17",
-        f"{_share(held, learned)} held",
+        f"{_share(held, learned)} held{_interval(held, learned)}",
         _answer(_agrees(held, learned, HELD)),
         f"our 95 % interval meets {HELD[0]:g} to {HELD[1]:g}",
     )
@@ -93,7 +93,7 @@ def _learning(lora: Trained) -> Iterator[Claim]:
     yield Claim(
         "a part of what was known is lost",
         "kept: 7 of 12, 27 of 36, 7 of 17",
-        f"{_share(kept, first)} kept",
+        f"{_share(kept, first)} kept{_interval(kept, first)}",
         _answer(_agrees(kept, first, KEPT)),
         f"our 95 % interval meets {KEPT[0]:g} to {KEPT[1]:g}",
     )
@@ -171,14 +171,27 @@ def _circuits(lora: Trained, function: "pd.DataFrame") -> Iterator[Claim]:
     )
 
 
-def _agrees(hits: int, total: int, band: tuple[float, float]) -> bool:
-    """Whether the exact interval of a share meets a band."""
+def _exact(hits: int, total: int) -> tuple[float, float]:
+    """The exact 95 % interval of a share (Clopper and Pearson 1934)."""
     from scipy.stats import binomtest
 
+    found = binomtest(hits, total).proportion_ci()
+    return float(found.low), float(found.high)
+
+
+def _agrees(hits: int, total: int, band: tuple[float, float]) -> bool:
+    """Whether the exact interval of a share meets a band."""
     if not total:
         return False
-    ours = binomtest(hits, total).proportion_ci()
-    return bool(ours.low <= band[1] and ours.high >= band[0])
+    low, high = _exact(hits, total)
+    return low <= band[1] and high >= band[0]
+
+
+def _interval(hits: int, total: int) -> str:
+    if not total:
+        return ""
+    low, high = _exact(hits, total)
+    return f", 95 % interval {low:.0%} to {high:.0%}"
 
 
 def _share(hits: int, total: int) -> str:
