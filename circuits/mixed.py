@@ -35,7 +35,7 @@ from circuits.trace import (
     output_tensor,
 )
 
-CPU_CHUNK, GPU_CHUNK = 1 << 20, 1 << 28
+CPU_CHUNK, GPU_CHUNK = 3 << 20, 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,7 @@ class _MixedRun:
         self.differences = stream.new_empty(len(self.weights.T), tokens, stream.shape[2])
         self.filled = 0
         self.live = [LayerTrace() for _ in mixer.parts.blocks]
+        self.own_heads: Tensor | None = None
         self.calls: dict[int, dict[str, Any]] = {}
 
     def differing(self) -> Tensor:
@@ -230,6 +231,7 @@ class _MixedRun:
 
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             live.attention_in = first_input(args, kwargs)
+            self.own_heads = None
             if block.index == 0 and self.slots[0] >= 0:
                 self.record(0, self.mixer.value.stream - live.attention_in)
 
@@ -252,26 +254,30 @@ class _MixedRun:
             if not idle:
                 result[..., rows[none_in]] = corrupt[..., rows[none_in]]
             if len(mixed):
-                result[:, self.start :, rows[mixed]] = self.heads_of(block, live, projection, readers, mixed)
+                if self.own_heads is None:
+                    self.own_heads = self.heads_of(block, live)
+                first = int(self.mixed[self.mixer.shape.attention_columns(block.index).start : readers.start].sum())
+                own = self.own_heads[..., first : first + len(mixed), :]
+                own = own if projection.bias is None else own + projection.bias[mixed]
+                result[:, self.start :, rows[mixed]] = own
             return result
 
         return hook
 
-    def heads_of(self, block: Block, live: LayerTrace, projection: Projection, readers: slice, mixed: Tensor) -> Tensor:
-        """[b, t, mixed, head_dim] projections of the mixed heads' own streams, a chunk of tokens at a time."""
-        columns = torch.arange(readers.start, readers.stop, device=mixed.device)[mixed]
-        weight = projection.weight[mixed].transpose(1, 2)
+    def heads_of(self, block: Block, live: LayerTrace) -> Tensor:
+        """[b, t, mixed, head_dim] queries, keys and values of a layer's mixed readers, a chunk of tokens at a time."""
+        start = self.mixer.shape.attention_columns(block.index).start
+        mixed = self.mixed[self.mixer.shape.attention_columns(block.index)].nonzero().flatten()
+        weight = torch.cat([projection.weight for projection in (block.q, block.k, block.v)])[mixed].transpose(1, 2)
         stream = live.attention_in[:, self.start :]
         tokens = stream.flatten(0, 1)
         chunk = (CPU_CHUNK if tokens.device.type == "cpu" else GPU_CHUNK) // (len(mixed) * tokens[0].numel())
         pieces = []
         for piece in torch.arange(len(tokens)).split(max(1, chunk)):
-            own = self.own_tokens(tokens, columns, slice(int(piece[0]), int(piece[-1]) + 1))
-            pieces.append(
-                torch.bmm(own if block.attention_norm is None else block.attention_norm.module.forward(own), weight)
-            )
-        heads = torch.cat(pieces, 1).transpose(0, 1).unflatten(0, stream.shape[:2])
-        return heads if projection.bias is None else heads + projection.bias[mixed]
+            own = self.own_tokens(tokens, start + mixed, slice(int(piece[0]), int(piece[-1]) + 1))
+            hidden = own if block.attention_norm is None else block.attention_norm.module.forward(own)
+            pieces.append(torch.bmm(hidden, weight))
+        return torch.cat(pieces, 1).transpose(0, 1).unflatten(0, stream.shape[:2])
 
     def kinds(self, readers: slice) -> tuple[Tensor, Tensor]:
         """Which of some readers have no edge inside, and which have some in and some out."""
