@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import heads
+from checkpoints import UnsupportedArchitecture, open_series
 from circuit_drift.lab import long_context
+from circuit_drift.lab.long_context_claims import claims
 from circuit_drift.sweep import Point, Run
 from heads import NeedleMap, Readout, RetrievalScores, Validation
 
@@ -55,18 +57,22 @@ def run_of(fall):
     ]
 
 
-def table_of(*, fall, middle, early, late, spared):
+def table_of(*, fall, middle, early, late, spared, farther):
     downstream = {"sft_codes": {step: float(i + (i % 2)) for i, step in enumerate(STEPS[:6])}}
     series = [(s, 64 * s, scores(i, fall=fall)) for i, s in enumerate(STEPS)]
     depths, befores = (0.0, 0.5, 1.0), (0.0, 128.0)
     found = heads.monitor(series, top_k=1, downstream=downstream)
-    table = long_context.claims(
+    table = claims(
         found,
         series[-1][2],
         maps={100: a_map(("length", "depth"), (128.0, 768.0), depths, lambda n, d: 1 + middle * (d == 0.5))},
         interference={
             step: a_map(("distance", "before"), (32.0,), befores, lambda n, b, cost=cost: 1 + cost * (b > 0))
             for step, cost in ((100, early), (800, late))
+        },
+        extended={
+            base: a_map(("length", "depth"), (512.0, 1000.0), depths, lambda n, d, b=base: (n > 512) * farther / b)
+            for base in (1000, 2000)
         },
         ablations=[
             Validation(
@@ -82,7 +88,7 @@ def table_of(*, fall, middle, early, late, spared):
 
 
 def test_what_was_planted_is_reproduced():
-    said, here = table_of(fall=0.15, middle=0.5, early=1.0, late=0.1, spared=1.0)
+    said, here = table_of(fall=0.15, middle=0.5, early=1.0, late=0.1, spared=1.0, farther=4000)
     deceived = "the needle score saturates while the answer's perplexity still falls"
     assert said.pop("perplexity is a better sign of downstream scores than the needle test") == "undecided"
     assert said.pop("few heads retrieve") == "no"
@@ -91,15 +97,18 @@ def test_what_was_planted_is_reproduced():
     assert set(said.values()) == {"yes"}
     assert "score saturated at step 800; PPL -14 % [-14, -14] per doubling after it" in here[deceived]
     assert "1 of 16 (6%)" in here["few heads retrieve"]
+    farther = here["a larger RoPE base carries retrieval beyond the trained length"]
+    assert "PPL at 1000 to 1000 tokens 54.6 to 7.39, lower for 4 of 4 needles" in farther
     assert "middle penalty 0.50 [0.50, 0.50] nats" in here["needles at 30 to 80 % depth are lost in the middle"]
 
 
 def test_what_was_not_planted_is_not():
-    said, _ = table_of(fall=0.0, middle=-0.5, early=0.0, late=0.0, spared=0.0)
+    said, _ = table_of(fall=0.0, middle=-0.5, early=0.0, late=0.0, spared=0.0, farther=-4000)
     assert said["the needle score saturates while the answer's perplexity still falls"] == "no"
     assert said["needles at 30 to 80 % depth are lost in the middle"] == "no"
     assert said["text before the needle disturbs before training and hardly after it"] == "no"
     assert said["masking the retrieval heads ends retrieval, masking others does not"] == "no"
+    assert said["a larger RoPE base carries retrieval beyond the trained length"] == "no"
     assert said["the heads that retrieve at first retrieve more later"] == "yes"
 
 
@@ -123,3 +132,15 @@ def test_a_run_is_followed_from_a_step_on(since):
     found = long_context.follow(Run("planted", points, Path(), {}), since=since, top_k=1)
     assert found.steps == tuple(step for step in STEPS if step >= since)
     assert found.initial_set == ("a1.h0",)
+
+
+def test_a_larger_base_reaches_farther_and_a_model_without_one_is_refused():
+    checkpoint = open_series("demo").at(9000)
+    found = long_context.extension_maps(checkpoint, [1000, 2000], lengths=[256, 768], depths=[0.5], needles=2)
+    assert list(found) == [1000, 2000]
+    near, far = (found[2000].row_nll - found[1000].row_nll).tolist()
+    assert far < -1.0 < near, "what is gained is beyond the trained length"
+    with checkpoint.open() as loaded:
+        del loaded.model.base_model.rotary_emb
+        with pytest.raises(UnsupportedArchitecture, match="no rotary embedding with one base"):
+            long_context._turn(loaded.model, 2000)
