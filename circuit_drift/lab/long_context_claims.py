@@ -166,7 +166,7 @@ def _middle(maps: Maps) -> Claim:
 def _interference(maps: Maps) -> Claim:
     early, late = (maps[step].interference_cost() for step in (min(maps), max(maps)))
     here = f"cost {nats(early)} nats at step {min(maps):,}, {nats(late)} at step {max(maps):,}"
-    claim = "text before the needle disturbs before training and hardly after it"
+    claim = "text before the needle disturbs early in training and hardly later"
     return Claim(claim, "PPL rises with it, then nearly flat", here, bool(early.low > 0 and late.high < early.low))
 
 

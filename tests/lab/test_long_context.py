@@ -106,7 +106,7 @@ def test_what_was_not_planted_is_not():
     said, _ = table_of(fall=0.0, middle=-0.5, early=0.0, late=0.0, spared=0.0, farther=-4000)
     assert said["the needle score saturates while the answer's perplexity still falls"] == "no"
     assert said["needles at 30 to 80 % depth are lost in the middle"] == "no"
-    assert said["text before the needle disturbs before training and hardly after it"] == "no"
+    assert said["text before the needle disturbs early in training and hardly later"] == "no"
     assert said["masking the retrieval heads ends retrieval, masking others does not"] == "no"
     assert said["a larger RoPE base carries retrieval beyond the trained length"] == "no"
     assert said["the heads that retrieve at first retrieve more later"] == "yes"
