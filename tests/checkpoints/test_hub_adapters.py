@@ -93,7 +93,7 @@ def test_an_audit_of_published_adapters_fetches_no_weights(remote):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("/home/somebody/llama", "adapter on '/home/somebody/llama', which is no repository of the hub"),
+        ("/data/llama", "adapter on '/data/llama', which is no repository of the hub"),
         ("org/absent", "org/absent is neither a folder here nor a repository"),
         (REPO, "is an adapter itself: merge it first"),
     ],
