@@ -19,7 +19,7 @@ from circuits.graph import GraphShape
 from circuits.low_rank import HeadGradients, effective_weight, latent_gradients, normed_part
 from circuits.trace import Batch, LayerTrace, Trace, head_outputs, head_writer, widen
 
-CPU_CHUNK, GPU_CHUNK = 32 << 20, 1 << 30
+CPU_CHUNK, GPU_CHUNK = 20 << 20, 1 << 30
 CPU_WEIGHTS, GPU_WEIGHTS = 1 << 28, 4 << 30
 
 

@@ -184,7 +184,8 @@ class _MixedRun:
 
     def idle_projections(self, block: Block) -> list[Any]:
         """Keep modules from projecting the live stream where no head reads it as it is."""
-        start, busy = self.mixer.shape.attention_columns(block.index).start, {}
+        start = self.mixer.shape.attention_columns(block.index).start
+        busy: dict[nn.Module, bool] = {}
         for projection in (block.q, block.k, block.v):
             replaced = (self.none_in | self.mixed)[start : start + projection.heads]
             busy[projection.module] = busy.get(projection.module, False) or not bool(replaced.all())
@@ -271,13 +272,13 @@ class _MixedRun:
         weight = torch.cat([projection.weight for projection in (block.q, block.k, block.v)])[mixed].transpose(1, 2)
         stream = live.attention_in[:, self.start :]
         tokens = stream.flatten(0, 1)
-        chunk = (CPU_CHUNK if tokens.device.type == "cpu" else GPU_CHUNK) // (len(mixed) * tokens[0].numel())
+        chunk = (CPU_CHUNK if tokens.device.type == "cpu" else GPU_CHUNK) // (len(mixed) * tokens.shape[1])
         pieces = []
-        for piece in torch.arange(len(tokens)).split(max(1, chunk)):
-            own = self.own_tokens(tokens, start + mixed, slice(int(piece[0]), int(piece[-1]) + 1))
+        for first in range(0, len(tokens), max(1, chunk)):
+            own = self.own_tokens(tokens, start + mixed, slice(first, min(first + max(1, chunk), len(tokens))))
             hidden = own if block.attention_norm is None else block.attention_norm.module.forward(own)
             pieces.append(torch.bmm(hidden, weight))
-        return torch.cat(pieces, 1).transpose(0, 1).unflatten(0, stream.shape[:2])
+        return torch.cat(pieces, 1).transpose(0, 1).reshape(*stream.shape[:2], len(mixed), -1)
 
     def kinds(self, readers: slice) -> tuple[Tensor, Tensor]:
         """Which of some readers have no edge inside, and which have some in and some out."""
@@ -287,7 +288,7 @@ class _MixedRun:
         """[readers, b, t, d] the private streams of some readers, from the first difference on."""
         tail = stream[:, self.start :]
         tokens = tail.flatten(0, 1)
-        return self.own_tokens(tokens, columns, slice(0, len(tokens))).unflatten(1, tail.shape[:2])
+        return self.own_tokens(tokens, columns, slice(0, len(tokens))).view(len(columns), *tail.shape)
 
     def own_tokens(self, tokens: Tensor, columns: Tensor, span: slice) -> Tensor:
         """[readers, span, d] the same over a stretch of the tokens [n, d]."""
