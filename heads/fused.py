@@ -52,6 +52,31 @@ def fused_output(call: Call) -> Tensor:
     return torch.cat(outputs, dim=2)
 
 
+def rows_output(call: Call, positions: Tensor) -> Tensor:
+    """Attention output of some queries and 0 for all others, [batch, heads, queries, d of values].
+
+    For the last layer of a model that is read at these queries only: O(rows x keys) instead of O(queries x keys).
+
+    Args:
+        call: the attention call.
+        positions: [batch, rows] absolute positions of the queries.
+    """
+    index = (positions - call.mask.query_start)[:, None, :, None]
+    query = call.query.gather(2, index.expand(-1, call.query.shape[1], -1, call.query.shape[-1]))
+    keys = call.mask.key_start + torch.arange(call.mask.n_keys, device=query.device)
+    allowed = call.mask.allowed(positions, keys)
+    if call.logits.softcap is not None or call.logits.sinks is not None:
+        rows = _softmax(query, call.key, call.value, allowed, call.logits)
+    else:
+        batch, heads, _, width = query.shape
+        grouped = query.reshape(batch, call.key.shape[1], -1, width)
+        allowed = allowed.repeat(1, heads // call.key.shape[1], 1)
+        rows = _sdpa(grouped, call.key, call.value, allowed, call.logits.scaling)
+        rows = rows.reshape(batch, heads, -1, rows.shape[-1])
+    output = rows.new_zeros(*call.query.shape[:3], rows.shape[-1])
+    return output.scatter_(2, index.expand_as(rows), rows)
+
+
 def _returns_normaliser(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether the fused kernel at hand tells the softmax's normaliser, without which two parts cannot be joined."""
     alike = query.device.type == "cpu" and key.shape[-1] == value.shape[-1]

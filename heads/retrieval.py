@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from checkpoints.anatomy import anatomy
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from heads.catalogue import NEEDS_NEEDLE
 from heads.chance import chance_levels
@@ -45,7 +46,8 @@ def retrieval_scores(
     """Score every head on every prompt with every detector that its answer rows can feed.
 
     One forward per batch through the model's fused attention; only the rows that predict answer tokens are
-    computed again. Batches are padded on the right, which a causal model cannot see.
+    computed again, and in the last layer, behind which nothing else is read, no others are computed at all. Batches
+    are padded on the right, which a causal model cannot see.
 
     Args:
         model: in eval mode, on any device.
@@ -141,6 +143,7 @@ def score_batch(
         top=max(len(p.gold) for p in prompts),
         key_block=key_block,
         directions=None if writing is None else writing.directions,
+        narrow=last_layer(model),
     )
     watching = nullcontext() if writing is None else writing.watching()
     inputs = {} if cache is None else cache.inputs
@@ -149,6 +152,14 @@ def score_batch(
     if writing is not None:
         layers = {index: writing.finish(index, stats) for index, stats in layers.items()}
     return list(_records(model, prompts, logits, layers))
+
+
+def last_layer(model: PreTrainedModel) -> int | None:
+    """The last layer, if nothing but attention carries from token to token in it; None where its parts are unknown."""
+    try:
+        return anatomy(model).n_layers - 1
+    except UnsupportedArchitecture:
+        return None
 
 
 def _records(

@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from checkpoints.attention import attention_implementation
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
-from heads.fused import Call, fused_output
+from heads.fused import Call, fused_output, rows_output
 from heads.masks import LazyMask, lazy_mask
 from heads.reduce import KeyGroups, Logits, RowStats, reduce_rows
 
@@ -36,6 +36,8 @@ class RowRequest:
         top: how many of the largest weights to keep for each row.
         key_block: keys treated at a time; changes memory, not results.
         directions: layer -> [variants, batch, heads, rows, d of values], along which to sum attended values.
+        narrow: a layer behind which the model is read at these rows only, so that it attends for no others: the last
+            one, where nothing but attention carries from token to token (`last_layer`).
     """
 
     positions: Tensor
@@ -43,6 +45,7 @@ class RowRequest:
     top: int = 0
     key_block: int = 2048
     directions: Callable[[int], Tensor] | None = None
+    narrow: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +169,13 @@ def rows_attention(
     edit, capture = _edit.get(), _capture.get()
     if edit is not None:
         call = replace(call, query=edit.query(call))
-    if capture is not None and (positions := _rows_here(capture.request, call)) is not None:
+    positions = None if capture is None else _rows_here(capture.request, call)
+    if capture is not None and positions is not None:
         capture.take(layer, _reduce(capture.request, positions, call))
-    output = fused_output(call)
+    if capture is not None and positions is not None and capture.request.narrow == layer and edit is None:
+        output = rows_output(call, positions)
+    else:
+        output = fused_output(call)
     if edit is not None:
         output = edit.output(call, output)
     return output.transpose(1, 2).contiguous(), None

@@ -57,8 +57,11 @@ def test_rows_where_there_is_attention_and_nothing_where_there_is_none(name):
     assert np.isnan(found.copy[:, without]).all()
     prompt = prompts.prompts[0]
     with torch.no_grad():
-        maps = [m for m in model(torch.tensor([prompt.ids]), output_attentions=True).attentions if m is not None]
+        plain = model(torch.tensor([prompt.ids]), output_attentions=True)
+    maps = [m for m in plain.attentions if m is not None]
     rows = [prompt.answer_start - 1 + t for t in range(len(prompt.answer))]
+    nll = torch.nn.functional.cross_entropy(plain.logits[0, rows], torch.tensor(prompt.answer), reduction="none")
+    np.testing.assert_allclose(found.nll[0], nll, atol=2e-5)
     having = [layer for layer in range(2) if layer not in without]
     for layer, attention in zip(having, maps, strict=True):
         mass = attention[0][:, rows][:, :, list(prompt.gold)].sum(dim=-1).mean(dim=-1)

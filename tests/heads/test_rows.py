@@ -3,9 +3,11 @@ import torch
 from families import FAMILIES, OUTSIDE, build
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache
+from transformers.pytorch_utils import Conv1D
 
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
-from heads.rows import RowRequest, capture_rows
+from heads.retrieval import last_layer
+from heads.rows import RowRequest, capture_rows, editing
 
 ROWS = torch.tensor([[30, 33, 39], [10, 20, 38]])
 
@@ -16,9 +18,10 @@ def groups(rows, keys):
     return torch.cat([members, (keys % 4 == rows[..., None] % 4)[..., None]], dim=-1)
 
 
-def capture(model, ids, rows=ROWS, *, top=3, key_block=4096, **inputs):
+def capture(model, ids, rows=ROWS, *, top=3, key_block=4096, narrow=None, **inputs):
     layers = {}
-    with torch.no_grad(), capture_rows(model, RowRequest(rows, groups, top, key_block), layers.__setitem__):
+    request = RowRequest(rows, groups, top, key_block, narrow=narrow)
+    with torch.no_grad(), capture_rows(model, request, layers.__setitem__):
         logits = model(ids, **inputs).logits
     return layers, logits
 
@@ -85,6 +88,59 @@ def test_a_cached_prefix_gives_the_same_rows(name):
     for layer, stats in whole.items():
         assert torch.equal(after[layer].argmax, stats.argmax)
         torch.testing.assert_close(after[layer].mass, stats.mass, atol=5e-6, rtol=0)
+
+
+def at_rows(logits, rows=ROWS):
+    return torch.stack([own[wanted] for own, wanted in zip(logits, rows, strict=True)])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_narrow_last_layer_gives_the_same_at_the_rows_and_attends_nowhere_else(name):
+    model, written = build(name), []
+    whole, logits = capture(model, sequences())
+    attention = (module for place, module in model.named_modules() if "attn" in place or "attention" in place)
+    output = [m for m in attention if isinstance(m, torch.nn.Linear | Conv1D) and m.weight.shape[0] in (32, 48)][-1]
+    hook = output.register_forward_pre_hook(lambda _module, args: written.append(args[0]))
+    narrow, narrow_logits = capture(model, sequences(), narrow=1)
+    hook.remove()
+    torch.testing.assert_close(at_rows(narrow_logits), at_rows(logits), atol=5e-6, rtol=0)
+    for layer, stats in whole.items():
+        assert torch.equal(stats.peak, narrow[layer].peak)
+    live = written[0].abs().sum(dim=-1) > 0
+    assert torch.equal(live, torch.zeros_like(live).scatter(1, ROWS, True))
+
+
+def test_only_a_last_layer_whose_parts_are_known_is_narrow():
+    assert last_layer(build("gemma3")) == 1
+    assert last_layer(build("llama4_text")) is None
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gpt_oss"])
+def test_a_narrow_last_layer_behind_a_prefix_and_padding(name):
+    model, ids, rows = build(name), sequences(), torch.tensor([[33, 39]])
+    mask = (torch.arange(40) >= 7).long()[None].expand(2, -1)
+    padded = capture(model, ids, rows, attention_mask=mask)[1]
+    narrow = capture(model, ids, rows, attention_mask=mask, narrow=1)[1]
+    torch.testing.assert_close(narrow[:, rows[0]], padded[:, rows[0]], atol=5e-6, rtol=0)
+    cache = DynamicCache()
+    with torch.no_grad():
+        model(ids[:, :25], past_key_values=cache, use_cache=True)
+    rest = capture(model, ids[:, 25:], rows, past_key_values=cache, use_cache=True, narrow=1)[1]
+    torch.testing.assert_close(rest[:, rows[0] - 25], capture(model, ids, rows)[1][:, rows[0]], atol=5e-5, rtol=0)
+
+
+def test_a_narrow_last_layer_is_widened_where_heads_are_edited():
+    class Nothing:
+        def query(self, call):
+            return call.query
+
+        def output(self, _call, output):
+            return output
+
+    model, ids = build("llama"), sequences()
+    with editing(Nothing()):
+        edited = capture(model, ids, narrow=1)[1]
+    assert torch.equal(edited, capture(model, ids)[1])
 
 
 @pytest.mark.parametrize("block", [1, 7, 40])
