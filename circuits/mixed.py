@@ -12,7 +12,7 @@ circuits cost little more than the attention and the output projections of a pla
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,11 +36,12 @@ from circuits.trace import (
 )
 
 CPU_CHUNK, GPU_CHUNK = 3 << 20, 1 << 28
+ROOM = 1 << 28
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Mixer:
-    """What the runs of many circuits over one batch share.
+    """What the runs of many circuits over one batch share, the room for their differences included.
 
     Attributes:
         parts: the model.
@@ -57,6 +58,15 @@ class Mixer:
     corrupt: Trace
     value: Writers
     shortcut: bool = True
+    _room: Tensor | None = field(default=None, init=False, repr=False)
+
+    def room(self, writers: int, tokens: int) -> Tensor:
+        """[writers, tokens, d] to write differences into; taken again for every circuit, since fresh memory is dear."""
+        if self._room is None or len(self._room) < writers:
+            width = self.corrupt.stream.shape[2]
+            affordable = min(len(self.shape.writers), ROOM // (tokens * width))
+            self._room = self.corrupt.stream.new_empty(max(writers, affordable), tokens, width)
+        return self._room[:writers]
 
     def logits(self, mask: Tensor) -> Tensor:
         """[n, vocab] where each answer token is produced, with the edges of ``mask`` [F, B] inside."""
@@ -84,7 +94,7 @@ class _MixedRun:
         kept = self.differing() & self.outside[:, self.mixed].any(1)
         self.slots = torch.where(kept, kept.cumsum(0) - 1, -1).tolist()
         self.weights = self.outside[kept].T.to(stream.dtype)
-        self.differences = stream.new_empty(len(self.weights.T), tokens, stream.shape[2])
+        self.differences = mixer.room(len(self.weights.T), tokens)
         self.filled = 0
         self.live = [LayerTrace() for _ in mixer.parts.blocks]
         self.own_heads: Tensor | None = None
@@ -294,7 +304,7 @@ class _MixedRun:
         """[readers, span, d] the same over a stretch of the tokens [n, d]."""
         width = tokens.shape[1]
         changes = self.differences[: self.filled].flatten(1)[:, span.start * width : span.stop * width]
-        return tokens[span] + (self.weights[columns, : self.filled] @ changes).view(len(columns), -1, width)
+        return (self.weights[columns, : self.filled] @ changes).view(len(columns), -1, width).add_(tokens[span])
 
     def replaced(self, args: tuple[Any, ...], stream: Tensor, column: int, norm: Norm | None, corrupt: Tensor) -> Any:
         """Arguments of a module whose input is one reader's normalised stream."""
@@ -335,10 +345,13 @@ class _MixedRun:
             return
         change = (self.mixer.value.heads[block.index] - head_outputs(block, live))[:, self.start :]
         flat = change[..., kept, :].flatten(0, 1).transpose(0, 1)
-        changes = torch.bmm(flat, head_writer(block, change.dtype)[kept])
         place = self.slots[first + kept[0]]
-        self.differences[place : place + len(kept)] = changes.to(self.differences.dtype)
         self.filled = place + len(kept)
+        rows, writer = self.differences[place : self.filled], head_writer(block, change.dtype)[kept]
+        if rows.dtype == change.dtype:
+            torch.bmm(flat, writer, out=rows)
+        else:
+            rows.copy_(torch.bmm(flat, writer))
 
     def record(self, row: int, change: Tensor) -> None:
         """One writer's row."""
