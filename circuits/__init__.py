@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from circuits.alignment import Alignment, align
-    from circuits.attribution import attribute, completeness
+    from circuits.attribution import attribute
     from circuits.backward import Backward
     from circuits.comparison import GraphDiff, diff
     from circuits.evaluation import Faithfulness, FaithfulnessCurve, faithfulness, faithfulness_curve, minimal_circuit
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from circuits.positions import PositionScores, attribute_positions
     from circuits.pruning import prune, random_circuits
     from circuits.roles import HeadRoles, RoleChange
-    from circuits.scores import AttributionGraph
+    from circuits.scores import AttributionGraph, completeness
     from circuits.similarity import Similarity
     from circuits.sources import head_roles
     from circuits.tasks import TASKS, Task, load_task, task_facts
@@ -63,7 +63,7 @@ _HOMES = {
     "attribute": "attribution",
     "attribute_nodes": "node_attribution",
     "attribute_positions": "positions",
-    "completeness": "attribution",
+    "completeness": "scores",
     "default_facts": "facts",
     "diff": "comparison",
     "evolve": "evolution",

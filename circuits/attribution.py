@@ -8,8 +8,9 @@ gradients on activations (Marks et al. 2024) interpolate u's own output, all els
 """
 
 import logging
-from dataclasses import asdict
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -25,17 +26,61 @@ from circuits.expansion import KeyValue, expanded, view
 from circuits.facts import FactSet
 from circuits.flow import FlowScorer
 from circuits.graph import GraphShape
-from circuits.metrics import Metric, MetricName, find_metric
+from circuits.metrics import Metric, MetricName, find_metric, require_gradient
 from circuits.paths import PathScorer, Plan
-from circuits.scores import AttributionGraph
-from circuits.trace import batches, frozen, make_batch
+from circuits.scores import AttributionGraph, completeness
+from circuits.trace import Batch, batches, frozen, make_batch
 
 logger = logging.getLogger(__name__)
 
 Method = Literal["eap", "eap-ig", "clean-corrupted", "conductance", "activations", "activations-eapig", "flow"]
 Rule = Literal["left", "right", "midpoint"]
+Runs = tuple[tuple[tuple[int, int, int], ...], ...]
 OFFSETS = {"left": 0.0, "right": 1.0, "midpoint": 0.5}
 ABLATABLE = ("eap", "activations", "activations-eapig")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How edges are scored; the fields are the arguments of `circuits.attribute` of those names."""
+
+    method: Method
+    metric: MetricName | Metric
+    ig_steps: int
+    rule: Rule
+    backward: Preset | Backward
+    ablation: Ablation
+    groups: int | None
+    kv: KeyValue
+    batch_size: int
+    chunk_mb: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Parts that the positions of prompts fall into.
+
+    Attributes:
+        names: S names.
+        runs: for each fact its stretches (part, first position, one after the last); ``None`` for one part of all.
+    """
+
+    names: tuple[str, ...] = ("",)
+    runs: Runs | None = None
+
+    def split(self, batch: Batch) -> Batch:
+        """The batch with its rows' scores kept apart by part."""
+        if self.runs is None:
+            return batch
+        size = len(self.names)
+        stretches = tuple(
+            tuple((row * size + place, start, stop) for place, start, stop in self.runs[index])
+            for row, index in enumerate(batch.indices)
+        )
+        return replace(batch, segments=size, stretches=stretches)
+
+
+EVERYWHERE = Segments()
 
 
 def attribute(
@@ -91,62 +136,79 @@ def attribute(
         CorruptWeights: the scores are not finite.
         BadPrompt: an argument out of range, or two that exclude each other.
     """
-    plan = find_plan(method, ig_steps, rule)
-    name, measure = find_metric(metric, facts)
-    backward_name, rules = find_backward(backward)
-    _check_combination(method, name, backward_name, ablation)
-    units = len(facts) if groups is None else groups
-    if not 1 <= units <= len(facts):
-        raise BadPrompt(f"groups must lie between 1 and the number of facts, {len(facts)}; got {groups}")
-    parts = view(anatomy(model), kv)
+    settings = Settings(
+        method, metric, ig_steps, rule, backward, ablation, groups, kv, batch_size=batch_size, chunk_mb=chunk_mb
+    )
+    (graph,) = score_segments(model, facts, settings, progress=progress).values()
+    logger.info("%s over %d facts: completeness %s", method, len(facts), completeness(graph))
+    return graph
+
+
+def score_segments(
+    model: PreTrainedModel,
+    facts: FactSet,
+    settings: Settings,
+    segments: Segments = EVERYWHERE,
+    *,
+    progress: bool = False,
+) -> dict[str, AttributionGraph]:
+    """One graph for each part of the positions, by its name; arguments, results and errors as `circuits.attribute`."""
+    plan = find_plan(settings.method, settings.ig_steps, settings.rule)
+    name, measure = find_metric(settings.metric, facts)
+    backward_name, rules = find_backward(settings.backward)
+    _check_combination(settings, name, backward_name)
+    group, size = facts.units(settings.groups), len(segments.names)
+    parts = view(anatomy(model), settings.kv)
     shape = graph_shape(parts)
-    group = np.arange(len(facts)) % units
     device = next(model.parameters()).device
     dtype = torch.float64 if next(model.parameters()).dtype == torch.float64 else torch.float32
-    scores = torch.zeros(units, *shape.mask.shape, dtype=dtype)
+    counts = np.bincount(group)
+    scores = torch.zeros(len(counts) * size, *shape.mask.shape, dtype=dtype)
     mask = torch.as_tensor(shape.mask)
     clean, corrupt, rank = (torch.zeros(len(facts), dtype=d) for d in (torch.float64, torch.float64, torch.int64))
-    contraction = Contraction(parts, shape, dtype, chunk_mb)
+    contraction = Contraction(parts, shape, dtype, settings.chunk_mb)
     with frozen(model), expanded(parts), tqdm(total=len(facts), unit="fact", disable=not progress, leave=False) as bar:
         scorer: FlowScorer | PathScorer = FlowScorer(contraction)
         if plan is not None:
-            fixed = fixed_values(parts, facts, ablation, batch_size)
+            fixed = fixed_values(parts, facts, settings.ablation, settings.batch_size)
             scorer = PathScorer(contraction, plan, measure, fixed, rules.freeze_norms)
         with modified(parts, rules, make_batch(facts, [0], device)):
-            for number, batch in enumerate(batches(facts, batch_size, device)):
-                scored = scorer(batch, check=number == 0)
+            for number, batch in enumerate(batches(facts, settings.batch_size, device)):
+                scored = scorer(segments.split(batch), check=number == 0)
                 index = list(batch.indices)
                 for kept, value in (
                     (clean, scored.clean_metric), (corrupt, scored.corrupt_metric), (rank, scored.rank)
                 ):  # fmt: skip
                     kept[index] = value.to("cpu", kept.dtype)
-                scores.index_add_(0, torch.as_tensor(group[index]), scored.scores.cpu().transpose(1, 2) * mask)
+                targets = torch.as_tensor(group[index])[:, None] * size + torch.arange(size)
+                scores.index_add_(0, targets.flatten(), scored.scores.cpu().transpose(1, 2) * mask)
                 bar.update(len(index))
-    scores /= torch.as_tensor(np.bincount(group, minlength=units), dtype=dtype)[:, None, None]
+    found = scores.view(len(counts), size, *shape.mask.shape)
+    found /= torch.as_tensor(counts, dtype=dtype)[:, None, None, None]
     if not bool(torch.isfinite(scores).all()):
         raise CorruptWeights("edge scores are not finite; try dtype float32, and check the weights")
-    graph = AttributionGraph(
-        scores=scores.numpy(),
-        shape=shape,
-        clean_metric=clean.numpy(),
-        corrupt_metric=corrupt.numpy(),
-        answer_rank=rank.numpy(),
-        group=group,
-        labels=tuple(dict(fact.labels) for fact in facts.facts),
-        meta={
-            "method": method,
-            "ig_steps": 0 if plan is None else len(plan.alphas),
-            "rule": _rule_used(method, rule),
-            "metric": "none" if plan is None else name,
-            "backward": asdict(rules) if backward_name == "rules" else backward_name,
-            "ablation": "none" if plan is None else ablation,
-            "prompts": facts.hash,
-            "refused": [list(item) for item in facts.refused],
-            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        },
-    )
-    logger.info("%s over %d facts: completeness %s", method, len(facts), completeness(graph))
-    return graph
+    meta = describe(
+        model, facts,
+        method=settings.method,
+        ig_steps=0 if plan is None else len(plan.alphas),
+        rule=rule_used(settings.method, settings.rule),
+        metric="none" if plan is None else name,
+        backward=asdict(rules) if backward_name == "rules" else backward_name,
+        ablation="none" if plan is None else settings.ablation,
+    )  # fmt: skip
+    return {
+        segment: AttributionGraph(
+            scores=found[:, place].numpy(),
+            shape=shape,
+            clean_metric=clean.numpy(),
+            corrupt_metric=corrupt.numpy(),
+            answer_rank=rank.numpy(),
+            group=group,
+            labels=tuple(dict(fact.labels) for fact in facts.facts),
+            meta=meta if segments.runs is None else {**meta, "segment": segment},
+        )
+        for place, segment in enumerate(segments.names)
+    }
 
 
 def graph_shape(parts: Anatomy) -> GraphShape:
@@ -154,16 +216,14 @@ def graph_shape(parts: Anatomy) -> GraphShape:
     return GraphShape(parts.n_layers, parts.n_heads, parts.n_kv_heads, parts.parallel)
 
 
-def completeness(graph: AttributionGraph) -> dict[str, float]:
-    """Residual of the two outermost cuts, as a share of |metric(corrupt) - metric(clean)|.
-
-    Returns:
-        ``input``: (sum over the input's edges - total) / |total|, which path methods drive to 0 with more steps;
-        ``logits``: the same for the edges into ``logits``, which only conductance drives to 0.
-    """
-    cuts = {"input": graph.mean[0].sum(), "logits": graph.mean[:, -1].sum()}
-    scale = abs(graph.total)
-    return {name: float((cut - graph.total) / scale) if scale else float("nan") for name, cut in cuts.items()}
+def describe(model: PreTrainedModel, facts: FactSet, **how: Any) -> Mapping[str, Any]:
+    """The ``meta`` of a result: how it was measured, on which facts, in which precision."""
+    return {
+        **how,
+        "prompts": facts.hash,
+        "refused": [list(item) for item in facts.refused],
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+    }
 
 
 def find_plan(method: str, ig_steps: int, rule: str) -> Plan | None:
@@ -173,15 +233,15 @@ def find_plan(method: str, ig_steps: int, rule: str) -> Plan | None:
             f"unknown method {method!r} or rule {rule!r}; methods: {', '.join(get_args(Method))}; "
             f"rules: {', '.join(get_args(Rule))}"
         )
-    if ig_steps < 1:
-        raise BadPrompt(f"ig_steps must be at least 1, got {ig_steps}")
+    if not isinstance(ig_steps, int) or ig_steps < 1:
+        raise BadPrompt(f"ig_steps must be a whole number of at least 1, got {ig_steps}")
     if method == "flow":
         return None
     if method == "eap":
         return Plan((1.0,), (1.0,))
     if method == "clean-corrupted":
         return Plan((0.0, 1.0), (0.5, 0.5))
-    offset = OFFSETS[_rule_used(method, rule)]
+    offset = OFFSETS[rule_used(method, rule)]
     alphas, weights = tuple((k + offset) / ig_steps for k in range(ig_steps)), (1 / ig_steps,) * ig_steps
     if method == "conductance":
         return Plan(alphas, weights, "increments")
@@ -190,15 +250,16 @@ def find_plan(method: str, ig_steps: int, rule: str) -> Plan | None:
     return Plan(alphas, weights, "all activations" if method == "activations-eapig" else "fixed")
 
 
-def _rule_used(method: str, rule: str) -> str:
+def rule_used(method: str, rule: str) -> str:
+    """The Riemann rule that a method really follows: its own where it has one, ``ends`` where it takes no steps."""
     fixed = {"conductance": "midpoint", "activations-eapig": "right", "flow": "none"}
     return fixed.get(method, rule if method in ("eap-ig", "activations") else "ends")
 
 
-def _check_combination(method: str, metric: str, backward: str, ablation: str) -> None:
+def _check_combination(settings: Settings, metric: str, backward: str) -> None:
+    method, ablation = settings.method, settings.ablation
     find_ablation(ablation)
-    if metric == "kl" and method == "eap":
-        raise BadPrompt("KL has no gradient at the clean run, so every EAP score of it is zero; use method='eap-ig'")
+    require_gradient(metric, method)
     if ablation != "corrupt" and method not in ABLATABLE:
         raise BadPrompt(
             f"the path of method={method!r} ends at the corrupt prompt, so ablation={ablation!r} has no meaning for "

@@ -46,7 +46,7 @@ def exact_edges(
         BadPrompt: an edge that does not exist, or an argument out of range.
     """
     from checkpoints.anatomy import anatomy
-    from circuits.attribution import graph_shape
+    from circuits.attribution import describe, graph_shape
     from circuits.metrics import find_metric
     from circuits.patching import run_patches
 
@@ -77,17 +77,16 @@ def exact_edges(
         answer_rank=patched.rank,
         group=np.arange(len(facts)),
         labels=tuple(dict(fact.labels) for fact in facts.facts),
-        meta={
-            "method": "exact",
-            "ig_steps": 0,
-            "rule": "none",
-            "metric": find_metric(metric, facts)[0],
-            "backward": "none",
-            "ablation": ablation,
-            "prompts": facts.hash,
-            "refused": [list(item) for item in facts.refused],
-            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        },
+        meta=describe(
+            model,
+            facts,
+            method="exact",
+            ig_steps=0,
+            rule="none",
+            metric=find_metric(metric, facts)[0],
+            backward="none",
+            ablation=ablation,
+        ),
     )
 
 

@@ -94,8 +94,10 @@ class FactSet:
         """[N] the unit of each fact: itself, or one of so many disjoint groups.
 
         Raises:
-            BadPrompt: more groups than facts, or none.
+            BadPrompt: more groups than facts, or none; or no facts at all.
         """
+        if not len(self):
+            raise BadPrompt("there are no facts to score: the set is empty")
         units = len(self) if groups is None else groups
         if not 1 <= units <= len(self):
             raise BadPrompt(f"groups must lie between 1 and the number of facts, {len(self)}; got {groups}")

@@ -50,7 +50,7 @@ def find_metric(metric: MetricName | Metric, facts: FactSet) -> tuple[str, Metri
     if metric == "logit difference":
         _require_equal_lengths(facts)
         return metric, lambda logits, batch, _clean: logit_difference(logits, batch)
-    if metric not in known:
+    if not isinstance(metric, str) or metric not in known:
         raise BadPrompt(f"unknown metric {metric!r}; metrics: {', '.join(get_args(MetricName))}, or a function")
     return metric, _summed(known[metric])
 

@@ -3,7 +3,7 @@
 One backward pass gives every node, with no contraction over edges, so it costs little more than the passes themselves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from checkpoints.anatomy import Anatomy, Block, anatomy
 from checkpoints.errors import BadPrompt, CorruptWeights
-from circuits.attribution import Method, Rule, find_plan, graph_shape
+from circuits.attribution import Method, Rule, describe, find_plan, graph_shape, rule_used
 from circuits.contract import Writers
 from circuits.facts import FactSet
 from circuits.interior import Experts, Interior, Neurons, Watch
@@ -78,10 +78,8 @@ def attribute_nodes(
         for number, batch in enumerate(batches(facts, batch_size, device)):
             found.add(scorer(batch, check=number == 0), batch, group)
             bar.update(len(batch.indices))
-    return found.scores(
-        parts, scorer, group, level, {"method": method, "ig_steps": len(plan.alphas), "rule": rule, "metric": name,
-                                      "prompts": facts.hash}
-    )  # fmt: skip
+    how = {"method": method, "ig_steps": len(plan.alphas), "rule": rule_used(method, rule), "metric": name}
+    return found.scores(parts, scorer, group, level, describe(model, facts, **how))
 
 
 @dataclass(slots=True)
@@ -260,7 +258,7 @@ class _Found:
         self.tokens += scored.tokens
 
     def scores(
-        self, parts: Anatomy, scorer: _Scorer, group: np.ndarray[Any, Any], level: Level, meta: dict[str, Any]
+        self, parts: Anatomy, scorer: _Scorer, group: np.ndarray[Any, Any], level: Level, meta: Mapping[str, Any]
     ) -> NodeScores:
         """The result."""
         if not bool(torch.isfinite(self.total).all()):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from checkpoints.artifacts import read_artifact, write_artifact
 from checkpoints.errors import BadPrompt
 from circuits.graph import Bools, Circuit, Floats, GraphShape, shape_document
+from circuits.pruning import require_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -208,8 +209,9 @@ def _first(scores: Floats, n: int, rule: NodeRule) -> Bools:
     """The n first by a rule; ties go to the earlier one."""
     if rule not in get_args(NodeRule):
         raise BadPrompt(f"unknown rule {rule!r}; rules: {', '.join(get_args(NodeRule))}")
+    require_size(n, len(scores), "parts")
     chosen = np.zeros(len(scores), dtype=bool)
-    chosen[np.argsort(scores if rule == "lowers" else -np.abs(scores), kind="stable")[: max(n, 0)]] = True
+    chosen[np.argsort(scores if rule == "lowers" else -np.abs(scores), kind="stable")[:n]] = True
     return chosen
 
 

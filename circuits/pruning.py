@@ -36,8 +36,9 @@ def prune(shape: GraphShape, scores: Floats, n: int, *, rule: Rule = "absolute")
             node already in.
 
     Raises:
-        BadPrompt: an unknown rule.
+        BadPrompt: an unknown rule, or n is no number of edges (a share, say).
     """
+    require_size(n, int(shape.mask.sum()), "edges")
     if rule not in get_args(Rule):
         raise BadPrompt(f"unknown rule {rule!r}; rules: {', '.join(get_args(Rule))}")
     if rule == "greedy":
@@ -46,9 +47,19 @@ def prune(shape: GraphShape, scores: Floats, n: int, *, rule: Rule = "absolute")
         chosen = np.zeros(shape.mask.shape, dtype=bool)
         rows, columns = np.nonzero(shape.mask)
         values = scores[rows, columns]
-        first = np.argsort(values if rule == "lowers" else -np.abs(values), kind="stable")[: max(n, 0)]
+        first = np.argsort(values if rule == "lowers" else -np.abs(values), kind="stable")[:n]
         chosen[rows[first], columns[first]] = True
     return Circuit(shape, drop_dead_ends(shape, chosen), scores)
+
+
+def require_size(n: int, total: int, unit: str) -> None:
+    """Refuse what is no number of edges or nodes.
+
+    Raises:
+        BadPrompt: a share, or less than none.
+    """
+    if not isinstance(n, int | np.integer) or n < 0:
+        raise BadPrompt(f"a circuit is pruned to a whole number of the {total:,} {unit}, not to {n!r}")
 
 
 def threshold(shape: GraphShape, scores: Floats, least: float) -> Circuit:

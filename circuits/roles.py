@@ -120,7 +120,10 @@ class HeadRoles:
         return {name: tuple(r for r, share in certain.items() if share[place[name]] >= CERTAIN) for name in names}
 
     def to_frame(self, circuit: Circuit | None = None) -> "pd.DataFrame":
-        """One row a head: head, layer, subject, relation, ratio, a column per role with its certainty, in_circuit.
+        """One row a head: head, layer, from_subject, from_relation, ratio, each role's certainty, in_circuit.
+
+        ``from_subject`` and ``from_relation`` are mean contributions to the answer's logit; the column of a role
+        (``relation`` is one) is the share of resamples in which the head has it.
 
         Args:
             circuit: fills ``in_circuit``; the published roles are those of circuit heads only.
@@ -129,7 +132,7 @@ class HeadRoles:
 
         layers, heads = self.subject.shape[1:]
         frame: dict[str, Any] = {"head": self.heads, "layer": np.repeat(np.arange(layers), heads)}
-        frame |= {"subject": self.subject.mean(0).ravel(), "relation": self.relation.mean(0).ravel()}
+        frame |= {"from_subject": self.subject.mean(0).ravel(), "from_relation": self.relation.mean(0).ravel()}
         frame |= {"ratio": self.ratio.ravel()}
         frame |= {role: share.ravel() for role, share in self.certainty().items()}
         if circuit is not None:
@@ -157,7 +160,7 @@ class HeadRoles:
         )
 
     def _repr_html_(self) -> str:
-        frame = self.to_frame().sort_values("subject", key=np.abs, ascending=False).head(20)
+        frame = self.to_frame().sort_values("from_subject", key=np.abs, ascending=False).head(20)
         table = frame.to_html(index=False, border=0, float_format=lambda value: f"{value:.3g}")
         return f"<p><b>Roles of heads</b> over {len(self)} facts; a role's column is its share of resamples</p>{table}"
 

@@ -28,9 +28,10 @@ KIND = "attribution_graph"
 class AttributionGraph:
     """Edge scores of one model over a set of facts.
 
-    A score estimates how much corrupting that edge alone changes the metric, logit(answer) - logit(wrong), in logits:
-    **positive = corrupting the edge raises the metric**, so the edges that carry the fact are negative. Scores do
-    not depend on how the facts were batched.
+    A score estimates how much corrupting that edge alone changes the metric, in the metric's unit (by default
+    logit(answer) - logit(wrong), in logits): **positive = corrupting the edge raises the metric**, so the edges that
+    carry the fact are negative. Scores do not depend on how the facts were batched. Information flow routes
+    (``method="flow"``) are shares in [0, 1], without a sign.
 
     Attributes:
         scores: [U, F, B] per unit (a fact, or a group of facts), the mean over the unit's facts; 0 where no edge is.
@@ -40,7 +41,7 @@ class AttributionGraph:
             several tokens the one that fares worst counts, so that 0 = all are.
         group: [N] the unit each fact belongs to.
         labels: N mappings, the facts' labels.
-        meta: method, ig_steps, rule, prompt hash, refused facts, completeness residual, dtype.
+        meta: method, ig_steps, rule, metric, backward, ablation, prompt hash, refused facts, dtype.
     """
 
     scores: Floats
@@ -191,9 +192,27 @@ class AttributionGraph:
         return cls(scores=scores, shape=shape, labels=tuple(document["labels"]), meta=document["meta"], **arrays)
 
     def _repr_html_(self) -> str:
-        method = escape(str(self.meta.get("method", "")))
+        residuals = {name: value for name, value in completeness(self).items() if not np.isnan(value)}
+        told = ", ".join(f"{value:+.2g} at the {name}" for name, value in residuals.items()) or "not applicable"
         head = (
-            f"<p><b>Attribution graph</b> ({method}): {len(self)} facts, {int(self.mask.sum())} edges, "
-            f"metric {self.clean_metric.mean():.3g} clean, {self.corrupt_metric.mean():.3g} corrupt</p>"
+            f"<p><b>Attribution graph</b> ({escape(str(self.meta.get('method', '')))}, "
+            f"{escape(str(self.meta.get('metric', '')))}): {len(self)} facts, {int(self.mask.sum())} edges, "
+            f"metric {self.clean_metric.mean():.3g} clean, {self.corrupt_metric.mean():.3g} corrupt; "
+            f"completeness residual {told}</p>"
         )
         return str(head + self.to_frame().head(20).to_html(index=False, border=0))
+
+
+def completeness(graph: AttributionGraph) -> dict[str, float]:
+    """Residual of the two outermost cuts, as a share of |metric(corrupt) - metric(clean)|.
+
+    Returns:
+        ``input``: (sum over the input's edges - total) / |total|, which path methods drive to 0 with more steps;
+        ``logits``: the same for the edges into ``logits``, which only conductance drives to 0. NaN where scores are
+        not meant to add up to that: information flow routes, other ablations than ``corrupt``, one segment's scores.
+    """
+    cuts = {"input": graph.mean[0].sum(), "logits": graph.mean[:, -1].sum()}
+    meta, scale = graph.meta, abs(graph.total)
+    if meta.get("method") == "flow" or meta.get("ablation", "corrupt") != "corrupt" or "segment" in meta or not scale:
+        return dict.fromkeys(cuts, float("nan"))
+    return {name: float((cut - graph.total) / scale) for name, cut in cuts.items()}

@@ -33,6 +33,18 @@ def test_segments_add_up_to_the_scores_without_positions(family, method):
     assert all(np.abs(split[name].scores).max() > 0 for name in split.segments)
 
 
+@pytest.mark.parametrize("how", [{"backward": "gim"}, {"backward": "relp"}, {"ablation": "mean"}])
+def test_backward_rules_and_ablations_are_those_of_the_scores_without_positions(model, how):
+    facts = named(random_facts(4, length=9, ragged=True))
+    graph = circuits.attribute(model, facts, method="eap", groups=1, **how)
+    whole = circuits.attribute_positions(model, facts, method="eap", **how).whole
+    np.testing.assert_allclose(whole.scores, graph.scores, atol=1e-6 * np.abs(graph.scores).max())
+    assert whole.meta == graph.meta
+    assert (
+        circuits.NodeScores.of(whole).meta["rule"] == circuits.attribute_nodes(model, facts, method="eap").meta["rule"]
+    )
+
+
 def test_tokens_add_up_and_nothing_happens_before_the_first_change(model):
     facts = random_facts(3)
     graph = circuits.attribute(model, facts, method="eap")

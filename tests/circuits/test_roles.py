@@ -102,6 +102,16 @@ def test_only_certain_changes_of_circuit_heads_are_changes() -> None:
     assert {(c.head, c.role, not c.gained) for c in back} == {(c.head, c.role, c.gained) for c in turned}
 
 
+def test_the_table_tells_the_contribution_from_the_relation_from_the_role_of_that_name() -> None:
+    model, facts = planted()
+    roles = circuits.head_roles(model, facts)
+    frame = roles.to_frame().set_index("head")
+    np.testing.assert_allclose(frame["from_subject"], roles.subject.mean((0, 1)))
+    np.testing.assert_allclose(frame["from_relation"], roles.relation.mean((0, 1)))
+    assert frame["from_relation"]["a0.h1"] > 0
+    assert frame["relation"].tolist() == [0, 1, 0, 0]
+
+
 def test_scores_give_further_roles_and_survive_saving(tmp_path) -> None:
     copies = np.tile([[0.9, 0.2, 0.05, 0.0]], (5, 1, 1))
     roles = roles_of(1, 1).with_scores("retrieval", copies)
