@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.errors import CheckpointMismatch
 from circuits.graph import Floats, GraphShape, require_same_shape
-from circuits.scores import AttributionGraph
+from circuits.scores import AttributionGraph, require_alike
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,20 +81,14 @@ def align(a: AttributionGraph, b: AttributionGraph, *, starts: int = 8, seed: in
 
     Args:
         a: scores at A.
-        b: scores at B, of the same method and metric.
+        b: scores at B, measured alike; the facts may be others.
         starts: random orders to climb from, beside B's own and the one found from edges that name no other head.
         seed: of the starts and of the null.
 
     Raises:
-        CheckpointMismatch: graphs of different shapes, methods or metrics.
+        CheckpointMismatch: graphs of different shapes, or not measured alike.
     """
-    require_same_shape(a.shape, b.shape)
-    for name in ("method", "metric"):
-        if a.meta.get(name) != b.meta.get(name):
-            raise CheckpointMismatch(
-                f"heads are matched by their scores, but these were made with different {name}: "
-                f"{a.meta.get(name)!r} and {b.meta.get(name)!r}"
-            )
+    require_alike(a, b)
     draw = np.random.default_rng(seed)
     order = _best(a.shape, a.mean, b.mean, starts, draw)
     nulls = []

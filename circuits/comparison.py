@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch
-from circuits.graph import Circuit, Floats, GraphShape, require_same_shape
+from circuits.graph import Circuit, Floats, GraphShape
 from circuits.noise import EdgeTests, paired_global_p, paired_tests, unpaired_global_p, welch_tests
 from circuits.profile import LARGE, ProfileChange, profile_changes
-from circuits.pruning import default_size
-from circuits.scores import AttributionGraph
+from circuits.pruning import circuit_size
+from circuits.scores import AttributionGraph, require_alike, same_facts
 from circuits.similarity import Similarity, similarities
 
 if TYPE_CHECKING:
@@ -254,15 +254,15 @@ def diff(
         seed: of splits and permutations.
 
     Raises:
-        CheckpointMismatch: other architectures, other methods, or other facts where pairing was asked for.
-        BadPrompt: fewer than two units on a side, so that noise cannot be told.
+        CheckpointMismatch: other architectures or methods, or other facts where pairing was asked for.
+        BadPrompt: fewer than two units on a side, so that noise cannot be told, or an argument out of range.
     """
-    _require_comparable(a, b, pairing)
+    _require_comparable(a, b, pairing, q)
     if b.fingerprint < a.fingerprint:
         return _negative(diff(b, a, q=q, n_edges=n_edges, pairing=pairing, splits=splits, seed=seed))
     scores_a, scores_b = a.edge_scores, b.edge_scores
     edges = scores_a.shape[1]
-    n = min(edges, n_edges or default_size(edges))
+    n = circuit_size(edges, n_edges)
     paired = pairing == "paired"
     splits = splits or (24 if edges <= LARGE else 4)
     writers_a, writers_b = a.scores.sum(2, dtype=np.float64), b.scores.sum(2, dtype=np.float64)
@@ -329,24 +329,18 @@ def _turned(tests: EdgeTests) -> EdgeTests:
     return replace(tests, delta=-tests.delta, low=-tests.high, high=-tests.low)
 
 
-def _require_comparable(a: AttributionGraph, b: AttributionGraph, pairing: str) -> None:
-    require_same_shape(a.shape, b.shape)
-    usual = {"backward": "plain", "ablation": "corrupt"}
-    for name in ("method", "ig_steps", "rule", "metric", *usual):
-        one, other = (graph.meta.get(name, usual.get(name)) for graph in (a, b))
-        if one != other:
-            raise CheckpointMismatch(
-                f"the graphs were made with different {name}: {one!r} and {other!r}; run both with the same settings"
-            )
+def _require_comparable(a: AttributionGraph, b: AttributionGraph, pairing: str, q: float) -> None:
+    if pairing not in get_args(Pairing):
+        raise BadPrompt(f"unknown pairing {pairing!r}; choose from {', '.join(get_args(Pairing))}")
+    if not 0 < q < 1:
+        raise BadPrompt(f"q is a share of false discoveries between 0 and 1, got {q}")
+    require_alike(a, b)
     units = min(len(a.scores), len(b.scores))
     if units < 2:
         raise BadPrompt(
             f"a diff needs scores of at least 2 facts or groups on each side to know its noise, got {units}"
         )
-    if pairing == "unpaired":
-        return
-    same_facts = a.meta.get("prompts") == b.meta.get("prompts") and np.array_equal(a.group, b.group)
-    if not same_facts:
+    if pairing == "paired" and not same_facts(a, b):
         raise CheckpointMismatch(
             f"the graphs were measured on different facts ({len(a)} and {len(b)}) or groups of them; measure both on "
             "the same, or pass pairing='unpaired'"

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from checkpoints.artifacts import read_artifact, write_artifact
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from circuits.contrasts import Contrast, contrasts
-from circuits.graph import Bools, Floats, GraphShape, require_same_shape, shape_document
+from circuits.graph import Bools, Floats, GraphShape, shape_document
 from circuits.profile import PROFILES, profiler
-from circuits.pruning import default_size
-from circuits.scores import AttributionGraph
+from circuits.pruning import circuit_size
+from circuits.scores import AttributionGraph, require_alike, same_facts
 from circuits.segmentation import Products, Split, cosines, splits
 from circuits.similarity import Similarity, similarities
 
@@ -240,14 +240,14 @@ def evolve(
         seed: of halves, permutations and bootstrap.
 
     Raises:
-        BadPrompt: fewer than two checkpoints, or fewer than two units.
+        BadPrompt: fewer than two checkpoints or units, steps that do not rise, or an argument out of range.
         CheckpointMismatch: graphs of different shapes, methods or facts.
     """
     series = list(series)
     steps, graphs = [step for step, _ in series], [graph for _, graph in series]
-    _require_series(graphs)
+    _require_series(steps, graphs)
     shape, edges = graphs[0].shape, int(graphs[0].mask.sum())
-    n = min(edges, n_edges or default_size(edges))
+    n = circuit_size(edges, n_edges)
     scores = [graph.edge_scores for graph in graphs]
     circuits = np.stack([graph.prune(n).mask for graph in graphs])
     products = Products(scores)
@@ -305,16 +305,17 @@ def _jaccard(a: AttributionGraph, b: AttributionGraph, n: int, *, splits: int, s
     return similarities(a.edge_scores, b.edge_scores, weights=weights, sizes=[n], splits=splits, seed=seed)[0]
 
 
-def _require_series(graphs: Sequence[AttributionGraph]) -> None:
+def _require_series(steps: Sequence[int], graphs: Sequence[AttributionGraph]) -> None:
     if len(graphs) < 2:
         raise BadPrompt(f"an evolution needs at least 2 checkpoints, got {len(graphs)}")
+    if any(after <= before for before, after in pairwise(steps)):
+        raise BadPrompt(f"the steps of a series must rise, got {', '.join(map(str, steps))}; follow one line at a time")
     if len(graphs[0].scores) < 2:
         raise BadPrompt("an evolution needs scores of at least 2 facts or groups to know its noise, got 1")
-    for graph in graphs[1:]:
-        require_same_shape(graphs[0].shape, graph.shape)
-        for name in ("prompts", "method", "ig_steps", "rule", "metric"):
-            if graph.meta.get(name) != graphs[0].meta.get(name):
-                raise CheckpointMismatch(
-                    f"the graphs of a series must be measured alike, but {name} is {graphs[0].meta.get(name)!r} in one "
-                    f"and {graph.meta.get(name)!r} in another"
-                )
+    for step, graph in zip(steps[1:], graphs[1:], strict=True):
+        require_alike(graphs[0], graph)
+        if not same_facts(graphs[0], graph):
+            raise CheckpointMismatch(
+                f"the graphs of a series must be of the same facts in the same groups, but those of steps {steps[0]} "
+                f"and {step} are not ({len(graphs[0])} and {len(graph)} facts)"
+            )

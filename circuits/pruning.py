@@ -21,6 +21,20 @@ def default_size(edges: int) -> int:
     return min(edges, max(FEWEST_EDGES, round(DEFAULT_SHARE * edges)))
 
 
+def circuit_size(edges: int, wanted: int | None) -> int:
+    """The size wanted, or the default one; all edges at most.
+
+    Raises:
+        BadPrompt: no whole number of at least 1.
+    """
+    if wanted is None:
+        return default_size(edges)
+    require_size(wanted, edges, "edges")
+    if wanted < 1:
+        raise BadPrompt("circuits of 0 edges cannot be compared; leave n_edges out for 5 % of the edges")
+    return min(edges, wanted)
+
+
 def prune(shape: GraphShape, scores: Floats, n: int, *, rule: Rule = "absolute") -> Circuit:
     """Choose n existing edges, then remove dead ends until nothing changes.
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.artifacts import read_artifact, write_artifact
-from checkpoints.errors import BadPrompt
-from circuits.graph import Bools, Circuit, Floats, GraphShape, shape_document
+from checkpoints.errors import BadPrompt, CheckpointMismatch
+from circuits.graph import Bools, Circuit, Floats, GraphShape, require_same_shape, shape_document
 from circuits.pruning import Rule, prune, threshold
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 KIND = "attribution_graph"
+HOW = {"method": None, "ig_steps": None, "rule": None, "metric": None, "backward": "plain", "ablation": "corrupt"}
+"""What decides the numbers beside model and facts, and what it is where a graph does not say."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,26 @@ class AttributionGraph:
             f"completeness residual {told}</p>"
         )
         return str(head + self.to_frame().head(20).to_html(index=False, border=0))
+
+
+def require_alike(a: AttributionGraph, b: AttributionGraph) -> None:
+    """Refuse to compare what was not measured alike.
+
+    Raises:
+        CheckpointMismatch: other architectures, or another method, metric or segment of the prompts.
+    """
+    require_same_shape(a.shape, b.shape)
+    for name, usual in {**HOW, "segment": None}.items():
+        one, other = (graph.meta.get(name, usual) for graph in (a, b))
+        if one != other:
+            raise CheckpointMismatch(
+                f"the graphs were made with different {name}: {one!r} and {other!r}; run both with the same settings"
+            )
+
+
+def same_facts(a: AttributionGraph, b: AttributionGraph) -> bool:
+    """Whether both hold scores of the same facts in the same units."""
+    return a.meta.get("prompts") == b.meta.get("prompts") and np.array_equal(a.group, b.group)
 
 
 def completeness(graph: AttributionGraph) -> dict[str, float]:

@@ -6,7 +6,7 @@ the corrupt prompt; and capitals, languages and landmarks. Every prompt is check
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from checkpoints.errors import BadPrompt
-from circuits.facts import Fact, FactSet, default_facts, prompt_ids, tokenize_facts
+from circuits.facts import Fact, FactSet, Ids, default_facts, prompt_ids, tokenize_facts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,8 +122,9 @@ def _greater_than(tokenizer: "PreTrainedTokenizerBase", n: int, seed: int) -> Ta
     draw = np.random.default_rng(seed)
     candidates = _year_tokens(tokenizer)
     base = 100 // len(candidates)
-    kept: list[tuple[tuple[int, ...], tuple[int, ...], int, int]] = []
-    facts, starts, refused = [], [], []
+    kept: list[tuple[Ids, Ids, int, int]] = []
+    starts: dict[Ids, int] = {}
+    facts, refused = [], []
     for index in range(TRIES * n):
         if len(kept) == n:
             break
@@ -146,7 +147,7 @@ def _greater_than(tokenizer: "PreTrainedTokenizerBase", n: int, seed: int) -> Ta
             refused.append((index, str(error)))
             continue
         kept.append((clean, corrupt, candidates[later], candidates[earlier]))
-        starts.append(start)
+        starts[clean] = start
         labels = {"task": "greater-than", "noun": noun, "century": century, "year": year}
         width = 2 if base == 1 else 1
         facts.append(Fact(prompts[0], prompts[1], f"{later:0{width}d}", f"{earlier:0{width}d}", labels=labels))
@@ -161,22 +162,25 @@ def _greater_than(tokenizer: "PreTrainedTokenizerBase", n: int, seed: int) -> Ta
     )
 
 
-def year_metric(candidates: list[int], starts: list[int], *, tie: bool) -> "Metric":
+def year_metric(candidates: list[int], starts: Mapping[Ids, int], *, tie: bool) -> "Metric":
     """P(later) - P(not later) among the candidate tokens (Hanna et al. 2023, their probability difference).
 
     Args:
         candidates: tokens of 0, 1, 2, ... in order.
-        starts: per fact the number to be exceeded.
+        starts: clean prompt -> the number to be exceeded; so the metric is right for any subset of the facts.
         tie: leave the number itself out, where a candidate is only a year's first digit.
     """
 
     def probability_difference(logits: "Tensor", batch: "Batch", _clean: "Tensor") -> "Tensor":
         import torch
 
+        prompts = [tuple(batch.clean[row, : at + 1].tolist()) for row, at in zip(batch.row, batch.place, strict=True)]
+        if foreign := [prompt for prompt in prompts if prompt not in starts]:
+            raise BadPrompt(f"the prompt {list(foreign[0])} is none of greater-than's; use another metric for it")
         precision = logits.dtype if logits.dtype.itemsize >= 4 else torch.float32
         shares = torch.softmax(logits.to(precision), -1)[:, candidates]
         number = torch.arange(len(candidates), device=logits.device)
-        start = torch.tensor([starts[i] for i in batch.indices], device=logits.device)[:, None]
+        start = torch.tensor([starts[prompt] for prompt in prompts], device=logits.device)[:, None]
         sign = (number > start).to(precision) - (number < start if tie else number <= start).to(precision)
         return (shares * sign).sum(-1)
 

@@ -1,5 +1,6 @@
 """Sentences about circuits, every number in them computed."""
 
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from circuits.contrasts import sentences
@@ -47,7 +48,7 @@ def evolution_verdict(evolution: "Evolution") -> str:
         f"; it stands out of the prompt noise from step {known[0]} on" if known else "; it never stands out of noise"
     )
     alike = (
-        f"; its last phase, from step {last.first}, is alike at {last.likeness:.2f}" if last.first < last.last else ""
+        f"; its last phase, from step {last.first}, is alike at {last.likeness:.2f}" if isfinite(last.likeness) else ""
     )
     return " ".join([f"{told}{formed}{alike}.", sentences(evolution.contrasts)]).rstrip()
 

@@ -74,6 +74,10 @@ def test_planted_edges_are_named():
 
 def test_other_facts_are_refused_unless_unpaired_is_asked_for():
     a, b = graph(samples(0)), graph(samples(1), prompts="others")
+    with pytest.raises(BadPrompt, match="unknown pairing 'matched'"):
+        circuits.diff(a, a, pairing="matched")
+    with pytest.raises(BadPrompt, match="between 0 and 1, got 5"):
+        circuits.diff(a, a, q=5)
     with pytest.raises(CheckpointMismatch, match="different facts"):
         circuits.diff(a, b)
     assert not circuits.diff(a, b, pairing="unpaired").significant

@@ -176,8 +176,15 @@ def test_series_that_cannot_be_followed_are_refused():
     one = series(patterns(1))
     with pytest.raises(BadPrompt, match="at least 2 checkpoints"):
         circuits.evolve(one)
-    with pytest.raises(CheckpointMismatch, match="prompts is 'p' in one"):
+    with pytest.raises(CheckpointMismatch, match="same facts in the same groups, but those of steps 0 and 5"):
         circuits.evolve([*one, (5, graph(one[0][1].edge_scores, prompts="others"))])
+    other = replace(one[0][1], meta={**one[0][1].meta, "backward": "gim"})
+    with pytest.raises(CheckpointMismatch, match="different backward: 'plain' and 'gim'"):
+        circuits.evolve([*one, (5, other)])
+    with pytest.raises(BadPrompt, match="must rise, got 100, 0"):
+        circuits.evolve(series(patterns(2))[::-1])
+    with pytest.raises(BadPrompt, match="circuits of 0 edges"):
+        circuits.evolve(series(patterns(2)), n_edges=0)
     with pytest.raises(BadPrompt, match="one of the steps measured, 0, 100; got 7"):
         circuits.evolve(series(patterns(2)), draws=1, stages={"b": 7})
     with pytest.raises(BadPrompt, match="at least 2 facts"):

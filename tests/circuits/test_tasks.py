@@ -74,6 +74,20 @@ def test_greater_than_scores_years_by_what_the_tokenizer_makes_of_them(digits: s
         assert int(fact.answer) > start > int(fact.wrong)
 
 
+def test_the_metric_of_years_follows_its_facts_into_a_subset() -> None:
+    task = circuits.load_task("greater-than", word_tokenizer(r"\d\d"), n=12)
+    chosen = [7, 2, 9]
+    whole, part = (
+        make_batch(facts, range(len(facts)), torch.device("cpu")) for facts in (task.facts, task.facts.subset(chosen))
+    )
+    logits = torch.randn(12, 200, generator=torch.Generator().manual_seed(0))
+    assert callable(task.metric)
+    torch.testing.assert_close(task.metric(logits[chosen], part, logits), task.metric(logits, whole, logits)[chosen])
+    other = circuits.FactSet.from_ids([[1, 2]], [[1, 3]], [4], [5])
+    with pytest.raises(BadPrompt, match="none of greater-than's"):
+        task.metric(logits[:1], make_batch(other, [0], torch.device("cpu")), logits[:1])
+
+
 def test_years_in_pieces_of_other_sizes_are_refused() -> None:
     with pytest.raises(BadPrompt, match="neither into century and two digits nor into single digits"):
         circuits.load_task("greater-than", word_tokenizer(r"\d\d\d"))
