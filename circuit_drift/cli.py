@@ -25,6 +25,7 @@ from circuit_drift.options import (
     DtypeOption,
     FactsOption,
     LengthOption,
+    RunOption,
     SeriesArgument,
     StepsOption,
     StoreOption,
@@ -35,6 +36,7 @@ from circuit_drift.options import (
 if TYPE_CHECKING:
     from checkpoints.audit import Depth
     from circuit_drift.executors import Executor
+    from circuit_drift.sweep import Run
 
 DIFFERENT, TROUBLE, INTERRUPTED = 1, 2, 130
 
@@ -66,6 +68,9 @@ app = typer.Typer(
 NeedlesOption = Annotated[Path | None, typer.Option("--needles", help="JSONL of needles. Default: the series' own.")]
 HaystackOption = Annotated[Path | None, typer.Option("--haystack", help="Text to hide them in.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the haystack cut.")]
+StoreArgument = Annotated[Path | None, typer.Argument(metavar="STORE", help="A store, in place of --store.")]
+StageOption = Annotated[str | None, typer.Option("--stage", help="Only this training stage.")]
+BranchOption = Annotated[str | None, typer.Option("--branch", help="Only this branch, with what all branches share.")]
 MeasuresOption = Annotated[
     str,
     typer.Option("--measures", help="Comma-separated: heads, circuit, faithfulness, roles; diff: transfer."),
@@ -233,7 +238,7 @@ def diff(
 @app.command()
 def report(
     html: Annotated[Path, typer.Argument(metavar="HTML", help="Where the report goes.")],
-    name: Annotated[str | None, typer.Option("--run", help="Which run of the store. Default: the newest.")] = None,
+    name: RunOption = None,
     store: StoreOption = None,
 ) -> None:
     """Write the report of a stored run again, from its results alone."""
@@ -269,35 +274,37 @@ def audit_series(
 
 @app.command()
 def monitor(
-    store: Annotated[Path | None, typer.Argument(metavar="STORE", help="A store; default as for --store.")] = None,
-    name: Annotated[str | None, typer.Option("--run", help="Which run of the store. Default: the newest.")] = None,
-    stage: Annotated[str | None, typer.Option("--stage", help="Only this training stage.")] = None,
+    folder: StoreArgument = None,
+    name: RunOption = None,
+    stage: StageOption = None,
+    branch: BranchOption = None,
     downstream: Annotated[
         Path | None, typer.Option("--downstream", help="CSV of downstream scores by step, to correlate with.")
     ] = None,
+    store: StoreOption = None,
 ) -> None:
     """Follow retrieval through a stored run: births, agreement, saturation and whether it deceives."""
-    import circuit_drift
     import heads
     from circuit_drift.render import print_monitor
 
-    run = circuit_drift.load_run(store, name)
+    run = _stored_run(folder, store, name)
     table = heads.read_downstream(downstream) if downstream else None
-    print_monitor(run.monitor(stage, downstream=table))
+    print_monitor(run.monitor(stage, branch, downstream=table))
 
 
 @app.command()
 def evolve(
-    store: Annotated[Path | None, typer.Argument(metavar="STORE", help="A store; default as for --store.")] = None,
-    name: Annotated[str | None, typer.Option("--run", help="Which run of the store. Default: the newest.")] = None,
-    stage: Annotated[str | None, typer.Option("--stage", help="Only this training stage.")] = None,
+    folder: StoreArgument = None,
+    name: RunOption = None,
+    stage: StageOption = None,
+    branch: BranchOption = None,
+    store: StoreOption = None,
 ) -> None:
     """Follow the circuit through a stored run: overlap, births and deaths of edges, change points, phases."""
-    import circuit_drift
     from circuit_drift.phases import evolve as follow
     from circuit_drift.render import print_evolution
 
-    print_evolution(*follow(circuit_drift.load_run(store, name), stage))
+    print_evolution(*follow(_stored_run(folder, store, name), stage, branch))
 
 
 @app.command()
@@ -362,6 +369,14 @@ def _root(
     ] = False,
 ) -> None:
     pass
+
+
+def _stored_run(folder: Path | None, store: Path | None, name: str | None) -> "Run":
+    import circuit_drift
+
+    if folder is not None and store is not None:
+        raise DriftError(f"two stores are named, {folder} and --store {store}: name one")
+    return circuit_drift.load_run(folder or store, name)
 
 
 def _say(message: str) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from checkpoints.errors import StoreError
-from circuit_drift.options import StoreOption
+from circuit_drift.options import RunOption, StoreOption
 
 if TYPE_CHECKING:
     from circuit_drift.sweep import Run
@@ -18,7 +18,9 @@ def add_export(app: typer.Typer) -> None:
 
 
 def export(
-    step: Annotated[str, typer.Argument(metavar="STEP", help="A step of a stored run, a checkpoint's name, or last.")],
+    step: Annotated[
+        str, typer.Argument(metavar="STEP", help="A step of a stored run, a checkpoint's name, first or last.")
+    ],
     out: Annotated[
         Path,
         typer.Argument(metavar="FILE", help="*.graphml, *.json (node-link), *.eap.json, *.neuronpedia.json, *.parquet"),
@@ -26,7 +28,7 @@ def export(
     edges: Annotated[
         int | None, typer.Option("--edges", help="Size the circuit is pruned from. Default: 5 % of the edges.", min=1)
     ] = None,
-    name: Annotated[str | None, typer.Option("--run", help="Which run of the store. Default: the newest.")] = None,
+    name: RunOption = None,
     store: StoreOption = None,
 ) -> None:
     """Write the circuit of a stored checkpoint in the format the file's name ends in; needs no model."""
@@ -40,7 +42,7 @@ def export_circuit(run: "Run", step: str, out: Path, *, edges: int | None = None
 
     Args:
         run: a stored run.
-        step: a step, a checkpoint's name, or ``last``.
+        step: as for `Run.at`.
         out: where to; its ending names the format.
         edges: the size the circuit is pruned from; by default that of reports.
 
@@ -50,7 +52,7 @@ def export_circuit(run: "Run", step: str, out: Path, *, edges: int | None = None
     """
     from circuits.pruning import default_size
 
-    point = run.points[-1] if step == "last" else run.at(int(step) if step.isdigit() else step)
+    point = run.at(step)
     if point.circuit is None:
         why = point.failures.get("circuit", "the run did not measure it: run it with --measures circuit")
         raise StoreError(f"{point.label} of {run.name} has no circuit: {why}")

@@ -61,6 +61,21 @@ class Store:
             ) from error
         return cls(chosen)
 
+    @classmethod
+    def existing(cls, path: Path | str | None = None) -> "Store":
+        """The store that is there already, for reading: nothing is made, and it need not be writable.
+
+        Raises:
+            StoreError: there is no such folder.
+        """
+        chosen = Path(path or os.environ.get(ENVIRONMENT) or DEFAULT).expanduser()
+        if not chosen.is_dir():
+            raise StoreError(
+                f"there is no store at {chosen}; name it with --store or ${ENVIRONMENT}, or measure a series into it "
+                "with circuit-drift run"
+            )
+        return cls(chosen)
+
     def folder(self, measure: str, key: str) -> Path:
         """Where the result of one measure with one key lives, whether or not it is there yet."""
         return self.path / measure / key
@@ -110,7 +125,8 @@ class Store:
         chosen = [path for path in runs if name is None or path.stem == _file_name(name)]
         if not chosen:
             known = ", ".join(path.stem for path in runs) or "none"
-            raise StoreError(f"the store {self.path} holds no run {name or ''}; it knows: {known}")
+            wanted = f"run {name}" if name else "run"
+            raise StoreError(f"the store {self.path} holds no {wanted}; it knows: {known}")
         try:
             record: dict[str, Any] = parse_json(chosen[-1].read_text(encoding="utf-8"))
         except ValueError as error:

@@ -101,16 +101,24 @@ class Run:
         return iter(self.points)
 
     def at(self, step: int | str) -> Point:
-        """The point of a step, or of a checkpoint name.
+        """The point of a step (``9000``, ``"9,000"``), a name or a place, ``"first"`` or ``"last"``.
 
         Raises:
-            StoreError: no such point; names those there are.
+            StoreError: no such point, or several stages or branches have that step; names those there are.
         """
-        for point in self.points:
-            if step in (point.step, point.name):
-                return point
-        known = ", ".join(point.label for point in self.points)
-        raise StoreError(f"the run {self.name} has no checkpoint {step}; it has {known}")
+        text = str(step).strip()
+        if text in ("first", "last"):
+            return self.points[0 if text == "first" else -1]
+        found = [point for point in self.points if text in (point.name, point.place)]
+        if not found:
+            number = text.replace(",", "")
+            found = [p for p in self.points if p.label == text or (number.isdigit() and p.step == int(number))]
+        if len(found) == 1:
+            return found[0]
+        known = ", ".join(point.place for point in found or self.points)
+        if found:
+            raise StoreError(f"step {text} of the run {self.name} is ambiguous: name one of {known}")
+        raise StoreError(f"the run {self.name} has no checkpoint {text}; it has {known}")
 
     def diff(self, a: int | str, b: int | str, *, q: float = 0.05) -> "PairDiff":
         """Compare two of its checkpoints; see `circuit_drift.pair.compare`."""
@@ -120,22 +128,24 @@ class Run:
         pair = (self.at(a), self.at(b))
         return compare(*pair, q=q, transfer=stored_transfer(pair, Store(self.store)))
 
-    def monitor(self, stage: str | None = None, **options: Any) -> "heads.Monitor":
-        """Follow retrieval through the run or one of its stages; see `heads.monitor` for the options.
+    def monitor(self, stage: str | None = None, branch: str | None = None, **options: Any) -> "heads.Monitor":
+        """Follow retrieval through the run, one of its stages or one of its branches; options as of `heads.monitor`.
 
         A stage's tokens are counted from its start, since doublings of the whole run mean little inside a short one.
 
         Raises:
-            BadPrompt: fewer than two checkpoints with retrieval scores and a step.
+            StoreError: no such stage or branch.
+            BadPrompt: fewer than two checkpoints with retrieval scores and a step, or several lines of training.
         """
         import heads
+        from circuit_drift.phases import line, tokens_in_stage
 
-        chosen = [i for i, point in enumerate(self.points) if stage is None or point.stage == stage]
-        before = self.points[chosen[0] - 1].tokens if chosen and chosen[0] else 0
+        chosen = line(self, stage, branch)
+        tokens: Sequence[int | None] = tokens_in_stage(self, chosen) or [None] * len(chosen)
         scored = [
-            (p.step, None if p.tokens is None or before is None else p.tokens - before, p.heads)
-            for p in (self.points[i] for i in chosen)
-            if p.step is not None and p.heads is not None
+            (point.step, count, point.heads)
+            for point, count in zip(chosen, tokens, strict=True)
+            if point.step is not None and point.heads is not None
         ]
         return heads.monitor(scored, **options)
 
@@ -276,7 +286,7 @@ def load_run(store: "Store | Path | str | None" = None, run_name: str | None = N
     Raises:
         StoreError: no such run, or a result of it is gone.
     """
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = store if isinstance(store, Store) else Store.existing(store)
     record = store.read_run(run_name)
     points = tuple(Point(**entry, **_results(entry["keys"], store)) for entry in record["points"])
     report = AuditReport.from_dict(record["audit"]) if record["audit"] else None

@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 def run_frame(run: "Run") -> "pd.DataFrame":
     """Behaviour, heads and circuit of every checkpoint, tidy; a measure that failed or was not asked for is NaN.
 
-    Columns: checkpoint, step, stage, tokens; loss where the series brings a training log; needle_score (share of
-    prompts with over half of the answer right), needle_accuracy (with all of it), answer_ppl; retrieval_heads
-    (score > 0.1), best_head, best_score; recall (top token), recall_<class>;
+    Columns: checkpoint, step, stage, tokens; branch where there are any; loss where the series brings a training log;
+    needle_score (share of prompts with over half of the answer right), needle_accuracy (with all of it), answer_ppl;
+    retrieval_heads (score > 0.1), best_head, best_score; recall (top token), recall_<class>;
     faithfulness of the largest circuit tried.
     """
     import pandas as pd
 
     losses = logged_losses(run)
-    return pd.DataFrame([_row(point, losses) for point in run])
+    frame = pd.DataFrame([_row(point, losses) for point in run])
+    return frame if any(point.branch for point in run) else frame.drop(columns="branch")
 
 
 def logged_losses(run: "Run") -> dict[int, float]:
@@ -50,6 +51,7 @@ def _row(point: "Point", losses: dict[int, float]) -> dict[str, Any]:
         "checkpoint": point.name,
         "step": point.step,
         "stage": point.stage,
+        "branch": point.branch,
         "tokens": point.tokens,
     }
     if losses:

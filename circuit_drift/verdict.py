@@ -1,12 +1,11 @@
 """Verdicts: sentences in which every number is computed from the results."""
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuit_drift.phases import stages
+from circuit_drift.phases import continued, stages
 from circuit_drift.recall import recall_by_class
 from circuits.roles import changes_sentence
 from heads.scores import THRESHOLD
@@ -23,6 +22,8 @@ FALLING = 0.10
 def pair_verdict(pair: "PairDiff") -> tuple[str, ...]:
     """What changed from A to B: whether at all, then behaviour, heads, circuit."""
     a, b = pair.a.label, pair.b.label
+    if a == b:
+        a, b = pair.a.place, pair.b.place
     if not pair.significant:
         opening = f"No head and no circuit changed significantly from {a} to {b} (q < {pair.q:g})."
     else:
@@ -109,7 +110,7 @@ def _saturation(run: "Run") -> Iterator[str]:
                 f"answer perplexity falls further, {perplexity[first]:.2f} → {perplexity[lowest]:.2f}, until step "
                 f"{scored[lowest][0]}, {lowest - first} checkpoints later{where}."
             )
-        for sentence in run.monitor(stage[0].stage).findings:
+        for sentence in run.monitor(stage[0].stage, stage[0].branch).findings:
             if sentence.startswith("deceptive"):
                 yield f"{sentence[0].upper()}{sentence[1:]}{where}."
 
@@ -117,8 +118,11 @@ def _saturation(run: "Run") -> Iterator[str]:
 def _knowledge(run: "Run") -> Iterator[str]:
     """Per stage after the first: recall of each class of facts before, at its best, and at the end."""
     groups = stages(run)
-    for before, stage in pairwise(groups):
-        graphs = [point.circuit for point in (before[-1], *stage)]
+    for index, stage in enumerate(groups):
+        before = continued(groups, index)
+        if before is None:
+            continue
+        graphs = [point.circuit for point in (before, *stage)]
         if any(graph is None for graph in graphs):
             continue
         shares = [recall_by_class(graph) for graph in graphs if graph is not None]
@@ -130,4 +134,5 @@ def _knowledge(run: "Run") -> Iterator[str]:
                 told.append(f"{name} {path[0]:.2f} → {path[-1]:.2f}")
             else:
                 told.append(f"{name} {path[0]:.2f} → {path[peak]:.2f} (step {stage[peak - 1].label}) → {path[-1]:.2f}")
-        yield f"Fact recall over stage {stage[0].stage}: {'; '.join(told)}."
+        where = f"stage {stage[0].stage}" + (f", branch {stage[0].branch}" if stage[0].branch else "")
+        yield f"Fact recall over {where}: {'; '.join(told)}."

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from checkpoints import BadPrompt
 from circuit_drift.pair_tables import pair_tables, role_frame
 from circuit_drift.phases import evolve, stage_ends
 from circuit_drift.report.audit import audit_sections, audit_warnings, mark_steps
@@ -39,7 +40,7 @@ def write_report(run: "Run", path: Path | str) -> Path:
     from circuit_drift.table import run_frame
 
     table = run_frame(run)
-    pairs = [run.diff(a.name, b.name) for a, b in stage_ends(run)]
+    pairs = [run.diff(a.place, b.place) for a, b in stage_ends(run)]
     sections = [
         *_evolution(run, table),
         *(section for pair in pairs for section in _pair_sections(pair, anchor=f"{pair.a.name}-{pair.b.name}")),
@@ -138,7 +139,11 @@ def _evolution(run: "Run", table: "pd.DataFrame") -> Iterator[Section]:
             frame=told,
         )
     if sum(point.circuit is not None and point.step is not None for point in run) > 2:
-        evolution_of_circuit, chosen = evolve(run)
+        try:
+            evolution_of_circuit, chosen = evolve(run)
+        except BadPrompt as error:
+            yield Section("phases", "Phases of the circuit", text=f"Not applicable: {error}.")
+            return
         yield Section(
             "phases",
             "Phases of the circuit",
