@@ -150,15 +150,24 @@ def _parse(line: str, where: str) -> Needle:
         raise BadPrompt(f"{where} is no JSON object: give needle, answer and question")
     strings = [record.get(name) for name in ("needle", "answer", "question")]
     distractors = record.get("distractors", [])
-    if not all(isinstance(s, str) and s for s in strings) or not isinstance(distractors, list):
-        raise BadPrompt(f"{where}: needle, answer and question must be non-empty strings, distractors a list")
+    if not isinstance(distractors, list) or not _texts([*strings, *distractors]):
+        raise BadPrompt(f"{where}: needle, answer and question must be non-empty strings, distractors a list of such")
     if unknown := set(record) - {f.name for f in fields(Needle)}:
         raise BadPrompt(f"{where} has unknown fields {sorted(unknown)}: put them under labels")
     needle, answer, question = map(str, strings)
-    try:
-        parts = tuple((str(sentence), str(part)) for sentence, part in record.get("parts", []))
-        rank = None if record.get("rank") is None else int(record["rank"])
-    except (TypeError, ValueError) as error:
-        raise BadPrompt(f"{where}: parts are [sentence, answer] pairs and rank is a whole number") from error
-    rest = {"rank": rank, "parts": parts, "intro": str(record.get("intro", "")), "labels": record.get("labels", {})}
-    return Needle(needle, answer, question, tuple(map(str, distractors)), **rest)
+    parts, rank = record.get("parts", []), record.get("rank")
+    if not isinstance(parts, list) or not all(isinstance(p, list) and len(p) == 2 and _texts(p) for p in parts):
+        raise BadPrompt(f"{where}: parts are [sentence, answer] pairs of non-empty strings, got {parts!r}")
+    if rank is not None and (type(rank) is not int or not 0 <= rank <= len(distractors)):
+        raise BadPrompt(
+            f"{where}: rank counts the distractors before the needle, 0 to {len(distractors)} here, got {rank!r}"
+        )
+    intro, labels = record.get("intro", ""), record.get("labels", {})
+    if not isinstance(intro, str) or not isinstance(labels, dict):
+        raise BadPrompt(f"{where}: intro is a string and labels are an object")
+    pairs = tuple((sentence, part) for sentence, part in parts)
+    return Needle(needle, answer, question, tuple(distractors), rank=rank, parts=pairs, intro=intro, labels=labels)
+
+
+def _texts(values: list[Any]) -> bool:
+    return all(isinstance(value, str) and value for value in values)

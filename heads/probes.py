@@ -53,13 +53,17 @@ def probe(name: str, *, seed: int = 0, count: int = 12, density: float = 0.5) ->
         density: LongBio: probability that another person's text also states what is asked.
 
     Raises:
-        BadPrompt: no probe of that name, or a density outside [0, 1].
+        BadPrompt: no probe of that name, a density outside [0, 1], or more needles than the probe has words for.
     """
     if name not in _MAKERS:
         raise BadPrompt(f"no probe is called {name!r}; there are {list(_MAKERS)}")
+    if count < 1:
+        raise BadPrompt(f"a probe hides one needle at least: got count = {count}")
     if not 0 <= density <= 1:
         raise BadPrompt(f"density is a probability in [0, 1]: got {density}")
     needles, haystack = _MAKERS[name](random.Random(f"{name}/{seed}"), count, density)
+    if len(needles) < count or not haystack:
+        raise BadPrompt(f"{name} makes {len(needles) - (not haystack)} different needles at most: got count = {count}")
     return Probe(name, tuple(needles), haystack)
 
 

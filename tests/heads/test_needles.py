@@ -204,3 +204,29 @@ def test_unknown_probes_are_named():
         heads.probe("haystack")
     with pytest.raises(BadPrompt, match="density"):
         heads.probe("longbio_standard", density=2)
+    with pytest.raises(BadPrompt, match="nolima makes 16 different needles at most: got count = 17"):
+        heads.probe("nolima", count=17)
+    with pytest.raises(BadPrompt, match="longbio_standard makes 149 different needles at most"):
+        heads.probe("longbio_standard", count=150)
+    with pytest.raises(BadPrompt, match="one needle at least"):
+        heads.probe("niah", count=0)
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        ('"labels": 3', "labels are an object"),
+        ('"intro": 3', "intro is a string"),
+        ('"parts": ["ab"]', r"parts are \[sentence, answer\] pairs"),
+        ('"parts": [["a b", ""]]', r"parts are \[sentence, answer\] pairs"),
+        ('"distractors": [1]', "distractors a list of such"),
+        ('"distractors": ["x", "y"], "rank": 3', "0 to 2 here, got 3"),
+        ('"distractors": ["x", "y"], "rank": 1.7', "0 to 2 here, got 1.7"),
+        ('"distractors": ["x", "y"], "rank": -1', "0 to 2 here, got -1"),
+    ],
+)
+def test_fields_of_another_kind_are_refused(tmp_path, extra, reason):
+    path = tmp_path / "needles.jsonl"
+    path.write_text(f'{{"needle": "a b", "answer": "b", "question": "q", {extra}}}')
+    with pytest.raises(BadPrompt, match=reason):
+        heads.load_needles(path)
