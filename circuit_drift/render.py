@@ -82,19 +82,7 @@ def print_monitor(monitor: "heads.Monitor") -> None:
     console = _console()
     for sentence in monitor.findings:
         console.print(f"• {sentence}", soft_wrap=True)
-    columns = [
-        "step",
-        "retrieval_heads",
-        "needle_score",
-        "needle_accuracy",
-        "answer_ppl",
-        "shared",
-        "k",
-        "spearman",
-        "born",
-        "died",
-    ]
-    console.print(_table(monitor.to_frame()[columns], title="Retrieval over training"))
+    console.print(_table(monitor.table(), title="Retrieval over training [95 % interval]"))
 
 
 def print_evolution(evolution: "circuits.Evolution", facts: str) -> None:

@@ -105,7 +105,7 @@ def validate(
         runs[tested],
         {control: tuple(runs[names] for names in sets) for control, sets in drawn.items()},
         retrieving=tuple(h.name for h in scores.top(scores.mean.size) if retrieves(scores.mean)[h.layer, h.head]),
-        needle=scores.needle,
+        needle=np.array([prompt.needle for prompt in needle_set]),
         notes=notes,
         meta={**about(model), "prompts": needle_set.hash, "length": needle_set.length, "seed": seed},
     )

@@ -9,9 +9,9 @@ from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt
 from heads.needles import NeedleSet
-from heads.retrieval import retrieval_scores
+from heads.retrieval import levels, retrieval_scores, stack
 from heads.scores import THRESHOLD, RetrievalScores, retrieves
-from heads.stats import percentiles, resampled_means, resampling
+from heads.stats import independent_units, percentiles, resampled_means, resampling
 
 
 def adaptive_scores(
@@ -29,9 +29,9 @@ def adaptive_scores(
 ) -> RetrievalScores:
     """Score prompts in random order until the list of top heads and the count of retrieval heads are tight.
 
-    Tight means: resampled prompts share at least ``overlap`` of the top-K list on average, and the 95 % interval of
-    the count is no wider than ``count_width`` of it (one head, at least). Compare checkpoints on one set of prompts:
-    the result's ``meta["adaptive"]["order"]`` says which were used.
+    Tight means: resampled needles (prompts, with fewer than eight) share at least ``overlap`` of the top-K list on
+    average, and the 95 % interval of the count is no wider than ``count_width`` of it (one head, at least). Compare
+    checkpoints on one set of prompts: the result's ``meta["adaptive"]["order"]`` says which were used.
 
     Args:
         model: in eval mode.
@@ -58,27 +58,32 @@ def adaptive_scores(
         subset = replace(needle_set, prompts=tuple(needle_set.prompts[i] for i in chosen))
         parts.append(retrieval_scores(model, subset, **options))
         used += len(chosen)
-        found = stability(np.concatenate([p.copy for p in parts]), top_k=top_k, draws=draws, seed=seed)
+        copy, needle = (np.concatenate([getattr(p, name) for p in parts]) for name in ("copy", "needle"))
+        found = stability(copy, independent_units(needle)[1], top_k=top_k, draws=draws, seed=seed)
         tight = found[0] >= overlap and found[1] <= count_width
     taken = replace(needle_set, prompts=tuple(needle_set.prompts[i] for i in order[:used]))
     note = {"order": order[:used], "of": len(order), "tight": tight, "overlap": found[0], "count_width": found[1]}
-    return _join(parts, {"prompts": taken.hash, "adaptive": note})
+    return _join(parts, {"prompts": taken.hash, **levels(taken.prompts), "adaptive": note})
 
 
-def stability(copy: np.ndarray, *, top_k: int, draws: int, seed: int) -> tuple[float, float]:
+def stability(
+    copy: np.ndarray, cluster: np.ndarray | None = None, *, top_k: int, draws: int, seed: int
+) -> tuple[float, float]:
     """How far a top-K list and a count can be trusted.
 
     Args:
         copy: [N, L, H] scores.
+        cluster: [N] which independent unit a prompt belongs to; each its own unless given.
         top_k: length of the list.
-        draws: resamples of the prompts.
+        draws: resamples of the units.
         seed: of the resamples.
 
     Returns:
         mean share of the list that resamples keep, and the width of the count's 95 % interval as a share of the
         count; a width of one head counts as 0.
     """
-    means = resampled_means(copy, np.arange(len(copy)), resampling(len(copy), draws=draws, seed=seed))
+    cluster = np.arange(len(copy)) if cluster is None else cluster
+    means = resampled_means(copy, cluster, resampling(len(np.unique(cluster)), draws=draws, seed=seed))
     flat = np.nan_to_num(means.reshape(draws, -1))
     whole = np.nan_to_num(np.nanmean(copy, axis=0)).ravel()
     size = min(top_k, int((whole > 0).sum()))
@@ -93,13 +98,12 @@ def stability(copy: np.ndarray, *, top_k: int, draws: int, seed: int) -> tuple[f
 
 
 def _join(parts: Sequence[RetrievalScores], meta: dict[str, Any]) -> RetrievalScores:
-    longest = max(p.nll.shape[1] for p in parts)
-    padded = [np.pad(p.nll, ((0, 0), (0, longest - p.nll.shape[1])), constant_values=np.nan) for p in parts]
     detectors = {name: np.concatenate([p.detectors[name] for p in parts]) for name in parts[0].detectors}
     return RetrievalScores(
         detectors=detectors,
         kv_heads=parts[0].kv_heads,
-        nll=np.concatenate(padded),
+        nll=stack([row for p in parts for row in p.nll], fill=np.nan),
+        steps=stack([step for p in parts if p.steps is not None for step in p.steps], fill=-1),
         correct=np.concatenate([p.correct for p in parts]),
         accepted=np.concatenate([p.accepted for p in parts]),
         depth=np.concatenate([p.depth for p in parts]),

@@ -18,6 +18,7 @@ class Agreement:
         spearman: rank correlation over all heads, ties sharing their mean rank.
         tied: share of heads at exactly 0 in both; what the ties of `spearman` rest on.
         spearman_top: the same over the union of the two top-K lists.
+        by_chance: heads that two random lists of these lengths would share; NaN in results that did not keep it.
     """
 
     shared: int
@@ -26,6 +27,7 @@ class Agreement:
     spearman: float
     tied: float
     spearman_top: float
+    by_chance: float = float("nan")
 
 
 def agreement(a: Floats, b: Floats, *, top_k: int = 30, persistence: float = 0.9) -> Agreement:
@@ -49,6 +51,7 @@ def agreement(a: Floats, b: Floats, *, top_k: int = 30, persistence: float = 0.9
         spearman=spearman(x, y),
         tied=float(((x == 0) & (y == 0)).mean()) if len(x) else float("nan"),
         spearman_top=spearman(x[union], y[union]),
+        by_chance=len(top_x) * len(top_y) / len(x) if len(x) else float("nan"),
     )
 
 

@@ -50,8 +50,9 @@ def needle_prompts(
     Raises:
         BadPrompt: no depth, a depth outside [0, 1], or an empty haystack.
     """
+    depths = [float(depth) for depth in depths]
     if not depths or not all(0 <= depth <= 1 for depth in depths):
-        raise BadPrompt(f"depths must be shares in [0, 1], one at least: got {list(depths)}")
+        raise BadPrompt(f"depths must be shares in [0, 1], one at least: got {depths}")
     hay = _Haystack.of(tokenizer, haystack)
 
     def build(pieces: "_Pieces", index: int) -> list[NeedlePrompt]:

@@ -40,6 +40,26 @@ def chance_levels(prompt: NeedlePrompt) -> dict[str, float]:
     return {name: float(value) for name, value in levels.items()}
 
 
+def query_level(prompt: NeedlePrompt, size: int) -> float:
+    """Even attention of a question of ``size`` tokens on the needle, mean over its rows: the level of ``qr``."""
+    keys = prompt.question_span[0] + np.arange(size) + 1.0
+    return float(np.mean(_size(prompt.needle_spans) / keys))
+
+
+def repeat_levels(start: int, block: int, repeats: int) -> dict[str, float]:
+    """The same for the detectors of `heads.repeat_scores`, mean over the rows of all repeats but the first.
+
+    Args:
+        start: tokens before the first block.
+        block: tokens in a block.
+        repeats: how often it stands in the sequence.
+    """
+    rows = start + np.arange(block, block * repeats)
+    one = float(np.mean(1 / (rows + 1)))
+    copies = float(np.mean((rows - start) // block / (rows + 1)))
+    return {"echo": copies, "induction": copies, "previous_token": one, "duplicate_token": one}
+
+
 def _ever(chance: np.ndarray) -> np.ndarray:
     """Probability that something happens at one row at least; rows on the first axis."""
     return np.asarray(1 - np.prod(1 - chance, axis=0))

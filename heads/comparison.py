@@ -10,15 +10,23 @@ import numpy as np
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from heads.names import head_name, head_names
 from heads.scores import THRESHOLD, RetrievalScores, retrieves
-from heads.stats import Floats, Test, cluster_means, false_discovery, nanmean, paired_test, welch_test
+from heads.stats import (
+    Floats,
+    Test,
+    Unit,
+    cluster_means,
+    false_discovery,
+    independent_units,
+    nanmean,
+    paired_test,
+    welch_test,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 Pairing = Literal["paired", "unpaired"]
-Unit = Literal["auto", "needle", "prompt"]
-ENOUGH_NEEDLES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,18 +212,6 @@ def compare(
 
 
 Grouping = Callable[[Floats], Floats]
-
-
-def independent_units(needle: np.ndarray, unit: Unit = "auto") -> tuple[str, np.ndarray]:
-    """What may count as independent samples, and which of them each prompt belongs to.
-
-    Args:
-        needle: [N] which needle a prompt hides.
-        unit: ``auto`` takes needles when there are at least eight, prompts below.
-    """
-    if unit == "prompt" or (unit == "auto" and len(np.unique(needle)) < ENOUGH_NEEDLES):
-        return "prompt", np.arange(len(needle))
-    return "needle", needle
 
 
 def _units(a: RetrievalScores, b: RetrievalScores, unit: Unit) -> tuple[str, Grouping, Grouping]:

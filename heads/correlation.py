@@ -15,6 +15,7 @@ from heads.stats import Floats
 FEW = 10
 EXACT_UP_TO = 8
 MONTE_CARLO = 20_000
+MISSING = ("", "nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,13 @@ def correlate(metric: Floats, downstream: Floats, *, names: tuple[str, str] = ("
     """Correlate two series over the same checkpoints, in order; pairs with a NaN are left out.
 
     Raises:
-        BadPrompt: fewer than three pairs, or a series that does not vary.
+        BadPrompt: fewer than three pairs, an infinite value, or a series that does not vary.
     """
     kept = ~(np.isnan(metric) | np.isnan(downstream))
     x, y = metric[kept].astype(float), downstream[kept].astype(float)
+    for name, values in zip(names, (x, y), strict=True):
+        if not np.isfinite(values).all():
+            raise BadPrompt(f"{name} is infinite at {np.isinf(values).sum()} of {len(x)} checkpoints: leave them out")
     if len(x) < 3:
         raise BadPrompt(f"{names[0]} and {names[1]} share {len(x)} checkpoints: a correlation needs three")
     if np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -133,33 +137,56 @@ def read_downstream(path: Path | str) -> dict[str, dict[int, float]]:
     """Read a CSV with a ``step`` column and one column per downstream score.
 
     Returns:
-        column -> {step: value}; empty cells are left out.
+        column -> {step: value}; cells that are empty or ``nan`` are left out.
 
     Raises:
-        BadPrompt: no such file, no ``step`` column, or a cell that is no number; row and column are named.
+        BadPrompt: no such file, a header without ``step`` or with a name twice, no row or no score, a row of another
+            length, a step twice, or a cell that is no finite number; line and column are named.
     """
     path = Path(path)
     try:
-        with path.open(newline="", encoding="utf-8") as handle:
-            rows = list(csv.DictReader(handle))
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            read = [(line, [cell.strip() for cell in row]) for line, row in enumerate(csv.reader(handle), 1)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadPrompt(f"cannot read downstream scores from {path}: {error}") from error
-    if not rows or "step" not in rows[0]:
-        raise BadPrompt(f"{path} needs a header with a 'step' column and one row a checkpoint")
-    table: dict[str, dict[int, float]] = {name: {} for name in rows[0] if name != "step"}
-    for line, row in enumerate(rows, 2):
-        step = int(_number(row["step"], path, line, "step"))
-        for name in table:
-            if row.get(name):
-                table[name][step] = _number(row[name], path, line, name)
+    (_, header), *rows = [(line, row) for line, row in read if any(row)] or [(1, [])]
+    if "step" not in header or len(header) < 2 or len(set(header)) < len(header) or not rows:
+        raise BadPrompt(
+            f"{path} needs a header with a 'step' column and a column of its own name for each score, separated by "
+            f"commas, and one row a checkpoint: it has the columns {header} and {len(rows)} rows"
+        )
+    table: dict[str, dict[int, float]] = {name: {} for name in header if name != "step"}
+    seen: dict[int, int] = {}
+    for line, row in rows:
+        where = f"{path}, line {line}"
+        if len(row) != len(header):
+            raise BadPrompt(f"{where} has {len(row)} cells where the header names {len(header)} columns")
+        cells = dict(zip(header, row, strict=True))
+        step = _step(cells.pop("step"), where)
+        if step in seen:
+            raise BadPrompt(f"{where} gives step {step} again, which line {seen[step]} has: keep one row a checkpoint")
+        seen[step] = line
+        for name, cell in cells.items():
+            if cell.lower() not in MISSING:
+                table[name][step] = _number(cell, where, name)
     return table
 
 
-def _number(cell: str, path: Path, line: int, column: str) -> float:
+def _step(cell: str, where: str) -> int:
+    step = _number(cell, where, "step")
+    if step != int(step):
+        raise BadPrompt(f"{where}, column 'step': {cell!r} is no whole number")
+    return int(step)
+
+
+def _number(cell: str, where: str, column: str) -> float:
     try:
-        return float(cell)
+        value = float(cell)
     except ValueError as error:
-        raise BadPrompt(f"{path}, line {line}, column {column!r}: {cell!r} is no number") from error
+        raise BadPrompt(f"{where}, column {column!r}: {cell!r} is no number") from error
+    if not math.isfinite(value):
+        raise BadPrompt(f"{where}, column {column!r}: {cell!r} is not finite")
+    return value
 
 
 def align(table: Mapping[int, float], steps: Sequence[int]) -> Floats:

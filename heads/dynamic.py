@@ -36,8 +36,8 @@ class Dynamics:
 def dynamics(scores: RetrievalScores, *, top_k: int = 20) -> Dynamics:
     """Compare the heads that copy at each step with the static top list and with the step before.
 
-    Means over steps, then prompts, with bootstrap intervals over prompts; steps at which no head copies have no
-    overlap and are left out.
+    Means over steps, then prompts, with bootstrap intervals over independent units (`HeadScores.cluster`); steps at
+    which no head copies have no overlap and are left out.
 
     Args:
         scores: of `retrieval_scores`.
@@ -57,7 +57,8 @@ def dynamics(scores: RetrievalScores, *, top_k: int = 20) -> Dynamics:
         sizes.append(_mean([float(step.sum()) for step in steps]))
         against.append(_mean([_jaccard(step, static) for step in steps if step.any()]))
         between.append(_mean([_jaccard(a, b) for a, b in pairwise(steps) if a.any() or b.any()]))
-    return Dynamics(_estimate(sizes), _estimate(against), _estimate(between), top_k)
+    size, with_static, adjacent = (_estimate(values, scores) for values in (sizes, against, between))
+    return Dynamics(size, with_static, adjacent, top_k)
 
 
 def _jaccard(a: np.ndarray, b: np.ndarray) -> float:
@@ -68,7 +69,7 @@ def _mean(values: list[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def _estimate(values: list[float]) -> Estimate:
+def _estimate(values: list[float], scores: RetrievalScores) -> Estimate:
     array = np.array(values)
-    low, high = bootstrap(array)
+    low, high = bootstrap(array, scores.cluster)
     return Estimate(float(nanmean(array)), float(low), float(high), int((~np.isnan(array)).sum()))

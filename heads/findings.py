@@ -28,6 +28,7 @@ def findings(monitor: "Monitor") -> tuple[str, ...]:
         _initial(monitor),
         *_saturations(monitor),
         *_deceptive(monitor),
+        *_middle(monitor),
         *_fit(monitor),
         *(str(c) for c in monitor.correlations),
         *monitor.notes,
@@ -84,6 +85,18 @@ def _deceptive(monitor: "Monitor") -> tuple[str, ...]:
     return (
         f"deceptive saturation: {WORDS[still.metric]} saturated at step {still.step:,}; answer PPL still {verb} "
         f"{_percent(moving)} per doubling after it",
+    )
+
+
+def _middle(monitor: "Monitor") -> tuple[str, ...]:
+    """Whether needles in the middle of the haystack are worse answered at the end; silent where depths do not tell."""
+    curve = monitor.curves.get("middle_penalty")
+    if curve is None or not np.isfinite(curve.low[-1]):
+        return ()
+    first, last = (f"{curve.value[i]:+.2g} [{curve.low[i]:+.2g}, {curve.high[i]:+.2g}]" for i in (0, -1))
+    return (
+        f"needles at 30 to 80 % depth cost {first} nats per answer token more than the others at step "
+        f"{monitor.steps[0]:,}, {last} at step {monitor.steps[-1]:,}",
     )
 
 

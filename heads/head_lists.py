@@ -21,8 +21,8 @@ DETECTOR = "copy_count"
 STRONG = 0.5
 
 
-def load_head_lists(path: Path | str, *, kv_heads: int | None = None) -> HeadScores:
-    """Read a file of head lists as scores of the published detector.
+def load_head_lists(path: Path | str, *, kv_heads: int | None = None, detector: str = DETECTOR) -> HeadScores:
+    """Read a file of head lists as scores of one detector.
 
     A head with an empty list has no scores (a layer without attention rows); all others list the same trials, in the
     same order.
@@ -30,9 +30,11 @@ def load_head_lists(path: Path | str, *, kv_heads: int | None = None) -> HeadSco
     Args:
         path: the JSON file.
         kv_heads: of the model, which the file does not say; every query head its own unless given.
+        detector: what the file lists, which it does not say either; the published one unless given.
 
     Raises:
-        BadPrompt: the file cannot be read, is no such object, lacks heads, or lists different numbers of trials.
+        BadPrompt: the file cannot be read, is no such object, lacks heads, lists different numbers of trials, or
+            holds an infinite score.
     """
     path = Path(path)
     try:
@@ -52,7 +54,9 @@ def load_head_lists(path: Path | str, *, kv_heads: int | None = None) -> HeadSco
     for (layer, head), values in lists.items():
         if len(values):
             scores[:, layer, head] = values
-    return HeadScores(detectors={DETECTOR: scores}, kv_heads=kv_heads or heads, meta={"source": path.name})
+    if np.isinf(scores).any():
+        raise BadPrompt(f"{path} holds {np.isinf(scores).sum()} infinite scores: leave those trials out")
+    return HeadScores(detectors={detector: scores}, kv_heads=kv_heads or heads, meta={"source": path.name})
 
 
 def head_list_table(*files: Path | str) -> "pd.DataFrame":

@@ -47,6 +47,7 @@ def needle_map(
     Raises:
         BadPrompt: a needle that cannot be scored at every length, with the reason, or a length beyond the model.
     """
+    depths = [float(depth) for depth in depths]
     sets = [needle_prompts(tokenizer, needles, haystack, length=n, depths=depths, seed=seed) for n in lengths]
     cells = [(row, prompt) for row, prompts in enumerate(sets) for prompt in _whole(prompts)]
     column = [depths.index(prompt.requested_depth) for _, prompt in cells]
@@ -70,6 +71,7 @@ def interference_map(
 
     Arguments as in `needle_map` and `interference_prompts`.
     """
+    distances, befores = list(distances), list(befores)
     prompts = interference_prompts(tokenizer, needles, haystack, distances=distances, befores=befores, seed=seed)
     bos = int(tokenizer.bos_token_id is not None)
     cells = [(distances.index(prompt.distance), prompt) for prompt in _whole(prompts)]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from checkpoints.artifacts import read_artifact, write_artifact
 from checkpoints.errors import BadPrompt
-from heads.stats import Estimate, Floats, nanmean, percentiles, resampled_means, resampling
+from heads.stats import Estimate, Floats, independent_units, nanmean, percentiles, resampled_means, resampling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +65,18 @@ class NeedleMap:
         """[rows, columns] nats per answer token."""
         return self.grid(self.nll)
 
+    def _cell_interval(self) -> tuple[Floats, Floats]:
+        """Ends of the 95 % interval of `cell_nll`, tokens weighing alike."""
+        tokens = ~np.isnan(self.nll)
+        parts = np.stack([np.where(tokens, self.nll, 0.0).sum(axis=1), tokens.sum(axis=1)], axis=1)
+        low, high = np.full((2, len(self.rows), len(self.columns)), np.nan)
+        for at in np.ndindex(low.shape):
+            cell = parts[(self.row == at[0]) & (self.column == at[1])]
+            if len(cell) > 1:
+                sums = resampling(len(cell)) @ cell
+                low[at], high[at] = percentiles(sums[:, 0] / sums[:, 1])
+        return low, high
+
     @property
     def cell_ppl(self) -> Floats:
         """[rows, columns] exponential of `cell_nll` (arXiv 2604.02650, figures 2 and 8)."""
@@ -93,7 +105,7 @@ class NeedleMap:
     def middle_penalty(self, *, draws: int = 2000, seed: int = 0) -> Estimate:
         """Mean NLL of needles at 30 to 80 % depth minus that of the others, nats per token; > 0: lost in the middle.
 
-        The interval resamples needles.
+        The depths are those achieved. The interval resamples needles, or prompts where there are fewer than eight.
 
         Raises:
             BadPrompt: a map without depths in both parts.
@@ -110,7 +122,8 @@ class NeedleMap:
     def interference_cost(self, *, draws: int = 2000, seed: int = 0) -> Estimate:
         """Mean NLL with the most text before the needle minus that with the least, nats per token; > 0: it disturbs.
 
-        The distance is the same on both sides (arXiv 2604.02650, figure 9). The interval resamples needles.
+        The distance is the same on both sides (arXiv 2604.02650, figure 9). The interval resamples needles, or
+        prompts where there are fewer than eight.
 
         Raises:
             BadPrompt: a map without several lengths of text before the needle.
@@ -124,11 +137,12 @@ class NeedleMap:
 
     def _difference(self, parts: Floats, *, draws: int, seed: int) -> Estimate:
         """Mean of the first column minus that of the second, [P, 2], each over the prompts it applies to."""
-        weights = resampling(len(np.unique(self.needle)), draws=draws, seed=seed)
-        means = resampled_means(parts, self.needle, weights)
+        _, cluster = independent_units(self.needle)
+        weights = resampling(len(np.unique(cluster)), draws=draws, seed=seed)
+        means = resampled_means(parts, cluster, weights)
         low, high = percentiles(means[:, 0] - means[:, 1])
         value = nanmean(parts)
-        return Estimate(float(value[0] - value[1]), float(low), float(high), len(np.unique(self.needle)))
+        return Estimate(float(value[0] - value[1]), float(low), float(high), weights.shape[1])
 
     def part(self, rows: Collection[float]) -> "NeedleMap":
         """The map over some values of its first axis only.
@@ -156,18 +170,25 @@ class NeedleMap:
             return text
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row a cell: both axes, prompts, NLL, PPL, accuracy."""
+        """One row a cell: both axes, depth as built (mean), prompts, NLL, PPL with 95 % interval, accuracy.
+
+        The interval resamples the cell's prompts, one a needle, and is NaN where there is one only.
+        """
         import pandas as pd
 
         rows, columns = np.meshgrid(self.rows, self.columns, indexing="ij")
         counts = [int(((self.row == r) & (self.column == c)).sum()) for r, c in np.ndindex(rows.shape)]
+        low, high = (np.exp(end) for end in self._cell_interval())
         return pd.DataFrame(
             {
                 self.axes[0]: rows.ravel(),
                 self.axes[1]: columns.ravel(),
+                "achieved_depth": self.grid(self.achieved).ravel(),
                 "n": counts,
                 "answer_nll": self.cell_nll.ravel(),
                 "answer_ppl": self.cell_ppl.ravel(),
+                "ppl_low": low.ravel(),
+                "ppl_high": high.ravel(),
                 "needle_accuracy": self.cell_accuracy.ravel(),
             }
         )

@@ -12,12 +12,13 @@ import numpy as np
 from checkpoints.artifacts import read_artifact, write_artifact
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from heads.agreement import Agreement, agreement
-from heads.comparison import compare, independent_units
+from heads.comparison import compare
 from heads.correlation import Correlation, align, correlate
 from heads.findings import findings
+from heads.maps import MIDDLE
 from heads.saturation import BOUNDS, LogFit, Saturation, Trend, count_bound, log_fit, saturation
 from heads.scores import THRESHOLD, RetrievalScores, retrieves
-from heads.stats import Floats, nanmean, percentiles, resampled_means, resampling
+from heads.stats import Floats, independent_units, nanmean, percentiles, resampled_means, resampling, widened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +62,10 @@ class Monitor:
         curves: metric -> `Curve`. ``retrieval_heads`` (count above the threshold), ``initial_set_mean`` (mean over
             the heads above it at the first checkpoint, frozen), ``current_set_mean``, ``all_heads_mean``,
             ``needle_score`` (more than half of the answer right), ``needle_accuracy`` (all of it), ``answer_nll``
-            (nats per token) and ``answer_ppl``.
+            (nats per token), ``answer_ppl``, and ``middle_penalty`` (nats per token at 30 to 80 % depth minus those
+            elsewhere; NaN without depths in both parts). A share on which all units agree has the exact binomial
+            interval.
+        margins: fifth of the haystack in which the needle stands (``0-20 %``, where there are any) -> answer PPL.
         transitions: between neighbours.
         saturations: one per metric tested that applies at every checkpoint.
         fit: answer PPL = A ln(tokens) + B; None with fewer than three checkpoints.
@@ -84,6 +88,7 @@ class Monitor:
     initial_set: tuple[str, ...]
     unit: str
     notes: tuple[str, ...] = field(default=())
+    margins: Mapping[str, Curve] = field(default_factory=dict)
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -95,41 +100,44 @@ class Monitor:
         import pandas as pd
 
         columns: dict[str, object] = {"step": self.steps, self.axis: self.position}
-        for name, curve in self.curves.items():
+        margins = {f"answer_ppl at {band}": curve for band, curve in self.margins.items()}
+        for name, curve in {**self.curves, **margins}.items():
             columns |= {name: curve.value, f"{name}_low": curve.low, f"{name}_high": curve.high}
-        for name in ("shared", "k", "rank_biased", "spearman", "tied", "spearman_top"):
+        for name in ("shared", "k", "by_chance", "rank_biased", "spearman", "tied", "spearman_top"):
             columns[name] = [np.nan, *(getattr(t.agreement, name) for t in self.transitions)]
-        columns["born"] = [0, *(len(t.born) for t in self.transitions)]
-        columns["died"] = [0, *(len(t.died) for t in self.transitions)]
-        frame = pd.DataFrame(columns)
-        return frame.loc[:, ~frame.columns.duplicated()]
+        for name in ("born", "died"):
+            columns[name] = [np.nan, *(len(getattr(t, name)) for t in self.transitions)]
+        return pd.DataFrame(columns)
+
+    def table(self) -> "pd.DataFrame":
+        """One row a checkpoint, to be read: the main metrics as text with their intervals, and what changed before."""
+        import pandas as pd
+
+        columns: dict[str, list[str]] = {"step": [f"{step:,}" for step in self.steps]}
+        for name in TOLD:
+            curve = self.curves[name]
+            columns[name] = [_with_ends(*ends) for ends in zip(curve.value, curve.low, curve.high, strict=True)]
+        columns["top K shared"] = ["", *(_shared(t.agreement) for t in self.transitions)]
+        columns["spearman"] = ["", *(_short(t.agreement.spearman) for t in self.transitions)]
+        columns["born"] = ["", *(str(len(t.born)) for t in self.transitions)]
+        columns["died"] = ["", *(str(len(t.died)) for t in self.transitions)]
+        return pd.DataFrame(columns)
 
     def plot(self) -> "go.Figure":
-        """Retrieval heads, needle accuracy and answer perplexity over training, with their bands."""
+        """Retrieval heads, needle score and accuracy, and answer perplexity over training, with their bands."""
         from heads.plots import plot_monitor
 
         return plot_monitor(self)
 
     def _repr_html_(self) -> str:
         said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.findings)
-        names = [
-            "step",
-            "retrieval_heads",
-            "needle_score",
-            "needle_accuracy",
-            "answer_ppl",
-            "shared",
-            "k",
-            "born",
-            "died",
-        ]
-        table = self.to_frame()[names].to_html(index=False, float_format="{:.3g}".format)
-        return f"<ul>{said}</ul>{table}"
+        return f"<ul>{said}</ul>{self.table().to_html(index=False)}"
 
     def save(self, folder: Path | str) -> Path:
         """Write the result to a folder, atomically."""
-        about = {name: value for name, value in asdict(self).items() if name not in ("curves", "position")}
-        arrays = {f"{name}.{part}": getattr(c, part) for name, c in self.curves.items() for part in c.__slots__}
+        about = {name: value for name, value in asdict(self).items() if name not in ("curves", "margins", "position")}
+        curves = {**self.curves, **{f"{MARGIN}{band}": curve for band, curve in self.margins.items()}}
+        arrays = {f"{name}.{part}": getattr(c, part) for name, c in curves.items() for part in c.__slots__}
         return write_artifact(folder, KIND, {"about": about}, {"position": self.position, **arrays})
 
     @classmethod
@@ -141,13 +149,15 @@ class Monitor:
         """
         meta, arrays = read_artifact(folder, KIND)
         about = meta["about"]
-        names = {name.rpartition(".")[0] for name in arrays} - {""}
+        names = dict.fromkeys(name.rpartition(".")[0] for name in sorted(arrays) if "." in name)
+        curves = {n: Curve(*(arrays[f"{n}.{part}"] for part in Curve.__slots__)) for n in names}
         transitions = [t | {"agreement": Agreement(**t["agreement"])} for t in about["transitions"]]
         return cls(
             steps=tuple(about["steps"]),
             axis=about["axis"],
             position=arrays["position"],
-            curves={n: Curve(*(arrays[f"{n}.{part}"] for part in Curve.__slots__)) for n in CURVES if n in names},
+            curves={name: curves[name] for name in CURVES if name in curves},
+            margins={n.removeprefix(MARGIN): curve for n, curve in curves.items() if n.startswith(MARGIN)},
             transitions=tuple(
                 Transition(**{**t, "born": tuple(t["born"]), "died": tuple(t["died"])}) for t in transitions
             ),
@@ -174,7 +184,11 @@ CURVES = (
     "needle_accuracy",
     "answer_nll",
     "answer_ppl",
+    "middle_penalty",
 )
+SHARES = ("needle_score", "needle_accuracy")
+TOLD = ("retrieval_heads", "needle_score", "needle_accuracy", "answer_ppl")
+MARGIN = "answer_ppl at "
 CORRELATED = ("needle_accuracy", "answer_ppl", "retrieval_heads", "initial_set_mean")
 """The four that arXiv 2604.02650, table 4, correlates with downstream scores."""
 
@@ -219,8 +233,9 @@ def monitor(
     initial = retrieves(scores[0].mean, threshold)
     values = [_metrics(s, None, None, initial, threshold) for s in scores]
     resampled = [_metrics(s, cluster, weights, initial, threshold) for s in scores]
-    point = {name: np.concatenate([v[name] for v in values]) for name in CURVES}
-    spread = {name: np.stack([r[name] for r in resampled], axis=1) for name in CURVES}
+    point = {name: np.concatenate([v[name] for v in values]) for name in values[0]}
+    spread = {name: np.stack([r[name] for r in resampled], axis=1) for name in values[0]}
+    curves = {name: _curve(name, point[name], spread[name], units=weights.shape[1]) for name in point}
     tested = {"retrieval_heads": count_bound(point["retrieval_heads"]), **BOUNDS} if bounds is None else bounds
     later = position > 0
     correlations, missing = _correlations(steps, point, downstream or {})
@@ -228,7 +243,7 @@ def monitor(
         steps=steps,
         axis="tokens" if known else "steps",
         position=position,
-        curves={name: Curve(point[name], *percentiles(spread[name])) for name in CURVES},
+        curves={name: curves[name] for name in CURVES},
         transitions=_transitions(steps, scores, threshold, top_k),
         saturations=tuple(
             saturation(
@@ -248,7 +263,25 @@ def monitor(
         initial_set=tuple(h.name for h in scores[0].top(scores[0].mean.size) if initial[h.layer, h.head]),
         unit=unit,
         notes=missing,
+        margins={name.removeprefix(MARGIN): curve for name, curve in curves.items() if name.startswith(MARGIN)},
     )
+
+
+def _curve(name: str, value: Floats, draws: Floats, *, units: int) -> Curve:
+    low, high = percentiles(draws)
+    return Curve(value, *(widened(low, high, units=units) if name in SHARES else (low, high)))
+
+
+def _with_ends(value: float, low: float, high: float) -> str:
+    return f"{_short(value)} [{_short(low)}, {_short(high)}]"
+
+
+def _shared(found: Agreement) -> str:
+    return f"{found.shared} of {found.k} (chance {_short(found.by_chance)})"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _check(steps: Sequence[int], scores: Sequence[RetrievalScores], bounds: Mapping[str, float]) -> None:
@@ -282,9 +315,16 @@ def _metrics(
 
     by_head = mean(scores.copy)
     current = retrieves(scores.mean, threshold)
-    tokens = ~np.isnan(scores.nll)
-    total = mean(np.where(tokens, scores.nll, 0.0).sum(axis=1))
-    nll = total / mean(tokens.sum(axis=1).astype(float))
+
+    def nll_over(chosen: np.ndarray) -> Floats:
+        tokens = ~np.isnan(scores.nll) & chosen[:, None]
+        total = mean(np.where(tokens, scores.nll, 0.0).sum(axis=1))
+        with np.errstate(invalid="ignore"):
+            return np.asarray(total / mean(tokens.sum(axis=1).astype(float)))
+
+    nll = nll_over(np.ones(len(scores), dtype=bool))
+    middle = (scores.depth >= MIDDLE[0]) & (scores.depth <= MIDDLE[1])
+    fifth = np.minimum((5 * scores.depth).astype(int), 4)
     return {
         "retrieval_heads": retrieves(by_head, threshold).sum(axis=(1, 2)).astype(float),
         "initial_set_mean": nanmean(by_head[:, initial], axis=1),
@@ -294,6 +334,8 @@ def _metrics(
         "needle_accuracy": mean(scores.correct.astype(float)),
         "answer_nll": nll,
         "answer_ppl": np.exp(nll),
+        "middle_penalty": nll_over(middle) - nll_over(~middle),
+        **{f"{MARGIN}{20 * i}-{20 * i + 20} %": np.exp(nll_over(fifth == i)) for i in np.unique(fifth)},
     }
 
 

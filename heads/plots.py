@@ -43,21 +43,24 @@ def plot_comparison(comparison: "HeadComparison") -> "go.Figure":
 
 
 def plot_monitor(monitor: "Monitor") -> "go.Figure":
-    """Three panels over training: retrieval heads, needle accuracy, answer perplexity, each with its 95 % band."""
+    """Retrieval heads, needle score and accuracy, answer perplexity over training, each with its 95 % band."""
     from plotly.subplots import make_subplots
 
-    names = {"retrieval_heads": "retrieval heads", "needle_accuracy": "needle accuracy", "answer_ppl": "answer PPL"}
-    panels = tuple(names.items())
+    panels = (
+        ("retrieval_heads", "retrieval heads"),
+        ("needle_score", "needle score"),
+        ("needle_accuracy", "needle accuracy"),
+        ("answer_ppl", "answer PPL"),
+    )
+    still = {{"answer_nll": "answer_ppl"}.get(s.metric, s.metric): s.at for s in monitor.saturations}
     figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.05)
     for row, (name, title) in enumerate(panels, 1):
         for trace in _band(monitor.steps, monitor.curves[name], title):
             figure.add_trace(trace, row=row, col=1)
         figure.update_yaxes(title=title, row=row, col=1)
-    for saturation in monitor.saturations:
-        rows = [row for row, (name, _) in enumerate(panels, 1) if name.split("_")[0] == saturation.metric.split("_")[0]]
-        if saturation.at is not None and rows:
-            figure.add_vline(x=saturation.at.step, line_dash="dot", row=rows[0], col=1)
-    figure.update_yaxes(type="log", row=3, col=1)
+        if (at := still.get(name)) is not None:
+            figure.add_vline(x=at.step, line_dash="dot", row=row, col=1)
+    figure.update_yaxes(type="log", row=len(panels), col=1)
     figure.update_xaxes(title="step", type="log" if min(monitor.steps) > 0 else "linear", row=len(panels), col=1)
     deceived = [sentence for sentence in monitor.findings if sentence.startswith("deceptive")]
     title = deceived[0] if deceived else monitor.findings[0]

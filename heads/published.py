@@ -4,6 +4,8 @@ Its scores can be had with every defect, or with some of them mended, so that a 
 traced to its cause. The question's wording is the needle's own.
 """
 
+import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -73,6 +75,7 @@ def published_scores(
     Returns:
         scores whose ``copy`` detector is the published score (in the reading the defects imply), one entry per trial
         that is kept; ``depth`` is the one achieved, and ``meta["not_found"]`` counts the trials without a span.
+        Checkpoints that keep different trials cannot be paired: `heads.compare` refuses them.
 
     Raises:
         BadPrompt: unknown defects, a length that leaves no room, or (`NothingAccepted`) no trial kept.
@@ -81,7 +84,7 @@ def published_scores(
         raise BadPrompt(f"unknown defects {sorted(unknown)}; there are {list(DEFECTS)}")
     grid = [(n, needle, length, depth) for length in lengths for depth in depths for n, needle in enumerate(needles)]
     stops = _stops(tokenizer, defects)
-    kept, not_found = [], 0
+    kept, asked, not_found = [], [], 0
     for number, needle, length, depth in tqdm(grid, desc="published scores", disable=not progress):
         ids, span, achieved = published_prompt(tokenizer, needle, haystack, length, depth, defects=defects)
         check_positions(model, len(ids) + NEW_TOKENS)
@@ -90,10 +93,19 @@ def published_scores(
         not_found += span is None
         if share > GATE or "successes_only" not in defects:
             kept.append((scores, share > GATE, achieved, number))
+            asked.append((ids, span))
     if not kept:
         raise NothingAccepted("the model answered no trial right, and the published procedure drops the others")
     copy, accepted, depth_got, needle_of = (np.array(part) for part in zip(*kept, strict=True))
-    meta = {"defects": sorted(defects), "trials": len(grid), "not_found": not_found, "mode": "published"}
+    meta = {
+        "defects": sorted(defects),
+        "trials": len(grid),
+        "not_found": not_found,
+        "mode": "published",
+        "prompts": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
+        "length": max(lengths),
+        "chance": float(np.mean([1 / len(ids) for ids, _ in asked])),
+    }
     return RetrievalScores(
         detectors={"copy": copy.astype(np.float32)},
         kv_heads=kv_heads(model, copy.shape[2]),
@@ -102,7 +114,7 @@ def published_scores(
         accepted=accepted,
         depth=depth_got.astype(np.float32),
         needle=needle_of,
-        meta={**about(model), **meta, "length": max(lengths), "prompts": "published", "chance": 1 / max(lengths)},
+        meta={**about(model), **meta},
     )
 
 

@@ -10,9 +10,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from heads.building import continuation
+from heads.chance import query_level
 from heads.needles import NeedlePrompt, NeedleSet, Span
 from heads.reduce import KeyGroups, RowStats
-from heads.retrieval import about, check_fits, kv_heads, row_logits, table
+from heads.retrieval import about, check_fits, check_ids, kv_heads, row_logits, table
 from heads.rows import RowRequest, capture_rows
 from heads.scores import HeadScores
 
@@ -46,11 +47,12 @@ def query_scores(
         progress: show a progress bar.
 
     Raises:
-        BadPrompt: prompts the model cannot read.
+        BadPrompt: prompts, or a null question after them, that the model cannot read.
         UnsupportedArchitecture: the model's attention rows cannot be read.
     """
     check_fits(model, needle_set.prompts)
     empty = continuation(tokenizer, null)
+    check_ids(model, [(*p.ids[: p.question_span[0]], *empty) for p in needle_set])
     records = []
     for prompt in tqdm(needle_set.prompts, desc="query scores", disable=not progress):
         before = prompt.ids[: prompt.question_span[0]]
@@ -62,8 +64,22 @@ def query_scores(
         }
         records.append(table(model, values))
     detectors = {name: np.stack([record[name] for record in records]) for name in records[0]}
-    meta = {**about(model), "prompts": needle_set.hash, "null": null, "length": needle_set.length}
+    meta = {
+        **about(model),
+        "prompts": needle_set.hash,
+        "null": null,
+        "length": needle_set.length,
+        "needle": [p.needle for p in needle_set],
+        "chances": _levels(needle_set.prompts, len(empty)),
+    }
     return HeadScores(detectors=detectors, kv_heads=kv_heads(model, detectors["qr"].shape[2]), meta=meta)
+
+
+def _levels(prompts: Sequence[NeedlePrompt], null: int) -> dict[str, float]:
+    """What even attention would give, mean over the prompts."""
+    asked = [query_level(p, p.question_span[1] - p.question_span[0]) for p in prompts]
+    unasked = [query_level(p, null) for p in prompts]
+    return {"qr": float(np.mean(asked)), "qr_calibrated": float(np.mean(asked) - np.mean(unasked))}
 
 
 def calibrated(real: np.ndarray, null: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt
+from heads.chance import repeat_levels
 from heads.reduce import KeyGroups, RowStats
 from heads.retrieval import about, check_positions, kv_heads, row_logits, table
 from heads.rows import RowRequest, capture_rows
@@ -58,7 +59,14 @@ def repeat_scores(
         ids = torch.tensor([[*head, *np.tile(tokens, repeats)]], device=model.device)
         records.append(_one(model, ids, len(head), block, rows_at_once))
     detectors = {name: np.stack([record[name] for record in records]) for name in NAMES}
-    meta = {**about(model), "block": block, "repeats": repeats, "seed": seed, "length": len(head) + block * repeats}
+    meta = {
+        **about(model),
+        "block": block,
+        "repeats": repeats,
+        "seed": seed,
+        "length": len(head) + block * repeats,
+        "chances": repeat_levels(len(head), block, repeats),
+    }
     return HeadScores(detectors=detectors, kv_heads=kv_heads(model, detectors["echo"].shape[2]), meta=meta)
 
 

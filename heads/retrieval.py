@@ -108,8 +108,13 @@ def check_fits(model: PreTrainedModel, prompts: Sequence[NeedlePrompt], *, spare
     """Refuse what the model cannot read, with the reason."""
     if not prompts:
         raise BadPrompt("no prompt to score: every needle was refused, see NeedleSet.refused for the reasons")
-    check_positions(model, max(len(p.ids) for p in prompts) + spare)
-    largest, known = max(max(p.ids) for p in prompts), model.config.get_text_config().vocab_size
+    check_ids(model, [prompt.ids for prompt in prompts], spare=spare)
+
+
+def check_ids(model: PreTrainedModel, sequences: Sequence[Sequence[int]], *, spare: int = 0) -> None:
+    """Refuse sequences beyond the model's positions or vocabulary."""
+    check_positions(model, max(map(len, sequences)) + spare)
+    largest, known = max(map(max, sequences)), model.config.get_text_config().vocab_size
     if largest >= known:
         raise BadPrompt(f"token id {largest} is beyond the model's vocabulary ({known}): wrong tokenizer?")
 
@@ -255,13 +260,7 @@ def _judged(record: Record, prompt: NeedlePrompt, answered: NeedlePrompt) -> Rec
 
 def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Record], *, mode: str) -> RetrievalScores:
     """Stack the prompts' records into one result."""
-    longest = max(len(r.nll) for r in records)
-    nll = np.full((len(records), longest), np.nan, dtype=np.float32)
-    for row, record in zip(nll, records, strict=True):
-        row[: len(record.nll)] = record.nll
     detectors = {name: np.stack([r.detectors[name] for r in records]) for name in records[0].detectors}
-    written = max(r.steps.shape[2] for r in records)
-    steps = [np.pad(r.steps, ((0, 0), (0, 0), (0, written - r.steps.shape[2])), constant_values=-1) for r in records]
     prompts = needle_set.prompts
     meta = {
         **about(model),
@@ -269,27 +268,42 @@ def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Re
         "length": needle_set.length,
         "refused": [list(pair) for pair in needle_set.refused],
         "mode": mode,
-        "chance": float(np.mean([1 / p.answer_start for p in prompts])),
-        "chances": _mean_levels([chance_levels(p) for p in prompts]),
+        **levels(prompts),
         "layers_without_rows": [int(x) for x in np.flatnonzero(np.isnan(detectors["entropy"]).all(axis=(0, 2)))],
     }
     return RetrievalScores(
         detectors=detectors,
         kv_heads=kv_heads(model, detectors["entropy"].shape[2]),
-        nll=nll,
+        nll=stack([r.nll.astype(np.float32) for r in records], fill=np.nan),
         correct=np.array([r.correct for r in records]),
         accepted=np.array([r.accepted for r in records]),
         depth=np.array([p.depth for p in prompts], dtype=np.float32),
         needle=np.array([p.needle for p in prompts]),
-        steps=np.stack(steps),
+        steps=stack([r.steps for r in records], fill=-1),
         meta=meta,
     )
 
 
-def _mean_levels(levels: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Chance level of every detector that has one on every prompt, mean over the prompts."""
-    shared = set[str].intersection(*(set(of) for of in levels))
-    return {name: float(np.mean([of[name] for of in levels])) for name in levels[0] if name in shared}
+def stack(parts: Sequence[np.ndarray], *, fill: float) -> np.ndarray:
+    """Arrays that differ in the length of their last axis in one, the short ones filled up."""
+    longest = max(part.shape[-1] for part in parts)
+    out = np.full((len(parts), *parts[0].shape[:-1], longest), fill, dtype=parts[0].dtype)
+    for row, part in zip(out, parts, strict=True):
+        row[..., : part.shape[-1]] = part
+    return out
+
+
+def levels(prompts: Sequence[NeedlePrompt]) -> dict[str, Any]:
+    """What chance gives on these prompts: ``chance`` of the copy score, ``chances`` of all detectors that have one.
+
+    ``chances`` are means over the prompts, of the detectors with a level on every prompt.
+    """
+    found = [chance_levels(prompt) for prompt in prompts]
+    shared = set[str].intersection(*(set(of) for of in found))
+    return {
+        "chance": float(np.mean([1 / prompt.answer_start for prompt in prompts])),
+        "chances": {name: float(np.mean([of[name] for of in found])) for name in found[0] if name in shared},
+    }
 
 
 def about(model: PreTrainedModel) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 At checkpoint i a metric is saturated if the interval of its change per doubling of tokens after i lies within
 +-bound, and no later checkpoint strays further from i than the bound per doubling allows. The interval comes from
-resampling the needles (the same ones at all checkpoints); what another training seed would do it cannot say.
+resampling the needles (the same ones at all checkpoints); what another training seed would do it cannot say, nor
+what needles would show on which nothing changes at all: a share that is 1 throughout has no spread to resample.
 """
 
 from collections.abc import Mapping, Sequence

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from checkpoints.artifacts import read_artifact, write_artifact
 from checkpoints.errors import BadPrompt, StoreError
 from heads.names import head_name, head_names, parse_head
-from heads.stats import Estimate, Floats, bootstrap, nanmean
+from heads.stats import Estimate, Floats, bootstrap, independent_units, nanmean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,6 +76,11 @@ class HeadScores:
     def __len__(self) -> int:
         return len(self.detector(self.leading))
 
+    @property
+    def cluster(self) -> NDArray[np.integer]:
+        """[N] which independent unit a prompt belongs to: its needle where there are eight at least, else itself."""
+        return independent_units(np.asarray(self.meta.get("needle", range(len(self)))))[1]
+
     def detector(self, name: str) -> Floats:
         """[N, L, H] of a detector by name.
 
@@ -110,7 +115,7 @@ class HeadScores:
 
     def _head(self, layer: int, head: int, by: str) -> HeadScore:
         values = self.detector(by)[:, layer, head]
-        low, high = bootstrap(values)
+        low, high = bootstrap(values, self.cluster)
         applies = int((~np.isnan(values)).sum())
         estimate = Estimate(float(nanmean(values)), float(low), float(high), applies)
         return HeadScore(head_name(layer, head), layer, head, estimate, values)
@@ -126,6 +131,7 @@ class HeadScores:
     def statistics(self, name: str = "") -> "pd.DataFrame":
         """One row a head for one detector: n, mean, ends of its 95 % bootstrap interval, accepted-only mean, chance.
 
+        ``n`` counts prompts; the interval resamples independent units (`cluster`), and is NaN with fewer than two.
         ``accepted_mean`` is over the prompts that pass the gate, ``chance`` what even attention would give
         (`heads.chance.chance_levels`); NaN where there is no such thing.
 
@@ -135,7 +141,7 @@ class HeadScores:
         import pandas as pd
 
         values = self.detector(name or self.leading)
-        low, high = bootstrap(values)
+        low, high = bootstrap(values, self.cluster)
         layers, heads = np.indices(self.shape)
         return pd.DataFrame(
             {
@@ -150,6 +156,19 @@ class HeadScores:
                 "chance": self.meta.get("chances", {}).get(name or self.leading, np.nan),
             }
         )
+
+    def to_head_lists(self, *, by: str = "") -> dict[str, list[float]]:
+        """``{"layer-head": [value of each prompt]}``, the JSON that the published tools load; NaN left out.
+
+        Values are written as the shortest decimals of their float32, so that 0.1 stays at a threshold of 0.1.
+
+        Args:
+            by: the detector; the leading one unless given. The published scores are ``copy_count``.
+        """
+        values = self.detector(by or self.leading)
+        return {
+            f"{x}-{y}": [float(str(v)) for v in values[:, x, y] if not np.isnan(v)] for x, y in np.ndindex(self.shape)
+        }
 
     def _accepted(self, values: Floats) -> Floats:
         """[L, H] mean over accepted prompts: none where nothing was answered."""
@@ -230,6 +249,11 @@ class RetrievalScores(HeadScores):
     extra: ClassVar[tuple[str, ...]] = ("nll", "correct", "accepted", "depth", "needle", "steps")
 
     @property
+    def cluster(self) -> NDArray[np.integer]:
+        """[N] which independent unit a prompt belongs to: its needle where there are eight at least, else itself."""
+        return independent_units(self.needle)[1]
+
+    @property
     def copy(self) -> Floats:
         """[N, L, H] retrieval score, set reading."""
         return self.detectors["copy"]
@@ -254,8 +278,8 @@ class RetrievalScores(HeadScores):
 
     @cached_property
     def interval(self) -> tuple[Floats, Floats]:
-        """Ends of the 95 % bootstrap interval of `mean` over prompts, each [L, H]."""
-        return bootstrap(self.copy)
+        """Ends of the 95 % bootstrap interval of `mean` over independent units (`cluster`), each [L, H]."""
+        return bootstrap(self.copy, self.cluster)
 
     @property
     def prompt_nll(self) -> Floats:
@@ -306,15 +330,6 @@ class RetrievalScores(HeadScores):
         for place, (name, values) in enumerate(about.items(), 3):
             frame.insert(place, name, values)
         return frame.drop(columns="copy")
-
-    def to_head_lists(self) -> dict[str, list[float]]:
-        """``{"layer-head": [score of each prompt]}``, the JSON that the published tools load; NaN left out."""
-        layers, heads = self.shape
-        return {
-            f"{x}-{y}": [float(v) for v in self.copy[:, x, y] if not np.isnan(v)]
-            for x in range(layers)
-            for y in range(heads)
-        }
 
     def summary(self) -> str:
         """One sentence: heads, best head, accuracy, perplexity."""

@@ -3,11 +3,14 @@
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
+Unit = Literal["auto", "needle", "prompt"]
+ENOUGH_NEEDLES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,22 @@ def nanmean(values: Floats, axis: int = 0) -> Floats:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return np.asarray(np.nanmean(values, axis=axis))
+
+
+def independent_units(
+    needle: NDArray[np.integer], unit: Unit = "auto"
+) -> tuple[Literal["needle", "prompt"], NDArray[np.integer]]:
+    """What may count as independent samples, and which of them each prompt belongs to.
+
+    The prompts of one needle share its text and its haystack.
+
+    Args:
+        needle: [N] which needle a prompt hides.
+        unit: ``auto`` takes needles when there are at least eight, prompts below.
+    """
+    if unit == "prompt" or (unit == "auto" and len(np.unique(needle)) < ENOUGH_NEEDLES):
+        return "prompt", np.arange(len(needle))
+    return "needle", needle
 
 
 def cluster_means(values: Floats, cluster: NDArray[np.integer]) -> Floats:
@@ -83,20 +102,47 @@ def percentiles(draws: Floats, *, level: float = 0.95) -> tuple[Floats, Floats]:
     return low, high
 
 
-def bootstrap(values: Floats, *, level: float = 0.95, draws: int = 2000, seed: int = 0) -> tuple[Floats, Floats]:
-    """Percentile interval of the mean over the first axis, samples drawn with replacement.
+def bootstrap(
+    values: Floats,
+    cluster: NDArray[np.integer] | None = None,
+    *,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[Floats, Floats]:
+    """Percentile interval of the mean over the first axis, independent units drawn with replacement.
 
     Args:
         values: [n, ...]; NaN marks what does not apply.
+        cluster: [n] which unit a value belongs to (`independent_units`); each its own unless given.
         level: coverage.
         draws: resamples.
         seed: of the resamples.
 
     Returns:
-        lower and upper ends, each [...]; NaN where nothing applies.
+        lower and upper ends, each [...]; NaN where fewer than two units apply, which say nothing of a spread.
     """
-    weights = resampling(len(values), draws=draws, seed=seed)
-    return percentiles(resampled_means(values, np.arange(len(values)), weights), level=level)
+    values = np.asarray(values)
+    cluster = np.arange(len(values)) if cluster is None else cluster
+    weights = resampling(len(np.unique(cluster)), draws=draws, seed=seed)
+    low, high = percentiles(resampled_means(values, cluster, weights), level=level)
+    spread = (~np.isnan(cluster_means(values, cluster))).sum(axis=0) > 1
+    return np.where(spread, low, np.nan), np.where(spread, high, np.nan)
+
+
+def widened(low: Floats, high: Floats, *, units: int, level: float = 0.95) -> tuple[Floats, Floats]:
+    """An interval of a share, made honest where every unit agrees and resampling sees no spread at all.
+
+    At 0 of ``units`` the upper end becomes the exact binomial (Clopper-Pearson) one, at all of them the lower end.
+
+    Args:
+        low: lower ends of the bootstrap interval, any shape.
+        high: upper ends.
+        units: independent units that were resampled.
+        level: coverage.
+    """
+    reach = 1 - ((1 - level) / 2) ** (1 / units)
+    return np.where(low == 1, 1 - reach, low), np.where(high == 0, reach, high)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.artifacts import read_artifact, write_artifact
-from heads.comparison import Change, independent_units
+from heads.comparison import Change
 from heads.scores import GATE
-from heads.stats import Estimate, Floats, cluster_means, paired_test, percentiles, resampled_means, resampling
+from heads.stats import Estimate, Floats, bootstrap, cluster_means, independent_units, paired_test, widened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +29,7 @@ READINGS: Mapping[str, str] = {
     "text_nll": "plain-text NLL (nats per token)",
 }
 """What a readout holds of every prompt, and what its mean is called."""
+SHARES = ("accepted", "correct")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +144,16 @@ class Validation:
         return Change(READINGS[reading], float(spared.mean()), float(tested.mean()), *spread)
 
     def estimate(self, run: Readout, reading: str = "accepted") -> Estimate:
-        """Mean of a reading with its 95 % interval over needles (or prompts, where needles are few)."""
+        """Mean of a reading with its 95 % interval over needles, or prompts where there are fewer than eight.
+
+        A share on which all of them agree has the exact binomial interval.
+        """
         values, (_, cluster) = np.asarray(getattr(run, reading), dtype=float), independent_units(self.needle)
-        weights = resampling(len(np.unique(cluster)))
-        low, high = percentiles(resampled_means(values, cluster, weights))
-        return Estimate(float(values.mean()), float(low), float(high), weights.shape[1])
+        low, high = bootstrap(values, cluster)
+        units = len(np.unique(cluster))
+        if reading in SHARES:
+            low, high = widened(low, high, units=units)
+        return Estimate(float(values.mean()), float(low), float(high), units)
 
     def retrieving_in(self, run: Readout) -> int:
         """How many of a run's ablated heads retrieve."""

@@ -129,7 +129,7 @@ def test_validation_tells_causal_heads_from_their_controls(planted, tmp_path):
     }
     assert found.causal
     assert "a0.h0 are causal for retrieval here" in found.verdict
-    assert "needle score goes from 100% [100, 100] to 0% [0, 0]" in found.verdict
+    assert "needle score goes from 100% [63, 100] to 0% [0, 37]" in found.verdict
     assert "layer-matched controls (1, clean, no head of theirs retrieves): needle score 100%" in found.verdict
     assert list(found.to_frame().ablation) == ["baseline", "tested", "layer-matched 1", "non-retrieving 1"]
     assert list(found.to_frame().retrieving) == [0, 1, 0, 0]
@@ -227,3 +227,12 @@ def test_what_cannot_be_ablated_is_refused():
         heads.validate(model, prompts, top_k=0)
     with pytest.raises(UnsupportedArchitecture, match="attention interface"):
         heads.ablate(build("bloom"), prompts, ["a0.h0"])
+
+
+def test_scores_of_other_prompts_only_rank(planted):
+    """The verdict pairs the needles that were asked, not those on which the heads were ranked."""
+    model, prompts = planted
+    ranked_on = replace(heads.retrieval_scores(model, prompts), needle=np.zeros(len(prompts), dtype=int))
+    found = heads.validate(model, prompts, top_k=1, scores=ranked_on, controls=1)
+    assert list(found.needle) == [p.needle for p in prompts]
+    assert found.verdict == heads.validate(model, prompts, top_k=1, controls=1).verdict

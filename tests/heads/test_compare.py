@@ -4,7 +4,7 @@ from toys import fake_scores
 
 import heads
 from checkpoints.errors import BadPrompt, CheckpointMismatch
-from heads.stats import bootstrap, false_discovery, paired_test, welch_test
+from heads.stats import bootstrap, false_discovery, paired_test, welch_test, widened
 
 
 def noisy(mean, n=24, seed=0):
@@ -121,3 +121,32 @@ def test_bootstrap_covers_the_mean_and_leaves_out_what_does_not_apply():
     assert high[0] - low[0] == pytest.approx(2 * 1.96 / 200**0.5, rel=0.15)
     assert np.isnan(low[1])
     assert np.isnan(high[1])
+
+
+def test_prompts_of_one_needle_count_as_one():
+    """Five depths that say the same five times over are no five measurements: the interval is that of the needles."""
+    per_needle = np.random.default_rng(0).normal(0.5, 0.2, (10, 1, 1))
+    five = fake_scores(np.repeat(per_needle, 5, axis=0), needle=np.repeat(np.arange(10), 5))
+    alone = fake_scores(per_needle)
+    np.testing.assert_allclose(five.interval, alone.interval, atol=1e-6)
+    assert five["a0.h0"].score.low == pytest.approx(alone["a0.h0"].score.low)
+    assert five.statistics().high.item() == pytest.approx(alone.statistics().high.item())
+    few = fake_scores(np.repeat(per_needle[:4], 5, axis=0), needle=np.repeat(np.arange(4), 5))
+    np.testing.assert_array_equal(few.cluster, np.arange(20))
+
+
+def test_one_unit_has_no_interval():
+    low, high = bootstrap(np.array([[0.5, 0.5], [np.nan, 0.7]]))
+    assert np.isnan([low[0], high[0]]).all()
+    assert (low[1], high[1]) == (0.5, 0.7)
+
+
+def test_a_share_on_which_all_agree_has_the_exact_interval():
+    from scipy.stats import binomtest
+
+    for successes in (0, 12):
+        exact = binomtest(successes, 12).proportion_ci(method="exact")
+        share = np.float64(successes / 12)
+        found = widened(share, share, units=12)
+        assert (float(found[0]), float(found[1])) == pytest.approx((exact.low, exact.high))
+    assert [float(end) for end in widened(np.float64(0.4), np.float64(0.9), units=12)] == [0.4, 0.9]

@@ -267,10 +267,16 @@ def test_heads_that_take_turns_and_heads_that_do_not():
 
 
 def test_a_head_that_attends_to_all_alike_scores_at_the_chance_level():
-    model, prompts = build("llama"), random_prompts(count=2, vocabulary=40, depths=(0.2, 0.6))
+    model, prompts = build("llama", vocab_size=2000), random_prompts(count=2, vocabulary=40, depths=(0.2, 0.6))
     with torch.no_grad():
         for layer in model.model.layers:
             layer.self_attn.q_proj.weight.zero_()
+    asked = heads.query_scores(model, train_tokenizers()["words"], prompts, null="the")
+    repeated = heads.repeat_scores(model, block=9, repeats=3, count=1)
+    for found in (asked, repeated):
+        for name in found.detectors:
+            table = found.statistics(name)
+            np.testing.assert_allclose(table["mean"], table.chance, atol=1e-5, err_msg=name)
     scores = heads.retrieval_scores(model, prompts)
     for name in ("needle_mass", "contextual", "sink_mass", "first_token", "entropy", "reasoning", "spatial"):
         table = scores.statistics(name)
@@ -302,3 +308,12 @@ def test_every_detector_comes_with_its_statistics(scored):
     assert scores.statistics("needle_mass").chance.between(0.1, 0.3).all()
     repeats = heads.repeat_scores(build("llama"), block=9, repeats=2, count=2).statistics("echo")
     assert repeats.accepted_mean.isna().all() and (repeats.n == 2).all()
+
+
+def test_a_null_question_that_the_model_cannot_read_is_refused(tokenizers):
+    model, prompts = build("llama", vocab_size=41), random_prompts(count=1, vocabulary=40)
+    with pytest.raises(BadPrompt, match=r"beyond the model's vocabulary \(41\)"):
+        heads.query_scores(model, tokenizers["words"], prompts, null="mentioned in the provided text")
+    small = build("llama", vocab_size=2000, max_position_embeddings=len(prompts.prompts[0].ids))
+    with pytest.raises(BadPrompt, match="positions"):
+        heads.query_scores(small, tokenizers["words"], prompts, null="text " * 60)

@@ -57,6 +57,7 @@ def test_our_own_export_comes_back(published, tmp_path):
     path = tmp_path / "ours.json"
     path.write_text(json.dumps(scores.to_head_lists()))
     back = heads.load_head_lists(path)
+    assert list(heads.load_head_lists(path, detector="copy").detectors) == ["copy"]
     np.testing.assert_array_equal(back.detectors["copy_count"], scores.copy)
     assert heads.head_list_table(path).never.item() == 12, "heads without rows are none that never score"
     assert back.top(1)[0].name == "a2.h3"
@@ -81,6 +82,7 @@ def test_two_files_are_compared_and_a_few_trials_give_the_list(published, tmp_pa
         ('{"0-0": [1], "1-1": [1]}', r"lacks 2 of 4 heads, a0\.h1 first"),
         ('{"0-0": [1, 2], "0-1": [1]}', r"lists \[1, 2\] trials a head"),
         ('{"0-0": [], "0-1": []}', "lists no trials a head"),
+        ('{"0-0": [1e999, 1]}', "1 infinite scores"),
     ],
 )
 def test_files_that_are_no_head_lists_are_refused(tmp_path, content, reason):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -121,6 +123,8 @@ def test_scoring_stops_when_the_answer_is_known():
     assert sorted(strict.meta["adaptive"]["order"]) == list(range(90))
     whole = heads.retrieval_scores(build("llama"), prompts)
     np.testing.assert_allclose(strict.mean, whole.mean, atol=1e-6)
+    np.testing.assert_array_equal(strict.steps, whole.steps[strict.meta["adaptive"]["order"]])
+    assert strict.meta["chances"] == pytest.approx(whole.meta["chances"])
     with pytest.raises(BadPrompt, match="overlap"):
         heads.adaptive_scores(build("llama"), prompts, overlap=2)
 
@@ -134,6 +138,10 @@ def test_stability_of_a_clear_list_and_of_noise():
     kept, width = stability(noise, top_k=4, draws=200, seed=0)
     assert kept < 0.8
     assert width > 0.2
+    same = np.repeat(noise[:10], 5, axis=0)
+    by_needle = stability(same, np.repeat(np.arange(10), 5), top_k=4, draws=200, seed=0)
+    assert by_needle == stability(noise[:10], top_k=4, draws=200, seed=0)
+    assert by_needle[0] < stability(same, top_k=4, draws=200, seed=0)[0]
 
 
 def test_interference_costs_what_the_text_before_adds():
@@ -158,3 +166,31 @@ def test_interference_costs_what_the_text_before_adds():
         found.part([7])
     with pytest.raises(BadPrompt, match="several lengths of text before"):
         lost_in_the_middle([0.1, 0.5], [1, 1]).interference_cost()
+
+
+def test_a_cell_comes_with_its_interval_and_its_depth(drawn):
+    frame = drawn.to_frame()
+    assert ((frame.ppl_low < frame.answer_ppl) & (frame.answer_ppl < frame.ppl_high)).all()
+    np.testing.assert_allclose(frame.achieved_depth[frame.depth == 0], 0)
+    assert (frame.achieved_depth <= frame.depth + 1e-6).all()
+    cell = (drawn.row == 0) & (drawn.column == 1)
+    per_prompt = np.exp(np.nanmean(drawn.nll[cell], axis=1))
+    assert per_prompt.min() * (1 - 1e-5) <= frame.ppl_low[1] < frame.ppl_high[1] <= per_prompt.max() * (1 + 1e-5)
+
+
+def test_one_needle_has_no_certainty():
+    """Ten depths of a needle: its middle penalty has a spread, and a cell of one prompt has no interval."""
+    depths = np.linspace(0, 1, 10)
+    found = lost_in_the_middle(depths, np.random.default_rng(0).normal(1, 0.3, 10))
+    alone = replace(found, needle=np.zeros_like(found.needle))
+    penalty = alone.middle_penalty()
+    assert penalty.low < penalty.value - 0.05
+    assert penalty.high > penalty.value + 0.05
+
+
+def test_axes_may_be_arrays(model, tokenizers, needles, drawn):
+    haystack = heads.default_haystack(0)
+    lengths, depths = np.array([120, 200]), np.linspace(0, 1, 3)
+    found = heads.needle_map(model, tokenizers["words"], needles, haystack, lengths=lengths, depths=depths)
+    np.testing.assert_array_equal(found.nll, drawn.nll)
+    assert found.columns == drawn.columns

@@ -73,6 +73,8 @@ def test_correlations_that_mean_nothing_are_refused():
         correlate(np.array([1, 2, np.nan]), np.arange(3.0))
     with pytest.raises(BadPrompt, match="downstream is the same"):
         correlate(np.arange(4.0), np.ones(4))
+    with pytest.raises(BadPrompt, match="downstream is infinite at 1 of 4"):
+        correlate(np.arange(4.0), np.array([1, 2, np.inf, 4]))
 
 
 def test_top_k_overlaps_as_the_paper_counts_them():
@@ -194,13 +196,33 @@ def test_downstream_scores_from_a_table(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("a,b\n1,2\n", "'step' column"), ("step,x\n1,much\n", r"line 2, column 'x': 'much' is no number")],
+    [
+        ("a,b\n1,2\n", r"'step' column .* it has the columns \['a', 'b'\] and 1 rows"),
+        ("step;x\n1;2\n", r"separated by commas.* \['step;x'\]"),
+        ("", r"the columns \[\] and 0 rows"),
+        ("step,x\n", "and 0 rows"),
+        ("step\n1\n", r"the columns \['step'\]"),
+        ("step,x,x\n1,2,3\n", "a column of its own name"),
+        ("step,x\n1,much\n", r"line 2, column 'x': 'much' is no number"),
+        ("step,x\n1,inf\n", r"line 2, column 'x': 'inf' is not finite"),
+        ("step,x\nnan,1\n", r"column 'step': 'nan' is not finite"),
+        ("step,x\n1.5,1\n", r"column 'step': '1.5' is no whole number"),
+        ("step,x\n1,2\n\n1,3\n", r"line 4 gives step 1 again, which line 2 has"),
+        ("step,x\n1,2,3\n", "line 2 has 3 cells where the header names 2 columns"),
+        ("x,step\n3\n", "line 2 has 1 cells"),
+    ],
 )
 def test_a_bad_table_is_named(tmp_path, text, reason):
     path = tmp_path / "scores.csv"
     path.write_text(text)
     with pytest.raises(BadPrompt, match=reason):
         read_downstream(path)
+
+
+def test_tables_as_spreadsheets_write_them(tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_text("step, RULER ,MRCR\r\n1000.0, 0.5,nan\r\n\r\n2000,,0.25\r\n", encoding="utf-8-sig")
+    assert read_downstream(path) == {"RULER": {1000: 0.5}, "MRCR": {2000: 0.25}}
 
 
 def test_a_saved_monitor_comes_back_identical(tmp_path):
@@ -221,6 +243,68 @@ def test_frame_figure_and_html():
     assert frame.born.sum() == 1
     assert "deceptive saturation" in run.plot().layout.title.text
     assert "<li>" in run._repr_html_()
+
+
+def by_depth(*, needles=10, penalty=0.5):
+    """Two checkpoints on five depths: the second answers worse by ``penalty`` nats in the middle of the haystack."""
+    depth = np.tile(np.array([0.1, 0.3, 0.5, 0.7, 0.9], dtype=np.float32), needles)
+    hardness = np.repeat(np.random.default_rng(0).normal(0, 0.1, needles), 5)
+    middle = (depth >= 0.3) & (depth <= 0.8)
+    out = []
+    for step, cost in ((100, 0.0), (200, penalty)):
+        nll = np.tile((1 + hardness + cost * middle)[:, None], (1, 3))
+        scores = fake_scores(np.zeros((len(depth), 1, 2)), nll=nll, needle=np.repeat(np.arange(needles), 5))
+        out.append((step, step, replace(scores, depth=depth)))
+    return out, float(np.exp(1 + hardness.mean()))
+
+
+def test_margins_by_depth_and_the_middle_penalty(tmp_path):
+    checkpoints, ppl = by_depth(penalty=0.5)
+    run = heads.monitor(checkpoints)
+    penalty = run.curves["middle_penalty"]
+    np.testing.assert_allclose(penalty.value, [0, 0.5], atol=1e-5)
+    np.testing.assert_allclose([penalty.low[1], penalty.high[1]], 0.5, atol=1e-5)
+    assert list(run.margins) == ["0-20 %", "20-40 %", "40-60 %", "60-80 %", "80-100 %"]
+    worse = np.exp(0.5)
+    np.testing.assert_allclose([m.value[1] / ppl for m in run.margins.values()], [1, worse, worse, worse, 1], rtol=1e-5)
+    first = run.margins["0-20 %"]
+    assert first.low[0] < first.value[0] < first.high[0]
+    assert "+0.5 [+0.5, +0.5] at step 200" in " ".join(run.findings)
+    assert run.to_frame()["answer_ppl at 40-60 %"].iloc[1] == pytest.approx(worse * ppl, rel=1e-5)
+    back = Monitor.load(run.save(tmp_path / "monitor"))
+    np.testing.assert_array_equal(back.margins["20-40 %"].high, run.margins["20-40 %"].high)
+    assert list(back.margins) == list(run.margins)
+
+
+def test_generated_answers_have_no_perplexity_and_are_followed_all_the_same():
+    written = [(step, None, replace(s, nll=np.full_like(s.nll, np.nan))) for step, _, s in series()]
+    run = heads.monitor(written)
+    assert np.isnan(run.curves["answer_ppl"].value).all()
+    assert {s.metric for s in run.saturations} >= {"needle_score", "retrieval_heads"}
+    assert not {s.metric for s in run.saturations} & {"answer_nll"}
+
+
+def test_the_table_shows_every_number_with_its_noise():
+    run = heads.monitor(series())
+    table = run.table()
+    assert table.needle_accuracy[0] == "0 [0, 0.206]", "sixteen needles, none answered: 1 - 0.025^(1/16)"
+    assert table.needle_accuracy[7] == "1 [0.794, 1]"
+    assert table["top K shared"][7] == "6 of 6 (chance 6)", "lists as long as the model tell nothing"
+    assert "6 of 6 (chance 6)" in run._repr_html_()
+    one = heads.monitor(series(), top_k=2)
+    assert one.table()["top K shared"][7].endswith("of 2 (chance 0.667)")
+
+
+def test_dotted_lines_stand_where_their_own_metric_saturated():
+    strict = series(fall=0.15)
+    run = heads.monitor([(s, t, replace(x, accepted=np.full(len(x), i > 0))) for i, (s, t, x) in enumerate(strict)])
+    figure = run.plot()
+    lines = {shape.yref.split()[0]: shape.x0 for shape in figure.layout.shapes}
+    panels = {figure.layout[axis].title.text: axis.replace("yaxis", "y") for axis in ("yaxis", "yaxis2", "yaxis3")}
+    at = {saturation.metric: saturation.at.step for saturation in run.saturations if saturation.at}
+    assert lines[panels["needle score"]] == at["needle_score"]
+    assert lines[panels["needle accuracy"]] == at["needle_accuracy"] != at["needle_score"]
+    assert len(figure.layout.shapes) == len(lines)
 
 
 def test_series_that_cannot_be_followed_are_refused():

@@ -12,7 +12,7 @@ from toys import train_tokenizers
 from transformers import LlamaForCausalLM
 
 import heads
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, CheckpointMismatch
 from heads.published import DEFECTS, defect_table, published_prompt, published_scores, published_trial, rouge1_recall
 from heads.readings import copy_readings
 from heads.rows import RowRequest, capture_rows
@@ -84,6 +84,12 @@ def test_the_defect_table_names_every_defect(tokenizers):
     scores = published_scores(model, tokenizer, NEEDLES, heads.default_haystack(0), defects=defects, **options)
     assert scores.meta["trials"] == len(scores) == 2
     assert len(np.unique(scores.depth)) == 1
+    again = published_scores(model, tokenizer, NEEDLES, heads.default_haystack(0), defects=defects, **options)
+    assert heads.compare(scores, again).n_significant == 0
+    shorter = {**options, "lengths": [n - 40 for n in options["lengths"]]}
+    other = published_scores(model, tokenizer, NEEDLES, heads.default_haystack(0), defects=defects, **shorter)
+    with pytest.raises(CheckpointMismatch, match="different prompts"):
+        heads.compare(scores, other)
     table = defect_table(model, tokenizer, NEEDLES, heads.default_haystack(0), **options).set_index("procedure")
     assert list(table.index) == ["as published", *(f"without {name}" for name in DEFECTS), "all mended"]
     assert table.trials["as published"] == 0

@@ -53,6 +53,15 @@ def test_frame_and_export(scores):
     json.dumps(lists)
 
 
+def test_exported_scores_stay_on_their_side_of_the_threshold(scores):
+    lists = scores.to_head_lists()
+    assert set(lists["0-1"]) == {0.1}, "0.1 in float32 is 0.10000000149, beyond a threshold of 0.1"
+    masses = scores.to_head_lists(by="needle_mass")
+    assert set(masses["0-1"]) == {0.05}
+    with pytest.raises(BadPrompt, match="was not measured"):
+        scores.to_head_lists(by="qr")
+
+
 def test_wrong_names_are_explained(scores):
     with pytest.raises(DriftError, match="no name of a head"):
         scores["5-1"]

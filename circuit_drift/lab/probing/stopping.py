@@ -36,9 +36,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints import BadPrompt
-from heads.comparison import independent_units
 from heads.saturation import saturation
-from heads.stats import resampled_means, resampling
+from heads.stats import independent_units, resampled_means, resampling
 
 if TYPE_CHECKING:
     import heads
