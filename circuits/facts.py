@@ -7,6 +7,7 @@ and corrupt prompt must have the same number of tokens, so that each position of
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -26,6 +27,9 @@ _MAPPINGS = ("labels", "segments")
 
 Answers = Literal["one token", "first token", "whole"]
 Ids = tuple[int, ...]
+Refusal = tuple[int, str]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,26 @@ class Fact:
     segments: Mapping[str, str] = field(default_factory=dict)
 
 
+class Facts(tuple[Fact, ...]):
+    """The facts of a file, with the lines that hold none.
+
+    Attributes:
+        refused: (position among the file's lines that are not blank, reason).
+    """
+
+    refused: tuple[Refusal, ...] = ()
+
+    @classmethod
+    def of(cls, facts: Iterable[Fact], refused: Iterable[Refusal]) -> "Facts":
+        """Both together."""
+        made = cls(facts)
+        made.refused = tuple(refused)
+        return made
+
+    def __repr__(self) -> str:
+        return f"{len(self)} facts{_counted(self.refused)}"
+
+
 @dataclass(frozen=True, slots=True)
 class FactSet:
     """Facts in token ids of one tokenizer.
@@ -59,7 +83,8 @@ class FactSet:
         answer: N answers, each a tuple of ids.
         wrong: N wrong answers, each a tuple of ids.
         facts: the N facts kept.
-        refused: (position in the input, reason) of every fact that cannot be scored.
+        refused: (position in the input, reason) of every fact that cannot be scored; what `load_facts` refused is
+            counted in, so that positions are those among the file's lines.
         segments: N mappings from a segment's name to its first token and the one after its last; empty where none is
             named.
     """
@@ -69,11 +94,15 @@ class FactSet:
     answer: tuple[Ids, ...]
     wrong: tuple[Ids, ...]
     facts: tuple[Fact, ...]
-    refused: tuple[tuple[int, str], ...] = ()
+    refused: tuple[Refusal, ...] = ()
     segments: tuple[Mapping[str, tuple[int, int]], ...] = ()
 
     def __len__(self) -> int:
         return len(self.clean)
+
+    def __repr__(self) -> str:
+        lengths = sorted(map(len, self.clean)) or [0]
+        return f"{len(self)} facts of {lengths[0]} to {lengths[-1]} tokens{_counted(self.refused)}"
 
     @property
     def answer_id(self) -> NDArray[np.int64]:
@@ -144,23 +173,38 @@ class FactSet:
         return _fact_set(rows, facts, [])
 
 
-def load_facts(path: Path | str) -> tuple[Fact, ...]:
+def load_facts(path: Path | str) -> Facts:
     """Read facts from JSON lines with ``clean``, ``corrupt``, ``answer``, ``wrong``; perhaps ``labels``, ``segments``.
 
-    Any further key of a line becomes a label.
+    Any further key of a line becomes a label. A line that is no such object is refused with its reason and the others
+    go on: `Facts.refused`, which `tokenize_facts` passes on.
 
     Raises:
-        BadPrompt: the file is missing, or a line is not such an object; the message names the line.
+        BadPrompt: the file cannot be read, or no line of it is a fact.
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise BadPrompt(f"cannot read facts from {path}: {error.strerror}") from error
-    facts = tuple(_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip())
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"it is not UTF-8 text ({error})"
+        raise BadPrompt(f"cannot read facts from {path}: {reason}") from error
+    facts: list[Fact] = []
+    refused: list[Refusal] = []
+    for index, (number, line) in enumerate((n, text) for n, text in enumerate(lines, 1) if text.strip()):
+        try:
+            facts.append(_parse(line, f"line {number}"))
+        except BadPrompt as error:
+            refused.append((index, str(error)))
     if not facts:
-        raise BadPrompt(f"{path} holds no facts; write one JSON object with {', '.join(_TEXTS)} on each line")
-    return facts
+        reasons = "; ".join(reason for _, reason in refused[:3])
+        raise BadPrompt(
+            f"{path} holds no facts; write one JSON object with {', '.join(_TEXTS)} on each line. {reasons}".rstrip()
+        )
+    if refused:
+        logger.warning(
+            "%s: %d of %d lines refused, the first: %s", path, len(refused), len(facts) + len(refused), refused[0][1]
+        )
+    return Facts.of(facts, refused)
 
 
 def default_facts() -> tuple[Fact, ...]:
@@ -187,9 +231,11 @@ def tokenize_facts(
     """
     if answers not in get_args(Answers):
         raise BadPrompt(f"unknown answers {answers!r}; choose from {', '.join(get_args(Answers))}")
-    facts = tuple(facts)
-    kept, rows, segments, refused = [], [], [], []
-    for index, fact in enumerate(facts):
+    unread = facts.refused if isinstance(facts, Facts) else ()
+    facts, places = tuple(facts), {index for index, _ in unread}
+    positions = [index for index in range(len(facts) + len(unread)) if index not in places]
+    kept, rows, segments, refused = [], [], [], list(unread)
+    for index, fact in zip(positions, facts, strict=True):
         try:
             clean, answer = _split(tokenizer, fact.clean, fact.answer, "answer", answers)
             corrupt, wrong = _split(tokenizer, fact.corrupt, fact.wrong, "wrong answer", answers)
@@ -206,13 +252,13 @@ def tokenize_facts(
     if not kept:
         reasons = "; ".join(f"fact {index}: {reason}" for index, reason in refused[:3])
         raise BadPrompt(f"none of {len(facts)} facts can be scored with this tokenizer. {reasons}")
-    return _fact_set(rows, kept, refused, segments if any(segments) else ())
+    return _fact_set(rows, kept, sorted(refused), segments if any(segments) else ())
 
 
 def _fact_set(
     rows: Sequence[tuple[Ids, ...]],
     facts: Sequence[Fact],
-    refused: Sequence[tuple[int, str]],
+    refused: Sequence[Refusal],
     segments: Sequence[Mapping[str, tuple[int, int]]] = (),
 ) -> FactSet:
     clean, corrupt, answer, wrong = zip(*rows, strict=True) if rows else ((), (), (), ())
@@ -233,6 +279,11 @@ def _obstacle(clean: Ids, corrupt: Ids, answer: Ids, wrong: Ids) -> str | None:
         tokens = "token" if len(answer) == 1 else "tokens"
         return f"the answer and the wrong answer are the same {tokens}, {_name(answer)}"
     return None
+
+
+def _counted(refused: Sequence[Refusal]) -> str:
+    """How many were refused, and why the first was."""
+    return f"; {len(refused)} refused, the first: {refused[0][1]}" if refused else ""
 
 
 def _as_ids(value: int | Iterable[int]) -> Ids:

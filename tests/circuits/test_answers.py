@@ -1,6 +1,7 @@
 """Answers of several tokens: what is summed, against the stock model read token by token."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -179,3 +180,43 @@ def test_whole_answers_and_segments_are_tokenized_on_request(tokenizer, tmp_path
     path.write_text(json.dumps({**record, "segments": {"subject": "Auckland"}}))
     with pytest.raises(BadPrompt, match="'Auckland', is not in the clean prompt"):
         circuits.tokenize_facts(tokenizer, circuits.load_facts(path), answers="whole")
+
+
+def test_lines_that_are_no_facts_are_refused_one_by_one_and_the_rest_go_on(tokenizer, tmp_path, caplog):
+    good = {"clean": "Paris is", "corrupt": "Rome is", "answer": "capital", "wrong": "Old"}
+    lines = [
+        json.dumps(good),
+        "{not json",
+        "",
+        json.dumps({**good, "corrupt": "New Zealand is"}),
+        json.dumps({"clean": "Paris is"}),
+        json.dumps({**good, "labels": 3}),
+        json.dumps({**good, "wrong": "England", "note": "a\u2028line"}, ensure_ascii=False),
+    ]
+    path = tmp_path / "facts.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    loaded = circuits.load_facts(path)
+    assert len(loaded) == 3 and loaded[-1].labels == {"note": "a\u2028line"}
+    assert [index for index, _ in loaded.refused] == [1, 3, 4]
+    assert [reason.split(":")[0].split(" must")[0] for _, reason in loaded.refused] == [
+        "line 2 is not JSON", "line 5", "line 6"
+    ]  # fmt: skip
+    assert "3 of 6 lines refused, the first: line 2 is not JSON" in caplog.text
+    facts = circuits.tokenize_facts(tokenizer, loaded)
+    assert len(facts) == 2
+    assert [index for index, _ in facts.refused] == [1, 2, 3, 4]
+    assert "2 tokens and the corrupt one 3" in facts.refused[1][1]
+    assert repr(facts) == f"2 facts of 2 to 2 tokens; 4 refused, the first: {facts.refused[0][1]}"
+    assert pickle.loads(pickle.dumps(loaded)).refused == loaded.refused
+
+
+def test_a_file_without_a_fact_is_refused_with_the_first_reasons(tmp_path):
+    path = tmp_path / "facts.jsonl"
+    path.write_text("[]\n{")
+    with pytest.raises(BadPrompt, match=r"holds no facts; .* line 1 must be an object .*; line 2 is not JSON"):
+        circuits.load_facts(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(BadPrompt, match="not UTF-8"):
+        circuits.load_facts(path)
+    with pytest.raises(BadPrompt, match="No such file"):
+        circuits.load_facts(tmp_path / "nothing.jsonl")
