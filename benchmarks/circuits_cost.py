@@ -9,12 +9,13 @@ forward-backwards: plain transformers, fused attention, frozen parameters, logit
 down to the embeddings. Circuits at 20 sizes, from a thousandth of the edges to all of them, are held against one
 circuit of 5 %, each with its clean and corrupt run: alone, and with the random circuits that they bring by default.
 Seconds are processor time on one CPU thread, wall time on a GPU. Memory is the growth of the peak above the loaded
-model, each case in its own process. With --lengths: what EAP takes beyond its floor, for each of the same number of
+model, each case in a process of its own. With --lengths: what EAP takes beyond its floor, for each of the same number of
 tokens in prompts of several lengths, in batches of the same number of tokens.
 """
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -166,12 +167,22 @@ def measure(options: argparse.Namespace) -> None:
     print(json.dumps({"seconds": best, "mib": peak / 2**20}))
 
 
-def in_a_process(name: str, case: str, options: argparse.Namespace, **changed: int) -> dict[str, float]:
+def in_a_process(
+    name: str, case: str, options: argparse.Namespace, settings: dict[str, str] | None = None, **changed: int
+) -> dict[str, float]:
     """Seconds and MiB of one job."""
     arguments = [sys.executable, __file__, "--job", name, "--case", case]
     for key in ("facts", "length", "batch", "repeats", "dtype", "device"):
         arguments += [f"--{key}", str(changed.get(key, getattr(options, key)))]
-    return dict(json.loads(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout))
+    environment = os.environ | (settings or {})
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True, env=environment)
+    return dict(json.loads(done.stdout))
+
+
+def mebibytes(name: str, case: str, options: argparse.Namespace, **changed: int) -> float:
+    """Peak of one job in a process that gives large blocks back at once, so that the peak is what was in use."""
+    found = in_a_process(name, case, options, {"MALLOC_MMAP_THRESHOLD_": "65536"}, repeats=1, **changed)
+    return found["mib"]
 
 
 def by_length(case: str, options: argparse.Namespace) -> None:
@@ -184,13 +195,13 @@ def by_length(case: str, options: argparse.Namespace) -> None:
     first = 0.0
     for length in options.lengths:
         sizes = {"length": length, "facts": tokens // length, "batch": tokens // length}
-        floor, own = (in_a_process(name, case, options, **sizes) for name in ("eap floor", "eap"))
+        floor, own = (mebibytes(name, case, options, **sizes) for name in ("eap floor", "eap"))
         both = in_a_process("eap beside its floor", case, options, **sizes)
         extra = (both["seconds"] - both["floor"]) / tokens * 1e6
         first = first or extra
         print(
             f"| {length} | {both['floor'] / tokens * 1e6:.0f} | {extra:.0f} | {extra / first:.2f} "
-            f"| {own['mib'] - floor['mib']:.0f} |",
+            f"| {own - floor:.0f} |",
             flush=True,
         )
 
@@ -200,7 +211,7 @@ def table(case: str, options: argparse.Namespace, jobs: tuple[str, ...]) -> None
     print("| | s | x floor or one | MiB above the model | x floor or one |\n|---|---|---|---|---|")
     rows: dict[str, dict[str, float]] = {}
     for name in jobs:
-        rows[name] = in_a_process(name, case, options)
+        rows[name] = in_a_process(name, case, options) | {"mib": mebibytes(name, case, options)}
         base, own = rows[BASES.get(name, "eap floor")], rows[name]
         print(
             f"| {name} | {own['seconds']:.2f} | {own['seconds'] / base['seconds']:.2f} | {own['mib']:.0f} "

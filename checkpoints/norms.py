@@ -51,6 +51,11 @@ class Norm:
             )
         return x - x.mean(-1, keepdim=True) if self.kind == "layer" else x
 
+    def fold_(self, weight: Tensor) -> Tensor:
+        """``centre(gain * weight)`` of weights [..., d_model] that read the norm's output, in their own memory."""
+        weight.mul_(self.gain.to(weight.dtype))
+        return weight.sub_(weight.mean(-1, keepdim=True)) if self.kind == "layer" else weight
+
     def normalise(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``x_hat`` [..., d_model] and ``1 / sigma`` [..., 1] at ``x`` [..., d_model]."""
         centred = self.centre(x)

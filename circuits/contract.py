@@ -4,12 +4,13 @@ Per reader behind a norm with gain G and at step k of a path, with d_k the gradi
 gradient in front of the norm is centre(G W^T d_k) / s_k - x_hat_k c_k, with c_k = (W(G x_hat_k) . d_k) / (s_k D).
 Summed over steps the first term needs only the sum of d_k / s_k, kept per head in head_dim, so that one contraction
 serves any number of steps. The second needs the products of the writers' differences with x_hat_k, which a layer's
-readers share; they are taken after every other step, so that what is kept does not grow with the steps. No per-head
+readers share; they are taken after every step, so that what is kept does not grow with the steps. No per-head
 tensor of width D exists beyond one chunk of tokens.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from circuits.graph import GraphShape
 from circuits.low_rank import HeadGradients, effective_weight, latent_gradients, normed_part
 from circuits.trace import Batch, LayerTrace, Trace, head_outputs, head_writer, widen
 
-CPU_CHUNK, GPU_CHUNK = 20 << 20, 1 << 30
+CPU_CHUNK, GPU_CHUNK = 36 << 20, 1 << 30
 CPU_WEIGHTS, GPU_WEIGHTS = 1 << 28, 4 << 30
 
 
@@ -89,27 +90,26 @@ class Gradients:
     Args:
         parts: the model.
         freeze_norms: whether the scale of the norm in front of a reader counts as a constant.
-
-    Attributes:
-        waiting: steps whose parts along x_hat are still to be subtracted.
     """
 
     def __init__(self, parts: Anatomy, *, freeze_norms: bool = False) -> None:
         self.parts, self.freeze_norms = parts, freeze_norms
         self.layers = [_LayerGradients() for _ in parts.blocks]
         self.logits: Tensor | None = None
-        self.waiting = 0
 
     def add(self, trace: Trace, metric: Callable[[Tensor], Tensor], weight: float) -> None:
         """Run the backward pass of a trace, from the metric [b] of its logits, and add its gradients."""
-        self.waiting += 1
-        wanted = [trace.final]
+        wanted: list[Any] = [trace.final]
+        like = [trace.final]
         for layer in trace.layers:
-            fused = layer.q is layer.k
-            wanted += [layer.mlp_read, layer.q, *(() if fused else (layer.k, layer.v))]
-            wanted += [] if layer.latent is None else [layer.latent.key]
+            projections = [layer.q] if layer.q is layer.k else [layer.q, layer.k, layer.v]
+            projections += [] if layer.latent is None else [layer.latent.key]
+            wanted += [layer.mlp_edge, *projections]
+            like += [layer.mlp_in, *projections]
         value, keep = metric(trace.logits).sum(), any(layer.latent is not None for layer in trace.layers)
-        found = list(torch.autograd.grad(value, wanted, retain_graph=keep, materialize_grads=True))[::-1]
+        gradients = torch.autograd.grad(value, wanted, retain_graph=keep, allow_unused=True)
+        found = [torch.zeros_like(x) if g is None else g for g, x in zip(gradients, like, strict=True)][::-1]
+        del gradients
         final = widen(found.pop()) * weight
         self.logits = final if self.logits is None else self.logits.add_(final)
         for block, seen, total in zip(self.parts.blocks, trace.layers, self.layers, strict=True):
@@ -161,7 +161,7 @@ def _add_latent(total: _LayerGradients, step: HeadGradients, weight: float) -> N
 
 
 class Contraction:
-    """Differences times gradients, in buffers that all batches share.
+    """Differences times gradients, chunk by chunk in the same buffers.
 
     The maps between heads and stream are made for each contraction, while no graph is alive: kept, they would add to
     the peak of the backward pass.
@@ -215,6 +215,7 @@ class Contraction:
             ends = torch.stack([mlp, gradients.logits[row, span]])
             _multiply(scores[target, -2:], buffer, ends)
             self._subtract_along(scores[target], buffer, gradients, row, span)
+        self._free()
 
     def settle(self, scores: Tensor, batch: Batch, differences: Writers, gradients: Gradients) -> None:
         """Subtract the parts along x_hat of the steps added so far from ``scores`` [b, B, F], and forget them."""
@@ -225,10 +226,10 @@ class Contraction:
             for block in self.parts.blocks:
                 self._write(buffer, block, head_writer(block, self.dtype), differences, row, span)
             self._subtract_along(scores[target], buffer, gradients, row, span)
+        self._free()
         for total in gradients.layers:
             total.x_hats.clear()
             total.alongs.clear()
-        gradients.waiting = 0
 
     def _write(self, buffer: Tensor, block: Block, weight: Tensor, differences: Writers, row: int, span: slice) -> None:
         """Fill the rows of a layer's heads and MLP."""
@@ -269,11 +270,11 @@ class Contraction:
         else:
             reader = torch.cat([p.weight.detach() for p in (block.q, block.k, block.v)]).to(self.dtype)
         if block.attention_norm is not None and block.attention_norm.closed:
-            reader = block.attention_norm.centre(reader * block.attention_norm.gain.to(self.dtype))
+            reader = block.attention_norm.fold_(reader)
         return head_writer(block, self.dtype), reader
 
     def _buffers(self, size: int) -> tuple[Tensor, Tensor]:
-        """[F, t, d] for the writers and [1 + readers, t, d] for a layer's readers; memory is kept between chunks."""
+        """[F, t, d] for the writers and [1 + readers, t, d] for a layer's readers, the same memory for every chunk."""
         writers, width = len(self.shape.writers), self.parts.d_model
         readers = 1 + self.parts.n_heads + 2 * self.parts.n_kv_heads
         if self._buffer.numel() < writers * size * width:
@@ -283,6 +284,10 @@ class Contraction:
             self._buffer[: writers * size * width].view(writers, size, width),
             self._reads[: readers * size * width].view(readers, size, width),
         )
+
+    def _free(self) -> None:
+        """Give the buffers back, which would add to the peak of the next backward pass."""
+        self._buffer = self._reads = torch.empty(0)
 
     def _spans(self, batch: Batch) -> Iterator[tuple[int, int, slice]]:
         """Where scores go, the row, and stretches of its positions, of even length and short enough for the buffer."""

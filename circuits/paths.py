@@ -18,7 +18,6 @@ from circuits.metrics import Metric
 from circuits.trace import Batch, Trace, answer_rank, check_stream, head_writer, hooks, output_tensor, run
 
 Kind = Literal["fixed", "increments", "own activations", "all activations"]
-WAITING = 2
 Settle = Callable[[Writers, Gradients], None]
 
 
@@ -86,8 +85,7 @@ class PathScorer:
         where = everywhere(batch, self.fixed)
 
         def settle(differences: Writers, gradients: Gradients) -> None:
-            if gradients.waiting == WAITING:
-                contraction.settle(scores, where, differences, gradients)
+            contraction.settle(scores, where, differences, gradients)
 
         for differences, gradients in _pairs(self, batch, ends, settle):
             contraction.add_scores(scores, where, differences, gradients)

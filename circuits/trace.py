@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from transformers import PreTrainedModel
 
 from checkpoints.anatomy import Anatomy, Block, Norm
@@ -77,7 +78,8 @@ class LayerTrace:
         attention_raw: output of the output projection, where a post-norm follows it.
         mlp_out: what the MLP adds to the stream.
         q, k, v: outputs of the projections (of the fused one three times).
-        mlp_read: the MLP's own input, after its norm.
+        mlp_read: the MLP's own input, after its norm; not under gradients.
+        mlp_edge: where its gradient arrives, under gradients, so that its values need not stay.
         latent: what multi-head latent attention shows beside, where there is any.
     """
 
@@ -90,6 +92,7 @@ class LayerTrace:
     k: Tensor = field(init=False)
     v: Tensor = field(init=False)
     mlp_read: Tensor = field(init=False)
+    mlp_edge: GradientEdge = field(init=False)
     latent: LatentTrace | None = None
 
 
@@ -279,6 +282,18 @@ def _keeper(owner: Any, name: str, *, alias: bool = False) -> Callable[..., Any]
     return keep
 
 
+def _mlp_input_keeper(layer: LayerTrace) -> Callable[..., Any]:
+    def keep(_module: nn.Module, args: tuple[Any, ...]) -> Any:
+        value = args[0].view_as(args[0])
+        if value.requires_grad:
+            layer.mlp_edge = get_gradient_edge(value)
+        else:
+            layer.mlp_read = value
+        return value, *args[1:]
+
+    return keep
+
+
 def _writer_hooks(block: Block, layer: LayerTrace) -> list[Any]:
     def keep_mlp_out(_module: nn.Module, _args: Any, output: Any) -> None:
         written = output_tensor(output)
@@ -298,7 +313,7 @@ def _reader_hooks(block: Block, layer: LayerTrace) -> list[Any]:
             layer.mlp_in = layer.attention_in
 
     handles = [block.module.register_forward_pre_hook(enter, with_kwargs=True)]
-    handles.append(block.mlp.register_forward_pre_hook(_keeper(layer, "mlp_read", alias=True)))
+    handles.append(block.mlp.register_forward_pre_hook(_mlp_input_keeper(layer)))
     if not block.parallel:
         source = block.mlp if block.mlp_norm is None else block.mlp_norm.module
         handles.append(source.register_forward_pre_hook(_keeper(layer, "mlp_in")))
