@@ -4,10 +4,11 @@ From stored scores alone: numpy and scipy, no model. Positive differences mean t
 graph with itself is empty, and diff(a, b) is the negative of diff(b, a).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -18,13 +19,15 @@ from circuits.graph import Circuit, Floats, GraphShape
 from circuits.noise import EdgeTests, paired_global_p, paired_tests, unpaired_global_p, welch_tests
 from circuits.profile import LARGE, ProfileChange, profile_changes
 from circuits.pruning import circuit_size
-from circuits.scores import AttributionGraph, require_alike, same_facts
+from circuits.scores import HOW, AttributionGraph, require_alike, same_facts
 from circuits.similarity import Similarity, similarities
 
 if TYPE_CHECKING:
+    import networkx as nx
     import pandas as pd
     import plotly.graph_objects as go
 
+    from circuits.roles import HeadRoles, RoleChange
     from circuits.transfers import Transfer
 
 Pairing = Literal["paired", "unpaired"]
@@ -57,6 +60,8 @@ class GraphDiff:
         n: units the tests rest on (of the smaller side when unpaired).
         level: the false discovery rate that changes are held to.
         transfer: A's circuit run in B and B's in A, where that was done.
+        roles: roles that heads of the circuits gained and lost, where roles were given.
+        meta: method, metric and the other settings both graphs were made with.
     """
 
     shape: GraphShape
@@ -76,6 +81,13 @@ class GraphDiff:
     n: int
     level: float
     transfer: "Transfer | None" = None
+    roles: "tuple[RoleChange, ...] | None" = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def metric(self) -> str:
+        """What the scores are changes of."""
+        return str(self.meta.get("metric") or "metric")
 
     @property
     def delta(self) -> Floats:
@@ -141,9 +153,23 @@ class GraphDiff:
             raise BadPrompt(f"a diff takes the transfer between 2 checkpoints, got {transfer.metric.shape[:2]}")
         return replace(self, transfer=transfer)
 
+    def with_roles(self, before: "HeadRoles", after: "HeadRoles") -> "GraphDiff":
+        """The same diff with the roles that heads of its circuits gained and lost, by `circuits.head_roles` at A and B.
+
+        Raises:
+            BadPrompt: roles of other heads than the graph's.
+        """
+        from circuits.roles import role_changes
+
+        size = self.shape.n_layers, self.shape.n_heads
+        for roles in (before, after):
+            if (found := roles.subject.shape[1:]) != size:
+                raise BadPrompt(f"these roles are of {found} (layers, heads), the graphs of {size}")
+        return replace(self, roles=role_changes(before, after, circuits=(self.circuit_a, self.circuit_b)))
+
     @property
     def nodes_gained(self) -> tuple[str, ...]:
-        """Nodes of B's circuit that are not in A's, reached by a gained edge or leading to one."""
+        """Nodes of B's circuit that are not in A's, with a gained edge."""
         return self._nodes("gained", self.circuit_b, self.circuit_a)
 
     @property
@@ -213,6 +239,32 @@ class GraphDiff:
         names = ("measure", "value", "within", "within_low", "within_high", "across", "across_low", "across_high")
         rows = [{n: getattr(s, n) for n in (*names, "random", "excess", "beyond_noise")} for s in self.similarity]
         return pd.DataFrame(rows)
+
+    def to_networkx(self) -> "nx.MultiDiGraph":
+        """The edges of `to_frame`, each with its columns, between the nodes they join; the key is the reader.
+
+        An edge into a shared key/value head stands at each query head of its group, with the scores of the whole.
+        """
+        import networkx as nx
+
+        graph = nx.MultiDiGraph()
+        for row in self.to_frame().to_dict("records"):
+            for node in self.shape.heads_reading(row["reader"]):
+                graph.add_edge(row["writer"], node, key=row["reader"], **row)
+        return graph
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the diff to a result folder."""
+        from circuits.diff_files import save_diff
+
+        return save_diff(self, folder)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "GraphDiff":
+        """Read what `save` wrote; needs no torch."""
+        from circuits.diff_files import load_diff
+
+        return load_diff(folder)
 
     def plot(self, n: int = 100) -> "go.Figure":
         """Union of both circuits in the fixed layout: the n edges of largest change, by what became of them."""
@@ -298,6 +350,7 @@ def diff(
         pairing=pairing,
         n=min(len(scores_a), len(scores_b)),
         level=q,
+        meta={name: a.meta.get(name, usual) for name, usual in HOW.items()},
     )
 
 

@@ -111,8 +111,8 @@ def write_neuronpedia(
 
     That format is made for transcoder features at positions: heads and MLPs stand in for features (feature number =
     head, or the number of heads for the MLP), all at one position, since scores are summed over positions. A head's
-    q, k and v edges are one link; a weight is positive where corrupting the edge lowers the metric, and a node's
-    activation is the sum of its outgoing weights.
+    q, k and v edges are one link, those of a shared key/value head are parted among its query heads; a weight is
+    positive where corrupting the edge lowers the metric, and a node's activation is the sum of its outgoing weights.
 
     Args:
         circuit: with scores.

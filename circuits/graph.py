@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoints.artifacts import read_artifact, write_artifact
 from checkpoints.errors import CheckpointMismatch
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
+KIND = "circuit"
 
 
 @dataclass(frozen=True)
@@ -124,18 +126,22 @@ class Circuit:
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Names of the nodes that an edge touches, in the order of computation, ``logits`` last."""
+        """Names of the nodes that an edge touches, in the order of computation, ``logits`` last.
+
+        A shared key/value head touches those of its query heads that are in for another edge, or all where none is.
+        """
         found = {self.shape.writers[i] for i in np.flatnonzero(self.mask.any(1))}
-        for j in np.flatnonzero(self.mask.any(0)):
-            heads = self.shape.heads_reading(self.shape.readers[j])
-            found |= set(heads) if len(heads) == 1 else set()
+        read = [self.shape.heads_reading(self.shape.readers[j]) for j in np.flatnonzero(self.mask.any(0))]
+        found.update(heads[0] for heads in read if len(heads) == 1)
+        found.update(*[heads for heads in read if found.isdisjoint(heads)])
         return tuple(name for name in (*self.shape.writers, "logits") if name in found)
 
     def to_networkx(self) -> "nx.DiGraph":
         """A directed graph of the nodes; an edge carries ``score``, and ``readers`` (q, k, v apart).
 
         Several edges between two nodes, through a head's query, key and value, become one, their scores summed.
-        A shared key/value head leads to every query head of its group that is in the circuit.
+        A shared key/value head leads to every query head of its group that is in the circuit, with an equal part of
+        its score, so that the scores add up to those of the circuit.
         """
         import networkx as nx
 
@@ -145,12 +151,11 @@ class Circuit:
         for i, j in np.argwhere(self.mask):
             writer, reader = self.shape.writers[i], self.shape.readers[j]
             score = float(self.scores[i, j]) if self.scores is not None else float("nan")
-            for node in self.shape.heads_reading(reader):
-                if node not in inside:
-                    continue
+            heads = [node for node in self.shape.heads_reading(reader) if node in inside]
+            for node in heads:
                 before = graph.get_edge_data(writer, node, {"score": 0.0, "readers": ""})
                 readers = f"{before['readers']} {reader}".strip()
-                graph.add_edge(writer, node, score=before["score"] + score, readers=readers)
+                graph.add_edge(writer, node, score=before["score"] + score / len(heads), readers=readers)
         return graph
 
     def to_frame(self) -> "pd.DataFrame":
@@ -166,6 +171,23 @@ class Circuit:
 
         return export(self, path)
 
+    def save(self, folder: "Path | str") -> "Path":
+        """Write the circuit to a result folder."""
+        arrays: dict[str, NDArray[Any]] = {"mask": self.mask[self.shape.mask]}
+        if self.scores is not None:
+            arrays["scores"] = self.scores[self.shape.mask]
+        return write_artifact(folder, KIND, {"shape": shape_document(self.shape)}, arrays)
+
+    @classmethod
+    def load(cls, folder: "Path | str") -> "Circuit":
+        """Read what `save` wrote; needs no torch."""
+        document, arrays = read_artifact(folder, KIND)
+        shape = GraphShape(**document["shape"])
+        tables: dict[str, NDArray[Any]] = {name: np.zeros(shape.mask.shape, dtype=edges.dtype) for name, edges in arrays.items()}
+        for name, edges in arrays.items():
+            tables[name][shape.mask] = edges
+        return cls(shape, **tables)
+
     def plot(self) -> "go.Figure":
         """The circuit in the fixed layout: head on x, layer on y."""
         from circuits.plots import circuit_figure
@@ -179,7 +201,8 @@ class Circuit:
 
     def _repr_html_(self) -> str:
         head = f"<p><b>Circuit</b>: {self.n_edges} of {int(self.shape.mask.sum())} edges, {len(self.nodes)} nodes</p>"
-        return str(head + self.to_frame().head(20).to_html(index=False, border=0))
+        strongest = self.to_frame().sort_values("score", key=np.abs, ascending=False, kind="stable")
+        return str(head + strongest.head(20).to_html(index=False, border=0))
 
 
 def shape_document(shape: GraphShape) -> dict[str, Any]:

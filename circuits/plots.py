@@ -88,13 +88,19 @@ def diff_figure(diff: "GraphDiff", n: int = 100) -> "go.Figure":
         figure,
         title=f"{diff.n_significant:,} edges changed for real; {gained} gained, {lost} lost",
         subtitle=f"the {len(shown)} strongest changes of the two circuits; positive = corrupting the edge raises the "
-        "logit difference; click a class to show or hide it",
+        f"{diff.metric}; click a class to show or hide it",
     )
     return figure
 
 
-def circuit_figure(circuit: Circuit, n: int = 150) -> "go.Figure":
-    """The strongest n edges of a circuit, by the sign of their scores."""
+def circuit_figure(circuit: Circuit, n: int = 150, *, metric: str | None = "metric") -> "go.Figure":
+    """The strongest n edges of a circuit, by the sign of their scores.
+
+    Args:
+        circuit: what to draw.
+        n: how many edges.
+        metric: what the scores are changes of; ``None`` for shares without a sign (information flow routes).
+    """
     rows, columns = np.nonzero(circuit.mask)
     scores = circuit.scores[rows, columns] if circuit.scores is not None else np.zeros(len(rows))
     strongest = np.argsort(-np.abs(scores), kind="stable")[:n]
@@ -105,11 +111,13 @@ def circuit_figure(circuit: Circuit, n: int = 150) -> "go.Figure":
         chosen = [k for k, i in enumerate(strongest) if (scores[i] > 0) == (kind == "raises")]
         texts = [f"{pairs[k][0]} → {pairs[k][1]}<br>{scores[strongest[k]]:+.3g}" for k in chosen]
         sizes = np.abs(scores[strongest[chosen]]) / largest
-        _add_edges(figure, circuit.shape, f"{kind} it", style, [pairs[k] for k in chosen], texts, sizes)
+        name = "share of what is read" if metric is None else f"{kind} it"
+        _add_edges(figure, circuit.shape, name, style, [pairs[k] for k in chosen], texts, sizes)
+    told = "by their share of what is read" if metric is None else f"by what corrupting the edge does to the {metric}"
     dress(
         figure,
         title=f"Circuit of {circuit.n_edges:,} edges over {len(circuit.nodes)} nodes",
-        subtitle=f"the {len(strongest)} strongest, by what corrupting the edge does to the logit difference",
+        subtitle=f"the {len(strongest)} strongest, {told}",
     )
     return figure
 
@@ -141,7 +149,7 @@ def curve_figure(curve: "FaithfulnessCurve") -> "go.Figure":
     figure.update_yaxes(title_text="faithfulness")
     dress(
         figure,
-        title=f"{curve.n_edges[-1]:,} edges keep {values[-1]:.0%} of the logit difference",
+        title=f"{curve.n_edges[-1]:,} edges keep {values[-1]:.0%} of the {curve.meta.get('metric', 'metric')}",
         subtitle="(circuit - corrupt) / (clean - corrupt), exact runs; bars: 95 % bootstrap over the facts",
         height=420,
     )
@@ -271,6 +279,8 @@ def transfer_figure(transfer: "Transfer") -> "go.Figure":
     import plotly.graph_objects as go
 
     values = transfer.values
+    places = np.ndindex(values.shape)
+    ranges = np.array(["[{:.2f}, {:.2f}]".format(*transfer.interval(*place)) for place in places]).reshape(values.shape)
     figure = go.Figure(
         go.Heatmap(
             z=values.astype(np.float32),
@@ -281,7 +291,8 @@ def transfer_figure(transfer: "Transfer") -> "go.Figure":
             colorscale="Cividis",
             colorbar={"title": {"text": "faithfulness"}},
             texttemplate="%{z:.2f}" if values.size <= 144 else None,
-            hovertemplate="circuit of %{y} in model %{x}: %{z:.2f}<extra></extra>",
+            customdata=ranges,
+            hovertemplate="circuit of %{y} in model %{x}: %{z:.2f} %{customdata}<extra></extra>",
         )
     )
     figure.update_xaxes(title_text="model", type="category")
@@ -290,7 +301,7 @@ def transfer_figure(transfer: "Transfer") -> "go.Figure":
     dress(
         figure,
         title=f"Own circuits keep {np.diag(values).mean():.2f}, foreign ones {apart.mean() if len(apart) else 1:.2f}",
-        subtitle="faithfulness of each checkpoint's circuit in each checkpoint's model, exact runs, means over facts",
+        subtitle="faithfulness of each checkpoint's circuit in each one's model, exact runs; hover for 95 % intervals",
         height=480,
     )
     return figure

@@ -134,9 +134,9 @@ class AttributionGraph:
         """The circuit of all edges with |score| >= ``least``, without the parts that lead nowhere."""
         return threshold(self.shape, self.mean, least)
 
-    def to_networkx(self, n: int) -> "nx.DiGraph":
-        """The circuit of n edges as a directed graph."""
-        return self.prune(n).to_networkx()
+    def to_networkx(self, n: int | None = None) -> "nx.DiGraph":
+        """The circuit of n edges, or all of them, as a directed graph; see `Circuit.to_networkx`."""
+        return self._circuit(n).to_networkx()
 
     def to_frame(self) -> "pd.DataFrame":
         """One row an edge, strongest first: edge, writer, reader, score, its standard error over the units."""
@@ -162,14 +162,17 @@ class AttributionGraph:
 
         See `circuits.export`. A parquet table holds the scores of all edges whatever the n.
         """
-        circuit = Circuit(self.shape, self.mask, self.mean) if n is None else self.prune(n)
-        return circuit.export(path)
+        return self._circuit(n).export(path)
 
     def plot(self, n: int = 100) -> "go.Figure":
         """The circuit of the n strongest edges in the fixed layout: head on x, layer on y."""
         from circuits.plots import circuit_figure
 
-        return circuit_figure(self.prune(n))
+        metric = None if self.meta.get("method") == "flow" else str(self.meta.get("metric", "metric"))
+        return circuit_figure(self.prune(n), metric=metric)
+
+    def _circuit(self, n: int | None) -> Circuit:
+        return Circuit(self.shape, self.mask, self.mean) if n is None else self.prune(n)
 
     def save(self, folder: Path | str) -> Path:
         """Write the graph to a result folder."""

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from transformers import PreTrainedModel
 
+    from circuits.ablation import Ablation
     from circuits.facts import FactSet
+    from circuits.metrics import Metric, MetricName
 
 Floats = NDArray[np.floating]
 KIND = "transfer"
@@ -36,10 +38,10 @@ class Transfer:
     Attributes:
         names: the C circuits.
         models: the M models.
-        metric: [C, M, N] logit difference of circuit i in model j, fact by fact.
+        metric: [C, M, N] metric of circuit i in model j, fact by fact.
         clean_metric, corrupt_metric: [M, N] of the whole models.
         n_edges: [C] edges in each circuit.
-        meta: prompt hash.
+        meta: prompt hash, metric, ablation.
     """
 
     names: tuple[str, ...]
@@ -126,8 +128,9 @@ class Transfer:
         else:
             sense = "undecided on these facts"
         return (
-            f"The circuit of {circuit_name} keeps {value:.2f} [{low:.2f}, {high:.2f}] of the logit difference in "
-            f"{model_name}, {loss:+.2f} [{loss_low:+.2f}, {loss_high:+.2f}] less than its own: {sense}."
+            f"The circuit of {circuit_name} keeps {value:.2f} [{low:.2f}, {high:.2f}] of the "
+            f"{self.meta.get('metric', 'logit difference')} in {model_name}, "
+            f"{loss:+.2f} [{loss_low:+.2f}, {loss_high:+.2f}] less than its own: {sense}."
         )
 
     def _repr_html_(self) -> str:
@@ -140,6 +143,8 @@ def transfer(
     facts: "FactSet",
     *,
     names: Sequence[str] | None = None,
+    metric: "MetricName | Metric" = "logit difference",
+    ablation: "Ablation" = "corrupt",
     batch_size: int = 8,
 ) -> Transfer:
     """Run every circuit in every model, exactly.
@@ -149,14 +154,21 @@ def transfer(
         circuits: one of each model, in the same order.
         facts: what is asked.
         names: of the checkpoints; by default A, B, ...
+        metric: as for `circuits.attribute`.
+        ablation: what edges outside carry, as for `circuits.faithfulness`.
         batch_size: facts in one pass.
 
     Raises:
         BadPrompt: numbers of models, circuits and names differ.
         CheckpointMismatch: a circuit belongs to another architecture.
     """
+    from circuits.metrics import find_metric
+
     names = tuple(names or (chr(ord("A") + i) for i in range(len(circuits))))
-    rows = [circuit_metrics(model, circuits, facts, batch_size=batch_size) for model in models]
+    rows = [
+        circuit_metrics(model, circuits, facts, metric=metric, ablation=ablation, batch_size=batch_size)
+        for model in models
+    ]
     if not len(rows) == len(circuits) == len(names):
         raise BadPrompt(f"transfer needs one circuit and one name for each model; got {len(rows)} models, "
                         f"{len(circuits)} circuits, {len(names)} names")  # fmt: skip
@@ -167,5 +179,5 @@ def transfer(
         clean_metric=np.stack([clean for _, clean, _ in rows]),
         corrupt_metric=np.stack([corrupt for _, _, corrupt in rows]),
         n_edges=np.array([circuit.n_edges for circuit in circuits]),
-        meta={"prompts": facts.hash},
+        meta={"prompts": facts.hash, "metric": find_metric(metric, facts)[0], "ablation": ablation},
     )

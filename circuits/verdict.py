@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from circuits.contrasts import sentences
 from circuits.noise import smallest_p
+from circuits.roles import changes_sentence
 
 if TYPE_CHECKING:
     from circuits.comparison import GraphDiff
@@ -17,6 +18,8 @@ def diff_verdict(diff: "GraphDiff") -> str:
     sentences = [_edges_sentence(diff), _overlap_sentence(diff)]
     if diff.transfer is not None:
         sentences.append(diff.transfer.verdict)
+    if diff.roles is not None:
+        sentences.append(changes_sentence(diff.roles))
     return " ".join(sentences)
 
 
@@ -26,7 +29,7 @@ def diff_caption(diff: "GraphDiff") -> str:
     paired = "the same" if diff.pairing == "paired" else "different"
     return (
         f"Edges of either circuit by what became of them: {counts or 'none'}. Positive scores: corrupting the edge "
-        f"raises the logit difference. {diff.n} units of {paired} facts; changes at q < {diff.level:g}."
+        f"raises the {diff.metric}. {diff.n} units of {paired} facts; changes at q < {diff.level:g}."
     )
 
 

@@ -51,3 +51,73 @@ def test_arguments_out_of_range_are_refused_by_name(model, facts, graph):
         circuits.attribute(model, facts.subset([]))
     with pytest.raises(BadPrompt, match="unknown metric"):
         circuits.attribute(model, facts, metric=["kl"])
+
+
+def test_edges_of_a_shared_head_are_parted_so_that_scores_add_up(graph):
+    for circuit in (graph.prune(40), *circuits.random_circuits(graph.shape, 9, 5)):
+        scored = circuits.Circuit(graph.shape, circuit.mask, graph.mean)
+        linked = scored.to_networkx()
+        total = sum(score for _, _, score in linked.edges(data="score"))
+        assert total == pytest.approx(graph.mean[circuit.mask].sum())
+        assert set(linked.nodes) == set(circuit.nodes)
+    whole = graph.to_networkx()
+    nodes = {name: sum(score for _, _, score in whole.out_edges(name, data="score")) for name in graph.writers}
+    assert nodes == pytest.approx(graph.nodes())
+
+
+def test_a_circuit_comes_back_as_it_went(graph, tmp_path):
+    circuit = graph.prune(30)
+    back = circuits.Circuit.load(circuit.save(tmp_path / "circuit"))
+    assert back.shape == circuit.shape
+    np.testing.assert_array_equal(back.mask, circuit.mask)
+    np.testing.assert_array_equal(back.scores, circuit.scores)
+    bare = circuits.Circuit(circuit.shape, circuit.mask)
+    assert circuits.Circuit.load(bare.save(tmp_path / "bare")).scores is None
+
+
+def test_figures_name_what_was_measured(model, facts):
+    graph = circuits.attribute(model, facts, metric="log probability")
+    assert "log probability" in graph.plot(30).layout.title.subtitle.text
+    assert "log probability" in circuits.diff(graph, graph).caption
+    flow = circuits.attribute(model, facts, method="flow").plot(30)
+    assert "share of what is read" in flow.layout.title.subtitle.text
+    assert all("raises" not in str(trace.name) for trace in flow.data)
+
+
+@pytest.fixture(scope="module")
+def rewired(model, facts):
+    """A diff with all that can be added to it, over two models."""
+    other = build("llama_gqa", dtype=torch.float32, seed=1)
+    graphs = [circuits.attribute(m, facts, method="eap") for m in (model, other)]
+    found = circuits.diff(*graphs, n_edges=30)
+    moved = circuits.transfer([model, other], [found.circuit_a, found.circuit_b], facts, metric="log probability")
+    assert moved.meta["metric"] == "log probability" and "of the log probability in B" in moved.verdict
+    before, after = (circuits.head_roles(m, facts) for m in (model, other))
+    return found.with_transfer(moved).with_roles(before, after)
+
+
+def test_a_diff_comes_back_as_it_went(rewired, tmp_path):
+    back = circuits.GraphDiff.load(rewired.save(tmp_path / "diff"))
+    assert back.verdict == rewired.verdict
+    assert "ead of the circuits" in back.verdict or "Roles in the circuits" in back.verdict
+    for frame in ("to_frame", "node_frame", "similarity_frame", "profile_frame"):
+        assert getattr(back, frame)().equals(getattr(rewired, frame)())
+    assert (back.totals, back.pairing, back.meta, back.roles) == (
+        rewired.totals, rewired.pairing, rewired.meta, rewired.roles
+    )  # fmt: skip
+
+
+def test_a_diff_as_a_network_holds_its_table(rewired):
+    linked, frame = rewired.to_networkx(), rewired.to_frame().set_index("edge")
+    assert {data["edge"] for _, _, data in linked.edges(data=True)} == set(frame.index)
+    for start, end, reader, data in linked.edges(keys=True, data=True):
+        assert end in rewired.shape.heads_reading(reader)
+        row = frame.loc[f"{start}->{reader}"]
+        assert (data["delta"], data["status"]) == (row["delta"], row["status"])
+
+
+def test_roles_of_other_heads_are_refused(rewired, model, facts):
+    roles = circuits.head_roles(model, facts)
+    fewer = circuits.HeadRoles(roles.subject[..., :1], roles.relation[..., :1])
+    with pytest.raises(BadPrompt, match=r"roles are of \(.*1\) \(layers, heads\)"):
+        rewired.with_roles(roles, fewer)
