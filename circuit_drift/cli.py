@@ -104,6 +104,9 @@ def run(
     keep_downloads: Annotated[
         int | None, typer.Option("--keep-downloads", help="Used hub revisions to keep on disk. Default: all.", min=0)
     ] = None,
+    name: Annotated[
+        str | None, typer.Option("--run", help="What the store calls this run. Default: the series' name.")
+    ] = None,
 ) -> None:
     """Measure every checkpoint of a series; print the table and the verdict; write the report."""
     import circuit_drift
@@ -111,6 +114,7 @@ def run(
     from circuit_drift.function import transfer_over_stages
     from circuit_drift.render import print_run
 
+    placed = read_device_map(device_map)
     opened = open_series(series)
     opened = opened.select(steps) if steps else opened
     prompts = circuit_drift.prompts_for(
@@ -124,18 +128,23 @@ def run(
         device=device,
         dtype=dtype,
         attention=attention,
-        device_map=read_device_map(device_map),
+        device_map=placed,
         strict=strict,
         executor=cast("Executor", executor),
         workers=workers,
         gpus_per_worker=gpus_per_worker,
         keep_downloads=keep_downloads,
+        name=name,
     )
     print_run(result)
-    if html and executor == "serial":
-        transfer_over_stages(result, opened, prompts, device=device, dtype=dtype, attention=attention)
-    if html:
-        typer.echo(result.report(html))
+    if html is None:
+        return
+    if executor == "serial":
+        placement = {"device": device, "dtype": dtype, "attention": attention, "device_map": placed}
+        transfer_over_stages(result, opened, prompts, **placement)
+    else:
+        _say("the report has no functional transfer, which needs the models here: circuit-drift diff adds a pair's")
+    typer.echo(result.report(html))
 
 
 @app.command("heads")
@@ -320,7 +329,7 @@ def train(
     from circuit_drift.lab.cpt import comparison_frame, load_config, run_all, write_comparison
 
     run_all(load_config(config), out)
-    typer.echo(comparison_frame(out).to_csv(index=False, float_format="%.4g"))
+    typer.echo(comparison_frame(out).to_csv(index=False, float_format="%.4g"), nl=False)
     if html:
         typer.echo(write_comparison(out, html), err=True)
 

@@ -109,7 +109,7 @@ def measure_transfer(
         (loaded.model for loaded in chain([first], models)),
         pruned,
         facts if kept is None else facts.subset(kept.tolist()),
-        names=[point.name if point.step is None else str(point.step) for point in points],
+        names=_names(points),
     )
     result.save(store.folder(TRANSFER, _key(points)))
     return result
@@ -124,14 +124,20 @@ def transfer_over_stages(run: "Run", series: Series, prompts: Prompts, **placeme
         prompts: what it was measured on.
         placement: as for `measure_transfer`.
     """
-    checkpoints = {checkpoint.name: checkpoint for checkpoint in series}
+    checkpoints = {checkpoint.label: checkpoint for checkpoint in series}
     for ends in stage_ends(run):
         if any(end.circuit is None for end in ends):
             continue
         try:
-            measure_transfer([checkpoints[end.name] for end in ends], ends, Store(run.store), prompts, **placement)
+            measure_transfer([checkpoints[end.place] for end in ends], ends, Store(run.store), prompts, **placement)
         except DriftError as error:
             logger.warning("transfer %s to %s: %s", ends[0].name, ends[1].name, error)
+
+
+def _names(points: "Sequence[Point]") -> list[str]:
+    """Steps where they tell the points apart, else places."""
+    steps = [point.name if point.step is None else str(point.step) for point in points]
+    return steps if len(set(steps)) == len(steps) else [point.place for point in points]
 
 
 def _key(points: "Sequence[Point]") -> str:
@@ -157,6 +163,7 @@ def transfer(
     """Run every checkpoint's circuit in every checkpoint's model; print the faithfulness of each as CSV."""
     from checkpoints import open_series
     from circuit_drift.prompts import prompts_for
+    from circuit_drift.report.page import write_file
     from circuit_drift.sweep import measure_each
 
     opened = open_series(series)
@@ -169,5 +176,4 @@ def transfer(
     matrix = measure_transfer(chosen, points, kept, prompts, **placement)
     typer.echo(matrix.to_frame().to_csv(index=False, float_format="%.4g"), nl=False)
     if html:
-        matrix.plot().write_html(html, include_plotlyjs=True)
-        typer.echo(html, err=True)
+        typer.echo(write_file(html, matrix.plot().to_html(include_plotlyjs=True)), err=True)

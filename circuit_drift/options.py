@@ -31,7 +31,10 @@ DeviceMapOption = Annotated[
     typer.Option("--device-map", help="For models larger than one device: auto, balanced, sequential, or a JSON file."),
 ]
 FactsOption = Annotated[
-    str | None, typer.Option("--facts", help="JSONL of clean/corrupt facts, or ioi. Default: the series' own.")
+    str | None,
+    typer.Option(
+        "--facts", help="JSONL of clean/corrupt facts, or ioi, capital, language, landmark. Default: the series' own."
+    ),
 ]
 
 

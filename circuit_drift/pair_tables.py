@@ -46,11 +46,14 @@ def pair_tables(pair: "PairDiff") -> Iterator[PairTable]:
 
 
 def role_frame(changes: "tuple[circuits.RoleChange, ...]") -> "pd.DataFrame":
-    """One row a change: head, role, change, and in which share of the resamples the head has the role at A and at B."""
+    """One row a change: head, role, change, in which share of the resamples the head has the role at A and at B, moved.
+
+    ``moved``: whether the change is only that the head entered or left the circuit.
+    """
     import pandas as pd
 
     rows = [asdict(change) for change in changes]
-    frame = pd.DataFrame(rows, columns=["head", "role", "gained", "before", "after"])
+    frame = pd.DataFrame(rows, columns=["head", "role", "gained", "before", "after", "moved"])
     frame["gained"] = frame["gained"].map({True: "gained", False: "lost"})
     return frame.rename(columns={"gained": "change"})
 

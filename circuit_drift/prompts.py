@@ -123,6 +123,11 @@ def _fact_source(facts: Path | str | None, seed: int) -> FactSource:
     if task is not None:
         return FactSource(circuits.task_facts(task, seed=seed), f"built-in task {task}")
     path = Path(facts)
+    if not path.exists():
+        raise BadPrompt(
+            f"there is no file {path} to read facts from, nor a built-in task of that name; "
+            f"tasks: {', '.join(circuits.TASKS)}"
+        )
     return FactSource(circuits.load_facts(path), _origin(path))
 
 

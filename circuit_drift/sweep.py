@@ -183,6 +183,7 @@ def run(
     workers: int | None = None,
     gpus_per_worker: int | None = None,
     keep_downloads: int | None = None,
+    name: str | None = None,
 ) -> Run:
     """Measure every checkpoint of a series, after an audit of its files.
 
@@ -204,6 +205,8 @@ def run(
         workers: how many; by default one for each GPU, or as the executor sees fit.
         gpus_per_worker: GPUs that each holds.
         keep_downloads: how many hub revisions that this run fetched and is done with to keep on disk; None keeps all.
+        name: what the store calls the run; by default the series' name. A run of that name is replaced, with a warning
+            where it held other checkpoints or prompts; its results stay.
 
     Returns:
         the run, every checkpoint in order, failures recorded.
@@ -218,12 +221,13 @@ def run(
     report = _audit(series, strict=strict)
     log = series.path / "training_log.csv"
     record: dict[str, Any] = {
-        "name": series.name,
+        "name": name or series.name,
         "origins": {"needles": prompts.needles.origin, "facts": prompts.facts.origin},
         "log": log.read_text(encoding="utf-8") if log.is_file() else None,
         "audit": report.to_dict(),
         "parents": {label: list(found) for label, found in series.to_networkx().pred.items()},
     }
+    _warn_of_replacement(store, series, record)
     sweep = Sweep.of(
         series.checkpoints,
         build_measures(prompts, measures),
@@ -237,12 +241,13 @@ def run(
     points: dict[int, Point] = {}
     for index, point in _finished(sweep, executor, Workforce(workers, gpus_per_worker), progress=progress):
         points[index] = point
-        store.write_run(series.name, {**record, "points": [point_record(points[i]) for i in sorted(points)]})
+        if any(found.keys for found in points.values()):
+            store.write_run(record["name"], {**record, "points": [point_record(points[i]) for i in sorted(points)]})
     if not any(point.keys for point in points.values()):
         reasons = "; ".join(dict.fromkeys(reason for i in sorted(points) for reason in points[i].failures.values()))
         raise DriftError(f"no checkpoint of {series.name} could be measured: {reasons}")
     in_order = tuple(points[index] for index in sorted(points))
-    return Run(series.name, in_order, store.path, record["origins"], record["log"], report, record["parents"])
+    return Run(record["name"], in_order, store.path, record["origins"], record["log"], report, record["parents"])
 
 
 def measure_each(
@@ -307,8 +312,9 @@ def _finished(sweep: Sweep, executor: Executor, workforce: Workforce, *, progres
 
 def _point(sweep: Sweep, outcome: Outcome) -> Point:
     checkpoint = sweep.checkpoints[outcome.index]
-    for name, reason in outcome.failures.items():
-        logger.warning("%s of %s: %s", name, checkpoint.name, reason)
+    for reason in dict.fromkeys(outcome.failures.values()):
+        names = [name for name, why in outcome.failures.items() if why == reason]
+        logger.warning("%s of %s: %s", ", ".join(names), checkpoint.name, reason)
     return Point(
         name=checkpoint.name,
         step=checkpoint.step,
@@ -323,6 +329,23 @@ def _point(sweep: Sweep, outcome: Outcome) -> Point:
 
 def _results(keys: Mapping[str, str], store: Store) -> dict[str, Any]:
     return {name: read_result(name, store.folder(name, key)) for name, key in keys.items()}
+
+
+def _warn_of_replacement(store: Store, series: Series, record: Mapping[str, Any]) -> None:
+    """Say so when the run that is stored under this name holds what the new one will not."""
+    try:
+        old = store.read_run(record["name"])
+    except StoreError:
+        return
+    gone = {point["name"] for point in old["points"]} - {checkpoint.name for checkpoint in series}
+    asked = [f"{kind} {origin}" for kind, origin in old["origins"].items() if origin != record["origins"].get(kind)]
+    lost = [*([f"{len(gone)} checkpoints that this one has not"] if gone else []), *asked]
+    if lost:
+        logger.warning(
+            "the stored run %s will be replaced, which has %s; its results stay, and --run NAME keeps a run beside it",
+            record["name"],
+            " and ".join(lost),
+        )
 
 
 def _audit(series: Series, *, strict: bool) -> AuditReport:

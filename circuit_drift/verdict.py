@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PASSED = 0.95
 FALLING = 0.10
+PARTS = {"head": "heads", "circuit": "circuit"}
 
 
 def pair_verdict(pair: "PairDiff") -> tuple[str, ...]:
@@ -24,15 +25,11 @@ def pair_verdict(pair: "PairDiff") -> tuple[str, ...]:
     a, b = pair.a.label, pair.b.label
     if a == b:
         a, b = pair.a.place, pair.b.place
-    if not pair.significant:
-        opening = f"No head and no circuit changed significantly from {a} to {b} (q < {pair.q:g})."
+    if pair.significant:
+        opening = f"{a} and {b} differ: {' and '.join(_changed(pair))} changed for real (q < {pair.q:g})."
     else:
-        parts = []
-        if pair.heads is not None:
-            parts.append(f"{pair.heads.n_significant} heads")
-        if pair.circuit is not None:
-            parts.append(f"{pair.circuit.n_significant} edges")
-        opening = f"{a} and {b} differ: {' and '.join(parts)} changed for real (q < {pair.q:g})."
+        compared = " and no ".join(name for name in ("head", "circuit") if getattr(pair, PARTS[name]) is not None)
+        opening = f"No {compared} changed significantly from {a} to {b} (q < {pair.q:g})."
     sentences = [opening, _behaviour_sentence(pair)]
     if pair.heads is not None:
         sentences.append(_heads_sentence(pair.heads))
@@ -42,6 +39,22 @@ def pair_verdict(pair: "PairDiff") -> tuple[str, ...]:
         sentences.append(changes_sentence(pair.roles))
     sentences += [f"Not compared: {measure} ({reason})." for measure, reason in pair.missing.items()]
     return tuple(sentence for sentence in sentences if sentence)
+
+
+def _changed(pair: "PairDiff") -> Iterator[str]:
+    """What makes a pair differ: heads or, where none did, what is read off the answers; edges or the graph as a whole.
+
+    The readouts' level is Holm's for two: where one of them is significant, so is every one below the level itself.
+    """
+    heads, circuit = pair.heads, pair.circuit
+    if heads is not None and heads.n_significant:
+        yield f"{heads.n_significant} heads"
+    elif heads is not None and heads.significant:
+        yield from (change.name for change in (heads.accuracy, heads.nll) if change.p <= heads.level)
+    if circuit is not None and circuit.n_significant:
+        yield f"{circuit.n_significant} edges"
+    elif circuit is not None and circuit.significant:
+        yield "the graph as a whole"
 
 
 def _behaviour_sentence(pair: "PairDiff") -> str:

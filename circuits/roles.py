@@ -174,6 +174,7 @@ class RoleChange:
         role: which role.
         gained: whether B has it and A has not.
         before, after: share of resamples with the role, at A and at B; 0 where the head is outside the circuit.
+        moved: whether only entering or leaving the circuit makes the change: by itself the head shows the role alike.
     """
 
     head: str
@@ -181,6 +182,7 @@ class RoleChange:
     gained: bool
     before: float
     after: float
+    moved: bool = False
 
 
 def role_changes(a: HeadRoles, b: HeadRoles, *, circuits: tuple[Circuit, Circuit]) -> tuple[RoleChange, ...]:
@@ -199,19 +201,32 @@ def role_changes(a: HeadRoles, b: HeadRoles, *, circuits: tuple[Circuit, Circuit
     for role in [role for role in certain[0] if role in certain[1]]:
         for index, head in enumerate(a.heads):
             place = divmod(index, a.subject.shape[2])
-            shares = [float(c[role][place]) if head in nodes else 0.0 for c, nodes in zip(certain, inside, strict=True)]
-            if max(shares) >= CERTAIN and min(shares) <= 1 - CERTAIN:
-                changes.append(RoleChange(head, role, shares[1] > shares[0], *shares))
+            shown = [float(c[role][place]) for c in certain]
+            shares = [share if head in nodes else 0.0 for share, nodes in zip(shown, inside, strict=True)]
+            if _differ(shares):
+                gained = shares[1] > shares[0]
+                moved = not (_differ(shown) and gained is (shown[1] > shown[0]))
+                changes.append(RoleChange(head, role, gained, before=shares[0], after=shares[1], moved=moved))
     return tuple(changes)
+
+
+def _differ(shares: Sequence[float]) -> bool:
+    return max(shares) >= CERTAIN and min(shares) <= 1 - CERTAIN
 
 
 def changes_sentence(changes: Sequence[RoleChange]) -> str:
     """Which roles came and went, in one sentence."""
     told = []
-    for gained, word in ((True, "gained"), (False, "lost")):
+    ways = {
+        (True, False): "gained",
+        (True, True): "gained by entering the circuit",
+        (False, False): "lost",
+        (False, True): "lost by leaving the circuit",
+    }
+    for way, word in ways.items():
         by_role: dict[str, list[str]] = {}
         for change in changes:
-            if change.gained is gained:
+            if (change.gained, change.moved) == way:
                 by_role.setdefault(change.role, []).append(change.head)
         for role, names in by_role.items():
             shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")

@@ -72,7 +72,7 @@ def write_page(
         style=(files("circuit_drift.report") / "style.css").read_text(encoding="utf-8"),
         plotly_js=get_plotlyjs(),
     )
-    return _write(Path(path), html)
+    return write_file(path, html)
 
 
 def _render(section: Section) -> dict[str, object]:
@@ -106,7 +106,13 @@ def _data_uri(text: str) -> str:
     return "data:text/csv;base64," + base64.b64encode(text.encode()).decode()
 
 
-def _write(path: Path, html: str) -> Path:
+def write_file(path: Path | str, html: str) -> Path:
+    """Put a page in place in one step, its folder made where there is none.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:

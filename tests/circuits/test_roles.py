@@ -97,7 +97,8 @@ def test_only_certain_changes_of_circuit_heads_are_changes() -> None:
     assert len(turned) == 8
     left = role_changes(mover, mover, circuits=(whole, without))
     assert [(c.head, c.role, c.gained, c.after) for c in left] == [("a0.h3", "mover", False, 0.0)]
-    assert changes_sentence(left) == "Roles in the circuits: 1 mover head lost (a0.h3)."
+    assert changes_sentence(left) == "Roles in the circuits: 1 mover head lost by leaving the circuit (a0.h3)."
+    assert not any(change.moved for change in turned)
     back = role_changes(relation, mover, circuits=(whole, whole))
     assert {(c.head, c.role, not c.gained) for c in back} == {(c.head, c.role, c.gained) for c in turned}
 

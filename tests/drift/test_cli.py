@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import circuit_drift
 from circuit_drift.cli import app
 
 runner = CliRunner()
@@ -144,6 +145,66 @@ def test_facts_that_cannot_be_scored_are_refused_one_by_one(tiny_series, tmp_pat
 def test_a_missing_prompt_file_is_named(tiny_series, tmp_path):
     message = _fails("run", tiny_series, "--facts", tmp_path / "nothing.jsonl", "--store", tmp_path / "store")
     assert "nothing.jsonl" in message
+
+
+def test_a_misspelt_task_is_told_the_names(tiny_series, tmp_path):
+    assert "ioi, greater-than" in _fails("run", tiny_series, "--facts", "oio", "--store", tmp_path / "store")
+
+
+@pytest.mark.parametrize("command", [["report", "x.html", "--store"], ["monitor"], ["evolve", "--store"]])
+def test_reading_a_store_that_is_not_there_makes_none(tmp_path, command):
+    assert "there is no store" in _fails(*command, tmp_path / "typo")
+    assert not (tmp_path / "typo").exists()
+
+
+def test_a_stored_run_is_kept_beside_another_and_never_replaced_in_silence(tiny_series, tmp_path, caplog):
+    options = ["run", str(tiny_series), "--store", str(tmp_path / "store"), "--length", "64", "--measures", "heads"]
+    assert runner.invoke(app, options).exit_code == 0
+    assert runner.invoke(app, [*options, "--steps", "last", "--run", "last one"]).exit_code == 0
+    assert "replaced" not in caplog.text
+    loaded = [circuit_drift.load_run(tmp_path / "store", name) for name in ("tiny-series", "last one")]
+    assert [len(run) for run in loaded] == [3, 1]
+    assert "float32" in _fails(*options, "--steps", "last", "--dtype", "no-such")
+    assert len(circuit_drift.load_run(tmp_path / "store", "tiny-series")) == 3, "nothing was measured"
+    caplog.clear()
+    assert runner.invoke(app, [*options, "--steps", "last"]).exit_code == 0
+    assert "2 checkpoints that this one has not" in caplog.text
+
+
+def test_a_transfer_measures_the_circuits_that_it_needs(tiny_series, measured, tmp_path):
+    html = tmp_path / "new" / "pair.html"
+    done = _diff(measured, f"{tiny_series}@0", f"{tiny_series}@10", "--measures", "transfer", "--json")
+    document = json.loads(done.stdout)
+    assert {row["model"] for row in document["transfer"]} == {"0", "10"}
+    assert document["heads"] is None
+    matrix = ["transfer", str(tiny_series), "--steps", "0,10", "--store", str(measured)]
+    done = runner.invoke(app, [*matrix, "--html", str(html)])
+    assert done.exit_code == 0, done.output
+    assert "plotly" in html.read_text(encoding="utf-8")
+    assert "cannot be written" in _fails(*matrix, "--html", html / "below a file")
+    assert "choose from heads" in _fails("diff", f"{tiny_series}@0", f"{tiny_series}@10", "--measures", "head")
+
+
+def test_a_pair_without_a_changed_head_says_what_differs(tiny_series, measured):
+    done = _diff(measured, f"{tiny_series}@0", f"{tiny_series}@10", "--measures", "heads")
+    assert done.exit_code == 1
+    assert "0 and 10 differ: answer NLL (nats per token) changed for real" in done.stdout
+    done = _diff(measured, f"{tiny_series}@0", f"{tiny_series}@0", "--measures", "heads")
+    assert "No head changed significantly" in done.stdout
+
+
+def test_a_device_map_is_used_for_the_transfer_of_a_report_too(tiny_series, tmp_path, monkeypatch):
+    import checkpoints.stream as streams
+
+    seen = []
+    stream = streams.stream
+    monkeypatch.setattr(streams, "stream", lambda *a, **k: seen.append(k["device_map"]) or stream(*a, **k))
+    options = ["--store", str(tmp_path / "s"), "--measures", "circuit", "--html", str(tmp_path / "r.html")]
+    mapped = tmp_path / "map.json"
+    mapped.write_text('{"": "cpu"}')
+    done = runner.invoke(app, ["run", str(tiny_series), *options, "--device-map", str(mapped)])
+    assert done.exit_code == 0, done.output
+    assert seen == [{"": "cpu"}]
 
 
 def test_a_store_that_cannot_be_written(tiny_series, tmp_path):
