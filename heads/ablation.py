@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import get_args
 
 import numpy as np
 import torch
@@ -10,11 +11,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt
+from heads.catalogue import ABLATIONS
 from heads.controls import Control, draw_controls
 from heads.edits import Calibration, Kind, Means, Scope, Targets, Where, ablated
 from heads.names import expand_heads, parse_head
 from heads.needles import NeedlePrompt, NeedleSet
-from heads.retrieval import Extra, about, check_fits, kv_heads, pad, retrieval_scores, row_logits
+from heads.retrieval import Extra, about, check_choice, check_fits, kv_heads, pad, retrieval_scores, row_logits
 from heads.scores import RetrievalScores, retrieves
 from heads.validation import Readout, Validation
 
@@ -43,11 +45,12 @@ def ablate(
         batch_size: prompts at a time.
 
     Raises:
-        BadPrompt: prompts the model cannot read, or an unknown kind.
+        BadPrompt: prompts the model cannot read, or an unknown kind or scope.
         DriftError: heads the model does not have.
         UnsupportedArchitecture: the model is outside the attention interface.
     """
-    check_fits(model, needle_set.prompts)
+    _check_ablation(kind, scope)
+    check_fits(model, needle_set)
     shape, groups = _shape(model), kv_heads(model, _shape(model)[1])
     names = expand_heads(heads, shape, groups)
     means = _calibrate(model, needle_set, kind, batch_size) if names and kind.startswith("mean") else None
@@ -88,8 +91,9 @@ def validate(
         BadPrompt: no kind of control can be drawn, or prompts the model cannot read.
         UnsupportedArchitecture: the model is outside the attention interface.
     """
-    if top_k < 1:
-        raise BadPrompt(f"top_k = {top_k}: test one head at least")
+    if top_k < 1 or controls < 1:
+        raise BadPrompt(f"top_k = {top_k}, controls = {controls}: test one head at least, against one draw at least")
+    _check_ablation(kind, scope)
     extra: tuple[Extra, ...] = ("locos",) if "equal_write" in against else ()
     scores = scores or retrieval_scores(model, needle_set, extra=extra, batch_size=batch_size)
     tested = tuple(h.name for h in scores.top(top_k))
@@ -125,6 +129,12 @@ def _drawn(
     if not drawn:
         raise BadPrompt("; ".join(notes) or "name at least one kind of control in against")
     return drawn, tuple(notes)
+
+
+def _check_ablation(kind: str, scope: str) -> None:
+    if kind not in ABLATIONS:
+        raise BadPrompt(f"no ablation is called {kind!r}; there are {list(ABLATIONS)}")
+    check_choice("scope", scope, get_args(Scope))
 
 
 def _shape(model: PreTrainedModel) -> tuple[int, int]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Ids = tuple[int, ...]
 SENTENCE_END = (".", "!", "?", "\n")
+MOSTLY = 0.5
 
 
 def needle_prompts(
@@ -45,7 +46,8 @@ def needle_prompts(
         seed: of the window and of the places of distractors and further parts.
 
     Returns:
-        the prompts, and for each needle that cannot be scored the reason.
+        the prompts, and for each needle that cannot be scored the reason; a haystack of which the tokenizer does not
+        know most is a reason too.
 
     Raises:
         BadPrompt: no depth, a depth outside [0, 1], or an empty haystack.
@@ -56,6 +58,8 @@ def needle_prompts(
     hay = _Haystack.of(tokenizer, haystack)
 
     def build(pieces: "_Pieces", index: int) -> list[NeedlePrompt]:
+        if length < pieces.size:
+            raise BadPrompt(f"needle, distractors and question take {pieces.size} tokens: raise the length of {length}")
         window = hay.window(length - pieces.size, random.Random(f"{seed}/{index}/window"))
         _check_unique(pieces, window.ids)
         at = [(depth, window.boundary(round(depth * len(window.ids)))) for depth in depths]
@@ -155,6 +159,7 @@ class _Window:
 class _Haystack:
     ids: Ids
     ends: tuple[int, ...]
+    unknown: float
 
     @staticmethod
     def of(tokenizer: "PreTrainedTokenizerBase", haystack: str | Sequence[str]) -> "_Haystack":
@@ -166,13 +171,15 @@ class _Haystack:
             units = [continuation(tokenizer, unit) for unit in haystack]
             ids = tuple(token for unit in units for token in unit)
             ends = tuple(accumulate(map(len, units)))
-        if not ids:
+        if not ids or not "".join(haystack).strip():
             raise BadPrompt("the haystack is empty: give it running text")
-        return _Haystack(ids, ends)
+        return _Haystack(ids, ends, ids.count(tokenizer.unk_token_id) / len(ids))
 
     def window(self, size: int, draw: random.Random) -> _Window:
-        if size < 0:
-            raise BadPrompt(f"needle, distractors and question are {-size} tokens longer than the prompt")
+        if self.unknown > MOSTLY:
+            raise BadPrompt(
+                f"the tokenizer does not know {self.unknown:.0%} of the haystack: give it text in the model's own words"
+            )
         starts = [end for end in self.ends if end < len(self.ids)]
         start = draw.choice([0, *starts])
         rounds = size // len(self.ids) + 2

@@ -199,6 +199,9 @@ class NeedleMap:
 
         return plot_map(self)
 
+    def __repr__(self) -> str:
+        return f"<NeedleMap: {self.summary()}>"
+
     def _repr_html_(self) -> str:
         table = self.to_frame().pivot(index=self.axes[0], columns=self.axes[1], values="answer_ppl")
         return f"<p>{html.escape(self.summary())}</p>{table.to_html(float_format='{:.3g}'.format)}"

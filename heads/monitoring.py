@@ -129,6 +129,9 @@ class Monitor:
 
         return plot_monitor(self)
 
+    def __repr__(self) -> str:
+        return f"<Monitor of {len(self.steps)} checkpoints: {'; '.join(self.findings)}>"
+
     def _repr_html_(self) -> str:
         said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.findings)
         return f"<ul>{said}</ul>{self.table().to_html(index=False)}"

@@ -117,6 +117,9 @@ class NeedleSet:
         content = [[p.ids, p.answer_start, p.answer_spans, p.needle_spans] for p in self.prompts]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
+    def __repr__(self) -> str:
+        return f"<NeedleSet: {len(self)} prompts of {self.length} tokens, {len(self.refused)} needles refused>"
+
     def __len__(self) -> int:
         return len(self.prompts)
 

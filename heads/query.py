@@ -50,7 +50,7 @@ def query_scores(
         BadPrompt: prompts, or a null question after them, that the model cannot read.
         UnsupportedArchitecture: the model's attention rows cannot be read.
     """
-    check_fits(model, needle_set.prompts)
+    check_fits(model, needle_set)
     empty = continuation(tokenizer, null)
     check_ids(model, [(*p.ids[: p.question_span[0]], *empty) for p in needle_set])
     records = []

@@ -1,10 +1,10 @@
 """Retrieval scores of a model: one fused forward per batch, answer rows on the side."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -64,10 +64,16 @@ def retrieval_scores(
         progress: show a progress bar.
 
     Raises:
-        BadPrompt: no prompts, or prompts beyond the model's positions or vocabulary.
+        BadPrompt: no prompts, prompts beyond the model's positions or vocabulary, or an unknown mode, extra or prefix.
         UnsupportedArchitecture: the model's attention rows cannot be read.
     """
-    check_fits(model, needle_set.prompts, spare=NEW_TOKENS if mode == "generate_then_score" else 0)
+    check_choice("mode", mode, get_args(Mode))
+    check_choice("prefix", prefix, get_args(Prefix))
+    for name in extra:
+        check_choice("extra", name, get_args(Extra))
+    if batch_size < 1 or key_block < 1:
+        raise BadPrompt(f"batch_size and key_block count from 1 on: got {batch_size} and {key_block}")
+    check_fits(model, needle_set, spare=NEW_TOKENS if mode == "generate_then_score" else 0)
     cache = SharedPrefix(model) if prefix == "shared" else None
     batches = _batches(needle_set, 1 if cache else batch_size, deepest_first=cache is not None)
     records: dict[int, Record] = {}
@@ -104,10 +110,18 @@ class Record:
     steps: np.ndarray
 
 
-def check_fits(model: PreTrainedModel, prompts: Sequence[NeedlePrompt], *, spare: int = 0) -> None:
+def check_choice(name: str, value: object, known: Collection[str]) -> None:
+    """Refuse a value that is none of those an option can take."""
+    if value not in known:
+        raise BadPrompt(f"{name} cannot be {value!r}; there are {list(known)}")
+
+
+def check_fits(model: PreTrainedModel, prompts: NeedleSet | Sequence[NeedlePrompt], *, spare: int = 0) -> None:
     """Refuse what the model cannot read, with the reason."""
-    if not prompts:
-        raise BadPrompt("no prompt to score: every needle was refused, see NeedleSet.refused for the reasons")
+    if not len(prompts):
+        refused = [f"needle {index}: {reason}" for index, reason in getattr(prompts, "refused", ())]
+        said = f"all {len(refused)} needles were refused, {refused[0]}" if refused else "there is no needle or length"
+        raise BadPrompt(f"no prompt to score: {said}")
     check_ids(model, [prompt.ids for prompt in prompts], spare=spare)
 
 

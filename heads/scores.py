@@ -186,6 +186,9 @@ class HeadScores:
         said = [f"{name}: {found[0].name} at {found[0].score}" for name, found in best.items() if found]
         return f"over {len(self)} prompts, {'; '.join(said)}"
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.summary()}>"
+
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><td>{h.name}</td><td>{h.score.value:.3f}</td><td>[{h.score.low:.3f}, {h.score.high:.3f}]</td></tr>"
@@ -217,7 +220,7 @@ class HeadScores:
             raise StoreError(f"{folder} lacks {missing}: delete the folder and run again") from missing
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RetrievalScores(HeadScores):
     """How much each head retrieves, and how well the model answers, prompt by prompt.
 

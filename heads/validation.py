@@ -93,6 +93,9 @@ class Readout:
 
         return plot_readout(self)
 
+    def __repr__(self) -> str:
+        return f"<Readout: {self.summary()}>"
+
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(self.summary())}</p>"
 
@@ -228,6 +231,9 @@ class Validation:
         from heads.plots import plot_validation
 
         return plot_validation(self)
+
+    def __repr__(self) -> str:
+        return f"<Validation: {self.verdict}>"
 
     def _repr_html_(self) -> str:
         table = self.to_frame().to_html(index=False, float_format="{:.3g}".format)

@@ -219,6 +219,12 @@ def test_what_cannot_be_ablated_is_refused():
     model, prompts = build("llama"), random_prompts(count=1)
     with pytest.raises(BadPrompt, match="no ablation is called"):
         heads.ablate(model, prompts, ["a0.h0"], kind="blocked")
+    with pytest.raises(BadPrompt, match="no ablation is called"):
+        heads.ablate(model, prompts, [], kind="blocked")
+    with pytest.raises(BadPrompt, match=r"scope cannot be 'decoding'; there are \['prefill', 'decode', 'both'\]"):
+        heads.ablate(model, prompts, ["a0.h0"], scope="decoding")
+    with pytest.raises(BadPrompt, match="controls = 0"):
+        heads.validate(model, prompts, controls=0)
     with pytest.raises(DriftError, match=r"there is no head a7\.h0"):
         heads.ablate(model, prompts, ["a7.h0"])
     with pytest.raises(BadPrompt, match="test fewer heads"):

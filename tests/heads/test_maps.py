@@ -92,7 +92,7 @@ def test_interference_maps_hold_the_distance(model, tokenizers, needles):
 
 
 def test_a_needle_that_does_not_fit_a_cell_is_refused_with_the_reason(model, tokenizers, needles):
-    with pytest.raises(BadPrompt, match=r"needle 0 cannot stand in every cell.*longer than the prompt"):
+    with pytest.raises(BadPrompt, match=r"needle 0 cannot stand in every cell.*raise the length of 20"):
         heads.needle_map(model, tokenizers["words"], needles, "A day. ", lengths=(20,), depths=(0.5,))
     with pytest.raises(BadPrompt, match="512 positions"):
         heads.needle_map(model, tokenizers["words"], needles, "A day. ", lengths=(600,), depths=(0.5,))

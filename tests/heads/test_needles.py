@@ -66,7 +66,7 @@ def test_a_short_haystack_runs_on_from_its_beginning(tokenizers):
         (Needle("The ferry passed.", "ferry passed", "The ferry"), "also stands in the haystack"),
         (Needle("The code is red green.", "red green", "Say red green: the code is"), "also stands in the question"),
         (Needle("The code <bos> is red.", "red", "The code is"), "BOS token"),
-        (Needle("word " * 400 + "is red.", "red", "The code is"), "longer than the prompt"),
+        (Needle("word " * 400 + "is red.", "red", "The code is"), "tokens: raise the length of 300"),
     ],
 )
 def test_a_needle_that_cannot_be_scored_is_refused_with_the_reason(tokenizers, needle, reason):
@@ -88,6 +88,16 @@ def test_impossible_depths_are_named(tokenizers, depths):
 def test_an_empty_haystack_is_named(tokenizers):
     with pytest.raises(BadPrompt, match="haystack is empty"):
         needle_prompts(tokenizers["words"], heads.default_needles(0), "", length=300, depths=[0.5])
+
+
+def test_a_haystack_the_tokenizer_cannot_read_is_refused(tokenizers):
+    options = {"length": 300, "depths": [0.5]}
+    made = needle_prompts(tokenizers["words"], heads.default_needles(0), "Zorro flabbergasted kiwis ", **options)
+    assert {reason for _, reason in made.refused} == {
+        "the tokenizer does not know 100% of the haystack: give it text in the model's own words"
+    }
+    with pytest.raises(BadPrompt, match="haystack is empty"):
+        needle_prompts(tokenizers["bpe"], heads.default_needles(0), " \n ", **options)
 
 
 def test_a_piece_is_tokenized_as_it_stands_in_running_text(tokenizers):

@@ -119,10 +119,34 @@ def test_what_the_model_cannot_read_is_refused_with_the_reason():
         scores_of(model, random_prompts())
     with pytest.raises(BadPrompt, match="beyond the model's vocabulary"):
         scores_of(build("llama"), random_prompts(vocabulary=500))
-    with pytest.raises(BadPrompt, match="every needle was refused"):
+    with pytest.raises(BadPrompt, match="all 1 needles were refused, needle 0: "):
         scores_of(model, NeedleSet((), ((0, "no"),), 60))
+    with pytest.raises(BadPrompt, match="there is no needle or length"):
+        scores_of(model, NeedleSet((), (), 60))
     with pytest.raises(BadPrompt, match="training mode"):
         scores_of(build("llama").train(), random_prompts())
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"mode": "generate"}, r"mode cannot be 'generate'; there are \['teacher_forced', 'generate_then_score'\]"),
+        ({"extra": ["qr"]}, r"extra cannot be 'qr'; there are \['locos'\]"),
+        ({"prefix": "both"}, "prefix cannot be 'both'"),
+        ({"batch_size": 0}, "batch_size and key_block count from 1 on: got 0 and 2048"),
+        ({"key_block": 0}, "got 8 and 0"),
+    ],
+)
+def test_an_option_of_no_meaning_is_refused(options, reason):
+    with pytest.raises(BadPrompt, match=reason):
+        heads.retrieval_scores(build("llama"), random_prompts(count=1), **options)
+
+
+def test_results_are_short_at_a_prompt():
+    prompts = random_prompts(count=1)
+    scores = heads.retrieval_scores(build("llama"), prompts)
+    assert repr(scores) == f"<RetrievalScores: {scores.summary()}>"
+    assert repr(prompts) == "<NeedleSet: 3 prompts of 60 tokens, 0 needles refused>"
 
 
 def test_the_model_is_left_as_it_was():
