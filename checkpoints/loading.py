@@ -129,7 +129,7 @@ def load(
     spread = None if device_map is None else _placement(checkpoint, model, device_map)
     check_finite(checkpoint, dict(model.named_parameters()))
     model.requires_grad_(requires_grad=False).train(mode=False)
-    tokenizer = _load_tokenizer(checkpoint, gguf)
+    tokenizer = load_tokenizer(checkpoint)
     if spread is None:
         return LoadedModel(checkpoint, device, dtype, attention, [(_move(model, device), tokenizer)])
     devices = "+".join(dict.fromkeys(spread.values()))
@@ -301,14 +301,22 @@ def _move(model: "PreTrainedModel", device: str) -> "PreTrainedModel":
     return moved
 
 
-def _load_tokenizer(checkpoint: Checkpoint, gguf: str | None) -> "PreTrainedTokenizerBase | None":
+def load_tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase | None":
+    """The tokenizer alone, no weights: the checkpoint's, its series', or that in a GGUF file; None where none is.
+
+    Raises:
+        DriftError: its files cannot be read.
+    """
     from transformers import AutoTokenizer
 
+    if checkpoint.hub is not None:
+        checkpoint.hub.fetch_tokenizer()
     files = tokenizer_files(checkpoint.tokenizer_folders)
-    if not files and gguf is None:
+    ggufs = sorted(checkpoint.path.glob("*.gguf"))
+    if not files and len(ggufs) != 1:
         return None
     folder = files[0].parent if files else checkpoint.path
-    extra = {} if files else {"gguf_file": gguf}
+    extra = {} if files else {"gguf_file": ggufs[0].name}
     code = allows_code(folder, checkpoint.repo)
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=code, **extra)

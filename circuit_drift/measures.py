@@ -14,6 +14,7 @@ import circuit_drift
 import circuits
 import heads
 from checkpoints import BadPrompt, Checkpoint, DriftError, LoadedModel
+from checkpoints.loading import load_tokenizer
 from circuit_drift.prompts import FactSource, NeedleSource, Prompts
 from circuit_drift.store import key_of
 
@@ -148,16 +149,18 @@ def build_measures(prompts: Prompts, names: Sequence[str] = MEASURES) -> tuple[M
     return tuple(built[name] for name in MEASURES if name in wanted)
 
 
-def tokenizer_of(loaded: LoadedModel) -> "PreTrainedTokenizerBase":
-    """The checkpoint's tokenizer.
+def tokenizer_of(source: LoadedModel | Checkpoint) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a loaded model, or of a checkpoint whose weights are left where they are.
 
     Raises:
-        BadPrompt: it has none, so no prompt can be built for it.
+        BadPrompt: there is none, so no prompt can be built.
     """
-    if loaded.tokenizer is None:
-        folders = ", ".join(str(folder) for folder in loaded.checkpoint.tokenizer_folders)
-        raise BadPrompt(f"{loaded.checkpoint.name} has no tokenizer; looked in {folders}: put tokenizer.json there")
-    return loaded.tokenizer
+    tokenizer = load_tokenizer(source) if isinstance(source, Checkpoint) else source.tokenizer
+    if tokenizer is None:
+        checkpoint = source if isinstance(source, Checkpoint) else source.checkpoint
+        folders = ", ".join(str(folder) for folder in checkpoint.tokenizer_folders)
+        raise BadPrompt(f"{checkpoint.name} has no tokenizer; looked in {folders}: put tokenizer.json there")
+    return tokenizer
 
 
 _built: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[NeedleSource, heads.NeedleSet]]" = WeakKeyDictionary()

@@ -14,8 +14,9 @@ import numpy as np
 
 from checkpoints import BadPrompt, DriftError, Series, StoreError
 from checkpoints.artifacts import read_artifact, write_artifact
+from checkpoints.loading import DeviceMap
 from circuit_drift.executors import Executor, Workforce, execute
-from circuit_drift.measures import Measure
+from circuit_drift.measures import ATTENTION, Measure
 from circuit_drift.progress import Progress
 from circuit_drift.store import Store
 from circuit_drift.tasks import Sweep
@@ -160,6 +161,8 @@ def measure_behaviour(
     store: Store | Path | str | None = None,
     device: str = "auto",
     dtype: str = "float32",
+    attention: str = ATTENTION,
+    device_map: DeviceMap | None = None,
     executor: Executor = "serial",
     workers: int | None = None,
     progress: bool = True,
@@ -172,6 +175,8 @@ def measure_behaviour(
         store: where results are kept and looked up first; by default the usual store.
         device: a torch device, or ``auto``.
         dtype: of weights and passes.
+        attention: transformers' attention implementation.
+        device_map: in place of `device`, for models that are larger than one.
         executor: where the workers run (`circuit_drift.run`).
         workers: how many.
         progress: show progress bars where there is a terminal or a notebook.
@@ -182,7 +187,15 @@ def measure_behaviour(
     """
     steps = _steps(series)
     store = store if isinstance(store, Store) else Store.open(store)
-    sweep = Sweep.of(series.checkpoints, [measure], store, device=device, dtype=dtype)
+    sweep = Sweep.of(
+        series.checkpoints,
+        [measure],
+        store,
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        device_map=device_map,
+    )
     points: dict[int, Behaviour] = {}
     failures: dict[str, str] = {}
     try:

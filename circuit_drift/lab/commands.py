@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from circuit_drift.options import (
+    AttentionOption,
+    DeviceMapOption,
     DeviceOption,
     DtypeOption,
     LengthOption,
@@ -13,6 +15,7 @@ from circuit_drift.options import (
     StepsOption,
     StoreOption,
     names,
+    read_device_map,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +50,8 @@ def sft(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the test.")] = 0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
+    attention: AttentionOption = "sdpa",
+    device_map: DeviceMapOption = None,
 ) -> None:
     """Fine-tune a copy of each checkpoint alike and test it; print the scores by step as CSV."""
     from circuit_drift.lab.sft import Tuning, sft_probe
@@ -61,6 +66,8 @@ def sft(
         store=store,
         device=device,
         dtype=dtype,
+        attention=attention,
+        device_map=read_device_map(device_map),
     )
     _show(table, out)
 
@@ -71,13 +78,15 @@ def evaluate(
     out: OutOption = None,
     steps: StepsOption = None,
     include: Annotated[Path | None, typer.Option("--include", help="Folder with tasks of your own, in YAML.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="Items of each task. Default: all.")] = None,
-    shots: Annotated[int | None, typer.Option("--shots", help="Worked examples in front of each item.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Items of each task. Default: all.", min=1)] = None,
+    shots: Annotated[int | None, typer.Option("--shots", help="Worked examples in front of each item.", min=0)] = None,
     batch: Annotated[int, typer.Option("--batch", help="Items in a forward pass.", min=1)] = 8,
     store: StoreOption = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the choice of examples.")] = 0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
+    attention: AttentionOption = "sdpa",
+    device_map: DeviceMapOption = None,
 ) -> None:
     """Run tasks of lm-evaluation-harness on each checkpoint; print the scores by step as CSV."""
     from circuit_drift.lab.harness import harness_probe
@@ -93,6 +102,8 @@ def evaluate(
         store=store,
         device=device,
         dtype=dtype,
+        attention=attention,
+        device_map=read_device_map(device_map),
     )
     _show(table, out)
 
@@ -115,7 +126,7 @@ def facts(
         raise DriftError(f"unknown format {form!r}; choose from {', '.join(READERS)}")
     if templates and form != "lama":
         raise DriftError(f"--templates belong to LAMA files, and the format is {form}")
-    words = tokenizer_of(open_checkpoint(tokenizer).load()) if tokenizer else None
+    words = tokenizer_of(open_checkpoint(tokenizer)) if tokenizer else None
     found = READERS[form](path, words, **({"templates": templates} if templates else {}))  # type: ignore[index]
     for where, reason in found.refused:
         typer.echo(f"{path}, {where}: {reason}", err=True)

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import BadPrompt, DriftError, LoadedModel, Series
+from checkpoints.loading import DeviceMap
 from circuit_drift.lab.behaviour import Behaviour, BehaviourTable, Score, measure_behaviour
-from circuit_drift.measures import tokenizer_of
+from circuit_drift.measures import ATTENTION, tokenizer_of
 from circuit_drift.progress import has_viewer
 from circuit_drift.store import Store
 
@@ -127,6 +128,8 @@ def harness_probe(
     store: Store | Path | str | None = None,
     device: str = "auto",
     dtype: str = "float32",
+    attention: str = ATTENTION,
+    device_map: DeviceMap | None = None,
     progress: bool = True,
 ) -> BehaviourTable:
     """Run tasks of the harness on every checkpoint; a run that is killed goes on with the next one.
@@ -142,6 +145,8 @@ def harness_probe(
         store: where results are kept.
         device: a torch device, or ``auto``.
         dtype: of the forward passes.
+        attention: transformers' attention implementation.
+        device_map: in place of `device`, for models that are larger than one.
         progress: show progress bars where there is a terminal or a notebook.
 
     Raises:
@@ -151,7 +156,16 @@ def harness_probe(
     _version()
     folder = Path(include) if include is not None else None
     measure = HarnessMeasure(tuple(tasks), folder, limit, shots, batch_size, seed)
-    return measure_behaviour(series, measure, store=store, device=device, dtype=dtype, progress=progress)
+    return measure_behaviour(
+        series,
+        measure,
+        store=store,
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        device_map=device_map,
+        progress=progress,
+    )
 
 
 def _harness() -> tuple[Any, Any]:

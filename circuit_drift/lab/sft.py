@@ -23,9 +23,10 @@ import numpy as np
 
 import heads
 from checkpoints import BadPrompt, DriftError, LoadedModel, Series
+from checkpoints.loading import DeviceMap
 from circuit_drift.lab.behaviour import Behaviour, BehaviourTable, Score, interval_of, measure_behaviour
 from circuit_drift.lab.suites import family, make_task, suite_for
-from circuit_drift.measures import tokenizer_of
+from circuit_drift.measures import ATTENTION, tokenizer_of
 from circuit_drift.store import Store
 
 if TYPE_CHECKING:
@@ -322,6 +323,8 @@ def sft_probe(
     store: Store | Path | str | None = None,
     device: str = "auto",
     dtype: str = "float32",
+    attention: str = ATTENTION,
+    device_map: DeviceMap | None = None,
     progress: bool = True,
 ) -> BehaviourTable:
     """Tune a copy of each checkpoint alike and test it; a run that is killed goes on with the next checkpoint.
@@ -337,6 +340,8 @@ def sft_probe(
         store: where results are kept.
         device: a torch device, or ``auto``.
         dtype: of weights and passes; float32 unless the model is too large for it.
+        attention: transformers' attention implementation.
+        device_map: in place of `device`, for models that are larger than one.
         progress: show progress bars where there is a terminal or a notebook.
 
     Returns:
@@ -348,18 +353,18 @@ def sft_probe(
     """
     chosen = tuple(tasks) if tasks else default_tasks(series)
     measure = SftMeasure(chosen, tuning or Tuning(), length, tuple(depths), count, seed=seed)
-    return measure_behaviour(series, measure, store=store, device=device, dtype=dtype, progress=progress)
+    return measure_behaviour(
+        series,
+        measure,
+        store=store,
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        device_map=device_map,
+        progress=progress,
+    )
 
 
 def default_tasks(series: Series) -> tuple[str, ...]:
     """The tasks for a series, by the tokenizer of its first checkpoint."""
-    from transformers import AutoTokenizer
-
-    first = series[0]
-    first.fetch()
-    folder = next((f for f in first.tokenizer_folders if any(f.glob("tokenizer*"))), first.path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise BadPrompt(f"{first.name} has no tokenizer that can be read ({error}); name the tasks") from error
-    return suite_for(tokenizer)
+    return suite_for(tokenizer_of(series[0]))

@@ -11,8 +11,10 @@ import heads
 from checkpoints import BadPrompt, DriftError, open_series
 from circuit_drift.cli import app
 from circuit_drift.lab import harness
+from circuit_drift.lab.behaviour import Behaviour
 from circuit_drift.lab.harness import HarnessMeasure, harness_probe
 from circuit_drift.lab.probing import Prober, Schedule
+from circuit_drift.store import Store
 
 CHOICE = """
 task: own_choice
@@ -166,4 +168,9 @@ def test_at_a_terminal(series, own, tmp_path):
     done = CliRunner().invoke(app, ["evaluate", str(series.path), *words, *places])
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[0] == "step,own_choice_acc"
+    placed = [*places[:1], str(tmp_path / "placed"), "--attention", "eager", "--device-map", "auto"]
+    assert CliRunner().invoke(app, ["evaluate", str(series.path), *words, *placed]).stdout == done.stdout
+    (result,) = Store.open(tmp_path / "placed").results("harness")
+    provenance = Behaviour.load(result.folder).meta["provenance"]
+    assert (provenance["attention"], provenance["device_map"]) == ("eager", {"": "cpu"})
     assert set(heads.read_downstream(out)["own_choice_acc"]) == {10}

@@ -16,6 +16,7 @@ from circuit_drift.lab import sft
 from circuit_drift.lab.behaviour import Behaviour, BehaviourTable, Score
 from circuit_drift.lab.sft import SftMeasure, Tuning, answered, fine_tune, sft_probe
 from circuit_drift.lab.suites import LAB, STANDARD, family, make_task, suite_for
+from tests.checkpoints.test_device_map import attach_hooks
 
 TUNING = Tuning(steps=3, batch=4, lr=1e-2, warmup=1, needles=4)
 SMALL = {"tasks": ("codes_single", "lives_standard"), "length": 128, "depths": (0.2, 0.8), "count": 2}
@@ -283,3 +284,12 @@ def test_at_a_terminal(series, tmp_path):
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[0] == "step,sft_codes"
     assert set(heads.read_downstream(out)["sft_codes"]) == {0, 10}
+
+
+def test_a_spread_model_of_another_attention_is_tuned_to_the_same_scores(series, table, tmp_path, monkeypatch):
+    attach_hooks(monkeypatch)
+    placed = sft_probe(series, tuning=TUNING, store=tmp_path, attention="eager", device_map={"": "cpu"}, **SMALL)
+    for (step, got), (_, expected) in zip(placed.points, table.points, strict=True):
+        assert got.columns == pytest.approx(expected.columns, abs=1e-4), step
+        assert got.meta["provenance"]["attention"] == "eager"
+        assert got.meta["provenance"]["device_map"] == {"": "cpu"}
