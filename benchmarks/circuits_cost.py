@@ -7,10 +7,11 @@
 The floor of EAP is one corrupt forward and one clean forward and backward; of EAP-IG with m steps two forwards and m
 forward-backwards: plain transformers, fused attention, frozen parameters, logits at the last position only, gradients
 down to the embeddings. Circuits at 20 sizes, from a thousandth of the edges to all of them, are held against one
-circuit of 5 %, each with its clean and corrupt run: alone, and with the random circuits that they bring by default.
+circuit of 5 %, each with its clean and corrupt run: alone, and with the random circuits that they bring by default;
+beside them the 22 plain forward passes that 20 sizes cannot do without.
 Seconds are processor time on one CPU thread, wall time on a GPU. Memory is the growth of the peak above the loaded
-model, each case in a process of its own. With --lengths: what EAP takes beyond its floor, for each of the same number of
-tokens in prompts of several lengths, in batches of the same number of tokens.
+model, each case in a process of its own. With --lengths: what EAP takes beyond its floor, for each of the same number
+of tokens in prompts of several lengths, in batches of the same number of tokens.
 """
 
 import argparse
@@ -39,6 +40,7 @@ BASES = {
     "conductance": "eap-ig floor",
     "one circuit": "one circuit",
     "20 sizes": "one circuit",
+    "22 plain forwards": "one circuit",
     "one circuit, random beside": "one circuit, random beside",
     "20 sizes, random beside": "one circuit, random beside",
 }
@@ -101,10 +103,20 @@ def floor(model: torch.nn.Module, data: circuits.FactSet, *, forwards: int, pass
                 metric.backward()
 
 
+def plain_forwards(model: torch.nn.Module, data: circuits.FactSet, *, passes: int, size: int) -> None:
+    """Plain forward passes over the clean prompts."""
+    with frozen(model), torch.no_grad():
+        for batch in batches(data, size, next(model.parameters()).device):
+            for _ in range(passes):
+                forward(model, batch, batch.clean)
+
+
 def job(name: str, model: torch.nn.Module, data: circuits.FactSet, size: int) -> Callable[[], object]:
     if name.endswith("floor"):
         forwards, passes = (1, 1) if name == "eap floor" else (2, STEPS)
         return lambda: floor(model, data, forwards=forwards, passes=passes, size=size)
+    if name == "22 plain forwards":
+        return lambda: plain_forwards(model, data, passes=22, size=size)
     if name == "eap nodes":
         return lambda: circuits.attribute_nodes(model, data, method="eap", batch_size=size)
     if name == "eap neurons":
