@@ -185,6 +185,8 @@ def retrieval_heads(
         device_map=read_device_map(device_map),
     )
     scored = [(point.label, point.heads) for point in points if point.heads is not None]
+    for index, reason in scored[-1][1].meta.get("refused", ()) if scored else ():
+        _say(f"needle {index} of {prompts.needles.origin} was refused: {reason}")
     if not scored:
         raise DriftError(f"no checkpoint of {chosen.name} could be scored; the reasons are above")
     if as_json:

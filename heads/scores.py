@@ -335,13 +335,16 @@ class RetrievalScores(HeadScores):
         return frame.drop(columns="copy")
 
     def summary(self) -> str:
-        """One sentence: heads, best head, accuracy, perplexity."""
+        """One sentence: heads, best head, accuracy, perplexity, what they rest on, how many needles were refused."""
         best = self.top(1)
         lead = f"the best is {best[0].name} at {best[0].score}" if best else "no layer has attention rows"
         answered = f"needle score {self.needle_score:.1%}, accuracy {self.needle_accuracy:.1%}"
         if not np.isnan(self.answer_nll):
             answered += f", answer PPL {self.answer_ppl:.3g}"
+        unit, cluster = independent_units(self.needle)
+        refused = len(self.meta.get("refused", ()))
         return (
             f"{self.count()} of {self.mean.size} heads retrieve (score > {THRESHOLD}); {lead}; {answered}, over "
-            f"{len(self)} prompts of {self.meta['length']} tokens"
+            f"{len(self)} prompts of {self.meta['length']} tokens (intervals over {len(np.unique(cluster))} {unit}s)"
+            + (f"; {refused} needles refused" if refused else "")
         )

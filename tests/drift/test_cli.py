@@ -270,6 +270,17 @@ def test_heads_lists_the_leading_heads_and_exports_them(tiny_series, measured):
     assert all(len(scores) == 30 for scores in lists.values())
 
 
+def test_needles_that_were_refused_are_named(tiny_series, tmp_path):
+    good = (tiny_series / "needles.jsonl").read_text().splitlines()[0]
+    bad = json.dumps({"needle": "the code of name1 is code1 .", "answer": "code2", "question": "the code is"})
+    (tmp_path / "needles.jsonl").write_text(f"{good}\n{bad}\n")
+    options = ["--needles", str(tmp_path / "needles.jsonl"), "--store", str(tmp_path / "store"), "--length", "64"]
+    shown = runner.invoke(app, ["heads", str(tiny_series), *options])
+    assert shown.exit_code == 0, shown.output
+    assert "1 needles refused" in shown.stdout
+    assert "needles.jsonl was refused: answer 'code2' stands 0 times in the needle" in shown.stderr
+
+
 def test_a_reader_that_leaves_early_does_not_change_the_exit_status(tiny_series, measured):
     folder = str(tiny_series / "checkpoint-10")
     command = [sys.executable, "-m", "circuit_drift.cli", "diff", folder, folder, "--store", str(measured)]

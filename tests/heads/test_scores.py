@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,3 +94,9 @@ def test_reading_and_comparing_stored_results_imports_no_torch(scores, tmp_path)
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_summary_says_what_it_rests_on_and_what_was_refused(scores):
+    assert scores.summary().endswith("over 20 prompts of 100 tokens (intervals over 20 needles)")
+    few = replace(scores, needle=np.arange(20) // 4, meta={**scores.meta, "refused": [[5, "answer stands 0 times"]]})
+    assert few.summary().endswith("(intervals over 20 prompts); 1 needles refused")
