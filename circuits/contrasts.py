@@ -40,6 +40,7 @@ class Contrast:
         p_wiring: p of no change but of strength, by permutation, each side at unit length.
         strength: length of the mean after as a multiple of that before; NaN where one is nothing but noise.
         p: p of no change at all.
+        strength_low, strength_high: 95 % bootstrap interval of the strength.
     """
 
     name: str
@@ -55,6 +56,8 @@ class Contrast:
     p_wiring: float
     strength: float
     p: float
+    strength_low: float = float("nan")
+    strength_high: float = float("nan")
 
     def outcome(self, level: float) -> str:
         """In words."""
@@ -69,7 +72,8 @@ class Contrast:
         if self.p > level:
             return f"no change beyond the noise (p = {self.p:.2g})"
         wiring = "other wiring" if self.p_wiring <= level and self.apart >= LEAST else "the same wiring"
-        return f"{wiring} ({moved}), {self.strength:.2g} times as strong"
+        grown = f"{self.strength:.2g} [{self.strength_low:.2g}, {self.strength_high:.2g}] times as strong"
+        return f"{wiring} ({moved}), {grown}"
 
 
 def contrast(
@@ -91,9 +95,10 @@ def contrast(
     lengths = np.sqrt(np.where(np.diag(kernel) > 0, np.diag(kernel), np.nan))
     raw = np.array([float(np.linalg.norm(x.mean(0))) or 1.0 for x in (first, second)])
     scale = np.where(np.isfinite(lengths), lengths, raw)
-    drawn = np.array([apart(products.kernel(w), 1) for w in resamples(products.units, np.random.default_rng(seed))])
-    known = drawn[np.isfinite(drawn)]
-    low, high = np.quantile(np.clip(known, 0, 2), [0.025, 0.975]) if len(known) else (np.nan, np.nan)
+    drawn = [products.kernel(w) for w in resamples(products.units, np.random.default_rng(seed))]
+    low, high = _interval(np.clip([apart(k, 1) for k in drawn], 0, 2))
+    strength = _strength(kernel)
+    strength_low, strength_high = _interval(np.array([_strength(k) for k in drawn] if np.isfinite(strength) else []))
     return Contrast(
         name=name,
         facts=facts,
@@ -103,12 +108,27 @@ def contrast(
         reliability_before=float(reliability[0]),
         reliability_after=float(reliability[1]),
         apart=float(np.clip(apart(kernel, 1), 0, 2)),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         p_wiring=paired_global_p(second / scale[1] - first / scale[0], seed=seed),
-        strength=float(lengths[1] / lengths[0]),
+        strength=strength,
         p=paired_global_p(second - first, seed=seed),
+        strength_low=strength_low,
+        strength_high=strength_high,
     )
+
+
+def _strength(kernel: Floats) -> float:
+    """Length of the second mean as a multiple of the first; NaN where one is nothing but noise."""
+    before, after = np.diag(kernel)
+    return float(np.sqrt(after / before)) if min(before, after) > 0 else float("nan")
+
+
+def _interval(drawn: Floats) -> tuple[float, float]:
+    """95 % percentile interval of those draws that have a value."""
+    known = drawn[np.isfinite(drawn)]
+    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
+    return float(low), float(high)
 
 
 def contrasts(
@@ -133,5 +153,6 @@ def sentences(found: Sequence[Contrast], *, level: float = 0.05) -> str:
     for name in dict.fromkeys(contrast.name for contrast in found):
         asked = [contrast for contrast in found if contrast.name == name]
         each = "; ".join(f"{c.facts} (n = {c.n}): {c.outcome(level / len(asked))}" for c in asked)
-        told.append(f"Stage {name}, step {asked[0].before:,} against {asked[0].after:,}: {each}.")
+        held = f" (each at the level {level / len(asked):.2g})" if len(asked) > 1 else ""
+        told.append(f"Stage {name}, step {asked[0].before:,} against {asked[0].after:,}: {each}{held}.")
     return " ".join(told)

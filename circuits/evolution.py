@@ -1,7 +1,7 @@
 """A circuit along a series: when it forms, when it changes, what comes and goes. From stored scores alone."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from circuits.contrasts import Contrast, contrasts
 from circuits.graph import Bools, Floats, GraphShape, shape_document
 from circuits.profile import PROFILES, profiler
 from circuits.pruning import circuit_size
-from circuits.scores import AttributionGraph, require_alike, same_facts
+from circuits.scores import HOW, AttributionGraph, require_alike, same_facts
 from circuits.segmentation import Products, Split, cosines, splits
 from circuits.similarity import Similarity, similarities
 
@@ -55,15 +55,16 @@ class Evolution:
         likeness: [T, T] cosine between mean scores, corrected for prompt noise: 1 = the same up to strength; NaN where
             a checkpoint's scores are nothing but noise.
         reliability: [T] share of each mean's squared length that is not prompt noise.
-        similarity: [T, 3, 3] Jaccard of the circuits to the previous, first and last checkpoint: between all facts,
-            between halves of the facts across the two, between halves within one (the floor).
+        similarity: [T, 3, 4] Jaccard of the circuits to the previous, first and last checkpoint: between all facts,
+            between halves of the facts across the two, between halves within one (the floor) and its 5th percentile.
         edges: [T, E] which edges are in each circuit.
         nodes: [T, F] which writers are.
-        node_scores: [T, F] mean scores of the writers.
+        node_scores, node_errors: [T, F] mean scores of the writers and their standard errors over the units.
         profile: [T, 4] the numbers of `circuits.profile.PROFILES`.
         change_points: where the series falls in stretches, each with interval and p.
-        metric: [T, 2] mean logit difference, clean and corrupt.
+        metric: [T, 2] mean metric, clean and corrupt.
         contrasts: what each stage did that begins inside the series, asked without looking for it.
+        meta: method, metric and the other settings all graphs were made with.
     """
 
     steps: tuple[int, ...]
@@ -75,10 +76,12 @@ class Evolution:
     edges: Bools
     nodes: Bools
     node_scores: Floats
+    node_errors: Floats
     profile: Floats
     change_points: tuple[Split, ...]
     metric: Floats
     contrasts: tuple[Contrast, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -126,18 +129,18 @@ class Evolution:
 
     def lineage(self, k: int = 20) -> "pd.DataFrame":
         """Scores of the k writers of largest peak, one row a writer, one column a step."""
-        import pandas as pd
+        return self._leading(self.node_scores, k)
 
-        peak = np.abs(self.node_scores).max(0)
-        leading = np.argsort(-peak, kind="stable")[:k]
-        names = [self.shape.writers[i] for i in leading]
-        return pd.DataFrame(self.node_scores[:, leading].T, index=pd.Index(names, name="node"), columns=self.steps)
+    def lineage_errors(self, k: int = 20) -> "pd.DataFrame":
+        """Standard errors of the scores of `lineage`, in the same places."""
+        return self._leading(self.node_errors, k)
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a checkpoint.
 
         Columns: step, phase, clean_metric, corrupt_metric, reliability; for each of previous, first and last: the
-        Jaccard of the circuits, its value between halves across the two and within one; births, deaths, the profile.
+        Jaccard of the circuits, its value between halves across the two and within one, and the 5th percentile of the
+        latter; births, deaths, the profile.
         """
         import pandas as pd
 
@@ -148,7 +151,7 @@ class Evolution:
         frame |= {"clean_metric": self.metric[:, 0], "corrupt_metric": self.metric[:, 1]}
         frame["reliability"] = self.reliability
         for i, reference in enumerate(REFERENCES):
-            for j, suffix in enumerate(("", "_across", "_within")):
+            for j, suffix in enumerate(("", "_across", "_within", "_within_low")):
                 frame[f"jaccard_{reference}{suffix}"] = self.similarity[:, i, j]
         frame |= {"births": self.births, "deaths": self.deaths}
         frame |= {name: self.profile[:, i] for i, name in enumerate(PROFILES)}
@@ -180,13 +183,16 @@ class Evolution:
 
     def save(self, folder: Path | str) -> Path:
         """Write to a result folder."""
-        names = ("likeness", "reliability", "similarity", "edges", "nodes", "node_scores", "profile", "metric")
+        names = (
+            "likeness", "reliability", "similarity", "edges", "nodes", "node_scores", "node_errors", "profile", "metric"
+        )  # fmt: skip
         document = {
             "steps": list(self.steps),
             "shape": shape_document(self.shape),
             "n_edges": self.n_edges,
             "change_points": [[split.index, split.low, split.high, split.p] for split in self.change_points],
             "contrasts": [asdict(contrast) for contrast in self.contrasts],
+            "meta": dict(self.meta),
         }
         return write_artifact(folder, KIND, document, {name: getattr(self, name) for name in names})
 
@@ -199,9 +205,18 @@ class Evolution:
             shape=GraphShape(**document["shape"]),
             n_edges=document["n_edges"],
             change_points=tuple(Split(*values) for values in document["change_points"]),
-            contrasts=tuple(Contrast(**values) for values in document.get("contrasts", ())),
+            contrasts=tuple(Contrast(**values) for values in document["contrasts"]),
+            meta=document["meta"],
             **arrays,
         )
+
+    def _leading(self, values: Floats, k: int) -> "pd.DataFrame":
+        """Values [T, F] of the k writers of largest peak."""
+        import pandas as pd
+
+        leading = np.argsort(-np.abs(self.node_scores).max(0), kind="stable")[:k]
+        names = [self.shape.writers[i] for i in leading]
+        return pd.DataFrame(values[:, leading].T, index=pd.Index(names, name="node"), columns=self.steps)
 
     def _names(self, chosen: Bools) -> tuple[str, ...]:
         return tuple(self.shape.writers[i] for i in np.flatnonzero(chosen))
@@ -262,10 +277,12 @@ def evolve(
         edges=circuits[:, shape.mask],
         nodes=np.asarray(circuits.any(2)),
         node_scores=np.stack([graph.mean.sum(1) for graph in graphs]),
+        node_errors=np.stack([graph.scores.sum(2).std(0, ddof=1) / np.sqrt(len(graph.scores)) for graph in graphs]),
         profile=np.stack([profile(s.mean(0, dtype=np.float64)) for s in scores]),
         change_points=splits(products, level=q, draws=draws, seed=seed),
         metric=np.array([[graph.clean_metric.mean(), graph.corrupt_metric.mean()] for graph in graphs]),
         contrasts=_stage_contrasts(steps, graphs, stages or {}, seed),
+        meta={name: graphs[0].meta.get(name, usual) for name, usual in HOW.items()},
     )
 
 
@@ -289,14 +306,14 @@ def _stage_contrasts(
 
 
 def _overlaps(graphs: Sequence[AttributionGraph], n: int, *, splits: int, seed: int) -> Floats:
-    """[T, 3, 3] Jaccard with previous, first and last: value, across, within."""
-    result = np.full((len(graphs), 3, 3), np.nan)
+    """[T, 3, 4] Jaccard with previous, first and last: value, across, within and its 5th percentile."""
+    result = np.full((len(graphs), 3, 4), np.nan)
     for i, graph in enumerate(graphs):
         others = (graphs[i - 1] if i else None, graphs[0] if i else None, graphs[-1] if i < len(graphs) - 1 else None)
         for j, other in enumerate(others):
             if other is not None:
                 found = _jaccard(other, graph, n, splits=splits, seed=seed)
-                result[i, j] = found.value, found.across, found.within
+                result[i, j] = found.value, found.across, found.within, found.within_low
     return result
 
 

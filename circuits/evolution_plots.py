@@ -34,19 +34,23 @@ def evolution_figure(evolution: "Evolution") -> "go.Figure":
             line={"color": colour, "dash": dash},
             marker={"symbol": symbol},
         )
+    floor = {"x": x, "mode": "lines", "legendgroup": "floor"}
+    figure.add_scatter(**floor, y=evolution.similarity[:, 0, 3], line={"width": 0}, showlegend=False, hoverinfo="skip")
     figure.add_scatter(
-        x=x,
+        **floor,
         y=evolution.similarity[:, 0, 2],
-        name="within one checkpoint (noise floor)",
-        mode="lines",
+        name="within one checkpoint: floor for the previous, to its 5th percentile",
         line={"color": GREY, "dash": "dot"},
+        fill="tonexty",
+        fillcolor="rgba(118, 118, 118, 0.25)",
     )
-    figure.update_yaxes(title_text=f"Jaccard of {evolution.n_edges} edges, halves of the facts", range=[0, 1])
+    figure.update_yaxes(title_text=f"Jaccard, {evolution.n_edges} edges", range=[0, 1])
     number = len(evolution.change_points)
     dress(
         figure,
         title=f"{number} change point{'' if number == 1 else 's'} in {len(evolution)} checkpoints",
-        subtitle="below the dotted line: less alike than two halves of the facts at one checkpoint; bands: intervals",
+        subtitle="between halves of the facts; below the shade: less alike than halves at one checkpoint are; grey "
+        "columns: 95 % intervals of the change points",
         height=440,
     )
     return _over_steps(figure, evolution)
@@ -84,22 +88,24 @@ def lineage_figure(evolution: "Evolution", k: int = 20) -> "go.Figure":
     """Scores of the k writers of largest peak."""
     import plotly.graph_objects as go
 
-    frame = evolution.lineage(k)
+    frame, errors = evolution.lineage(k), evolution.lineage_errors(k)
+    metric = evolution.meta.get("metric") or "metric"
     figure = go.Figure()
     for i, (node, row) in enumerate(frame.iterrows()):
         figure.add_scatter(
             x=list(range(len(evolution))),
             y=row.to_numpy(),
+            error_y={"array": errors.loc[node].to_numpy(), "thickness": 1, "width": 2},
             name=str(node),
             mode="lines+markers",
             line={"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i % len(DASHES)]},
             marker={"symbol": SYMBOLS[i % len(SYMBOLS)]},
         )
-    figure.update_yaxes(title_text="node score, logits")
+    figure.update_yaxes(title_text="node score")
     dress(
         figure,
-        title=f"{frame.index[0]} carries most: {np.abs(frame.iloc[0]).max():.2f} logits at its peak",
-        subtitle="sum over a writer's out-edges; negative = corrupting it lowers the logit difference",
+        title=f"{frame.index[0]} carries most: {np.abs(frame.iloc[0]).max():.2f} at its peak",
+        subtitle=f"sum over a writer's out-edges; negative = corrupting it lowers the {metric}; bars: standard errors",
         height=480,
     )
     return _over_steps(figure, evolution)

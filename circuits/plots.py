@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#767676"
 GHOST = "#DDDDDD"
+TOP, BOTTOM, LEGEND = 90, 60, 55
+"""Pixels above the plot, below it, and from the plot down to the legend, which clears the axis title."""
 WIDTHS = ((0.0, 1.2), (0.15, 2.4), (0.4, 4.0))
 """From which share of the largest score or change on an edge is drawn how wide, in pixels."""
 
@@ -161,23 +163,25 @@ def _edge_names(shape: GraphShape) -> list[tuple[str, str]]:
 
 
 def _canvas(shape: GraphShape, edges: Sequence[tuple[str, str]]) -> "go.Figure":
-    """All nodes as ghosts, those that the edges touch in black."""
+    """All nodes as ghosts, those that the edges touch in black; shared key/value heads as squares amid their group."""
     import plotly.graph_objects as go
 
     nodes = (*shape.writers, "logits")
     used = {node for w, r in edges for node in (w, *shape.heads_reading(r))}
     figure = go.Figure()
-    for names, colour in (
-        ([n for n in nodes if n not in used], GHOST),
-        ([n for n in nodes if n in used], "#222222"),
+    shared = list(dict.fromkeys(r.split("<")[0] for _, r in edges if ".kv" in r))
+    for names, colour, symbol in (
+        ([n for n in nodes if n not in used], GHOST, "circle"),
+        ([n for n in nodes if n in used], "#222222", "circle"),
+        (shared, "#222222", "square-open"),
     ):
         points = np.array([position(shape, name) for name in names]).reshape(-1, 2)
         figure.add_scatter(
             x=points[:, 0],
             y=points[:, 1],
-            text=list(names),
+            text=names,
             mode="markers",
-            marker={"color": colour, "size": 7},
+            marker={"color": colour, "size": 7, "symbol": symbol},
             hovertemplate="%{text}<extra></extra>",
             showlegend=False,
         )
@@ -267,9 +271,9 @@ def dress(figure: "go.Figure", *, title: str, subtitle: str, height: int = 640) 
         template="plotly_white",
         title={"text": title, "subtitle": {"text": subtitle}, "x": 0, "xref": "container", "pad": {"l": 12}},
         height=height,
-        margin={"l": 70, "r": 30, "t": 90, "b": 60},
+        margin={"l": 70, "r": 30, "t": TOP, "b": BOTTOM},
         font={"family": "system-ui, sans-serif", "size": 13},
-        legend={"orientation": "h", "y": -0.12, "x": 0},
+        legend={"orientation": "h", "y": -LEGEND / (height - TOP - BOTTOM), "yanchor": "top", "x": 0},
         hovermode="closest",
     )
 
@@ -296,7 +300,7 @@ def transfer_figure(transfer: "Transfer") -> "go.Figure":
         )
     )
     figure.update_xaxes(title_text="model", type="category")
-    figure.update_yaxes(title_text="circuit of", type="category")
+    figure.update_yaxes(title_text="circuit of", type="category", autorange="reversed")
     apart = values[~np.eye(len(values), dtype=bool)]
     dress(
         figure,

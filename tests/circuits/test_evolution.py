@@ -170,6 +170,10 @@ def test_figures_and_disk(tmp_path):
     for figure in (back.plot(), back.plot_likeness(), back.plot_lineage(5)):
         assert figure.layout.title.text
     assert "Evolution" in back._repr_html_()
+    assert back.meta == evolution.meta
+    (leading,) = back.lineage(1).index
+    first = series(patterns(3, 3))[0][1].scores[:, :, :].sum(2)[:, SHAPE.writers.index(leading)]
+    assert back.lineage_errors(1).loc[leading, 0] == pytest.approx(first.std(ddof=1) / np.sqrt(len(first)))
 
 
 def test_series_that_cannot_be_followed_are_refused():
@@ -189,3 +193,17 @@ def test_series_that_cannot_be_followed_are_refused():
         circuits.evolve(series(patterns(2)), draws=1, stages={"b": 7})
     with pytest.raises(BadPrompt, match="at least 2 facts"):
         circuits.evolve([(0, graph(np.ones((1, EDGES)))), (1, graph(np.ones((1, EDGES))))])
+
+
+def test_the_interval_of_strength_holds_the_growth_that_was_planted():
+    """A circuit that doubles under prompt noise of its own at each checkpoint."""
+    inside, base = 0, np.random.default_rng(1).normal(size=EDGES)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        first, second = (scale * base + rng.normal(size=(24, EDGES)) for scale in (1.0, 2.0))
+        found = contrast(first, second, name="x", steps=(0, 1))
+        assert found.strength_low < found.strength < found.strength_high
+        inside += found.strength_low <= 2.0 <= found.strength_high
+    assert inside >= 17
+    nothing = contrast(rng.normal(size=(24, EDGES)) - 9.0, rng.normal(size=(24, EDGES)) * 0.0, name="x", steps=(0, 1))
+    assert np.isnan([nothing.strength, nothing.strength_low, nothing.strength_high]).all()
