@@ -183,7 +183,9 @@ class Circuit:
         """Read what `save` wrote; needs no torch."""
         document, arrays = read_artifact(folder, KIND)
         shape = GraphShape(**document["shape"])
-        tables: dict[str, NDArray[Any]] = {name: np.zeros(shape.mask.shape, dtype=edges.dtype) for name, edges in arrays.items()}
+        tables: dict[str, NDArray[Any]] = {
+            name: np.zeros(shape.mask.shape, dtype=edges.dtype) for name, edges in arrays.items()
+        }
         for name, edges in arrays.items():
             tables[name][shape.mask] = edges
         return cls(shape, **tables)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from circuits.comparison import GraphDiff
     from circuits.evaluation import FaithfulnessCurve
+    from circuits.positions import PositionScores
     from circuits.transfers import Transfer
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#767676"
@@ -307,5 +308,37 @@ def transfer_figure(transfer: "Transfer") -> "go.Figure":
         title=f"Own circuits keep {np.diag(values).mean():.2f}, foreign ones {apart.mean() if len(apart) else 1:.2f}",
         subtitle="faithfulness of each checkpoint's circuit in each one's model, exact runs; hover for 95 % intervals",
         height=480,
+    )
+    return figure
+
+
+def positions_figure(positions: "PositionScores", k: int) -> "go.Figure":
+    """Scores of the k leading writers at each segment of the prompts."""
+    import plotly.graph_objects as go
+
+    frame = positions.nodes()
+    frame = frame.loc[frame.abs().max(axis=1).sort_values(ascending=False, kind="stable").index[:k]]
+    largest = float(frame.abs().to_numpy().max(initial=0)) or 1.0
+    figure = go.Figure(
+        go.Heatmap(
+            z=frame.to_numpy(np.float32),
+            x=list(frame.columns),
+            y=list(frame.index),
+            zmin=-largest,
+            zmax=largest,
+            colorscale="RdBu_r",
+            colorbar={"title": {"text": "score"}},
+            texttemplate="%{z:.2f}" if frame.size <= 144 else None,
+            hovertemplate="%{y} at %{x}: %{z:.3g}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title_text="segment", type="category")
+    figure.update_yaxes(title_text="writer", type="category", autorange="reversed")
+    node, segment = frame.abs().stack().idxmax()
+    dress(
+        figure,
+        title=f"{node} at {segment!r} carries most: {frame.loc[node, segment]:+.2f}",
+        subtitle=f"sum over a writer's out-edges; negative = corrupting it there lowers the {positions.metric}",
+        height=520,
     )
     return figure

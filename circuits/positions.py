@@ -9,16 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from checkpoints.artifacts import read_artifact, write_artifact
 from checkpoints.errors import BadPrompt
 from circuits.facts import FactSet
 from circuits.scores import AttributionGraph
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
     from transformers import PreTrainedModel
 
     from circuits.ablation import Ablation
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from circuits.metrics import Metric, MetricName
 
 By = Literal["segment", "token"]
+KIND = "position_scores"
 AUTOMATIC = ("changed", "last", "answer", "rest")
 
 
@@ -45,6 +49,11 @@ class PositionScores:
     def segments(self) -> tuple[str, ...]:
         """Names of the segments."""
         return tuple(self.graphs)
+
+    @property
+    def metric(self) -> str:
+        """What the scores are changes of."""
+        return str(next(iter(self.graphs.values())).meta.get("metric", "metric"))
 
     def __getitem__(self, segment: str) -> AttributionGraph:
         """The graph of one segment.
@@ -64,12 +73,37 @@ class PositionScores:
         return replace(graphs[0], scores=np.sum([graph.scores for graph in graphs], axis=0), meta=meta)
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row an edge and segment, strongest first: edge, segment, score, its standard error over the units."""
+        """One row an edge and segment, strongest first: edge, segment, writer, reader, score, stderr over the units."""
         import pandas as pd
 
         frames = [graph.to_frame().assign(segment=name) for name, graph in self.graphs.items()]
         frame = pd.concat(frames)[["edge", "segment", "writer", "reader", "score", "stderr"]]
         return frame.sort_values("score", key=np.abs, ascending=False, ignore_index=True, kind="stable")
+
+    def nodes(self) -> "pd.DataFrame":
+        """Mean score of every writer at each segment, the sum over its out-edges: a row a writer."""
+        import pandas as pd
+
+        return pd.DataFrame({name: graph.nodes() for name, graph in self.graphs.items()}).rename_axis("node")
+
+    def plot(self, k: int = 20) -> "go.Figure":
+        """The k writers of largest score at any segment, by segment."""
+        from circuits.plots import positions_figure
+
+        return positions_figure(self, k)
+
+    def save(self, folder: Path | str) -> Path:
+        """Write to a result folder, each segment's graph to a folder in it."""
+        folder = write_artifact(folder, KIND, {"segments": list(self.segments)}, {})
+        for place, graph in enumerate(self.graphs.values()):
+            graph.save(folder / str(place))
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "PositionScores":
+        """Read what `save` wrote; needs no torch."""
+        names = read_artifact(folder, KIND)[0]["segments"]
+        return cls({name: AttributionGraph.load(Path(folder) / str(place)) for place, name in enumerate(names)})
 
     def _repr_html_(self) -> str:
         head = f"<p><b>Edge scores by position</b>: {', '.join(self.segments)}</p>"
@@ -87,13 +121,13 @@ def attribute_positions(
     rule: "Rule" = "midpoint",
     backward: "Preset | Backward" = "plain",
     ablation: "Ablation" = "corrupt",
-    groups: int | None = 1,
+    groups: int | None = 8,
     kv: "KeyValue" = "groups",
     batch_size: int = 8,
     chunk_mb: float | None = None,
     progress: bool = False,
 ) -> PositionScores:
-    """Score every edge for each segment of the prompts.
+    """Score every edge for each segment of the prompts. Positive = corrupting the edge there raises the metric.
 
     Args:
         model: a decoder in Hugging Face form.
@@ -109,7 +143,8 @@ def attribute_positions(
         rule: as for `circuits.attribute`.
         backward: as for `circuits.attribute`.
         ablation: as for `circuits.attribute`.
-        groups: means over this many disjoint groups of facts, by default one of all; ``None`` for every fact's own.
+        groups: means over this many disjoint groups of facts, from which standard errors come; where facts are
+            fewer, or with ``None``, every fact's own.
         kv: as for `circuits.attribute`.
         batch_size: facts in one forward pass. Scores do not depend on it.
         chunk_mb: memory for the contraction's buffers.
@@ -126,8 +161,9 @@ def attribute_positions(
         raise BadPrompt(f"unknown by {by!r}; choose from {', '.join(get_args(By))}")
     if method == "flow":
         raise BadPrompt(f"method={method!r} averages over positions; use circuits.attribute")
+    units = None if groups is None else min(groups, len(facts))
     settings = Settings(
-        method, metric, ig_steps, rule, backward, ablation, groups, kv, batch_size=batch_size, chunk_mb=chunk_mb
+        method, metric, ig_steps, rule, backward, ablation, units, kv, batch_size=batch_size, chunk_mb=chunk_mb
     )
     segments = Segments(*(_by_token(facts) if by == "token" else _by_segment(facts)))
     return PositionScores(score_segments(model, facts, settings, segments, progress=progress))

@@ -37,7 +37,7 @@ def test_segments_add_up_to_the_scores_without_positions(family, method):
 def test_backward_rules_and_ablations_are_those_of_the_scores_without_positions(model, how):
     facts = named(random_facts(4, length=9, ragged=True))
     graph = circuits.attribute(model, facts, method="eap", groups=1, **how)
-    whole = circuits.attribute_positions(model, facts, method="eap", **how).whole
+    whole = circuits.attribute_positions(model, facts, method="eap", groups=1, **how).whole
     np.testing.assert_allclose(whole.scores, graph.scores, atol=1e-6 * np.abs(graph.scores).max())
     assert whole.meta == graph.meta
     assert (
@@ -84,7 +84,9 @@ def test_a_positions_score_equals_finite_differences(model):
 def test_the_answers_own_tokens_are_a_segment(model):
     plain = random_facts(3)
     facts = circuits.FactSet.from_ids(plain.clean, plain.corrupt, [(5, 6, 7), 8, (9, 10)], [15, 16, 17])
-    split = circuits.attribute_positions(model, facts, method="eap", metric="log probability", kv="query heads")
+    split = circuits.attribute_positions(
+        model, facts, method="eap", metric="log probability", kv="query heads", groups=1
+    )
     graph = circuits.attribute(model, facts, method="eap", metric="log probability", kv="query heads", groups=1)
     assert split.segments == ("changed", "last", "answer", "rest")
     np.testing.assert_allclose(split.whole.scores, graph.scores, atol=1e-6 * np.abs(graph.scores).max())
@@ -106,3 +108,17 @@ def test_what_has_no_position_is_refused(model):
         )
         with pytest.raises(BadPrompt, match=reason):
             circuits.attribute_positions(model, wrong)
+
+
+def test_segments_come_with_errors_and_go_to_disk_and_back(model, tmp_path):
+    facts = named(random_facts(5, length=9, ragged=True))
+    split = circuits.attribute_positions(model, facts, method="eap")
+    assert split.to_frame()["stderr"].notna().all()
+    np.testing.assert_array_equal(split["rest"].group, np.arange(5))
+    assert len(circuits.attribute_positions(model, random_facts(9), method="eap")["last"].scores) == 8
+    back = circuits.PositionScores.load(split.save(tmp_path / "positions"))
+    assert back.to_frame().equals(split.to_frame())
+    np.testing.assert_allclose(back.nodes().sum(axis=1), list(split.whole.nodes().values()), atol=1e-6)
+    node, segment = back.nodes().abs().stack().idxmax()
+    assert f"{node} at {segment!r} carries most" in back.plot(4).layout.title.text
+    assert len(back.plot(4).data[0].y) == 4
