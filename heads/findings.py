@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from heads.saturation import Trend, deceptive
+from heads.saturation import Saturation, Trend, deceptive
 
 if TYPE_CHECKING:
     from heads.monitoring import Monitor
@@ -62,11 +62,21 @@ def _saturations(monitor: "Monitor") -> tuple[str, ...]:
     out = []
     for saturation in monitor.saturations:
         if saturation.at is None:
-            name = WORDS.get(saturation.metric, saturation.metric)
-            out.append(f"{name} has not saturated within +-{_bound(saturation.trends[-1])} per doubling")
+            out.append(_unsaturated(saturation))
         else:
             out.append(_still(saturation.at))
     return tuple(out)
+
+
+def _unsaturated(saturation: Saturation) -> str:
+    """That a metric has not settled: because it moves, or because its intervals are too wide to tell."""
+    name = WORDS.get(saturation.metric, saturation.metric)
+    text = f"{name} has not saturated within +-{_bound(saturation.trends[-1])} per doubling"
+    moving = [trend for trend in saturation.trends if trend.moving]
+    if not moving:
+        return f"{text}: its intervals include both 0 and more than that"
+    last = moving[-1]
+    return f"{text}: last seen to change after step {last.step:,}, {_change(last)} per doubling"
 
 
 def _still(trend: Trend) -> str:

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from checkpoints.artifacts import read_artifact, write_artifact
 from checkpoints.errors import BadPrompt
-from heads.stats import Estimate, Floats, independent_units, nanmean, percentiles, resampled_means, resampling
+from heads.stats import (
+    Estimate,
+    Floats,
+    bootstrap,
+    independent_units,
+    nanmean,
+    percentiles,
+    resampled_means,
+    resampling,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,6 +110,29 @@ class NeedleMap:
     def mean_nll(self) -> float:
         """Mean over the cells (figure 3)."""
         return float(nanmean(self.cell_nll.ravel()))
+
+    def margin(self, axis: str) -> "pd.DataFrame":
+        """One row a value of one axis, over all of the other: prompts, NLL with 95 % interval, nats per token.
+
+        Prompts weigh alike; the interval resamples needles, or prompts where there are fewer than eight.
+
+        Args:
+            axis: one of `axes`.
+
+        Raises:
+            BadPrompt: the map has no such axis.
+        """
+        import pandas as pd
+
+        if axis not in self.axes:
+            raise BadPrompt(f"the map has no axis {axis!r}; it has {list(self.axes)}")
+        first = axis == self.axes[0]
+        values, index = (self.rows, self.row) if first else (self.columns, self.column)
+        inside = index[:, None] == np.arange(len(values))
+        nll = np.where(inside, nanmean(self.nll, axis=1)[:, None], np.nan)
+        low, high = bootstrap(nll, independent_units(self.needle)[1])
+        found = {axis: values, "n": inside.sum(axis=0), "answer_nll": nanmean(nll), "low": low, "high": high}
+        return pd.DataFrame(found)
 
     def middle_penalty(self, *, draws: int = 2000, seed: int = 0) -> Estimate:
         """Mean NLL of needles at 30 to 80 % depth minus that of the others, nats per token; > 0: lost in the middle.

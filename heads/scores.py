@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from checkpoints.artifacts import read_artifact, write_artifact
 from checkpoints.errors import BadPrompt, StoreError
 from heads.names import head_name, head_names, parse_head
-from heads.stats import Estimate, Floats, bootstrap, independent_units, nanmean
+from heads.stats import Estimate, Floats, bootstrap, independent_units, nanmean, nansd
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,8 +128,8 @@ class HeadScores:
         columns: dict[str, Any] = {"name": head_names(self.shape), "layer": layers.ravel(), "head": heads.ravel()}
         return pd.DataFrame(columns | {name: self.mean_of(name).ravel() for name in self.detectors})
 
-    def statistics(self, name: str = "") -> "pd.DataFrame":
-        """One row a head for one detector: n, mean, ends of its 95 % bootstrap interval, accepted-only mean, chance.
+    def statistics(self, name: str = "", *, groups: Literal["mean", "max"] | None = None) -> "pd.DataFrame":
+        """One row a head, or a KV group, for one detector: n, mean, sd, 95 % interval, accepted-only mean, chance.
 
         ``n`` counts prompts; the interval resamples independent units (`cluster`), and is NaN with fewer than two.
         ``accepted_mean`` is over the prompts that pass the gate, ``chance`` what even attention would give
@@ -137,23 +137,28 @@ class HeadScores:
 
         Args:
             name: of the detector; the leading one unless given.
+            groups: KV groups (``a5.kv0``) in the place of query heads, each the mean or the maximum of its heads; a
+                maximum has no chance level.
         """
         import pandas as pd
 
-        values = self.detector(name or self.leading)
+        values = self.groups(name, reduce=groups) if groups else self.detector(name or self.leading)
         low, high = bootstrap(values, self.cluster)
-        layers, heads = np.indices(self.shape)
+        layers, heads = (index.ravel() for index in np.indices(values.shape[1:]))
+        kind, column = ("kv", "kv_head") if groups else ("h", "head")
+        chance = np.nan if groups == "max" else self.meta.get("chances", {}).get(name or self.leading, np.nan)
         return pd.DataFrame(
             {
-                "name": head_names(self.shape),
-                "layer": layers.ravel(),
-                "head": heads.ravel(),
+                "name": [f"a{layer}.{kind}{head}" for layer, head in zip(layers, heads, strict=True)],
+                "layer": layers,
+                column: heads,
                 "n": (~np.isnan(values)).sum(axis=0).ravel(),
                 "mean": nanmean(values).ravel(),
+                "sd": nansd(values).ravel(),
                 "low": low.ravel(),
                 "high": high.ravel(),
                 "accepted_mean": self._accepted(values).ravel(),
-                "chance": self.meta.get("chances", {}).get(name or self.leading, np.nan),
+                "chance": chance,
             }
         )
 

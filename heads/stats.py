@@ -40,6 +40,13 @@ def nanmean(values: Floats, axis: int = 0) -> Floats:
         return np.asarray(np.nanmean(values, axis=axis))
 
 
+def nansd(values: Floats, axis: int = 0) -> Floats:
+    """Standard deviation of the sample over what applies; NaN, silently, where fewer than two values do."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.asarray(np.nanstd(values, axis=axis, ddof=1))
+
+
 def independent_units(
     needle: NDArray[np.integer], unit: Unit = "auto"
 ) -> tuple[Literal["needle", "prompt"], NDArray[np.integer]]:

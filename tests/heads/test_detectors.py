@@ -317,3 +317,15 @@ def test_a_null_question_that_the_model_cannot_read_is_refused(tokenizers):
     small = build("llama", vocab_size=2000, max_position_embeddings=len(prompts.prompts[0].ids))
     with pytest.raises(BadPrompt, match="positions"):
         heads.query_scores(small, tokenizers["words"], prompts, null="text " * 60)
+
+
+def test_kv_groups_have_statistics_of_their_own():
+    values = np.random.default_rng(0).uniform(size=(12, 2, 4)).astype(np.float32)
+    scores = replace(fake_scores(values), kv_heads=2)
+    mean, most = scores.statistics(groups="mean"), scores.statistics(groups="max")
+    assert list(mean.name) == ["a0.kv0", "a0.kv1", "a1.kv0", "a1.kv1"]
+    np.testing.assert_allclose(mean["mean"], values.mean(axis=0).reshape(2, 2, 2).mean(axis=2).ravel(), rtol=1e-5)
+    np.testing.assert_allclose(most["mean"], values.reshape(12, 2, 2, 2).max(axis=3).mean(axis=0).ravel(), rtol=1e-5)
+    assert ((most.low < most["mean"]) & (most["mean"] < most.high)).all()
+    np.testing.assert_allclose(scores.statistics().sd, values.std(axis=0, ddof=1).ravel(), rtol=1e-5)
+    assert most.chance.isna().all()

@@ -194,3 +194,17 @@ def test_axes_may_be_arrays(model, tokenizers, needles, drawn):
     found = heads.needle_map(model, tokenizers["words"], needles, haystack, lengths=lengths, depths=depths)
     np.testing.assert_array_equal(found.nll, drawn.nll)
     assert found.columns == drawn.columns
+
+
+def test_margins_come_with_their_intervals():
+    depth = np.tile([0.0, 0.5, 1.0], 10)
+    hardness = np.repeat(np.random.default_rng(0).normal(0, 0.1, 10), 3)
+    found = replace(lost_in_the_middle(depth, 1 + depth + hardness), needle=np.repeat(np.arange(10), 3))
+    margin = found.margin("depth")
+    np.testing.assert_allclose(margin.answer_nll, 1 + np.array([0, 0.5, 1.0]) + hardness.mean(), atol=1e-6)
+    np.testing.assert_allclose(margin.answer_nll, found.column_nll, atol=1e-6)
+    assert ((margin.low < margin.answer_nll) & (margin.answer_nll < margin.high)).all()
+    np.testing.assert_allclose(margin.high - margin.low, (margin.high - margin.low)[0], atol=1e-6)
+    assert found.margin("length").n.tolist() == [30]
+    with pytest.raises(BadPrompt, match=r"no axis 'distance'; it has \['length', 'depth'\]"):
+        found.margin("distance")

@@ -142,6 +142,8 @@ def test_deceptive_saturation_is_found_and_measured():
     assert by_name["answer_nll"].at is None
     trend = by_name["answer_nll"].after(800)
     assert trend.low < -0.15 < trend.high
+    (unsettled,) = [s for s in run.findings if s.startswith("answer PPL has not saturated within +-2 % per doubling")]
+    assert ": last seen to change after step 6,400, -14.2 % [" in unsettled
     (said,) = [s for s in run.findings if s.startswith("deceptive")]
     assert "needle accuracy saturated at step 800; answer PPL still falls 13.9 % [" in said
 
@@ -332,3 +334,13 @@ def test_the_lenient_needle_test_deceives_before_the_strict_one():
     assert by_name["needle_score"].at.step < by_name["needle_accuracy"].at.step
     (said,) = [s for s in run.findings if s.startswith("deceptive")]
     assert f"needle score saturated at step {by_name['needle_score'].at.step:,}; answer PPL still falls" in said
+
+
+def test_a_metric_whose_intervals_are_too_wide_is_not_said_to_move():
+    draw = np.random.default_rng(0)
+    noisy = [
+        (step, tokens, replace(s, nll=np.asarray(draw.normal(2, 1.5, s.nll.shape), dtype=np.float32)))
+        for step, tokens, s in series()
+    ]
+    findings = " ".join(heads.monitor(noisy, bounds={"answer_nll": 0.001}).findings)
+    assert "per doubling: its intervals include both 0 and more than that" in findings
