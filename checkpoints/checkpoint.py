@@ -72,6 +72,13 @@ class Checkpoint:
         return self.path if self.hub is None else self.hub.fetch()
 
     @property
+    def size(self) -> int:
+        """Bytes of the files in its folder; on the hub, of those that loading needs, none of them fetched."""
+        if self.hub is not None:
+            return sum(file.size for file in self.hub.files)
+        return sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
+
+    @property
     def config(self) -> dict[str, Any]:
         """The content of config.json; for an adapter, its base model's."""
         if self.hub is not None:

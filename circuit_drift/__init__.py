@@ -2,7 +2,7 @@
 
     import circuit_drift
     run = circuit_drift.run("demo")
-    run.diff(1000, 8000)
+    run.diff(1000, 9000)
 
 `run` measures every checkpoint of a series into a store, `Run.diff` and `diff` compare two of them, `Run.report`
 writes one self-contained HTML page. Importing this package, and comparing stored results, imports no torch.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from circuit_drift.sweep import Point, Run
 
 SHOWN = 10
-WIDE = 160
+WIDE = 1000
 SHORT = {
     "needle_score": "needle",
     "needle_accuracy": "exact",
@@ -41,7 +41,7 @@ def print_run(run: "Run") -> None:
     console = _console()
     frame = run_frame(run).drop(columns=["checkpoint", "tokens"]).dropna(axis=1, how="all").rename(columns=SHORT)
     frame.columns = frame.columns.str.removeprefix("recall_")
-    console.print(_table(frame, title=f"{run.name}: {len(run)} checkpoints"))
+    _show(console, frame, title=f"{run.name}: {len(run)} checkpoints")
     for sentence in run_verdict(run):
         console.print(f"• {sentence}", soft_wrap=True)
 
@@ -49,12 +49,12 @@ def print_run(run: "Run") -> None:
 def print_pair(pair: "PairDiff") -> None:
     """The verdict of a pair, then its strongest changes and its similarities."""
     console = _console()
-    console.print(f"[bold]A[/]  {_identity(pair.a)}\n[bold]B[/]  {_identity(pair.b)}\n")
+    console.print(f"A  {_identity(pair.a)}\nB  {_identity(pair.b)}\n")
     for sentence in pair.verdict:
         console.print(f"• {sentence}", soft_wrap=True)
     for table in pair_tables(pair):
         if len(table.frame):
-            console.print(_table(table.frame.head(SHOWN), title=table.title))
+            _show(console, table.frame.head(SHOWN), title=table.title)
 
 
 def print_heads(scored: "Sequence[tuple[str, heads.RetrievalScores]]", top: int) -> None:
@@ -64,7 +64,7 @@ def print_heads(scored: "Sequence[tuple[str, heads.RetrievalScores]]", top: int)
         console.print(f"• step {label}: {scores.summary()}", soft_wrap=True)
         frame = scores.to_frame().sort_values("score", ascending=False, kind="stable").head(top)
         wanted = ["name", "n", "score", "low", "high", "accepted_mean", "chance", "needle_mass", "activation"]
-        console.print(_table(frame[[c for c in wanted if c in frame]], title="Leading heads"))
+        _show(console, frame[[c for c in wanted if c in frame]], title="Leading heads")
 
 
 def print_audit(report: "AuditReport") -> None:
@@ -82,7 +82,7 @@ def print_monitor(monitor: "heads.Monitor") -> None:
     console = _console()
     for sentence in monitor.findings:
         console.print(f"• {sentence}", soft_wrap=True)
-    console.print(_table(monitor.table(), title="Retrieval over training [95 % interval]"))
+    _show(console, monitor.table(), title="Retrieval over training [95 % interval]")
 
 
 def print_evolution(evolution: "circuits.Evolution", facts: str) -> None:
@@ -98,9 +98,7 @@ def print_evolution(evolution: "circuits.Evolution", facts: str) -> None:
         "jaccard_previous_within",
     ]
     frame = evolution.to_frame()[[*columns, "jaccard_last", "births", "deaths", "centre of mass, layers"]]
-    console.print(
-        _table(frame.rename(columns=lambda name: name.replace("jaccard", "J")), title="Circuit over training")
-    )
+    _show(console, frame.rename(columns=lambda name: name.replace("jaccard", "J")), title="Circuit over training")
 
 
 def print_series(series: "Series") -> None:
@@ -113,12 +111,12 @@ def print_series(series: "Series") -> None:
             "step": checkpoint.step,
             "stage": checkpoint.stage,
             "tokens": checkpoint.tokens,
-            "MB": sum(file.stat().st_size for file in checkpoint.fetch().iterdir() if file.is_file()) / 1e6,
+            "MB": checkpoint.size / 1e6,
             "weights": checkpoint.weights_hash[:12],
         }
         for checkpoint in series
     ]
-    _console().print(_table(pd.DataFrame(rows), title=f"{series.name}: {len(series)} checkpoints"))
+    _show(_console(), pd.DataFrame(rows), title=f"{series.name}: {len(series)} checkpoints")
 
 
 def pair_json(pair: "PairDiff") -> dict[str, Any]:
@@ -170,7 +168,7 @@ def _point_json(point: "Point") -> dict[str, Any]:
 
 
 def _console() -> "Console":
-    """Standard output; wide enough for every column where it is no terminal."""
+    """Standard output; wide enough for every column of any table where it is no terminal."""
     from rich.console import Console
 
     class Output(Console):
@@ -180,20 +178,35 @@ def _console() -> "Console":
             with suppress(SystemExit):
                 super().on_broken_pipe()
 
-    console = Output(highlight=False)
-    return console if console.is_terminal else Output(highlight=False, width=WIDE)
+    console = Output(highlight=False, markup=False)
+    return console if console.is_terminal else Output(highlight=False, markup=False, width=WIDE)
 
 
-def _table(frame: "pd.DataFrame", *, title: str) -> Any:
+def _show(console: "Console", frame: "pd.DataFrame", *, title: str) -> None:
+    """Print a table; columns that do not fit go below, beside the first again, so that no number is cut short."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in frame.columns:
-        left = frame[column].dtype == object or str(frame[column].dtype).startswith("str")
-        table.add_column(str(column), justify="left" if left else "right")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_cell(value) for value in row))
-    return table
+    cells = [[_cell(value) for value in frame.iloc[:, place]] for place in range(frame.shape[1])]
+    widths = [max(map(len, (str(name), *column))) + 3 for name, column in zip(frame.columns, cells, strict=True)]
+    for part, places in enumerate(_parts(widths, console.width - 1)):
+        table = Table(title=title if part == 0 else None, title_justify="left", title_style="bold")
+        for place in places:
+            left = str(frame.dtypes.iloc[place]).startswith(("object", "str"))
+            table.add_column(str(frame.columns[place]), justify="left" if left else "right")
+        for row in zip(*(cells[place] for place in places), strict=True):
+            table.add_row(*row)
+        console.print(table)
+
+
+def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Columns of a table in parts that fit the room, each led by the first column."""
+    parts = [[0]]
+    for place in range(1, len(widths)):
+        taken = sum(widths[shown] for shown in parts[-1])
+        if len(parts[-1]) > 1 and taken + widths[place] > room:
+            parts.append([0])
+        parts[-1].append(place)
+    return parts
 
 
 def _cell(value: Any) -> str:

@@ -69,9 +69,10 @@ def test_a_revision_loads_as_its_folder_does(remote, revision_folders):
     }
 
 
-def test_hashes_are_known_without_fetching(remote, revision_folders):
+def test_hashes_and_sizes_are_known_without_fetching(remote, revision_folders):
     series = open_series(f"{REPO}@step*")
     hashes = [checkpoint.weights_hash for checkpoint in series]
+    assert series[0].size > (revision_folders / "step0" / "model.safetensors").stat().st_size
     assert hashes == [open_checkpoint(revision_folders / f"step{step}").weights_hash for step in STEPS]
     assert not [request for request in remote.asked if "resolve" in request]
     assert series[0].config_hash == open_checkpoint(revision_folders / "step0").config_hash

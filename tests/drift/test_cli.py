@@ -45,6 +45,27 @@ def test_run_prints_the_table_and_names_the_report_last(tiny_series, measured, t
     assert html.stat().st_size < 10_000_000
 
 
+def test_a_narrow_terminal_cuts_no_number_short(tiny_series, measured, monkeypatch, capsys):
+    from rich.console import Console
+
+    from circuit_drift import render
+
+    run = circuit_drift.load_run(measured)
+    monkeypatch.setattr(render, "_console", lambda: Console(width=40, highlight=False, markup=False))
+    render.print_run(run)
+    lines = capsys.readouterr().out.splitlines()
+    heads = [line for line in lines if "┃" in line]
+    assert len(heads) > 1
+    assert all("step" in line for line in heads)
+    assert not any("…" in line for line in lines if "│" in line)
+
+
+def test_a_name_in_brackets_is_no_markup(tiny_series, tmp_path):
+    options = ["--store", str(tmp_path / "store"), "--length", "64", "--measures", "heads", "--steps", "last"]
+    done = runner.invoke(app, ["run", str(tiny_series), *options, "--run", "mine [a1.h2]"])
+    assert "mine [a1.h2]: 1 checkpoint" in done.stdout
+
+
 def test_a_checkpoint_does_not_differ_from_itself(tiny_series, measured):
     folder = tiny_series / "checkpoint-10"
     done = _diff(measured, folder, folder)
