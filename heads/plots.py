@@ -19,13 +19,19 @@ _CONTROLS = ("#92c5de", "#4393c3", "#2166ac")
 
 
 def plot_scores(scores: "HeadScores", *, by: str) -> "go.Figure":
-    """Heat map of a detector's mean, layer on y (input at the bottom), head on x."""
+    """Heat map of a detector's mean, layer on y (input at the bottom), head on x.
+
+    Copy scores are coloured from 0 to 1 (or their largest), so that checkpoints look alike where they are; others up
+    to their largest, and around 0 where some are negative.
+    """
     mean = nanmean(scores.detector(by))
-    low, high = min(0.0, float(np.nanmin(mean, initial=0.0))), max(1.0, float(np.nanmax(mean, initial=0.0)))
     best = scores.top(1, by=by)
-    title = f"{by}: {best[0].name} leads with {best[0].score.value:.2f}" if best else f"{by}: not applicable"
+    title = f"{by}: {best[0].name} leads with {best[0].score}" if best else f"{by}: not applicable"
     about = f"mean over {len(scores)} prompts; blank = not applicable"
-    return _heat_map(mean, f"{title}<br><sup>{about}</sup>", scale="Viridis", low=low, high=high)
+    reach = max(float(np.nanmax(np.abs(mean), initial=0.0)), 1.0 if by.startswith(("copy", "activation")) else 1e-6)
+    signed = float(np.nanmin(mean, initial=0.0)) < 0
+    scale, low = ("RdBu_r", -reach) if signed else ("Viridis", 0.0)
+    return _heat_map(mean, f"{title}<br><sup>{about}</sup>", scale=scale, low=low, high=reach)
 
 
 def plot_comparison(comparison: "HeadComparison") -> "go.Figure":
@@ -80,7 +86,7 @@ def plot_readout(readout: "Readout") -> "go.Figure":
 
 
 def plot_validation(validation: "Validation") -> "go.Figure":
-    """Bars of needle score, accuracy and both NLLs: the model as it is, the tested heads, each control."""
+    """Bars of needle score, accuracy and both NLLs with 95 % intervals: the model as it is, tested heads, controls."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
@@ -94,7 +100,9 @@ def plot_validation(validation: "Validation") -> "go.Figure":
     panels |= {"answer_nll": "answer NLL", "text_nll": "plain-text NLL"}
     figure = make_subplots(rows=1, cols=len(panels), subplot_titles=list(panels.values()))
     for column, name in enumerate(panels, 1):
+        above, below = frame[f"{name}_high"] - frame[name], frame[name] - frame[f"{name}_low"]
         bars = go.Bar(x=frame.ablation, y=frame[name], marker_color=kinds)
+        bars.error_y = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
         bars.customdata = frame[["heads", "retrieving"]]
         bars.hovertemplate = "%{x}: %{y:.3f}<br>%{customdata[0]}<br>%{customdata[1]} of them retrieve<extra></extra>"
         figure.add_trace(bars, row=1, col=column)

@@ -30,6 +30,13 @@ READINGS: Mapping[str, str] = {
 }
 """What a readout holds of every prompt, and what its mean is called."""
 SHARES = ("accepted", "correct")
+COLUMNS: Mapping[str, str] = {
+    "needle_score": "accepted",
+    "needle_accuracy": "correct",
+    "answer_nll": "nll",
+    "text_nll": "text_nll",
+}
+"""Column of `Validation.to_frame` -> the reading it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,23 +215,22 @@ class Validation:
             yield from ((f"{control.replace('_', '-')} {i}", run) for i, run in enumerate(runs, 1))
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row an ablation: heads, how many of them retrieve, needle score with interval, accuracy, both NLLs."""
+        """One row an ablation: heads, how many of them retrieve, and every reading with the ends of its interval.
+
+        Columns of readings: needle_score, needle_accuracy, answer_nll and text_nll (nats per token), each with
+        ``_low`` and ``_high`` (`estimate`).
+        """
         import pandas as pd
 
-        return pd.DataFrame(
-            {
-                "ablation": name,
-                "heads": ", ".join(run.heads),
-                "retrieving": self.retrieving_in(run),
-                "needle_score": (score := self.estimate(run)).value,
-                "low": score.low,
-                "high": score.high,
-                "needle_accuracy": run.accuracy,
-                "answer_nll": float(run.nll.mean()),
-                "text_nll": float(run.text_nll.mean()),
-            }
-            for name, run in self.runs()
-        )
+        rows = []
+        for name, run in self.runs():
+            row: dict[str, object] = {"ablation": name, "heads": ", ".join(run.heads)}
+            row["retrieving"] = self.retrieving_in(run)
+            for column, reading in COLUMNS.items():
+                found = self.estimate(run, reading)
+                row |= {column: found.value, f"{column}_low": found.low, f"{column}_high": found.high}
+            rows.append(row)
+        return pd.DataFrame(rows)
 
     def plot(self) -> "go.Figure":
         """Needle score, accuracy and NLLs of the model as it is, the tested heads and the controls."""
@@ -236,7 +242,11 @@ class Validation:
         return f"<Validation: {self.verdict}>"
 
     def _repr_html_(self) -> str:
-        table = self.to_frame().to_html(index=False, float_format="{:.3g}".format)
+        frame = self.to_frame()
+        for name in COLUMNS:
+            ends = (frame.pop(f"{name}_{end}") for end in ("low", "high"))
+            frame[name] = [f"{v:.3g} [{low:.3g}, {high:.3g}]" for v, low, high in zip(frame[name], *ends, strict=True)]
+        table = frame.to_html(index=False)
         return f"<p>{html.escape(self.verdict)}</p>{table}"
 
     def save(self, folder: Path | str) -> Path:

@@ -133,6 +133,11 @@ def test_validation_tells_causal_heads_from_their_controls(planted, tmp_path):
     assert "layer-matched controls (1, clean, no head of theirs retrieves): needle score 100%" in found.verdict
     assert list(found.to_frame().ablation) == ["baseline", "tested", "layer-matched 1", "non-retrieving 1"]
     assert list(found.to_frame().retrieving) == [0, 1, 0, 0]
+    for name in ("needle_score", "needle_accuracy", "answer_nll", "text_nll"):
+        value, low, high = (found.to_frame()[name + end] for end in ("", "_low", "_high"))
+        assert ((low <= value) & (value <= high) & (low < high)).all(), name
+    assert "1 [0.631, 1]" in found._repr_html_()
+    np.testing.assert_allclose(found.plot().data[0].error_y.arrayminus, [1 - 0.025**0.125, 0, *[1 - 0.025**0.125] * 2])
     assert "causal" in found.plot().layout.title.text
     assert "<table" in found._repr_html_()
     back = Validation.load(found.save(tmp_path / "validation"))

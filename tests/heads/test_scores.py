@@ -82,7 +82,12 @@ def test_a_damaged_result_is_named(scores, tmp_path):
 def test_figures_are_returned(scores):
     figure = scores.plot()
     assert figure.data[0].z.shape == (2, 3)
-    assert "a1.h2 leads" in figure.layout.title.text
+    assert "a1.h2 leads with 0." in figure.layout.title.text
+    assert (figure.data[0].zmin, figure.data[0].zmax) == (0, 1)
+    faint = replace(scores, detectors={"copy": scores.copy, "needle_mass": scores.needle_mass / 100})
+    assert faint.plot(by="needle_mass").data[0].zmax == pytest.approx(np.nanmax(faint.mean_of("needle_mass")))
+    signed = replace(scores, detectors={"copy": scores.copy, "spatial": scores.copy - 0.3})
+    assert (heat := signed.plot(by="spatial").data[0]).zmin == -heat.zmax
 
 
 def test_reading_and_comparing_stored_results_imports_no_torch(scores, tmp_path):
