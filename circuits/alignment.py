@@ -30,8 +30,8 @@ class Alignment:
         shape: the common graph.
         order: [L, H] ``order[l, h]`` is the head of B's layer l that stands where A has head h.
         before, after: cosine of the two mean score tables under B's own order of heads, and under this one.
-        null: mean cosine that aligning reaches when B's scores are shuffled among the edges between the same two
-            layers: what the freedom to choose is worth by itself.
+        null, null_high: mean and largest cosine that aligning reaches when B's scores are shuffled among the edges
+            between the same two layers, eight times, with as many starts: what the freedom to choose is worth.
     """
 
     shape: GraphShape
@@ -39,6 +39,7 @@ class Alignment:
     before: float
     after: float
     null: float
+    null_high: float
 
     @property
     def moved(self) -> int:
@@ -48,9 +49,11 @@ class Alignment:
     @property
     def verdict(self) -> str:
         """What the alignment did, in a sentence."""
+        sense = "more" if self.after > self.null_high else "no more"
         return (
             f"{self.moved} of {self.order.size} heads change places; cosine of the scores {self.before:.2f} → "
-            f"{self.after:.2f}, where shuffled scores reach {self.null:.2f}."
+            f"{self.after:.2f}, {sense} than the freedom to choose gives (shuffled scores reach {self.null:.2f}, at "
+            f"most {self.null_high:.2f})."
         )
 
     def apply(self, graph: AttributionGraph) -> AttributionGraph:
@@ -94,9 +97,16 @@ def align(a: AttributionGraph, b: AttributionGraph, *, starts: int = 8, seed: in
     nulls = []
     for _ in range(NULLS):
         shuffled = _shuffled(a.shape, b.mean, draw)
-        nulls.append(_cosine(a.mean, _reordered(a.shape, shuffled, _best(a.shape, a.mean, shuffled, 1, draw))))
+        nulls.append(_cosine(a.mean, _reordered(a.shape, shuffled, _best(a.shape, a.mean, shuffled, starts, draw))))
     after = _cosine(a.mean, _reordered(a.shape, b.mean, order))
-    return Alignment(a.shape, order, before=_cosine(a.mean, b.mean), after=after, null=float(np.mean(nulls)))
+    return Alignment(
+        a.shape,
+        order,
+        before=_cosine(a.mean, b.mean),
+        after=after,
+        null=float(np.mean(nulls)),
+        null_high=max(nulls),
+    )
 
 
 def _best(shape: GraphShape, a: Floats, b: Floats, starts: int, draw: np.random.Generator) -> Ints:

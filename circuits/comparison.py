@@ -47,9 +47,9 @@ class GraphDiff:
 
     Attributes:
         shape: the graph.
-        a, b: [E] mean scores.
+        a, b: [E] mean scores over the units.
         tests: difference B - A with interval, p and q, edge by edge.
-        nodes_a, nodes_b: [F] mean scores of the writers, each the sum over its out-edges.
+        nodes_a, nodes_b: [F] mean scores of the writers over the units, each the sum over its out-edges.
         node_tests: the same tests, writer by writer.
         profile: depth, spread and size of the whole graph, with intervals.
         circuit_a, circuit_b: the pruned circuits.
@@ -83,11 +83,6 @@ class GraphDiff:
     transfer: "Transfer | None" = None
     roles: "tuple[RoleChange, ...] | None" = None
     meta: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def metric(self) -> str:
-        """What the scores are changes of."""
-        return str(self.meta.get("metric") or "metric")
 
     @property
     def delta(self) -> Floats:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuits.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, dress
+from circuits.scores import meaning
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -89,7 +90,6 @@ def lineage_figure(evolution: "Evolution", k: int = 20) -> "go.Figure":
     import plotly.graph_objects as go
 
     frame, errors = evolution.lineage(k), evolution.lineage_errors(k)
-    metric = evolution.meta.get("metric") or "metric"
     figure = go.Figure()
     for i, (node, row) in enumerate(frame.iterrows()):
         figure.add_scatter(
@@ -105,7 +105,7 @@ def lineage_figure(evolution: "Evolution", k: int = 20) -> "go.Figure":
     dress(
         figure,
         title=f"{frame.index[0]} carries most: {np.abs(frame.iloc[0]).max():.2f} at its peak",
-        subtitle=f"sum over a writer's out-edges; negative = corrupting it lowers the {metric}; bars: standard errors",
+        subtitle=f"sum over a writer's out-edges; {meaning(evolution.meta, 'it')}; bars: standard errors",
         height=480,
     )
     return _over_steps(figure, evolution)

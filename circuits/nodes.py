@@ -20,6 +20,7 @@ from circuits.pruning import require_size
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
     from circuits.scores import AttributionGraph
 
@@ -178,6 +179,12 @@ class NodeScores:
             columns["clean_weight"], columns["corrupt_weight"] = weights[:, layers, places]
         frame = pd.DataFrame({"node": [f"m{i}" for i in layers], self.level[:-1]: names, **columns})
         return frame.sort_values("score", key=np.abs, ascending=False, ignore_index=True, kind="stable")
+
+    def plot(self, k: int = 20) -> "go.Figure":
+        """The k nodes of largest |score|, with standard errors."""
+        from circuits.plots import nodes_figure
+
+        return nodes_figure(self, k)
 
     def save(self, folder: Path | str) -> Path:
         """Write to a result folder."""

@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuits.graph import Circuit, GraphShape
+from circuits.scores import meaning
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from circuits.comparison import GraphDiff
     from circuits.evaluation import FaithfulnessCurve
+    from circuits.nodes import NodeScores
     from circuits.positions import PositionScores
     from circuits.transfers import Transfer
 
@@ -90,8 +92,8 @@ def diff_figure(diff: "GraphDiff", n: int = 100) -> "go.Figure":
     dress(
         figure,
         title=f"{diff.n_significant:,} edges changed for real; {gained} gained, {lost} lost",
-        subtitle=f"the {len(shown)} strongest changes of the two circuits; positive = corrupting the edge raises the "
-        f"{diff.metric}; click a class to show or hide it",
+        subtitle=f"the {len(shown)} strongest changes of the two circuits; {meaning(diff.meta)}; click a class to show "
+        "or hide it",
     )
     return figure
 
@@ -174,7 +176,7 @@ def _canvas(shape: GraphShape, edges: Sequence[tuple[str, str]]) -> "go.Figure":
     for names, colour, symbol in (
         ([n for n in nodes if n not in used], GHOST, "circle"),
         ([n for n in nodes if n in used], "#222222", "circle"),
-        (shared, "#222222", "square-open"),
+        *([(shared, "#222222", "square-open")] if shared else []),
     ):
         points = np.array([position(shape, name) for name in names]).reshape(-1, 2)
         figure.add_scatter(
@@ -338,7 +340,27 @@ def positions_figure(positions: "PositionScores", k: int) -> "go.Figure":
     dress(
         figure,
         title=f"{node} at {segment!r} carries most: {frame.loc[node, segment]:+.2f}",
-        subtitle=f"sum over a writer's out-edges; negative = corrupting it there lowers the {positions.metric}",
+        subtitle=f"sum over a writer's out-edges; {meaning(positions.whole.meta, 'it there')}",
         height=520,
+    )
+    return figure
+
+
+def nodes_figure(nodes: "NodeScores", k: int) -> "go.Figure":
+    """Scores of the k leading nodes with their standard errors."""
+    import plotly.graph_objects as go
+
+    frame = nodes.to_frame().head(k)
+    bars = go.Bar(
+        x=frame["node"], y=frame["score"], error_y={"array": frame["stderr"], "color": "#222222"}, marker_color=BLUE
+    )
+    figure = go.Figure(bars)
+    figure.update_xaxes(title_text="node", type="category")
+    figure.update_yaxes(title_text="score")
+    dress(
+        figure,
+        title=f"{frame['node'].iloc[0]} carries most: {frame['score'].iloc[0]:+.2f}",
+        subtitle=f"{meaning(nodes.meta, 'the node')}; bars: standard errors over the facts",
+        height=420,
     )
     return figure

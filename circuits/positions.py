@@ -50,11 +50,6 @@ class PositionScores:
         """Names of the segments."""
         return tuple(self.graphs)
 
-    @property
-    def metric(self) -> str:
-        """What the scores are changes of."""
-        return str(next(iter(self.graphs.values())).meta.get("metric", "metric"))
-
     def __getitem__(self, segment: str) -> AttributionGraph:
         """The graph of one segment.
 

@@ -40,7 +40,7 @@ def profiler(shape: GraphShape) -> Callable[[Floats], Floats]:
     """A function from mean scores [..., E] to the numbers of `PROFILES` [..., 4].
 
     Centre of mass: mean layer of the writers, the input left out. Effective edges and nodes: exp of the entropy of
-    the shares of edges, and of writers by their out-edges. Total: sum of |score|, in logits.
+    the shares of edges, and of writers by their out-edges. Total: sum of |score|, in the metric's unit.
     """
     rows = np.nonzero(shape.mask)[0]
     starts = np.flatnonzero(np.r_[True, np.diff(rows) > 0])

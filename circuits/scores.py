@@ -208,6 +208,13 @@ class AttributionGraph:
         return str(head + self.to_frame().head(20).to_html(index=False, border=0))
 
 
+def meaning(how: Mapping[str, Any], part: str = "the edge") -> str:
+    """What the sign of scores says, by the ``meta`` they come with."""
+    if how.get("method") == "flow":
+        return "scores are shares of what is read"
+    return f"positive = corrupting {part} raises the {how.get('metric') or 'metric'}"
+
+
 def require_alike(a: AttributionGraph, b: AttributionGraph) -> None:
     """Refuse to compare what was not measured alike.
 

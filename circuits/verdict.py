@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from circuits.contrasts import sentences
 from circuits.noise import smallest_p
 from circuits.roles import changes_sentence
+from circuits.scores import meaning
 
 if TYPE_CHECKING:
     from circuits.comparison import GraphDiff
@@ -28,8 +29,8 @@ def diff_caption(diff: "GraphDiff") -> str:
     counts = ", ".join(f"{number} {name}" for name, number in diff.counts.items() if name != "outside" and number)
     paired = "the same" if diff.pairing == "paired" else "different"
     return (
-        f"Edges of either circuit by what became of them: {counts or 'none'}. Positive scores: corrupting the edge "
-        f"raises the {diff.metric}. {diff.n} units of {paired} facts; changes at q < {diff.level:g}."
+        f"Edges of either circuit by what became of them: {counts or 'none'}; {meaning(diff.meta)}. {diff.n} units of "
+        f"{paired} facts; changes at q < {diff.level:g}."
     )
 
 

@@ -29,7 +29,7 @@ def test_a_permuted_copy_is_recovered(heads: tuple[int, int]) -> None:
     orders = np.stack(
         [np.concatenate([g * size + draw.permutation(size) for g in draw.permutation(heads[1])]) for _ in range(4)]
     )
-    b = circuits.Alignment(shape, orders, 0, 0, 0).apply(a)
+    b = circuits.Alignment(shape, orders, 0, 0, 0, 0).apply(a)
     found = circuits.align(a, b)
     np.testing.assert_array_equal(found.apply(b).scores, a.scores)
     assert found.before < 0.9
@@ -41,7 +41,7 @@ def test_noise_beside_the_permutation_does_not_hide_it() -> None:
     shape = circuits.GraphShape(4, 8, 4, parallel=True)
     a = graph_of(shape, 0)
     order = np.stack([np.array([6, 7, 4, 5, 3, 2, 0, 1])] * 4)
-    shuffled = circuits.Alignment(shape, order, 0, 0, 0).apply(a)
+    shuffled = circuits.Alignment(shape, order, 0, 0, 0, 0).apply(a)
     noise = np.random.default_rng(2).normal(0, 0.7, shuffled.scores.shape) * shape.mask
     b = replace(shuffled, scores=shuffled.scores + noise)
     back = circuits.align(a, b)
@@ -56,6 +56,7 @@ def test_heads_in_their_places_stay_there_and_shuffled_scores_say_what_choice_is
     chance = circuits.align(a, unrelated)
     assert chance.after > chance.before
     assert abs(chance.after - chance.null) < 0.1
+    assert "no more than the freedom to choose gives" in chance.verdict
 
 
 def test_a_model_with_permuted_heads_is_recognised() -> None:

@@ -82,6 +82,13 @@ def test_figures_name_what_was_measured(model, facts):
     flow = circuits.attribute(model, facts, method="flow").plot(30)
     assert "share of what is read" in flow.layout.title.subtitle.text
     assert all("raises" not in str(trace.name) for trace in flow.data)
+    routes = circuits.attribute(model, facts, method="flow")
+    assert "scores are shares" in circuits.diff(routes, routes).caption
+    nodes = circuits.NodeScores.of(graph)
+    bars = nodes.plot(3)
+    assert "positive = corrupting the node raises the log probability" in bars.layout.title.subtitle.text
+    assert list(bars.data[0].y) == nodes.to_frame()["score"].head(3).tolist()
+    assert list(bars.data[0].error_y.array) == nodes.to_frame()["stderr"].head(3).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +128,11 @@ def test_roles_of_other_heads_are_refused(rewired, model, facts):
     fewer = circuits.HeadRoles(roles.subject[..., :1], roles.relation[..., :1])
     with pytest.raises(BadPrompt, match=r"roles are of \(.*1\) \(layers, heads\)"):
         rewired.with_roles(roles, fewer)
+
+
+def test_a_circuit_with_shared_heads_runs_the_same_after_it_was_exchanged(model, facts, graph, tmp_path):
+    circuit = graph.prune(40)
+    back = circuits.read_eap_json(circuit.export(tmp_path / "circuit.eap.json"))
+    assert (back.shape.n_kv_heads, back.n_edges > circuit.n_edges) == (circuit.shape.n_heads, True)
+    ours, theirs = (circuits.faithfulness(model, c, facts, n_random=0) for c in (circuit, back))
+    np.testing.assert_allclose(theirs.metric, ours.metric, rtol=1e-5)
