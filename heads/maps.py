@@ -15,7 +15,6 @@ from heads.stats import (
     Estimate,
     Floats,
     bootstrap,
-    independent_units,
     nanmean,
     percentiles,
     resampled_means,
@@ -114,7 +113,7 @@ class NeedleMap:
     def margin(self, axis: str) -> "pd.DataFrame":
         """One row a value of one axis, over all of the other: prompts, NLL with 95 % interval, nats per token.
 
-        Prompts weigh alike; the interval resamples needles, or prompts where there are fewer than eight.
+        Prompts weigh alike; the interval resamples needles; with one there is none.
 
         Args:
             axis: one of `axes`.
@@ -130,14 +129,14 @@ class NeedleMap:
         values, index = (self.rows, self.row) if first else (self.columns, self.column)
         inside = index[:, None] == np.arange(len(values))
         nll = np.where(inside, nanmean(self.nll, axis=1)[:, None], np.nan)
-        low, high = bootstrap(nll, independent_units(self.needle)[1])
+        low, high = bootstrap(nll, self.needle)
         found = {axis: values, "n": inside.sum(axis=0), "answer_nll": nanmean(nll), "low": low, "high": high}
         return pd.DataFrame(found)
 
     def middle_penalty(self, *, draws: int = 2000, seed: int = 0) -> Estimate:
         """Mean NLL of needles at 30 to 80 % depth minus that of the others, nats per token; > 0: lost in the middle.
 
-        The depths are those achieved. The interval resamples needles, or prompts where there are fewer than eight.
+        The depths are those achieved. The interval resamples needles; with one there is none.
 
         Raises:
             BadPrompt: a map without depths in both parts.
@@ -154,8 +153,8 @@ class NeedleMap:
     def interference_cost(self, *, draws: int = 2000, seed: int = 0) -> Estimate:
         """Mean NLL with the most text before the needle minus that with the least, nats per token; > 0: it disturbs.
 
-        The distance is the same on both sides (arXiv 2604.02650, figure 9). The interval resamples needles, or
-        prompts where there are fewer than eight.
+        The distance is the same on both sides (arXiv 2604.02650, figure 9). The interval resamples needles; with
+        one there is none.
 
         Raises:
             BadPrompt: a map without several lengths of text before the needle.
@@ -169,12 +168,11 @@ class NeedleMap:
 
     def _difference(self, parts: Floats, *, draws: int, seed: int) -> Estimate:
         """Mean of the first column minus that of the second, [P, 2], each over the prompts it applies to."""
-        _, cluster = independent_units(self.needle)
-        weights = resampling(len(np.unique(cluster)), draws=draws, seed=seed)
-        means = resampled_means(parts, cluster, weights)
-        low, high = percentiles(means[:, 0] - means[:, 1])
+        units = len(np.unique(self.needle))
+        means = resampled_means(parts, self.needle, resampling(units, draws=draws, seed=seed))
+        low, high = percentiles(means[:, 0] - means[:, 1]) if units > 1 else (np.nan, np.nan)
         value = nanmean(parts)
-        return Estimate(float(value[0] - value[1]), float(low), float(high), weights.shape[1])
+        return Estimate(float(value[0] - value[1]), float(low), float(high), units)
 
     def part(self, rows: Collection[float]) -> "NeedleMap":
         """The map over some values of its first axis only.
