@@ -78,11 +78,20 @@ def _heads_sentence(heads: "HeadComparison") -> str:
 
 def run_verdict(run: "Run") -> tuple[str, ...]:
     """What happened over a run: when heads began to retrieve, what saturated first, what was learned and lost."""
-    sentences = [*_emergence(run), *_saturation(run), *_knowledge(run)]
+    sentences = [*_emergence(run), *_saturation(run), *_knowledge(run), *_unasked(run)]
     failed = [point.name for point in run if point.failures]
     if failed:
         sentences.append(f"{len(failed)} of {len(run)} checkpoints could not be measured in full: {', '.join(failed)}.")
     return tuple(sentences)
+
+
+def _unasked(run: "Run") -> Iterator[str]:
+    """Needles that no prompt was made of, with the first reason."""
+    refused = next((point.heads.meta.get("refused", ()) for point in run if point.heads is not None), ())
+    if refused:
+        index, reason = refused[0]
+        needles = "needle was" if len(refused) == 1 else "needles were"
+        yield f"{len(refused)} {needles} refused and not asked; needle {index}: {reason}."
 
 
 def _emergence(run: "Run") -> Iterator[str]:

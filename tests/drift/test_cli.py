@@ -300,6 +300,8 @@ def test_needles_that_were_refused_are_named(tiny_series, tmp_path):
     assert shown.exit_code == 0, shown.output
     assert "1 needles refused" in shown.stdout
     assert "needles.jsonl was refused: answer 'code2' stands 0 times in the needle" in shown.stderr
+    ran = runner.invoke(app, ["run", str(tiny_series), *options, "--measures", "heads"])
+    assert "1 needle was refused and not asked; needle 1: answer 'code2' stands 0 times" in ran.stdout
 
 
 def test_a_reader_that_leaves_early_does_not_change_the_exit_status(tiny_series, measured):
