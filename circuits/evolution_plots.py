@@ -4,17 +4,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuits.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, dress
+from checkpoints.figures import BLUE, CATEGORIES, DASHES, GREY, SIGNED, SYMBOLS, VERMILLION, dress
 from circuits.scores import meaning
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from circuits.evolution import Evolution
-
-COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, GREY)
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
 
 
 def evolution_figure(evolution: "Evolution") -> "go.Figure":
@@ -69,7 +65,7 @@ def likeness_figure(evolution: "Evolution") -> "go.Figure":
             y=labels,
             zmin=-1,
             zmax=1,
-            colorscale="RdBu",
+            colorscale=SIGNED,
             colorbar={"title": {"text": "cosine"}},
             hovertemplate="step %{y} and step %{x}: %{z:.2f}<extra></extra>",
         )
@@ -98,7 +94,7 @@ def lineage_figure(evolution: "Evolution", k: int = 20) -> "go.Figure":
             error_y={"array": errors.loc[node].to_numpy(), "thickness": 1, "width": 2},
             name=str(node),
             mode="lines+markers",
-            line={"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i % len(DASHES)]},
+            line={"color": CATEGORIES[i % len(CATEGORIES)], "dash": DASHES[i % len(DASHES)]},
             marker={"symbol": SYMBOLS[i % len(SYMBOLS)]},
         )
     figure.update_yaxes(title_text="node score")

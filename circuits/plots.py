@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoints.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SIGNED, UNSIGNED, VERMILLION, dress
 from circuits.graph import Circuit, GraphShape
 from circuits.scores import meaning
 
@@ -24,10 +25,7 @@ if TYPE_CHECKING:
     from circuits.positions import PositionScores
     from circuits.transfers import Transfer
 
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#767676"
 GHOST = "#DDDDDD"
-TOP, BOTTOM, LEGEND = 90, 60, 55
-"""Pixels above the plot, below it, and from the plot down to the legend, which clears the axis title."""
 WIDTHS = ((0.0, 1.2), (0.15, 2.4), (0.4, 4.0))
 """From which share of the largest score or change on an edge is drawn how wide, in pixels."""
 
@@ -94,6 +92,7 @@ def diff_figure(diff: "GraphDiff", n: int = 100) -> "go.Figure":
         title=f"{diff.n_significant:,} edges changed for real; {gained} gained, {lost} lost",
         subtitle=f"the {len(shown)} strongest changes of the two circuits; {meaning(diff.meta)}; click a class to show "
         "or hide it",
+        height=640,
     )
     return figure
 
@@ -123,6 +122,7 @@ def circuit_figure(circuit: Circuit, n: int = 150, *, metric: str | None = "metr
         figure,
         title=f"Circuit of {circuit.n_edges:,} edges over {len(circuit.nodes)} nodes",
         subtitle=f"the {len(strongest)} strongest, {told}",
+        height=640,
     )
     return figure
 
@@ -268,19 +268,6 @@ def _broken(starts: NDArray[np.floating], ends: NDArray[np.floating]) -> list[fl
     return points
 
 
-def dress(figure: "go.Figure", *, title: str, subtitle: str, height: int = 640) -> None:
-    """Give a figure its title (the finding), its subtitle (how to read it) and the common look."""
-    figure.update_layout(
-        template="plotly_white",
-        title={"text": title, "subtitle": {"text": subtitle}, "x": 0, "xref": "container", "pad": {"l": 12}},
-        height=height,
-        margin={"l": 70, "r": 30, "t": TOP, "b": BOTTOM},
-        font={"family": "system-ui, sans-serif", "size": 13},
-        legend={"orientation": "h", "y": -LEGEND / (height - TOP - BOTTOM), "yanchor": "top", "x": 0},
-        hovermode="closest",
-    )
-
-
 def transfer_figure(transfer: "Transfer") -> "go.Figure":
     """Faithfulness of each circuit in each model."""
     import plotly.graph_objects as go
@@ -295,7 +282,7 @@ def transfer_figure(transfer: "Transfer") -> "go.Figure":
             y=list(transfer.names),
             zmin=0,
             zmax=1,
-            colorscale="Cividis",
+            colorscale=UNSIGNED,
             colorbar={"title": {"text": "faithfulness"}},
             texttemplate="%{z:.2f}" if values.size <= 144 else None,
             customdata=ranges,
@@ -328,7 +315,7 @@ def positions_figure(positions: "PositionScores", k: int) -> "go.Figure":
             y=list(frame.index),
             zmin=-largest,
             zmax=largest,
-            colorscale="RdBu_r",
+            colorscale=SIGNED,
             colorbar={"title": {"text": "score"}},
             texttemplate="%{z:.2f}" if frame.size <= 144 else None,
             hovertemplate="%{y} at %{x}: %{z:.3g}<extra></extra>",

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from checkpoints.figures import BLUE, GREY, PURPLE, SIGNED, SKY, UNSIGNED, VERMILLION, dress
 from heads.stats import Floats, nanmean
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from heads.scores import HeadScores
     from heads.validation import Readout, Validation
 
-_CONTROLS = ("#92c5de", "#4393c3", "#2166ac")
+_CONTROLS = (BLUE, SKY, PURPLE)
 
 
 def plot_scores(scores: "HeadScores", *, by: str) -> "go.Figure":
@@ -30,8 +31,8 @@ def plot_scores(scores: "HeadScores", *, by: str) -> "go.Figure":
     about = f"mean over {len(scores)} prompts; blank = not applicable"
     reach = max(float(np.nanmax(np.abs(mean), initial=0.0)), 1.0 if by.startswith(("copy", "activation")) else 1e-6)
     signed = float(np.nanmin(mean, initial=0.0)) < 0
-    scale, low = ("RdBu_r", -reach) if signed else ("Viridis", 0.0)
-    return _heat_map(mean, f"{title}<br><sup>{about}</sup>", scale=scale, low=low, high=reach)
+    scale, low = (SIGNED, -reach) if signed else (UNSIGNED, 0.0)
+    return dress(_heat_map(mean, scale=scale, low=low, high=reach), title=title, subtitle=about)
 
 
 def plot_comparison(comparison: "HeadComparison") -> "go.Figure":
@@ -41,11 +42,11 @@ def plot_comparison(comparison: "HeadComparison") -> "go.Figure":
     reach = max(float(np.nanmax(np.abs(comparison.delta), initial=0.0)), 0.01)
     title = f"{comparison.n_significant} heads changed their retrieval score"
     about = f"change B - A over {comparison.n} {comparison.unit}s; circled: q <= {comparison.level}"
-    figure = _heat_map(comparison.delta, f"{title}<br><sup>{about}</sup>", scale="RdBu_r", low=-reach, high=reach)
+    figure = _heat_map(comparison.delta, scale=SIGNED, low=-reach, high=reach)
     layers, heads = np.nonzero(comparison.q <= comparison.level)
     ring = {"symbol": "circle-open", "size": 12, "color": "black", "line": {"width": 2}}
     figure.add_trace(go.Scatter(x=heads, y=layers, mode="markers", marker=ring, hoverinfo="skip", showlegend=False))
-    return figure
+    return dress(figure, title=title, subtitle=about)
 
 
 def plot_monitor(monitor: "Monitor") -> "go.Figure":
@@ -71,8 +72,7 @@ def plot_monitor(monitor: "Monitor") -> "go.Figure":
     deceived = [sentence for sentence in monitor.findings if sentence.startswith("deceptive")]
     title = deceived[0] if deceived else monitor.findings[0]
     about = f"bands: 95 % over {monitor.unit}s; dotted: saturated from here on"
-    figure.update_layout(title=f"{title}<br><sup>{about}</sup>", template="plotly_white", showlegend=False, height=720)
-    return figure
+    return dress(figure, title=title, subtitle=about, height=720).update_layout(showlegend=False)
 
 
 def plot_readout(readout: "Readout") -> "go.Figure":
@@ -80,9 +80,8 @@ def plot_readout(readout: "Readout") -> "go.Figure":
     import plotly.graph_objects as go
 
     figure = go.Figure([go.Box(y=readout.nll, name="answer"), go.Box(y=readout.text_nll, name="plain text")])
-    figure.update_layout(title=readout.summary(), template="plotly_white", showlegend=False)
-    figure.update_yaxes(title="NLL, nats per token")
-    return figure
+    figure.update_traces(marker_color=BLUE).update_yaxes(title="NLL, nats per token")
+    return dress(figure, title=readout.summary()).update_layout(showlegend=False)
 
 
 def plot_validation(validation: "Validation") -> "go.Figure":
@@ -92,8 +91,8 @@ def plot_validation(validation: "Validation") -> "go.Figure":
 
     frame = validation.to_frame()
     kinds = [
-        "#7f7f7f",
-        "#b2182b",
+        GREY,
+        VERMILLION,
         *(_CONTROLS[i % 3] for i, runs in enumerate(validation.controls.values()) for _ in runs),
     ]
     panels = {"needle_score": "needle score", "needle_accuracy": "accuracy"}
@@ -114,10 +113,10 @@ def plot_validation(validation: "Validation") -> "go.Figure":
     kept = [run.score for runs in validation.controls.values() for run in runs]
     title = (
         f"{len(tested.heads)} top heads ablated: needle score {tested.score:.0%}, controls {min(kept):.0%} to "
-        f"{max(kept):.0%}; {said} for retrieval<br><sup>{about.replace('_', '-')}</sup>"
+        f"{max(kept):.0%}; {said} for retrieval"
     )
-    figure.update_layout(title=title, template="plotly_white", showlegend=False, height=460)
-    return figure
+    dress(figure, title=title, subtitle=about.replace("_", "-"), height=460)
+    return figure.update_layout(showlegend=False, margin_t=120)
 
 
 def plot_map(needle_map: "NeedleMap") -> "go.Figure":
@@ -132,29 +131,26 @@ def plot_map(needle_map: "NeedleMap") -> "go.Figure":
         y=[f"{value:g}" for value in needle_map.rows],
         text=text,
         texttemplate="%{text}",
-        colorscale="Viridis_r",
+        colorscale=f"{UNSIGNED}_r",
         zmin=0.0,
         colorbar_title="log10 PPL",
     )
     figure = go.Figure(heat)
-    about = "cells: answer PPL and needle accuracy"
-    figure.update_layout(title=f"{needle_map.summary()}<br><sup>{about}</sup>", template="plotly_white")
     figure.update_xaxes(title=needle_map.axes[1], type="category")
     figure.update_yaxes(title=needle_map.axes[0], type="category")
-    return figure
+    return dress(figure, title=needle_map.summary(), subtitle="cells: answer PPL and needle accuracy")
 
 
 def _band(steps: "tuple[int, ...]", curve: "Curve", name: str) -> "list[go.Scatter]":
     import plotly.graph_objects as go
 
-    colour = "rgba(33, 102, 172, {})"
     x, around = [*steps, *steps[::-1]], np.concatenate([curve.high, curve.low[::-1]])
-    band = go.Scatter(x=x, y=around, fill="toself", fillcolor=colour.format(0.15), line_width=0, hoverinfo="skip")
-    line = go.Scatter(x=list(steps), y=curve.value, mode="lines+markers", name=name, line_color=colour.format(1))
+    band = go.Scatter(x=x, y=around, fill="toself", fillcolor=BLUE, opacity=0.15, line_width=0, hoverinfo="skip")
+    line = go.Scatter(x=list(steps), y=curve.value, mode="lines+markers", name=name, line_color=BLUE)
     return [band, line]
 
 
-def _heat_map(values: Floats, title: str, *, scale: str, low: float, high: float) -> "go.Figure":
+def _heat_map(values: Floats, *, scale: str, low: float, high: float) -> "go.Figure":
     import plotly.graph_objects as go
 
     heat = go.Heatmap(
@@ -167,7 +163,7 @@ def _heat_map(values: Floats, title: str, *, scale: str, low: float, high: float
         ygap=1,
     )
     figure = go.Figure(heat)
-    figure.update_layout(title=title, template="plotly_white", plot_bgcolor="#eeeeee")
+    figure.update_layout(plot_bgcolor="#eeeeee")
     figure.update_xaxes(title="head", dtick=max(1, values.shape[1] // 16))
     figure.update_yaxes(title="layer", dtick=max(1, values.shape[0] // 16))
     return figure

@@ -200,7 +200,9 @@ def maps_figure(maps: Maps, *, by: str = "step") -> "go.Figure":
     figure.update_xaxes(title_text="depth", type="category")
     figure.update_yaxes(type="category")
     figure.update_yaxes(title_text="length (tokens)", col=1)
-    figure.update_layout(coloraxis={"colorscale": "Viridis_r", "cmin": 0, "colorbar": {"title": {"text": "log10 PPL"}}})
+    figure.update_layout(
+        coloraxis={"colorscale": f"{theme.UNSIGNED}_r", "cmin": 0, "colorbar": {"title": {"text": "log10 PPL"}}}
+    )
     said = [f"falls at {', '.join(better)} tokens"] * bool(better) + [f"rises at {', '.join(worse)}"] * bool(worse)
     how = " and ".join(said) or "changes at no length"
     title = f"From {by} {min(maps):,} to {max(maps):,} the answer's perplexity {how}"

@@ -1,37 +1,40 @@
-"""Colours and layout every figure of the report shares. Okabe-Ito for categories, cividis for unsigned values."""
+"""What figures of the report share beyond the common look (`checkpoints.figures`): the marks of training stages."""
 
 from typing import TYPE_CHECKING
+
+from checkpoints.figures import (
+    BLUE,
+    CATEGORIES,
+    DASHES,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    SYMBOLS,
+    UNSIGNED,
+    VERMILLION,
+    dress,
+)
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#767676",
-)
-CATEGORIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY, "#000000")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
-UNSIGNED = "Cividis"
-
-
-def dress(figure: "go.Figure", *, title: str, subtitle: str, height: int = 420) -> "go.Figure":
-    """Give a figure its title (the finding), its subtitle (metric and sign) and the common look."""
-    figure.update_layout(
-        template="plotly_white",
-        title={"text": title, "subtitle": {"text": subtitle}, "x": 0, "xref": "container", "pad": {"l": 12}},
-        height=height,
-        margin={"l": 60, "r": 60, "t": 90, "b": 60},
-        font={"family": "system-ui, sans-serif", "size": 13},
-        legend={"orientation": "h", "y": -0.2, "x": 0},
-        hovermode="closest",
-    )
-    return figure
+__all__ = [
+    "BLUE",
+    "CATEGORIES",
+    "DASHES",
+    "GREEN",
+    "GREY",
+    "ORANGE",
+    "PURPLE",
+    "SKY",
+    "SYMBOLS",
+    "UNSIGNED",
+    "VERMILLION",
+    "dress",
+    "mark_stages",
+]
 
 
 def mark_stages(figure: "go.Figure", stages: list[str | None]) -> "go.Figure":

@@ -2,12 +2,14 @@
 
 from typing import TYPE_CHECKING
 
+from checkpoints.figures import BLUE, GREEN, VERMILLION, dress
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from circuit_drift.lab.knowledge.bookkeeping import Ledger
 
-COLOURS = {"retained": "#4c78a8", "acquired": "#54a24b", "noise": "#bfd8bd", "forgotten": "#e45756"}
+COLOURS = {"retained": BLUE, "acquired": GREEN, "noise": "#99D8C7", "forgotten": VERMILLION}
 
 
 def plot_ledger(book: "Ledger") -> "go.Figure":
@@ -27,10 +29,5 @@ def plot_ledger(book: "Ledger") -> "go.Figure":
     figure.add_bar(x=steps, y=lost, name="forgotten", marker_color=COLOURS["forgotten"])
     about = f"{len(book.scores.units)} units; known: mean {book.scores.name} >= {book.threshold:g}"
     title = f"{book.outcome['known_first']} known at first, {book.outcome['known_last']} at the end"
-    return figure.update_layout(
-        barmode="relative",
-        template="plotly_white",
-        title=f"{title}<br><sup>{about}</sup>",
-        xaxis={"type": "category", "title": "step"},
-        yaxis_title="units",
-    )
+    figure.update_layout(barmode="relative", xaxis={"type": "category", "title": "step"}, yaxis_title="units")
+    return dress(figure, title=title, subtitle=about)
