@@ -1,6 +1,7 @@
 """The house itself: what the wheel holds, which way imports run, what start-up costs."""
 
 import ast
+import importlib
 import subprocess
 import sys
 import zipfile
@@ -67,6 +68,19 @@ def test_starting_up_imports_no_torch(statement: str):
     code = f"import sys; {statement}; print([m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["heads", "circuits", "circuit_drift", *(f"circuit_drift.lab.{part}" for part in ("cpt", "knowledge", "probing"))],
+)
+def test_what_a_package_offers_can_be_had_and_completed(name: str):
+    package = importlib.import_module(name)
+    assert set(package.__all__) - {"__version__"} == set(package._HOMES)
+    assert set(package.__all__) <= set(dir(package))
+    assert all(getattr(package, offered) is not None for offered in package.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = package.nothing
 
 
 def test_help_is_quick_to_read_and_imports_no_torch():
