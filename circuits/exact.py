@@ -37,7 +37,7 @@ def exact_edges(
     Args:
         model: as for `circuits.attribute`.
         facts: N clean/corrupt pairs.
-        edges: names of the edges wanted; by default all. Others score 0.
+        edges: names of the edges wanted; by default all. Others are NaN, not measured, and no circuit takes them.
         metric: as for `circuits.attribute`.
         ablation: what a patched edge carries, as for `circuits.attribute`.
         batch_size: facts in one pass.
@@ -66,7 +66,7 @@ def exact_edges(
     changes = patched.changes
     if len(shared) < len(pairs):
         changes = _unshared(model, facts, Circuit(shape, shape.mask), pairs, metric, ablation, batch_size)
-    scores = np.zeros((len(facts), *shape.mask.shape))
+    scores = np.tile(np.where(shape.mask, np.nan, 0.0), (len(facts), 1, 1))
     for pair, change in zip(pairs, changes, strict=True):
         scores[(slice(None), *pair)] = change
     return AttributionGraph(

@@ -162,6 +162,8 @@ def write_eap_json(circuit: Circuit, path: Path | str) -> Path:
         if ".kv" in reader:
             readers = [f"{head}<{reader[-2]}>" for head in shape.heads_reading(reader)]
         part = -float(scores[row, column]) / (group if len(readers) > 1 else 1)
+        if np.isnan(part):
+            raise StoreError(f"{writer}->{reader} was not measured, and EAP-IG JSON holds a score for every edge")
         for name in readers:
             edges[f"{writer}->{name}"] = {"score": part, "in_graph": bool(circuit.mask[row, column])}
     document = {

@@ -39,7 +39,7 @@ def prune(shape: GraphShape, scores: Floats, n: int, *, rule: Rule = "absolute")
     """Choose n existing edges, then remove dead ends until nothing changes.
 
     A node lives if it has an out-edge and (is ``input`` or has an in-edge); an edge lives if both its ends do. The
-    circuit may hold fewer than n edges. Ties go to the earlier edge.
+    circuit may hold fewer than n edges. Ties go to the earlier edge; what was not measured (NaN) is never in.
 
     Args:
         shape: the graph.
@@ -63,7 +63,7 @@ def prune(shape: GraphShape, scores: Floats, n: int, *, rule: Rule = "absolute")
         values = scores[rows, columns]
         first = np.argsort(values if rule == "lowers" else -np.abs(values), kind="stable")[:n]
         chosen[rows[first], columns[first]] = True
-    return Circuit(shape, drop_dead_ends(shape, chosen), scores)
+    return Circuit(shape, drop_dead_ends(shape, chosen & ~np.isnan(scores)), scores)
 
 
 def require_size(n: int, total: int, unit: str) -> None:
@@ -92,7 +92,7 @@ def _grow(shape: GraphShape, strength: Floats, n: int) -> Bools:
         for column in columns:
             if not opened[column]:
                 opened[column] = True
-                for row in np.flatnonzero(shape.mask[:, column]):
+                for row in np.flatnonzero(shape.mask[:, column] & ~np.isnan(strength[:, column])):
                     heappush(heap, (-float(strength[row, column]), int(row), column))
 
     open_readers([len(shape.readers) - 1])

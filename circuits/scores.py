@@ -36,7 +36,8 @@ class AttributionGraph:
     (``method="flow"``) are shares in [0, 1], without a sign.
 
     Attributes:
-        scores: [U, F, B] per unit (a fact, or a group of facts), the mean over the unit's facts; 0 where no edge is.
+        scores: [U, F, B] per unit (a fact, or a group of facts), the mean over the unit's facts; 0 where no edge is,
+            NaN where one was not measured.
         shape: the graph's architecture.
         clean_metric, corrupt_metric: [N] the metric of every fact on its clean and its corrupt prompt.
         answer_rank: [N] how many tokens the clean run ranks above the answer; 0 = it is the top token. Of an answer of
@@ -220,8 +221,14 @@ def require_alike(a: AttributionGraph, b: AttributionGraph) -> None:
 
     Raises:
         CheckpointMismatch: other architectures, or another method, metric or segment of the prompts.
+        BadPrompt: edges that were not measured.
     """
     require_same_shape(a.shape, b.shape)
+    for graph in (a, b):
+        if missing := int(np.isnan(graph.edge_scores).any(0).sum()):
+            raise BadPrompt(
+                f"{missing:,} of {graph.mask.sum():,} edges were not measured; score all of them to compare"
+            )
     for name, usual in {**HOW, "segment": None}.items():
         one, other = (graph.meta.get(name, usual) for graph in (a, b))
         if one != other:

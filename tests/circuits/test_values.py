@@ -6,7 +6,7 @@ import torch
 from circuit_families import build, random_facts
 
 import circuits
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, StoreError
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +121,21 @@ def test_a_diff_as_a_network_holds_its_table(rewired):
         assert end in rewired.shape.heads_reading(reader)
         row = frame.loc[f"{start}->{reader}"]
         assert (data["delta"], data["status"]) == (row["delta"], row["status"])
+
+
+def test_edges_that_were_not_patched_have_no_score(model, facts, tmp_path):
+    edges = ["input->m0", "m0->logits"]
+    part, whole = circuits.exact_edges(model, facts, edges=edges), circuits.exact_edges(model, facts)
+    assert part.to_frame()["score"].notna().sum() == 2 and set(part.to_frame()["edge"].head(2)) == set(edges)
+    assert [part[edge] for edge in edges] == pytest.approx([whole[edge] for edge in edges], abs=1e-6)
+    assert np.isnan(part["m1->logits"])
+    assert "residual not applicable" in part._repr_html_()
+    for rule in ("absolute", "lowers", "greedy"):
+        assert set(part.prune(10, rule=rule).edges) == set(edges)
+    with pytest.raises(BadPrompt, match="edges were not measured; score all"):
+        circuits.diff(part, whole)
+    with pytest.raises(StoreError, match="was not measured"):
+        part.export(tmp_path / "x.eap.json", 10)
 
 
 def test_roles_of_other_heads_are_refused(rewired, model, facts):
