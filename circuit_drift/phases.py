@@ -105,7 +105,10 @@ def evolve(run: "Run", stage: str | None = None, branch: str | None = None) -> "
     chosen = [p for p in line(run, stage, branch) if p.circuit is not None]
     if len(chosen) < 2:
         where = f"stage {stage} of {run.name}" if stage else run.name
-        raise BadPrompt(f"{where} has {len(chosen)} checkpoints with a circuit and a step; an evolution needs two")
+        raise BadPrompt(
+            f"{where} has {len(chosen)} checkpoints with a circuit and a step; an evolution needs two: "
+            "measure them with circuit-drift run --measures circuit"
+        )
     graphs, facts = recalled([point.circuit for point in chosen if point.circuit is not None], "at some checkpoint")
     return _stored(Store(run.store), chosen, graphs), facts
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints import Checkpoint, DriftError, Series, StoreError, open_series
+from checkpoints import BadPrompt, Checkpoint, DriftError, Series, StoreError, open_series
 from checkpoints.audit import AuditReport, audit
 from checkpoints.loading import DeviceMap
 from circuit_drift.executors import Executor, Workforce, execute
@@ -147,6 +147,11 @@ class Run:
             for point, count in zip(chosen, tokens, strict=True)
             if point.step is not None and point.heads is not None
         ]
+        if len(scored) < 2:
+            raise BadPrompt(
+                f"{self.name} has {len(scored)} checkpoints with retrieval scores and a step in what is followed; a "
+                "monitor needs two: measure them with circuit-drift run --measures heads"
+            )
         return heads.monitor(scored, **options)
 
     def to_frame(self) -> "pd.DataFrame":

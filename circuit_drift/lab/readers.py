@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, StoreError
 from circuits.facts import Fact
 
 if TYPE_CHECKING:
@@ -45,9 +45,18 @@ class ReadFacts:
         return f"{len(self.facts)} facts" + (f"; {told}" if told else "")
 
     def write_jsonl(self, path: Path | str) -> Path:
-        """Write the facts as `circuits.load_facts` reads them."""
+        """Write the facts as `circuits.load_facts` reads them; the folder is made where there is none.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
         path = Path(path)
-        path.write_text("".join(json.dumps(asdict(fact), ensure_ascii=False) + "\n" for fact in self.facts), "utf-8")
+        lines = "".join(json.dumps(asdict(fact), ensure_ascii=False) + "\n" for fact in self.facts)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(lines, encoding="utf-8")
+        except OSError as error:
+            raise StoreError(f"facts cannot be written to {path}: {error.strerror}; name another place") from error
         return path
 
 

@@ -59,8 +59,10 @@ class Tuning:
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.needles) < 1 or self.lr <= 0 or self.warmup < 0 or not self.seeds:
-            raise BadPrompt(f"a fine-tune needs steps, batch and needles >= 1, lr > 0 and a seed: got {self}")
+        if min(self.steps, self.batch, self.needles) < 1 or self.warmup < 0 or not self.seeds:
+            raise BadPrompt(f"a fine-tune needs steps, batch and needles >= 1 and a seed: got {self}")
+        if not 0 < self.lr < math.inf:
+            raise BadPrompt(f"a fine-tune needs a finite lr above 0: got {self.lr:g}")
 
 
 @dataclass(frozen=True, slots=True)

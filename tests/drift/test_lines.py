@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from checkpoints import BadPrompt, StoreError
 from circuit_drift.cli import app
-from circuit_drift.phases import continued, line, stage_ends, stages, tokens_in_stage
+from circuit_drift.phases import continued, evolve, line, stage_ends, stages, tokens_in_stage
 from circuit_drift.sweep import Point, Run
 from circuit_drift.table import run_frame
 from tests.drift.conftest import save_model, save_prompts
@@ -77,6 +77,13 @@ def test_tokens_of_a_stage_are_counted_from_its_start_unless_they_are_counted_an
 def test_tokens_that_names_round_to_the_same_are_no_clock():
     rounded = _run((None, None, 1, 10**9), (None, None, 2, 10**9))
     assert tokens_in_stage(rounded, rounded.points) is None
+
+
+def test_a_run_without_the_measure_says_which_one_to_take(branched):
+    with pytest.raises(BadPrompt, match=r"some has 0 checkpoints with retrieval scores .* --measures heads"):
+        branched.monitor("one")
+    with pytest.raises(BadPrompt, match=r"stage one of some has 0 checkpoints .* --measures circuit"):
+        evolve(branched, "one")
 
 
 def test_the_table_names_branches_where_there_are_any(branched):

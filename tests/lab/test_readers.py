@@ -155,5 +155,12 @@ def test_at_a_terminal(tmp_path):
     assert done.exit_code == 0, done.output
     assert "row 3: no other subject" in done.stderr
     assert len(circuits.load_facts(out)) == 3
+    below = [str(tmp_path / "new" / "facts.jsonl"), str(out / "below a file")]
+    written, refused = (
+        CliRunner().invoke(app, ["facts", str(path), "--format", "counterfact", "--out", place]) for place in below
+    )
+    assert written.exit_code == 0
+    assert refused.exit_code == 2
+    assert "cannot be written" in refused.stderr
     done = CliRunner().invoke(app, ["facts", str(path), "--format", "xml", "--out", str(out)])
     assert done.exit_code == 2

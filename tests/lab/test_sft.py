@@ -250,8 +250,9 @@ def test_two_checkpoints_of_one_step_have_no_table(series, tmp_path):
 
 
 def test_arguments_that_make_no_sense():
-    with pytest.raises(BadPrompt, match="lr > 0"):
-        Tuning(lr=0)
+    for lr in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(BadPrompt, match="finite lr above 0"):
+            Tuning(lr=lr)
     with pytest.raises(BadPrompt, match="temperature > 0"):
         SftMeasure(LAB, temperature=0)
 
