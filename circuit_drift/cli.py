@@ -1,4 +1,6 @@
-"""The command line, ``circuit-drift COMMAND``; the commands of the lab that score checkpoints are in `lab.commands`.
+"""The command line, ``circuit-drift COMMAND``.
+
+Commands on stored runs are in `stored` and `exporting`, those of the lab that score checkpoints in `lab.commands`.
 
 Exit status: 0 = done (``diff``: no significant difference), 1 = ``diff`` found a significant difference, 2 = trouble,
 130 = interrupted. Results go to standard output, everything else to standard error.
@@ -7,6 +9,7 @@ Exit status: 0 = done (``diff``: no significant difference), 1 = ``diff`` found 
 import json
 import logging
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -25,18 +28,17 @@ from circuit_drift.options import (
     DtypeOption,
     FactsOption,
     LengthOption,
-    RunOption,
     SeriesArgument,
     StepsOption,
     StoreOption,
     names,
     read_device_map,
 )
+from circuit_drift.stored import add_stored
 
 if TYPE_CHECKING:
     from checkpoints.audit import Depth
     from circuit_drift.executors import Executor
-    from circuit_drift.sweep import Run
 
 DIFFERENT, TROUBLE, INTERRUPTED = 1, 2, 130
 
@@ -53,6 +55,11 @@ class _Group(TyperGroup):
         except DriftError as error:
             _say(str(error))
             raise typer.Exit(TROUBLE) from None
+        except OSError as error:
+            if error.filename is None:
+                raise
+            _say(f"{error.strerror}: {error.filename}")
+            raise typer.Exit(TROUBLE) from None
 
 
 app = typer.Typer(
@@ -68,9 +75,6 @@ app = typer.Typer(
 NeedlesOption = Annotated[Path | None, typer.Option("--needles", help="JSONL of needles. Default: the series' own.")]
 HaystackOption = Annotated[Path | None, typer.Option("--haystack", help="Text to hide them in.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the haystack cut.")]
-StoreArgument = Annotated[Path | None, typer.Argument(metavar="STORE", help="A store, in place of --store.")]
-StageOption = Annotated[str | None, typer.Option("--stage", help="Only this training stage.")]
-BranchOption = Annotated[str | None, typer.Option("--branch", help="Only this branch, with what all branches share.")]
 MeasuresOption = Annotated[
     str,
     typer.Option("--measures", help="Comma-separated: heads, circuit, faithfulness, roles; diff: transfer."),
@@ -246,18 +250,6 @@ def diff(
     raise typer.Exit(DIFFERENT if pair.significant else 0)
 
 
-@app.command()
-def report(
-    html: Annotated[Path, typer.Argument(metavar="HTML", help="Where the report goes.")],
-    name: RunOption = None,
-    store: StoreOption = None,
-) -> None:
-    """Write the report of a stored run again, from its results alone."""
-    import circuit_drift
-
-    typer.echo(circuit_drift.load_run(store, name).report(html))
-
-
 @app.command("audit")
 def audit_series(
     series: SeriesArgument,
@@ -281,41 +273,6 @@ def audit_series(
     else:
         print_audit(report)
     raise typer.Exit(report.status)
-
-
-@app.command()
-def monitor(
-    folder: StoreArgument = None,
-    name: RunOption = None,
-    stage: StageOption = None,
-    branch: BranchOption = None,
-    downstream: Annotated[
-        Path | None, typer.Option("--downstream", help="CSV of downstream scores by step, to correlate with.")
-    ] = None,
-    store: StoreOption = None,
-) -> None:
-    """Follow retrieval through a stored run: births, agreement, saturation and whether it deceives."""
-    import heads
-    from circuit_drift.render import print_monitor
-
-    run = _stored_run(folder, store, name)
-    table = heads.read_downstream(downstream) if downstream else None
-    print_monitor(run.monitor(stage, branch, downstream=table))
-
-
-@app.command()
-def evolve(
-    folder: StoreArgument = None,
-    name: RunOption = None,
-    stage: StageOption = None,
-    branch: BranchOption = None,
-    store: StoreOption = None,
-) -> None:
-    """Follow the circuit through a stored run: overlap, births and deaths of edges, change points, phases."""
-    from circuit_drift.phases import evolve as follow
-    from circuit_drift.render import print_evolution
-
-    print_evolution(*follow(_stored_run(folder, store, name), stage, branch))
 
 
 @app.command()
@@ -356,6 +313,7 @@ def show(series: SeriesArgument) -> None:
     print_series(open_series(series))
 
 
+add_stored(app)
 add_commands(app)
 add_export(app)
 add_transfer(app)
@@ -364,7 +322,11 @@ add_transfer(app)
 def main() -> None:
     """Entry point of the ``circuit-drift`` script."""
     logging.basicConfig(level=logging.WARNING, format="circuit-drift: %(message)s", stream=sys.stderr)
-    app()
+    try:
+        app()
+    except Exception:  # a defect must not end with the status that says that two checkpoints differ
+        traceback.print_exc()
+        sys.exit(TROUBLE)
 
 
 def _version(wanted: bool) -> None:
@@ -380,14 +342,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-def _stored_run(folder: Path | None, store: Path | None, name: str | None) -> "Run":
-    import circuit_drift
-
-    if folder is not None and store is not None:
-        raise DriftError(f"two stores are named, {folder} and --store {store}: name one")
-    return circuit_drift.load_run(folder or store, name)
 
 
 def _say(message: str) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from checkpoints.errors import DriftError
 from checkpoints.files import read_json
 
 if TYPE_CHECKING:
@@ -44,5 +45,13 @@ def names(text: str) -> list[str]:
 
 
 def read_device_map(given: str | None) -> "DeviceMap | None":
-    """The map of that name, or of a JSON file with module names and their devices."""
-    return read_json(Path(given)) if given is not None and given.endswith(".json") else given
+    """The map of that name, or of a JSON file with module names and their devices.
+
+    Raises:
+        DriftError: the file cannot be read.
+    """
+    if given is None or not given.endswith(".json"):
+        return given
+    if not Path(given).is_file():
+        raise DriftError(f"there is no device map {given}; name a JSON file, or auto, balanced or sequential")
+    return read_json(Path(given))

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import circuit_drift
-from circuit_drift.cli import app
+from circuit_drift.cli import app, main
 
 runner = CliRunner()
 
@@ -226,6 +226,26 @@ def test_a_device_map_is_used_for_the_transfer_of_a_report_too(tiny_series, tmp_
     done = runner.invoke(app, ["run", str(tiny_series), *options, "--device-map", str(mapped)])
     assert done.exit_code == 0, done.output
     assert seen == [{"": "cpu"}]
+
+
+def test_a_device_map_that_is_not_there(tiny_series, tmp_path):
+    assert "there is no device map" in _fails("run", tiny_series, "--device-map", tmp_path / "map.json")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(ZeroDivisionError("a defect"), "ZeroDivisionError: a defect"), (OSError(20, "Not a directory", "x"), "ory: x\n")],
+)
+def test_what_goes_wrong_does_not_end_like_a_difference(monkeypatch, capsys, error, message):
+    def broken(*_words: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("checkpoints.open_checkpoint", broken)
+    monkeypatch.setattr(sys, "argv", ["circuit-drift", "diff", "a", "b"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_store_that_cannot_be_written(tiny_series, tmp_path):
