@@ -178,7 +178,7 @@ def retrieval_heads(
 
     chosen = open_series(series).select(steps)
     prompts = circuit_drift.prompts_for(chosen.path, needles=needles, haystack=haystack, length=length, seed=seed)
-    points = measure_each(
+    measured = measure_each(
         chosen.checkpoints,
         Store.open(store),
         prompts,
@@ -188,15 +188,18 @@ def retrieval_heads(
         attention=attention,
         device_map=read_device_map(device_map),
     )
+    points = list(measured)
     scored = [(point.label, point.heads) for point in points if point.heads is not None]
     for index, reason in scored[-1][1].meta.get("refused", ()) if scored else ():
         _say(f"needle {index} of {prompts.needles.origin} was refused: {reason}")
     if not scored:
         raise DriftError(f"no checkpoint of {chosen.name} could be scored; the reasons are above")
-    if as_json:
-        typer.echo(json.dumps(scored[-1][1].to_head_lists()))
-    else:
+    if not as_json:
         print_heads(scored, top)
+    elif points[-1].heads is not None:
+        typer.echo(json.dumps(points[-1].heads.to_head_lists()))
+    else:
+        raise DriftError(f"{chosen[-1].label}, the last one chosen, could not be scored; the reason is above")
 
 
 @app.command()

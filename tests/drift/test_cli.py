@@ -324,6 +324,16 @@ def test_needles_that_were_refused_are_named(tiny_series, tmp_path):
     assert "1 needle was refused and not asked; needle 1: answer 'code2' stands 0 times" in ran.stdout
 
 
+def test_heads_of_another_checkpoint_never_pass_for_those_of_the_last(tiny_series, tmp_path):
+    series = shutil.copytree(tiny_series, tmp_path / "series")
+    (series / "checkpoint-100" / "model.safetensors").write_bytes(b"")
+    options = [series, "--steps", "0,100", "--store", tmp_path / "store", "--length", "64"]
+    assert "100, the last one chosen, could not be scored" in _fails("heads", *options, "--json")
+    shown = runner.invoke(app, ["heads", *map(str, options)])
+    assert shown.exit_code == 0
+    assert "step 0:" in shown.stdout
+
+
 def test_a_reader_that_leaves_early_does_not_change_the_exit_status(tiny_series, measured):
     folder = str(tiny_series / "checkpoint-10")
     command = [sys.executable, "-m", "circuit_drift.cli", "diff", folder, folder, "--store", str(measured)]
