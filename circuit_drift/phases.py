@@ -122,7 +122,7 @@ def _stored(
     steps = [point.step for point in points if point.step is not None]
     starts = {point.stage: step for point, step in zip(reversed(points), reversed(steps), strict=True) if point.stage}
     stages = dict(reversed(starts.items()))
-    measured = {"version": 2, "steps": steps, "stages": stages, "circuits": [p.keys["circuit"] for p in points]}
+    measured = {"version": 3, "steps": steps, "stages": stages, "circuits": [p.keys["circuit"] for p in points]}
     key = key_of(measured)
     folder = store.folder("evolution", key)
     if store.has("evolution", key):
