@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from circuits.attribution import attribute
     from circuits.backward import Backward
     from circuits.comparison import GraphDiff, diff
-    from circuits.evaluation import Faithfulness, FaithfulnessCurve, faithfulness, faithfulness_curve, minimal_circuit
+    from circuits.curves import Faithfulness, FaithfulnessCurve
+    from circuits.evaluation import faithfulness, faithfulness_curve, minimal_circuit
     from circuits.evolution import Evolution, evolve
     from circuits.exact import exact_edges, exact_nodes
     from circuits.exports import (
@@ -47,8 +48,8 @@ _HOMES = {
     "Evolution": "evolution",
     "Fact": "facts",
     "FactSet": "facts",
-    "Faithfulness": "evaluation",
-    "FaithfulnessCurve": "evaluation",
+    "Faithfulness": "curves",
+    "FaithfulnessCurve": "curves",
     "GraphDiff": "comparison",
     "GraphShape": "graph",
     "HeadRoles": "roles",

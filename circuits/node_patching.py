@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from checkpoints.anatomy import Anatomy, Block, anatomy, linear_weight
 from circuits.attribution import graph_shape
-from circuits.evaluation import Faithfulness, interval, ratio
+from circuits.curves import Faithfulness
 from circuits.facts import FactSet
 from circuits.graph import Floats, require_same_shape
 from circuits.interior import Neurons, Seen, Watch
@@ -65,15 +65,14 @@ def node_faithfulness(
     """
     rivals = _random(circuit, n_random, seed)
     metrics, clean, corrupt = node_metrics(model, [circuit, *rivals], facts, metric=metric, batch_size=batch_size)
-    low, high = interval(metrics[0], clean, corrupt)
     return Faithfulness(
-        value=ratio(metrics[0], clean, corrupt),
-        low=low,
-        high=high,
         n_edges=circuit.size,
         metric=metrics[0],
-        random=tuple(ratio(m, clean, corrupt) for m in metrics[1:]),
+        random_metric=metrics[1:],
+        clean_metric=clean,
+        corrupt_metric=corrupt,
         unit="nodes" if circuit.neurons is None else "heads and neurons",
+        meta={"prompts": facts.hash, "metric": find_metric(metric, facts)[0], "ablation": "corrupt"},
     )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from circuits.comparison import GraphDiff
-    from circuits.evaluation import FaithfulnessCurve
+    from circuits.curves import Faithfulness, FaithfulnessCurve
     from circuits.nodes import NodeScores
     from circuits.positions import PositionScores
     from circuits.transfers import Transfer
@@ -155,6 +155,32 @@ def curve_figure(curve: "FaithfulnessCurve") -> "go.Figure":
     dress(
         figure,
         title=f"{curve.n_edges[-1]:,} edges keep {values[-1]:.0%} of the {curve.meta.get('metric', 'metric')}",
+        subtitle="(circuit - corrupt) / (clean - corrupt), exact runs; bars: 95 % bootstrap over the facts",
+        height=420,
+    )
+    return figure
+
+
+def faithfulness_figure(found: "Faithfulness") -> "go.Figure":
+    """One circuit's faithfulness with its interval, random circuits of its size beside it."""
+    import plotly.graph_objects as go
+
+    frame = found.to_frame()
+    figure = go.Figure()
+    figure.add_bar(
+        x=frame["circuit"],
+        y=frame["faithfulness"],
+        error_y={
+            "array": frame["high"] - frame["faithfulness"],
+            "arrayminus": frame["faithfulness"] - frame["low"],
+            "symmetric": False,
+        },
+        marker={"color": [BLUE, *[GREY] * len(found.random)]},
+    )
+    figure.update_yaxes(title_text="faithfulness")
+    dress(
+        figure,
+        title=f"{found.n_edges:,} {found.unit} keep {found.value:.0%} of the {found.meta.get('metric', 'metric')}",
         subtitle="(circuit - corrupt) / (clean - corrupt), exact runs; bars: 95 % bootstrap over the facts",
         height=420,
     )

@@ -16,7 +16,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from transformers import PreTrainedModel
 
 from checkpoints.anatomy import Anatomy, Block, Norm
-from checkpoints.errors import CorruptWeights, UnsupportedArchitecture
+from checkpoints.errors import BadPrompt, CorruptWeights, UnsupportedArchitecture
 from circuits.facts import FactSet
 from circuits.latent import LatentTrace, check_latent, watching
 
@@ -142,6 +142,8 @@ def hooks(handles: Sequence[Any]) -> Iterator[None]:
 
 def batches(facts: FactSet, size: int, device: torch.device) -> Iterator[Batch]:
     """Facts in batches of similar length, padded on the right with token 0."""
+    if size < 1:
+        raise BadPrompt(f"batch_size must be at least 1, got {size}")
     lengths = facts.lengths
     order = sorted(range(len(facts)), key=lengths.__getitem__)
     for start in range(0, len(order), size):

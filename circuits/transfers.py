@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from checkpoints.artifacts import read_artifact, write_artifact
 from checkpoints.errors import BadPrompt
-from circuits.evaluation import circuit_metrics, interval, ratio
+from circuits.curves import interval, ratio
+from circuits.evaluation import circuit_metrics
 from circuits.graph import Circuit
 
 if TYPE_CHECKING:

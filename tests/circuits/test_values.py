@@ -151,3 +151,58 @@ def test_a_circuit_with_shared_heads_runs_the_same_after_it_was_exchanged(model,
     assert (back.shape.n_kv_heads, back.n_edges > circuit.n_edges) == (circuit.shape.n_heads, True)
     ours, theirs = (circuits.faithfulness(model, c, facts, n_random=0) for c in (circuit, back))
     np.testing.assert_allclose(theirs.metric, ours.metric, rtol=1e-5)
+
+
+def curve_of(values, n_facts=6):
+    """A curve whose circuits keep the same share of every fact's metric."""
+    clean, corrupt = np.linspace(2, 4, n_facts), np.linspace(-1, 0, n_facts)
+    metric = np.stack([corrupt + value * (clean - corrupt) for value in values])
+    return circuits.FaithfulnessCurve(
+        shares=tuple(np.linspace(0, 1, len(values))),
+        n_edges=np.arange(len(values)),
+        metric=metric,
+        random_metric=np.zeros((len(values), 0, n_facts)),
+        clean_metric=clean,
+        corrupt_metric=corrupt,
+        shape=circuits.GraphShape(1, 2, 2),
+    )
+
+
+def test_areas_have_intervals_that_rest_on_the_facts():
+    even = curve_of([0.0, 0.5, 1.5])
+    assert even.cpr == pytest.approx(0.625)
+    assert even.cpr_interval == pytest.approx((0.625, 0.625))
+    assert even.cmd == pytest.approx(0.625)
+    assert even.cmd_interval == pytest.approx((0.625, 0.625))
+    uneven = curve_of([0.0, 0.5, 1.0])
+    uneven.metric[1, :3] += 1.0
+    low, high = uneven.cpr_interval
+    assert low < uneven.cpr < high
+
+
+def test_one_circuits_faithfulness_is_shown_and_survives_the_disk(model, facts, graph, tmp_path):
+    found = circuits.faithfulness(model, graph.prune(40), facts, n_random=2, metric="log probability")
+    frame = found.to_frame()
+    assert list(frame["circuit"]) == ["circuit", "random 1", "random 2"]
+    assert tuple(frame["faithfulness"]) == (found.value, *found.random)
+    assert found.plot().layout.title.text.startswith(f"{found.n_edges} edges keep")
+    assert "log probability" in found.plot().layout.title.text
+    assert f"({min(found.random):.2f} to {max(found.random):.2f})" in str(found)
+    back = circuits.Faithfulness.load(found.save(tmp_path / "one"))
+    assert str(back) == str(found)
+    assert back.to_frame().equals(frame)
+    assert back.meta == found.meta
+    with pytest.raises(StoreError, match="holds a result of kind"):
+        circuits.FaithfulnessCurve.load(tmp_path / "one")
+
+
+def test_no_circuit_is_minimal_where_there_is_nothing_to_keep(model, facts, graph):
+    with pytest.raises(BadPrompt, match="no difference to keep a share of"):
+        circuits.minimal_circuit(
+            model, graph, facts, metric=lambda logits, batch, _clean: batch.per_fact(logits[:, 0] * 0)
+        )
+
+
+def test_batches_of_no_facts_are_refused(model, facts):
+    with pytest.raises(BadPrompt, match="batch_size must be at least 1, got 0"):
+        circuits.attribute(model, facts, batch_size=0)
