@@ -129,14 +129,14 @@ def diff(
         CheckpointMismatch: they differ in shape or tokenizer, or no measure worked on both.
         DriftError: an unknown measure.
     """
+    unknown = sorted(set(measures) - set(PAIR_MEASURES))
+    if unknown:
+        raise DriftError(f"unknown measure {', '.join(unknown)}; choose from {', '.join(PAIR_MEASURES)}")
     first, second = open_checkpoint(a), open_checkpoint(b)
     require_same_model(first, second)
     store = store if isinstance(store, Store) else Store.open(store)
     prompts = prompts or prompts_for(first.path)
     placement: dict[str, Any] = {"device": device, "dtype": dtype, "attention": attention, "device_map": device_map}
-    unknown = sorted(set(measures) - set(PAIR_MEASURES))
-    if unknown:
-        raise DriftError(f"unknown measure {', '.join(unknown)}; choose from {', '.join(PAIR_MEASURES)}")
     needed = ["circuit"] if TRANSFER in measures else []
     wanted = [name for name in MEASURES if name in (*measures, *needed)]
     points = list(measure_each([first, second], store, prompts, measures=wanted, progress=progress, **placement))

@@ -192,6 +192,12 @@ def test_a_stored_run_is_kept_beside_another_and_never_replaced_in_silence(tiny_
     assert "2 checkpoints that this one has not" in caplog.text
 
 
+def test_a_measure_that_does_not_exist_is_refused_before_a_store_is_made(tiny_series, tmp_path):
+    wrong = ["--measures", "head", "--store", str(tmp_path / "store")]
+    assert "choose from heads" in _fails("diff", f"{tiny_series}@0", f"{tiny_series}@10", *wrong)
+    assert not (tmp_path / "store").exists()
+
+
 def test_a_transfer_measures_the_circuits_that_it_needs(tiny_series, measured, tmp_path):
     html = tmp_path / "new" / "pair.html"
     done = _diff(measured, f"{tiny_series}@0", f"{tiny_series}@10", "--measures", "transfer", "--json")
@@ -203,7 +209,6 @@ def test_a_transfer_measures_the_circuits_that_it_needs(tiny_series, measured, t
     assert done.exit_code == 0, done.output
     assert "plotly" in html.read_text(encoding="utf-8")
     assert "cannot be written" in _fails(*matrix, "--html", html / "below a file")
-    assert "choose from heads" in _fails("diff", f"{tiny_series}@0", f"{tiny_series}@10", "--measures", "head")
 
 
 def test_a_pair_without_a_changed_head_says_what_differs(tiny_series, measured):
