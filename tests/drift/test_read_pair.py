@@ -164,7 +164,9 @@ def test_what_was_not_measured_is_not_compared_and_the_reason_is_told():
     other = compare(point(0, circuit=b.circuit), point(1, circuit=b.circuit))
     assert other.verdict[0] == "No circuit changed significantly from 0 to 1 (q < 0.05)."
     assert other.verdict[-1] == "Not compared: heads (step0: not measured; step1: not measured)."
-    with pytest.raises(CheckpointMismatch, match=r"nothing to compare\. heads: step0: not measured; step0: not measured"):
+    with pytest.raises(
+        CheckpointMismatch, match=r"nothing to compare\. heads: step0: not measured; step0: not measured"
+    ):
         compare(point(0), point(0))
     with pytest.raises(CheckpointMismatch, match="no circuits were compared: step0: no fact fits"):
         pair.to_frame()
