@@ -62,7 +62,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     if (folder / ADAPTER_FILE).exists():
         return (folder / ADAPTER_FILE,)
     if (distributed := distributed_folder(folder)) is not None:
-        return tuple(sorted(distributed.glob("*.distcp")))
+        return _distributed_files(distributed)
     ggufs = sorted(folder.glob("*.gguf"))
     if len(ggufs) == 1:
         return (ggufs[0],)
@@ -80,6 +80,16 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         f"{folder} is no checkpoint: looked for {CONFIG_FILE} with model.safetensors (or its shards, .bin or .distcp), "
         f"{ADAPTER_CONFIG} with {ADAPTER_FILE}, and one *.gguf"
     )
+
+
+def _distributed_files(folder: Path) -> tuple[Path, ...]:
+    """Its `.distcp` files, and last the metadata, which decides what each of their bytes is."""
+    files = tuple(sorted(folder.glob("*.distcp")))
+    if not files:
+        raise CorruptWeights(
+            f"{folder} has the metadata of a distributed checkpoint, but no .distcp file; restore them"
+        )
+    return (*files, folder / ".metadata")
 
 
 def distributed_folder(folder: Path) -> Path | None:

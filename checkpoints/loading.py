@@ -10,13 +10,16 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from checkpoints.bridge import build_bridge
 from checkpoints.checkpoint import Checkpoint
+from checkpoints.distributed import plan, read_metadata
 from checkpoints.errors import CorruptWeights, DriftError, UnsupportedArchitecture
 from checkpoints.files import tokenizer_files
-from checkpoints.formats import load_distributed, merge_adapter
+from checkpoints.formats import merge_adapter
+from checkpoints.limits import require_possible
 from checkpoints.trust import ALLOWED, allows_code
 from checkpoints.validate import validate
 
@@ -123,7 +126,7 @@ def load(
                 f"{checkpoint.path} is a torch distributed checkpoint, which is put on one device: convert it to "
                 "safetensors to spread it by a device map"
             )
-        model = load_distributed(checkpoint, files[0].parent, dtype, attention)
+        model = _build_distributed(checkpoint, files[0].parent, dtype, attention)
     else:
         model = _build(checkpoint, gguf, dtype, attention, device_map)
     spread = None if device_map is None else _placement(checkpoint, model, device_map)
@@ -212,6 +215,29 @@ def _build(
     except Exception as error:
         raise _explain(checkpoint, error) from error
     _check_coverage(checkpoint, info)
+    return model
+
+
+def _build_distributed(checkpoint: Checkpoint, folder: Path, dtype: str, attention: str) -> "PreTrainedModel":
+    """The config's model, filled from a torch distributed checkpoint."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    stored = read_metadata(folder)
+    size = sum(file.stat().st_size for file in folder.glob("*.distcp"))
+    require_possible(checkpoint.config, tensors=len(stored), size=size, folder=checkpoint.path)
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            shape: PreTrainedModel = auto.from_config(config)
+        filling = plan(folder, stored, shape)
+        model: PreTrainedModel = auto.from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention)
+    except DriftError:
+        raise
+    except Exception as error:
+        raise _explain(checkpoint, error) from error
+    filling.fill(model)
     return model
 
 
