@@ -1,0 +1,405 @@
+"""What the figures of a report say and draw: titles, curves, error bars and marks, on runs made by hand."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from checkpoints.audit import Finding
+from circuit_drift.report import theme
+from circuit_drift.report.audit import lineage_figure, mark_steps
+from circuit_drift.report.evolution import (
+    behaviour_figure,
+    head_frame,
+    head_lines_figure,
+    head_map_figure,
+    recall_figure,
+)
+from circuit_drift.report.rewiring import rewiring_figure, rewiring_frame
+from circuit_drift.report.roles import roles_figure, roles_frame
+from tests.drift.handmade import (
+    EDGES,
+    WIRING_A,
+    WIRING_B,
+    faithfulness,
+    graph,
+    point,
+    retrieval,
+    roles,
+    run_of,
+    strengths,
+)
+
+
+def _title(figure) -> tuple[str, str]:
+    return figure.layout.title.text, figure.layout.title.subtitle.text
+
+
+def _traces(figure) -> dict[str, object]:
+    return {trace.name: trace for trace in figure.data}
+
+
+@pytest.fixture
+def behaved():
+    """Four checkpoints of two stages, the second not scored."""
+    return run_of(
+        point(0, stage="one", heads=retrieval({(0, 1): 0.0625}, accepted=3, correct=2, nll=math.log(4000))),
+        point(100, stage="one"),
+        point(1000, stage="two", heads=retrieval({(0, 1): 0.75, (1, 0): 0.5}, accepted=9, correct=4, nll=math.log(8))),
+        point(
+            2000, stage="two", heads=retrieval({(0, 1): 0.625, (1, 1): 0.125}, accepted=8, correct=7, nll=math.log(2))
+        ),
+    )
+
+
+def test_the_needle_test_beside_the_perplexity(behaved):
+    figure = behaviour_figure(behaved)
+    assert _title(figure) == (
+        "Needle score 0.30 → 0.80, accuracy 0.20 → 0.70; answer perplexity 4,000.00 → 2.00",
+        "10 needle prompts, answers teacher-forced: score = over half of the answer's tokens are the top token, "
+        "accuracy = all are",
+    )
+    lines = _traces(figure)
+    assert list(lines) == ["needle score (over half of the answer)", "needle accuracy (all of it)", "answer perplexity"]
+    score, accuracy, perplexity = lines.values()
+    assert [list(trace.x) for trace in figure.data] == [[0, 2, 3]] * 3
+    assert list(score.y) == [0.3, 0.9, 0.8]
+    assert list(accuracy.y) == [0.2, 0.4, 0.7]
+    assert list(perplexity.y) == pytest.approx([4000, 8, 2], rel=1e-5)
+    assert (score.yaxis, accuracy.yaxis, perplexity.yaxis) == ("y", "y", "y2")
+    left, right = figure.layout.yaxis, figure.layout.yaxis2
+    assert (left.title.text, left.type) == ("share of needle prompts", None)
+    assert (right.title.text, right.type) == ("answer perplexity (log)", "log")
+    assert list(right.tickvals) == [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000]
+    assert right.ticktext[-1] == "5,000"
+
+
+def test_checkpoints_stand_in_their_order_and_stages_begin_between_them(behaved):
+    figure = behaviour_figure(behaved)
+    axis = figure.layout.xaxis
+    assert axis.title.text == "step (checkpoints evenly spaced)"
+    assert list(axis.tickvals) == [0, 1, 2, 3]
+    assert list(axis.ticktext) == ["0", "100", "1,000", "2,000"]
+    assert list(axis.range) == [-0.5, 3.5]
+    assert [(a.text, a.x) for a in figure.layout.annotations] == [("two →", 1.5)]
+    assert [(shape.x0, shape.x1) for shape in figure.layout.shapes] == [(1.5, 1.5)]
+
+
+def test_a_suspect_checkpoint_and_missing_ones_are_marked_in_their_place(behaved):
+    findings = [
+        Finding("off_path", ("two/1000",), "off"),
+        Finding("missing_steps", ("one/100", "two/1000"), "two", {"steps": [200, 300]}),
+    ]
+    figure = behaviour_figure(run_of(*behaved.points, findings=findings))
+    assert list(figure.layout.xaxis.ticktext) == ["0", "! 100", "! 1,000", "2,000"]
+    bands = [(shape.x0, shape.x1) for shape in figure.layout.shapes if shape.type == "rect"]
+    assert bands == [(0.6, 1.4), (1.6, 2.4)]
+    assert [(a.text, a.x) for a in figure.layout.annotations] == [("two →", 1.5), ("2 missing", 1.5)]
+
+
+def _wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval as its paper of 1927 gives it."""
+    z = 1.9599639845
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return middle - half, middle + half
+
+
+def test_recall_by_class_with_its_intervals():
+    labels = [{"class": "old" if i < 4 else "new"} for i in range(10)]
+    told = ([True] * 2 + [False] * 8, [True] * 3 + [False] + [True] * 2 + [False] * 4)
+    run = run_of(
+        point(0),
+        *(
+            point(10 * (i + 1), circuit=graph(strengths(WIRING_A), known=known, labels=labels))
+            for i, known in enumerate(told)
+        ),
+    )
+    figure = recall_figure(run)
+    assert _title(figure) == (
+        "Fact recall at the end: old 0.75, new 0.33",
+        "share of facts whose answer is the top token of the clean prompt; bars are Wilson 95 % intervals",
+    )
+    old, new = figure.data
+    assert (old.name, new.name) == ("old (n = 4)", "new (n = 6)")
+    assert list(old.x) == [1, 2]
+    assert list(old.y) == [0.5, 0.75]
+    assert list(new.y) == pytest.approx([0, 1 / 3])
+    for trace, n in ((old, 4), (new, 6)):
+        ends = [_wilson(share, n) for share in trace.y]
+        assert list(trace.error_y.array) == pytest.approx([h - y for y, (_, h) in zip(trace.y, ends, strict=True)])
+        assert list(trace.error_y.arrayminus) == pytest.approx(
+            [y - low for y, (low, _) in zip(trace.y, ends, strict=True)], abs=1e-9
+        )
+        assert min(trace.error_y.array) > 0
+        assert trace.error_y.symmetric is False
+    assert figure.layout.yaxis.title.text == "fact recall (top token)"
+
+
+def test_the_map_of_heads_over_the_checkpoints(behaved):
+    figure = head_map_figure(behaved)
+    assert _title(figure) == (
+        "Retrieval heads (score > 0.1): 0 at the start, 2 at most, 2 at the end",
+        "mean share of the needle a head copies; move the slider over the checkpoints; the scale is fixed",
+    )
+    maps = [[[0, 0.0625], [0, 0]], [[0, 0.75], [0.5, 0]], [[0, 0.625], [0, 0.125]]]
+    assert [frame.data[0].z.tolist() for frame in figure.frames] == maps
+    assert [frame.name for frame in figure.frames] == ["step0", "step1000", "step2000"]
+    (shown,) = figure.data
+    assert shown.z.tolist() == maps[-1]
+    assert list(shown.x) == ["h0", "h1"]
+    assert list(shown.y) == ["layer 0", "layer 1"]
+    assert (shown.zmin, shown.zmax) == (0, 1)
+    (slider,) = figure.layout.sliders
+    assert slider.active == 2
+    assert slider.currentvalue.prefix == "step "
+    shows = {step.label: list(step.args[0]) for step in slider.steps}
+    assert shows == {"0": ["step0"], "1,000": ["step1000"], "2,000": ["step2000"]}
+    fewer = head_map_figure(run_of(behaved.points[2], replace(behaved.points[0], step=3000)))
+    assert _title(fewer)[0] == "Retrieval heads (score > 0.1): 2 at the start, 2 at most, 0 at the end"
+
+
+def test_the_leading_heads_over_the_checkpoints(behaved):
+    figure = head_lines_figure(behaved, k=3)
+    assert _title(figure) == (
+        "a0.h1 leads: 0.06 at the start, 0.75 at its peak, 0.62 at the end",
+        "the 3 heads with the highest peak; dotted line: the 0.1 threshold",
+    )
+    lines = _traces(figure)
+    assert {name: list(trace.y) for name, trace in lines.items()} == {
+        "a0.h1": [0.0625, 0.75, 0.625], "a1.h0": [0, 0.5, 0], "a1.h1": [0, 0, 0.125]
+    }  # fmt: skip
+    assert list(lines) == ["a0.h1", "a1.h0", "a1.h1"]
+    assert {tuple(trace.x) for trace in lines.values()} == {(0, 2, 3)}
+    assert next((shape.y0, shape.y1) for shape in figure.layout.shapes) == (0.1, 0.1)
+    assert len(head_lines_figure(behaved).data) == 4
+
+
+def test_the_numbers_behind_the_map():
+    """Two prompts that score 0.25 and 0.75: the mean lies between them, and its interval runs from one to the other."""
+    run = run_of(
+        point(0),
+        point(1000, heads=retrieval({(0, 1): [0.25, 0.75]}, prompts=2)),
+        point(2000, heads=retrieval({(1, 1): [0.5, 1.0]}, prompts=2)),
+    )
+    frame = head_frame(run)
+    assert list(frame) == ["step", "name", "layer", "head", "n", "score", "low", "high"]
+    assert frame.values.tolist() == [
+        ["1,000", "a0.h0", 0, 0, 2, 0, 0, 0],
+        ["1,000", "a0.h1", 0, 1, 2, 0.5, 0.25, 0.75],
+        ["1,000", "a1.h0", 1, 0, 2, 0, 0, 0],
+        ["1,000", "a1.h1", 1, 1, 2, 0, 0, 0],
+        ["2,000", "a0.h0", 0, 0, 2, 0, 0, 0],
+        ["2,000", "a0.h1", 0, 1, 2, 0, 0, 0],
+        ["2,000", "a1.h0", 1, 0, 2, 0, 0, 0],
+        ["2,000", "a1.h1", 1, 1, 2, 0.75, 0.5, 1.0],
+    ]
+
+
+def _window(first: int, second: int):
+    """A graph of two facts, each with a window of 20 of the 46 edges; the second fact weighs more, so that both
+    together have its window. Two windows d places apart share (20 - d) / (20 + d)."""
+    facts = np.tile(np.arange(1, len(EDGES) + 1) / 2**20, (2, 1))
+    for scores, start, size in zip(facts, (first, second), (1, 2), strict=True):
+        scores[start : start + 20] = -size
+    return graph(facts)
+
+
+def _shared(distance: int) -> float:
+    return (20 - distance) / (20 + distance)
+
+
+@pytest.fixture
+def rewired():
+    """Windows at 0 and 2, 10 and 14, 11 and 13, 26 and 26: the middle step alone is within the noise of the prompts."""
+    return run_of(
+        point(5),
+        point(10, circuit=_window(0, 2), faithfulness=faithfulness([0.125, 0.25], [0.25, 0.5], random=(0.75, 0.0625))),
+        point(100, circuit=_window(10, 14), faithfulness=faithfulness([0.5, 0.5], [0.5, 1.0], random=(0.75, 0.125))),
+        point(1000, circuit=_window(11, 13), faithfulness=faithfulness([0.5, 1], [1, 0.875], random=(0.75, 0.25))),
+        point(2000, circuit=_window(26, 26)),
+    )
+
+
+def test_circuits_beside_the_noise_of_their_prompts(rewired):
+    """Overlap across is one half here with the other half there, that of the floor one half with the other here."""
+    frame = rewiring_frame(rewired).set_index("step")
+    assert list(frame) == [
+        "to_previous", "to_last", "floor", "floor_low", "floor_high", "chance",
+        "edges", "faithfulness", "low", "high", "random_circuits",
+    ]  # fmt: skip
+    assert list(frame.index) == ["10", "100", "1,000", "2,000"]
+    within = [_shared(2), _shared(4), _shared(2), 1]
+    assert list(frame["to_previous"])[1:] == pytest.approx(
+        [(_shared(14) + _shared(8)) / 2, _shared(3), (_shared(15) + _shared(13)) / 2]
+    )
+    assert math.isnan(frame["to_previous"].iloc[0])
+    assert list(frame["to_last"]) == pytest.approx(
+        [0, (_shared(16) + _shared(12)) / 2, (_shared(15) + _shared(13)) / 2, 1]
+    )
+    pairs = [(0, 3), (0, 1), (1, 2), (2, 3)]
+    for name, of in (("floor", lambda a, b: (a + b) / 2), ("floor_low", min), ("floor_high", max)):
+        assert list(frame[name]) == pytest.approx([of(within[a], within[b]) for a, b in pairs]), name
+    # 20 of 46 and 20 of 46 at random share about 20 * 20 / 46
+    expected = (400 / 46) / (40 - 400 / 46)
+    assert all(abs(value - expected) < 0.1 for value in frame["chance"])
+
+
+def test_faithfulness_and_random_circuits_are_of_the_largest_size(rewired):
+    frame = rewiring_frame(rewired).set_index("step")
+    assert frame["edges"].tolist()[:3] == [10, 10, 10]
+    assert frame["faithfulness"].tolist()[:3] == [0.375, 0.75, 0.9375]
+    assert frame["low"].tolist()[:3] == [0.25, 0.5, 0.875]
+    assert frame["high"].tolist()[:3] == [0.5, 1.0, 1.0]
+    assert frame["random_circuits"].tolist()[:3] == [0.0625, 0.125, 0.25]
+    assert frame.loc["2,000", ["edges", "faithfulness", "low", "high", "random_circuits"]].isna().all()
+    assert "faithfulness" not in rewiring_frame(run_of(*(replace(p, faithfulness=None) for p in rewired)))
+
+
+def test_the_figure_counts_the_steps_that_rewire_more_than_noise(rewired):
+    frame = rewiring_frame(rewired)
+    figure = rewiring_figure(rewired, frame)
+    assert _title(figure) == (
+        "2 of 3 steps between neighbours rewire more than prompt noise",
+        "a line below the grey band is real rewiring; inside it, other prompts would have changed as much",
+    )
+    lines = _traces(figure)
+    assert {tuple(trace.x) for trace in figure.data} == {(1, 2, 3, 4)}
+    band = [trace for trace in figure.data if trace.line.width == 0]
+    assert [trace.fill for trace in band] == [None, "tonexty"]
+    np.testing.assert_array_equal(band[0].y, frame["floor_high"])
+    np.testing.assert_array_equal(band[1].y, frame["floor_low"])
+    assert band[1].name == "noise floor: halves of the facts, one checkpoint (5–95 %)"
+    np.testing.assert_array_equal(lines["edge overlap with the previous"].y, frame["to_previous"])
+    np.testing.assert_array_equal(lines["edge overlap with the last"].y, frame["to_last"])
+    kept = lines["faithfulness of the circuit"]
+    assert list(kept.y)[:3] == [0.375, 0.75, 0.9375]
+    assert list(kept.error_y.array)[:3] == [0.125, 0.25, 0.0625]
+    assert list(kept.error_y.arrayminus)[:3] == [0.125, 0.25, 0.0625]
+    assert list(lines["random circuits of that size"].y)[:3] == [0.0625, 0.125, 0.25]
+    assert figure.layout.yaxis.title.text == "edge overlap (Jaccard)"
+    assert figure.layout.yaxis2.title.text == "faithfulness"
+    assert [trace.yaxis for trace in figure.data] == [None] * 4 + ["y2"] * 2
+    bare = run_of(*(replace(p, faithfulness=None) for p in rewired))
+    assert len(rewiring_figure(bare, rewiring_frame(bare)).data) == 4
+
+
+def test_error_bars_run_from_the_interval_to_the_value():
+    """Kept 0 on one fact and 0.25 on the other three times over: uneven ends."""
+    curve = faithfulness([0.0, 0.25])
+    curve = replace(
+        curve,
+        metric=np.array([[1.0, 1.0, 1.0, 3.0]]),
+        random_metric=np.ones((1, 1, 4)),
+        clean_metric=np.full(4, 3.0),
+        corrupt_metric=np.full(4, 1.0),
+    )
+    run = run_of(point(1, circuit=_window(0, 2), faithfulness=curve), point(2, circuit=_window(0, 2)))
+    frame = rewiring_frame(run)
+    assert frame["faithfulness"].iloc[0] == 0.25
+    # four draws of four: none holds the one that is kept in (3/4)^4 = 32 %, three or more in 5 %
+    assert (frame["low"].iloc[0], frame["high"].iloc[0]) == (0, 0.75)
+    bars = _traces(rewiring_figure(run, frame))["faithfulness of the circuit"].error_y
+    assert (bars.array[0], bars.arrayminus[0]) == (0.5, 0.25)
+
+
+def _cast(step: int, wiring=WIRING_A, *, known: int = 0, heads=None, **of: str):
+    return point(step, circuit=graph(strengths(wiring), known=known), roles=roles(**of), heads=heads)
+
+
+def test_roles_of_the_heads_of_each_circuit():
+    """a1.h1 is outside the second wiring's circuit, so that its role there does not count."""
+    run = run_of(
+        _cast(0, a0_h0="relation"),
+        point(10),
+        _cast(1000, a0_h0="mover", a1_h1="mover"),
+        _cast(2000, WIRING_B, a0_h0="mover", a1_h1="mover"),
+    )
+    frame = roles_frame(run)
+    assert frame.values.tolist() == [
+        ["0", "a0.h0", "relation"],
+        *(["0", head, "mixture"] for head in ("a0.h1", "a1.h0", "a1.h1")),
+        ["1,000", "a0.h0", "mover"],
+        *(["1,000", head, "mixture"] for head in ("a0.h1", "a1.h0")),
+        ["1,000", "a1.h1", "mover"],
+        ["2,000", "a0.h0", "mover"],
+        *(["2,000", head, "mixture"] for head in ("a0.h1", "a1.h0")),
+    ]
+    figure = roles_figure(run, frame)
+    assert _title(figure) == (
+        "The first mover head stands out at step 1,000; the last circuit has 1",
+        "roles certain in 95 % of resamples of the facts",
+    )
+    lines = _traces(figure)
+    assert {name: list(trace.y) for name, trace in lines.items()} == {
+        "relation": [1, 0, 0], "mixture": [3, 2, 2], "mover": [0, 2, 1]
+    }  # fmt: skip
+    assert {tuple(trace.x) for trace in lines.values()} == {(0, 2, 3)}
+    assert list(lines["mover"].text) == ["none", "a0.h0, a1.h1", "a0.h0"]
+    assert figure.layout.yaxis.title.text == "heads of the circuit"
+
+
+def test_a_run_without_a_mover_says_so_and_retrieval_is_a_role():
+    run = run_of(_cast(0, a0_h0="relation"), _cast(10, heads=retrieval({(0, 1): 0.5})))
+    frame = roles_frame(run)
+    assert _title(roles_figure(run, frame))[0] == "No head of a circuit is certainly a mover"
+    assert frame.loc[frame["role"] == "retrieval"].values.tolist() == [["10", "a0.h1", "retrieval"]]
+    lost = run_of(_cast(0, a0_h0="mover"), _cast(10))
+    assert _title(roles_figure(lost, roles_frame(lost)))[0] == (
+        "The first mover head stands out at step 0; the last circuit has 0"
+    )
+
+
+def test_roles_are_those_over_the_facts_that_are_recalled():
+    """On the eight facts that are recalled a0.h0 is a mover, on the two others it writes only from the relation."""
+    first = _cast(0, known=8)
+    subject = first.roles.subject.copy()
+    subject[:, 0, 0] = [100] * 8 + [-400] * 2
+    run = run_of(replace(first, roles=replace(first.roles, subject=subject)), _cast(10, known=8))
+    assert ["0", "a0.h0", "mover"] in roles_frame(run).values.tolist()
+
+
+def test_stages_are_marked_where_they_change_and_nowhere_else():
+    import plotly.graph_objects as go
+
+    figure = theme.mark_stages(go.Figure(), [None, "one", "one", "two", "two", "one"])
+    assert [(a.text, a.x) for a in figure.layout.annotations] == [("one →", 0.5), ("two →", 2.5), ("one →", 4.5)]
+    assert not theme.mark_stages(go.Figure(), ["one"] * 3).layout.annotations
+
+
+def test_marks_on_axes_that_name_steps_stand_at_the_checkpoints_shown():
+    import plotly.graph_objects as go
+
+    findings = [Finding("non_finite", ("3000",), "NaN")]
+    run = run_of(*(point(step) for step in (1000, 2000, 3000)), findings=findings)
+    labels = ["1000", "3000"]
+    figure = mark_steps(go.Figure(go.Heatmap(z=np.eye(2), x=labels, y=labels)), run)
+    assert list(figure.layout.xaxis.ticktext) == list(figure.layout.yaxis.ticktext) == ["1,000", "✕ 3,000"]
+    assert [(shape.x0, shape.x1) for shape in figure.layout.shapes] == [(0.6, 1.4)]
+
+
+def test_the_series_as_a_graph_says_how_many_branches_it_has():
+    points = [
+        point(0, stage="one"),
+        *(point(step, stage="two", branch=branch) for branch in ("a", "b") for step in (1, 2)),
+    ]
+    parents = {
+        "two/a/1": ["one/0"], "two/a/2": ["two/a/1"], "two/b/1": ["one/0"], "two/b/2": ["two/b/1"]
+    }  # fmt: skip
+    findings = [Finding("off_path", ("two/b/2",), "off"), Finding("non_finite", ("two/a/1",), "NaN")]
+    figure = lineage_figure(run_of(*points, parents=parents, findings=findings))
+    assert _title(figure) == (
+        "5 checkpoints in 2 branches",
+        "an arrow leads from a checkpoint to those that continue it",
+    )
+    drawn = {
+        trace.name: list(zip(trace.customdata, trace.x, trace.y, trace.text, strict=True)) for trace in figure.data[1:]
+    }
+    assert drawn == {
+        "nothing found": [("one/0", 0, 0, "0"), ("two/a/2", 2, -1, "2"), ("two/b/1", 1, -2, "1")],
+        "warning": [("two/b/2", 2, -2, "2")],
+        "error": [("two/a/1", 1, -1, "1")],
+    }
+    assert list(figure.layout.yaxis.tickvals) == [0, -1, -2]
+    assert list(figure.layout.yaxis.ticktext) == ["trunk", "a", "b"]
