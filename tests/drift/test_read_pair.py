@@ -33,7 +33,12 @@ def _a(**other):
 
 
 def _b(**other):
-    return point(1000, heads=retrieval({(0, 1): 0.75}, correct=8, nll=1.0), circuit=graph(strengths(WIRING_B)), **other)
+    return point(
+        1000,
+        heads=retrieval({(0, 1): 0.75, (1, 1): 0.5}, correct=8, nll=1.0),
+        circuit=graph(strengths(WIRING_B)),
+        **other,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +55,7 @@ def changed():
         1000,
         tokens=4_096_000,
         stage="late",
-        heads=retrieval({(0, 1): 0.75}, correct=8, nll=1.0),
+        heads=retrieval({(0, 1): 0.75, (1, 1): 0.5}, correct=8, nll=1.0),
         circuit=graph(strengths(WIRING_B), known=[False] + [True] * 8 + [False], refused=[(10, "two tokens")]),
         roles=roles(a0_h0="mover"),
     )
@@ -65,7 +70,7 @@ def same():
 
 def test_a_pair_that_changed_says_what_changed_by_how_much_and_on_what(changed):
     opening, behaviour, heads, circuit, role = changed.verdict
-    assert opening == "0 and 1,000 differ: 1 heads and 2 edges changed for real (q < 0.05)."
+    assert opening == "0 and 1,000 differ: 2 heads and 2 edges changed for real (q < 0.05)."
     # accuracy: six of ten turn right, sd 0.516, half 2.262 * 0.516 / sqrt(10) = 0.37; recall: 8 of 10 gained, 1 lost,
     # sd 0.675, half 0.48
     assert behaviour == (
@@ -73,8 +78,8 @@ def test_a_pair_that_changed_says_what_changed_by_how_much_and_on_what(changed):
         "(Δ -1.00 [-1.00, -1.00]); fact recall 0.10 → 0.80 (Δ +0.70 [+0.22, +1.18])."
     )
     assert heads == (
-        "Heads: 1 of 4 changed their retrieval score, over 10 needles; retrieval heads (score > 0.1): "
-        "1 gained (a0.h1), none lost."
+        "Heads: 2 of 4 changed their retrieval score, over 10 needles; retrieval heads (score > 0.1): "
+        "2 gained (a0.h1, a1.h1), none lost."
     )
     # nine units: p = 2 / 2^8; 19 of 21 edges are shared
     assert circuit.startswith(
@@ -90,12 +95,12 @@ def test_a_pair_that_changed_says_what_changed_by_how_much_and_on_what(changed):
 
 def test_read_the_other_way_every_sign_turns(changed):
     back = compare(changed.b, changed.a)
-    assert back.verdict[0] == "1,000 and 0 differ: 1 heads and 2 edges changed for real (q < 0.05)."
+    assert back.verdict[0] == "1,000 and 0 differ: 2 heads and 2 edges changed for real (q < 0.05)."
     assert back.verdict[1] == (
         "Behaviour: needle accuracy 0.80 → 0.20 (Δ -0.60 [-0.97, -0.23]); answer NLL (nats per token) 1.00 → 2.00 "
         "(Δ +1.00 [+1.00, +1.00]); fact recall 0.80 → 0.10 (Δ -0.70 [-1.18, -0.22])."
     )
-    assert "none gained, 1 lost (a0.h1)." in back.verdict[2]
+    assert "none gained, 2 lost (a0.h1, a1.h1)." in back.verdict[2]
     assert back.verdict[4] == "Roles in the circuits: 1 mover head gained (a1.h1); 1 retrieval head lost (a0.h1)."
 
 
@@ -124,7 +129,7 @@ def test_a_pair_differs_by_its_heads_alone():
     a, b = _a(), _b()
     pair = compare(a, replace(b, circuit=a.circuit))
     assert pair.significant
-    assert pair.verdict[0] == "0 and 1,000 differ: 1 heads changed for real (q < 0.05)."
+    assert pair.verdict[0] == "0 and 1,000 differ: 2 heads changed for real (q < 0.05)."
 
 
 def test_a_pair_differs_by_a_readout_alone_and_names_it():
@@ -221,9 +226,9 @@ def test_the_tables_of_a_pair_have_their_titles_in_their_order(changed):
 def test_the_table_of_heads(changed):
     frame = _tables(changed)["heads"].frame
     assert list(frame) == ["name", "before", "after", "delta", "low", "high", "q", "status"]
-    assert frame.iloc[0].tolist() == ["a0.h1", 0.0625, 0.75, 0.6875, 0.6875, 0.6875, 4 / 2**9, "gained"]
-    assert frame["delta"].tolist()[1:] == [0, 0, 0]
-    assert frame["q"].tolist()[1:] == [1, 1, 1]
+    assert frame.iloc[0].tolist() == ["a0.h1", 0.0625, 0.75, 0.6875, 0.6875, 0.6875, 4 / 2 / 2**9, "gained"]
+    assert frame["delta"].tolist()[1:] == [0.5, 0, 0]
+    assert frame["q"].tolist()[1:] == [4 / 2 / 2**9, 1, 1]
 
 
 def test_the_table_of_edges_and_nodes_holds_those_that_changed(changed):
@@ -294,7 +299,7 @@ def test_a_pair_is_printed_with_who_it_is_its_verdict_and_its_tables(changed, sa
     assert [line for line in lines if line in titles] == titles
     head = next(line for line in lines if "a0.h1" in line and "│" in line and "0.688" in line)
     assert [cell.strip() for cell in head.strip("│ ").split("│")] == [
-        "a0.h1", "0.0625", "0.75", "0.688", "0.688", "0.688", "0.00781", "gained"
+        "a0.h1", "0.0625", "0.75", "0.688", "0.688", "0.688", "0.00391", "gained"
     ]  # fmt: skip
     print_pair(same)
     told = capsys.readouterr().out
@@ -343,7 +348,7 @@ def test_json_names_the_facts_that_were_refused_and_holds_null_for_what_is_no_nu
 
 def test_a_notebook_shows_a_pair(changed):
     html = changed._repr_html_()
-    assert html.startswith("<p><b>0 → 1,000</b></p><ul><li>0 and 1,000 differ: 1 heads and 2 edges changed")
+    assert html.startswith("<p><b>0 → 1,000</b></p><ul><li>0 and 1,000 differ: 2 heads and 2 edges changed")
     assert html.count("<li>") == 5
     assert html.count("<table") == 7
     assert "q &lt; 0.05" in html
