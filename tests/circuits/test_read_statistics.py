@@ -1,0 +1,349 @@
+"""The statistics under every sentence about circuits, against textbook formulas and values worked out by hand."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats as textbook
+
+import circuits
+from circuits.contrasts import contrast
+from circuits.noise import (
+    paired_global_p,
+    paired_tests,
+    smallest_p,
+    unpaired_global_p,
+    upper_share,
+    welch_tests,
+)
+from circuits.profile import PROFILES, profile_changes, profiler
+from circuits.segmentation import Products, apart, best_split, cosines, resamples, splits
+from circuits.similarity import Ranked, Similarity, measure_names, measures, similarities
+
+NAN = float("nan")
+ONE = circuits.GraphShape(1, 1, 1)
+"""input->q, k, v, m0, logits; a0.h0->m0, logits; m0->logits: eight edges in that order."""
+TWO = circuits.GraphShape(2, 1, 1)
+A = np.array([[0.1, 0.4, 1.0], [0.3, 0.2, 1.0], [0.2, 0.9, 1.0], [0.6, 0.5, 1.0]])
+B = np.array([[0.5, 0.3, 1.0], [0.9, 0.1, 1.0], [0.7, 1.1, 1.0], [0.8, 0.2, 1.0], [0.95, 0.4, 1.0]])
+
+
+def test_edge_tests_of_pairs_are_students_with_bh_q():
+    difference = B[:4] - A
+    found = paired_tests(difference)
+    expected = textbook.ttest_1samp(difference[:, :2], 0)
+    interval = expected.confidence_interval(0.95)
+    np.testing.assert_allclose(found.delta, difference.mean(0))
+    np.testing.assert_allclose(found.p, [*expected.pvalue, 1.0])
+    np.testing.assert_allclose(found.low, [*interval.low, 0.0])
+    np.testing.assert_allclose(found.high, [*interval.high, 0.0])
+    np.testing.assert_allclose(found.q, textbook.false_discovery_control([*expected.pvalue, 1.0]))
+    wide = paired_tests(difference, level=0.5)
+    np.testing.assert_allclose(wide.high[:2], expected.confidence_interval(0.5).high)
+    np.testing.assert_array_equal(paired_tests(np.ones((3, 1))).p, [0.0])
+
+
+def test_edge_tests_of_different_facts_are_welchs():
+    found = welch_tests(A, B)
+    expected = textbook.ttest_ind(B[:, :2], A[:, :2], equal_var=False)
+    interval = expected.confidence_interval(0.95)
+    np.testing.assert_allclose(found.delta, B.mean(0) - A.mean(0))
+    np.testing.assert_allclose(found.p, [*expected.pvalue, 1.0])
+    np.testing.assert_allclose(found.low[:2], interval.low, rtol=1e-3)
+    np.testing.assert_allclose(found.high[:2], interval.high, rtol=1e-3)
+    np.testing.assert_allclose(found.q, textbook.false_discovery_control([*expected.pvalue, 1.0]))
+    narrow = welch_tests(A, B, level=0.5)
+    np.testing.assert_allclose(narrow.low[:2], expected.confidence_interval(0.5).low, rtol=1e-3)
+
+
+def global_p(contrasts, units):
+    """The permutation p written out: the observed contrast first; the larger of two statistics, Bonferroni for two."""
+    change = (np.array(contrasts) @ units) ** 2
+    square = (units**2).sum(0)
+    moving = square > 0
+    largest, energy = (change[:, moving] / square[moving]).max(1), change.sum(1)
+    reached = [(s >= s[0] * (1 - 1e-6)).sum() for s in (largest, energy)]
+    return min(reached), len(contrasts)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_few_pairs_are_flipped_in_every_way(seed):
+    difference = np.random.default_rng(seed).standard_normal((5, 3)) + 0.6
+    patterns = [(1, *signs) for signs in itertools.product((1, -1), repeat=4)]
+    reached, total = global_p(sorted(patterns, reverse=True), difference)
+    assert total == 16
+    assert paired_global_p(difference) == pytest.approx(min(1.0, 2 * reached / total))
+
+
+def test_many_pairs_are_flipped_at_random_and_the_upper_end_is_taken():
+    difference = np.random.default_rng(3).standard_normal((11, 4)) + 0.35
+    signs = np.random.default_rng(5).choice([-1, 1], size=(99, 11))
+    reached, _ = global_p([np.ones(11), *signs], difference)
+    assert 1 < reached < 40
+    upper = textbook.beta.ppf(0.95, reached, 99 - (reached - 1))
+    assert paired_global_p(difference, draws=99, seed=5) == pytest.approx(2 * upper)
+    default = np.random.default_rng(0).choice([-1, 1], size=(999, 11))
+    reached, _ = global_p([np.ones(11), *default], difference)
+    assert paired_global_p(difference) == pytest.approx(2 * textbook.beta.ppf(0.95, reached, 1000 - reached))
+
+
+def test_ten_pairs_are_listed_and_eleven_are_drawn():
+    same = np.full((10, 1), 0.5)
+    assert paired_global_p(same) == pytest.approx(2 / 2**9)
+    assert smallest_p(10) == pytest.approx(2 / 2**9)
+    assert paired_global_p(np.full((11, 1), 0.5)) == pytest.approx(2 * textbook.beta.ppf(0.95, 2, 998), rel=0.7)
+    assert smallest_p(11) == pytest.approx(2 * (1 - 0.05 ** (1 / 999)))
+    assert [smallest_p(n) for n in (1, 2, 3, 6)] == [1.0, 1.0, 0.5, 0.0625]
+
+
+def test_nothing_that_changes_is_no_change():
+    assert paired_global_p(np.zeros((4, 2))) == 1.0
+
+
+def test_labels_are_permuted_where_facts_differ():
+    rng = np.random.default_rng(1)
+    a, b = rng.standard_normal((5, 3)), rng.standard_normal((7, 3)) + 1.0
+    pooled = np.concatenate([a, b])
+    observed = np.r_[np.full(5, -1 / 5), np.full(7, 1 / 7)]
+    order = np.random.default_rng(2)
+    drawn = [observed, *(order.permutation(observed) for _ in range(60))]
+    reached, _ = global_p(drawn, pooled - pooled.mean(0))
+    expected = 2 * textbook.beta.ppf(0.95, reached, 60 - (reached - 1))
+    assert unpaired_global_p(a, b, draws=60, seed=2) == pytest.approx(min(1.0, expected))
+    assert unpaired_global_p(a, a) == 1.0
+
+
+def test_the_upper_end_of_a_share_is_the_exact_one():
+    assert upper_share(0, 19) == pytest.approx(1 - 0.05 ** (1 / 19))
+    assert upper_share(3, 20) == pytest.approx(textbook.binomtest(3, 20).proportion_ci(0.90, "exact").high)
+    assert upper_share(3, 20, level=0.5) == pytest.approx(textbook.beta.ppf(0.5, 4, 17))
+    assert upper_share(7, 7) == 1.0
+
+
+def test_the_profile_of_a_graph_by_hand():
+    assert PROFILES == ("centre of mass, layers", "effective edges", "effective nodes", "total |score|")
+    profile = profiler(TWO)
+    scores = np.zeros(int(TWO.mask.sum()))
+    names = circuits.Circuit(TWO, TWO.mask).edges
+    for name, value in (("input->logits", 2.0), ("a0.h0->logits", -1.0), ("m1->logits", 1.0), ("a1.h0->m1", 2.0)):
+        scores[names.index(name)] = value
+    # writers a0.h0, a1.h0 and m1 weigh 1, 2 and 1 in layers 0, 1 and 1; shares of edges 2, 1, 1, 2 of 6
+    entropy = -2 * (1 / 3 * np.log(1 / 3) + 1 / 6 * np.log(1 / 6))
+    np.testing.assert_allclose(profile(scores), [3 / 4, np.exp(entropy), np.exp(entropy), 6.0])
+    scores[names.index("a0.h0->m0")] = 2.0
+    nodes = np.array([2, 3, 2, 1]) / 8
+    edges = np.array([2, 1, 2, 2, 1]) / 8
+    expected = [3 / 6, np.exp(-(edges * np.log(edges)).sum()), np.exp(-(nodes * np.log(nodes)).sum()), 8.0]
+    np.testing.assert_allclose(profile(np.stack([scores, -scores])), [expected, expected])
+
+
+def test_a_profile_change_has_the_interval_of_the_same_units_drawn_on_both_sides():
+    rng = np.random.default_rng(4)
+    a = np.abs(rng.standard_normal((6, 8))) + np.arange(6)[:, None]
+    b = a + 0.5
+    (*_, total) = profile_changes(ONE, a, b, paired=True)
+    assert (total.name, total.a, total.b) == (
+        "total |score|",
+        pytest.approx(a.mean(0).sum()),
+        pytest.approx(b.mean(0).sum()),
+    )
+    # every unit grows by 0.5 on each of 8 edges, so whichever facts are drawn, the total grows by 4
+    assert (total.delta, total.low, total.high) == pytest.approx((4.0, 4.0, 4.0))
+    (*_, loose) = profile_changes(ONE, a, b, paired=False)
+    generator = np.random.default_rng(0)
+    drawn_a, drawn_b = (generator.multinomial(6, [1 / 6] * 6, size=200) / 6 for _ in "ab")
+    expected = np.quantile((drawn_b @ b).sum(1) - (drawn_a @ a).sum(1), [0.025, 0.975])
+    assert (loose.low, loose.high) == pytest.approx(tuple(expected))
+    assert loose.high - loose.low > 5
+    assert loose.delta == pytest.approx(4.0)
+
+
+def test_profile_changes_of_uneven_sides_and_other_draws():
+    rng = np.random.default_rng(7)
+    a, b = rng.standard_normal((4, 8)), rng.standard_normal((6, 8))
+    found = profile_changes(ONE, a, b, paired=False, draws=24, seed=3)
+    generator = np.random.default_rng(3)
+    drawn = [generator.multinomial(len(x), [1 / len(x)] * len(x), size=24) / len(x) @ x for x in (a, b)]
+    profile = profiler(ONE)
+    expected = np.quantile(profile(drawn[1]) - profile(drawn[0]), [0.025, 0.975], axis=0)
+    np.testing.assert_allclose([[c.low, c.high] for c in found], expected.T)
+    np.testing.assert_allclose([c.a for c in found], profile(a.mean(0)))
+    np.testing.assert_allclose([c.b for c in found], profile(b.mean(0)))
+    assert [c.name for c in found] == list(PROFILES)
+
+
+def test_measures_of_similarity_by_hand():
+    a, b = (
+        Ranked(np.array([4.0, -3.0, 2.0, 1.0, 0.5]), [1, 2, 4]),
+        Ranked(np.array([1.0, 5.0, -4.0, 0.0, 2.0]), [1, 2, 4]),
+    )
+    assert a.order.tolist() == [0, 1, 2, 3]
+    found = measures(a, b)
+    # top 1: {0} {1}; top 2: {0, 1} {1, 2}; top 4: {0, 1, 2, 3} {0, 1, 2, 4}
+    np.testing.assert_allclose(found[:3], [0.0, 1 / 3, 3 / 5])
+    shares = np.array([[4, 3, 0], [0, 5, 4]]) / np.array([[10.5], [12.0]])
+    assert found[3] == pytest.approx(shares.min(0).sum() / shares.max(0).sum())
+    assert found[4] == pytest.approx(np.corrcoef([3, 1, 2], [2, 3, 1])[0, 1])
+    # orders 0 1 2 3 and 1 2 4 0: agreement 0, 1/2, 2/3, 3/4, weighing 1/2 less at each depth
+    depths = np.array([0.0, 1 / 2, 2 / 3, 3 / 4])
+    weights = 0.5 ** np.arange(4)
+    assert found[5] == pytest.approx(depths @ weights / weights.sum())
+    assert found[6] == pytest.approx((4 - 15 - 8 + 0 + 1) / np.sqrt(30.25 * 46))
+    assert measure_names([1, 2, 4]) == (
+        "Jaccard, 1 edges", "Jaccard, 2 edges", "Jaccard, 4 edges", "weighted Jaccard, 2 edges", "Spearman, 2 edges",
+        "rank-biased overlap, 2 edges", "cosine, all edges",
+    )  # fmt: skip
+    nothing = Ranked(np.zeros(5), [1, 2, 4])
+    assert measures(nothing, nothing)[[3, 4, 6]].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_similarity_beside_halves_of_the_facts():
+    a, b = (np.abs(np.random.default_rng(seed).normal([1, 1, 0, 0], size=(6, 4))) for seed in (2, 7))
+    weights = (np.array([1.0, 1.0, 2.0, 1.5, 1.0, 3.0]), np.ones(6))
+    found = similarities(a, b, weights=weights, sizes=[1], splits=6, seed=2)[0]
+
+    def leader(scores, weight):
+        return int(np.argmax(weight @ scores))
+
+    rng = np.random.default_rng(2)
+    within, across = [], []
+    for _ in range(6):
+        order = rng.permutation(6)
+        halves = [
+            [leader(scores[half], weight[half]) for half in (order[:3], order[3:])]
+            for scores, weight in zip((a, b), weights, strict=True)
+        ]
+        within += [float(one == other) for one, other in halves]
+        across += [float(halves[0][0] == halves[1][1]), float(halves[0][1] == halves[1][0])]
+    assert found.value == float(leader(a, weights[0]) == leader(b, weights[1]))
+    assert found.within == pytest.approx(np.mean(within))
+    assert (found.within_low, found.within_high) == pytest.approx(tuple(np.quantile(within, [0.05, 0.95])))
+    assert found.across == pytest.approx(np.mean(across))
+    assert (found.across_low, found.across_high) == pytest.approx(tuple(np.quantile(across, [0.05, 0.95])))
+    assert 0 < found.within < 1
+    assert found.within != found.across
+    assert 0 <= found.random < 1
+
+
+def test_unpaired_similarity_splits_each_side_by_itself():
+    a, b = np.eye(4) + 0.01 * np.arange(4), np.vstack([np.eye(4), np.eye(4)[:2]]) + 0.01 * np.arange(4)
+    found = similarities(a, b, weights=(np.ones(4), np.ones(6)), sizes=[2], splits=3, paired=False, seed=1)[0]
+    rng = np.random.default_rng(1)
+    across = []
+
+    def best(scores):
+        return set(np.argsort(-scores.mean(0), kind="stable")[:2].tolist())
+
+    for _ in range(3):
+        first, second = rng.permutation(4), rng.permutation(6)
+        one, other = [best(a[h]) for h in (first[:2], first[2:])], [best(b[h]) for h in (second[:3], second[3:])]
+        across += [len(x & y) / len(x | y) for x, y in ((one[0], other[1]), (one[1], other[0]))]
+    assert found.across == pytest.approx(np.mean(across))
+
+
+def test_less_alike_than_the_floor_is_beyond_the_noise():
+    found = Similarity("Jaccard", 0.5, 0.8, 0.6, 0.9, 0.55, 0.4, 0.7, 0.1)
+    assert found.excess == pytest.approx(0.25)
+    assert found.beyond_noise
+    assert not Similarity("Jaccard", 0.5, 0.8, 0.6, 0.9, 0.6, 0.4, 0.7, 0.1).beyond_noise
+
+
+FIRST = np.array([[2, 0], [3, 0], [4, 1], [1, 0], [5, 2], [2, 1], [3, -1], [4, 0]], dtype=float)
+SECOND = np.array([[0, 2], [1, 3], [0, 4], [2, 5], [3, 6], [0, 3], [1, 1], [4, 4]], dtype=float)
+
+
+def between_facts(one, other, weights=(1.0,) * 8):
+    """Weighted mean inner product over all ordered pairs of different facts."""
+    pairs = [(u, v) for u in range(len(one)) for v in range(len(one)) if u != v]
+    shares = [weights[u] * weights[v] for u, v in pairs]
+    return sum(s * (one[u] @ other[v]) for s, (u, v) in zip(shares, pairs, strict=True)) / sum(shares)
+
+
+def test_products_are_between_different_facts():
+    products = Products([FIRST, SECOND])
+    both = (FIRST, SECOND)
+    np.testing.assert_allclose(products.kernel(), [[between_facts(x, y) for y in both] for x in both])
+    weights = np.array([2.0, 1.0, 1.0, 0.0, 3.0, 1.0, 0.0, 1.0])
+    np.testing.assert_allclose(products.kernel(weights), [[between_facts(x, y, weights) for y in both] for x in both])
+    means = np.array([x.mean(0) for x in both])
+    expected = [between_facts(x, x) / (mean @ mean) for x, mean in zip(both, means, strict=True)]
+    np.testing.assert_allclose(products.reliability(), expected)
+    assert np.isnan(Products([np.zeros((8, 2)), FIRST]).reliability()[0])
+
+
+def test_cosines_and_distance_from_a_kernel_by_hand():
+    kernel = np.array([[4.0, 3.0, 1.0], [3.0, 9.0, 0.0], [1.0, 0.0, 1.0]])
+    np.testing.assert_allclose(cosines(kernel), [[1, 0.5, 0.5], [0.5, 1, 0], [0.5, 0, 1]])
+    # sums of unit vectors on both sides of the cut: {0} | {1, 2}: (.5 + .5) / sqrt(1 * 2)
+    assert apart(kernel, 1) == pytest.approx(1 - 1 / np.sqrt(2))
+    assert apart(kernel, 2) == pytest.approx(1 - 0.5 / np.sqrt(3))
+    noise = np.array([[-1.0, 0.5], [0.5, 4.0]])
+    assert np.isnan(cosines(noise)[0]).all()
+    assert cosines(noise)[1, 1] == 1.0
+    assert np.isnan(apart(noise, 1))
+    np.testing.assert_allclose(cosines(np.array([[1.0, 7.0], [7.0, 1.0]])), np.ones((2, 2)))
+
+
+def test_the_best_cut_lowers_the_scatter_most():
+    kernel = np.kron(np.eye(2), np.ones((2, 2)))
+    # one stretch: 4 - 8 / 4 = 2; cut in the middle 0 + 0; after one 0 + (3 - 5 / 3)
+    assert best_split(kernel) == (2, pytest.approx(2.0))
+    uneven = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.9], [0.0, 0.9, 1.0]])
+    # whole: 3 - 4.8 / 3; after the first: 2 - 3.8 / 2; after the second: 2 - 2 / 2
+    assert best_split(uneven) == (1, pytest.approx(1.4 - 0.1))
+
+
+def test_a_planted_change_is_found_with_the_least_p_and_its_interval():
+    rng = np.random.default_rng(0)
+    patterns = [rng.standard_normal(12) for _ in "ab"]
+    scores = [patterns[i >= 3] + 0.1 * rng.standard_normal((6, 12)) for i in range(6)]
+    found = splits(Products(scores), draws=99)
+    assert [(s.index, s.low, s.high) for s in found] == [(3, 3, 3)]
+    assert found[0].p == pytest.approx(0.01, abs=0.1)
+    assert splits(Products(scores[:3]), draws=39) == ()
+    assert splits(Products(scores[:1]), draws=9) == ()
+
+
+def test_resamples_draw_as_many_units_as_there_are():
+    drawn = resamples(4, np.random.default_rng(5))
+    np.testing.assert_array_equal(drawn, np.random.default_rng(5).multinomial(4, [0.25] * 4, size=200))
+
+
+def test_a_contrast_by_hand():
+    found = contrast(FIRST, SECOND, name="tuning", steps=(100, 300), facts="old", seed=4)
+    first, second, cross = between_facts(FIRST, FIRST), between_facts(SECOND, SECOND), between_facts(FIRST, SECOND)
+    assert (found.name, found.facts, found.n, found.before, found.after) == ("tuning", "old", 8, 100, 300)
+    assert found.apart == pytest.approx(1 - cross / np.sqrt(first * second))
+    assert found.strength == pytest.approx(np.sqrt(second / first))
+    assert found.reliability_before == pytest.approx(first / (FIRST.mean(0) @ FIRST.mean(0)))
+    assert found.reliability_after == pytest.approx(second / (SECOND.mean(0) @ SECOND.mean(0)))
+    drawn = np.random.default_rng(4).multinomial(8, [1 / 8] * 8, size=200)
+    lengths = np.array([[between_facts(x, x, w) for x in (FIRST, SECOND)] for w in drawn])
+    grown = np.sqrt(lengths[:, 1] / lengths[:, 0])
+    moved = 1 - np.array([between_facts(FIRST, SECOND, w) for w in drawn]) / np.sqrt(lengths.prod(1))
+    assert (found.strength_low, found.strength_high) == pytest.approx(tuple(np.quantile(grown, [0.025, 0.975])))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(np.clip(moved, 0, 2), [0.025, 0.975])))
+    patterns = [(1, *signs) for signs in itertools.product((1, -1), repeat=7)]
+    reached, total = global_p(patterns, SECOND - FIRST)
+    assert found.p == pytest.approx(min(1.0, 2 * reached / total))
+    reached, total = global_p(patterns, SECOND / np.sqrt(second) - FIRST / np.sqrt(first))
+    assert found.p_wiring == pytest.approx(min(1.0, 2 * reached / total))
+
+
+def test_a_circuit_of_the_same_wiring_is_not_apart_and_grows_by_its_factor():
+    found = contrast(FIRST, 3 * FIRST, name="s", steps=(0, 1))
+    assert found.facts == "all facts"
+    assert (found.apart, found.strength) == pytest.approx((0.0, 3.0))
+    assert (found.strength_low, found.strength_high) == pytest.approx((3.0, 3.0))
+    assert found.p_wiring == 1.0
+    turned = contrast(FIRST, -FIRST, name="s", steps=(0, 1))
+    assert turned.apart == pytest.approx(2.0)
+    assert turned.strength == pytest.approx(1.0)
+
+
+def test_a_contrast_with_noise_has_no_strength():
+    noise = np.array([[1, 0], [-1, 0], [0, 0], [0, 0], [0, 1], [0, -1], [2, 0], [-2, 0]], dtype=float)
+    found = contrast(noise, FIRST, name="s", steps=(0, 1))
+    assert np.isnan([found.apart, found.strength, found.strength_low, found.strength_high]).all()
+    assert found.reliability_before == 0.0
+    assert 0 <= found.p_wiring <= 1

@@ -1,0 +1,530 @@
+"""What is read of heads, word for word, on values made by hand: verdicts, findings, tables, titles."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats as textbook
+
+from heads import HeadComparison, Monitor, Readout, RetrievalScores, Validation
+from heads.agreement import Agreement
+from heads.comparison import Change, compare
+from heads.correlation import Correlation
+from heads.monitoring import Curve, Transition
+from heads.saturation import LogFit, Saturation, Trend
+from heads.scores import HeadScores, retrieves
+from heads.stats import Estimate
+
+NAN = float("nan")
+RIGHT = Change("needle accuracy", 0.25, 0.75, 0.5, 0.2, 0.8, 0.3)
+NLL = Change("answer NLL (nats per token)", 2.0, 1.5, -0.5, -0.8, -0.2, 0.4)
+
+
+def comparison(**changed) -> HeadComparison:
+    """Heads: up across the threshold, down across it, up within, up across but not for real."""
+    values = {
+        "before": np.array([[0.05, 0.40], [0.50, 0.02]]),
+        "after": np.array([[0.35, 0.04], [0.60, 0.22]]),
+        "delta": np.array([[0.30, -0.36], [0.10, 0.20]]),
+        "low": np.array([[0.20, -0.50], [0.05, -0.1]]),
+        "high": np.array([[0.40, -0.20], [0.15, 0.50]]),
+        "p": np.array([[0.001, 0.002], [0.01, 0.2]]),
+        "q": np.array([[0.004, 0.004], [0.05, 0.2]]),
+        "accuracy": RIGHT,
+        "nll": NLL,
+        "level": 0.05,
+        "threshold": 0.1,
+        "pairing": "paired",
+        "unit": "needle",
+        "n": 12,
+    }
+    return HeadComparison(**(values | changed))
+
+
+def test_a_change_is_read_with_its_interval_and_p():
+    assert str(RIGHT) == "needle accuracy 0.25 -> 0.75 (change +0.5 [+0.2, +0.8], p = 0.3)"
+
+
+def test_the_verdict_of_a_comparison_word_for_word():
+    found = comparison()
+    assert found.gained == ("a0.h0",)
+    assert found.lost == ("a0.h1",)
+    assert found.verdict == (
+        "3 of 4 heads changed their retrieval score (q <= 0.05), 1 gained, 1 lost (threshold 0.1); "
+        "needle accuracy 0.25 -> 0.75 (change +0.5 [+0.2, +0.8], p = 0.3); "
+        "answer NLL (nats per token) 2 -> 1.5 (change -0.5 [-0.8, -0.2], p = 0.4); n = 12 needles, paired"
+    )
+
+
+def test_gained_and_lost_heads_stand_by_the_size_of_their_change():
+    zero, one = np.zeros((1, 3)), np.full((1, 3), 0.9)
+    sizes = np.array([[0.3, 0.7, -0.5]])
+    sure = np.full((1, 3), 0.01)
+    assert comparison(before=zero, after=one, delta=sizes, q=sure).gained == ("a0.h1", "a0.h2", "a0.h0")
+    assert comparison(before=one, after=zero, delta=sizes, q=sure).lost == ("a0.h1", "a0.h2", "a0.h0")
+
+
+@pytest.mark.parametrize(
+    ("right", "nll", "differs"),
+    [
+        (0.025, 0.9, True),  # one at half the level
+        (0.03, 0.9, False),
+        (0.05, 0.03, True),  # or both at the level
+        (0.05, 0.06, False),
+        (0.05, 0.025, True),
+        (0.9, 0.02, True),
+        (NAN, 0.04, False),
+        (NAN, NAN, False),
+    ],
+)
+def test_readouts_alone_make_a_difference_at_half_the_level_or_both_at_it(right, nll, differs):
+    none = np.full((2, 2), 0.06)
+    found = comparison(q=none, accuracy=replace(RIGHT, p=right), nll=replace(NLL, p=nll))
+    assert found.n_significant == 0
+    assert found.significant is differs
+
+
+def test_one_head_makes_a_difference():
+    found = comparison(q=np.array([[0.9, 0.05], [0.9, NAN]]), accuracy=replace(RIGHT, p=1.0), nll=replace(NLL, p=1.0))
+    assert found.n_significant == 1
+    assert found.significant is True
+
+
+def test_the_table_of_a_comparison_has_the_strongest_change_first():
+    frame = comparison().to_frame()
+    assert list(frame.columns) == [
+        "name", "layer", "head", "before", "after", "delta", "low", "high", "p", "q", "status",
+    ]  # fmt: skip
+    assert frame["name"].tolist() == ["a0.h1", "a0.h0", "a1.h1", "a1.h0"]
+    assert frame["status"].tolist() == ["lost", "gained", "", ""]
+    assert frame.iloc[0].tolist() == ["a0.h1", 0, 1, 0.4, 0.04, -0.36, -0.5, -0.2, 0.002, 0.004, "lost"]
+
+
+def test_the_page_of_a_comparison_shows_verdict_and_table():
+    page = comparison()._repr_html_()
+    assert page.startswith("<p>3 of 4 heads changed their retrieval score (q &lt;= 0.05)")
+    assert page.count("<tr") == 5
+    assert "<td>-0.36</td>" in page
+
+
+def test_the_figure_of_a_comparison_circles_what_changed():
+    figure = comparison().plot()
+    heat, rings = figure.data
+    assert figure.layout.title.text == "3 heads changed their retrieval score"
+    assert figure.layout.title.subtitle.text == "change B - A over 12 needles; circled: q <= 0.05"
+    np.testing.assert_allclose(heat.z, comparison().delta)
+    assert (heat.zmin, heat.zmax) == (-0.36, 0.36)
+    assert list(zip(rings.y, rings.x, strict=True)) == [(0, 0), (0, 1), (1, 0)]
+    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("head", "layer")
+
+
+def scores(copy, *, correct, nll, needle, prompts="p", **meta) -> RetrievalScores:
+    copy = np.asarray(copy, dtype=np.float32)
+    n = len(copy)
+    return RetrievalScores(
+        detectors={"copy": copy, "needle_mass": copy / 2},
+        kv_heads=1,
+        nll=np.asarray(nll, dtype=np.float32),
+        correct=np.asarray(correct, dtype=bool),
+        accepted=np.asarray(correct, dtype=bool),
+        depth=np.linspace(0, 1, n),
+        needle=np.asarray(needle),
+        meta={"prompts": prompts, "length": 100, "chance": 0.01} | meta,
+    )
+
+
+def six(shift=0.0, *, correct=(1, 0, 1, 1, 0, 1), **options):
+    """Six prompts, two heads of one layer; shift moves head 1 and the NLL."""
+    base = np.array([[0.9, 0.1], [0.8, 0.2], [1.0, 0.0], [0.7, 0.1], [0.9, 0.3], [0.8, 0.2]])
+    wobble = np.array([0.0, 0.05, 0.02, 0.08, 0.01, 0.04])
+    moved = base + np.stack([np.zeros(6), (shift + wobble) * (shift > 0)], axis=1)
+    nll = np.stack([np.full(6, 1.0), np.full(6, 2.0) - shift - wobble * (shift > 0)], axis=1)
+    return scores(moved[:, None], correct=correct, nll=nll, needle=range(6), **options)
+
+
+def test_comparing_six_prompts_is_six_paired_t_tests():
+    a, b = six(), six(0.5, correct=(1, 1, 1, 1, 1, 1))
+    found = compare(a, b)
+    change = b.copy[:, 0, 1].astype(float) - a.copy[:, 0, 1]
+    interval = textbook.ttest_1samp(change, 0).confidence_interval(0.95)
+    assert (found.unit, found.n, found.pairing, found.level, found.threshold) == ("prompt", 6, "paired", 0.05, 0.1)
+    assert found.delta[0] == pytest.approx([0.0, change.mean()])
+    assert found.low[0, 1] == pytest.approx(interval.low, abs=1e-6)
+    assert found.high[0, 1] == pytest.approx(interval.high, abs=1e-6)
+    assert found.p[0] == pytest.approx([1.0, 2.0**-5])
+    assert found.q[0] == pytest.approx([1.0, 2.0**-4])
+    assert found.before[0] == pytest.approx([0.85, 0.15])
+    assert (found.accuracy.name, found.accuracy.before, found.accuracy.after) == ("needle accuracy", 4 / 6, 1.0)
+    assert found.accuracy.p == pytest.approx(textbook.ttest_1samp([0, 1, 0, 0, 1, 0], 0).pvalue)
+    # the answer NLL is the mean over an answer's two tokens: 1.5 before
+    assert (found.nll.name, found.nll.before) == ("answer NLL (nats per token)", 1.5)
+    assert found.nll.delta == pytest.approx(-(0.5 + 0.2 / 6) / 2, abs=1e-6)
+    back = compare(b, a)
+    np.testing.assert_allclose(back.delta, -found.delta)
+    assert (back.accuracy.before, back.accuracy.after) == (1.0, 4 / 6)
+
+
+def test_unpaired_comparison_is_welchs_test_over_the_smaller_side():
+    a, b = six(), scores(
+        [[[0.5, 0.6]], [[0.4, 0.7]], [[0.6, 0.5]], [[0.2, 0.9]], [[0.3, 0.8]]],
+        correct=(1, 1, 1, 0, 1), nll=np.full((5, 2), 1.0), needle=range(5), prompts="other",
+    )  # fmt: skip
+    found = compare(a, b, pairing="unpaired", q=0.01, threshold=0.5)
+    expected = textbook.ttest_ind(b.copy[:, 0], a.copy[:, 0], equal_var=False)
+    assert (found.n, found.pairing, found.level, found.threshold) == (5, "unpaired", 0.01, 0.5)
+    np.testing.assert_allclose(found.p[0], np.maximum(expected.pvalue, 2.0**-4), rtol=1e-5)
+
+
+def test_the_summary_of_scores_word_for_word():
+    found = six()
+    assert found.top(1)[0].score.value == pytest.approx(0.85)
+    low, high = (f"{end[0, 0]:.3g}" for end in found.interval)
+    perplexity = f"{np.exp(1.5):.3g}"
+    assert found.summary() == (
+        f"2 of 2 heads retrieve (score > 0.1); the best is a0.h0 at 0.85 [{low}, {high}]; needle score 66.7%, "
+        f"accuracy 66.7%, answer PPL {perplexity}, over 6 prompts of 100 tokens (intervals over 6 prompts)"
+    )
+    values = np.array([0.9, 0.8, 1.0, 0.7, 0.9, 0.8])
+    drawn = np.random.default_rng(0).multinomial(6, [1 / 6] * 6, size=2000) @ values / 6
+    np.testing.assert_allclose([found.interval[0][0, 0], found.interval[1][0, 0]], np.quantile(drawn, [0.025, 0.975]))
+
+
+def test_a_summary_counts_refused_needles_and_leaves_out_what_is_not_there():
+    twice = scores(
+        np.zeros((16, 1, 2)), correct=[1] * 12 + [0] * 4, nll=np.full((16, 2), NAN), needle=np.repeat(range(8), 2),
+        refused=["a", "b", "c"],
+    )  # fmt: skip
+    said = twice.summary()
+    assert said.startswith("0 of 2 heads retrieve (score > 0.1); the best is a0.h0 at 0 [0, 0]; needle score 75.0%")
+    assert said.endswith("accuracy 75.0%, over 16 prompts of 100 tokens (intervals over 8 needles); 3 needles refused")
+    assert "PPL" not in said
+    blind = scores(np.full((2, 1, 1), NAN), correct=[1, 0], nll=np.ones((2, 1)), needle=range(2))
+    assert "; no layer has attention rows; needle score 50.0%, accuracy 50.0%, answer PPL 2.72, over" in blind.summary()
+
+
+def test_a_gate_passed_is_not_an_answer_right():
+    lenient = replace(six(), accepted=np.array([1, 1, 1, 1, 1, 0], dtype=bool))
+    assert (lenient.needle_score, lenient.needle_accuracy) == pytest.approx((5 / 6, 4 / 6))
+    assert "needle score 83.3%, accuracy 66.7%" in lenient.summary()
+    assert lenient.accepted_mean[0] == pytest.approx([(0.9 + 0.8 + 1.0 + 0.7 + 0.9) / 5, 0.7 / 5])
+
+
+def test_retrieving_is_strictly_above_the_threshold():
+    np.testing.assert_array_equal(retrieves(np.float32([0.1, 0.1001, 0.0999])), [False, True, False])
+    assert six().count(0.15) == 1
+
+
+def test_tables_of_scores():
+    found = six()
+    frame = found.to_frame()
+    assert list(frame.columns) == [
+        "name", "layer", "head", "n", "score", "low", "high", "accepted_mean", "chance", "needle_mass",
+    ]  # fmt: skip
+    assert frame["score"].tolist() == pytest.approx([0.85, 0.15])
+    assert frame["accepted_mean"].tolist() == pytest.approx([(0.9 + 1.0 + 0.7 + 0.8) / 4, 0.1])
+    assert frame["n"].tolist() == [6, 6]
+    assert frame["needle_mass"].tolist() == pytest.approx([0.425, 0.075])
+    statistics = found.statistics()
+    assert statistics["sd"].tolist() == pytest.approx(
+        [np.std([0.9, 0.8, 1.0, 0.7, 0.9, 0.8], ddof=1), np.std([0.1, 0.2, 0.0, 0.1, 0.3, 0.2], ddof=1)]
+    )
+    assert statistics["mean"].tolist() == pytest.approx([0.85, 0.15])
+    groups = found.statistics(groups="max")
+    assert groups["name"].tolist() == ["a0.kv0"]
+    assert groups["mean"].tolist() == pytest.approx([0.85])
+    assert found.statistics(groups="mean")["mean"].tolist() == pytest.approx([0.5])
+
+
+def test_the_summary_of_other_detectors_names_the_best_head_of_each():
+    values = {"induction": np.array([[[0.1, 0.5]], [[0.3, 0.7]]]), "blank": np.full((2, 1, 2), NAN)}
+    found = HeadScores(detectors=values, kv_heads=2, meta={})
+    assert found.summary() == "over 2 prompts, induction: a0.h1 at 0.6 [0.5, 0.7]"
+    assert repr(found) == "<HeadScores: over 2 prompts, induction: a0.h1 at 0.6 [0.5, 0.7]>"
+    page = found._repr_html_()
+    assert "<tr><td>a0.h1</td><td>0.600</td><td>[0.500, 0.700]</td></tr>" in page
+    assert "<th>induction</th><th>95 % interval</th>" in page
+
+
+def test_titles_of_score_figures():
+    figure = six().plot()
+    low, high = (f"{end[0, 0]:.3g}" for end in six().interval)
+    assert figure.layout.title.text == f"copy: a0.h0 leads with 0.85 [{low}, {high}]"
+    assert figure.layout.title.subtitle.text == "mean over 6 prompts; blank = not applicable"
+    assert (figure.data[0].zmin, figure.data[0].zmax) == (0.0, 1.0)
+    np.testing.assert_allclose(figure.data[0].z, [[0.85, 0.15]], rtol=1e-6)
+    half = six().plot(by="needle_mass").data[0]
+    assert (half.zmin, half.zmax) == (0.0, pytest.approx(0.425))
+    signed = HeadScores(detectors={"d": np.array([[[-0.4, 0.2]]])}, kv_heads=2, meta={}).plot()
+    assert (signed.data[0].zmin, signed.data[0].zmax) == (-0.4, 0.4)
+    assert signed.layout.title.text == "d: a0.h1 leads with 0.2 [nan, nan]"
+    blank = HeadScores(detectors={"d": np.full((1, 1, 2), NAN)}, kv_heads=2, meta={}).plot()
+    assert blank.layout.title.text == "d: not applicable"
+
+
+STILL = Trend("needle_score", 1000, 0.001, -0.002, 0.004, 0.02, True)
+FALLS = Trend("answer_nll", 1000, -0.05, -0.06, -0.04, 0.02, False)
+CURVES = {
+    "retrieval_heads": ([3, 4, 12], [2, 3, 10], [5, 6, 14]),
+    "initial_set_mean": ([0.4, 0.35, 0.25], [0.3, 0.3, 0.2], [0.5, 0.4, 0.3]),
+    "current_set_mean": ([0.4, 0.35, 0.25], [0.3, 0.3, 0.2], [0.5, 0.4, 0.3]),
+    "all_heads_mean": ([0.1, 0.1, 0.1], [0.1, 0.1, 0.1], [0.1, 0.1, 0.1]),
+    "needle_score": ([0.5, 0.9, 0.9], [0.4, 0.8, 0.8], [0.6, 1.0, 1.0]),
+    "needle_accuracy": ([0.25, 0.5, 0.75], [0.2, 0.4, 0.7], [0.3, 0.6, 0.8]),
+    "answer_nll": ([2.0, 1.5, 1.0], [1.9, 1.4, 0.9], [2.1, 1.6, 1.1]),
+    "answer_ppl": ([1234.5, 4.48, 2.72], [1100.0, 4.06, 2.46], [1400.0, 4.95, 3.0]),
+    "middle_penalty": ([0.5, 0.3, -0.1], [0.4, 0.2, -0.2], [0.6, 0.4, 0.05]),
+}
+
+
+def monitored(**changed) -> Monitor:
+    values = {
+        "steps": (100, 1000, 10000),
+        "axis": "tokens",
+        "position": np.array([1e6, 1e7, 1e8]),
+        "curves": {name: Curve(*map(np.array, ends)) for name, ends in CURVES.items()},
+        "transitions": (
+            Transition(100, 1000, Agreement(2, 4, 0.5, 0.25, 0.1, 0.2, 1.5), ("a0.h0", "a0.h1"), ()),
+            Transition(1000, 10000, Agreement(3, 4, 0.75, NAN, 0.1, 0.4, 1.25), ("a1.h0",), ("a0.h0",)),
+        ),
+        "saturations": (Saturation("needle_score", (STILL,)), Saturation("answer_nll", (FALLS,))),
+        "fit": LogFit(-1.5, 20.0, -1.75, -1.25, (0.1, -0.3, 0.2), 0.984),
+        "correlations": (Correlation("needle_score", "MMLU", 12, 0.9, 0.8, 0.95, 0.01, 0.02, (0.8, 0.95), 0.1),),
+        "threshold": 0.1,
+        "initial_set": ("a0.h0", "a1.h1"),
+        "unit": "needle",
+        "notes": ("no correlation: too short",),
+        "margins": {"0-20 %": Curve(np.array([3.0, 2.0, 1.0]), np.array([2.0, 1.0, 0.5]), np.array([4.0, 3.0, 1.5]))},
+    }
+    return Monitor(**(values | changed))
+
+
+def test_the_findings_of_a_monitor_word_for_word():
+    assert monitored().findings == (
+        "retrieval heads (score > 0.1): 3 [2, 5] at step 100, 12 [10, 14] at step 10,000; 3 births and 1 deaths on "
+        "the way",
+        "the 2 initial retrieval heads score 0.40 at first and 0.25 [0.20, 0.30] at last",
+        "needle score saturated at step 1,000 (+0.001 [-0.002, +0.004] per doubling after it, bound +-0.02)",
+        "answer PPL has not saturated within +-2 % per doubling: last seen to change after step 1,000, "
+        "-4.9 % [-5.8, -3.9] per doubling",
+        "deceptive saturation: needle score saturated at step 1,000; answer PPL still falls 4.9 % [3.9, 5.8] per "
+        "doubling after it",
+        "needles at 30 to 80 % depth cost +0.5 [+0.4, +0.6] nats per answer token more than the others at step 100, "
+        "-0.1 [-0.2, +0.05] at step 10,000",
+        "answer PPL = -1.5 [-1.75, -1.25] ln(tokens) +20, R^2 = 0.98, largest residual 0.3",
+        "needle_score against MMLU: r = +0.90 [+0.80, +0.95], permutation p = 0.02, one left out +0.80 to +0.95, "
+        "first differences +0.10",
+        "no correlation: too short",
+    )
+
+
+def test_a_monitor_without_a_beginning_a_middle_or_a_fit_says_less():
+    curves = {**monitored().curves, "middle_penalty": Curve(*(np.full(3, NAN) for _ in range(3)))}
+    found = monitored(curves=curves, initial_set=(), fit=None, correlations=(), notes=(), saturations=())
+    assert found.findings[1:] == (
+        "no head retrieves at step 100: the mean over the initial set is not applicable; begin the series at a later "
+        "step to freeze another set",
+    )
+    del curves["middle_penalty"]
+    assert monitored(curves=curves, saturations=(), fit=None, correlations=(), notes=()).findings[2:] == ()
+
+
+def test_a_metric_without_a_trend_is_said_to_be_undecided():
+    wide = Trend("retrieval_heads", 1000, 0.5, -3.0, 4.0, 0.5, False)
+    early = Trend("retrieval_heads", 100, 2.0, 1.0, 3.0, 0.5, False)
+    said = monitored(saturations=(Saturation("retrieval_heads", (wide,)),)).findings[2]
+    assert said == (
+        "the number of retrieval heads has not saturated within +-0.5 per doubling: its intervals include both 0 and "
+        "more than that"
+    )
+    said = monitored(saturations=(Saturation("retrieval_heads", (early, wide)),)).findings[2]
+    assert said == (
+        "the number of retrieval heads has not saturated within +-0.5 per doubling: last seen to change after step "
+        "100, +2 [+1, +3] per doubling"
+    )
+
+
+def test_rising_perplexity_is_told_as_rising_and_the_first_test_that_ended_is_named():
+    rises = [Trend("answer_nll", step, 0.05, 0.04, 0.06, 0.02, False) for step in (100, 1000)]
+    strict = Saturation("needle_accuracy", (Trend("needle_accuracy", 100, 0.0, 0.0, 0.0, 0.02, True),))
+    lenient = Saturation("needle_score", (STILL,))
+    perplexity = Saturation("answer_nll", tuple(rises))
+    told = [s for s in monitored(saturations=(lenient, strict, perplexity)).findings if s.startswith("deceptive")]
+    assert told == [
+        "deceptive saturation: needle accuracy saturated at step 100; answer PPL still rises 5.1 % [4.1, 6.2] per "
+        "doubling after it"
+    ]
+    tie = Saturation("needle_score", (Trend("needle_score", 100, 0.0, 0.0, 0.0, 0.02, True),))
+    told = [s for s in monitored(saturations=(tie, strict, perplexity)).findings if s.startswith("deceptive")]
+    assert "needle accuracy saturated at step 100" in told[0]
+    other = Saturation("all_heads_mean", (Trend("all_heads_mean", 100, 0.0, 0.0, 0.0, 0.005, True),))
+    assert not any(s.startswith("deceptive") for s in monitored(saturations=(other, perplexity)).findings)
+
+
+def test_the_tables_of_a_monitor():
+    frame = monitored().to_frame()
+    assert frame["step"].tolist() == [100, 1000, 10000]
+    assert frame["tokens"].tolist() == [1e6, 1e7, 1e8]
+    assert frame["retrieval_heads_low"].tolist() == [2, 3, 10]
+    assert frame["answer_ppl at 0-20 %_high"].tolist() == [4.0, 3.0, 1.5]
+    assert frame["shared"].tolist()[1:] == [2, 3]
+    assert np.isnan(frame["shared"][0])
+    assert frame["born"].tolist()[1:] == [2, 1]
+    assert frame["died"].tolist()[1:] == [0, 1]
+    assert frame["by_chance"].tolist()[1:] == [1.5, 1.25]
+    table = monitored().table()
+    assert table.to_dict("list") == {
+        "step": ["100", "1,000", "10,000"],
+        "retrieval_heads": ["3 [2, 5]", "4 [3, 6]", "12 [10, 14]"],
+        "needle_score": ["0.5 [0.4, 0.6]", "0.9 [0.8, 1]", "0.9 [0.8, 1]"],
+        "needle_accuracy": ["0.25 [0.2, 0.3]", "0.5 [0.4, 0.6]", "0.75 [0.7, 0.8]"],
+        "answer_ppl": ["1,234 [1,100, 1,400]", "4.48 [4.06, 4.95]", "2.72 [2.46, 3]"],
+        "top K shared": ["", "2 of 4 (chance 1.5)", "3 of 4 (chance 1.25)"],
+        "spearman": ["", "0.25", "nan"],
+        "born": ["", "2", "1"],
+        "died": ["", "0", "1"],
+    }
+    assert repr(monitored()).startswith("<Monitor of 3 checkpoints: retrieval heads (score > 0.1): 3 [2, 5]")
+
+
+def test_the_figure_of_a_monitor_is_titled_by_its_deception_or_its_count():
+    figure = monitored().plot()
+    assert figure.layout.title.text.startswith("deceptive saturation: needle score saturated at step 1,000")
+    assert figure.layout.title.subtitle.text == "bands: 95 % over needles; dotted: saturated from here on"
+    lines = {trace.name: list(trace.y) for trace in figure.data if trace.name}
+    assert lines == {
+        "retrieval heads": [3, 4, 12],
+        "needle score": [0.5, 0.9, 0.9],
+        "needle accuracy": [0.25, 0.5, 0.75],
+        "answer PPL": [1234.5, 4.48, 2.72],
+    }
+    assert list(figure.data[0].y) == [5, 6, 14, 10, 3, 2]
+    assert list(figure.data[0].x) == [100, 1000, 10000, 10000, 1000, 100]
+    assert [shape.x0 for shape in figure.layout.shapes] == [1000]
+    assert (figure.layout.xaxis4.type, figure.layout.yaxis4.type) == ("log", "log")
+    plain = monitored(saturations=(Saturation("answer_nll", (FALLS,)),)).plot()
+    assert plain.layout.title.text.startswith("retrieval heads (score > 0.1): 3 [2, 5] at step 100")
+    assert monitored(steps=(0, 1, 2)).plot().layout.xaxis4.type == "linear"
+
+
+def readout(recall, nll, *, heads=(), text=2.0) -> Readout:
+    return Readout(heads, "mean", "all", np.array(recall), np.array(nll), np.full(len(recall), text))
+
+
+BASELINE = readout([1, 1, 1, 1, 0.6, 0.5], [1.0] * 6)
+TESTED = readout([0, 0, 0.6, 0, 0, 1], [2.0, 2.2, 1.9, 2.1, 2.0, 1.8], heads=("a0.h0", "a1.h1"), text=2.1)
+SPARED = (
+    readout([1, 1, 1, 1, 0.6, 0], [1.1, 1.0, 1.2, 1.0, 1.1, 1.0], heads=("a0.h1", "a1.h0")),
+    readout([1, 1, 1, 0, 0, 0], [1.3, 1.0, 1.2, 1.2, 1.1, 1.2], heads=("a0.h1", "a2.h0"), text=2.2),
+)
+
+
+def validation(**changed) -> Validation:
+    values = {
+        "baseline": BASELINE,
+        "tested": TESTED,
+        "controls": {"same_layers": SPARED},
+        "retrieving": ("a0.h0", "a1.h1", "a2.h0"),
+        "needle": np.arange(6),
+    }
+    return Validation(**(values | changed))
+
+
+def test_a_readout_is_summed_up():
+    assert BASELINE.summary() == (
+        "nothing ablated: needle score 83.3%, accuracy 66.7%, answer NLL 1, plain-text NLL 2 nats per token, over 6 "
+        "prompts"
+    )
+    assert TESTED.summary() == (
+        "a0.h0, a1.h1 ablated (mean, all): needle score 33.3%, accuracy 16.7%, answer NLL 2, plain-text NLL 2.1 nats "
+        "per token, over 6 prompts"
+    )
+    assert repr(BASELINE) == f"<Readout: {BASELINE.summary()}>"
+    figure = TESTED.plot()
+    assert figure.layout.title.text == TESTED.summary()
+    assert [(box.name, list(box.y)) for box in figure.data] == [
+        ("answer", list(TESTED.nll)),
+        ("plain text", list(TESTED.text_nll)),
+    ]
+
+
+def test_a_change_beside_the_controls_is_paired_by_prompt():
+    change = validation().change("nll", "same_layers")
+    control = np.array([1.2, 1.0, 1.2, 1.1, 1.1, 1.1])
+    expected = textbook.ttest_rel(TESTED.nll, control)
+    assert (change.before, change.after) == (pytest.approx(control.mean()), 2.0)
+    assert change.delta == pytest.approx((TESTED.nll - control).mean())
+    assert (change.low, change.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert change.p == 2.0**-5
+    assert change.name == "answer NLL (nats per token)"
+
+
+def test_the_verdict_of_a_validation_word_for_word():
+    found = validation(notes=("no controls of any layer: too few heads",))
+    drawn = np.random.default_rng(0).multinomial(6, [1 / 6] * 6, size=2000)
+    before = np.quantile(drawn @ [1, 1, 1, 1, 1, 0] / 6, [0.025, 0.975])
+    after = np.quantile(drawn @ [0, 0, 1, 0, 0, 1] / 6, [0.025, 0.975])
+    change = textbook.ttest_rel(TESTED.nll, [1.2, 1.0, 1.2, 1.1, 1.1, 1.1])
+    low, high = change.confidence_interval(0.95)
+    assert found.causal
+    assert found.verdict == (
+        "a0.h0, a1.h1 are causal for retrieval here: ablated (mean, all), needle score goes from 83% "
+        f"[{100 * before[0]:.0f}, {100 * before[1]:.0f}] to 33% [{100 * after[0]:.0f}, {100 * after[1]:.0f}], "
+        "accuracy from 67% to 17%; same-layers controls (2, not clean, 0.5 of each 2 heads retrieve too): needle "
+        "score 67% (worst 50%), accuracy 58% (worst 50%), answer NLL (nats per token) 1.12 -> 2 "
+        f"(change +0.883 [{low:+.3g}, {high:+.3g}], p = 0.031), plain-text NLL (nats per token) 2.1 -> 2.1 "
+        "(change +0 [+0, +0], p = 1); no controls of any layer: too few heads"
+    )
+
+
+def test_heads_are_causal_only_where_the_nll_rises_for_real_above_the_first_control():
+    assert not validation(tested=replace(TESTED, nll=np.array([1.2, 1.0, 1.2, 1.1, 1.1, 1.1]))).causal
+    falls = validation(tested=replace(TESTED, nll=np.array([0.2, 0.1, 0.2, 0.1, 0.3, 0.1])))
+    assert not falls.causal
+    assert "a0.h0, a1.h1 are not shown to be causal for retrieval here" in falls.verdict
+    clean = validation(controls={"any_layer": SPARED[:1], "same_layers": (TESTED,)})
+    assert clean.causal
+    assert "any-layer controls (1, clean, no head of theirs retrieves): needle score 83% (worst 83%)" in clean.verdict
+    swapped = validation(controls={"same_layers": (TESTED,), "any_layer": SPARED[:1]})
+    assert not swapped.causal
+
+
+def test_shares_that_all_agree_have_the_exact_interval():
+    everything = replace(BASELINE, recall=np.ones(6))
+    found = validation(baseline=everything).estimate(everything)
+    exact = textbook.binomtest(6, 6).proportion_ci(0.95, "exact").low
+    assert (found.value, found.low, found.high, found.n) == (1.0, pytest.approx(exact), 1.0, 6)
+    assert validation().estimate(BASELINE, "nll") == Estimate(1.0, 1.0, 1.0, 6)
+
+
+def test_the_table_of_a_validation():
+    frame = validation().to_frame()
+    assert frame["ablation"].tolist() == ["baseline", "tested", "same-layers 1", "same-layers 2"]
+    assert frame["heads"].tolist() == ["", "a0.h0, a1.h1", "a0.h1, a1.h0", "a0.h1, a2.h0"]
+    assert frame["retrieving"].tolist() == [0, 2, 0, 1]
+    assert frame["needle_score"].tolist() == pytest.approx([5 / 6, 2 / 6, 5 / 6, 3 / 6])
+    assert frame["needle_accuracy"].tolist() == pytest.approx([4 / 6, 1 / 6, 4 / 6, 3 / 6])
+    assert frame["answer_nll"].tolist() == pytest.approx([1.0, 2.0, 6.4 / 6, 7.0 / 6])
+    assert frame["text_nll"].tolist() == pytest.approx([2.0, 2.1, 2.0, 2.2])
+    assert (frame["answer_nll_low"] <= frame["answer_nll"]).all()
+    assert (frame["answer_nll_high"] >= frame["answer_nll"]).all()
+    page = validation()._repr_html_()
+    assert page.startswith("<p>a0.h0, a1.h1 are causal for retrieval here")
+    assert "<td>1 [1, 1]</td>" in page
+    assert repr(validation()) == f"<Validation: {validation().verdict}>"
+
+
+def test_the_figure_of_a_validation():
+    figure, frame = validation().plot(), validation().to_frame()
+    assert figure.layout.title.text == (
+        "2 top heads ablated: needle score 33%, controls 50% to 83%; causal for retrieval"
+    )
+    assert figure.layout.title.subtitle.text == "ablation: mean, all; controls: same-layers; NLL in nats per token"
+    score = figure.data[0]
+    assert list(score.y) == frame["needle_score"].tolist()
+    np.testing.assert_allclose(score.error_y.array, frame["needle_score_high"] - frame["needle_score"])
+    np.testing.assert_allclose(score.error_y.arrayminus, frame["needle_score"] - frame["needle_score_low"])
+    assert [note.text for note in figure.layout.annotations] == [
+        "needle score", "accuracy", "answer NLL", "plain-text NLL",
+    ]  # fmt: skip
+    spared = validation(tested=replace(TESTED, nll=np.ones(6))).plot()
+    assert spared.layout.title.text.endswith("not shown to be causal for retrieval")

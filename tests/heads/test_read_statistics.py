@@ -1,0 +1,362 @@
+"""The statistics under every sentence about heads, against textbook formulas and values worked out by hand."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as textbook
+
+from checkpoints.errors import BadPrompt
+from heads.agreement import agreement, rank_biased_overlap, ranking, spearman
+from heads.correlation import Correlation, align, correlate, fisher_interval, pearson, pearson_p, permutation_p
+from heads.saturation import BOUNDS, Saturation, Trend, count_bound, deceptive, log_fit, saturation
+from heads.stats import (
+    Estimate,
+    bootstrap,
+    cluster_means,
+    false_discovery,
+    independent_units,
+    nanmean,
+    nansd,
+    paired_test,
+    percentiles,
+    resampled_means,
+    resampling,
+    welch_test,
+    widened,
+)
+
+NAN = float("nan")
+A = np.array([[0.10, 0.5], [0.40, NAN], [0.20, 0.3], [0.90, 0.2], [0.50, 0.8], [0.60, 0.1], [0.35, 0.6]])
+B = np.array([[0.30, 0.4], [0.45, 0.70], [0.10, 0.6], [1.00, 0.9], [0.85, 0.9], [0.95, 0.2], [0.55, 0.5]])
+
+
+def test_an_estimate_is_read_with_its_interval():
+    assert str(Estimate(0.12345, 0.1, 0.98765, 12)) == "0.123 [0.1, 0.988]"
+
+
+def test_means_and_spreads_leave_out_what_does_not_apply():
+    values = np.array([[1.0, NAN, NAN], [3.0, 5.0, NAN]])
+    np.testing.assert_array_equal(nanmean(values), [2.0, 5.0, NAN])
+    np.testing.assert_array_equal(nanmean(values, axis=1), [1.0, 4.0])
+    np.testing.assert_array_equal(nansd(values), [math.sqrt(2), NAN, NAN])
+    np.testing.assert_array_equal(nansd(values, axis=1), [NAN, math.sqrt(2)])
+
+
+def test_needles_are_units_from_eight_on():
+    eight, seven = np.repeat(np.arange(8), 2), np.repeat(np.arange(7), 2)
+    unit, cluster = independent_units(eight)
+    assert unit == "needle"
+    np.testing.assert_array_equal(cluster, eight)
+    unit, cluster = independent_units(seven)
+    assert unit == "prompt"
+    np.testing.assert_array_equal(cluster, np.arange(14))
+    assert independent_units(eight, "prompt")[0] == "prompt"
+    assert independent_units(seven, "needle")[0] == "needle"
+
+
+def test_a_cluster_counts_once():
+    values = np.array([[1.0], [NAN], [4.0], [6.0]])
+    np.testing.assert_array_equal(cluster_means(values, np.array([7, 7, 3, 3])), [[5.0], [1.0]])
+
+
+def test_resampling_draws_as_many_units_as_there_are():
+    weights = resampling(5, draws=40, seed=3)
+    np.testing.assert_array_equal(weights, np.random.default_rng(3).multinomial(5, [0.2] * 5, size=40))
+    assert not weights.flags.writeable
+    assert resampling(5).shape == (2000, 5)
+    np.testing.assert_array_equal(resampling(3), np.random.default_rng(0).multinomial(3, [1 / 3] * 3, size=2000))
+
+
+def test_means_of_resampled_clusters_by_hand():
+    values = np.array([[1.0, NAN], [2.0, NAN], [9.0, 4.0]])
+    weights = np.array([[2.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
+    found = resampled_means(values, np.array([5, 5, 8]), weights)
+    np.testing.assert_allclose(found, [[1.5, NAN], [4.0, 4.0], [9.0, 4.0]])
+
+
+def test_percentiles_are_the_two_tails():
+    draws = np.arange(101.0)[:, None] * [1, 2]
+    low, high = percentiles(draws)
+    np.testing.assert_allclose([low, high], [[2.5, 5.0], [97.5, 195.0]])
+    low, high = percentiles(draws, level=0.8)
+    np.testing.assert_allclose([low, high], [[10.0, 20.0], [90.0, 180.0]])
+    low, high = percentiles(np.array([[NAN], [1.0], [3.0]]), level=0.5)
+    np.testing.assert_allclose([low, high], [[1.5], [2.5]])
+
+
+def test_the_bootstrap_is_the_plain_percentile_one():
+    values = np.array([0.1, 0.4, 0.2, 0.9])
+    drawn = np.random.default_rng(0).multinomial(4, [0.25] * 4, size=2000) @ values / 4
+    np.testing.assert_allclose(bootstrap(values), np.quantile(drawn, [0.025, 0.975]))
+    np.testing.assert_allclose(bootstrap(values, level=0.5), np.quantile(drawn, [0.25, 0.75]))
+    few = np.random.default_rng(9).multinomial(4, [0.25] * 4, size=30) @ values / 4
+    np.testing.assert_allclose(bootstrap(values, draws=30, seed=9), np.quantile(few, [0.025, 0.975]))
+    pair = np.random.default_rng(0).multinomial(2, [0.5] * 2, size=2000) @ [0.25, 0.55] / 2
+    np.testing.assert_allclose(bootstrap(values, np.array([0, 0, 1, 1])), np.quantile(pair, [0.025, 0.975]))
+
+
+def test_one_unit_says_nothing_of_a_spread_and_two_do():
+    values = np.array([[1.0, 1.0], [2.0, NAN]])
+    low, high = bootstrap(values)
+    np.testing.assert_array_equal([low, high], [[1.0, NAN], [2.0, NAN]])
+
+
+def test_a_share_on_which_all_agree_reaches_as_far_as_the_binomial_allows():
+    low, high = widened(np.array([1.0, 0.0, 0.2]), np.array([1.0, 0.0, 0.7]), units=10)
+    exact = textbook.binomtest(10, 10).proportion_ci(0.95, "exact").low
+    np.testing.assert_allclose(low, [exact, 0.0, 0.2])
+    np.testing.assert_allclose(high, [1.0, 1 - exact, 0.7])
+    low, _ = widened(np.array([1.0]), np.array([1.0]), units=10, level=0.8)
+    np.testing.assert_allclose(low, textbook.binomtest(10, 10).proportion_ci(0.8, "exact").low)
+
+
+def test_the_paired_test_is_students():
+    found = paired_test(A, B)
+    for column in (0, 1):
+        applies = ~np.isnan(A[:, column])
+        expected = textbook.ttest_rel(B[applies, column], A[applies, column])
+        interval = expected.confidence_interval(0.95)
+        floor = 2.0 ** (1 - applies.sum())
+        assert found.delta[column] == pytest.approx(np.mean(B[applies, column] - A[applies, column]))
+        assert (found.low[column], found.high[column]) == pytest.approx((interval.low, interval.high))
+        assert found.p[column] == pytest.approx(max(expected.pvalue, floor))
+        assert found.p[column] > 0.01
+
+
+def test_a_paired_p_is_bounded_by_the_signs_and_needs_five_units():
+    five = paired_test(np.zeros(5), np.array([1.0, 1.01, 0.99, 1.0, 1.0]))
+    assert five.p == 2.0**-4
+    assert np.isnan(paired_test(np.zeros(4), np.arange(1.0, 5.0)).p)
+    still = paired_test(np.ones((5, 1)), np.ones((5, 1)))
+    assert (still.delta[0], still.low[0], still.high[0], still.p[0]) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_the_unpaired_test_is_welchs():
+    one, other = A[:, :1], np.concatenate([B[:, :1], [[0.2], [0.95]]])
+    found, expected = welch_test(one, other), textbook.ttest_ind(other, one, equal_var=False)
+    interval = expected.confidence_interval(0.95)
+    assert found.delta == pytest.approx(other.mean() - one.mean())
+    assert (found.low[0], found.high[0]) == pytest.approx((interval.low[0], interval.high[0]))
+    assert found.p == pytest.approx(expected.pvalue)
+    found = welch_test(A[:, 1:], B[:, 1:])
+    expected = textbook.ttest_ind(B[:, 1], A[:, 1][~np.isnan(A[:, 1])], equal_var=False)
+    assert found.p == pytest.approx(expected.pvalue)
+
+
+def test_an_unpaired_p_is_bounded_by_the_smaller_side_which_needs_five_units():
+    apart = welch_test(np.array([0.0, 0.01, 0.0, 0.01, 0.0]), np.array([1.0, 1.01, 1.0, 1.01, 1.0, 1.01]))
+    assert apart.p == 2.0**-4
+    assert np.isnan(welch_test(np.arange(4.0), np.arange(9.0)).p)
+    assert np.isnan(welch_test(np.arange(9.0), np.arange(4.0)).p)
+    assert welch_test(np.ones(5), np.ones(6)).p == 1.0
+    assert welch_test(np.zeros(5), np.ones(6)).p == 2.0**-4
+
+
+def test_q_values_by_hand():
+    p = np.array([[0.04, 0.01, NAN], [0.03, 0.9, 0.9]])
+    # sorted .01 .03 .04 .9 .9, times 5 over the rank: .05 .075 .0667 1.125 .9; then the least from there on
+    expected = [[0.2 / 3, 0.05, NAN], [0.2 / 3, 0.9, 0.9]]
+    np.testing.assert_allclose(false_discovery(p), expected)
+    np.testing.assert_allclose(false_discovery(np.array([0.02, 0.5])), [0.04, 0.5])
+    assert np.isnan(false_discovery(np.array([NAN, NAN]))).all()
+    assert false_discovery(np.array([0.7])) == 0.7
+    rng = np.random.default_rng(0).random(50)
+    np.testing.assert_allclose(false_discovery(rng), textbook.false_discovery_control(rng))
+
+
+def test_agreement_of_two_rankings_by_hand():
+    a = np.array([[0.9, 0.5, 0.3], [0.0, 0.0, NAN]])
+    b = np.array([[0.4, 0.8, 0.0], [0.2, 0.0, 0.5]])
+    found = agreement(a, b, top_k=2)
+    assert (found.shared, found.k) == (2, 2)
+    assert found.by_chance == pytest.approx(2 * 2 / 5)
+    assert found.tied == pytest.approx(1 / 5)
+    ranks_a, ranks_b = [5, 4, 3, 1.5, 1.5], [4, 5, 1.5, 3, 1.5]
+    assert found.spearman == pytest.approx(np.corrcoef(ranks_a, ranks_b)[0, 1])
+    assert np.isnan(found.spearman_top)
+    # depths 1, 2, 3 share 0, 2, 2 heads, at p = 0.9
+    depth = 0.1 / 0.9 * (2 / 2 * 0.81 + 2 / 3 * 0.729) + 2 / 3 * 0.729
+    assert found.rank_biased == pytest.approx(depth)
+    wide = agreement(a, b, top_k=3)
+    assert (wide.shared, wide.k) == (2, 3)
+    assert wide.spearman_top == pytest.approx(np.corrcoef([4, 3, 2, 1], [3, 4, 1, 2])[0, 1])
+    assert agreement(a, b).by_chance == pytest.approx(3 * 3 / 5)
+    nothing = agreement(np.full((1, 2), NAN), np.ones((1, 2)))
+    assert (nothing.shared, nothing.k) == (0, 0)
+    assert all(np.isnan([nothing.tied, nothing.by_chance, nothing.rank_biased, nothing.spearman]))
+
+
+def test_rankings_hold_what_scores_above_zero_best_first():
+    assert ranking(np.array([0.1, 0.0, 0.7, 0.1, -0.2])).tolist() == [2, 0, 3]
+
+
+def test_rank_correlation_needs_three_values_that_vary():
+    assert spearman(np.array([1.0, 2.0, 4.0]), np.array([3.0, 9.0, 5.0])) == pytest.approx(0.5)
+    assert np.isnan(spearman(np.array([1.0, 2.0]), np.array([1.0, 2.0])))
+    assert np.isnan(spearman(np.ones(3), np.arange(3.0)))
+    assert np.isnan(spearman(np.arange(3.0), np.ones(3)))
+
+
+def test_rank_biased_overlap_of_uneven_lists_by_hand():
+    # X_1 = 1, X_2 = 1, X_3 = 2; s = 2, l = 3 (Webber et al. 2010, eq. 32)
+    p = 0.5
+    total = 1 * p + 1 / 2 * p**2 + 2 / 3 * p**3 + 1 * (3 - 2) / (2 * 3) * p**3
+    expected = (1 - p) / p * total + ((2 - 1) / 3 + 1 / 2) * p**3
+    assert rank_biased_overlap([1, 2], [1, 3, 2], persistence=p) == pytest.approx(expected)
+    assert rank_biased_overlap([1, 3, 2], [1, 2], persistence=p) == pytest.approx(expected)
+    assert np.isnan(rank_biased_overlap([], [1]))
+
+
+def test_still_bounds_are_the_ones_that_are_written_down():
+    assert BOUNDS == {
+        "needle_score": 0.02,
+        "needle_accuracy": 0.02,
+        "answer_nll": 0.02,
+        "initial_set_mean": 0.02,
+        "all_heads_mean": 0.005,
+    }
+    assert count_bound(np.array([3.0, 40.0, NAN])) == 2.0
+    assert count_bound(np.array([3.0, 4.0])) == 0.5
+
+
+def test_a_trend_is_the_least_squares_slope_per_doubling():
+    doublings, values = np.array([0.0, 1.0, 3.0]), np.array([0.2, 0.5, 0.51])
+    draws = values + np.array([[0, 0, -0.01], [0, 0, 0], [0, 0, 0.01]])
+    found = saturation("needle_score", [10, 20, 80], doublings, values, draws, bound=0.02)
+    assert found.metric == "needle_score"
+    assert [trend.step for trend in found.trends] == [10, 20]
+    assert found.trends[0].slope == pytest.approx(textbook.linregress(doublings, values).slope)
+    last = found.trends[1]
+    assert (last.slope, last.bound) == (pytest.approx(0.005), 0.02)
+    slopes = [0.0, 0.005, 0.01]
+    assert (last.low, last.high) == pytest.approx(tuple(np.quantile(slopes, [0.025, 0.975])))
+    assert (found.trends[0].saturated, last.saturated) == (False, True)
+    assert found.at is last
+    assert found.after(10) is found.trends[0]
+    assert found.after(80) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "spread", "still"),
+    [
+        ([0.5, 0.5, 0.5], 0.0, True),
+        ([0.5, 0.525, 0.5], 0.0, False),  # strays beyond the bound within one doubling
+        ([0.5, 0.5, 0.535], 0.0, True),  # 0.035 in two doublings, 0.0175 a doubling
+        ([0.5, 0.5, 0.5], 0.1, False),  # the interval reaches beyond +-0.02
+    ],
+)
+def test_still_means_within_the_bound_and_never_astray(values, spread, still):
+    values = np.array(values)
+    draws = values + spread * np.array([[0.0, 0.0, -1.0], [0.0, 0.0, 1.0]])
+    found = saturation("m", [1, 2, 4], np.array([0.0, 1.0, 2.0]), values, draws, bound=0.02)
+    assert found.trends[0].saturated is still
+
+
+def test_draws_that_are_not_there_make_no_interval():
+    found = saturation("m", [1, 2], np.array([0.0, 1.0]), np.zeros(2), np.full((4, 2), NAN), bound=0.02).trends[0]
+    assert np.isnan([found.low, found.high]).all()
+    assert not found.saturated
+
+
+def test_moving_excludes_zero_and_is_not_still():
+    assert Trend("m", 1, 0.05, 0.03, 0.07, 0.02, False).moving
+    assert Trend("m", 1, -0.05, -0.07, -0.03, 0.02, False).moving
+    assert not Trend("m", 1, 0.05, -0.01, 0.07, 0.02, False).moving
+    assert not Trend("m", 1, 0.01, 0.005, 0.015, 0.02, True).moving
+
+
+def test_deception_pairs_what_is_still_with_what_moves_after_it():
+    still = Saturation("a", (Trend("a", 1, 0.3, 0.2, 0.4, 0.02, False), Trend("a", 2, 0.0, 0.0, 0.0, 0.02, True)))
+    moves = Saturation("b", (Trend("b", 1, 0.3, 0.2, 0.4, 0.02, False), Trend("b", 2, -0.3, -0.4, -0.2, 0.02, False)))
+    rests = Saturation("c", (Trend("c", 1, 0.3, 0.2, 0.4, 0.02, False), Trend("c", 2, 0.0, -0.4, 0.2, 0.02, False)))
+    assert deceptive([rests, moves, still]) == ((still.trends[1], moves.trends[1]),)
+    assert deceptive([moves, rests]) == ()
+    short = Saturation("d", (Trend("d", 1, 0.3, 0.2, 0.4, 0.02, False),))
+    assert deceptive([still, short]) == ()
+    assert short.at is None
+
+
+def test_the_logarithmic_fit_is_the_regression_on_ln_tokens():
+    tokens, values = np.array([0.0, 10.0, 100.0, 500.0, 1000.0]), np.array([99.0, 9.0, 7.2, NAN, 5.0])
+    found = log_fit(tokens, values)
+    x, y = np.log([10.0, 100.0, 1000.0]), np.array([9.0, 7.2, 5.0])
+    line = textbook.linregress(x, y)
+    half = textbook.t.ppf(0.975, 1) * line.stderr
+    assert (found.a, found.b) == pytest.approx((line.slope, line.intercept))
+    assert (found.a_low, found.a_high) == pytest.approx((line.slope - half, line.slope + half))
+    assert found.residuals == pytest.approx(y - line.slope * x - line.intercept)
+    assert found.r_squared == pytest.approx(np.corrcoef(x, y)[0, 1] ** 2)
+    assert log_fit(tokens[:3], values[:3]) is None
+
+
+def test_a_correlation_beside_the_textbook():
+    x = np.array([1.0, 2.0, NAN, 4.0, 5.0, 7.0])
+    y = np.array([2.0, 1.0, 9.0, 3.0, 6.0, NAN])
+    found = correlate(x, y, names=("needle_score", "MMLU"))
+    u, v = np.array([1.0, 2.0, 4.0, 5.0]), np.array([2.0, 1.0, 3.0, 6.0])
+    expected = textbook.pearsonr(u, v)
+    interval = expected.confidence_interval(0.95)
+    assert (found.metric, found.downstream, found.n) == ("needle_score", "MMLU", 4)
+    assert (found.r, found.p) == pytest.approx((expected.statistic, expected.pvalue))
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    orders = [abs(np.corrcoef(u, v[list(order)])[0, 1]) for order in itertools.permutations(range(4))]
+    assert found.p_permutation == pytest.approx(np.mean(np.array(orders) >= orders[0] - 1e-12))
+    rest = [np.corrcoef(np.delete(u, i), np.delete(v, i))[0, 1] for i in range(4)]
+    assert found.leave_one_out == pytest.approx((min(rest), max(rest)))
+    assert found.r_differences == pytest.approx(np.corrcoef(np.diff(u), np.diff(v))[0, 1])
+
+
+def test_the_ends_of_correlation():
+    assert pearson(np.array([1.0, 2.0]), np.array([5.0, 5.0])).__repr__() == "nan"
+    assert pearson(np.array([1.0, 2.0]), np.array([5.0, 1.0])) == -1.0
+    assert pearson_p(1.0, 5) == 0.0
+    assert pearson_p(-1.0, 5) == 0.0
+    assert fisher_interval(0.9, 3) == (-1.0, 1.0)
+    assert fisher_interval(1.0, 9) == (1.0, 1.0)
+    half = textbook.norm.ppf(0.95) / math.sqrt(6)
+    assert fisher_interval(0.5, 9, level=0.9) == pytest.approx(
+        (math.tanh(math.atanh(0.5) - half), math.tanh(math.atanh(0.5) + half))
+    )
+    np.testing.assert_array_equal(align({10: 0.5, 30: 0.7}, [10, 20, 30]), [0.5, NAN, 0.7])
+
+
+def test_permutations_are_all_up_to_eight_and_drawn_beyond():
+    assert permutation_p(np.arange(8.0), np.arange(8.0)) == pytest.approx(2 / math.factorial(8))
+    x, y = np.arange(9.0), np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 7.0])
+    rng = np.random.default_rng(0)
+    drawn = rng.permuted(np.tile(np.arange(9), (20_000, 1)), axis=1)
+    hits = sum(abs(np.corrcoef(x, y[order])[0, 1]) >= np.corrcoef(x, y)[0, 1] - 1e-9 for order in drawn[:400])
+    assert permutation_p(x, y) >= 1 / 20_001
+    assert permutation_p(x, y) < 0.001
+    assert hits == 0
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "said"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], "score and MMLU share 2 checkpoints: a correlation needs three"),
+        ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], "score is the same at all 3 checkpoints: nothing to correlate"),
+        ([1.0, 2.0, 3.0], [1.0, 1.0, 1.0], "MMLU is the same at all 3 checkpoints: nothing to correlate"),
+        ([1.0, 2.0, np.inf], [1.0, 2.0, 3.0], "score is infinite at 1 of 3 checkpoints: leave them out"),
+    ],
+)
+def test_what_cannot_be_correlated_is_named(x, y, said):
+    with pytest.raises(BadPrompt) as refused:
+        correlate(np.array(x), np.array(y), names=("score", "MMLU"))
+    assert str(refused.value) == said
+
+
+def test_a_correlation_is_told_with_its_warning():
+    few = Correlation("needle_score", "MMLU", 6, 0.912, 0.381, 0.991, 0.01, 0.0125, (0.85, 0.97), -0.2)
+    told = (
+        "needle_score against MMLU: r = +0.91 [+0.38, +0.99], permutation p = 0.013, one left out +0.85 to +0.97, "
+        "first differences -0.20"
+    )
+    warning = "n = 6 checkpoints only: any two monotone curves correlate strongly at this n"
+    assert few.warning == warning
+    assert str(few) == f"{told} ({warning})"
+    many = Correlation("needle_score", "MMLU", 10, 0.912, 0.381, 0.991, 0.01, 0.0125, (0.85, 0.97), -0.2)
+    assert many.warning == ""
+    assert str(many) == told

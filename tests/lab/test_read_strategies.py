@@ -1,0 +1,173 @@
+"""What is read of strategies of continual pre-training side by side, on logs and ledgers made by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from circuit_drift.lab import knowledge
+from circuit_drift.lab.cpt import figures, page
+from circuit_drift.lab.cpt.comparison import FOLDER, Trained, retrieval_frame
+
+STEPS = (0, 4, 8)
+PLAIN = [[0.9, 0.2, 0.1], [0.8, 0.9, 0.7], [0.1, 0.9, 0.2], [0.2, 0.1, 0.8]]
+CAREFUL = [[0.9, 0.9, 0.8], [0.8, 0.7, 0.7], [0.1, 0.7, 0.9], [0.2, 0.1, 0.7]]
+CLASSES = {"class": ("old", "old", "new", "new")}
+
+
+def trained(name="plain", history=PLAIN, loss=(3.0, 2.5, 2.6), copying=(0.9, 0.5, 0.75), **drift) -> Trained:
+    scores = knowledge.Scores(tuple("abcd"), STEPS, np.array(history)[:, :, None], CLASSES, "recall")
+    log = pd.DataFrame({"epoch": [0, 1, 2], "step": STEPS, "document_loss": loss, "copying_accuracy": copying})
+    return Trained(name, log, knowledge.ledger(scores), store=None)
+
+
+@pytest.fixture
+def both():
+    return (trained(), trained("careful", CAREFUL, loss=(3.0, 2.0, 1.0), copying=(0.9, 0.9, 1.0)))
+
+
+def test_the_findings_word_for_word(both, tmp_path):
+    said = list(page.findings(both, tmp_path))
+    assert said[0] == (
+        "Loss fell in 3 of 4 epochs; in 0 of those, recall fell too. Of 2 units known before, 1 (plain) to 2 (careful) "
+        "are kept; 50% to 100% of those newly learned are held."
+    )
+    assert said[1] == (
+        "Most learned and held to the end: 2 units (careful). Most kept of the 2 known before: 2 (careful)."
+    )
+    assert said[2].startswith("plain: no reason to stop up to 8: ")
+    assert said[3].startswith("careful: no reason to stop up to 8: ")
+    assert len(said) == 4
+
+
+def test_loss_that_falls_with_recall_is_counted(both):
+    again = trained(loss=(3.0, 2.5, 2.4))
+    assert again.divergence.recall_fell == (True, True) or again.divergence.recall_fell == (False, True)
+    assert figures.loss_finding([again]) == "Loss fell in 2 of 2 epochs; in 1 of those, recall fell too"
+    assert again.divergence.sentence == (
+        "loss fell in 2 of 2 epochs, recall fell in 1 (0 of them beyond chance over units); loss fell while recall was "
+        "lost at 8"
+    )
+
+
+def test_what_is_kept_and_held_is_told_from_worst_to_best(both):
+    alone = trained("careful", CAREFUL)
+    assert figures.exposure_finding([alone]) == (
+        "Of 2 units known before, 2 are kept; 100% of those newly learned are held"
+    )
+    nothing = trained("idle", [[0.9] * 3, [0.8] * 3, [0.1] * 3, [0.2] * 3])
+    assert figures.exposure_finding([nothing]) == "Of 2 units known before, 2 are kept; none is newly learned"
+    assert figures.exposure_finding(both[::-1]) == figures.exposure_finding(both)
+
+
+def test_the_best_and_the_worst_strategy_by_a_skill(both):
+    assert figures.skills_finding(both) == "copying accuracy: careful +0.10, plain -0.15 by the last epoch"
+    worse = [
+        Trained(one.name, one.log.assign(text_ppl=[5.0, 6.0, 7.0 + i]), one.ledger, None) for i, one in enumerate(both)
+    ]
+    assert worse[0].skills == ("copying_accuracy", "text_ppl")
+    assert figures.skills_finding(worse) == "text ppl: plain +2.00, careful +3.00 by the last epoch"
+    bare = Trained("bare", both[0].log.drop(columns="copying_accuracy"), both[0].ledger, None)
+    with pytest.raises(ValueError, match="no skill was probed; name skills = or measures = in the config"):
+        figures.skills([bare])
+
+
+def test_the_outcome_of_a_strategy(both):
+    assert both[0].outcome == {
+        "strategy": "plain",
+        "epochs": 2,
+        "loss_first": 3.0,
+        "loss_last": 2.6,
+        "known_first": 2,
+        "best": 2,
+        "known_last": 2,
+        "newly_learned": 2,
+        "newly_learned_held": 1,
+        "kept": 1,
+        "copying_accuracy_first": 0.9,
+        "copying_accuracy_last": 0.75,
+        "stop_at_epoch": None,
+    }
+
+
+def test_the_figures_of_strategies(both):
+    figure = figures.loss_and_recall(both, pd.DataFrame({"passages": ["gold", "all"], "recall": [0.9, 0.4]}))
+    assert figure.layout.title.text == "Loss fell in 3 of 4 epochs; in 0 of those, recall fell too"
+    assert figure.layout.title.subtitle.text == "nats per token; mean recall of all units"
+    assert [(t.name, list(t.y)) for t in figure.data] == [
+        ("plain", [3.0, 2.5, 2.6]),
+        ("plain", pytest.approx([2.0 / 4, 2.1 / 4, 1.8 / 4])),
+        ("careful", [3.0, 2.0, 1.0]),
+        ("careful", pytest.approx([2.0 / 4, 2.4 / 4, 3.1 / 4])),
+    ]
+    assert [shape.y0 for shape in figure.layout.shapes] == [0.9]
+    figure = figures.transitions(both)
+    assert figure.layout.title.text == "4 acquisitions, 0 of them for a second time, and 2 losses"
+    assert figure.layout.title.subtitle.text == "units known; epoch 0 is the model before training"
+    assert [(t.name, list(t.y)) for t in figure.data] == [
+        ("retained", [2, 1, 1]),
+        ("acquired", [0, 1, 1]),
+        ("forgotten", [0, -1, -1]),
+        ("retained", [2, 2, 3]),
+        ("acquired", [0, 1, 1]),
+        ("forgotten", [0, 0, 0]),
+    ]
+    figure = figures.exposure(both)
+    assert figure.layout.title.text == figures.exposure_finding(both)
+    assert [(t.name, list(t.y)) for t in figure.data] == [
+        ("plain", [1.0, 0.5, 0.5]),
+        ("plain", [0.0, 0.5, 0.5]),
+        ("careful", [1.0, 1.0, 1.0]),
+        ("careful", [0.0, 0.5, 1.0]),
+    ]
+    assert [note.text for note in figure.layout.annotations] == ["old", "new"]
+    figure = figures.skills(both)
+    assert figure.layout.title.text == figures.skills_finding(both)
+    assert [list(t.y) for t in figure.data] == [[0.9, 0.5, 0.75], [0.9, 0.9, 1.0]]
+
+
+def test_the_figure_of_drift_counts_what_left_the_floor(both, monkeypatch):
+    tables = {
+        "plain": pd.DataFrame(
+            {
+                "epoch": [1, 2],
+                "overlap": [0.4, 0.7],
+                "floor": [0.8, 0.8],
+                "floor_low": [0.6, 0.6],
+                "chance": [0.1, 0.2],
+                "beyond_noise": [True, False],
+            }
+        ),
+        "careful": pd.DataFrame(),
+    }
+    monkeypatch.setattr(Trained, "drift", lambda one: tables[one.name])
+    figure = figures.circuit_drift_figure(both)
+    assert figure.layout.title.text == "The circuit left its noise floor in 1 of 2 epochs"
+    assert figure.layout.title.subtitle.text == (
+        "a line below the dotted one is real rewiring; above it, other prompts would have changed as much"
+    )
+    assert {t.name: list(t.y) for t in figure.data} == {
+        "noise floor, 5 %": [0.6, 0.6],
+        "noise floor: halves of the facts, one checkpoint": [0.8, 0.8],
+        "overlap with the circuit before training": [0.4, 0.7],
+        "random edges": [0.1, 0.2],
+    }
+
+
+def test_reading_instead_of_learning_is_told(both, tmp_path):
+    (tmp_path / FOLDER).mkdir()
+    table = pd.DataFrame(
+        {
+            "unit": ["a", "a", "b", "b"],
+            "probe": ["x", "y", "x", "y"],
+            "score": [1.0, 0.5, 0.25, None],
+            "refused": ["", "", "", "too long"],
+        }
+    )
+    table.to_csv(tmp_path / FOLDER / "gold.csv", index=False)
+    frame = retrieval_frame(tmp_path)
+    assert frame.to_dict("records") == [
+        {"passages": "gold", "asked": 3, "refused": 1, "recall": pytest.approx(1.75 / 3), "known": 1, "units": 2}
+    ]
+    assert list(page.findings(both, tmp_path))[2] == (
+        "Reading instead of learning, recall of the untrained model: gold passage 0.58 (1 of 2 units known, 1 refused)."
+    )
