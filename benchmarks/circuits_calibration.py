@@ -21,11 +21,11 @@ from transformers import PreTrainedModel
 
 import circuits
 from checkpoints import open_checkpoint
-from checkpoints.anatomy import anatomy, linear_weight
+from checkpoints.model.anatomy import anatomy, linear_weight
+from circuit_drift.comparison.recall import only
 from circuit_drift.lab.probes import fact_records
 from circuit_drift.lab.world import make_world
-from circuit_drift.recall import only
-from circuits.scores import AttributionGraph
+from circuits.graph.scores import AttributionGraph
 
 SIZES = (16, 32, 48)
 

@@ -28,7 +28,8 @@ import torch
 from transformers import AutoModelForCausalLM, DeepseekV3Config, GPT2Config, LlamaConfig, PretrainedConfig
 
 import circuits
-from circuits.trace import batches, forward, frozen, logit_difference
+from circuits.attribution.trace import forward, frozen
+from circuits.facts.batch import batches, logit_difference
 
 STEPS = 5
 CASES = ("gpt2_small", "llama_gqa")

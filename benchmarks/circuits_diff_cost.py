@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 import circuits
-from circuits.scores import AttributionGraph
+from circuits.graph.scores import AttributionGraph
 
 SHAPES = {
     "GPT-2 small, 64 facts": (circuits.GraphShape(12, 12, 12), 64),

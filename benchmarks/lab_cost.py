@@ -24,16 +24,17 @@ import torch
 
 import circuits
 import heads
+from circuit_drift.behaviour import Copying, Knowledge, answers, panel
+from circuit_drift.behaviour.packing import last_logits
 from circuit_drift.lab import documents, probes
 from circuit_drift.lab.data import RowStream
-from circuit_drift.lab.probing import Copying, Knowledge, Prober, Schedule, answers, panel
-from circuit_drift.lab.probing.packing import last_logits
 from circuit_drift.lab.recipe import Recipe
 from circuit_drift.lab.tokenizer import make_tokenizer
 from circuit_drift.lab.train import build_model, train
 from circuit_drift.lab.world import make_world
-from circuit_drift.measures import CircuitMeasure, RetrievalMeasure
+from circuit_drift.measures.measures import CircuitMeasure, RetrievalMeasure
 from circuit_drift.prompts import FactSource, NeedleSource
+from circuit_drift.training import Prober, Schedule
 
 BATCH = 64
 ROW = 512

@@ -13,12 +13,14 @@ from pathlib import Path
 import torch
 
 from checkpoints import open_series
-from circuit_drift.lab import knowledge
-from circuit_drift.lab.cpt import outcome_frame, retrieval_frame, run_all, write_comparison
-from circuit_drift.lab.cpt import strategies as trained_strategies
-from circuit_drift.lab.cpt.study import few_needles, study
-from circuit_drift.lab.probing import Knowledge, paraphrased, probe_series
+from circuit_drift import knowledge
+from circuit_drift.behaviour import Knowledge
+from circuit_drift.lab.paraphrases import paraphrased
 from circuit_drift.lab.world import make_world
+from circuit_drift.replicate.knowledge_study import few_needles, study
+from circuit_drift.training import probe_series
+from circuit_drift.training.strategies import outcome_frame, retrieval_frame, run_all, write_comparison
+from circuit_drift.training.strategies import strategies as trained_strategies
 
 
 def shipped() -> None:

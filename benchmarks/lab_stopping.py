@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from circuit_drift.lab.probing.stopping import Curve
+from circuit_drift.training.stopping import Curve
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAWS = 200

@@ -28,13 +28,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import circuit_drift
 import heads
-from checkpoints import LoadedModel, Series, hashes, open_series
+from checkpoints import LoadedModel, Series, open_series
 from checkpoints.audit import audit
-from circuit_drift.measures import RetrievalMeasure
+from checkpoints.files import hashes
+from circuit_drift.measures.measures import RetrievalMeasure
 from circuit_drift.prompts import NeedleSource, Prompts
-from circuit_drift.store import Store
-from circuit_drift.tasks import Sweep
-from circuit_drift.worker import work
+from circuit_drift.store.store import Store
+from circuit_drift.sweep.tasks import Sweep
+from circuit_drift.sweep.worker import work
 
 LISTED = 10_000
 RESULTS = 180

@@ -1,9 +1,5 @@
 """Checkpoint series: found, ordered, checked, loaded. Importing this imports no torch."""
 
-from checkpoints.bridge import build_bridge
-from checkpoints.capabilities import capabilities
-from checkpoints.checkpoint import Checkpoint
-from checkpoints.compat import require_same_model
 from checkpoints.errors import (
     BadPrompt,
     CheckpointMismatch,
@@ -13,9 +9,13 @@ from checkpoints.errors import (
     StoreError,
     UnsupportedArchitecture,
 )
-from checkpoints.loading import LoadedModel
-from checkpoints.series import Series, demo_folder, open_checkpoint, open_series
-from checkpoints.validate import validate
+from checkpoints.files.check import validate
+from checkpoints.loading.load import LoadedModel
+from checkpoints.model.architectures import capabilities
+from checkpoints.model.bridge import build_bridge
+from checkpoints.series.checkpoint import Checkpoint
+from checkpoints.series.compat import require_same_model
+from checkpoints.series.series import Series, demo_folder, open_checkpoint, open_series
 
 __all__ = [
     "BadPrompt",

@@ -10,7 +10,7 @@ from checkpoints.audit import checks, order
 from checkpoints.audit.facts import BLOCK, Depth, Facts, confirmed, gather
 from checkpoints.audit.report import KINDS, AuditReport, Finding, Severity
 from checkpoints.errors import DriftError
-from checkpoints.series import Series
+from checkpoints.series.series import Series
 
 __all__ = ["KINDS", "AuditReport", "Depth", "Facts", "Finding", "Severity", "audit", "audit_facts"]
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from checkpoints.audit.facts import Facts
 from checkpoints.audit.report import Finding
-from checkpoints.files import VOLATILE
+from checkpoints.files.folder import VOLATILE
 
 Value = TypeVar("Value", bound=Hashable)
 

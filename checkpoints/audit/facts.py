@@ -18,12 +18,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.checkpoint import Checkpoint
 from checkpoints.errors import DriftError
-from checkpoints.files import CONFIG_FILE, combine, weight_files
-from checkpoints.hashes import hash_file
-from checkpoints.headers import TensorEntry
-from checkpoints.validate import tensor_entries, validate
+from checkpoints.files.check import tensor_entries, validate
+from checkpoints.files.folder import CONFIG_FILE, combine, weight_files
+from checkpoints.files.hashes import hash_file
+from checkpoints.files.headers import TensorEntry
+from checkpoints.series.checkpoint import Checkpoint
 
 Depth = Literal["metadata", "samples", "weights"]
 

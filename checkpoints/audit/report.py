@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
-from checkpoints.strict_json import dump_json
+from checkpoints.results.strict_json import dump_json
 
 if TYPE_CHECKING:
     import pandas as pd

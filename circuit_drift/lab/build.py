@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from checkpoints import manifest
-from checkpoints.artifacts import flush_to_disk
 from checkpoints.errors import DriftError, StoreError
+from checkpoints.results.artifacts import flush_to_disk
+from checkpoints.series import manifest
 from circuit_drift.lab import probes
 from circuit_drift.lab.ledger import live_row, measure_series, write_csv
 from circuit_drift.lab.recipe import Recipe

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import circuits
+from circuit_drift.behaviour.choices import Choice
 from circuit_drift.lab import world
-from circuit_drift.lab.probing.choices import Choice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints import BadPrompt
-from circuit_drift.pair_tables import pair_tables, role_frame
-from circuit_drift.phases import evolve, stage_ends
+from circuit_drift.comparison.pair_tables import pair_tables, role_frame
 from circuit_drift.report.audit import audit_sections, audit_warnings, mark_steps
 from circuit_drift.report.page import Section, write_page
-from circuit_drift.verdict import pair_verdict, run_verdict
-from circuits.roles import changes_sentence
+from circuit_drift.report.verdict import pair_verdict, run_verdict
+from circuit_drift.stages.stages import evolve, stage_ends
+from circuits.roles.roles import changes_sentence
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from circuit_drift.pair import PairDiff
-    from circuit_drift.sweep import Point, Run
+    from circuit_drift.comparison.pair import PairDiff
+    from circuit_drift.sweep.sweep import Point, Run
 
 __all__ = ["write_pair_report", "write_report"]
 
@@ -37,7 +37,7 @@ def write_report(run: "Run", path: Path | str) -> Path:
     Raises:
         StoreError: the file cannot be written.
     """
-    from circuit_drift.table import run_frame
+    from circuit_drift.report.run_table import run_frame
 
     table = run_frame(run)
     pairs = [run.diff(a.place, b.place) for a, b in stage_ends(run)]

@@ -15,7 +15,7 @@ from circuit_drift.report.page import Section
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from circuit_drift.sweep import Run
+    from circuit_drift.sweep.sweep import Run
 
 MARKS = {"error": "✕", "warning": "!"}
 _COLOURS = {"error": theme.VERMILLION, "warning": theme.ORANGE}

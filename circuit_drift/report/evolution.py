@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuit_drift.recall import recall_by_class
+from circuit_drift.comparison.recall import recall_by_class
 from circuit_drift.report import theme
 from circuit_drift.report.audit import mark_audit, tick_labels
-from heads.scores import THRESHOLD
+from heads.scores.scores import THRESHOLD
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-    from circuit_drift.sweep import Run
+    from circuit_drift.sweep.sweep import Run
 
 
 def behaviour_figure(run: "Run") -> "go.Figure":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuit_drift.recall import recalled
+from circuit_drift.comparison.recall import recalled
 from circuit_drift.report import theme
 from circuit_drift.report.evolution import over_checkpoints
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     import circuits
-    from circuit_drift.sweep import Run
+    from circuit_drift.sweep.sweep import Run
 
 
 def rewiring_frame(run: "Run") -> "pd.DataFrame":
@@ -122,8 +122,8 @@ def rewiring_figure(run: "Run", frame: "pd.DataFrame") -> "go.Figure":
 
 def _overlap(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> "circuits.Similarity":
     """The Jaccard overlap at the circuits' own size, on the facts that either recalls."""
-    from circuits.pruning import default_size
-    from circuits.similarity import similarities
+    from circuits.comparison.similarity import similarities
+    from circuits.graph.pruning import default_size
 
     (first, second), _ = recalled([a, b], "at either")
     sizes = [default_size(first.edge_scores.shape[1])]

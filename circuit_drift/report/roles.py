@@ -4,17 +4,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuit_drift.pair import roles_of
-from circuit_drift.recall import recalled, recalled_facts
+from circuit_drift.comparison.pair import roles_of
+from circuit_drift.comparison.recall import recalled, recalled_facts
 from circuit_drift.report import theme
 from circuit_drift.report.evolution import over_checkpoints
-from circuits.pruning import default_size
+from circuits.graph.pruning import default_size
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-    from circuit_drift.sweep import Run
+    from circuit_drift.sweep.sweep import Run
 
 
 def roles_frame(run: "Run") -> "pd.DataFrame":

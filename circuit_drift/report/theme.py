@@ -1,8 +1,8 @@
-"""What figures of the report share beyond the common look (`checkpoints.figures`): the marks of training stages."""
+"""The marks of training stages, which the figures of the report share beyond the common look."""
 
 from typing import TYPE_CHECKING
 
-from checkpoints.figures import (
+from checkpoints.results.figure import (
     BLUE,
     CATEGORIES,
     DASHES,

@@ -18,8 +18,8 @@ from transformers import (
     Phi3ForCausalLM,
 )
 
-from checkpoints.anatomy import anatomy, read_norm
 from checkpoints.errors import UnsupportedArchitecture
+from checkpoints.model.anatomy import anatomy, read_norm
 
 SIZES = {
     "vocab_size": 16,

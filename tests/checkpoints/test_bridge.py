@@ -11,7 +11,7 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 from transformers import AutoModelForCausalLM, DeepseekV3Config, HeliumConfig, Phi3Config, PreTrainedTokenizerFast
 
 from checkpoints import DriftError, UnsupportedArchitecture, open_series
-from checkpoints.bridge import build_bridge
+from checkpoints.model.bridge import build_bridge
 
 from .architectures import GQA, SMALL, tiny_configs
 from .conftest import save_model, save_tokenizer
@@ -282,11 +282,11 @@ def test_a_bridge_of_a_model_that_was_taken_apart_is_built_anew(architecture_run
 
 
 def test_transformer_lens_is_imported_only_for_a_bridge(monkeypatch):
-    code = "import sys, checkpoints.loading, checkpoints.stream; print('transformer_lens' in sys.modules)"
+    code = "import sys, checkpoints.loading.load, checkpoints.loading.stream; print('transformer_lens' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-    monkeypatch.delitem(sys.modules, "checkpoints.lens")
-    monkeypatch.delattr("checkpoints.lens")
+    monkeypatch.delitem(sys.modules, "checkpoints.model.lens")
+    monkeypatch.delattr("checkpoints.model.lens")
     monkeypatch.setitem(sys.modules, "transformer_lens.model_bridge", None)
     with pytest.raises(DriftError, match=r"pip install 'circuit-drift\[lens\]'"):
         build_bridge(build("llama"))

@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from checkpoints import UnsupportedArchitecture, build_bridge, capabilities, open_checkpoint
-from checkpoints.capabilities import CAPABILITIES
-from checkpoints.stream import _Live
+from checkpoints.loading.stream import _Live
+from checkpoints.model.architectures import CAPABILITIES
 
 from .architectures import tiny_configs
 from .conftest import save_model

@@ -26,7 +26,7 @@ def hooked(monkeypatch):
 def attach_hooks(monkeypatch):
     from accelerate import dispatch_model
 
-    from checkpoints import loading
+    from checkpoints.loading import load as loading
 
     plain = loading._build
 
@@ -86,7 +86,7 @@ def test_a_distributed_checkpoint_is_not_spread(tmp_path):
 
 
 def test_where_every_part_lies_is_told_in_the_coarsest_way():
-    from checkpoints.loading import _devices
+    from checkpoints.loading.load import _devices
 
     with torch.device("meta"):
         away = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))

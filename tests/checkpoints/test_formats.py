@@ -14,7 +14,7 @@ import torch
 
 from checkpoints import CorruptWeights, DriftError, NotACheckpoint, open_checkpoint, open_series
 from checkpoints.audit import audit
-from checkpoints.compat import require_same_model
+from checkpoints.series.compat import require_same_model
 
 from .conftest import gpt2_config, llama_config, save_model, save_tokenizer
 

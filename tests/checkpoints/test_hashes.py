@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import hashes
-from checkpoints.hashes import CACHE, SMALLEST, hash_file
+from checkpoints.files import hashes
+from checkpoints.files.hashes import CACHE, SMALLEST, hash_file
 
 LONG_AGO = 10**9
 

@@ -8,10 +8,11 @@ import sys
 import pytest
 import torch
 
-from checkpoints import CorruptWeights, DriftError, NotACheckpoint, hub, open_checkpoint, open_series
+from checkpoints import CorruptWeights, DriftError, NotACheckpoint, open_checkpoint, open_series
 from checkpoints.audit import audit
-from checkpoints.compat import require_same_model
-from checkpoints.hashes import hash_file
+from checkpoints.files.hashes import hash_file
+from checkpoints.series import hub
+from checkpoints.series.compat import require_same_model
 
 from .conftest import edit_config, save_model, save_tokenizer
 from .hub_standin import REPO, Hub, connected

@@ -19,8 +19,8 @@ from checkpoints import (
     open_series,
     validate,
 )
-from checkpoints.compat import require_same_model
-from checkpoints.headers import read_header
+from checkpoints.files.headers import read_header
+from checkpoints.series.compat import require_same_model
 
 from .conftest import edit_config, gpt2_config, llama_config, save_model, save_tokenizer
 

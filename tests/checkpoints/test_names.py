@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoints.names import natural, parse_count, parse_name, split_stage
+from checkpoints.series.names import natural, parse_count, parse_name, split_stage
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@ import sys
 
 import pytest
 
-from checkpoints import NotACheckpoint, Series, manifest, open_checkpoint, open_series
-from checkpoints.manifest import ManifestRow
-from checkpoints.series import DEMO_VARIABLE
+from checkpoints import NotACheckpoint, Series, open_checkpoint, open_series
+from checkpoints.series import manifest
+from checkpoints.series.manifest import ManifestRow
+from checkpoints.series.series import DEMO_VARIABLE
 
 from .conftest import save_model
 
@@ -230,7 +231,7 @@ def test_reprs_name_the_checkpoint_and_escape(tmp_path):
 
 def test_opening_imports_no_torch(run_folder):
     script = (
-        "import sys, checkpoints; from checkpoints.compat import require_same_model;"
+        "import sys, checkpoints; from checkpoints.series.compat import require_same_model;"
         f"s = checkpoints.open_series({str(run_folder)!r}); s.select('last'); s[0].weights_hash;"
         "require_same_model(s[0], s[1]);"
         "assert not {'torch', 'transformers', 'pandas', 'plotly'} & set(sys.modules), 'heavy import'"

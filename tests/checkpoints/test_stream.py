@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from checkpoints import CorruptWeights, DriftError, UnsupportedArchitecture, open_series
-from checkpoints.stream import _Live
+from checkpoints.loading.stream import _Live
 
 from .architectures import tiny_configs
 from .conftest import edit_config, llama_config, save_model
@@ -162,7 +162,7 @@ def test_a_bad_checkpoint_is_refused_in_a_live_model_too(run_folder):
 
 
 def test_the_next_checkpoint_is_read_while_this_one_computes(run_folder):
-    from checkpoints.hashes import _hash_file
+    from checkpoints.files.hashes import _hash_file
 
     models = open_series(run_folder).models()
     next(models)

@@ -9,8 +9,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from checkpoints.anatomy import Block, anatomy
-from circuits.facts import FactSet
+from checkpoints.model.anatomy import Block, anatomy
+from circuits.facts.facts import FactSet
 
 STEP = 1e-4
 

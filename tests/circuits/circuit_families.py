@@ -11,8 +11,8 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from checkpoints.anatomy import anatomy
-from circuits.facts import FactSet
+from checkpoints.model.anatomy import anatomy
+from circuits.facts.facts import FactSet
 
 SIZES: dict[str, Any] = {
     "vocab_size": 40,

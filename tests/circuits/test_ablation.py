@@ -7,9 +7,9 @@ from circuit_families import build, random_facts, residual_parts
 from published import published_facts, published_model, published_scores
 
 import circuits
-from checkpoints.anatomy import anatomy
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
-from circuits.ablation import fixed_values
+from checkpoints.model.anatomy import anatomy
+from circuits.attribution.ablation import fixed_values
 
 
 @pytest.mark.parametrize(("kind", "ablation"), [("plain", "zero"), ("padded", "zero"), ("plain", "mean-positional")])

@@ -9,8 +9,8 @@ from published import published_facts, published_model, published_scores
 from test_families import reader_key
 
 import circuits
-from checkpoints.anatomy import anatomy
-from circuits.trace import output_tensor
+from checkpoints.model.anatomy import anatomy
+from circuits.attribution.trace import output_tensor
 
 STEP = 1e-3
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import circuits
-from checkpoints.anatomy import anatomy, linear_weight
 from checkpoints.errors import CheckpointMismatch
-from circuits.scores import AttributionGraph
+from checkpoints.model.anatomy import anatomy, linear_weight
+from circuits.graph.scores import AttributionGraph
 from tests.circuits.circuit_families import build, random_facts
 
 

@@ -7,7 +7,7 @@ from circuit_families import build, random_facts
 
 import circuits
 from checkpoints.errors import BadPrompt, CheckpointMismatch, CorruptWeights, UnsupportedArchitecture
-from circuits.trace import frozen
+from circuits.attribution.trace import frozen
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_curve_survives_the_disk(model, ragged, tmp_path):
 
 def test_nothing_is_kept_for_each_step(model, ragged, monkeypatch):
     """What is waiting to be contracted is of one step, however many there are."""
-    from circuits.contract import Gradients
+    from circuits.attribution.contraction import Gradients
 
     waiting = []
     add = Gradients.add

@@ -9,10 +9,21 @@ from circuit_families import FAMILIES, build, random_facts
 from published import published_facts, published_model, published_scores
 
 import circuits
-from checkpoints.anatomy import anatomy
 from checkpoints.errors import BadPrompt, CheckpointMismatch, UnsupportedArchitecture
-from circuits.backward import GIM, PLAIN, RELP, Backward, _active, _attend, _Attention, modified, with_gradient_of
-from circuits.trace import forward, frozen, make_batch
+from checkpoints.model.anatomy import anatomy
+from circuits.attribution.backward import (
+    GIM,
+    PLAIN,
+    RELP,
+    Backward,
+    _active,
+    _attend,
+    _Attention,
+    modified,
+    with_gradient_of,
+)
+from circuits.attribution.trace import forward, frozen
+from circuits.facts.batch import make_batch
 
 MIXTURES = {name for name in FAMILIES if "moe" in name or name in ("mixtral", "gpt_oss")}
 LINEAR = Backward(freeze_norms=True, freeze_patterns=True, linear_activations=True)

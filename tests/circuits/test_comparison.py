@@ -5,7 +5,7 @@ import pytest
 
 import circuits
 from checkpoints.errors import BadPrompt, CheckpointMismatch
-from circuits.scores import AttributionGraph
+from circuits.graph.scores import AttributionGraph
 
 SHAPE = circuits.GraphShape(2, 3, 3)
 EDGES = int(SHAPE.mask.sum())
@@ -149,7 +149,7 @@ def test_too_few_facts_are_said_to_be_too_few():
 
 
 def test_rank_biased_overlap_of_equal_and_of_disjoint_orders():
-    from circuits.similarity import Ranked, measure_names, measures
+    from circuits.comparison.similarity import Ranked, measure_names, measures
 
     scores = np.arange(40.0)[::-1]
     place = measure_names((5, 10)).index("rank-biased overlap, 10 edges")
@@ -185,7 +185,7 @@ def test_differences_without_a_direction_are_called_no_more_often_than_stated():
 def test_a_p_from_drawn_permutations_is_the_upper_end_of_what_they_leave_possible():
     from scipy.stats import binom
 
-    from circuits.noise import paired_global_p, smallest_p, upper_share
+    from circuits.comparison.noise import paired_global_p, smallest_p, upper_share
 
     for hits in (0, 3, 40):
         assert binom.cdf(hits, 999, upper_share(hits, 999)) == pytest.approx(0.05)

@@ -7,9 +7,9 @@ from brute_force import displaced, eap_edge, metric
 from circuit_families import FAMILIES, REFUSED, build, random_facts, residual_parts
 
 import circuits
-from checkpoints.anatomy import anatomy
 from checkpoints.errors import UnsupportedArchitecture
-from circuits.evaluation import circuit_metrics
+from checkpoints.model.anatomy import anatomy
+from circuits.intervention.faithfulness import circuit_metrics
 
 MIXTURES = {"mixtral", "qwen3_moe", "qwen2_moe", "hunyuan_moe", "gpt_oss", "deepseek_v2_moe", "deepseek_v3_moe"}
 

@@ -7,8 +7,8 @@ from circuit_families import FAMILIES, build, random_facts, residual_parts
 from published import published_facts, published_model, published_scores
 
 import circuits
-from checkpoints.anatomy import anatomy
 from checkpoints.errors import BadPrompt
+from checkpoints.model.anatomy import anatomy
 
 
 @pytest.mark.parametrize("kind", ["plain", "padded"])

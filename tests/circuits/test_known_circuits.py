@@ -10,9 +10,9 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import circuits
-from checkpoints.anatomy import anatomy
 from checkpoints.errors import UnsupportedArchitecture
-from circuits.backward import GIM, RELP
+from checkpoints.model.anatomy import anatomy
+from circuits.attribution.backward import GIM, RELP
 
 TOKENS, PLACES = 8, 8
 METHODS = {

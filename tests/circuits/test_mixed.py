@@ -5,11 +5,12 @@ import pytest
 import torch
 from circuit_families import build, random_facts
 
-from checkpoints.anatomy import anatomy
-from circuits.attribution import graph_shape
-from circuits.evaluation import circuit_metrics
-from circuits.graph import Circuit
-from circuits.trace import batches, logit_difference, run
+from checkpoints.model.anatomy import anatomy
+from circuits.attribution.edges import graph_shape
+from circuits.attribution.trace import run
+from circuits.facts.batch import batches, logit_difference
+from circuits.graph.graph import Circuit
+from circuits.intervention.faithfulness import circuit_metrics
 
 
 def circuit_of(shape, *edges) -> Circuit:

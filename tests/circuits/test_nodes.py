@@ -7,11 +7,11 @@ from circuit_families import FAMILIES, build, random_facts
 from published import published_facts, published_model, published_scores
 
 import circuits
-from checkpoints.anatomy import anatomy, linear_weight
 from checkpoints.errors import BadPrompt, CheckpointMismatch, UnsupportedArchitecture
-from circuits.evaluation import circuit_metrics
-from circuits.interior import Neurons
-from circuits.node_patching import node_metrics
+from checkpoints.model.anatomy import anatomy, linear_weight
+from circuits.attribution.mlp_parts import Neurons
+from circuits.intervention.faithfulness import circuit_metrics
+from circuits.intervention.node_forward import node_metrics
 
 STEP = 1e-4
 MIXTURES = ["mixtral", "qwen3_moe", "gpt_oss", "qwen2_moe", "hunyuan_moe", "deepseek_v2_moe", "deepseek_v3_moe"]

@@ -9,9 +9,9 @@ from circuit_families import build, random_facts
 from published import FIXTURES, published_facts, published_model, published_scores
 
 import circuits
-from checkpoints.anatomy import anatomy
-from circuits import patching
-from circuits.evaluation import circuit_metrics
+from checkpoints.model.anatomy import anatomy
+from circuits.intervention import patching
+from circuits.intervention.faithfulness import circuit_metrics
 
 SHAPES = ("llama_gqa", "gpt2", "gpt_neox", "gemma2", "phi3", "granite", "gpt_oss")
 

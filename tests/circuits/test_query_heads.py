@@ -6,9 +6,9 @@ import torch
 from circuit_families import FAMILIES, build, random_facts
 
 import circuits
-from checkpoints.anatomy import anatomy
 from checkpoints.errors import BadPrompt
-from circuits.evaluation import circuit_metrics
+from checkpoints.model.anatomy import anatomy
+from circuits.intervention.faithfulness import circuit_metrics
 
 SHARING = [
     name

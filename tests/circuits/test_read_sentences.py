@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 import circuits
-from circuits.comparison import GraphDiff
-from circuits.contrasts import Contrast, contrasts, sentences
-from circuits.curves import Faithfulness, FaithfulnessCurve, interval, ratio, spread
-from circuits.evolution import Evolution
-from circuits.noise import EdgeTests
-from circuits.profile import ProfileChange
-from circuits.roles import HeadRoles, RoleChange, changes_sentence, role_changes
-from circuits.scores import AttributionGraph, meaning
-from circuits.segmentation import Split
-from circuits.similarity import Similarity
-from circuits.transfers import Transfer
+from circuits.comparison.comparison import GraphDiff
+from circuits.comparison.contrasts import Contrast, contrasts, sentences
+from circuits.comparison.noise import EdgeTests
+from circuits.comparison.profile import ProfileChange
+from circuits.comparison.similarity import Similarity
+from circuits.graph.scores import AttributionGraph, meaning
+from circuits.intervention.curves import Faithfulness, FaithfulnessCurve, interval, ratio, spread
+from circuits.intervention.transfer import Transfer
+from circuits.roles.roles import HeadRoles, RoleChange, changes_sentence, role_changes
+from circuits.tracking.changepoints import Split
+from circuits.tracking.evolution import Evolution
 
 NAN = float("nan")
 ONE = circuits.GraphShape(1, 1, 1)

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats as textbook
 
 import circuits
-from circuits.contrasts import contrast
-from circuits.noise import (
+from circuits.comparison.contrasts import contrast
+from circuits.comparison.noise import (
     paired_global_p,
     paired_tests,
     smallest_p,
@@ -16,9 +16,9 @@ from circuits.noise import (
     upper_share,
     welch_tests,
 )
-from circuits.profile import PROFILES, profile_changes, profiler
-from circuits.segmentation import Products, apart, best_split, cosines, resamples, splits
-from circuits.similarity import Ranked, Similarity, measure_names, measures, similarities
+from circuits.comparison.profile import PROFILES, profile_changes, profiler
+from circuits.comparison.similarity import Ranked, Similarity, measure_names, measures, similarities
+from circuits.tracking.changepoints import Products, apart, best_split, cosines, resamples, splits
 
 NAN = float("nan")
 ONE = circuits.GraphShape(1, 1, 1)

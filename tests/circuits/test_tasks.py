@@ -5,8 +5,8 @@ from transformers import PreTrainedTokenizerFast
 
 import circuits
 from checkpoints.errors import BadPrompt
-from circuits import tasks
-from circuits.trace import make_batch
+from circuits.facts import tasks
+from circuits.facts.batch import make_batch
 
 
 def word_tokenizer(digits: str, *, missing: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:

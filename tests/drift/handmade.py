@@ -13,7 +13,7 @@ import numpy as np
 import circuits
 import heads
 from checkpoints.audit import AuditReport, Finding
-from circuit_drift.sweep import Point, Run
+from circuit_drift.sweep.sweep import Point, Run
 
 SHAPE = circuits.GraphShape(2, 2, 2)
 """46 edges, of which circuits keep 20: writers input, a0.h0, a0.h1, m0, a1.h0, a1.h1, m1."""

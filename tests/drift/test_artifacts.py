@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from checkpoints import StoreError
-from checkpoints.artifacts import ARRAYS_FILE, RESULT_FILE, read_artifact, read_meta, write_artifact
+from checkpoints.results.artifacts import ARRAYS_FILE, RESULT_FILE, read_artifact, read_meta, write_artifact
 
 
 @settings(max_examples=25, deadline=None)
@@ -36,7 +36,7 @@ def test_a_write_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.
     def full(*_args, **_kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("checkpoints.artifacts.save_file", full)
+    monkeypatch.setattr("checkpoints.results.artifacts.save_file", full)
     with pytest.raises(StoreError, match="no space left"):
         write_artifact(tmp_path / "r", "thing", {"value": 2}, {"x": np.zeros(2)})
     assert read_artifact(tmp_path / "r", "thing")[0] == {"value": 1}

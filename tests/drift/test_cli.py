@@ -48,7 +48,7 @@ def test_run_prints_the_table_and_names_the_report_last(tiny_series, measured, t
 def test_a_narrow_terminal_cuts_no_number_short(tiny_series, measured, monkeypatch, capsys):
     from rich.console import Console
 
-    from circuit_drift import render
+    from circuit_drift.cli import render
 
     run = circuit_drift.load_run(measured)
     monkeypatch.setattr(render, "_console", lambda: Console(width=40, highlight=False, markup=False))
@@ -220,7 +220,7 @@ def test_a_pair_without_a_changed_head_says_what_differs(tiny_series, measured):
 
 
 def test_a_device_map_is_used_for_the_transfer_of_a_report_too(tiny_series, tmp_path, monkeypatch):
-    import checkpoints.stream as streams
+    import checkpoints.loading.stream as streams
 
     seen = []
     stream = streams.stream

@@ -1,7 +1,7 @@
 """Figures of all packages look alike: one module gives them titles, fonts, margins and scales."""
 
 import circuit_drift
-from checkpoints.figures import SIGNED, UNSIGNED, dress
+from checkpoints.results.figure import SIGNED, UNSIGNED, dress
 
 
 def test_figures_of_every_package_are_dressed_alike(measured_demo):

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from checkpoints.audit import Finding
-from circuit_drift.pair import compare
+from circuit_drift.comparison.pair import compare
 from circuit_drift.report import write_pair_report, write_report
 from circuit_drift.report.page import Section, write_page
 from tests.drift.handmade import (

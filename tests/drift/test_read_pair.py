@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from checkpoints import CheckpointMismatch
-from circuit_drift.pair import compare
-from circuit_drift.pair_tables import pair_tables
-from circuit_drift.render import print_pair
+from circuit_drift.cli.render import print_pair
+from circuit_drift.comparison.pair import compare
+from circuit_drift.comparison.pair_tables import pair_tables
 from tests.drift.handmade import (
     EDGES,
     WIRING_A,

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from checkpoints import BadPrompt
-from circuit_drift.phases import continued, evolve, stage_ends, stages, tokens_in_stage
-from circuit_drift.recall import only, recall_by_class, recall_change, recalled, recalled_facts
-from circuit_drift.render import print_run
-from circuit_drift.table import logged_losses, run_frame
-from circuit_drift.verdict import run_verdict
+from circuit_drift.cli.render import print_run
+from circuit_drift.comparison.recall import only, recall_by_class, recall_change, recalled, recalled_facts
+from circuit_drift.report.run_table import logged_losses, run_frame
+from circuit_drift.report.verdict import run_verdict
+from circuit_drift.stages.stages import continued, evolve, stage_ends, stages, tokens_in_stage
 from tests.drift.handmade import WIRING_A, WIRING_B, faithfulness, graph, point, retrieval, run_of, strengths
 
 LOG = "step,train_loss,lr\n0,4.5,1\n100,2.25,1\n,9,1\n200,,1\n"

@@ -9,8 +9,8 @@ import pytest
 
 import circuit_drift
 from checkpoints import StoreError
-from circuit_drift.phases import stage_ends
 from circuit_drift.report.page import Section, write_page
+from circuit_drift.stages.stages import stage_ends
 
 
 class _Outline(HTMLParser):

@@ -23,7 +23,7 @@ from circuit_drift.report.audit import (
     tick_labels,
 )
 from circuit_drift.report.evolution import head_map_figure, over_checkpoints
-from circuit_drift.sweep import Point, Run, load_run
+from circuit_drift.sweep.sweep import Point, Run, load_run
 from tests.drift.conftest import save_model, save_prompts
 
 STEPS = (0, 10, 20, 40, 50, 60)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from checkpoints import StoreError
-from checkpoints.artifacts import write_artifact
-from circuit_drift.store import KEY_LENGTH, Store, key_of
+from checkpoints.results.artifacts import write_artifact
+from circuit_drift.store.store import KEY_LENGTH, Store, key_of
 
 _parts = st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=5)), max_size=4)
 

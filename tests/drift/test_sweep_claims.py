@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints import StoreError
-from circuit_drift.claims import Claims, Holder, _remove, process_mark, read_holder, this_machine
+from circuit_drift.store.leases import Claims, Holder, _remove, process_mark, read_holder, this_machine
 
 ELSEWHERE = Holder("checkpoint-1", "sweep", "token", "another machine", "1:1")
 
@@ -105,7 +105,7 @@ def test_removing_puts_back_what_became_another_s(claims, monkeypatch):
     path = plant(claims, ELSEWHERE)
     dead = replace(ELSEWHERE, token="dead")
     seen = iter([dead, ELSEWHERE])
-    monkeypatch.setattr("circuit_drift.claims.read_holder", lambda _: next(seen))
+    monkeypatch.setattr("circuit_drift.store.leases.read_holder", lambda _: next(seen))
     assert not _remove(path, dead)
     monkeypatch.undo()
     assert read_holder(path) == ELSEWHERE

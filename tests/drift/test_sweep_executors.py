@@ -16,15 +16,15 @@ import pytest
 
 import circuit_drift
 from checkpoints import DriftError, open_series
-from circuit_drift.executors import EXECUTORS, Workforce
-from circuit_drift.executors.crew import follow, starting_points
-from circuit_drift.executors.processes import environments, visible_gpus
-from circuit_drift.executors.slurm import SlurmWorker
-from circuit_drift.measures import MEASURES, build_measures
-from circuit_drift.progress import Progress
-from circuit_drift.store import Store
-from circuit_drift.tasks import Sweep
-from circuit_drift.worker import ATTEMPTS, work
+from circuit_drift.measures.measures import MEASURES, build_measures
+from circuit_drift.store.store import Store
+from circuit_drift.sweep.executors import EXECUTORS, Workforce
+from circuit_drift.sweep.executors.pool import follow, starting_points
+from circuit_drift.sweep.executors.processes import environments, visible_gpus
+from circuit_drift.sweep.executors.slurm import SlurmWorker
+from circuit_drift.sweep.progress import Progress
+from circuit_drift.sweep.tasks import Sweep
+from circuit_drift.sweep.worker import ATTEMPTS, work
 from tests.drift.test_sweep_kill import contents, prompts_of
 
 ELSEWHERE = [name for name in EXECUTORS if name != "serial"]
@@ -160,9 +160,9 @@ def test_a_checkpoint_that_kills_its_workers_is_given_up(tiny_series, tmp_path, 
 
     for _ in range(ATTEMPTS):
         with monkeypatch.context() as patch:
-            patch.setattr("circuit_drift.worker.take", die)
-            patch.setattr("circuit_drift.claims.Claim.__exit__", lambda *_: None)
-            patch.setattr("circuit_drift.claims.Claim._beat", lambda _: None)
+            patch.setattr("circuit_drift.sweep.worker.take", die)
+            patch.setattr("circuit_drift.store.leases.Claim.__exit__", lambda *_: None)
+            patch.setattr("circuit_drift.store.leases.Claim._beat", lambda _: None)
             with pytest.raises(Killed):
                 next(work(sweep))
         for path in sweep.claims.folder.glob("[!.]*"):

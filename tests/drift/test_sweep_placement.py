@@ -9,12 +9,12 @@ import pytest
 import circuit_drift
 from checkpoints import open_series
 from circuit_drift.cli import app
-from circuit_drift.measures import build_measures, store_key
-from circuit_drift.models import Models
-from circuit_drift.store import Store
-from circuit_drift.sweep import load_run
-from circuit_drift.tasks import Sweep
-from circuit_drift.worker import work
+from circuit_drift.measures.measures import build_measures, store_key
+from circuit_drift.store.store import Store
+from circuit_drift.sweep.models import Models
+from circuit_drift.sweep.sweep import load_run
+from circuit_drift.sweep.tasks import Sweep
+from circuit_drift.sweep.worker import work
 from tests.checkpoints.test_device_map import SPLIT, attach_hooks
 from tests.drift.test_sweep_kill import prompts_of
 
@@ -71,7 +71,7 @@ def test_a_worker_that_holds_several_gpus_spreads_its_model(tiny_series, tmp_pat
         asked.append(sweep)
         yield from work(replace(sweep, device_map=None))
 
-    monkeypatch.setattr("circuit_drift.sweep.execute", remember)
+    monkeypatch.setattr("circuit_drift.sweep.sweep.execute", remember)
     run(tiny_series, tmp_path, measures=["heads"], **options)
     assert asked[0].device_map == expected
 

@@ -9,9 +9,9 @@ from toys import fake_scores, planted_retriever, random_prompts
 import heads
 from checkpoints.errors import BadPrompt, DriftError, UnsupportedArchitecture
 from heads import Readout, Validation
-from heads.controls import draw_controls
-from heads.edits import Means, Where, ablated
-from heads.names import expand_heads
+from heads.ablation.controls import draw_controls
+from heads.ablation.interventions import Means, Where, ablated
+from heads.scores.names import expand_heads
 
 
 def sequences(batch=2, size=40):

@@ -4,7 +4,7 @@ from toys import fake_scores
 
 import heads
 from checkpoints.errors import BadPrompt, CheckpointMismatch
-from heads.stats import bootstrap, false_discovery, paired_test, welch_test, widened
+from heads.scores.stats import bootstrap, false_discovery, paired_test, welch_test, widened
 
 
 def noisy(mean, n=24, seed=0):

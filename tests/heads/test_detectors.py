@@ -10,17 +10,17 @@ from families import build
 from toys import fake_scores, random_prompts, train_tokenizers
 
 import heads
-from checkpoints.anatomy import anatomy
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
+from checkpoints.model.anatomy import anatomy
 from heads import RetrievalScores
-from heads.catalogue import LOCAL_WINDOW
-from heads.chance import chance_levels
-from heads.detectors import GROUPS, answer_groups
-from heads.generation import contains, generate, recall
-from heads.query import calibrated
-from heads.readings import copy_readings
-from heads.rows import RowRequest, capture_rows
-from heads.writing import Writing
+from heads.detect.catalogue import LOCAL_WINDOW
+from heads.detect.chance import chance_levels
+from heads.detect.detectors import GROUPS, answer_groups
+from heads.detect.direct_logit import Writing
+from heads.detect.generation import contains, generate, recall
+from heads.detect.query import calibrated
+from heads.detect.readings import copy_readings
+from heads.rows.rows import RowRequest, capture_rows
 
 
 def maps(model, ids):

@@ -8,8 +8,8 @@ from toys import fake_scores
 
 import heads
 from checkpoints.errors import BadPrompt
-from heads.adaptive import stability
-from heads.agreement import agreement
+from heads.detect.adaptive import stability
+from heads.scores.agreement import agreement
 
 
 def write(path, values):

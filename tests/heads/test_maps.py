@@ -9,7 +9,7 @@ from toys import random_prompts
 import heads
 from checkpoints.errors import BadPrompt
 from heads import NeedleMap
-from heads.adaptive import stability
+from heads.detect.adaptive import stability
 
 DEPTHS = (0.0, 0.5, 1.0)
 

@@ -7,9 +7,9 @@ from toys import fake_scores
 import heads
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from heads import Monitor
-from heads.agreement import agreement, rank_biased_overlap
-from heads.correlation import correlate, fisher_interval, pearson_p, permutation_p, read_downstream
-from heads.saturation import log_fit
+from heads.scores.agreement import agreement, rank_biased_overlap
+from heads.tracking.correlation import correlate, fisher_interval, pearson_p, permutation_p, read_downstream
+from heads.tracking.saturation import log_fit
 
 # arXiv 2604.02650, table 4: r and the printed p over six checkpoints
 PRINTED = [

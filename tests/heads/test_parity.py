@@ -13,9 +13,16 @@ from transformers import LlamaForCausalLM
 
 import heads
 from checkpoints.errors import BadPrompt, CheckpointMismatch
-from heads.published import DEFECTS, defect_table, published_prompt, published_scores, published_trial, rouge1_recall
-from heads.readings import copy_readings
-from heads.rows import RowRequest, capture_rows
+from heads.detect.readings import copy_readings
+from heads.detect.wu2024 import (
+    DEFECTS,
+    defect_table,
+    published_prompt,
+    published_scores,
+    published_trial,
+    rouge1_recall,
+)
+from heads.rows.rows import RowRequest, capture_rows
 
 FIXTURE = Path(__file__).parent / "fixtures" / "random_tiny"
 TRIALS = json.loads((FIXTURE / "reference.json").read_text())["trials"]

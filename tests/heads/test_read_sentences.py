@@ -7,13 +7,13 @@ import pytest
 from scipy import stats as textbook
 
 from heads import HeadComparison, Monitor, Readout, RetrievalScores, Validation
-from heads.agreement import Agreement
-from heads.comparison import Change, compare
-from heads.correlation import Correlation
-from heads.monitoring import Curve, Transition
-from heads.saturation import LogFit, Saturation, Trend
-from heads.scores import HeadScores, retrieves
-from heads.stats import Estimate
+from heads.comparison.comparison import Change, compare
+from heads.scores.agreement import Agreement
+from heads.scores.scores import HeadScores, retrieves
+from heads.scores.stats import Estimate
+from heads.tracking.correlation import Correlation
+from heads.tracking.monitoring import Curve, Transition
+from heads.tracking.saturation import LogFit, Saturation, Trend
 
 NAN = float("nan")
 RIGHT = Change("needle accuracy", 0.25, 0.75, 0.5, 0.2, 0.8, 0.3)

@@ -8,10 +8,8 @@ import pytest
 from scipy import stats as textbook
 
 from checkpoints.errors import BadPrompt
-from heads.agreement import agreement, rank_biased_overlap, ranking, spearman
-from heads.correlation import Correlation, align, correlate, fisher_interval, pearson, pearson_p, permutation_p
-from heads.saturation import BOUNDS, Saturation, Trend, count_bound, deceptive, log_fit, saturation
-from heads.stats import (
+from heads.scores.agreement import agreement, rank_biased_overlap, ranking, spearman
+from heads.scores.stats import (
     Estimate,
     bootstrap,
     cluster_means,
@@ -26,6 +24,8 @@ from heads.stats import (
     welch_test,
     widened,
 )
+from heads.tracking.correlation import Correlation, align, correlate, fisher_interval, pearson, pearson_p, permutation_p
+from heads.tracking.saturation import BOUNDS, Saturation, Trend, count_bound, deceptive, log_fit, saturation
 
 NAN = float("nan")
 A = np.array([[0.10, 0.5], [0.40, NAN], [0.20, 0.3], [0.90, 0.2], [0.50, 0.8], [0.60, 0.1], [0.35, 0.6]])

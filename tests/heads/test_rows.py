@@ -6,8 +6,8 @@ from transformers import DynamicCache
 from transformers.pytorch_utils import Conv1D
 
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
-from heads.retrieval import last_layer
-from heads.rows import RowRequest, capture_rows, editing
+from heads.detect.retrieval import last_layer
+from heads.rows.rows import RowRequest, capture_rows, editing
 
 ROWS = torch.tensor([[30, 33, 39], [10, 20, 38]])
 
@@ -209,7 +209,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", ["llama", "mistral"])
 def test_no_tensor_of_size_s_by_s_ever_exists(name, monkeypatch):
-    monkeypatch.setattr("heads.fused.BLOCK_ELEMENTS", 2**16)
+    monkeypatch.setattr("heads.rows.fused.BLOCK_ELEMENTS", 2**16)
     size = 2048
     model = build(name, max_position_embeddings=size)
     rows = torch.arange(size - 8, size)[None]

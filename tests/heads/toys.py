@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import heads
 from heads import NeedlePrompt, NeedleSet, RetrievalScores
-from heads.pools import words as words_of_all_pools
+from heads.prompts.pools import words as words_of_all_pools
 
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
 

@@ -13,7 +13,8 @@ from checkpoints import BadPrompt, DriftError, StoreError, open_checkpoint, open
 from circuit_drift.cli import app
 from circuit_drift.lab import probes
 from circuit_drift.lab.build import save_checkpoint
-from circuit_drift.lab.cpt import (
+from circuit_drift.lab.train import build_model
+from circuit_drift.training.strategies import (
     Config,
     Diverged,
     Document,
@@ -29,10 +30,9 @@ from circuit_drift.lab.cpt import (
     strategy_ledgers,
     write_documents,
 )
-from circuit_drift.lab.cpt.documents import annotated, batches, teach_tags
-from circuit_drift.lab.cpt.parameters import plain, prepare
-from circuit_drift.lab.cpt.parameters import trained as trained_parameters
-from circuit_drift.lab.train import build_model
+from circuit_drift.training.strategies.documents import annotated, batches, teach_tags
+from circuit_drift.training.strategies.parameters import plain, prepare
+from circuit_drift.training.strategies.parameters import trained as trained_parameters
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -12,9 +12,11 @@ import circuits
 from checkpoints import BadPrompt, open_checkpoint
 from circuit_drift.lab import probes
 from circuit_drift.lab.build import save_checkpoint
-from circuit_drift.lab.cpt import (
+from circuit_drift.lab.train import build_model
+from circuit_drift.replicate.knowledge_findings import _agrees, claims_frame
+from circuit_drift.replicate.knowledge_study import STRATEGIES, few_needles, study
+from circuit_drift.training.strategies import (
     Document,
-    claims_frame,
     comparison_frame,
     function_frame,
     outcome_frame,
@@ -23,11 +25,8 @@ from circuit_drift.lab.cpt import (
     strategies,
     write_comparison,
 )
-from circuit_drift.lab.cpt import figures as drawn
-from circuit_drift.lab.cpt.claims import _agrees
-from circuit_drift.lab.cpt.retrieval import Index, answers_given, passages
-from circuit_drift.lab.cpt.study import STRATEGIES, few_needles, study
-from circuit_drift.lab.train import build_model
+from circuit_drift.training.strategies import figures as drawn
+from circuit_drift.training.strategies.retrieval import Index, answers_given, passages
 
 EPOCHS = 2
 
@@ -83,8 +82,8 @@ def test_outcomes_are_those_of_the_ledger_and_the_log(compared, trained):
 def test_the_loss_is_of_the_documents_as_they_are(compared, trained):
     out, config = compared
     model = open_checkpoint(out / "LoRA" / f"checkpoint-{trained[0].log['step'].iloc[-1]}").load()
-    from circuit_drift.lab.cpt import load_documents
-    from circuit_drift.lab.cpt.documents import token_ids
+    from circuit_drift.training.strategies import load_documents
+    from circuit_drift.training.strategies.documents import token_ids
 
     total, count = 0.0, 0
     for text in load_documents(config.documents):
@@ -108,7 +107,7 @@ def test_the_first_circuit_is_its_own_at_the_first_checkpoint(compared, trained,
     with pytest.raises(BadPrompt, match=r"step 0 .* recalls none of the facts"):
         function_frame(config, out, "LoRA")
     known = tuple(replace(p, circuit=replace(p.circuit, answer_rank=np.zeros_like(p.circuit.answer_rank))) for p in run)
-    monkeypatch.setattr("circuit_drift.lab.cpt.drift.load_run", lambda *_: replace(run, points=known))
+    monkeypatch.setattr("circuit_drift.training.strategies.drift.load_run", lambda *_: replace(run, points=known))
     frame = function_frame(config, out, "LoRA", share=1.0)
     assert frame["first"].to_numpy() == pytest.approx(1.0, abs=1e-3)  # a circuit of all edges is the whole model
     assert frame["facts"].tolist() == [len(facts)] * 3
@@ -199,7 +198,7 @@ def test_references_are_taken_once(compared, monkeypatch):
     asked = [f for f in circuits.load_facts(config.facts) if f.labels["class"] != "known"]
     assert (table["asked"] + table["refused"] == len(asked)).all()
     assert (table["units"] == 6).all()
-    monkeypatch.setattr("circuit_drift.lab.cpt.retrieval.answers_given", None)
+    monkeypatch.setattr("circuit_drift.training.strategies.retrieval.answers_given", None)
     run_all(config, out, measures=[few_needles()])
 
 

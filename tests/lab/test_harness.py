@@ -9,12 +9,12 @@ from typer.testing import CliRunner
 
 import heads
 from checkpoints import BadPrompt, DriftError, open_series
+from circuit_drift.behaviour import harness
+from circuit_drift.behaviour.harness import HarnessMeasure, harness_probe
+from circuit_drift.behaviour.table import Behaviour
 from circuit_drift.cli import app
-from circuit_drift.lab import harness
-from circuit_drift.lab.behaviour import Behaviour
-from circuit_drift.lab.harness import HarnessMeasure, harness_probe
-from circuit_drift.lab.probing import Prober, Schedule
-from circuit_drift.store import Store
+from circuit_drift.store.store import Store
+from circuit_drift.training import Prober, Schedule
 
 CHOICE = """
 task: own_choice

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from checkpoints import BadPrompt, CheckpointMismatch, StoreError
-from circuit_drift.lab import knowledge
-from circuit_drift.lab.knowledge.transitions import transitions
+from circuit_drift import knowledge
+from circuit_drift.knowledge.transitions import transitions
 
 PUBLISHED = Path(__file__).parent / "fixtures" / "entity_recall_llama1b_lora.csv"
 
@@ -317,7 +317,7 @@ def test_scores_of_a_lab_series(tmp_path):
 
 def test_the_ledger_needs_no_torch():
     code = (
-        "import sys; from circuit_drift.lab import knowledge\n"
+        "import sys; from circuit_drift import knowledge\n"
         f"book = knowledge.ledger(knowledge.read_scores({str(PUBLISHED)!r}, unit='entity', step='epoch', "
         "score='rouge1_recall'))\n"
         "book._repr_html_(); print('torch' in sys.modules)"

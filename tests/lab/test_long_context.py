@@ -7,9 +7,9 @@ import pytest
 
 import heads
 from checkpoints import UnsupportedArchitecture, open_series
-from circuit_drift.lab import long_context
-from circuit_drift.lab.long_context_claims import claims
-from circuit_drift.sweep import Point, Run
+from circuit_drift.replicate import long_context
+from circuit_drift.replicate.long_context_findings import claims
+from circuit_drift.sweep.sweep import Point, Run
 from heads import NeedleMap, Readout, RetrievalScores, Validation
 
 STEPS = [100 * 2**i for i in range(8)]

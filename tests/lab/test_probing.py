@@ -10,18 +10,13 @@ from transformers import TrainerCallback
 
 import circuit_drift
 from checkpoints import BadPrompt, open_checkpoint, open_series
-from circuit_drift.lab import knowledge
-from circuit_drift.lab.probing import (
-    Choice,
-    Choices,
-    Copying,
-    Knowledge,
+from circuit_drift import knowledge
+from circuit_drift.behaviour import Choice, Choices, Copying, Knowledge, Reading, TextPerplexity
+from circuit_drift.training import (
     ProbeCallback,
-    Reading,
     Schedule,
     StoppingCallback,
     StoppingRule,
-    TextPerplexity,
     live_model,
     probe_series,
     undisturbed,

@@ -8,19 +8,11 @@ import torch
 
 import circuits
 from checkpoints import BadPrompt
-from circuit_drift.lab import knowledge
-from circuit_drift.lab.probing import (
-    Arithmetic,
-    Budget,
-    Copying,
-    Knowledge,
-    Schedule,
-    TextPerplexity,
-    answers,
-    paraphrased,
-    unit_scores,
-)
-from circuit_drift.lab.probing.skills import forced
+from circuit_drift import knowledge
+from circuit_drift.behaviour import Arithmetic, Copying, Knowledge, TextPerplexity, answers
+from circuit_drift.behaviour.skills import forced
+from circuit_drift.lab.paraphrases import paraphrased
+from circuit_drift.training import Budget, Schedule, unit_scores
 from tests.lab.training import prober_of, tiny
 
 

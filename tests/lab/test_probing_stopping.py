@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from checkpoints import BadPrompt
-from circuit_drift.lab.knowledge import Scores, series_scores
-from circuit_drift.lab.probing import StoppingRule, judge, verdict
+from circuit_drift.knowledge import Scores, series_scores
+from circuit_drift.training import StoppingRule, judge, verdict
 
 SERIES = Path(__file__).resolve().parents[2] / "series" / "first-light"
 STEPS = (0, 10, 20, 40, 80, 160, 320)
@@ -105,7 +105,7 @@ def test_patience_waits():
 
 
 def test_the_verdict_over_a_run_needs_no_torch():
-    code = "import sys; from circuit_drift.lab.probing import verdict; print('torch' in sys.modules)"
+    code = "import sys; from circuit_drift.training import verdict; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -11,10 +11,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import circuits
 from checkpoints import BadPrompt
-from circuit_drift.lab import documents, knowledge
-from circuit_drift.lab.probing import Choice, Choices, Knowledge, Prober, Schedule, unit_scores
+from circuit_drift import knowledge
+from circuit_drift.behaviour import Choice, Choices, Knowledge
+from circuit_drift.lab import documents
 from circuit_drift.lab.questions import FORMS, KINDS, STRATA, in_strata, questions, stratified_documents
 from circuit_drift.lab.world import RELATION, by_person, make_world
+from circuit_drift.training import Prober, Schedule, unit_scores
 
 
 @pytest.fixture(scope="module")

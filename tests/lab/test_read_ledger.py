@@ -6,7 +6,7 @@ import pytest
 from scipy import stats as textbook
 
 from checkpoints import BadPrompt
-from circuit_drift.lab import knowledge
+from circuit_drift import knowledge
 
 NAN = float("nan")
 STEPS = (0, 10, 20, 30)

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from circuit_drift.lab import knowledge
-from circuit_drift.lab.cpt import figures, page
-from circuit_drift.lab.cpt.comparison import FOLDER, Trained, retrieval_frame
+from circuit_drift import knowledge
+from circuit_drift.training.strategies import figures, page
+from circuit_drift.training.strategies.comparison import FOLDER, Trained, retrieval_frame
 
 STEPS = (0, 4, 8)
 PLAIN = [[0.9, 0.2, 0.1], [0.8, 0.9, 0.7], [0.1, 0.9, 0.2], [0.2, 0.1, 0.8]]

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 import circuits
 from checkpoints import BadPrompt
 from circuit_drift.cli import app
-from circuit_drift.lab.readers import read_counterfact, read_lama, read_probes
+from circuits.facts.readers import read_counterfact, read_lama, read_probes
 
 
 def counterfact(case, subject, answer, *, relation="P19", paraphrases=()):

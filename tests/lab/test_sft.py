@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 import heads
 from checkpoints import BadPrompt, DriftError, StoreError, open_series
+from circuit_drift.behaviour import sft
+from circuit_drift.behaviour.sft import SftMeasure, Tuning, answered, fine_tune, sft_probe
+from circuit_drift.behaviour.suites import LAB, STANDARD, family, make_task, suite_for
+from circuit_drift.behaviour.table import Behaviour, BehaviourTable, Score
 from circuit_drift.cli import app
-from circuit_drift.lab import sft
-from circuit_drift.lab.behaviour import Behaviour, BehaviourTable, Score
-from circuit_drift.lab.sft import SftMeasure, Tuning, answered, fine_tune, sft_probe
-from circuit_drift.lab.suites import LAB, STANDARD, family, make_task, suite_for
 from tests.checkpoints.test_device_map import attach_hooks
 
 TUNING = Tuning(steps=3, batch=4, lr=1e-2, warmup=1, needles=4)
@@ -125,7 +125,7 @@ def test_answers_are_scored_as_they_would_be_written(tokenizer):
         model.lm_head.weight.mul_(30)
     prompts = list(prompts_of(tokenizer))
     start = prompts[0].answer_start
-    written = heads.generation.generate(model, prompts[0].ids[:start], new_tokens=3, end_of_sequence=False)
+    written = heads.detect.generation.generate(model, prompts[0].ids[:start], new_tokens=3, end_of_sequence=False)
     prompts[0] = replace(prompts[0], ids=(*prompts[0].ids[:start], *written))
     found = answered(model, prompts, 2.0, batch_size=3)
     assert found.correct[0] == 1.0

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
-from circuit_drift.lab.probing import Prober, Schedule
+from circuit_drift.training import Prober, Schedule
 
 ALWAYS = 1e9
 

@@ -1,0 +1,185 @@
+"""The files of a checkpoint folder: which hold weights, which the tokenizer, and the hashes of their content.
+
+Nothing here imports torch; hashes are over bytes, so equal hashes mean equal files.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from checkpoints.errors import CorruptWeights, NotACheckpoint
+from checkpoints.files.hashes import hash_file
+
+CONFIG_FILE = "config.json"
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+BIN_INDEX = "pytorch_model.bin.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+_DISTRIBUTED = ("", "pytorch_model_fsdp_0", "model")
+_TOKENIZER_FILES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
+TOKENIZER_FILES = frozenset(name for names in _TOKENIZER_FILES for name in names)
+VOLATILE = frozenset(
+    {"transformers_version", "_name_or_path", "_attn_implementation_autoset", "base_model_name_or_path", "revision"}
+)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a checkpoint.
+
+    Raises:
+        NotACheckpoint: missing, unreadable, or not an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise NotACheckpoint(f"{path.parent} is no checkpoint: it has no {path.name}") from error
+    except (OSError, ValueError) as error:
+        raise NotACheckpoint(f"{path} cannot be read as JSON ({error}); restore the file") from error
+    if not isinstance(value, dict):
+        raise NotACheckpoint(f"{path} holds a JSON {type(value).__name__}, not an object; restore the file")
+    return value
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """Name the files that hold a checkpoint's weights, in the order transformers would choose.
+
+    Safetensors (one file, or the shards of its index) before `.bin`, an adapter, `.distcp` files and one `.gguf`.
+    Shards that an index names are returned whether or not they exist: `checkpoints.files.check` says which are missing.
+
+    Raises:
+        NotACheckpoint: no such folder, or no config and no GGUF in it.
+        CorruptWeights: a checkpoint without weight files.
+    """
+    if not folder.is_dir():
+        raise NotACheckpoint(f"{folder} is no checkpoint: there is no such folder")
+    for single, index in (("model.safetensors", SAFETENSORS_INDEX), ("pytorch_model.bin", BIN_INDEX)):
+        if (folder / single).exists():
+            return (folder / single,)
+        if (folder / index).exists():
+            return _indexed(folder / index)
+    if (folder / ADAPTER_FILE).exists():
+        return (folder / ADAPTER_FILE,)
+    if (distributed := distributed_folder(folder)) is not None:
+        return _distributed_files(distributed)
+    ggufs = sorted(folder.glob("*.gguf"))
+    if len(ggufs) == 1:
+        return (ggufs[0],)
+    if len(ggufs) > 1:
+        raise NotACheckpoint(
+            f"{folder} holds {len(ggufs)} GGUF files ({ggufs[0].name}, {ggufs[1].name}, ...): keep one per folder"
+        )
+    for config in (CONFIG_FILE, ADAPTER_CONFIG):
+        if (folder / config).exists():
+            raise CorruptWeights(
+                f"{folder} has a {config} but no weights: looked for model.safetensors, {SAFETENSORS_INDEX}, "
+                f"pytorch_model.bin, {BIN_INDEX}, {ADAPTER_FILE}, *.distcp and *.gguf"
+            )
+    raise NotACheckpoint(
+        f"{folder} is no checkpoint: looked for {CONFIG_FILE} with model.safetensors (or its shards, .bin or .distcp), "
+        f"{ADAPTER_CONFIG} with {ADAPTER_FILE}, and one *.gguf"
+    )
+
+
+def _distributed_files(folder: Path) -> tuple[Path, ...]:
+    """Its `.distcp` files, and last the metadata, which decides what each of their bytes is."""
+    files = tuple(sorted(folder.glob("*.distcp")))
+    if not files:
+        raise CorruptWeights(
+            f"{folder} has the metadata of a distributed checkpoint, but no .distcp file; restore them"
+        )
+    return (*files, folder / ".metadata")
+
+
+def distributed_folder(folder: Path) -> Path | None:
+    """The folder that holds a torch distributed checkpoint's `.distcp` files: itself or a known one in it."""
+    places = (folder / name for name in _DISTRIBUTED)
+    return next((place for place in places if (place / ".metadata").exists()), None)
+
+
+def adapter_base(folder: Path) -> Path | None:
+    """The folder of the base model that an adapter names; None where there is no adapter.
+
+    The name may be a folder, absolute or relative to the adapter or its series, or a hub id whose files are in the
+    hub client's cache.
+
+    Raises:
+        NotACheckpoint: the base is not to be found without a network.
+    """
+    if not (folder / ADAPTER_CONFIG).exists() or (folder / CONFIG_FILE).exists():
+        return None
+    name = str(read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+    for place in (Path(name), folder / name, folder.parent / name):
+        if name and (place / CONFIG_FILE).exists():
+            return place
+    cached = _cached_snapshot(name, read_json(folder / ADAPTER_CONFIG).get("revision"))
+    if cached is None:
+        raise NotACheckpoint(
+            f"{folder} is an adapter on {name!r}, which is neither a folder nor in the hub client's cache; "
+            f"name its folder in {ADAPTER_CONFIG}, or fetch it with `hf download {name}`"
+        )
+    return cached
+
+
+def _cached_snapshot(name: str, revision: str | None) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+
+
+def _indexed(index: Path) -> tuple[Path, ...]:
+    mapping = read_json(index).get("weight_map")
+    if not isinstance(mapping, dict) or not mapping:
+        raise CorruptWeights(f"{index} names no shards (no weight_map); restore the file")
+    names = sorted({str(name) for name in mapping.values()})
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise CorruptWeights(f"{index} names a shard outside its folder: {outside[0]!r}")
+    return tuple(index.parent / name for name in names)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder looks like one checkpoint: a config, an adapter's config, or exactly one GGUF file."""
+    configs = (folder / CONFIG_FILE, folder / ADAPTER_CONFIG)
+    return any(config.exists() for config in configs) or len(list(folder.glob("*.gguf"))) == 1
+
+
+def tokenizer_files(folders: Sequence[Path]) -> tuple[Path, ...]:
+    """The files that define a tokenizer's vocabulary and merges, from the first folder that has any."""
+    for folder in folders:
+        for names in _TOKENIZER_FILES:
+            files = tuple(folder / name for name in names)
+            if all(file.exists() for file in files):
+                return files
+    return ()
+
+
+def hash_weights(files: Sequence[Path]) -> str:
+    """SHA-256 of a checkpoint's weights: of the file itself, or over the shards' names and hashes.
+
+    Raises:
+        CorruptWeights: a file is missing or unreadable.
+    """
+    try:
+        return combine({file.name: hash_file(file) for file in files})
+    except OSError as error:
+        raise CorruptWeights(f"{error.filename} cannot be read: {error.strerror}; restore the file") from error
+
+
+def combine(hashes: dict[str, str]) -> str:
+    """Combine per-file hashes into one; a single file's hash is returned as it is."""
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    lines = "".join(f"{name}:{digest}\n" for name, digest in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def hash_config(config: dict[str, Any]) -> str:
+    """SHA-256 of a config's content, less what only records the library version or the place it came from."""
+    kept = {key: value for key, value in config.items() if key not in VOLATILE}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""From files to a model ready for hooked forward passes, one checkpoint after the other."""

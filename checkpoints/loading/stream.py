@@ -1,0 +1,243 @@
+"""One checkpoint after the other: read ahead while the current one computes, in one model object where asked.
+
+A live model takes the next checkpoint in one of two ways. Where every tensor of the first checkpoint's files was seen
+to equal the model's tensor of the same name, or but one of those left over, the files of the next are read, converted
+and checked in a thread while the current one computes, and then put straight in. Otherwise (fused, or tied in other
+ways) the next is loaded afresh by transformers and put over, tensor by tensor; transformers sets global state while it
+loads, so that is done between two turns. A live model whose tensors or config are no longer those it was loaded with is
+left alone and a new one is built. At most one model and one further checkpoint's tensors are in memory.
+"""
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from checkpoints.errors import DriftError
+from checkpoints.files.check import tensor_entries, validate
+from checkpoints.files.folder import hash_weights, weight_files
+from checkpoints.loading.load import DeviceMap, LoadedModel, check_finite
+from checkpoints.series.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+def stream(
+    checkpoints: Sequence[Checkpoint],
+    *,
+    device: str,
+    dtype: str,
+    attention: str,
+    device_map: DeviceMap | None,
+    reuse: bool,
+    keep_downloads: int | None,
+) -> Iterator[LoadedModel]:
+    """Yield each checkpoint's model; see `Series.models`."""
+    live: _Live | None = None
+    loaded: LoadedModel | None = None
+    reader: _Reader | None = None
+    downloads = _Downloads(keep_downloads)
+    try:
+        for checkpoint, upcoming in zip_longest(checkpoints, checkpoints[1:]):
+            if reader is not None:
+                reader.join()
+            downloads.drop_used()
+            downloads.start(checkpoint)
+            if live is not None and live.accepts(checkpoint):
+                loaded = live.take(checkpoint, reader.tensors if reader else None)
+            else:
+                if loaded is not None:
+                    loaded.release()
+                loaded = live = None
+                loaded = checkpoint.load(device, dtype, attention, device_map=device_map)
+                live = _Live(loaded) if reuse else None
+            reader = None if upcoming is None else _Reader(upcoming, downloads, live)
+            yield loaded
+            downloads.used.append(checkpoint)
+        downloads.drop_used()
+    finally:
+        if loaded is not None:
+            loaded.release()
+
+
+class _Reader(threading.Thread):
+    """Fetches, hashes and, for a live model that takes files as they are, reads the next checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint, downloads: "_Downloads", live: "_Live | None") -> None:
+        super().__init__(name=f"read ahead {checkpoint.name}", daemon=True)
+        self.checkpoint, self.downloads, self.live = checkpoint, downloads, live
+        self.tensors: dict[str, torch.Tensor] | None = None
+        self.start()
+
+    def run(self) -> None:
+        """Leave nothing behind where something is wrong: taking the checkpoint will say what."""
+        with suppress(DriftError, OSError):
+            self.downloads.start(self.checkpoint)
+            files = weight_files(self.checkpoint.fetch())
+            _announce(files)
+            hash_weights(files)  # wanted anyway, and the files are then in memory
+            if self.live is not None:
+                self.tensors = self.live.read(self.checkpoint)
+
+
+def _announce(files: Sequence[Path]) -> None:
+    """Have the system begin to read files, whose hashes may be known already; not every system takes advice."""
+    if hasattr(os, "posix_fadvise"):
+        for file in files:
+            with file.open("rb") as stream:
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+class _Downloads:
+    """Drops hub revisions that this sweep brought here, once more than `keep` of them are used.
+
+    Never while another is being fetched: the client's cache is not made for that.
+    """
+
+    def __init__(self, keep: int | None) -> None:
+        self.keep = keep
+        self.brought: set[Checkpoint] = set()
+        self.used: list[Checkpoint] = []
+
+    def start(self, checkpoint: Checkpoint) -> None:
+        """Note a checkpoint that is about to be fetched, if it is not here already."""
+        if self.keep is not None and checkpoint.hub is not None and not checkpoint.hub.is_local:
+            self.brought.add(checkpoint)
+
+    def drop_used(self) -> None:
+        """Drop the oldest of those that are used."""
+        if self.keep is None:
+            return
+        used = [checkpoint for checkpoint in self.used if checkpoint in self.brought]
+        for old in used[: max(0, len(used) - self.keep)]:
+            self.brought.remove(old)
+            if old.hub is not None:
+                old.hub.drop()
+
+
+def _hashes(checkpoint: Checkpoint) -> tuple[str, str | None]:
+    """What must stay the same for a model and its tokenizer to be used again."""
+    return checkpoint.config_hash, checkpoint.tokenizer_hash
+
+
+class _Live:
+    """A model that is to hold one checkpoint after the other."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self.hashes = _hashes(loaded.checkpoint)
+        self.tensors = _tensors(loaded.model)
+        self.names = frozenset(self.tensors)
+        self.places = _places(loaded.checkpoint, self.tensors)
+
+    @property
+    def direct(self) -> bool:
+        """Whether its files are put straight into it."""
+        return self.places is not None
+
+    def accepts(self, checkpoint: Checkpoint) -> bool:
+        """Whether the model is as it was loaded, and the checkpoint of the same config and tokenizer."""
+        now = _tensors(self.loaded.model)
+        intact = now.keys() == self.names and all(now[name] is tensor for name, tensor in self.tensors.items())
+        with suppress(DriftError):
+            return intact and not self.loaded.model.training and _hashes(checkpoint) == self.hashes
+        return False
+
+    def read(self, checkpoint: Checkpoint) -> "dict[str, torch.Tensor] | None":
+        """A checkpoint's tensors, in the model's dtypes and finite; None where its files are not to be taken as is."""
+        if self.places is None or not _fits(checkpoint, self.places, self.tensors):
+            return None
+        tensors = {}
+        for name, tensor in _stored(checkpoint):
+            place = self.places[name]
+            if place is not None:
+                tensors[place] = tensor.to(self.tensors[place].dtype)
+        check_finite(checkpoint, tensors)
+        return tensors
+
+    def take(self, checkpoint: Checkpoint, tensors: "Mapping[str, torch.Tensor] | None") -> LoadedModel:
+        """Put a checkpoint's weights into the model; the handle of the one before no longer gives access.
+
+        Args:
+            checkpoint: what to take.
+            tensors: what `read` gave for it ahead of time, if it did.
+        """
+        validate(checkpoint.fetch())
+        tensors = self.read(checkpoint) if tensors is None else tensors
+        if tensors is not None:
+            _put(tensors, self.tensors)
+        else:
+            with checkpoint.open("cpu", self.loaded.dtype, self.loaded.attention) as fresh:
+                _put(_tensors(fresh.model), self.tensors)
+        self.loaded = self.loaded.pass_on(checkpoint)
+        return self.loaded
+
+
+def _tensors(model: "PreTrainedModel") -> "dict[str, torch.Tensor]":
+    """All parameters and persistent buffers by name, tied ones under each of their names."""
+    return dict(model.state_dict(keep_vars=True))
+
+
+def _put(source: "Mapping[str, torch.Tensor]", target: "Mapping[str, torch.Tensor]") -> None:
+    import torch
+
+    with torch.no_grad():
+        for name, tensor in source.items():
+            kept = target[name]
+            if (kept.device, kept.dtype) == (tensor.device, tensor.dtype):
+                kept.data = tensor
+            else:
+                kept.copy_(tensor)
+
+
+def _stored(checkpoint: Checkpoint) -> "Iterator[tuple[str, torch.Tensor]]":
+    """Every tensor of a checkpoint's safetensors files by its name there, memory-mapped."""
+    from safetensors import safe_open
+
+    for file in weight_files(checkpoint.path):
+        with safe_open(file, framework="pt") as held:
+            for name in held.keys():  # noqa: SIM118
+                yield name, held.get_tensor(name)
+
+
+def _fits(checkpoint: Checkpoint, places: "Mapping[str, str | None]", target: "Mapping[str, torch.Tensor]") -> bool:
+    """Whether the files hold tensors of the names and shapes that are known to have a place in the model."""
+    files = weight_files(checkpoint.path)
+    if files[0].suffix != ".safetensors":
+        return False
+    entries = tensor_entries(files)
+    known = {name: place for name, place in places.items() if place is not None}
+    return entries.keys() == places.keys() and all(
+        tuple(target[place].shape) == entries[name].shape for name, place in known.items()
+    )
+
+
+def _places(checkpoint: Checkpoint, target: "Mapping[str, torch.Tensor]") -> "dict[str, str | None] | None":
+    """File's name -> model's name of every tensor, where transformers put the files as they are into the model.
+
+    A name that the model has not belongs to the only tensor left over that holds the same values, or, unless it is a
+    weight, to none. None where a tensor's values differ, or one is left without a place or a value.
+    """
+    import torch
+
+    files = weight_files(checkpoint.path)
+    if files[0].suffix != ".safetensors":
+        return None
+    filled = {id(target[name]) for name in tensor_entries(files) if name in target}
+    rest = {id(tensor): name for name, tensor in target.items() if id(tensor) not in filled}
+    places: dict[str, str | None] = {}
+    for name, tensor in _stored(checkpoint):
+        candidates = [name] if name in target else list(rest.values())
+        live = [target[place] for place in candidates]
+        equal = [torch.equal(tensor.to(kept.device, kept.dtype), kept) for kept in live]
+        found = [place for place, same in zip(candidates, equal, strict=True) if same]
+        if len(found) > 1 or (not found and (name in target or name.endswith(".weight"))):
+            return None
+        places[name] = found[0] if found else None
+    taken = [id(target[place]) for place in places.values() if place is not None]
+    return places if len(set(taken)) == len(taken) and {id(tensor) for tensor in target.values()} == {*taken} else None

@@ -1,0 +1,1 @@
+"""What every result shares: folders on disk, strict JSON, the look of figures."""

@@ -1,0 +1,187 @@
+"""One checkpoint: where it is, its place in the run, and the hashes of what it holds."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from checkpoints.errors import DriftError
+from checkpoints.files.folder import (
+    ADAPTER_CONFIG,
+    CONFIG_FILE,
+    adapter_base,
+    combine,
+    hash_config,
+    hash_weights,
+    read_json,
+    tokenizer_files,
+    weight_files,
+)
+from checkpoints.files.hashes import hash_file
+
+if TYPE_CHECKING:
+    from checkpoints.loading.load import DeviceMap, LoadedModel
+    from checkpoints.series.hub import HubRevision
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint in Hugging Face format.
+
+    Attributes:
+        path: its folder.
+        name: as its series calls it (``"checkpoint-500"``).
+        step: optimiser steps; None for a model outside any series whose folder does not say.
+        tokens: tokens seen, where a name, a manifest or the trainer's state says so.
+        stage: training stage (``"stage1"``, ``"pretrain"``), None where the run has none.
+        branch: one of several continuations of the same parent (``"ingredient1"``).
+        root: the series folder, where a tokenizer shared by all steps may lie.
+        hub: the pinned hub revision it comes from; its `path` is filled when it is first needed.
+    """
+
+    path: Path
+    name: str
+    step: int | None = None
+    tokens: int | None = None
+    stage: str | None = None
+    branch: str | None = None
+    root: Path | None = field(default=None, repr=False, compare=False)
+    hub: "HubRevision | None" = None
+
+    @property
+    def label(self) -> str:
+        """Short unambiguous name for tables and axes: ``"stage2/ingredient1/500"``, ``"500"``."""
+        if self.step is None:
+            return self.name
+        return "/".join(part for part in (self.stage, self.branch, str(self.step)) if part)
+
+    @property
+    def repo(self) -> str | None:
+        """The hub repository that it comes from; None for a local one."""
+        return None if self.hub is None else self.hub.repo
+
+    def fetch(self) -> Path:
+        """Make sure that its files are here, and return their folder; does nothing for a local checkpoint.
+
+        Raises:
+            NotACheckpoint: the hub has no such files.
+            CorruptWeights: what arrived is not what the hub published.
+            DriftError: the hub could not be reached.
+        """
+        return self.path if self.hub is None else self.hub.fetch()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files in its folder; on the hub, of those that loading needs, none of them fetched."""
+        if self.hub is not None:
+            return sum(file.size for file in self.hub.files)
+        return sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The content of config.json; for an adapter, its base model's."""
+        if self.hub is not None:
+            (self.hub.base or self.hub).fetch_file(CONFIG_FILE)
+        return read_json((self.base or self.path) / CONFIG_FILE)
+
+    @property
+    def base(self) -> Path | None:
+        """The folder of the base model that this is an adapter on; None where it is a whole model."""
+        if self.hub is not None:
+            return None if self.hub.base is None else self.hub.base.path
+        return adapter_base(self.path)
+
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 of the weight files' content (of the file; or over names and hashes, an adapter's base included)."""
+        own = hash_weights(weight_files(self.path)) if self.hub is None else self.hub.weights_hash
+        if self.base is None:
+            return own
+        published = self.hub.base if self.hub is not None else None
+        base = hash_weights(weight_files(self.base)) if published is None else published.weights_hash
+        return combine({"base": base, "adapter": own, "config": self.config_hash})
+
+    @property
+    def config_hash(self) -> str:
+        """SHA-256 of the config, library version and origin left out."""
+        if self.base is not None:
+            adapter = read_json(self.path / ADAPTER_CONFIG)
+            return combine({"base": hash_config(self.config), "adapter": hash_config(adapter)})
+        if self.hub is None and not (self.path / CONFIG_FILE).exists():
+            return hash_weights(weight_files(self.path))
+        return hash_config(self.config)
+
+    @property
+    def tokenizer_hash(self) -> str | None:
+        """SHA-256 of the tokenizer's vocabulary and merges; None where there is no tokenizer."""
+        if self.hub is not None:
+            self.hub.fetch_tokenizer()
+        files = tokenizer_files(self.tokenizer_folders)
+        if files:
+            return combine({file.name: hash_file(file) for file in files})
+        ggufs = sorted(self.path.glob("*.gguf"))
+        return hash_file(ggufs[0]) if len(ggufs) == 1 else None
+
+    @property
+    def tokenizer_folders(self) -> tuple[Path, ...]:
+        """Where its tokenizer may lie: its own folder first, then the series folder, then an adapter's base."""
+        return tuple(folder for folder in (self.path, self.root, self.base) if folder is not None)
+
+    def load(
+        self,
+        device: str = "cpu",
+        dtype: str = "float32",
+        attention: str = "sdpa",
+        *,
+        device_map: "DeviceMap | None" = None,
+    ) -> "LoadedModel":
+        """Load the model: frozen, in eval mode, without a network and without running code it brings.
+
+        Such code runs only where ``$CIRCUIT_DRIFT_ALLOW_CODE`` names the checkpoint; see `checkpoints.files.trust`.
+
+        Args:
+            device: torch device.
+            dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; recorded with every result.
+            attention: transformers' attention implementation (``"sdpa"``, ``"eager"``, or a registered name).
+            device_map: in place of `device`, for a model that is larger than one: ``"auto"``, ``"balanced"``,
+                ``"sequential"``, or module names with their devices (needs accelerate).
+
+        Raises:
+            DriftError: no such device or dtype, or a map that leaves weights on no device.
+            NotACheckpoint: the folder is no checkpoint.
+            CorruptWeights: files missing, empty, truncated or corrupt, tensors not finite, or not covering
+                the model.
+            UnsupportedArchitecture: transformers has no such architecture, or it would need to run code.
+        """
+        from checkpoints.loading.load import load
+
+        return load(self, device=device, dtype=dtype, attention=attention, device_map=device_map)
+
+    @contextmanager
+    def open(
+        self,
+        device: str = "cpu",
+        dtype: str = "float32",
+        attention: str = "sdpa",
+        *,
+        device_map: "DeviceMap | None" = None,
+    ) -> Iterator["LoadedModel"]:
+        """`load` for the length of a ``with`` block; the model is let go of at its end."""
+        loaded = self.load(device, dtype, attention, device_map=device_map)
+        try:
+            yield loaded
+        finally:
+            loaded.release()
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        facts = {"step": self.step, "tokens": self.tokens, "stage": self.stage, "branch": self.branch}
+        shown = ", ".join(f"{name} {value:,}" if isinstance(value, int) else f"{name} {escape(value)}"
+                          for name, value in facts.items() if value is not None)  # fmt: skip
+        try:
+            digest = f"<code>{self.weights_hash[:12]}</code>"
+        except DriftError as error:
+            digest = f"<em>{escape(str(error))}</em>"
+        return f"<b>{escape(self.name)}</b> {shown}<br>weights {digest}"

@@ -1,0 +1,62 @@
+"""Can two checkpoints be compared head by head? Answered from configs, headers and tokenizer files alone."""
+
+from typing import Any
+
+from checkpoints.errors import CheckpointMismatch
+from checkpoints.files.check import tensor_entries
+from checkpoints.files.folder import CONFIG_FILE, weight_files
+from checkpoints.series.checkpoint import Checkpoint
+
+# The same quantity goes by several names; head counts do not show in the shapes of fused projections.
+SHAPE_FIELDS = (
+    ("model_type",),
+    ("num_hidden_layers", "n_layer", "num_layers"),
+    ("num_attention_heads", "n_head", "num_heads"),
+    ("num_key_value_heads",),
+    ("head_dim",),
+    ("hidden_size", "n_embd", "d_model"),
+    ("intermediate_size", "n_inner", "ffn_dim"),
+    ("num_local_experts", "num_experts", "n_routed_experts"),
+    ("vocab_size",),
+)
+
+
+def require_same_model(a: Checkpoint, b: Checkpoint) -> None:
+    """Refuse two checkpoints whose heads, neurons or tokens do not correspond one to one.
+
+    Fields that training may change without moving a head (rope scaling, dropout, dtype) may differ.
+
+    Raises:
+        CheckpointMismatch: a shape field, a tensor's shape or the tokenizer differs; names it with both values.
+        NotACheckpoint: a folder holds none.
+        CorruptWeights: a weight file is damaged.
+    """
+    files_a, files_b = weight_files(a.fetch()), weight_files(b.fetch())
+    config_a, config_b = _config(a), _config(b)
+    if config_a is not None and config_b is not None:
+        for names in SHAPE_FIELDS:
+            _require_equal(a, b, names[0], _field(config_a, names), _field(config_b, names))
+    if files_a[0].suffix == files_b[0].suffix == ".safetensors":
+        shapes_a = {name: entry.shape for name, entry in tensor_entries(files_a).items()}
+        shapes_b = {name: entry.shape for name, entry in tensor_entries(files_b).items()}
+        for name in sorted(shapes_a.keys() & shapes_b.keys()):
+            _require_equal(a, b, f"the shape of {name}", shapes_a[name], shapes_b[name])
+    hash_a, hash_b = a.tokenizer_hash, b.tokenizer_hash
+    if hash_a is not None and hash_b is not None:
+        _require_equal(a, b, "the tokenizer (sha256)", hash_a[:12], hash_b[:12])
+
+
+def _config(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    return checkpoint.config if (checkpoint.path / CONFIG_FILE).exists() else None
+
+
+def _field(config: dict[str, Any], names: tuple[str, ...]) -> Any:
+    return next((config[name] for name in names if config.get(name) is not None), None)
+
+
+def _require_equal(a: Checkpoint, b: Checkpoint, what: str, seen_a: object, seen_b: object) -> None:
+    if seen_a != seen_b:
+        raise CheckpointMismatch(
+            f"{a.label} and {b.label} are not the same model: {what} is {seen_a} in {a.path} and {seen_b} in "
+            f"{b.path}; compare checkpoints of one run"
+        )

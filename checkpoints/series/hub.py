@@ -1,0 +1,324 @@
+"""Checkpoints on the Hugging Face hub, reached through huggingface_hub alone.
+
+Revisions are pinned to commit hashes when they are listed, so a branch that moves later changes nothing. Only the
+files that loading needs are fetched, into the client's own cache, and each weight file is checked against the SHA-256
+that the hub publishes for it. A revision that holds an adapter alone brings its base model along, which is pinned once
+for all of a process.
+"""
+
+import fnmatch
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TypeVar
+
+from checkpoints.errors import CorruptWeights, DriftError, NotACheckpoint
+from checkpoints.files.folder import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    BIN_INDEX,
+    CONFIG_FILE,
+    SAFETENSORS_INDEX,
+    TOKENIZER_FILES,
+    combine,
+    read_json,
+)
+from checkpoints.files.hashes import hash_file
+from checkpoints.files.trust import allows_code
+from checkpoints.series.names import parse_name
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SMALL = (
+    CONFIG_FILE,
+    ADAPTER_CONFIG,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    SAFETENSORS_INDEX,
+    BIN_INDEX,
+)
+_WEIGHTS = (
+    re.compile(r"model(-\d+-of-\d+)?\.safetensors"),
+    re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin"),
+    re.compile(re.escape(ADAPTER_FILE)),
+)
+_TRIES = 6
+_MAX_WAIT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file as the hub describes it; `digest` is its SHA-256, or its git blob id where it is kept in git."""
+
+    name: str
+    size: int
+    sha256: str | None
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class HubRevision:
+    """One revision of a hub repository, pinned to its commit.
+
+    Attributes:
+        repo: ``"org/name"``.
+        revision: the branch or tag as listed.
+        commit: the commit hash it pointed to when it was listed.
+    """
+
+    repo: str
+    revision: str
+    commit: str
+
+    @property
+    def path(self) -> Path:
+        """Where the client's cache keeps its files; `fetch` brings them there."""
+        from huggingface_hub import constants
+        from huggingface_hub.file_download import repo_folder_name
+
+        folder = repo_folder_name(repo_id=self.repo, repo_type="model")
+        return Path(constants.HF_HUB_CACHE) / folder / "snapshots" / self.commit
+
+    @property
+    def files(self) -> tuple[HubFile, ...]:
+        """The files that loading needs, with the sizes and hashes that the hub publishes; code only where allowed."""
+        published = _published(self.repo, self.commit)
+        code = allows_code(self.path, self.repo)
+        kept = [file for file in published if file.name in _SMALL or (code and file.name.endswith(".py"))]
+        return (*kept, *self.weights)
+
+    @property
+    def weights(self) -> tuple[HubFile, ...]:
+        """Its weight files: safetensors where there are any, else `.bin`, else an adapter.
+
+        Raises:
+            NotACheckpoint: the revision holds none.
+        """
+        published = _published(self.repo, self.commit)
+        for pattern in _WEIGHTS:
+            found = [file for file in published if pattern.fullmatch(file.name)]
+            whole = [file for file in found if "-of-" not in file.name]
+            if found:
+                return tuple(whole or found)
+        names = ", ".join(file.name for file in published[:8]) or "nothing"
+        raise NotACheckpoint(f"{self.repo}@{self.revision} holds no weights that can be loaded; it has {names}")
+
+    @property
+    def base(self) -> "HubRevision | None":
+        """The model that this is an adapter on, as its config names it; None where it is a whole model.
+
+        Raises:
+            NotACheckpoint: the base is not on the hub, or an adapter itself.
+        """
+        if self.weights[0].name != ADAPTER_FILE:
+            return None
+        about = read_json(self.fetch_file(ADAPTER_CONFIG))
+        name, revision = about.get("base_model_name_or_path"), about.get("revision")
+        if not HUB_ID.fullmatch(str(name)):
+            raise NotACheckpoint(
+                f"{self.repo}@{self.revision} is an adapter on {name!r}, which is no repository of the hub; fetch it "
+                f"and name the folder of its base in {ADAPTER_CONFIG}"
+            )
+        return _base(str(name), str(revision or "main"))
+
+    def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Tensor name -> (dtype, shape), read from the headers of its safetensors files by range; else empty."""
+        from huggingface_hub import HfApi
+
+        tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for file in self.weights:
+            if file.name.endswith(".safetensors"):
+                with _explained(self.repo, self.revision):
+                    header = _patiently(
+                        partial(HfApi().parse_safetensors_file_metadata, self.repo, file.name, revision=self.commit)
+                    )
+                tensors |= {name: (info.dtype, tuple(info.shape)) for name, info in header.tensors.items()}
+        return tensors
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all its files are in the cache already."""
+        return all((self.path / file.name).exists() for file in self.files)
+
+    @property
+    def weights_hash(self) -> str:
+        """The hash that the weights have once fetched, known without fetching them."""
+        if all(file.sha256 for file in self.weights):
+            return combine({file.name: str(file.sha256) for file in self.weights})
+        self.fetch()
+        return combine({file.name: hash_file(self.path / file.name) for file in self.weights})
+
+    def fetch(self) -> Path:
+        """Fetch what is not in the cache yet, an adapter's base included; returns the folder.
+
+        Raises:
+            NotACheckpoint: the repository, revision or a file is not there.
+            CorruptWeights: a file that arrived is not the one that was published.
+            DriftError: the hub could not be reached.
+        """
+        for file in self.files:
+            path = self.fetch_file(file.name)
+            if file.sha256 is not None and hash_file(path) != file.sha256:
+                raise CorruptWeights(
+                    f"{self.repo}@{self.revision}: {file.name} arrived with sha256 {hash_file(path)[:12]}, the hub "
+                    f"publishes {file.sha256[:12]}; delete {path.resolve()} and fetch it again"
+                )
+        if self.base is not None:
+            self.base.fetch()
+        return self.path
+
+    def fetch_file(self, name: str) -> Path:
+        """Fetch one file; the client resumes a transfer that is cut."""
+        from huggingface_hub import hf_hub_download
+
+        if (self.path / name).exists():
+            return self.path / name
+        with _explained(self.repo, self.revision):
+            return Path(_patiently(lambda: hf_hub_download(self.repo, name, revision=self.commit)))
+
+    def fetch_tokenizer(self) -> None:
+        """Fetch only the files that define the tokenizer, of an adapter's base too."""
+        for file in self.files:
+            if file.name in TOKENIZER_FILES:
+                self.fetch_file(file.name)
+        if self.base is not None:
+            self.base.fetch_tokenizer()
+
+    def drop(self) -> None:
+        """Delete its files from the cache, those that another revision shares excepted."""
+        from huggingface_hub import constants, scan_cache_dir
+
+        if self.path.exists():
+            scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(self.commit).execute()
+
+
+def list_revisions(repo: str, pattern: str) -> tuple[HubRevision, ...]:
+    """The branches and tags of a repository that name training steps and match a shell pattern.
+
+    Raises:
+        NotACheckpoint: no such repository, or nothing matches.
+        DriftError: the hub could not be reached.
+    """
+    commits = _commits(repo)
+    found = [name for name in commits if fnmatch.fnmatchcase(name, pattern) and parse_name(name) is not None]
+    if not found:
+        known = [name for name in commits if parse_name(name) is not None]
+        shown = ", ".join(known[:5]) or ", ".join(list(commits)[:5]) or "none"
+        raise NotACheckpoint(f"no revision of {repo} that names a step matches {pattern!r}; it has {shown}, ...")
+    return tuple(HubRevision(repo, name, commits[name]) for name in found)
+
+
+def find_revision(repo: str, revision: str) -> HubRevision:
+    """One revision by branch, tag or commit hash, pinned.
+
+    Raises:
+        NotACheckpoint: there is none; the message suggests near names.
+        DriftError: the hub could not be reached.
+    """
+    import difflib
+
+    commits = _commits(repo)
+    if revision in commits:
+        return HubRevision(repo, revision, commits[revision])
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return HubRevision(repo, revision, revision)
+    near = ", ".join(difflib.get_close_matches(revision, commits, n=3, cutoff=0.5)) or ", ".join(list(commits)[:3])
+    raise NotACheckpoint(f"{repo} has no revision {revision!r}; near it: {near} ({len(commits)} revisions)")
+
+
+@lru_cache(maxsize=64)
+def _base(repo: str, revision: str) -> HubRevision:
+    """An adapter's base, pinned to the commit of its first mention: all adapters of a series get the same one."""
+    found = find_revision(repo, revision)
+    if found.weights[0].name == ADAPTER_FILE:
+        raise NotACheckpoint(f"{repo}@{revision}, named as an adapter's base, is an adapter itself: merge it first")
+    return found
+
+
+def _commits(repo: str) -> dict[str, str]:
+    from huggingface_hub import HfApi
+
+    with _explained(repo):
+        refs = _patiently(lambda: HfApi().list_repo_refs(repo))
+    return {ref.name: ref.target_commit for ref in (*refs.tags, *refs.branches)}
+
+
+@lru_cache(maxsize=4096)
+def _published(repo: str, commit: str) -> tuple[HubFile, ...]:
+    """The files of a commit; a commit never changes, so this is asked once."""
+    from huggingface_hub import HfApi
+
+    with _explained(repo, commit):
+        info = _patiently(lambda: HfApi().model_info(repo, revision=commit, files_metadata=True))
+    return tuple(
+        HubFile(
+            name=file.rfilename,
+            size=file.size or 0,
+            sha256=file.lfs.sha256 if file.lfs else None,
+            digest=(file.lfs.sha256 if file.lfs else file.blob_id) or "",
+        )
+        for file in info.siblings or ()
+    )
+
+
+def _patiently(ask: Callable[[], Result]) -> Result:
+    """Ask again when the hub says to come back later (429) or fails (5xx): the client does so for files only."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    attempt = 0
+    while True:
+        try:
+            return ask()
+        except HfHubHTTPError as error:
+            attempt += 1
+            status = error.response.status_code
+            if attempt == _TRIES or (status != 429 and status < 500):
+                raise
+            wait = _wait(error.response.headers.get("Retry-After"), attempt)
+            logger.warning("the hub answered %d; asking again in %.0f s", status, wait)
+            time.sleep(wait)
+
+
+def _wait(asked: str | None, attempt: int) -> float:
+    return min(_MAX_WAIT, float(asked) if asked and asked.isdigit() else 2.0**attempt)
+
+
+@contextmanager
+def _explained(repo: str, revision: str | None = None) -> Iterator[None]:
+    """Turn the client's errors into this package's, naming what to do."""
+    from huggingface_hub import errors
+
+    place = repo if revision is None else f"{repo}@{revision}"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise NotACheckpoint(f"{place} is gated: ask for access on its page and log in with `hf auth login`") from error
+    except errors.RepositoryNotFoundError as error:
+        raise NotACheckpoint(
+            f"{repo} is neither a folder here nor a repository of the hub (private ones need `hf auth login`)"
+        ) from error
+    except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
+        raise NotACheckpoint(f"{place} is not on the hub: {_first_line(error)}") from error
+    except errors.OfflineModeIsEnabled as error:
+        raise NotACheckpoint(f"{place} is no folder here, and HF_HUB_OFFLINE forbids asking the hub for it") from error
+    except Exception as error:  # whichever HTTP library the client uses
+        raise DriftError(f"the hub could not be reached for {place}: {_first_line(error)}; try again") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines: Sequence[str] = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,317 @@
+"""A training run as an ordered series of checkpoints."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+from checkpoints.errors import NotACheckpoint
+from checkpoints.files.folder import is_checkpoint, read_json
+from checkpoints.series.checkpoint import Checkpoint
+from checkpoints.series.hub import HUB_ID, HubRevision, find_revision, list_revisions
+from checkpoints.series.manifest import MANIFEST_FILE, read_manifest
+from checkpoints.series.names import StepName, parse_name
+from checkpoints.series.selection import select
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+    from checkpoints.loading.load import DeviceMap, LoadedModel
+
+DEMO = "demo"
+DEMO_VARIABLE = "CIRCUIT_DRIFT_DEMO"
+_LOOKED_FOR = f"{MANIFEST_FILE}, or folders named checkpoint-N, step-N, stepN, stageS-stepN-tokensMB"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Checkpoints of one run, ordered by (stage, branch, step).
+
+    ``len``, iteration and integer indexing give checkpoints, slices give a shorter series.
+
+    Attributes:
+        path: the folder of the series.
+        name: its name, for titles.
+        checkpoints: the checkpoints in order.
+    """
+
+    path: Path
+    name: str
+    checkpoints: tuple[Checkpoint, ...]
+
+    def __len__(self) -> int:
+        return len(self.checkpoints)
+
+    def __iter__(self) -> Iterator[Checkpoint]:
+        return iter(self.checkpoints)
+
+    @overload
+    def __getitem__(self, key: int) -> Checkpoint: ...
+    @overload
+    def __getitem__(self, key: slice) -> "Series": ...
+    def __getitem__(self, key: int | slice) -> "Checkpoint | Series":
+        if isinstance(key, slice):
+            return self._with(self.checkpoints[key])
+        return self.checkpoints[key]
+
+    @property
+    def steps(self) -> tuple[int | None, ...]:
+        """The steps in order."""
+        return tuple(checkpoint.step for checkpoint in self.checkpoints)
+
+    def at(self, step: int | str) -> Checkpoint:
+        """The checkpoint of a step, by its number, its name, its label, ``"first"`` or ``"last"``.
+
+        Raises:
+            NotACheckpoint: there is none (the message names the nearest), or several stages have that step.
+        """
+        text = str(step).strip()
+        if text in ("first", "last"):
+            return self.checkpoints[0 if text == "first" else -1]
+        found = [c for c in self.checkpoints if text in (c.name, c.label)]
+        if not found and text.isdigit():
+            found = [c for c in self.checkpoints if c.step == int(text)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            labels = ", ".join(checkpoint.label for checkpoint in found)
+            raise NotACheckpoint(f"step {text} of {self.name} is ambiguous: name one of {labels}")
+        raise NotACheckpoint(f"{self.name} has no step {text!r}; {self._near(text)}")
+
+    def parents(self, checkpoint: Checkpoint) -> tuple[Checkpoint, ...]:
+        """The checkpoints that one continues: a series is a directed acyclic graph.
+
+        Within a stage and branch it is the one before. The first of a branch continues the end of the stage before
+        it, in the same branch where that stage has it, otherwise in every branch (several: a merge).
+        """
+        return self._lineage()[checkpoint]
+
+    def _lineage(self) -> dict[Checkpoint, tuple[Checkpoint, ...]]:
+        lines: dict[str | None, dict[str | None, list[Checkpoint]]] = {}
+        for checkpoint in self.checkpoints:
+            lines.setdefault(checkpoint.stage, {}).setdefault(checkpoint.branch, []).append(checkpoint)
+        parents: dict[Checkpoint, tuple[Checkpoint, ...]] = {}
+        ends: dict[str | None, Checkpoint] = {}
+        for branches in lines.values():
+            for branch, line in branches.items():
+                parents[line[0]] = (ends[branch],) if branch in ends else tuple(ends.values())
+                parents |= {after: (before,) for before, after in pairwise(line)}
+            ends = {branch: line[-1] for branch, line in branches.items()}
+        return parents
+
+    def paths(self) -> tuple[tuple[Checkpoint, ...], ...]:
+        """Every line of descent from a first checkpoint to one that nothing continues, in training order."""
+        parents = self._lineage()
+        continued = {parent for found in parents.values() for parent in found}
+
+        open_paths: list[tuple[Checkpoint, ...]] = [
+            (checkpoint,) for checkpoint in reversed(self.checkpoints) if checkpoint not in continued
+        ]
+        paths = []
+        while open_paths:
+            path = open_paths.pop()
+            if not parents[path[0]]:
+                paths.append(path)
+            open_paths.extend((parent, *path) for parent in reversed(parents[path[0]]))
+        return tuple(paths)
+
+    def to_networkx(self) -> "nx.DiGraph[str]":
+        """The series as a graph: an edge from each checkpoint's label to those that continue it."""
+        import networkx as nx
+
+        graph: nx.DiGraph[str] = nx.DiGraph()
+        parents = self._lineage()
+        for checkpoint in self.checkpoints:
+            graph.add_node(checkpoint.label, step=checkpoint.step, stage=checkpoint.stage, branch=checkpoint.branch)
+            graph.add_edges_from((parent.label, checkpoint.label) for parent in parents[checkpoint])
+        return graph
+
+    def select(self, words: str) -> "Series":
+        """Choose steps in words: ``"last"``, ``"every 3"``, ``"log 8"``, ``"100:2000"``, ``"0,500,last"``.
+
+        Raises:
+            NotACheckpoint: a word is not understood, a step is not there, or nothing is chosen.
+        """
+        return self._with(select(self.checkpoints, words, at=self.at))
+
+    def models(
+        self,
+        device: str = "cpu",
+        dtype: str = "float32",
+        attention: str = "sdpa",
+        *,
+        device_map: "DeviceMap | None" = None,
+        reuse: bool = False,
+        keep_downloads: int | None = None,
+    ) -> Iterator["LoadedModel"]:
+        """Load one checkpoint after the other, one model alive at a time; the next one's files are read ahead.
+
+        Args:
+            device: torch device.
+            dtype: dtype of the weights.
+            attention: attention implementation.
+            device_map: in place of `device`; see `Checkpoint.load`.
+            reuse: put each checkpoint's weights into one and the same model object where its config is the same:
+                faster, and hooks stay in place. Do not keep the model beyond its turn: its weights change.
+            keep_downloads: of the hub revisions that this sweep fetches, how many to keep once done with (beside the
+                current one and the next); None keeps all.
+        """
+        from checkpoints.loading.stream import stream
+
+        return stream(
+            self.checkpoints,
+            device=device,
+            dtype=dtype,
+            attention=attention,
+            device_map=device_map,
+            reuse=reuse,
+            keep_downloads=keep_downloads,
+        )
+
+    def _with(self, checkpoints: tuple[Checkpoint, ...]) -> "Series":
+        return Series(self.path, self.name, checkpoints)
+
+    def _near(self, text: str) -> str:
+        import difflib
+
+        if text.isdigit():
+            ranked = sorted(self.checkpoints, key=lambda c: abs((c.step or 0) - int(text)))[:3]
+            near = ", ".join(c.label for c in self.checkpoints if c in ranked)
+        else:
+            names = [name for c in self.checkpoints for name in (c.label, c.name)]
+            near = ", ".join(difflib.get_close_matches(text, names, n=3, cutoff=0.5))
+        span = f"it has {len(self)} steps from {self.checkpoints[0].label} to {self.checkpoints[-1].label}"
+        return f"near it: {near} ({span})" if near else span
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        cells = "".join(
+            f"<tr><td>{escape(c.stage or '')}</td><td>{escape(c.branch or '')}</td><td>{c.step}</td>"
+            f"<td>{'' if c.tokens is None else f'{c.tokens:,}'}</td><td>{escape(c.name)}</td></tr>"
+            for c in self.checkpoints[:60]
+        )
+        more = f"<p>and {len(self) - 60} more</p>" if len(self) > 60 else ""
+        head = "<tr><th>stage</th><th>branch</th><th>step</th><th>tokens</th><th>name</th></tr>"
+        return f"<b>{escape(self.name)}</b>: {len(self)} checkpoints<table>{head}{cells}</table>{more}"
+
+
+def open_series(ref: str | Path) -> Series:
+    """Open a series: a folder of checkpoints, one with a manifest.csv, ``"demo"``, or ``"org/name@step*"``.
+
+    The last form lists the revisions of a hub repository that match the pattern, pinned to their commits; it is the
+    only one that uses a network.
+
+    Raises:
+        NotACheckpoint: there is no series there; the message says what was looked for.
+        DriftError: the hub could not be reached.
+    """
+    repo, at, pattern = str(ref).rpartition("@")
+    if at and HUB_ID.fullmatch(repo) and not Path(ref).exists():
+        return _from_hub(repo, pattern)
+    path = demo_folder() if str(ref) == DEMO else Path(ref).expanduser()
+    if not path.is_dir():
+        raise NotACheckpoint(f"{path} is no series: there is no such folder")
+    found = _from_manifest(path) if (path / MANIFEST_FILE).exists() else _from_folders(path)
+    if not found:
+        if is_checkpoint(path):
+            raise NotACheckpoint(f"{path} is a single checkpoint, not a series; open it with open_checkpoint")
+        raise NotACheckpoint(f"{path} is no series: looked for {_LOOKED_FOR}")
+    return Series(path, path.resolve().name, found)
+
+
+def open_checkpoint(ref: str | Path) -> Checkpoint:
+    """Open one checkpoint: a folder, ``SERIES@STEP`` (``runs/a@500``, ``demo@last``) or ``org/name@revision``.
+
+    A folder that lies in a series is given the place that the series' manifest or its own name says.
+
+    Raises:
+        NotACheckpoint: there is none; the message says what was looked for.
+    """
+    path = Path(ref).expanduser()
+    if path.is_dir():
+        return _single(path)
+    series, at, step = str(ref).rpartition("@")
+    if at and series:
+        if HUB_ID.fullmatch(series) and not Path(series).expanduser().is_dir():
+            return _hub_checkpoint(find_revision(series, step))
+        return open_series(series).at(step)
+    raise NotACheckpoint(f"{ref} is no checkpoint: there is no such folder, and it is not of the form SERIES@STEP")
+
+
+def demo_folder() -> Path:
+    """Where the shipped series lies: ``series/first-light`` of the project, or what the environment names.
+
+    Raises:
+        NotACheckpoint: it is not there (an installed wheel does not carry it).
+    """
+    named = os.environ.get(DEMO_VARIABLE)
+    path = Path(named) if named else Path(__file__).resolve().parents[2] / "series" / "first-light"
+    if not path.is_dir():
+        raise NotACheckpoint(
+            f"the demo series is not at {path}: it comes with a clone of the project, not with the installed "
+            f"package; set {DEMO_VARIABLE} to its folder"
+        )
+    return path
+
+
+def _from_manifest(root: Path) -> tuple[Checkpoint, ...]:
+    return tuple(
+        Checkpoint(row.path, row.path.name, row.step, row.tokens, row.stage, row.branch, root)
+        for row in read_manifest(root / MANIFEST_FILE)
+    )
+
+
+def _from_folders(root: Path) -> tuple[Checkpoint, ...]:
+    named = [name for child in root.iterdir() if child.is_dir() and (name := parse_name(child.name))]
+    return tuple(
+        Checkpoint(
+            path := root / name.text,
+            name.text,
+            name.step,
+            name.tokens if name.tokens is not None else _trainer_count(path, "num_input_tokens_seen"),
+            name.stage,
+            name.branch,
+            root,
+        )
+        for name in sorted(named, key=lambda name: name.order)
+    )
+
+
+def _from_hub(repo: str, pattern: str) -> Series:
+    found = [_hub_checkpoint(revision) for revision in list_revisions(repo, pattern)]
+    found.sort(key=lambda checkpoint: StepName("", checkpoint.step or 0, checkpoint.stage, checkpoint.branch).order)
+    return Series(found[0].path.parent, repo, tuple(found))
+
+
+def _hub_checkpoint(revision: HubRevision) -> Checkpoint:
+    name = parse_name(revision.revision)
+    if name is None:
+        return Checkpoint(revision.path, revision.revision, hub=revision)
+    return Checkpoint(revision.path, name.text, name.step, name.tokens, name.stage, name.branch, hub=revision)
+
+
+def _single(path: Path) -> Checkpoint:
+    root = path.resolve().parent
+    if (root / MANIFEST_FILE).exists():
+        for checkpoint in _from_manifest(root):
+            if checkpoint.path.resolve() == path.resolve():
+                return checkpoint
+    if not is_checkpoint(path):
+        raise NotACheckpoint(f"{path} is no checkpoint: looked for config.json with weights beside it, or one *.gguf")
+    name = parse_name(path.resolve().name)
+    if name is None:
+        return Checkpoint(path, path.resolve().name, _trainer_count(path, "global_step"))
+    tokens = name.tokens if name.tokens is not None else _trainer_count(path, "num_input_tokens_seen")
+    return Checkpoint(path, name.text, name.step, tokens, name.stage, name.branch, root)
+
+
+def _trainer_count(folder: Path, key: str) -> int | None:
+    """A count that the HF Trainer keeps in trainer_state.json; None where there is none, or 0 tokens."""
+    state = folder / "trainer_state.json"
+    if not state.exists():
+        return None
+    value = read_json(state).get(key)
+    return value if isinstance(value, int) and (value > 0 or key == "global_step") else None

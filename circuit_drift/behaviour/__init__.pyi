@@ -1,0 +1,10 @@
+from .choices import Choice as Choice
+from .choices import Choices as Choices
+from .gauges import Gauge as Gauge
+from .gauges import Knowledge as Knowledge
+from .gauges import Reading as Reading
+from .gauges import answers as answers
+from .gauges import panel as panel
+from .skills import Arithmetic as Arithmetic
+from .skills import Copying as Copying
+from .skills import TextPerplexity as TextPerplexity

@@ -1,0 +1,232 @@
+"""Any task of lm-evaluation-harness on the checkpoints of a series, through its library.
+
+    circuit-drift evaluate SERIES --tasks hellaswag,mmlu --limit 200 --out downstream.csv
+    circuit-drift evaluate SERIES --tasks own_task --include FOLDER     # tasks of one's own, in its YAML
+
+The harness loads a task's data itself: from the hub, or from files that a task of one's own names. A task may bring
+code; an own folder is run as its owner's, and tasks that the harness marks as unsafe are refused.
+"""
+
+import hashlib
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from checkpoints import BadPrompt, DriftError, LoadedModel, Series
+from checkpoints.loading.load import DeviceMap
+from circuit_drift.behaviour.table import Behaviour, BehaviourTable, Score, measure_behaviour
+from circuit_drift.measures.measures import ATTENTION, tokenizer_of
+from circuit_drift.store.store import Store
+from circuit_drift.sweep.progress import has_viewer
+
+if TYPE_CHECKING:
+    from circuit_drift.behaviour import Reading
+
+MISSING = "lm-evaluation-harness is not installed: pip install 'circuit-drift[eval]'"
+BOOTSTRAP = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class HarnessMeasure:
+    """Tasks of the harness on one checkpoint; as a gauge, the same inside a training loop.
+
+    Attributes:
+        tasks: names of tasks, groups or tags.
+        include: folder with tasks of one's own.
+        limit: items of each task; None = all.
+        shots: worked examples in front of each item; None = as the task says.
+        batch_size: items in a forward pass.
+        seed: of the choice of examples.
+    """
+
+    tasks: tuple[str, ...]
+    include: Path | None = None
+    limit: int | None = None
+    shots: int | None = None
+    batch_size: int = 8
+    seed: int = 0
+
+    name = "harness"
+    needs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.tasks or (self.limit is not None and self.limit < 1) or (self.shots or 0) < 0:
+            raise BadPrompt(f"the harness needs tasks, a limit of at least 1 and no negative shots: got {self}")
+        if self.include is not None and not self.include.is_dir():
+            raise BadPrompt(f"{self.include} is no folder; put the YAML files of own tasks into one")
+
+    def parameters(self) -> dict[str, Any]:
+        """Tasks, options, the harness' own version, and the content of the folder of own tasks."""
+        return {
+            "version": 1,
+            "tasks": list(self.tasks),
+            "limit": self.limit,
+            "shots": self.shots,
+            "seed": self.seed,
+            "harness": _version(),
+            "own": _content(self.include) if self.include else None,
+        }
+
+    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> Behaviour:
+        """Every metric of every task that can be run.
+
+        Raises:
+            DriftError: the harness is not installed, or none of the tasks can be run.
+        """
+        evaluate, wrap = _harness()
+        scores: list[Score] = []
+        refused: dict[str, str] = {}
+        with _quietly():
+            lm = wrap(pretrained=loaded.model, tokenizer=tokenizer_of(loaded), batch_size=self.batch_size)
+            for task in self.tasks:
+                try:
+                    scores += _scores(evaluate(lm, **self._options(task)))
+                except Exception as error:  # a task that cannot be run must not stop the others
+                    refused[task] = f"{type(error).__name__}: {error}"
+        if not scores:
+            reasons = "; ".join(f"{task}: {why}" for task, why in refused.items())
+            raise DriftError(f"the harness could run none of the tasks. {reasons}")
+        columns = {f"{score.task}_{score.metric}": score.value for score in scores}
+        return Behaviour(tuple(scores), columns, refused)
+
+    def read(self, loaded: LoadedModel) -> "Reading":
+        """The same as a gauge of a run in progress (`lab.probing.Prober`)."""
+        from circuit_drift.behaviour import Reading
+
+        return Reading(self.compute(loaded, {}).columns)
+
+    def _options(self, task: str) -> dict[str, Any]:
+        return {
+            "tasks": [task],
+            "task_manager": _manager(self.include, task),
+            "limit": self.limit,
+            "num_fewshot": self.shots,
+            "log_samples": False,
+            "bootstrap_iters": BOOTSTRAP,
+            "random_seed": self.seed,
+            "numpy_random_seed": self.seed,
+            "torch_random_seed": self.seed,
+            "fewshot_random_seed": self.seed,
+        }
+
+
+def harness_probe(
+    series: Series,
+    tasks: Sequence[str],
+    *,
+    include: Path | str | None = None,
+    limit: int | None = None,
+    shots: int | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+    store: Store | Path | str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    attention: str = ATTENTION,
+    device_map: DeviceMap | None = None,
+    progress: bool = True,
+) -> BehaviourTable:
+    """Run tasks of the harness on every checkpoint; a run that is killed goes on with the next one.
+
+    Args:
+        series: checkpoints with steps.
+        tasks: names of tasks, groups or tags.
+        include: folder with tasks of one's own.
+        limit: items of each task.
+        shots: worked examples in front of each item.
+        batch_size: items in a forward pass.
+        seed: of the choice of examples.
+        store: where results are kept.
+        device: a torch device, or ``auto``.
+        dtype: of the forward passes.
+        attention: transformers' attention implementation.
+        device_map: in place of `device`, for models that are larger than one.
+        progress: show progress bars where there is a terminal or a notebook.
+
+    Raises:
+        BadPrompt: options that make no sense.
+        DriftError: the harness is not installed, or no task could be run on any checkpoint.
+    """
+    _version()
+    folder = Path(include) if include is not None else None
+    measure = HarnessMeasure(tuple(tasks), folder, limit, shots, batch_size, seed)
+    return measure_behaviour(
+        series,
+        measure,
+        store=store,
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        device_map=device_map,
+        progress=progress,
+    )
+
+
+def _harness() -> tuple[Any, Any]:
+    try:
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+    except ImportError as error:
+        raise DriftError(MISSING) from error
+    return simple_evaluate, HFLM
+
+
+@cache
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError
+
+    try:
+        return version("lm_eval")
+    except PackageNotFoundError as error:
+        raise DriftError(MISSING) from error
+
+
+def _manager(include: Path | None, task: str) -> Any:
+    """The tasks of the folder alone where they hold this one; else the harness' own too, which take long to list."""
+    if include is not None and task in (own := _tasks(include, defaults=False)).all_tasks:
+        return own
+    return _tasks(include, defaults=True)
+
+
+@cache
+def _tasks(include: Path | None, *, defaults: bool) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(include) if include else None, include_defaults=defaults)
+
+
+def _scores(found: Mapping[str, Any]) -> Iterator[Score]:
+    """The results of one evaluation: keys are ``metric,filter``, with the standard error beside."""
+    for task, row in found["results"].items():
+        n = found["n-samples"].get(task, {}).get("effective", 0)
+        for key, value in row.items():
+            metric, comma, filtered = key.partition(",")
+            if not comma or metric.endswith("_stderr") or not isinstance(value, (int, float)):
+                continue
+            error = row.get(f"{metric}_stderr,{filtered}")
+            half = 1.96 * error if isinstance(error, (int, float)) else math.nan
+            name = metric if filtered == "none" else f"{metric}_{filtered}"
+            yield Score(task, name, float(value), float(value - half), float(value + half), n)
+
+
+def _content(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(str(path.relative_to(folder)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Random states as they were, and no progress bars where nobody looks on."""
+    from circuit_drift.training.undisturbed import random_states
+
+    with random_states(), nullcontext() if has_viewer() else redirect_stderr(io.StringIO()):
+        yield

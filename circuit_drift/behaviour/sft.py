@@ -1,0 +1,372 @@
+"""SFT probing: what a checkpoint can do after a short supervised fine-tune, the same for every checkpoint of a series.
+
+A base model may hold a skill that it does not show. Following arXiv 2604.02650, 3.1, a copy of each checkpoint is
+fine-tuned briefly on question and answer pairs of the tasks' own form (other needles, other text), then asked: RULER's
+variants, LongBio, MRCR. The checkpoint itself stays as it is.
+
+    circuit-drift sft SERIES --out downstream.csv
+    circuit-drift monitor --downstream downstream.csv
+"""
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from itertools import cycle, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import heads
+from checkpoints import BadPrompt, DriftError, LoadedModel, Series
+from checkpoints.loading.load import DeviceMap
+from circuit_drift.behaviour.suites import family, make_task, suite_for
+from circuit_drift.behaviour.table import Behaviour, BehaviourTable, Score, interval_of, measure_behaviour
+from circuit_drift.measures.measures import ATTENTION, tokenizer_of
+from circuit_drift.store.store import Store
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TRAINING_SEED = 1_000_003
+CLIP = 1.0
+FINAL_LR = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """The fine-tune: AdamW on the answers' tokens, warm-up, then a cosine down to a quarter of the learning rate.
+
+    Attributes:
+        steps: optimizer steps.
+        batch: prompts in a step.
+        lr: peak learning rate.
+        warmup: steps of linear warm-up.
+        needles: training needles of each task, each at every depth.
+        seeds: one copy is tuned for each, on another order of the same prompts; scores are means over them.
+    """
+
+    steps: int = 40
+    batch: int = 8
+    lr: float = 1e-4
+    warmup: int = 4
+    needles: int = 16
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch, self.needles) < 1 or self.warmup < 0 or not self.seeds:
+            raise BadPrompt(f"a fine-tune needs steps, batch and needles >= 1 and a seed: got {self}")
+        if not 0 < self.lr < math.inf:
+            raise BadPrompt(f"a fine-tune needs a finite lr above 0: got {self.lr:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class SftMeasure:
+    """Tune a copy, then ask.
+
+    Attributes:
+        tasks: names (`suites.make_task`).
+        tuning: the same for every checkpoint.
+        length: tokens of a prompt.
+        depths: of the needles.
+        count: test needles of each task.
+        attempts: k of pass@k.
+        temperature: at which the attempts are sampled.
+        seed: of the test; training needles are drawn from another one.
+        batch_size: test prompts in a forward pass; changes no number beyond rounding.
+    """
+
+    tasks: tuple[str, ...]
+    tuning: Tuning = field(default_factory=Tuning)
+    length: int = 256
+    depths: tuple[float, ...] = (0.1, 0.5, 0.9)
+    count: int = 8
+    attempts: int = 3
+    temperature: float = 1.0
+    seed: int = 0
+    batch_size: int = 16
+
+    name = "sft"
+    needs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.tasks or self.attempts < 1 or self.temperature <= 0 or self.count < 1:
+            raise BadPrompt(f"a behavioural test needs tasks, attempts and count >= 1, temperature > 0: got {self}")
+        for task in self.tasks:
+            make_task(task, seed=0, count=1)
+
+    def parameters(self) -> dict[str, Any]:
+        """Version, the fine-tune, the test and its words; the batch size of the test changes no number."""
+        about = {name: value for name, value in asdict(self).items() if name not in ("batch_size", "needs")}
+        words = {task: _words(task, self.seed, self.count) for task in self.tasks}
+        return json.loads(json.dumps({"version": 1, **about, "words": words}))  # type: ignore[no-any-return]
+
+    def compute(self, loaded: LoadedModel, earlier: Any) -> Behaviour:
+        """Scores of every task that the tokenizer can pose, before and after the fine-tune.
+
+        Raises:
+            BadPrompt: none of the tasks can be posed.
+            DriftError: the fine-tune diverged.
+        """
+        tokenizer = tokenizer_of(loaded)
+        tests, refused = self._tests(tokenizer)
+        training = self._training(tokenizer, tests)
+        before = self._ask(loaded.model, tests)
+        after = [self._ask(fine_tune(loaded.model, training, self.tuning, seed=seed), tests)
+                 for seed in self.tuning.seeds]  # fmt: skip
+        scores = [score for task in tests for score in self._scores(task, before[task], [run[task] for run in after])]
+        meta = {"training_prompts": len(training)}
+        return Behaviour(tuple(scores), _columns(scores, self.metric), refused, meta)
+
+    @property
+    def metric(self) -> str:
+        """The headline: pass@k."""
+        return f"pass@{self.attempts}"
+
+    def _tests(self, tokenizer: "PreTrainedTokenizerBase") -> tuple[dict[str, heads.NeedleSet], dict[str, str]]:
+        tests, refused = {}, {}
+        for task in self.tasks:
+            found = self._prompts(tokenizer, task, seed=self.seed, count=self.count)
+            if found.refused:
+                refused[task] = f"{len(found.refused)} of {self.count} needles: {found.refused[0][1]}"
+            if len(found):
+                tests[task] = found
+        if not tests:
+            reasons = "; ".join(f"{task}: {why}" for task, why in refused.items())
+            raise BadPrompt(f"none of the tasks can be posed in {self.length} tokens to this tokenizer: {reasons}")
+        return tests, refused
+
+    def _training(
+        self, tokenizer: "PreTrainedTokenizerBase", tests: "dict[str, heads.NeedleSet]"
+    ) -> tuple[heads.NeedlePrompt, ...]:
+        """Prompts of the same tasks with other words; one that equals a test prompt is left out."""
+        seen = {prompt.ids for found in tests.values() for prompt in found}
+        rounds = -(-self.tuning.needles // self.count)
+        made = [
+            prompt
+            for task in tests
+            for turn in range(rounds)
+            for prompt in self._prompts(tokenizer, task, seed=self.seed + TRAINING_SEED + turn, count=self.count)
+            if prompt.ids not in seen and turn * self.count + prompt.needle < self.tuning.needles
+        ]
+        if not made:
+            raise BadPrompt("no training prompt could be built: shorten the needles or raise the length")
+        return tuple(made)
+
+    def _prompts(self, tokenizer: "PreTrainedTokenizerBase", task: str, *, seed: int, count: int) -> heads.NeedleSet:
+        made = make_task(task, seed=seed, count=count)
+        return made.prompts(tokenizer, length=self.length, depths=self.depths, seed=seed)
+
+    def _ask(self, model: "PreTrainedModel", tests: "dict[str, heads.NeedleSet]") -> "dict[str, Answered]":
+        return {task: answered(model, found.prompts, self.temperature, self.batch_size)
+                for task, found in tests.items()}  # fmt: skip
+
+    def _scores(self, task: str, before: "Answered", after: "Sequence[Answered]") -> list[Score]:
+        def values(run: Answered) -> dict[str, np.ndarray]:
+            passed = 1 - (1 - run.chance) ** self.attempts
+            return {self.metric: passed, "accuracy": run.correct, "answer_nll": run.nll}
+
+        tuned = [values(run) for run in after]
+        columns = {name: np.mean([run[name] for run in tuned], axis=0) for name in tuned[0]}
+        columns |= {f"{name}_before": value for name, value in values(before).items()}
+        return [Score(task, name, *interval_of(value), len(value)) for name, value in columns.items()]
+
+
+def _columns(scores: Sequence[Score], metric: str) -> dict[str, float]:
+    """The headline of every family: the mean over its tasks."""
+    grouped: dict[str, list[float]] = {}
+    for score in scores:
+        if score.metric == metric:
+            grouped.setdefault(f"sft_{family(score.task)}", []).append(score.value)
+    return {name: float(np.mean(values)) for name, values in grouped.items()}
+
+
+@cache
+def _words(task: str, seed: int, count: int) -> str:
+    """Hash of what a task asks, so that a change of its words is another measure."""
+    made = make_task(task, seed=seed, count=count)
+    content = json.dumps([[asdict(needle) for needle in made.needles], made.haystack])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a model makes of each prompt's answer, each array [N].
+
+    Attributes:
+        correct: 1 where greedy decoding writes the whole answer.
+        chance: probability that one sampled answer is the whole answer, so that pass@k = 1 - (1 - chance)^k exactly.
+        nll: mean over the answer's tokens, in nats.
+    """
+
+    correct: np.ndarray
+    chance: np.ndarray
+    nll: np.ndarray
+
+
+def answered(
+    model: "PreTrainedModel", prompts: Sequence[heads.NeedlePrompt], temperature: float = 1.0, batch_size: int = 16
+) -> Answered:
+    """Score answers by teacher forcing, which gives greedy accuracy and the chance of a sampled answer alike.
+
+    Args:
+        model: in eval mode.
+        prompts: with their answers.
+        temperature: of the sampling.
+        batch_size: prompts in a forward pass.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from heads.detect.retrieval import check_fits
+
+    check_fits(model, prompts)
+    correct, chance, nll = [], [], []
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
+    for start in range(0, len(order), batch_size):
+        batch = [prompts[i] for i in order[start : start + batch_size]]
+        with torch.no_grad():
+            logits, targets = _answer_logits(model, batch)
+        asked = targets != IGNORED
+        hits = (logits.argmax(dim=-1) == targets) | ~asked
+        plain, heated = (cross_entropy((logits / t).transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
+                         for t in (1.0, temperature))  # fmt: skip
+        correct += hits.all(dim=1).double().tolist()
+        chance += (-heated.double().sum(dim=1)).exp().tolist()
+        nll += (plain.double().sum(dim=1) / asked.sum(dim=1)).tolist()
+    place = np.argsort(order)
+    return Answered(*(np.array(values)[place] for values in (correct, chance, nll)))
+
+
+IGNORED = -100
+
+
+def _answer_logits(
+    model: "PreTrainedModel", prompts: Sequence[heads.NeedlePrompt]
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Float32 logits [batch, T, vocabulary] that predict the answers, and their tokens [batch, T], -100 beyond."""
+    import torch
+
+    from heads.detect.retrieval import pad, row_logits
+
+    ids, rows = (part.to(model.device) for part in pad(prompts))
+    longest = rows.shape[1]
+    targets = torch.tensor([[*p.answer, *[IGNORED] * (longest - len(p.answer))] for p in prompts], device=model.device)
+    return row_logits(model, ids, rows).float(), targets
+
+
+def fine_tune(
+    model: "PreTrainedModel", prompts: Sequence[heads.NeedlePrompt], tuning: Tuning, *, seed: int = 0
+) -> "PreTrainedModel":
+    """A tuned copy, in eval mode; the model itself, and every random state, are left as they are.
+
+    Args:
+        model: any causal language model.
+        prompts: with their answers, on whose tokens alone the loss is taken.
+        tuning: for how long and how fast.
+        seed: of the order of prompts and of dropout.
+
+    Raises:
+        DriftError: the loss is not finite.
+    """
+    import copy
+
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from circuit_drift.training.undisturbed import random_states
+
+    twin = copy.deepcopy(model)
+    twin.requires_grad_(True).train(mode=True)
+    optimizer = torch.optim.AdamW(twin.parameters(), lr=tuning.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    rng = random.Random(f"sft-{seed}")
+    shuffled = (prompt for _ in cycle([None]) for prompt in rng.sample(prompts, len(prompts)))
+    with random_states(), torch.enable_grad():
+        torch.manual_seed(seed)
+        for step in range(tuning.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = tuning.lr * _scale(tuning, step)
+            logits, targets = _answer_logits(twin, list(islice(shuffled, tuning.batch)))
+            loss = cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED)
+            if not math.isfinite(float(loss.detach())):
+                raise DriftError(
+                    f"the fine-tune's loss is {float(loss.detach())} after {step} steps; lower its lr {tuning.lr:g}"
+                )
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(twin.parameters(), CLIP)
+            optimizer.step()
+            optimizer.zero_grad()
+    twin.requires_grad_(False).train(mode=False)
+    return twin
+
+
+def _scale(tuning: Tuning, step: int) -> float:
+    """Factor on the learning rate: linear warm-up, then a cosine from 1 to `FINAL_LR` at the last step."""
+    if step < tuning.warmup:
+        return (step + 1) / (tuning.warmup + 1)
+    along = (step - tuning.warmup) / max(1, tuning.steps - 1 - tuning.warmup)
+    return FINAL_LR + (1 - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * along))
+
+
+def sft_probe(
+    series: Series,
+    *,
+    tasks: Sequence[str] | None = None,
+    tuning: Tuning | None = None,
+    length: int = 256,
+    depths: Sequence[float] = (0.1, 0.5, 0.9),
+    count: int = 8,
+    seed: int = 0,
+    store: Store | Path | str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    attention: str = ATTENTION,
+    device_map: DeviceMap | None = None,
+    progress: bool = True,
+) -> BehaviourTable:
+    """Tune a copy of each checkpoint alike and test it; a run that is killed goes on with the next checkpoint.
+
+    Args:
+        series: checkpoints with steps; `Series.select` chooses among them.
+        tasks: names (`suites.make_task`); by default RULER, LongBio and MRCR, or the lab's own for its series.
+        tuning: the fine-tune.
+        length: tokens of a prompt.
+        depths: of the needles.
+        count: test needles of each task.
+        seed: of the test.
+        store: where results are kept.
+        device: a torch device, or ``auto``.
+        dtype: of weights and passes; float32 unless the model is too large for it.
+        attention: transformers' attention implementation.
+        device_map: in place of `device`, for models that are larger than one.
+        progress: show progress bars where there is a terminal or a notebook.
+
+    Returns:
+        the table; `BehaviourTable.to_downstream` feeds ``heads.monitor(..., downstream=)``.
+
+    Raises:
+        BadPrompt: a task that there is not, or none that can be posed.
+        DriftError: no checkpoint could be tuned and tested.
+    """
+    chosen = tuple(tasks) if tasks else default_tasks(series)
+    measure = SftMeasure(chosen, tuning or Tuning(), length, tuple(depths), count, seed=seed)
+    return measure_behaviour(
+        series,
+        measure,
+        store=store,
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        device_map=device_map,
+        progress=progress,
+    )
+
+
+def default_tasks(series: Series) -> tuple[str, ...]:
+    """The tasks for a series, by the tokenizer of its first checkpoint."""
+    return suite_for(tokenizer_of(series[0]))

@@ -1,0 +1,5 @@
+"""``python -m circuit_drift.cli``."""
+
+from circuit_drift.cli import main
+
+main()

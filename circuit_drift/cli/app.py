@@ -1,0 +1,355 @@
+"""The command line, ``circuit-drift COMMAND``.
+
+Commands on stored runs are in `stored` and `exporting`, those of the lab that score checkpoints in `lab.commands`.
+
+Exit status: 0 = done (``diff``: no significant difference), 1 = ``diff`` found a significant difference, 2 = trouble,
+130 = interrupted. Results go to standard output, everything else to standard error.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from typer.core import TyperGroup
+
+from checkpoints.errors import DriftError
+from circuit_drift import __version__
+from circuit_drift.cli.behaviour import add_commands
+from circuit_drift.cli.exporting import add_export
+from circuit_drift.cli.options import (
+    AttentionOption,
+    DeviceMapOption,
+    DeviceOption,
+    DtypeOption,
+    FactsOption,
+    LengthOption,
+    SeriesArgument,
+    StepsOption,
+    StoreOption,
+    names,
+    read_device_map,
+)
+from circuit_drift.cli.stored import add_stored
+from circuit_drift.cli.transfer import add_transfer
+
+if TYPE_CHECKING:
+    from checkpoints.audit import Depth
+    from circuit_drift.sweep.executors import Executor
+
+DIFFERENT, TROUBLE, INTERRUPTED = 1, 2, 130
+
+
+class _Group(TyperGroup):
+    """Turns what goes wrong inside a command into one clear message and the documented exit status."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _say("interrupted; what was computed is stored, and the same command goes on from there")
+            raise typer.Exit(INTERRUPTED) from None
+        except DriftError as error:
+            _say(str(error))
+            raise typer.Exit(TROUBLE) from None
+        except OSError as error:
+            if error.filename is None:
+                raise
+            _say(f"{error.strerror}: {error.filename}")
+            raise typer.Exit(TROUBLE) from None
+
+
+app = typer.Typer(
+    name="circuit-drift",
+    cls=_Group,
+    help="Retrieval heads and knowledge circuits over training checkpoints: what changed, and is the change real?",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+NeedlesOption = Annotated[Path | None, typer.Option("--needles", help="JSONL of needles. Default: the series' own.")]
+HaystackOption = Annotated[Path | None, typer.Option("--haystack", help="Text to hide them in.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the haystack cut.")]
+MeasuresOption = Annotated[
+    str,
+    typer.Option("--measures", help="Comma-separated: heads, circuit, faithfulness, roles; diff: transfer."),
+]
+
+
+@app.command()
+def run(
+    series: SeriesArgument,
+    steps: StepsOption = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write the report here.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a series whose audit finds an error.")] = False,
+    store: StoreOption = None,
+    needles: NeedlesOption = None,
+    haystack: HaystackOption = None,
+    facts: FactsOption = None,
+    length: LengthOption = 256,
+    seed: SeedOption = 0,
+    measures: MeasuresOption = "heads,circuit,faithfulness,roles",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    attention: AttentionOption = "sdpa",
+    device_map: DeviceMapOption = None,
+    executor: Annotated[
+        str, typer.Option("--executor", help="Where workers run: serial, processes, ray or slurm.")
+    ] = "serial",
+    workers: Annotated[int | None, typer.Option("--workers", help="How many. Default: one per GPU.", min=1)] = None,
+    gpus_per_worker: Annotated[
+        int | None, typer.Option("--gpus-per-worker", help="GPUs that each worker holds.", min=0)
+    ] = None,
+    keep_downloads: Annotated[
+        int | None, typer.Option("--keep-downloads", help="Used hub revisions to keep on disk. Default: all.", min=0)
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--run", help="What the store calls this run. Default: the series' name.")
+    ] = None,
+) -> None:
+    """Measure every checkpoint of a series; print the table and the verdict; write the report."""
+    import circuit_drift
+    from checkpoints import open_series
+    from circuit_drift.cli.render import print_run
+    from circuit_drift.comparison.transfer import transfer_over_stages
+
+    placed = read_device_map(device_map)
+    opened = open_series(series)
+    opened = opened.select(steps) if steps else opened
+    prompts = circuit_drift.prompts_for(
+        opened.path, needles=needles, haystack=haystack, facts=facts, length=length, seed=seed
+    )
+    result = circuit_drift.run(
+        opened,
+        store=store,
+        prompts=prompts,
+        measures=names(measures),
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        device_map=placed,
+        strict=strict,
+        executor=cast("Executor", executor),
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        keep_downloads=keep_downloads,
+        name=name,
+    )
+    print_run(result)
+    if html is None:
+        return
+    if executor == "serial":
+        placement = {"device": device, "dtype": dtype, "attention": attention, "device_map": placed}
+        transfer_over_stages(result, opened, prompts, **placement)
+    else:
+        _say("the report has no functional transfer, which needs the models here: circuit-drift diff adds a pair's")
+    typer.echo(result.report(html))
+
+
+@app.command("heads")
+def retrieval_heads(
+    series: SeriesArgument,
+    steps: Annotated[str, typer.Option("--steps", help="Which checkpoints, as for run.")] = "last",
+    top: Annotated[int, typer.Option("--top", help="How many heads to show of each.", min=1)] = 15,
+    as_json: Annotated[
+        bool, typer.Option("--json", help='Print {"layer-head": [scores]} of the last one, as other tools load it.')
+    ] = False,
+    store: StoreOption = None,
+    needles: NeedlesOption = None,
+    haystack: HaystackOption = None,
+    length: LengthOption = 256,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    attention: AttentionOption = "sdpa",
+    device_map: DeviceMapOption = None,
+) -> None:
+    """Score the heads of chosen checkpoints: which retrieve, with their intervals."""
+    import circuit_drift
+    from checkpoints import open_series
+    from circuit_drift.cli.render import print_heads
+    from circuit_drift.store.store import Store
+    from circuit_drift.sweep.sweep import measure_each
+
+    chosen = open_series(series).select(steps)
+    prompts = circuit_drift.prompts_for(chosen.path, needles=needles, haystack=haystack, length=length, seed=seed)
+    measured = measure_each(
+        chosen.checkpoints,
+        Store.open(store),
+        prompts,
+        measures=["heads"],
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        device_map=read_device_map(device_map),
+    )
+    points = list(measured)
+    scored = [(point.label, point.heads) for point in points if point.heads is not None]
+    for index, reason in scored[-1][1].meta.get("refused", ()) if scored else ():
+        _say(f"needle {index} of {prompts.needles.origin} was refused: {reason}")
+    if not scored:
+        raise DriftError(f"no checkpoint of {chosen.name} could be scored; the reasons are above")
+    if not as_json:
+        print_heads(scored, top)
+    elif points[-1].heads is not None:
+        typer.echo(json.dumps(points[-1].heads.to_head_lists()))
+    else:
+        raise DriftError(f"{chosen[-1].label}, the last one chosen, could not be scored; the reason is above")
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint folder, SERIES@STEP or org/name@revision.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other one.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Write the pair's report here.")] = None,
+    q: Annotated[float, typer.Option("--q", help="False discovery rate of what counts as real.", min=0, max=1)] = 0.05,
+    store: StoreOption = None,
+    needles: NeedlesOption = None,
+    haystack: HaystackOption = None,
+    facts: FactsOption = None,
+    length: LengthOption = 256,
+    seed: SeedOption = 0,
+    measures: MeasuresOption = "heads,circuit,faithfulness,roles,transfer",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    attention: AttentionOption = "sdpa",
+    device_map: DeviceMapOption = None,
+) -> None:
+    """Compare two checkpoints: heads, circuit, behaviour, and whether the change is real.
+
+    Scores what is not stored yet. Exit status: 0 = no significant difference, 1 = they differ, 2 = trouble.
+    """
+    import circuit_drift
+    from checkpoints import open_checkpoint
+    from circuit_drift.cli.render import print_pair
+
+    prompts = circuit_drift.prompts_for(
+        open_checkpoint(a).path, needles=needles, haystack=haystack, facts=facts, length=length, seed=seed
+    )
+    pair = circuit_drift.diff(
+        a,
+        b,
+        store=store,
+        prompts=prompts,
+        measures=names(measures),
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        device_map=read_device_map(device_map),
+        q=q,
+    )
+    if as_json:
+        typer.echo(json.dumps(pair.to_json(), indent=1))
+    else:
+        print_pair(pair)
+    if html:
+        typer.echo(pair.write_html(html), err=as_json)
+    raise typer.Exit(DIFFERENT if pair.significant else 0)
+
+
+@app.command("audit")
+def audit_series(
+    series: SeriesArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    depth: Annotated[
+        str | None,
+        typer.Option("--depth", help="metadata, samples or weights. Default: weights, metadata alone on the hub."),
+    ] = None,
+) -> None:
+    """Look for wrong weights behind step names: repeated, damaged, misplaced, foreign or missing checkpoints.
+
+    Exit status: 0 = nothing found, 1 = warnings, 2 = errors.
+    """
+    from checkpoints import open_series
+    from checkpoints.audit import audit
+    from circuit_drift.cli.render import print_audit
+
+    report = audit(open_series(series), depth=cast("Depth | None", depth), progress=sys.stderr.isatty())
+    if as_json:
+        typer.echo(report.to_json())
+    else:
+        print_audit(report)
+    raise typer.Exit(report.status)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML: model, documents, a [[strategy]] each.")],
+    out: Annotated[Path, typer.Option("--out", help="Where the series and their store are written.")],
+    html: Annotated[Path | None, typer.Option("--html", help="Write the strategies' comparison here.")] = None,
+) -> None:
+    """Continual pre-training under every strategy of a config, probed as it goes; print their comparison as CSV.
+
+    What is finished is not trained again: the same command goes on after a kill, and compares afterwards.
+    """
+    from circuit_drift.training.strategies import comparison_frame, load_config, run_all, write_comparison
+
+    run_all(load_config(config), out)
+    typer.echo(comparison_frame(out).to_csv(index=False, float_format="%.4g"), nl=False)
+    if html:
+        typer.echo(write_comparison(out, html), err=True)
+
+
+@app.command()
+def architectures(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
+) -> None:
+    """List the model architectures that the tests prove, with what each can and cannot do."""
+    from checkpoints import capabilities
+
+    table = capabilities()
+    typer.echo(table.to_frame().to_json(orient="records", indent=1) if as_json else table)
+
+
+@app.command()
+def show(series: SeriesArgument) -> None:
+    """List the checkpoints of a series: step, tokens, stage, size, hash of the weights."""
+    from checkpoints import open_series
+    from circuit_drift.cli.render import print_series
+
+    print_series(open_series(series))
+
+
+add_stored(app)
+add_commands(app)
+add_export(app)
+add_transfer(app)
+
+
+def main() -> None:
+    """Entry point of the ``circuit-drift`` script."""
+    logging.basicConfig(level=logging.WARNING, format="circuit-drift: %(message)s", stream=sys.stderr)
+    try:
+        app()
+    except Exception:  # a defect must not end with the status that says that two checkpoints differ
+        traceback.print_exc()
+        sys.exit(TROUBLE)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"circuit-drift {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _say(message: str) -> None:
+    typer.echo(f"circuit-drift: {message}", err=True)
+
+
+if __name__ == "__main__":
+    main()

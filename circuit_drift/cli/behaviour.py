@@ -1,0 +1,146 @@
+"""Commands of the lab: what checkpoints can do, by step, and facts from the files of others."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from circuit_drift.cli.options import (
+    AttentionOption,
+    DeviceMapOption,
+    DeviceOption,
+    DtypeOption,
+    LengthOption,
+    SeriesArgument,
+    StepsOption,
+    StoreOption,
+    names,
+    read_device_map,
+)
+
+if TYPE_CHECKING:
+    from checkpoints import Series
+    from circuit_drift.behaviour.table import BehaviourTable
+
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="CSV of scores by step, joined to what it holds; for monitor.")
+]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add them to the command line."""
+    app.command()(sft)
+    app.command()(evaluate)
+    app.command()(facts)
+
+
+def sft(
+    series: SeriesArgument,
+    out: OutOption = None,
+    steps: StepsOption = None,
+    tasks: Annotated[
+        str | None, typer.Option("--tasks", help="Comma-separated. Default: RULER, LongBio, MRCR, or the lab's own.")
+    ] = None,
+    tune_steps: Annotated[int, typer.Option("--tune-steps", help="Optimizer steps of the fine-tune.", min=1)] = 40,
+    lr: Annotated[float, typer.Option("--lr", help="Peak learning rate of the fine-tune.")] = 1e-4,
+    batch: Annotated[int, typer.Option("--batch", help="Prompts in a step.", min=1)] = 8,
+    count: Annotated[int, typer.Option("--count", help="Test needles of each task.", min=1)] = 8,
+    store: StoreOption = None,
+    length: LengthOption = 256,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the test.")] = 0,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    attention: AttentionOption = "sdpa",
+    device_map: DeviceMapOption = None,
+) -> None:
+    """Fine-tune a copy of each checkpoint alike and test it; print the scores by step as CSV."""
+    from circuit_drift.behaviour.sft import Tuning, sft_probe
+
+    table = sft_probe(
+        _opened(series, steps),
+        tasks=names(tasks) if tasks else None,
+        tuning=Tuning(tune_steps, batch, lr),
+        length=length,
+        count=count,
+        seed=seed,
+        store=store,
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        device_map=read_device_map(device_map),
+    )
+    _show(table, out)
+
+
+def evaluate(
+    series: SeriesArgument,
+    tasks: Annotated[str, typer.Option("--tasks", help="Comma-separated tasks, groups or tags of the harness.")],
+    out: OutOption = None,
+    steps: StepsOption = None,
+    include: Annotated[Path | None, typer.Option("--include", help="Folder with tasks of your own, in YAML.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Items of each task. Default: all.", min=1)] = None,
+    shots: Annotated[int | None, typer.Option("--shots", help="Worked examples in front of each item.", min=0)] = None,
+    batch: Annotated[int, typer.Option("--batch", help="Items in a forward pass.", min=1)] = 8,
+    store: StoreOption = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the choice of examples.")] = 0,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    attention: AttentionOption = "sdpa",
+    device_map: DeviceMapOption = None,
+) -> None:
+    """Run tasks of lm-evaluation-harness on each checkpoint; print the scores by step as CSV."""
+    from circuit_drift.behaviour.harness import harness_probe
+
+    table = harness_probe(
+        _opened(series, steps),
+        names(tasks),
+        include=include,
+        limit=limit,
+        shots=shots,
+        batch_size=batch,
+        seed=seed,
+        store=store,
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        device_map=read_device_map(device_map),
+    )
+    _show(table, out)
+
+
+def facts(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="JSON or JSON lines.")],
+    out: Annotated[Path, typer.Option("--out", help="JSONL of clean/corrupt facts, for run --facts.")],
+    form: Annotated[str, typer.Option("--format", help="counterfact, lama, or probes of your own.")] = "probes",
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", help="Checkpoint whose tokenizer says which prompts are as long.")
+    ] = None,
+    templates: Annotated[Path | None, typer.Option("--templates", help="LAMA's relations.jsonl.")] = None,
+) -> None:
+    """Read CounterFact, LAMA or your own probes into clean/corrupt facts; what is refused is said row by row."""
+    from checkpoints import DriftError, open_checkpoint
+    from circuit_drift.measures.measures import tokenizer_of
+    from circuits.facts.readers import READERS
+
+    if form not in READERS:
+        raise DriftError(f"unknown format {form!r}; choose from {', '.join(READERS)}")
+    if templates and form != "lama":
+        raise DriftError(f"--templates belong to LAMA files, and the format is {form}")
+    words = tokenizer_of(open_checkpoint(tokenizer)) if tokenizer else None
+    found = READERS[form](path, words, **({"templates": templates} if templates else {}))  # type: ignore[index]
+    for where, reason in found.refused:
+        typer.echo(f"{path}, {where}: {reason}", err=True)
+    typer.echo(f"{found.write_jsonl(out)}: {found}")
+
+
+def _opened(series: str, steps: str | None) -> "Series":
+    from checkpoints import open_series
+
+    opened = open_series(series)
+    return opened.select(steps) if steps else opened
+
+
+def _show(table: "BehaviourTable", out: Path | None) -> None:
+    typer.echo(table.downstream().to_csv(index=False, float_format="%.4g"), nl=False)
+    if out:
+        typer.echo(table.write_csv(out), err=True)

@@ -1,0 +1,57 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from checkpoints.errors import DriftError
+from checkpoints.files.folder import read_json
+
+if TYPE_CHECKING:
+    from checkpoints.loading.load import DeviceMap
+
+SeriesArgument = Annotated[
+    str, typer.Argument(metavar="SERIES", help="A folder of checkpoints, 'demo', or 'org/name@step*'.")
+]
+StepsOption = Annotated[
+    str | None,
+    typer.Option("--steps", help="Which checkpoints: 'last', 'every 3', 'log 8', '100:2000', '0,500'."),
+]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", help="Where results are kept. Default: $CIRCUIT_DRIFT_STORE, else .circuit-drift here."),
+]
+RunOption = Annotated[str | None, typer.Option("--run", help="Which run of the store. Default: the newest.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="A torch device; auto = an accelerator if there is one.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="Dtype of the forward passes.")]
+LengthOption = Annotated[int, typer.Option("--length", help="Needle prompt length in tokens.", min=16)]
+AttentionOption = Annotated[str, typer.Option("--attention", help="Attention implementation: sdpa, eager, ...")]
+DeviceMapOption = Annotated[
+    str | None,
+    typer.Option("--device-map", help="For models larger than one device: auto, balanced, sequential, or a JSON file."),
+]
+FactsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--facts", help="JSONL of clean/corrupt facts, or ioi, capital, language, landmark. Default: the series' own."
+    ),
+]
+
+
+def names(text: str) -> list[str]:
+    """A comma-separated list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def read_device_map(given: str | None) -> "DeviceMap | None":
+    """The map of that name, or of a JSON file with module names and their devices.
+
+    Raises:
+        DriftError: the file cannot be read.
+    """
+    if given is None or not given.endswith(".json"):
+        return given
+    if not Path(given).is_file():
+        raise DriftError(f"there is no device map {given}; name a JSON file, or auto, balanced or sequential")
+    return read_json(Path(given))

@@ -1,0 +1,238 @@
+"""How results look: in a terminal, as JSON, in a notebook."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from circuit_drift.comparison.pair_tables import TABLES, pair_tables
+from circuit_drift.report.run_table import run_frame
+from circuit_drift.report.verdict import run_verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    import circuits
+    import heads
+    from checkpoints import Series
+    from checkpoints.audit import AuditReport
+    from circuit_drift.comparison.pair import PairDiff
+    from circuit_drift.sweep.sweep import Point, Run
+
+SHOWN = 10
+WIDE = 1000
+SHORT = {
+    "needle_score": "needle",
+    "needle_accuracy": "exact",
+    "answer_ppl": "ppl",
+    "retrieval_heads": "heads",
+    "best_head": "best",
+    "best_score": "score",
+    "faithfulness": "faithful",
+}
+
+
+def print_run(run: "Run") -> None:
+    """The table of a run, then its verdict."""
+    console = _console()
+    frame = run_frame(run).drop(columns=["checkpoint", "tokens"]).dropna(axis=1, how="all").rename(columns=SHORT)
+    frame.columns = frame.columns.str.removeprefix("recall_")
+    _show(console, frame, title=f"{run.name}: {len(run)} checkpoints")
+    for sentence in run_verdict(run):
+        console.print(f"• {sentence}", soft_wrap=True)
+
+
+def print_pair(pair: "PairDiff") -> None:
+    """The verdict of a pair, then its strongest changes and its similarities."""
+    console = _console()
+    console.print(f"A  {_identity(pair.a)}\nB  {_identity(pair.b)}\n")
+    for sentence in pair.verdict:
+        console.print(f"• {sentence}", soft_wrap=True)
+    for table in pair_tables(pair):
+        if len(table.frame):
+            _show(console, table.frame.head(SHOWN), title=table.title)
+
+
+def print_heads(scored: "Sequence[tuple[str, heads.RetrievalScores]]", top: int) -> None:
+    """The leading heads of each checkpoint with their intervals and the main detectors."""
+    console = _console()
+    for label, scores in scored:
+        console.print(f"• step {label}: {scores.summary()}", soft_wrap=True)
+        frame = scores.to_frame().sort_values("score", ascending=False, kind="stable").head(top)
+        wanted = ["name", "n", "score", "low", "high", "accepted_mean", "chance", "needle_mass", "activation"]
+        _show(console, frame[[c for c in wanted if c in frame]], title="Leading heads")
+
+
+def print_audit(report: "AuditReport") -> None:
+    """The audit's summary, then a finding a line with its evidence in public."""
+    console = _console()
+    console.print(report.summary)
+    for finding in report.findings:
+        where = ", ".join(finding.checkpoints)
+        console.print(f"• {finding.severity}, {finding.kind} ({where}): {finding.message}", soft_wrap=True)
+        console.print(f"  seen in: {finding.reference}", soft_wrap=True)
+
+
+def print_monitor(monitor: "heads.Monitor") -> None:
+    """The monitor's findings, then its table."""
+    console = _console()
+    for sentence in monitor.findings:
+        console.print(f"• {sentence}", soft_wrap=True)
+    _show(console, monitor.table(), title="Retrieval over training [95 % interval]")
+
+
+def print_evolution(evolution: "circuits.Evolution", facts: str) -> None:
+    """What became of the circuit over the series, then its table."""
+    console = _console()
+    console.print(f"• On {facts}: {evolution.verdict}", soft_wrap=True)
+    columns = [
+        "step",
+        "phase",
+        "clean_metric",
+        "jaccard_previous",
+        "jaccard_previous_across",
+        "jaccard_previous_within",
+    ]
+    frame = evolution.to_frame()[[*columns, "jaccard_last", "births", "deaths", "centre of mass, layers"]]
+    _show(console, frame.rename(columns=lambda name: name.replace("jaccard", "J")), title="Circuit over training")
+
+
+def print_series(series: "Series") -> None:
+    """What is in a series."""
+    import pandas as pd
+
+    rows = [
+        {
+            "checkpoint": checkpoint.name,
+            "step": checkpoint.step,
+            "stage": checkpoint.stage,
+            "tokens": checkpoint.tokens,
+            "MB": checkpoint.size / 1e6,
+            "weights": checkpoint.weights_hash[:12],
+        }
+        for checkpoint in series
+    ]
+    _show(_console(), pd.DataFrame(rows), title=f"{series.name}: {len(series)} checkpoints")
+
+
+def pair_json(pair: "PairDiff") -> dict[str, Any]:
+    """A pair as plain values; NaN becomes null."""
+    document = {
+        "a": _point_json(pair.a),
+        "b": _point_json(pair.b),
+        "q": pair.q,
+        "significant": pair.significant,
+        "verdict": list(pair.verdict),
+        "behaviour": [asdict(change) for change in pair.behaviour],
+        **dict.fromkeys(TABLES),
+        **{table.name: _records(table.frame) for table in pair_tables(pair)},
+        "refused_facts": _refused(pair.a.circuit),
+        "facts": pair.facts,
+        "not_compared": dict(pair.missing),
+    }
+    return {name: _plain(value) for name, value in document.items()}
+
+
+def pair_html(pair: "PairDiff") -> str:
+    """What a notebook shows of a pair."""
+    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in pair.verdict)
+    parts = [f"<p><b>{escape(pair.a.label)} → {escape(pair.b.label)}</b></p><ul>{sentences}</ul>"]
+    parts += [_html(table.frame.head(SHOWN)) for table in pair_tables(pair) if len(table.frame)]
+    return "".join(parts)
+
+
+def _refused(graph: "circuits.AttributionGraph | None") -> list[dict[str, Any]]:
+    """The facts that could not be scored, with their place in the input and the reason."""
+    refused = graph.meta["refused"] if graph is not None else []
+    return [{"index": index, "reason": reason} for index, reason in refused]
+
+
+def _identity(point: "Point") -> str:
+    tokens = f"{point.tokens:,} tokens" if point.tokens is not None else None
+    step = f"step {point.step:,}" if point.step is not None else None
+    return " · ".join(part for part in (point.name, step, tokens, point.stage) if part)
+
+
+def _point_json(point: "Point") -> dict[str, Any]:
+    return {
+        "checkpoint": point.name,
+        "step": point.step,
+        "tokens": point.tokens,
+        "stage": point.stage,
+        "results": dict(point.keys),
+    }
+
+
+def _console() -> "Console":
+    """Standard output; wide enough for every column of any table where it is no terminal."""
+    from rich.console import Console
+
+    class Output(Console):
+        """Goes quiet when its reader has gone, so that the command still ends with its own exit status."""
+
+        def on_broken_pipe(self) -> None:
+            with suppress(SystemExit):
+                super().on_broken_pipe()
+
+    console = Output(highlight=False, markup=False)
+    return console if console.is_terminal else Output(highlight=False, markup=False, width=WIDE)
+
+
+def _show(console: "Console", frame: "pd.DataFrame", *, title: str) -> None:
+    """Print a table; columns that do not fit go below, beside the first again, so that no number is cut short."""
+    from rich.table import Table
+
+    cells = [[_cell(value) for value in frame.iloc[:, place]] for place in range(frame.shape[1])]
+    widths = [max(map(len, (str(name), *column))) + 3 for name, column in zip(frame.columns, cells, strict=True)]
+    for part, places in enumerate(_parts(widths, console.width - 1)):
+        table = Table(title=title if part == 0 else None, title_justify="left", title_style="bold")
+        for place in places:
+            left = str(frame.dtypes.iloc[place]).startswith(("object", "str"))
+            table.add_column(str(frame.columns[place]), justify="left" if left else "right")
+        for row in zip(*(cells[place] for place in places), strict=True):
+            table.add_row(*row)
+        console.print(table)
+
+
+def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Columns of a table in parts that fit the room, each led by the first column."""
+    parts = [[0]]
+    for place in range(1, len(widths)):
+        taken = sum(widths[shown] for shown in parts[-1])
+        if len(parts[-1]) > 1 and taken + widths[place] > room:
+            parts.append([0])
+        parts[-1].append(place)
+    return parts
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:
+        return "n/a"
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() and abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _records(frame: "pd.DataFrame") -> Sequence[dict[str, Any]]:
+    return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
+
+
+def _plain(value: Any) -> Any:
+    """Numpy scalars as Python ones, NaN as null, recursively."""
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and value != value else value
+
+
+def _html(frame: "pd.DataFrame") -> str:
+    return str(frame.to_html(index=False, border=0, na_rep="n/a", float_format=lambda value: f"{value:.3g}"))

@@ -1,0 +1,75 @@
+"""Commands that read stored runs: no checkpoint, no torch."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from checkpoints.errors import DriftError
+from circuit_drift.cli.options import RunOption, StoreOption
+
+if TYPE_CHECKING:
+    from circuit_drift.sweep.sweep import Run
+
+StoreArgument = Annotated[Path | None, typer.Argument(metavar="STORE", help="A store, in place of --store.")]
+StageOption = Annotated[str | None, typer.Option("--stage", help="Only this training stage.")]
+BranchOption = Annotated[str | None, typer.Option("--branch", help="Only this branch, with what all branches share.")]
+
+
+def add_stored(app: typer.Typer) -> None:
+    """Add them to the command line."""
+    app.command()(report)
+    app.command()(monitor)
+    app.command()(evolve)
+
+
+def report(
+    html: Annotated[Path, typer.Argument(metavar="HTML", help="Where the report goes.")],
+    name: RunOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Write the report of a stored run again, from its results alone."""
+    import circuit_drift
+
+    typer.echo(circuit_drift.load_run(store, name).report(html))
+
+
+def monitor(
+    folder: StoreArgument = None,
+    name: RunOption = None,
+    stage: StageOption = None,
+    branch: BranchOption = None,
+    downstream: Annotated[
+        Path | None, typer.Option("--downstream", help="CSV of downstream scores by step, to correlate with.")
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Follow retrieval through a stored run: births, agreement, saturation and whether it deceives."""
+    import heads
+    from circuit_drift.cli.render import print_monitor
+
+    run = _stored_run(folder, store, name)
+    table = heads.read_downstream(downstream) if downstream else None
+    print_monitor(run.monitor(stage, branch, downstream=table))
+
+
+def evolve(
+    folder: StoreArgument = None,
+    name: RunOption = None,
+    stage: StageOption = None,
+    branch: BranchOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Follow the circuit through a stored run: overlap, births and deaths of edges, change points, phases."""
+    from circuit_drift.cli.render import print_evolution
+    from circuit_drift.stages.stages import evolve as follow
+
+    print_evolution(*follow(_stored_run(folder, store, name), stage, branch))
+
+
+def _stored_run(folder: Path | None, store: Path | None, name: str | None) -> "Run":
+    import circuit_drift
+
+    if folder is not None and store is not None:
+        raise DriftError(f"two stores are named, {folder} and --store {store}: name one")
+    return circuit_drift.load_run(folder or store, name)

@@ -1,0 +1,55 @@
+"""The command that runs each checkpoint's circuit in the others' models."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from circuit_drift.cli.options import (
+    AttentionOption,
+    DeviceMapOption,
+    DeviceOption,
+    DtypeOption,
+    FactsOption,
+    SeriesArgument,
+    StepsOption,
+    StoreOption,
+    read_device_map,
+)
+from circuit_drift.store.store import Store
+
+
+def add_transfer(app: typer.Typer) -> None:
+    """Add ``circuit-drift transfer``."""
+    app.command()(transfer)
+
+
+def transfer(
+    series: SeriesArgument,
+    steps: StepsOption = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write the figure here.")] = None,
+    store: StoreOption = None,
+    facts: FactsOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    attention: AttentionOption = "sdpa",
+    device_map: DeviceMapOption = None,
+) -> None:
+    """Run every checkpoint's circuit in every checkpoint's model; print the faithfulness of each as CSV."""
+    from checkpoints import open_series
+    from circuit_drift.comparison.transfer import measure_transfer
+    from circuit_drift.prompts import prompts_for
+    from circuit_drift.report.page import write_file
+    from circuit_drift.sweep.sweep import measure_each
+
+    opened = open_series(series)
+    chosen = (opened.select(steps) if steps else opened).checkpoints
+    prompts, kept = prompts_for(opened.path, facts=facts), Store.open(store)
+    placement: dict[str, Any] = {
+        "device": device, "dtype": dtype, "attention": attention, "device_map": read_device_map(device_map)
+    }  # fmt: skip
+    points = list(measure_each(chosen, kept, prompts, measures=["circuit"], **placement))
+    matrix = measure_transfer(chosen, points, kept, prompts, **placement)
+    typer.echo(matrix.to_frame().to_csv(index=False, float_format="%.4g"), nl=False)
+    if html:
+        typer.echo(write_file(html, matrix.plot().to_html(include_plotlyjs=True)), err=True)

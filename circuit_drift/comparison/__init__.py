@@ -1,0 +1,1 @@
+"""Two measured checkpoints compared: behaviour, heads, circuit, and what one's circuit does in the other."""

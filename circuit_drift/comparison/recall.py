@@ -1,0 +1,102 @@
+"""Which facts a checkpoint recalls, how that changes, and the facts a circuit diff is about."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heads.comparison.comparison import Change
+
+if TYPE_CHECKING:
+    import circuits
+
+FEWEST = 8
+
+
+def recall_by_class(graph: "circuits.AttributionGraph") -> dict[str, tuple[float, int]]:
+    """Share of facts whose answer is the top token, by their ``class`` label: class -> (share, n).
+
+    A class whose facts carry several ``batch`` labels (trained on at different times) is told apart by them.
+    """
+    known = graph.answer_rank == 0
+    classes = [str(labels.get("class", "all")) for labels in graph.labels]
+    batches = [labels.get("batch") for labels in graph.labels]
+    several = {name for name in classes if len({b for c, b in zip(classes, batches, strict=True) if c == name}) > 1}
+    groups = np.array([f"{c} {b}" if c in several else c for c, b in zip(classes, batches, strict=True)])
+    return {name: (float(known[groups == name].mean()), int((groups == name).sum())) for name in dict.fromkeys(groups)}
+
+
+def recall_change(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Change:
+    """Change of the share of facts recalled, over identical facts.
+
+    The p value is the exact McNemar test's: the two-sided binomial test over the facts that changed sides. The
+    interval is the paired t interval of the mean difference.
+
+    Args:
+        a: [N] bool, recalled at A.
+        b: [N] bool, recalled at B, in the same order.
+    """
+    from scipy.stats import binomtest, t
+
+    gained, lost, n = int((~a & b).sum()), int((a & ~b).sum()), len(a)
+    p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    difference = b.astype(float) - a.astype(float)
+    delta = float(difference.mean())
+    half = float(t.ppf(0.975, n - 1) * difference.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+    return Change("fact recall", float(a.mean()), float(b.mean()), delta, delta - half, delta + half, p)
+
+
+def recalled(
+    graphs: "Sequence[circuits.AttributionGraph]", where: str
+) -> "tuple[list[circuits.AttributionGraph], str]":
+    """Graphs over the facts that at least one of their checkpoints recalls.
+
+    A fact that none knows has a logit difference of arbitrary sign, and its edges are noise in all. The choice looks at
+    all graphs alike, so that a diff keeps its antisymmetry. With fewer than eight such facts, or scores kept for groups
+    of facts only, all facts are used.
+
+    Args:
+        graphs: measured on one set of facts.
+        where: how the checkpoints are called in the choice's words, as in ``"at A or B"``.
+
+    Returns:
+        the graphs, and the choice in words.
+    """
+    facts = len(graphs[0])
+    kept = recalled_facts(graphs)
+    if kept is not None:
+        return [only(graph, kept) for graph in graphs], f"the {len(kept)} of {facts} facts recalled {where}"
+    few = f" (fewer than {FEWEST} are recalled {where})" if _fact_by_fact(graphs) else ""
+    return list(graphs), f"all {facts} facts{few}"
+
+
+def recalled_facts(graphs: "Sequence[circuits.AttributionGraph]") -> NDArray[np.integer] | None:
+    """[M] positions of the facts that `recalled` keeps; None where it keeps all."""
+    if not _fact_by_fact(graphs):
+        return None
+    ever = np.flatnonzero(np.any([graph.answer_rank == 0 for graph in graphs], axis=0))
+    return ever if len(ever) >= FEWEST else None
+
+
+def _fact_by_fact(graphs: "Sequence[circuits.AttributionGraph]") -> bool:
+    return all(len(graph) == len(graphs[0]) == len(graph.scores) for graph in graphs)
+
+
+def only(graph: "circuits.AttributionGraph", facts: NDArray[np.integer]) -> "circuits.AttributionGraph":
+    """A graph over some of its facts; its scores must be kept fact by fact.
+
+    Args:
+        graph: the graph.
+        facts: [M] positions of the facts to keep.
+    """
+    return replace(
+        graph,
+        scores=graph.scores[facts],
+        clean_metric=graph.clean_metric[facts],
+        corrupt_metric=graph.corrupt_metric[facts],
+        answer_rank=graph.answer_rank[facts],
+        group=np.arange(len(facts)),
+        labels=tuple(graph.labels[fact] for fact in facts),
+    )

@@ -1,0 +1,130 @@
+"""Functional transfer between measured checkpoints: does the circuit of one still do the work in the other?
+
+Kept in the store beside the measures, under the circuits it was made from, so that a diff or a report finds it again
+without a model.
+"""
+
+import logging
+from collections.abc import Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from checkpoints import BadPrompt, Checkpoint, DriftError, Series
+from checkpoints.loading.load import DeviceMap
+from circuit_drift.comparison.recall import recalled, recalled_facts
+from circuit_drift.measures.measures import ATTENTION, tokenizer_of
+from circuit_drift.prompts import Prompts
+from circuit_drift.stages.stages import stage_ends
+from circuit_drift.store.store import Store, key_of
+from circuits.graph.pruning import default_size
+
+if TYPE_CHECKING:
+    import circuits
+    from circuit_drift.sweep.sweep import Point, Run
+
+logger = logging.getLogger(__name__)
+
+TRANSFER = "transfer"
+VERSION = 1
+
+
+def stored_transfer(points: "Sequence[Point]", store: Store) -> "circuits.Transfer | None":
+    """The transfer between these points, if it was measured."""
+    import circuits
+
+    if any(point.circuit is None for point in points):
+        return None
+    key = _key(points)
+    return circuits.Transfer.load(store.folder(TRANSFER, key)) if store.has(TRANSFER, key) else None
+
+
+def measure_transfer(
+    checkpoints: Sequence[Checkpoint],
+    points: "Sequence[Point]",
+    store: Store,
+    prompts: Prompts,
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    attention: str = ATTENTION,
+    device_map: DeviceMap | None = None,
+) -> "circuits.Transfer":
+    """Run every checkpoint's circuit in every checkpoint's model, on the facts that a diff of them is about.
+
+    Args:
+        checkpoints: where the weights are; one model is alive at a time.
+        points: their results, in the same order, each with a circuit.
+        store: where the transfer is kept and looked up first.
+        prompts: what the circuits were measured on.
+        device: a torch device, or ``auto``.
+        dtype: of the forward passes.
+        attention: transformers' attention implementation.
+        device_map: in place of `device`, for models that are larger than one.
+
+    Raises:
+        BadPrompt: a point without a circuit, or facts other than those the circuits were measured on.
+    """
+    import circuits
+    from checkpoints.loading.stream import stream
+    from circuit_drift.sweep.models import pick_device
+
+    lacking = [point.name for point in points if point.circuit is None]
+    if lacking:
+        raise BadPrompt(f"a transfer needs a circuit of every checkpoint; {', '.join(lacking)} has none")
+    found = stored_transfer(points, store)
+    if found is not None:
+        return found
+    graphs = [point.circuit for point in points if point.circuit is not None]
+    chosen, _ = recalled(graphs, "")
+    pruned = [graph.prune(default_size(graph.edge_scores.shape[1])) for graph in chosen]
+    models = stream(
+        checkpoints,
+        device=pick_device(device),
+        dtype=dtype,
+        attention=attention,
+        device_map=device_map,
+        reuse=True,
+        keep_downloads=None,
+    )
+    first = next(models)
+    facts = circuits.tokenize_facts(tokenizer_of(first), prompts.facts.facts)
+    if facts.hash != graphs[0].meta["prompts"]:
+        raise BadPrompt("the circuits were measured on other facts than these prompts hold; measure them again")
+    kept = recalled_facts(graphs)
+    result = circuits.transfer(
+        (loaded.model for loaded in chain([first], models)),
+        pruned,
+        facts if kept is None else facts.subset(kept.tolist()),
+        names=_names(points),
+    )
+    result.save(store.folder(TRANSFER, _key(points)))
+    return result
+
+
+def transfer_over_stages(run: "Run", series: Series, prompts: Prompts, **placement: Any) -> None:
+    """Measure the transfer across each stage of a run, which its report then shows; a stage that cannot is passed over.
+
+    Args:
+        run: a measured run.
+        series: where its checkpoints are.
+        prompts: what it was measured on.
+        placement: as for `measure_transfer`.
+    """
+    checkpoints = {checkpoint.label: checkpoint for checkpoint in series}
+    for ends in stage_ends(run):
+        if any(end.circuit is None for end in ends):
+            continue
+        try:
+            measure_transfer([checkpoints[end.place] for end in ends], ends, Store(run.store), prompts, **placement)
+        except DriftError as error:
+            logger.warning("transfer %s to %s: %s", ends[0].name, ends[1].name, error)
+
+
+def _names(points: "Sequence[Point]") -> list[str]:
+    """Steps where they tell the points apart, else places."""
+    steps = [point.name if point.step is None else str(point.step) for point in points]
+    return steps if len(set(steps)) == len(steps) else [point.place for point in points]
+
+
+def _key(points: "Sequence[Point]") -> str:
+    return key_of({"version": VERSION, "circuits": [point.keys["circuit"] for point in points]})

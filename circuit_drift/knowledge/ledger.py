@@ -1,0 +1,237 @@
+"""The ledger: which units are known at each step, what became of them, and how sure that is."""
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoints.errors import BadPrompt
+from checkpoints.results.artifacts import read_artifact, write_artifact
+from circuit_drift.knowledge.diverging import Divergence, divergence
+from circuit_drift.knowledge.history import Spell, Survival, spells, survival
+from circuit_drift.knowledge.resampling import Resampled, reaches, resample
+from circuit_drift.knowledge.scores import Scores
+from circuit_drift.knowledge.transitions import Bools, Transitions, transitions
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+KIND = "knowledge_ledger"
+THRESHOLD = 0.6
+"""Mean ROUGE-1 recall from which arXiv 2601.03858 calls an entity learned."""
+SUPPORT = 0.95
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What is known at each step; everything follows from the scores and the threshold.
+
+    Attributes:
+        scores: what was measured.
+        threshold: a unit is known iff its mean score is at least this.
+        support: share of probe resamples that must repeat an acquisition, else it is noise.
+        draws: resamples of the probes.
+        seed: of the resamples.
+    """
+
+    scores: Scores
+    threshold: float = THRESHOLD
+    support: float = SUPPORT
+    draws: int = 1000
+    seed: int = 0
+
+    @cached_property
+    def known(self) -> Bools:
+        """[U, S] whether a unit is known."""
+        return reaches(self.scores.mean, self.threshold)
+
+    @cached_property
+    def moves(self) -> Transitions:
+        """Acquired, retained, forgotten, relearned: [U, S] each."""
+        return transitions(self.known, self.scores.asked)
+
+    @cached_property
+    def spells(self) -> tuple[Spell, ...]:
+        """Every stretch of checkpoints at which a unit was known."""
+        return spells(self.known, self.scores.asked, self.scores.steps)
+
+    @cached_property
+    def resampled(self) -> Resampled | None:
+        """The same under resampling of probes; None where units have one score a step."""
+        if self.scores.probes.shape[2] < 2:
+            return None
+        return resample(self.scores, self.threshold, draws=self.draws, seed=self.seed)
+
+    @cached_property
+    def noise(self) -> Bools:
+        """[U, S] acquisitions that resampling undoes; all False where nothing can be resampled."""
+        if self.resampled is None:
+            return np.zeros_like(self.known)
+        return self.moves.acquired & (self.resampled.acquired < self.support)
+
+    @property
+    def newly_learned(self) -> NDArray[np.bool_]:
+        """[U] not known at the first step, known at some later one."""
+        return np.asarray(self.scores.asked[:, 0] & ~self.known[:, 0] & self.known.any(axis=1))
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """[U] known at the first step and at the last."""
+        return np.asarray(self.known[:, 0] & self.known[:, -1])
+
+    @property
+    def consolidated(self) -> NDArray[np.bool_]:
+        """[U] acquired in the run and held to its end through at least two further checkpoints."""
+        found = np.zeros(len(self.scores.units), dtype=bool)
+        found[[spell.unit for spell in self.spells if spell.consolidated]] = True
+        return found
+
+    def by(self, label: str) -> dict[str, "Ledger"]:
+        """A ledger for each value of a label, in order of first appearance."""
+        return {value: replace(self, scores=part) for value, part in self.scores.groups(label).items()}
+
+    def survival(self) -> Survival:
+        """How long what was acquired is kept; see `history.survival`."""
+        return survival(self.spells)
+
+    def divergence(self, loss: Mapping[int, float], *, unit: str = "intervals") -> Divergence:
+        """Loss against mean score; see `diverging.divergence`."""
+        return divergence(self.scores, loss, unit=unit)
+
+    def to_frame(self, by: str | None = None) -> "pd.DataFrame":
+        """One row a step (and value of ``by``): counts, mean score, and where probes allow it intervals and noise."""
+        import pandas as pd
+
+        if by is not None:
+            return pd.concat(
+                [part.to_frame().assign(**{by: value}) for value, part in self.by(by).items()], ignore_index=True
+            )
+        columns: dict[str, object] = {"step": self.scores.steps, "asked": self.scores.asked.sum(axis=0)}
+        columns |= {"mean": [float(np.nanmean(m)) if a.any() else np.nan for m, a in self._columns()]}
+        for name in ("known", "acquired", "retained", "forgotten", "relearned"):
+            columns[name] = (self.known if name == "known" else getattr(self.moves, name)).sum(axis=0)
+            if self.resampled is not None:
+                columns |= {f"{name}_low": self.resampled.low[name], f"{name}_high": self.resampled.high[name]}
+        columns["noise"] = self.noise.sum(axis=0) if self.resampled is not None else np.nan
+        return pd.DataFrame(columns)
+
+    def units_frame(self) -> "pd.DataFrame":
+        """One row a unit: its labels, first acquisition with its window, losses, relearning, how it ends."""
+        import pandas as pd
+
+        rows = []
+        for index, unit in enumerate(self.scores.units):
+            first = next((s for s in self.spells if s.unit == index and s.before is not None), None)
+            rows.append(
+                {
+                    "unit": unit,
+                    **{name: values[index] for name, values in self.scores.labels.items()},
+                    "known_first": bool(self.known[index, 0]),
+                    "not_yet_at": first.before if first else None,
+                    "acquired_at": first.first if first else None,
+                    "times_forgotten": int(self.moves.forgotten[index].sum()),
+                    "times_relearned": int(self.moves.relearned[index].sum()),
+                    "known_last": bool(self.known[index, -1]),
+                    "consolidated": bool(self.consolidated[index]),
+                    "noise": bool(self.noise[index].any()),
+                }
+            )
+        return pd.DataFrame(rows).astype({"not_yet_at": "Int64", "acquired_at": "Int64"})
+
+    def sensitivity(self, thresholds: Sequence[float] = (0.4, 0.5, 0.6, 0.7, 0.8)) -> "pd.DataFrame":
+        """The run's outcome at other thresholds: one row each."""
+        import pandas as pd
+
+        return pd.DataFrame([{"threshold": t, **replace(self, threshold=t).outcome} for t in thresholds])
+
+    @property
+    def outcome(self) -> dict[str, int]:
+        """The whole run in counts of units (``acquisitions`` and ``losses`` count events)."""
+        return {
+            "known_first": int(self.known[:, 0].sum()),
+            "known_last": int(self.known[:, -1].sum()),
+            "best": int(self.known.sum(axis=0).max()),
+            "newly_learned": int(self.newly_learned.sum()),
+            "newly_learned_held": int((self.newly_learned & self.known[:, -1]).sum()),
+            "kept": int(self.kept.sum()),
+            "consolidated": int(self.consolidated.sum()),
+            "acquisitions": int(self.moves.acquired.sum()),
+            "relearned": int(self.moves.relearned.sum()),
+            "losses": int(self.moves.forgotten.sum()),
+        }
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What the numbers say, a sentence each."""
+        from circuit_drift.knowledge.findings import findings
+
+        return findings(self)
+
+    def plot(self) -> "go.Figure":
+        """Known, acquired, retained and forgotten over the steps."""
+        from circuit_drift.knowledge.figures import plot_ledger
+
+        return plot_ledger(self)
+
+    def _repr_html_(self) -> str:
+        said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.findings)
+        names = ["step", "asked", "mean", "known", "acquired", "retained", "forgotten", "relearned", "noise"]
+        return f"<ul>{said}</ul>" + str(self.to_frame()[names].to_html(index=False, float_format="{:.3g}".format))
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the ledger to a folder, atomically."""
+        scores = self.scores
+        about = {
+            "units": scores.units,
+            "steps": scores.steps,
+            "labels": dict(scores.labels),
+            "name": scores.name,
+            "threshold": self.threshold,
+            "support": self.support,
+            "draws": self.draws,
+            "seed": self.seed,
+        }
+        return write_artifact(folder, KIND, about, {"probes": scores.probes})
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Ledger":
+        """Read what `save` wrote.
+
+        Raises:
+            StoreError: nothing there, damaged, or of another kind.
+        """
+        about, arrays = read_artifact(folder, KIND)
+        labels = {name: tuple(values) for name, values in about["labels"].items()}
+        scores = Scores(tuple(about["units"]), tuple(about["steps"]), arrays["probes"], labels, about["name"])
+        return cls(scores, about["threshold"], about["support"], about["draws"], about["seed"])
+
+    def _columns(self) -> list[tuple[NDArray[np.float64], Bools]]:
+        return list(zip(self.scores.mean.T, self.scores.asked.T, strict=True))
+
+
+def ledger(
+    scores: Scores, *, threshold: float = THRESHOLD, support: float = SUPPORT, draws: int = 1000, seed: int = 0
+) -> Ledger:
+    """Keep the ledger of a run.
+
+    Args:
+        scores: from `read_scores`, `scores_from_frame`, `series_scores` or `graph_scores`.
+        threshold: a unit is known iff its mean score is at least this.
+        support: share of probe resamples that must repeat an acquisition for it not to be noise.
+        draws: resamples of the probes.
+        seed: of the resamples.
+
+    Raises:
+        BadPrompt: the threshold is no number, or the support no share.
+    """
+    if not np.isfinite(threshold):
+        raise BadPrompt(f"threshold {threshold} is no number; give the score from which a unit is known")
+    if not 0 < support <= 1:
+        raise BadPrompt(f"support {support} is no share of resamples; give one in (0, 1]")
+    return Ledger(scores, threshold, support, draws, seed)

@@ -1,0 +1,84 @@
+"""What another draw of probes would have said: a unit near the threshold flickers by itself.
+
+Probes of a unit are drawn anew with replacement, the same ones at every step, so that steps stay paired.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoints.errors import BadPrompt
+from circuit_drift.knowledge.scores import Scores
+from circuit_drift.knowledge.transitions import transitions
+
+COUNTED = ("known", "acquired", "retained", "forgotten", "relearned")
+
+
+@dataclass(frozen=True, slots=True)
+class Resampled:
+    """Counts and single transitions under resampling of probes.
+
+    Attributes:
+        low, high: count -> [S] ends of its 95 % interval.
+        known: [U, S] share of draws in which a unit is known.
+        acquired: [U, S] share of draws in which it is acquired at that step.
+        forgotten: [U, S] the same of forgetting.
+        draws: how many.
+    """
+
+    low: dict[str, NDArray[np.float64]]
+    high: dict[str, NDArray[np.float64]]
+    known: NDArray[np.float64]
+    acquired: NDArray[np.float64]
+    forgotten: NDArray[np.float64]
+    draws: int
+
+
+def resample(scores: Scores, threshold: float, *, draws: int = 1000, seed: int = 0) -> Resampled:
+    """Resample the probes of every unit.
+
+    Args:
+        scores: with at least two probes for some unit.
+        threshold: a unit is known iff its mean score reaches it.
+        draws: how often.
+        seed: of the draws.
+
+    Raises:
+        BadPrompt: no unit has two probes, so there is nothing to resample.
+    """
+    if scores.probes.shape[2] < 2:
+        raise BadPrompt("each unit has one score a step, so its probes cannot be resampled; give scores by probe")
+    rng = np.random.default_rng(seed)
+    asked = scores.asked
+    totals = {name: np.zeros((draws, len(scores.steps)), dtype=np.int64) for name in COUNTED}
+    shares = {name: np.zeros(asked.shape) for name in ("known", "acquired", "forgotten")}
+    for unit, probes in enumerate(scores.probes):
+        means = _resampled_means(probes, rng, draws)
+        known = reaches(means, threshold)
+        moves = transitions(known, np.broadcast_to(asked[unit], known.shape))
+        for name in COUNTED:
+            found = known if name == "known" else getattr(moves, name)
+            totals[name] += found
+            if name in shares:
+                shares[name][unit] = found.mean(axis=0)
+    ends = {name: np.quantile(total, [0.025, 0.975], axis=0) for name, total in totals.items()}
+    low, high = ({name: end[side] for name, end in ends.items()} for side in (0, 1))
+    return Resampled(low, high, shares["known"], shares["acquired"], shares["forgotten"], draws)
+
+
+def reaches(scores: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
+    """Whether scores reach the threshold; NaN does not, and sums of probes are forgiven their rounding."""
+    return np.asarray(scores >= threshold - 1e-9)
+
+
+def _resampled_means(probes: NDArray[np.float64], rng: np.random.Generator, draws: int) -> NDArray[np.float64]:
+    """[draws, S] mean scores of one unit over its probes drawn with replacement."""
+    own = probes[:, ~np.isnan(probes).all(axis=0)]
+    count = own.shape[1]
+    if not count:
+        return np.full((draws, len(probes)), np.nan)
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
+    there = ~np.isnan(own)
+    with np.errstate(invalid="ignore"):
+        return np.asarray((weights @ np.where(there, own, 0.0).T) / (weights @ there.T))

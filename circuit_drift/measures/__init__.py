@@ -1,0 +1,1 @@
+"""The measures a run takes of each checkpoint."""

@@ -1,0 +1,198 @@
+"""Which findings of the long-context papers hold for a series, each beside the published figure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import heads
+from circuit_drift.replicate.long_context import TRAINED, Maps, nats
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One finding of the literature beside ours.
+
+    Attributes:
+        claim: what is said.
+        published: its figures.
+        here: ours.
+        holds: whether ours agree; None where they decide nothing.
+    """
+
+    claim: str
+    published: str
+    here: str
+    holds: bool | None
+
+
+def claims(
+    monitor: heads.Monitor,
+    last: heads.RetrievalScores,
+    *,
+    maps: Maps,
+    interference: Maps,
+    extended: Maps,
+    ablations: Sequence[heads.Validation],
+) -> "pd.DataFrame":
+    """The findings of arXiv 2604.02650 and 2404.15574, their figures, ours, and whether ours agree.
+
+    Args:
+        monitor: from the first step at which heads retrieve, with downstream scores.
+        last: scores of the last checkpoint.
+        maps: of `needle_maps`.
+        interference: of `interference_maps`.
+        extended: of `extension_maps`.
+        ablations: of `causal_heads`.
+    """
+    import pandas as pd
+
+    rows = [
+        _deception(monitor),
+        _amplified(monitor),
+        _stable(monitor, last),
+        _few(last),
+        *_correlated(monitor),
+        _better_than_score(monitor),
+        _middle(maps),
+        _interference(interference),
+        _extended(extended),
+        *(_causal(found) for found in ablations),
+    ]
+    words = {True: "yes", False: "no", None: "undecided"}
+    columns = {"claim": [r.claim for r in rows], "published": [r.published for r in rows]}
+    return pd.DataFrame(columns | {"here": [r.here for r in rows], "reproduced": [words[r.holds] for r in rows]})
+
+
+def _deception(monitor: heads.Monitor) -> Claim:
+    found = {saturation.metric: saturation for saturation in monitor.saturations}
+    still = found["needle_score"].at
+    claim = "the needle score saturates while the answer's perplexity still falls"
+    published = "score near saturation at 20B tokens, PPL falls to 150B"
+    if still is None:
+        return Claim(claim, published, "the needle score has not saturated", None)
+    trend = found["answer_nll"].after(still.step)
+    if trend is None:
+        return Claim(claim, published, f"the needle score saturates at step {still.step:,}, the last", None)
+    slope, low, high = (100 * np.expm1(value) for value in (trend.slope, trend.low, trend.high))
+    here = f"score saturated at step {still.step:,}; PPL {slope:+.0f} % [{low:+.0f}, {high:+.0f}] per doubling after it"
+    return Claim(claim, published, here, True if trend.high < 0 else False if trend.saturated else None)
+
+
+def _amplified(monitor: heads.Monitor) -> Claim:
+    curve, count = monitor.curves["initial_set_mean"], monitor.curves["retrieval_heads"]
+    here = (
+        f"mean score of the {len(monitor.initial_set)} heads of step {monitor.steps[0]:,}: {curve.value[0]:.2f} to "
+        f"{curve.value[-1]:.2f} [{curve.low[-1]:.2f}, {curve.high[-1]:.2f}]; heads {count.value[0]:.0f} to "
+        f"{count.value[-1]:.0f}"
+    )
+    risen = bool(curve.low[-1] > curve.high[0])
+    return Claim("the heads that retrieve at first retrieve more later", "it rises (figure 5)", here, risen)
+
+
+def _stable(monitor: heads.Monitor, last: heads.RetrievalScores) -> Claim:
+    """Held to the paper's least values, with the overlap that two random lists would have beside it."""
+    shares = [t.agreement.shared / t.agreement.k for t in monitor.transitions]
+    ranks = [t.agreement.spearman for t in monitor.transitions]
+    k = max(t.agreement.k for t in monitor.transitions)
+    here = (
+        f"{min(shares):.0%} to {max(shares):.0%} of the top {k} (by chance {k / last.mean.size:.0%}), "
+        f"Spearman {min(ranks):.2f} to {max(ranks):.2f}"
+    )
+    published = "24 to 29 of the top 30 (by chance 3 %), Spearman 0.73 to 0.92"
+    holds = min(shares) >= 24 / 30 and min(ranks) >= 0.73
+    return Claim("the top heads stay the same between checkpoints", published, here, holds)
+
+
+def _few(last: heads.RetrievalScores) -> Claim:
+    share = last.count() / last.mean.size
+    here = f"{last.count()} of {last.mean.size} ({share:.0%})"
+    return Claim("few heads retrieve", "3 to 6 % of heads (2404.15574)", here, share <= 0.06)
+
+
+PRINTED = {
+    ("needle_accuracy", "codes"): "+0.86 (RULER)",
+    ("answer_ppl", "codes"): "-0.91 (RULER)",
+    ("retrieval_heads", "codes"): "+0.82 (RULER)",
+    ("initial_set_mean", "codes"): "+0.90 (RULER)",
+    ("needle_accuracy", "lives"): "+0.50 (LongBio)",
+    ("answer_ppl", "lives"): "-0.63 (LongBio)",
+    ("retrieval_heads", "lives"): "+0.57 (LongBio)",
+    ("initial_set_mean", "lives"): "+0.62 (LongBio)",
+}
+"""Pearson r over six checkpoints, arXiv 2604.02650, table 4, by metric and the kind of task."""
+
+
+def _correlated(monitor: heads.Monitor) -> list[Claim]:
+    """One claim for each metric and downstream column: holds when the interval of r lies on the published side of 0."""
+    out = []
+    for found in monitor.correlations:
+        printed = PRINTED.get((found.metric, found.downstream.removeprefix("sft_")))
+        if printed is None:
+            continue
+        sign = -1 if printed.startswith("-") else 1
+        holds = True if min(sign * found.low, sign * found.high) > 0 else False if sign * found.r < 0 else None
+        here = f"{found.r:+.2f} [{found.low:+.2f}, {found.high:+.2f}], permutation p {found.p_permutation:.2g}"
+        out.append(Claim(f"{found.metric} goes with {found.downstream}", f"r = {printed}", f"r = {here}", holds))
+    return out
+
+
+def _better_than_score(monitor: heads.Monitor) -> Claim:
+    """Whether the perplexity is the better sign: decided where the one interval of |r| lies beyond the other."""
+    found = {c.metric: c for c in monitor.correlations if c.downstream.endswith("codes")}
+    ppl, score = found.get("answer_ppl"), found.get("needle_accuracy")
+    claim, published = "perplexity is a better sign of downstream scores than the needle test", "|r| 0.91 against 0.86"
+    if ppl is None or score is None:
+        return Claim(claim, published, "not correlated here", None)
+    here = (
+        f"-r = {-ppl.r:.2f} [{-ppl.high:.2f}, {-ppl.low:.2f}] against r = {score.r:.2f} "
+        f"[{score.low:.2f}, {score.high:.2f}]"
+    )
+    holds = True if -ppl.high > score.high else False if -ppl.low < score.low else None
+    return Claim(claim, published, here, holds)
+
+
+def _middle(maps: Maps) -> Claim:
+    penalty = maps[max(maps)].part([n for n in maps[max(maps)].rows if n <= TRAINED]).middle_penalty()
+    here = f"middle penalty {nats(penalty)} nats at step {max(maps):,}, up to {TRAINED} tokens"
+    holds = True if penalty.low > 0 else False if penalty.high < 0 else None
+    return Claim("needles at 30 to 80 % depth are lost in the middle", "PPL high there at 16K to 64K", here, holds)
+
+
+def _interference(maps: Maps) -> Claim:
+    early, late = (maps[step].interference_cost() for step in (min(maps), max(maps)))
+    here = f"cost {nats(early)} nats at step {min(maps):,}, {nats(late)} at step {max(maps):,}"
+    claim = "text before the needle disturbs early in training and hardly later"
+    return Claim(claim, "PPL rises with it, then nearly flat", here, bool(early.low > 0 and late.high < early.low))
+
+
+def _extended(maps: Maps) -> Claim:
+    """Held where every needle is likelier beyond the trained length under the larger base, on the mean over depths."""
+    low, high = min(maps), max(maps)
+    beyond = [n for n in maps[low].rows if n > TRAINED]
+    ends = [maps[base].part(beyond) for base in (low, high)]
+    ppl = [float(np.exp(end.mean_nll)) for end in ends]
+    needles = np.unique(ends[0].needle)
+    nll = np.array([[float(np.nanmean(end.nll[end.needle == needle])) for needle in needles] for end in ends])
+    here = (
+        f"base {low:,} to {high:,}, no training: PPL at {beyond[0]:g} to {beyond[-1]:g} tokens {ppl[0]:.3g} to "
+        f"{ppl[1]:.3g}, lower for {int((nll[1] < nll[0]).sum())} of {len(needles)} needles"
+    )
+    claim = "a larger RoPE base carries retrieval beyond the trained length"
+    return Claim(claim, "base 500K to 2M for 32K to 64K, with training", here, bool((nll[1] < nll[0]).all()))
+
+
+def _causal(found: heads.Validation) -> Claim:
+    score = found.estimate(found.tested)
+    spared = [found.estimate(control) for control in found.controls["layer_matched"]]
+    here = (
+        f"{len(found.tested.heads)} heads ({found.tested.kind}, {found.tested.scope}): needle score {score}; "
+        f"random heads of the same layers {min(s.value for s in spared):.3g} at worst"
+    )
+    claim = "masking the retrieval heads ends retrieval, masking others does not"
+    holds = score.high < 0.5 < min(s.low for s in spared)
+    return Claim(claim, "top 5 % masked: needle score below 0.5 (2404.15574)", here, holds)

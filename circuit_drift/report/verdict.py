@@ -1,0 +1,160 @@
+"""Verdicts: sentences in which every number is computed from the results."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from circuit_drift.comparison.recall import recall_by_class
+from circuit_drift.stages.stages import continued, stages
+from circuits.roles.roles import changes_sentence
+from heads.scores.scores import THRESHOLD
+
+if TYPE_CHECKING:
+    from circuit_drift.comparison.pair import PairDiff
+    from circuit_drift.sweep.sweep import Run
+    from heads import HeadComparison
+
+PASSED = 0.95
+FALLING = 0.10
+PARTS = {"head": "heads", "circuit": "circuit"}
+
+
+def pair_verdict(pair: "PairDiff") -> tuple[str, ...]:
+    """What changed from A to B: whether at all, then behaviour, heads, circuit."""
+    a, b = pair.a.label, pair.b.label
+    if a == b:
+        a, b = pair.a.place, pair.b.place
+    if pair.significant:
+        opening = f"{a} and {b} differ: {' and '.join(_changed(pair))} changed for real (q < {pair.q:g})."
+    else:
+        compared = " and no ".join(name for name in ("head", "circuit") if getattr(pair, PARTS[name]) is not None)
+        opening = f"No {compared} changed significantly from {a} to {b} (q < {pair.q:g})."
+    sentences = [opening, _behaviour_sentence(pair)]
+    if pair.heads is not None:
+        sentences.append(_heads_sentence(pair.heads))
+    if pair.circuit is not None:
+        sentences.append(f"Circuit, on {pair.facts}: {pair.circuit.verdict}")
+    if pair.roles is not None:
+        sentences.append(changes_sentence(pair.roles))
+    sentences += [f"Not compared: {measure} ({reason})." for measure, reason in pair.missing.items()]
+    return tuple(sentence for sentence in sentences if sentence)
+
+
+def _changed(pair: "PairDiff") -> Iterator[str]:
+    """What makes a pair differ: heads or, where none did, what is read off the answers; edges or the graph as a whole.
+
+    The readouts' level is Holm's for two: where one of them is significant, so is every one below the level itself.
+    """
+    heads, circuit = pair.heads, pair.circuit
+    if heads is not None and heads.n_significant:
+        yield f"{heads.n_significant} heads"
+    elif heads is not None and heads.significant:
+        yield from (change.name for change in (heads.accuracy, heads.nll) if change.p <= heads.level)
+    if circuit is not None and circuit.n_significant:
+        yield f"{circuit.n_significant} edges"
+    elif circuit is not None and circuit.significant:
+        yield "the graph as a whole"
+
+
+def _behaviour_sentence(pair: "PairDiff") -> str:
+    told = [
+        f"{c.name} {c.before:.2f} → {c.after:.2f} (Δ {c.delta:+.2f} [{c.low:+.2f}, {c.high:+.2f}])"
+        for c in pair.behaviour
+    ]
+    return "Behaviour: " + "; ".join(told) + "." if told else ""
+
+
+def _heads_sentence(heads: "HeadComparison") -> str:
+    crossed = [
+        f"{len(names)} {what} ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})" if names else f"none {what}"
+        for what, names in (("gained", heads.gained), ("lost", heads.lost))
+    ]
+    return (
+        f"Heads: {heads.n_significant} of {heads.delta.size} changed their retrieval score, over {heads.n} "
+        f"{heads.unit}s; retrieval heads (score > {heads.threshold}): {', '.join(crossed)}."
+    )
+
+
+def run_verdict(run: "Run") -> tuple[str, ...]:
+    """What happened over a run: when heads began to retrieve, what saturated first, what was learned and lost."""
+    sentences = [*_emergence(run), *_saturation(run), *_knowledge(run), *_unasked(run)]
+    failed = [point.name for point in run if point.failures]
+    if failed:
+        sentences.append(f"{len(failed)} of {len(run)} checkpoints could not be measured in full: {', '.join(failed)}.")
+    return tuple(sentences)
+
+
+def _unasked(run: "Run") -> Iterator[str]:
+    """Needles that no prompt was made of, with the first reason."""
+    refused = next((point.heads.meta.get("refused", ()) for point in run if point.heads is not None), ())
+    if refused:
+        index, reason = refused[0]
+        needles = "needle was" if len(refused) == 1 else "needles were"
+        yield f"{len(refused)} {needles} refused and not asked; needle {index}: {reason}."
+
+
+def _emergence(run: "Run") -> Iterator[str]:
+    scored = [(point, point.heads) for point in run if point.heads is not None]
+    leaders = [scores.top(1)[0] for _, scores in scored]
+    best = [leader.score.value for leader in leaders]
+    if not scored:
+        return
+    onset = next((i for i, score in enumerate(best) if score > THRESHOLD), None)
+    if onset is None:
+        yield f"No head retrieves: the best score of any checkpoint is {max(best):.2f}, below {THRESHOLD}."
+        return
+    labels = [point.label for point, _ in scored]
+    peak = int(np.argmax(best))
+    last = scored[-1][1]
+    when = f"between steps {labels[onset - 1]} and {labels[onset]}" if onset else f"at step {labels[0]} already"
+    yield (
+        f"Retrieval heads appear {when}: the best score goes from {best[max(onset - 1, 0)]:.2f} to {best[onset]:.2f}, "
+        f"and reaches {best[peak]:.2f} ({leaders[peak].name}) at step {labels[peak]}; {last.count()} of "
+        f"{last.mean.size} heads retrieve at the end."
+    )
+
+
+def _saturation(run: "Run") -> Iterator[str]:
+    """Per stage: a needle test that is passed for good while the perplexity still falls, and what the monitor tests."""
+    for stage in stages(run):
+        scored = [(point.label, point.heads) for point in stage if point.heads is not None and point.step]
+        if len(scored) < 3:
+            continue
+        where = f" (stage {stage[0].stage})" if stage[0].stage else ""
+        passed = [scores.needle_score for _, scores in scored]
+        perplexity = [scores.answer_ppl for _, scores in scored]
+        first = next((i for i in range(len(scored)) if min(passed[i:]) >= PASSED), len(scored) - 1)
+        lowest = first + int(np.argmin(perplexity[first:]))
+        if first > 0 and perplexity[lowest] < (1 - FALLING) * perplexity[first]:
+            yield (
+                f"The needle test is passed for good from step {scored[first][0]} on (score {passed[first]:.2f}), but "
+                f"answer perplexity falls further, {perplexity[first]:.2f} → {perplexity[lowest]:.2f}, until step "
+                f"{scored[lowest][0]}, {lowest - first} checkpoints later{where}."
+            )
+        for sentence in run.monitor(stage[0].stage, stage[0].branch).findings:
+            if sentence.startswith("deceptive"):
+                yield f"{sentence[0].upper()}{sentence[1:]}{where}."
+
+
+def _knowledge(run: "Run") -> Iterator[str]:
+    """Per stage after the first: recall of each class of facts before, at its best, and at the end."""
+    groups = stages(run)
+    for index, stage in enumerate(groups):
+        before = continued(groups, index)
+        if before is None:
+            continue
+        graphs = [point.circuit for point in (before, *stage)]
+        if any(graph is None for graph in graphs):
+            continue
+        shares = [recall_by_class(graph) for graph in graphs if graph is not None]
+        told = []
+        for name in shares[0]:
+            path = [share[name][0] for share in shares]
+            peak = int(np.argmax(path))
+            if peak in (0, len(path) - 1):
+                told.append(f"{name} {path[0]:.2f} → {path[-1]:.2f}")
+            else:
+                told.append(f"{name} {path[0]:.2f} → {path[peak]:.2f} (step {stage[peak - 1].label}) → {path[-1]:.2f}")
+        where = f"stage {stage[0].stage}" + (f", branch {stage[0].branch}" if stage[0].branch else "")
+        yield f"Fact recall over {where}: {'; '.join(told)}."

@@ -1,0 +1,1 @@
+"""The lines and stages in which a run was trained."""

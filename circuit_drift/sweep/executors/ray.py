@@ -1,0 +1,90 @@
+"""Workers as Ray actors that hold k GPUs each, on this machine or on the cluster that ``RAY_ADDRESS`` names."""
+
+import os
+from types import TracebackType
+from typing import Any, Self
+
+from checkpoints import DriftError
+from circuit_drift.sweep.executors.pool import Workforce, exhaust, starting_points
+from circuit_drift.sweep.tasks import Sweep
+
+
+class RayActors:
+    """A crew of actors, each working through its own call until nothing is left."""
+
+    def __init__(self, sweep: Sweep, workforce: Workforce) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        self.sweep = sweep
+        self.ray = _import_ray()
+        self._connected = not self.ray.is_initialized()
+        if self._connected:
+            address = os.environ.get("RAY_ADDRESS")
+            self.ray.init(address=address, include_dashboard=None if address else False, log_to_driver=False)
+        resources = self.ray.cluster_resources()
+        self.gpus = _gpus_each(workforce, resources)
+        self.size = workforce.workers or _most(resources, self.gpus, len(sweep.checkpoints))
+        self._starts = starting_points(sweep, self.size)
+        self.actors: dict[Any, tuple[int, Any]] = {}
+
+    def __enter__(self) -> Self:
+        for worker in range(self.size):
+            self._start(worker)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for _, actor in self.actors.values():
+            self.ray.kill(actor)
+        if self._connected:
+            self.ray.shutdown()
+
+    def replace_dead(self) -> list[str]:
+        """See `Crew`; an actor whose call returned found nothing left to do."""
+        if not self.actors:
+            return []
+        deaths = []
+        ended, _ = self.ray.wait(list(self.actors), num_returns=len(self.actors), timeout=0)
+        for call in ended:
+            worker, _ = self.actors.pop(call)
+            try:
+                self.ray.get(call)
+            except self.ray.exceptions.RayError as error:
+                deaths.append(f"actor {worker}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+                self._start(worker)
+        return deaths
+
+    def _start(self, worker: int) -> None:
+        actor = self.ray.remote(num_cpus=1, num_gpus=self.gpus)(_Worker).remote()
+        self.actors[actor.work.remote(self.sweep, self._starts[worker])] = (worker, actor)
+
+
+class _Worker:
+    """The actor."""
+
+    def work(self, sweep: Sweep, start: int) -> int:
+        """Work until all is done."""
+        return exhaust(sweep, start)
+
+
+def _gpus_each(workforce: Workforce, resources: dict[str, float]) -> int:
+    there = int(resources.get("GPU", 0))
+    each = workforce.gpus_per_worker if workforce.gpus_per_worker is not None else min(1, there)
+    if each > there:
+        raise DriftError(
+            f"the Ray cluster has {there} GPUs, too few for a worker with {each}; add nodes or ask for less"
+        )
+    return each
+
+
+def _most(resources: dict[str, float], gpus: int, checkpoints: int) -> int:
+    room = int(resources["GPU"]) // gpus if gpus else int(resources.get("CPU", 1))
+    return max(1, min(room, checkpoints))
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise DriftError("the executor 'ray' needs Ray: pip install 'circuit-drift[ray]'") from error
+    return ray

@@ -1,0 +1,100 @@
+"""The models of a sweep, one alive at a time, through the stream of checkpoints for as long as it is followed.
+
+Within a stream the model object is reused where that equals a fresh load, and the next checkpoint is read ahead. A
+worker that skips a checkpoint, meets one it cannot load or another tokenizer starts a new stream behind it.
+"""
+
+from collections.abc import Generator
+from contextlib import suppress
+from types import TracebackType
+from typing import Self, cast
+
+from checkpoints import LoadedModel
+from checkpoints.loading.stream import stream
+from circuit_drift.sweep.tasks import Sweep
+
+
+class Models:
+    """Hands out the model of one checkpoint after the other; only the newest is alive."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self._stream: Generator[LoadedModel] | None = None
+        self._loaded: LoadedModel | None = None
+        self._index = self._wanted = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def anticipate(self, index: int) -> None:
+        """Draw a checkpoint now if it is the one that is being read ahead: its hash is then known too.
+
+        It is not after one that was drawn in vain: where one is stored already, the next may well be.
+        """
+        if self._stream is not None and index == self._index + 1 and self._wanted == self._index:
+            with suppress(Exception):  # taking it will say what is wrong
+                self._draw(index)
+
+    def take(self, index: int) -> LoadedModel:
+        """The model of a checkpoint; the one taken before is let go of.
+
+        Raises:
+            DriftError: it cannot be loaded.
+        """
+        self._wanted = index
+        return self._draw(index)
+
+    def close(self) -> None:
+        """Let go of the model."""
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = self._loaded = None
+        self._index = -1
+
+    def _draw(self, index: int) -> LoadedModel:
+        if self._loaded is not None and index == self._index:
+            return self._loaded
+        if self._stream is None or not self._follows(index):
+            self.close()
+            self._stream = self._open(index)
+        try:
+            self._loaded = next(self._stream)
+        except BaseException:
+            self.close()
+            raise
+        self._index = index
+        return self._loaded
+
+    def _open(self, index: int) -> Generator[LoadedModel]:
+        sweep = self.sweep
+        models = stream(
+            sweep.checkpoints[index:],
+            device=pick_device(sweep.device),
+            dtype=sweep.dtype,
+            attention=sweep.attention,
+            device_map=sweep.device_map,
+            reuse=True,
+            keep_downloads=sweep.keep_downloads,
+        )
+        return cast("Generator[LoadedModel]", models)
+
+    def _follows(self, index: int) -> bool:
+        """Whether a checkpoint is next in the stream and shares the tokenizer, which a reused model keeps."""
+        if index != self._index + 1:
+            return False
+        now, following = self.sweep.checkpoints[self._index], self.sweep.checkpoints[index]
+        return now.tokenizer_hash == following.tokenizer_hash
+
+
+def pick_device(device: str) -> str:
+    """``auto`` as the accelerator of this machine, else the CPU; anything else as it is."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

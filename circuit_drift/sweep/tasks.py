@@ -1,0 +1,114 @@
+"""A sweep as a list of pure tasks: (checkpoint, measure with its prompts, dtype) -> result, keyed by content."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from checkpoints import Checkpoint, LoadedModel
+from checkpoints.loading.load import DeviceMap
+from circuit_drift.measures.measures import ATTENTION, Measure, read_result, store_key, with_provenance
+from circuit_drift.store.journal import Journal
+from circuit_drift.store.leases import LEASE, Claims
+from circuit_drift.store.store import Store, key_of
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One measure of one checkpoint.
+
+    Attributes:
+        measure: the measure with its parameters and prompts.
+        key: hash of everything that decides the result; its place in the store.
+    """
+
+    measure: Measure
+    key: str
+
+    @property
+    def name(self) -> str:
+        """The measure's noun."""
+        return self.measure.name
+
+    def stored(self, store: Store) -> bool:
+        """Whether its result is there."""
+        return store.has(self.name, self.key)
+
+    def read(self, store: Store) -> Any:
+        """The stored result."""
+        return read_result(self.name, store.folder(self.name, self.key))
+
+    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any], store: Store) -> Any:
+        """Compute the result from the checkpoint's model and earlier results of it, and store it."""
+        result = with_provenance(self.measure.compute(loaded, earlier), loaded, self.measure)
+        result.save(store.folder(self.name, self.key))
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What is to be measured, whole and by value, so that it can be handed to any process.
+
+    Attributes:
+        id: unlike that of any other sweep.
+        checkpoints: in their series' order.
+        measures: in the order they must be taken.
+        store: where results go.
+        device: torch device of the models, or ``auto``.
+        dtype: dtype of the forward passes.
+        attention: transformers' attention implementation.
+        device_map: in place of the device, for models that are larger than one.
+        lease: seconds after which a silent worker on another machine is taken for dead.
+        keep_downloads: how many used hub revisions to keep on disk; None keeps all.
+    """
+
+    id: str
+    checkpoints: tuple[Checkpoint, ...]
+    measures: tuple[Measure, ...]
+    store: Store
+    device: str = "auto"
+    dtype: str = "float32"
+    attention: str = ATTENTION
+    device_map: DeviceMap | None = None
+    lease: float = LEASE
+    keep_downloads: int | None = None
+
+    @classmethod
+    def of(
+        cls, checkpoints: Sequence[Checkpoint], measures: Sequence[Measure], store: Store, **options: Any
+    ) -> "Sweep":
+        """A new sweep."""
+        return cls(uuid.uuid4().hex[:12], tuple(checkpoints), tuple(measures), store, **options)
+
+    @property
+    def claims(self) -> Claims:
+        """The claims on its checkpoints."""
+        return Claims(self.store.path / "claims", self.id, self.lease)
+
+    @property
+    def journal(self) -> Journal:
+        """What became of its checkpoints."""
+        return Journal(self.store.path / "sweeps" / self.id)
+
+    def tasks(self, index: int) -> tuple[Task, ...]:
+        """The tasks of one checkpoint; reads (and hashes) its weights.
+
+        Raises:
+            DriftError: the checkpoint's files cannot be read.
+        """
+        checkpoint = self.checkpoints[index]
+        return tuple(
+            Task(measure, store_key(checkpoint, measure, self.dtype, self.attention)) for measure in self.measures
+        )
+
+    def anywhere(self) -> "Sweep":
+        """The same sweep with absolute paths, for workers that run in another folder."""
+        checkpoints = tuple(
+            replace(c, path=c.path.absolute(), root=c.root.absolute() if c.root else None) for c in self.checkpoints
+        )
+        return replace(self, checkpoints=checkpoints, store=Store(self.store.path.absolute()))
+
+
+def claim_key(tasks: Sequence[Task]) -> str:
+    """What a worker claims: the tasks of one checkpoint together, since they share its model."""
+    return key_of({"tasks": [task.key for task in tasks]})

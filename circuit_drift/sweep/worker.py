@@ -1,0 +1,139 @@
+"""One worker of a sweep: claims the next checkpoint that nobody holds, measures what is missing, until all is done.
+
+Workers know nothing of each other. Each result is stored as soon as it exists, so a worker that is killed loses the
+measure in hand and nothing else, and another goes on from there.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from checkpoints import DriftError, LoadedModel, StoreError
+from circuit_drift.store.journal import Outcome
+from circuit_drift.store.leases import Claim
+from circuit_drift.store.store import Store
+from circuit_drift.sweep.models import Models
+from circuit_drift.sweep.tasks import Sweep, Task, claim_key
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+POLL = 0.25
+
+Watch = Callable[[int, str], None]
+
+
+def work(sweep: Sweep, *, start: int = 0, watch: Watch | None = None) -> Iterator[Outcome]:
+    """Work on a sweep until every checkpoint of it is finished, here or elsewhere.
+
+    Args:
+        sweep: what is to be measured.
+        start: the checkpoint to begin with; the ones before it come last. Workers that start apart meet rarely.
+        watch: is told which measure of which checkpoint is about to be computed.
+
+    Yields:
+        the checkpoints finished here.
+
+    Raises:
+        StoreError: a result cannot be read or written. Every other failure is recorded in the outcome.
+    """
+    order = range(len(sweep.checkpoints))
+    waiting = [*order[start:], *order[:start]]
+    with Models(sweep) as models:
+        while waiting:
+            held = []
+            for index in waiting:
+                if sweep.journal.has(index):
+                    continue
+                outcome = _attempt(sweep, index, models, watch or _ignore)
+                if outcome is None:
+                    held.append(index)
+                    continue
+                sweep.journal.write(outcome)
+                yield outcome
+            if held == waiting:
+                time.sleep(POLL)
+            waiting = held
+
+
+def _attempt(sweep: Sweep, index: int, models: Models, watch: Watch) -> Outcome | None:
+    """Finish one checkpoint; None where another worker holds it."""
+    models.anticipate(index)
+    checkpoint = sweep.checkpoints[index]
+    try:
+        tasks = sweep.tasks(index)
+    except (DriftError, OSError) as error:
+        return Outcome(index, failures=dict.fromkeys((m.name for m in sweep.measures), reason(error)))
+    if all(task.stored(sweep.store) for task in tasks):
+        return Outcome(index, {task.name: task.key for task in tasks})
+    claim = sweep.claims.take(claim_key(tasks), checkpoint.name)
+    if claim is None:
+        return None
+    with claim:
+        if sweep.journal.has(index):
+            return None
+        return _measure(sweep, index, tasks, claim, models, watch)
+
+
+def _measure(sweep: Sweep, index: int, tasks: Sequence[Task], claim: Claim, models: Models, watch: Watch) -> Outcome:
+    """Every task of a checkpoint that is ours: read where stored, computed where not, failures recorded."""
+    stored = [task for task in tasks if task.stored(sweep.store)]
+    missing = [task for task in tasks if task not in stored]
+    results: dict[str, Any] = {task.name: task.read(sweep.store) for task in stored}
+    failures: dict[str, str] = {}
+    try:
+        if claim.holder.attempt > ATTEMPTS:
+            raise DriftError(f"{ATTEMPTS} workers died while measuring it (out of memory?); run again to retry")
+        _clear_up(sweep, tasks, claim)
+        for task in missing:
+            watch(index, task.name)
+            take(task, models.take(index), sweep.store, results, failures)
+    except StoreError:
+        raise
+    except Exception as error:  # whatever loading runs into concerns this checkpoint alone
+        failures = {task.name: reason(error) for task in missing}
+    keys = {task.name: task.key for task in tasks if task.name in results}
+    return Outcome(index, keys, failures, len(keys) - len(stored))
+
+
+def take(task: Task, loaded: LoadedModel, store: Store, results: dict[str, Any], failures: dict[str, str]) -> None:
+    """Compute one task and store it, or record why it could not be computed.
+
+    Args:
+        task: what to compute.
+        loaded: the model, from a checkpoint or in training.
+        store: where the result goes.
+        results: of the same model so far; the new one is added.
+        failures: the reason is added.
+
+    Raises:
+        StoreError: the result cannot be written.
+    """
+    absent = [need for need in task.measure.needs if need not in results]
+    if absent:
+        failures[task.name] = f"needs {', '.join(absent)}, which failed"
+        return
+    try:
+        results[task.name] = task.compute(loaded, results, store)
+    except StoreError:
+        raise
+    except Exception as error:  # a method that fails on this model must not stop the others
+        logger.debug("%s failed", task.name, exc_info=True)
+        failures[task.name] = reason(error)
+
+
+def _clear_up(sweep: Sweep, tasks: Sequence[Task], claim: Claim) -> None:
+    """Remove what a holder that died in mid-write left; nobody else writes these results while we hold them."""
+    if claim.inherited:
+        for task in tasks:
+            sweep.store.remove_drafts(task.name, task.key)
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in one line."""
+    return str(error) if isinstance(error, DriftError) else f"{type(error).__name__}: {error}"
+
+
+def _ignore(_index: int, _measure: str) -> None:
+    """Nobody watches."""

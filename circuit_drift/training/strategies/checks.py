@@ -1,0 +1,112 @@
+"""What a comparison is made of, read and checked before any weight is loaded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import circuits
+from checkpoints import BadPrompt, Checkpoint, DriftError, open_checkpoint
+from checkpoints.files.folder import tokenizer_files
+from circuit_drift.training.strategies.config import Config, Strategy
+from circuit_drift.training.strategies.documents import Document, load_documents, teach_tags
+from circuit_drift.training.strategies.parameters import check_names, embedding_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What is trained on and asked.
+
+    Attributes:
+        base: the checkpoint to start from.
+        texts: the new documents.
+        old: the old ones.
+        facts: probed at every epoch.
+    """
+
+    base: Checkpoint
+    texts: tuple[Document, ...]
+    old: tuple[Document, ...]
+    facts: tuple[circuits.Fact, ...]
+
+
+def check(config: Config) -> Material:
+    """Read documents and facts, and refuse a config that could not work with them or with the model's architecture.
+
+    Raises:
+        DriftError: what is wrong, and with which strategy; no weight was loaded.
+    """
+    texts = load_documents(config.documents)
+    old = load_documents(config.replay) if config.replay is not None else ()
+    facts = circuits.load_facts(config.facts)
+    for strategy in config.strategies:
+        _check_documents(config, strategy, texts, facts)
+    if config.retrieval:
+        _check_entities(config, texts, facts, "retrieval could find none")
+    base = open_checkpoint(config.model)
+    material = Material(base, texts, old, facts)
+    _check_model(config, material)
+    return material
+
+
+def _check_documents(
+    config: Config, strategy: Strategy, texts: Sequence[Document], facts: Sequence[circuits.Fact]
+) -> None:
+    if strategy.documents == "unlearned":
+        _check_entities(config, texts, facts, "the curriculum could drop none")
+    if strategy.documents == "main" and not any(text.main for text in texts):
+        raise BadPrompt(f'strategy {strategy.name}: no document of {config.documents} is marked "main": true')
+    if strategy.tags and not any(text.entity and text.entity in text.text for text in texts):
+        raise BadPrompt(f"strategy {strategy.name}: no document of {config.documents} mentions its entity; none to tag")
+    if strategy.lora is not None and find_spec("peft") is None:
+        raise DriftError(f"strategy {strategy.name} needs the package peft: pip install 'circuit-drift[lora]'")
+
+
+def _check_entities(
+    config: Config, texts: Sequence[Document], facts: Sequence[circuits.Fact], consequence: str
+) -> None:
+    asked = {str(fact.labels.get(config.entity)) for fact in facts}
+    if not any(text.entity in asked for text in texts):
+        raise BadPrompt(
+            f"no document of {config.documents} has an entity that a fact of {config.facts} names in its label "
+            f"{config.entity!r}: {consequence}; name the label with entity ="
+        )
+
+
+def _check_model(config: Config, material: Material) -> None:
+    """Names of parameters and modules, length and vocabulary, from a model without weights."""
+    model = _skeleton(material.base)
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and config.longest > positions:
+        raise DriftError(f"longest {config.longest} is more than the model's {positions} positions; lower longest")
+    parameters = [name for name, _ in model.named_parameters()]
+    modules = [name for name, _ in model.named_modules()]
+    for strategy in config.strategies:
+        check_names(strategy, parameters, modules)
+        if strategy.tags:
+            teach_tags(_tokenizer(material.base), strategy.tags, rows=embedding_rows(model))
+
+
+def _skeleton(base: Checkpoint) -> "PreTrainedModel":
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    base.fetch()
+    described = base.config
+    auto: Any = AutoModelForCausalLM
+    with torch.device("meta"):
+        model: PreTrainedModel = auto.from_config(AutoConfig.for_model(**described))
+    return model
+
+
+def _tokenizer(base: Checkpoint) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    files = tokenizer_files(base.tokenizer_folders)
+    if not files:
+        raise BadPrompt(f"{base.name} has no tokenizer to spell tags with; put tokenizer.json beside it")
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(files[0].parent, local_files_only=True)
+    return tokenizer

@@ -1,0 +1,88 @@
+"""The circuit of each epoch against the one that training began with, beside the noise floor of the measurement."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from checkpoints import BadPrompt, open_checkpoint, open_series
+from circuit_drift.comparison.recall import only, recalled
+from circuit_drift.measures.measures import tokenizer_of
+from circuit_drift.sweep.sweep import load_run
+from circuit_drift.training.strategies.checkpointing import STORE
+from circuit_drift.training.strategies.config import Config
+from circuit_drift.training.strategies.gauges import prompts_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    import circuits
+    from circuit_drift.sweep.sweep import Run
+
+COLUMNS = ("step", "overlap", "floor", "floor_low", "chance", "beyond_noise", "facts")
+
+
+def drift_frame(run: "Run") -> "pd.DataFrame":
+    """One row for each later checkpoint with a circuit: how much of the first circuit it still is.
+
+    Columns: ``overlap``: edge Jaccard between half of the facts at the first checkpoint and the other half here,
+    1 = the same edges; ``floor``, ``floor_low``: the same between two halves at one checkpoint (mean, 5th percentile);
+    ``chance``: random edges; ``beyond_noise``: whether the overlap is below ``floor_low``; ``facts``: which were used.
+    """
+    import pandas as pd
+
+    traced = [(point.step, point.circuit) for point in run if point.circuit is not None]
+    rows = []
+    for step, graph in traced[1:]:
+        alike, facts = _overlap(traced[0][1], graph)
+        rows.append((step, alike.across, alike.within, alike.within_low, alike.random, alike.beyond_noise, facts))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def function_frame(config: Config, out: Path | str, strategy: str, *, share: float = 0.1) -> "pd.DataFrame":
+    """Whether the circuit that training began with still does the work: it is run, exactly, in every epoch's model.
+
+    One row for each checkpoint: ``first`` and ``own``: faithfulness, there, of the first checkpoint's circuit and of
+    its own, over the ``facts`` facts that it recalls.
+
+    Args:
+        config: what was compared.
+        out: where `run_all` wrote.
+        strategy: which one to look at.
+        share: edges of a circuit, as a share of all.
+
+    Raises:
+        BadPrompt: a checkpoint recalls none of the facts.
+    """
+    import pandas as pd
+
+    import circuits
+    from circuits.intervention.curves import ratio
+    from circuits.intervention.faithfulness import circuit_metrics
+
+    run = load_run(Path(out) / STORE, strategy)
+    traced = {point.step: point.circuit for point in run if point.circuit is not None}
+    facts = prompts_of(config, open_checkpoint(config.model)).facts.facts
+    rows, first = [], None
+    for loaded in open_series(Path(out) / strategy).models():
+        step = loaded.checkpoint.step
+        graph = traced[step]
+        known = np.flatnonzero(graph.answer_rank == 0)
+        if not len(known):
+            raise BadPrompt(f"step {step} of {run.name} recalls none of the facts whose circuit was traced")
+        own = only(graph, known).prune(round(share * graph.edge_scores.shape[1]))
+        first = own if first is None else first
+        asked = circuits.tokenize_facts(tokenizer_of(loaded), facts).subset(list(known))
+        metric, clean, corrupt = circuit_metrics(loaded.model, [first, own], asked)
+        rows.append((step, *(ratio(values, clean, corrupt) for values in metric), len(known)))
+    return pd.DataFrame(rows, columns=["step", "first", "own", "facts"])
+
+
+def _overlap(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> "tuple[circuits.Similarity, str]":
+    from circuits.comparison.similarity import similarities
+    from circuits.graph.pruning import default_size
+
+    (first, second), facts = recalled([a, b], "at either")
+    sizes = [default_size(first.edge_scores.shape[1])]
+    weights = (first.unit_sizes.astype(float), second.unit_sizes.astype(float))
+    return similarities(first.edge_scores, second.edge_scores, weights=weights, sizes=sizes)[0], facts

@@ -1,0 +1,149 @@
+"""Queries, keys and values as the attention function gets them, for attention whose keys no single projection makes.
+
+In multi-head latent attention the rotary part of the keys is one for all heads, so what one head's keys receive shows
+only behind the attention function's door. It is watched there, under the model's own implementation.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from checkpoints.errors import UnsupportedArchitecture
+from checkpoints.model.anatomy import Block
+from checkpoints.model.attention import attention_implementation
+
+ATTENTION = "drift_latent"
+States = tuple[Tensor, Tensor, Tensor]
+Watcher = Callable[[Tensor, Tensor, Tensor], States]
+
+_watchers: ContextVar[Mapping[nn.Module, Watcher] | None] = ContextVar("watchers", default=None)
+_inner: ContextVar[str] = ContextVar("inner")
+
+
+@dataclass(slots=True)
+class LatentTrace:
+    """What one layer of latent attention left behind.
+
+    Attributes:
+        q_down: [b, t, rank] latent of the queries, before its norm; ``None`` where they have none.
+        kv_down: [b, t, rank + rotary] latent of keys and values, before its norm, and the rotary part of the keys.
+        query, key, value: [b, heads, t, ...] as the attention function gets them.
+    """
+
+    q_down: Tensor | None = None
+    kv_down: Tensor = field(init=False)
+    query: Tensor = field(init=False)
+    key: Tensor = field(init=False)
+    value: Tensor = field(init=False)
+
+    def watch(self, query: Tensor, key: Tensor, value: Tensor) -> States:
+        """Keep the states."""
+        self.query, self.key, self.value = query, key, value
+        return query, key, value
+
+
+class _Stop(Exception):
+    """The states are known; the rest of the attention is not wanted."""
+
+
+@contextmanager
+def watching(model: PreTrainedModel, watchers: Mapping[nn.Module, Watcher]) -> Iterator[None]:
+    """Let each attention module's watcher see, and replace, the states it hands to the attention function."""
+    if not watchers:
+        yield
+        return
+    name = _inner.set(model.config.get_text_config()._attn_implementation)
+    watched = _watchers.set(watchers)
+    try:
+        with attention_implementation(model, ATTENTION):
+            yield
+    finally:
+        _watchers.reset(watched)
+        _inner.reset(name)
+
+
+def states_of(attention: nn.Module, hidden: Tensor, options: Mapping[str, Any]) -> States:
+    """The states that an attention module makes of [b, t, d], inside a `watching` block; it is left right after."""
+    found: list[States] = []
+
+    def stop(query: Tensor, key: Tensor, value: Tensor) -> States:
+        found.append((query, key, value))
+        raise _Stop
+
+    watched = _watchers.set({attention: stop})
+    try:
+        attention.forward(hidden_states=hidden, **options)
+    except _Stop:
+        pass
+    finally:
+        _watchers.reset(watched)
+    return found[0]
+
+
+@torch.no_grad()
+def check_latent(model: PreTrainedModel, block: Block, seen: LatentTrace, q: Tensor, kv: Tensor) -> None:
+    """Refuse attention that makes its states of the latents in another way than ``up(norm(down(x)))``.
+
+    Args:
+        model: named in the message.
+        block: a layer with a latent path.
+        seen: what it showed.
+        q: output of the last projection of queries.
+        kv: output of the last projection of keys and values.
+
+    Raises:
+        UnsupportedArchitecture: a state is not what it is made of here.
+    """
+    latent = block.latent
+    assert latent is not None
+    kv = kv.flatten(1, -2)
+    key, value = (x.select(kv).transpose(1, 2) for x in (block.k, block.v))
+    plain = key.shape[-1]
+    remade = _up(block.k.module, latent.kv_norm(seen.kv_down[..., : latent.rank]))
+    pairs = [
+        (seen.key[..., :plain], key, "keys"),
+        (seen.key[..., plain:], seen.key[:, :1, :, plain:].expand_as(seen.key[..., plain:]), "keys' rotary part"),
+        (seen.value, value, "values"),
+        (kv, remade, "latent of keys and values"),
+    ]
+    if latent.q_norm is not None and seen.q_down is not None:
+        pairs.append((q, _up(block.q.module, latent.q_norm(seen.q_down)), "latent of queries"))
+    for found, expected, what in pairs:
+        same = found.shape == expected.shape
+        error = float((found - expected).norm() / expected.norm()) if same else float("nan")
+        if not error < (1e-3 if kv.dtype in (torch.float32, torch.float64) else 5e-2):
+            raise UnsupportedArchitecture(
+                f"{type(model).__name__}: the {what} of layer {block.index} are not made as in multi-head latent "
+                f"attention (relative error {error:.2g}); its edges cannot be scored exactly"
+            )
+
+
+def _up(module: nn.Module, latent: Tensor) -> Tensor:
+    weight, bias = module.weight, getattr(module, "bias", None)
+    return nn.functional.linear(latent.to(weight.dtype), weight, bias)  # type: ignore[arg-type]
+
+
+def _attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
+    watcher = (_watchers.get() or {}).get(module)
+    if watcher is not None:
+        query, key, value = watcher(query, key, value)
+    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    inner = ALL_ATTENTION_FUNCTIONS.get_interface(_inner.get(), eager)
+    return inner(module, query, key, value, mask, **options)
+
+
+def _mask(*args: Any, **options: Any) -> Any:
+    return ALL_MASK_ATTENTION_FUNCTIONS[_inner.get()](*args, **options)
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, _mask)

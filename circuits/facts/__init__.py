@@ -1,0 +1,1 @@
+"""Facts as clean/corrupt pairs, the tasks of the literature, and the metric that is attributed."""

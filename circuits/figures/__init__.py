@@ -1,0 +1,1 @@
+"""Figures of circuits in one fixed layout."""

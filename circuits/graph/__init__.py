@@ -1,0 +1,1 @@
+"""The graph of an architecture, scores on its edges and nodes, circuits chosen from them, and their exports."""

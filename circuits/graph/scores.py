@@ -1,0 +1,257 @@
+"""Edge scores of one model over a set of facts, stored fact by fact. Numpy only."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoints.errors import BadPrompt, CheckpointMismatch
+from checkpoints.results.artifacts import read_artifact, write_artifact
+from circuits.graph.graph import Bools, Circuit, Floats, GraphShape, require_same_shape, shape_document
+from circuits.graph.pruning import Rule, prune, threshold
+
+if TYPE_CHECKING:
+    import networkx as nx
+    import pandas as pd
+    import plotly.graph_objects as go
+
+KIND = "attribution_graph"
+HOW = {"method": None, "ig_steps": None, "rule": None, "metric": None, "backward": "plain", "ablation": "corrupt"}
+"""What decides the numbers beside model and facts, and what it is where a graph does not say."""
+
+
+@dataclass(frozen=True)
+class AttributionGraph:
+    """Edge scores of one model over a set of facts.
+
+    A score estimates how much corrupting that edge alone changes the metric, in the metric's unit (by default
+    logit(answer) - logit(wrong), in logits): **positive = corrupting the edge raises the metric**, so the edges that
+    carry the fact are negative. Scores do not depend on how the facts were batched. Information flow routes
+    (``method="flow"``) are shares in [0, 1], without a sign.
+
+    Attributes:
+        scores: [U, F, B] per unit (a fact, or a group of facts), the mean over the unit's facts; 0 where no edge is,
+            NaN where one was not measured.
+        shape: the graph's architecture.
+        clean_metric, corrupt_metric: [N] the metric of every fact on its clean and its corrupt prompt.
+        answer_rank: [N] how many tokens the clean run ranks above the answer; 0 = it is the top token. Of an answer of
+            several tokens the one that fares worst counts, so that 0 = all are.
+        group: [N] the unit each fact belongs to.
+        labels: N mappings, the facts' labels.
+        meta: method, ig_steps, rule, metric, backward, ablation, prompt hash, refused facts, dtype.
+    """
+
+    scores: Floats
+    shape: GraphShape
+    clean_metric: Floats
+    corrupt_metric: Floats
+    answer_rank: NDArray[np.integer]
+    group: NDArray[np.integer]
+    labels: tuple[Mapping[str, Any], ...]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.clean_metric)
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """F names of the rows."""
+        return self.shape.writers
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """B names of the columns."""
+        return self.shape.readers
+
+    @property
+    def mask(self) -> Bools:
+        """[F, B] which edges exist."""
+        return self.shape.mask
+
+    @property
+    def unit_sizes(self) -> NDArray[np.integer]:
+        """[U] facts in each unit."""
+        return np.bincount(self.group, minlength=len(self.scores))
+
+    @cached_property
+    def mean(self) -> Floats:
+        """[F, B] mean score over the facts."""
+        weights = self.unit_sizes / self.unit_sizes.sum()
+        return np.asarray(np.tensordot(weights, self.scores, 1), dtype=np.float64)
+
+    @cached_property
+    def edge_scores(self) -> Floats:
+        """[U, E] scores of the existing edges, one row a unit."""
+        return np.ascontiguousarray(self.scores[:, self.mask])
+
+    @cached_property
+    def edge_names(self) -> tuple[str, ...]:
+        """E names, in the order of `edge_scores`."""
+        return Circuit(self.shape, self.mask).edges
+
+    @property
+    def total(self) -> float:
+        """Mean over the facts of metric(corrupt) - metric(clean): what complete scores add up to across any cut."""
+        return float(np.mean(self.corrupt_metric - self.clean_metric))
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the scores."""
+        return hashlib.sha256(np.ascontiguousarray(self.scores).tobytes()).hexdigest()
+
+    def top(self, k: int) -> tuple[tuple[str, float], ...]:
+        """The k edges of largest absolute mean score, with their scores."""
+        scores = self.mean[self.mask]
+        order = np.argsort(-np.abs(scores), kind="stable")[:k]
+        return tuple((self.edge_names[i], float(scores[i])) for i in order)
+
+    def __getitem__(self, edge: str) -> float:
+        """Mean score of an edge by name, as in ``graph["a0.h1->m2"]``."""
+        writer, arrow, reader = edge.partition("->")
+        if not arrow or writer not in self.writers or reader not in self.readers:
+            raise BadPrompt(f"{edge!r} is no edge of this graph; names look like {self.edge_names[-1]!r}")
+        i, j = self.writers.index(writer), self.readers.index(reader)
+        if not self.mask[i, j]:
+            raise BadPrompt(f"{edge!r} does not exist: {writer} is computed after {reader} is read, or beside it")
+        return float(self.mean[i, j])
+
+    def nodes(self) -> dict[str, float]:
+        """Score of every writer: the sum over its out-edges."""
+        return dict(zip(self.writers, self.mean.sum(1).tolist(), strict=True))
+
+    def prune(self, n: int, *, rule: Rule = "absolute") -> Circuit:
+        """The circuit of n edges, without the parts that lead nowhere; rules as in `circuits.prune`."""
+        if rule == "lowers" and self.meta.get("method") == "flow":
+            raise BadPrompt("information flow routes have no sign, so rule='lowers' has no meaning for them")
+        return prune(self.shape, self.mean, n, rule=rule)
+
+    def threshold(self, least: float) -> Circuit:
+        """The circuit of all edges with |score| >= ``least``, without the parts that lead nowhere."""
+        return threshold(self.shape, self.mean, least)
+
+    def to_networkx(self, n: int | None = None) -> "nx.DiGraph":
+        """The circuit of n edges, or all of them, as a directed graph; see `Circuit.to_networkx`."""
+        return self._circuit(n).to_networkx()
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row an edge, strongest first: edge, writer, reader, score, its standard error over the units."""
+        import pandas as pd
+
+        scores = self.mean[self.mask]
+        units = len(self.scores)
+        error = self.edge_scores.std(0, ddof=1) / np.sqrt(units) if units > 1 else np.full(len(scores), np.nan)
+        rows, columns = np.nonzero(self.mask)
+        frame = pd.DataFrame(
+            {
+                "edge": self.edge_names,
+                "writer": np.array(self.writers)[rows],
+                "reader": np.array(self.readers)[columns],
+                "score": scores,
+                "stderr": error,
+            }
+        )
+        return frame.sort_values("score", key=np.abs, ascending=False, ignore_index=True, kind="stable")
+
+    def export(self, path: Path | str, n: int | None = None) -> Path:
+        """Write the circuit of n edges, or of all, for another tool, in the format the file's name ends in.
+
+        See `circuits.export`. A parquet table holds the scores of all edges whatever the n.
+        """
+        return self._circuit(n).export(path)
+
+    def plot(self, n: int = 100) -> "go.Figure":
+        """The circuit of the n strongest edges in the fixed layout: head on x, layer on y."""
+        from circuits.figures.plots import circuit_figure
+
+        metric = None if self.meta.get("method") == "flow" else str(self.meta.get("metric", "metric"))
+        return circuit_figure(self.prune(n), metric=metric)
+
+    def _circuit(self, n: int | None) -> Circuit:
+        return Circuit(self.shape, self.mask, self.mean) if n is None else self.prune(n)
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the graph to a result folder."""
+        arrays = {
+            "scores": self.edge_scores,
+            "clean_metric": self.clean_metric,
+            "corrupt_metric": self.corrupt_metric,
+            "answer_rank": self.answer_rank,
+            "group": self.group,
+        }
+        document = {"shape": shape_document(self.shape), "labels": [dict(label) for label in self.labels]}
+        return write_artifact(folder, KIND, {**document, "meta": dict(self.meta)}, arrays)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "AttributionGraph":
+        """Read what `save` wrote; needs no torch."""
+        document, arrays = read_artifact(folder, KIND)
+        shape = GraphShape(**document["shape"])
+        edges = arrays.pop("scores")
+        scores = np.zeros((len(edges), *shape.mask.shape), dtype=edges.dtype)
+        scores[:, shape.mask] = edges
+        return cls(scores=scores, shape=shape, labels=tuple(document["labels"]), meta=document["meta"], **arrays)
+
+    def _repr_html_(self) -> str:
+        residuals = {name: value for name, value in completeness(self).items() if not np.isnan(value)}
+        told = ", ".join(f"{value:+.2g} at the {name}" for name, value in residuals.items()) or "not applicable"
+        head = (
+            f"<p><b>Attribution graph</b> ({escape(str(self.meta.get('method', '')))}, "
+            f"{escape(str(self.meta.get('metric', '')))}): {len(self)} facts, {int(self.mask.sum())} edges, "
+            f"metric {self.clean_metric.mean():.3g} clean, {self.corrupt_metric.mean():.3g} corrupt; "
+            f"completeness residual {told}</p>"
+        )
+        return str(head + self.to_frame().head(20).to_html(index=False, border=0))
+
+
+def meaning(how: Mapping[str, Any], part: str = "the edge") -> str:
+    """What the sign of scores says, by the ``meta`` they come with."""
+    if how.get("method") == "flow":
+        return "scores are shares of what is read"
+    return f"positive = corrupting {part} raises the {how.get('metric') or 'metric'}"
+
+
+def require_alike(a: AttributionGraph, b: AttributionGraph) -> None:
+    """Refuse to compare what was not measured alike.
+
+    Raises:
+        CheckpointMismatch: other architectures, or another method, metric or segment of the prompts.
+        BadPrompt: edges that were not measured.
+    """
+    require_same_shape(a.shape, b.shape)
+    for graph in (a, b):
+        if missing := int(np.isnan(graph.edge_scores).any(0).sum()):
+            raise BadPrompt(
+                f"{missing:,} of {graph.mask.sum():,} edges were not measured; score all of them to compare"
+            )
+    for name, usual in {**HOW, "segment": None}.items():
+        one, other = (graph.meta.get(name, usual) for graph in (a, b))
+        if one != other:
+            raise CheckpointMismatch(
+                f"the graphs were made with different {name}: {one!r} and {other!r}; run both with the same settings"
+            )
+
+
+def same_facts(a: AttributionGraph, b: AttributionGraph) -> bool:
+    """Whether both hold scores of the same facts in the same units."""
+    return a.meta.get("prompts") == b.meta.get("prompts") and np.array_equal(a.group, b.group)
+
+
+def completeness(graph: AttributionGraph) -> dict[str, float]:
+    """Residual of the two outermost cuts, as a share of |metric(corrupt) - metric(clean)|.
+
+    Returns:
+        ``input``: (sum over the input's edges - total) / |total|, which path methods drive to 0 with more steps;
+        ``logits``: the same for the edges into ``logits``, which only conductance drives to 0. NaN where scores are
+        not meant to add up to that: information flow routes, other ablations than ``corrupt``, one segment's scores.
+    """
+    cuts = {"input": graph.mean[0].sum(), "logits": graph.mean[:, -1].sum()}
+    meta, scale = graph.meta, abs(graph.total)
+    if meta.get("method") == "flow" or meta.get("ablation", "corrupt") != "corrupt" or "segment" in meta or not scale:
+        return dict.fromkeys(cuts, float("nan"))
+    return {name: float((cut - graph.total) / scale) for name, cut in cuts.items()}

@@ -1,0 +1,1 @@
+"""What a circuit does alone: exact patching, faithfulness, transfer into another checkpoint."""

@@ -1,0 +1,253 @@
+"""What share of a model's behaviour circuits keep, as values: one circuit's, and that of circuits of several sizes.
+
+faithfulness = (m_circuit - m_corrupt) / (m_clean - m_corrupt), on means over the facts, where m is the metric (Hanna et
+al. 2024). 1 = all of it, 0 = none; it can exceed 1, when parts that work against the answer are left out.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoints.errors import CheckpointMismatch
+from checkpoints.results.artifacts import read_artifact, write_artifact
+from circuits.graph.graph import GraphShape, shape_document
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+Floats = NDArray[np.floating]
+KIND, CURVE_KIND = "faithfulness of one circuit", "faithfulness"
+LEVEL, DRAWS = 0.95, 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Faithfulness:
+    """One circuit's faithfulness.
+
+    Attributes:
+        n_edges: edges in the circuit, or parts of another unit.
+        metric: [N] the circuit's metric, fact by fact.
+        random_metric: [R, N] the same for random circuits with as many edges.
+        clean_metric, corrupt_metric: [N] of the whole model.
+        unit: what the circuit is made of.
+        meta: prompt hash, metric, ablation.
+    """
+
+    n_edges: int
+    metric: Floats
+    random_metric: Floats
+    clean_metric: Floats
+    corrupt_metric: Floats
+    unit: str = "edges"
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float:
+        """On means over the facts; NaN where the clean and the corrupt mean are equal."""
+        return ratio(self.metric, self.clean_metric, self.corrupt_metric)
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95 % bootstrap interval over the facts."""
+        return interval(self.metric, self.clean_metric, self.corrupt_metric)[0]
+
+    @property
+    def high(self) -> float:
+        """Its upper end."""
+        return interval(self.metric, self.clean_metric, self.corrupt_metric)[1]
+
+    @property
+    def random(self) -> tuple[float, ...]:
+        """R values of the random circuits."""
+        return tuple(ratio(m, self.clean_metric, self.corrupt_metric) for m in self.random_metric)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a circuit, the random ones after it: circuit, its size, faithfulness, low, high."""
+        import pandas as pd
+
+        rows = []
+        for number, metric in enumerate([self.metric, *self.random_metric]):
+            low, high = interval(metric, self.clean_metric, self.corrupt_metric)
+            name = f"random {number}" if number else "circuit"
+            value = ratio(metric, self.clean_metric, self.corrupt_metric)
+            rows.append({"circuit": name, self.unit: self.n_edges, "faithfulness": value, "low": low, "high": high})
+        return pd.DataFrame(rows)
+
+    def plot(self) -> "go.Figure":
+        """The circuit beside random ones of its size, with intervals."""
+        from circuits.figures.plots import faithfulness_figure
+
+        return faithfulness_figure(self)
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the result to a folder, atomically."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        return write_artifact(folder, KIND, {"n_edges": self.n_edges, "unit": self.unit, "meta": self.meta}, arrays)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Faithfulness":
+        """Read what `save` wrote; needs no torch."""
+        document, arrays = read_artifact(folder, KIND)
+        return cls(n_edges=document["n_edges"], unit=document["unit"], meta=document["meta"], **arrays)
+
+    def __str__(self) -> str:
+        beside = f"; random circuits of that size {spread(self.random)}" if self.random else ""
+        return (
+            f"faithfulness {self.value:.2f} [{self.low:.2f}, {self.high:.2f}] with {self.n_edges} {self.unit}{beside}"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self}</p>"
+
+
+@dataclass(frozen=True, slots=True)
+class FaithfulnessCurve:
+    """Faithfulness at several sizes.
+
+    Attributes:
+        shares: [S] share of all edges each circuit starts from, before dead ends are removed.
+        n_edges: [S] edges left.
+        metric: [S, N] of each circuit, fact by fact.
+        random_metric: [S, R, N] the same for random circuits with as many edges.
+        clean_metric, corrupt_metric: [N] of the whole model.
+        shape: the graph.
+        meta: prompt hash, total number of edges, metric.
+    """
+
+    shares: tuple[float, ...]
+    n_edges: NDArray[np.integer]
+    metric: Floats
+    random_metric: Floats
+    clean_metric: Floats
+    corrupt_metric: Floats
+    shape: GraphShape
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """S values of faithfulness."""
+        return tuple(ratio(m, self.clean_metric, self.corrupt_metric) for m in self.metric)
+
+    @property
+    def intervals(self) -> tuple[tuple[float, float], ...]:
+        """S bootstrap intervals."""
+        return tuple(interval(m, self.clean_metric, self.corrupt_metric) for m in self.metric)
+
+    @property
+    def cpr(self) -> float:
+        """Area under faithfulness over the share of edges, by trapezoids between the smallest and the largest share.
+
+        With the default shares this is MIB's circuit performance ratio: a perfect circuit scores 0.999, and circuits
+        that beat the model score more, so read it beside `cmd`.
+        """
+        return self._area(lambda value: value)[0]
+
+    @property
+    def cmd(self) -> float:
+        """Area between faithfulness and 1 over the share of edges: MIB's circuit-model distance, 0 = perfect."""
+        return self._area(lambda value: np.abs(1 - value))[0]
+
+    @property
+    def cpr_interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of `cpr`, the same facts drawn for all sizes."""
+        return self._area(lambda value: value)[1]
+
+    @property
+    def cmd_interval(self) -> tuple[float, float]:
+        """The same of `cmd`."""
+        return self._area(lambda value: np.abs(1 - value))[1]
+
+    def _area(self, height: Callable[[Floats], Floats]) -> tuple[float, tuple[float, float]]:
+        value = float(np.trapezoid(height(np.array(self.values)), self.shares))
+        drawn = np.stack([resampled(m, self.clean_metric, self.corrupt_metric) for m in self.metric], -1)
+        return value, _percentiles(np.asarray(np.trapezoid(height(drawn), self.shares, axis=-1)))
+
+    @property
+    def random_values(self) -> tuple[float, ...]:
+        """S mean values of the random circuits."""
+        return tuple(
+            float(np.mean([ratio(m, self.clean_metric, self.corrupt_metric) for m in draws])) if len(draws) else np.nan
+            for draws in self.random_metric
+        )
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a size: share, n_edges, faithfulness, low, high, random."""
+        import pandas as pd
+
+        lows, highs = zip(*self.intervals, strict=True)
+        return pd.DataFrame(
+            {
+                "share": self.shares,
+                "n_edges": self.n_edges,
+                "faithfulness": self.values,
+                "low": lows,
+                "high": highs,
+                "random": self.random_values,
+            }
+        )
+
+    def plot(self) -> "go.Figure":
+        """Faithfulness against circuit size, random circuits beside it."""
+        from circuits.figures.plots import curve_figure
+
+        return curve_figure(self)
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the curve to a result folder."""
+        names = ("n_edges", *_ARRAYS)
+        document = {"shares": list(self.shares), "shape": shape_document(self.shape), "meta": dict(self.meta)}
+        return write_artifact(folder, CURVE_KIND, document, {name: getattr(self, name) for name in names})
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "FaithfulnessCurve":
+        """Read what `save` wrote; needs no torch."""
+        document, arrays = read_artifact(folder, CURVE_KIND)
+        shape = GraphShape(**document["shape"])
+        return cls(shares=tuple(document["shares"]), shape=shape, meta=document["meta"], **arrays)
+
+    def _repr_html_(self) -> str:
+        return str("<p><b>Faithfulness</b></p>" + self.to_frame().to_html(index=False, border=0))
+
+
+def ratio(metric: Floats, clean: Floats, corrupt: Floats) -> float:
+    """Faithfulness on means, all [N]; NaN where clean and corrupt mean are equal."""
+    for name, other in (("clean", clean), ("corrupt", corrupt)):
+        if metric.shape != other.shape:
+            raise CheckpointMismatch(f"{len(metric)} facts against {len(other)} {name} ones")
+    whole = float(np.mean(clean) - np.mean(corrupt))
+    return float(np.mean(metric) - np.mean(corrupt)) / whole if whole else float("nan")
+
+
+def interval(metric: Floats, clean: Floats, corrupt: Floats, *, draws: int = DRAWS) -> tuple[float, float]:
+    """95 % percentile interval of `ratio`, the facts drawn again with replacement."""
+    return _percentiles(resampled(metric, clean, corrupt, draws=draws))
+
+
+def resampled(metric: Floats, clean: Floats, corrupt: Floats, *, draws: int = DRAWS) -> Floats:
+    """[draws] values of `ratio`, always the same draws of as many facts."""
+    n = len(metric)
+    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=draws)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((weights @ (metric - corrupt)) / (weights @ (clean - corrupt)))
+
+
+def spread(values: tuple[float, ...]) -> str:
+    """Mean and range of some circuits' values, in words."""
+    mean = f"{np.mean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _percentiles(values: Floats) -> tuple[float, float]:
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return float("nan"), float("nan")
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+_ARRAYS = ("metric", "random_metric", "clean_metric", "corrupt_metric")

@@ -1,0 +1,1 @@
+"""A circuit along a series: when it forms, when it changes, what comes and goes."""

@@ -1,0 +1,121 @@
+"""Figures of a circuit along a series; checkpoints stand evenly spaced, labelled by their step."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from checkpoints.results.figure import BLUE, CATEGORIES, DASHES, GREY, SIGNED, SYMBOLS, VERMILLION, dress
+from circuits.graph.scores import meaning
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from circuits.tracking.evolution import Evolution
+
+
+def evolution_figure(evolution: "Evolution") -> "go.Figure":
+    """Overlap with the previous and the last circuit, between halves of the facts, beside the floor."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    x = list(range(len(evolution)))
+    for j, name, colour, dash, symbol in (
+        (0, "previous", BLUE, "solid", "circle"),
+        (2, "last", VERMILLION, "dash", "square"),
+    ):
+        figure.add_scatter(
+            x=x,
+            y=evolution.similarity[:, j, 1],
+            name=f"with the {name}",
+            mode="lines+markers",
+            line={"color": colour, "dash": dash},
+            marker={"symbol": symbol},
+        )
+    floor = {"x": x, "mode": "lines", "legendgroup": "floor"}
+    figure.add_scatter(**floor, y=evolution.similarity[:, 0, 3], line={"width": 0}, showlegend=False, hoverinfo="skip")
+    figure.add_scatter(
+        **floor,
+        y=evolution.similarity[:, 0, 2],
+        name="within one checkpoint: floor for the previous, to its 5th percentile",
+        line={"color": GREY, "dash": "dot"},
+        fill="tonexty",
+        fillcolor="rgba(118, 118, 118, 0.25)",
+    )
+    figure.update_yaxes(title_text=f"Jaccard, {evolution.n_edges} edges", range=[0, 1])
+    number = len(evolution.change_points)
+    dress(
+        figure,
+        title=f"{number} change point{'' if number == 1 else 's'} in {len(evolution)} checkpoints",
+        subtitle="between halves of the facts; below the shade: less alike than halves at one checkpoint are; grey "
+        "columns: 95 % intervals of the change points",
+        height=440,
+    )
+    return _over_steps(figure, evolution)
+
+
+def likeness_figure(evolution: "Evolution") -> "go.Figure":
+    """The noise-corrected cosines of every checkpoint with every other."""
+    import plotly.graph_objects as go
+
+    labels = [str(step) for step in evolution.steps]
+    figure = go.Figure(
+        go.Heatmap(
+            z=evolution.likeness.astype(np.float32),
+            x=labels,
+            y=labels,
+            zmin=-1,
+            zmax=1,
+            colorscale=SIGNED,
+            colorbar={"title": {"text": "cosine"}},
+            hovertemplate="step %{y} and step %{x}: %{z:.2f}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title_text="step", type="category")
+    figure.update_yaxes(title_text="step", type="category", autorange="reversed")
+    dress(
+        figure,
+        title=f"Phases: {', '.join(f'{p.first}-{p.last}' for p in evolution.phases)}",
+        subtitle="cosine of the mean edge scores, corrected for prompt noise; blank: nothing but noise",
+        height=520,
+    )
+    return figure
+
+
+def lineage_figure(evolution: "Evolution", k: int = 20) -> "go.Figure":
+    """Scores of the k writers of largest peak."""
+    import plotly.graph_objects as go
+
+    frame, errors = evolution.lineage(k), evolution.lineage_errors(k)
+    figure = go.Figure()
+    for i, (node, row) in enumerate(frame.iterrows()):
+        figure.add_scatter(
+            x=list(range(len(evolution))),
+            y=row.to_numpy(),
+            error_y={"array": errors.loc[node].to_numpy(), "thickness": 1, "width": 2},
+            name=str(node),
+            mode="lines+markers",
+            line={"color": CATEGORIES[i % len(CATEGORIES)], "dash": DASHES[i % len(DASHES)]},
+            marker={"symbol": SYMBOLS[i % len(SYMBOLS)]},
+        )
+    figure.update_yaxes(title_text="node score")
+    dress(
+        figure,
+        title=f"{frame.index[0]} carries most: {np.abs(frame.iloc[0]).max():.2f} at its peak",
+        subtitle=f"sum over a writer's out-edges; {meaning(evolution.meta, 'it')}; bars: standard errors",
+        height=480,
+    )
+    return _over_steps(figure, evolution)
+
+
+def _over_steps(figure: "go.Figure", evolution: "Evolution") -> "go.Figure":
+    """The common axis, with every change point and its interval."""
+    figure.update_xaxes(
+        title_text="step (checkpoints evenly spaced)",
+        tickmode="array",
+        tickvals=list(range(len(evolution))),
+        ticktext=[str(step) for step in evolution.steps],
+    )
+    for split in evolution.change_points:
+        figure.add_vrect(x0=split.low - 0.5, x1=split.high - 0.5, fillcolor=GREY, opacity=0.15, line_width=0)
+        figure.add_vline(x=split.index - 0.5, line={"color": GREY, "dash": "dash", "width": 1})
+    return figure

@@ -1,0 +1,1 @@
+"""Are the heads causal? Interventions inside the attention call, and controls that match."""

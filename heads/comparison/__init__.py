@@ -1,0 +1,1 @@
+"""Two checkpoints' scores compared, prompt by prompt."""

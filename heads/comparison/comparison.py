@@ -1,0 +1,228 @@
+"""Two checkpoints' retrieval scores, prompt by prompt: which heads changed, by how much, how surely."""
+
+import html
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from checkpoints.errors import BadPrompt, CheckpointMismatch
+from heads.scores.names import head_name, head_names
+from heads.scores.scores import THRESHOLD, RetrievalScores, retrieves
+from heads.scores.stats import (
+    Floats,
+    Test,
+    Unit,
+    cluster_means,
+    false_discovery,
+    independent_units,
+    nanmean,
+    paired_test,
+    welch_test,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+Pairing = Literal["paired", "unpaired"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A scalar readout in A and B.
+
+    Attributes:
+        name: what it is, with its unit.
+        before: value in A.
+        after: value in B.
+        delta: mean difference B - A over the units.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        p: two-sided; NaN with too few units.
+    """
+
+    name: str
+    before: float
+    after: float
+    delta: float
+    low: float
+    high: float
+    p: float
+
+    def __str__(self) -> str:
+        change = f"change {self.delta:+.3g} [{self.low:+.3g}, {self.high:+.3g}], p = {self.p:.2g}"
+        return f"{self.name} {self.before:.3g} -> {self.after:.3g} ({change})"
+
+
+@dataclass(frozen=True, slots=True)
+class HeadComparison:
+    """Change of every head's retrieval score from A to B; positive means B retrieves more.
+
+    Attributes:
+        before: [L, H] mean score in A.
+        after: [L, H] mean score in B.
+        delta: [L, H] mean difference B - A.
+        low: [L, H] lower end of its 95 % interval.
+        high: [L, H] upper end.
+        p: [L, H] two-sided p.
+        q: [L, H] Benjamini-Hochberg q-value over all heads.
+        accuracy: change of the needle accuracy.
+        nll: change of the answer NLL, nats per token; negative means B answers better.
+        level: q below which a change counts as significant.
+        threshold: score above which a head is a retrieval head.
+        pairing: over identical prompts, or not.
+        unit: what was treated as independent.
+        n: number of those units (of the smaller side when unpaired).
+    """
+
+    before: Floats
+    after: Floats
+    delta: Floats
+    low: Floats
+    high: Floats
+    p: Floats
+    q: Floats
+    accuracy: Change
+    nll: Change
+    level: float
+    threshold: float
+    pairing: Pairing
+    unit: str
+    n: int
+
+    @property
+    def n_significant(self) -> int:
+        """Heads whose score changed at the level."""
+        return int(np.sum(self.q <= self.level))
+
+    @property
+    def gained(self) -> tuple[str, ...]:
+        """Heads that crossed the threshold upwards and changed significantly, largest change first."""
+        return self._crossed(self.before, self.after)
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """Heads that crossed it downwards and changed significantly, largest change first."""
+        return self._crossed(self.after, self.before)
+
+    @property
+    def significant(self) -> bool:
+        """Any head changed at the level, or a readout did (Holm over the two readouts)."""
+        first, second = sorted(1.0 if np.isnan(c.p) else c.p for c in (self.accuracy, self.nll))
+        return self.n_significant > 0 or first <= self.level / 2 or (first <= self.level and second <= self.level)
+
+    def _crossed(self, from_: Floats, to: Floats) -> tuple[str, ...]:
+        crossed = ~retrieves(from_, self.threshold) & retrieves(to, self.threshold) & (self.q <= self.level)
+        found = sorted(np.argwhere(crossed), key=lambda at: -abs(self.delta[tuple(at)]))
+        return tuple(head_name(int(layer), int(head)) for layer, head in found)
+
+    @property
+    def verdict(self) -> str:
+        """The finding in one sentence, with its numbers."""
+        heads = f"{self.n_significant} of {self.delta.size} heads changed their retrieval score (q <= {self.level})"
+        crossed = f"{len(self.gained)} gained, {len(self.lost)} lost (threshold {self.threshold})"
+        return f"{heads}, {crossed}; {self.accuracy}; {self.nll}; n = {self.n} {self.unit}s, {self.pairing}"
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a head, strongest change first: scores, change with interval, p, q, status."""
+        import pandas as pd
+
+        layers, heads = np.indices(self.delta.shape)
+        names = head_names((self.delta.shape[0], self.delta.shape[1]))
+        gained, lost = set(self.gained), set(self.lost)
+        status = ["gained" if n in gained else "lost" if n in lost else "" for n in names]
+        columns = {"name": names, "layer": layers.ravel(), "head": heads.ravel()}
+        fields = ("before", "after", "delta", "low", "high", "p", "q")
+        columns |= {name: getattr(self, name).ravel() for name in fields}
+        frame = pd.DataFrame(columns | {"status": status})
+        return frame.sort_values("delta", key=np.abs, ascending=False, kind="stable", ignore_index=True)
+
+    def plot(self) -> "go.Figure":
+        """Heat map of the change, layers x heads, significant heads marked."""
+        from heads.figures.plots import plot_comparison
+
+        return plot_comparison(self)
+
+    def _repr_html_(self) -> str:
+        table = self.to_frame().head(10).to_html(index=False, float_format="{:.3g}".format)
+        return f"<p>{html.escape(self.verdict)}</p>{table}"
+
+
+def compare(
+    a: RetrievalScores,
+    b: RetrievalScores,
+    *,
+    q: float = 0.05,
+    threshold: float = THRESHOLD,
+    pairing: Pairing = "paired",
+    unit: Unit = "auto",
+) -> HeadComparison:
+    """Compare two checkpoints head by head.
+
+    Paired t tests over independent units, bounded below by the sign test's 2^(1 - n); Benjamini-Hochberg over all
+    heads. The prompts of one needle share its text and its haystack, so the unit is the needle (mean over its
+    depths) as soon as there are eight of them, else the prompt; the choice is stated in the result.
+
+    Args:
+        a: scores of the first checkpoint.
+        b: scores of the second.
+        q: false discovery rate.
+        threshold: of a retrieval head.
+        pairing: ``unpaired`` compares results over different prompts (Welch's test).
+        unit: what to treat as independent.
+
+    Raises:
+        CheckpointMismatch: different models, or different prompts when paired.
+        BadPrompt: ``q`` outside (0, 1).
+    """
+    if not 0 < q < 1:
+        raise BadPrompt(f"q is a false discovery rate in (0, 1): got {q}")
+    if a.shape != b.shape:
+        raise CheckpointMismatch(f"A has {a.shape} layers x heads, B has {b.shape}: not two checkpoints of one model")
+    if pairing == "paired" and a.meta["prompts"] != b.meta["prompts"]:
+        raise CheckpointMismatch(
+            "A and B were scored on different prompts (another tokenizer, needle list, seed, length or depths): "
+            "score both on one set, or ask for pairing='unpaired'"
+        )
+    chosen, units_a, units_b = _units(a, b, unit)
+    test = paired_test if pairing == "paired" else welch_test
+    heads = test(units_a(a.copy), units_b(b.copy))
+    n = min(len(units_a(a.prompt_nll)), len(units_b(b.prompt_nll)))
+    right_a, right_b = a.correct.astype(float), b.correct.astype(float)
+    right = test(units_a(right_a), units_b(right_b))
+    nll = test(units_a(a.prompt_nll), units_b(b.prompt_nll))
+    return HeadComparison(
+        before=a.mean,
+        after=b.mean,
+        delta=heads.delta,
+        low=heads.low,
+        high=heads.high,
+        p=heads.p,
+        q=false_discovery(heads.p),
+        accuracy=_change("needle accuracy", right_a, right_b, right),
+        nll=_change("answer NLL (nats per token)", a.prompt_nll, b.prompt_nll, nll),
+        level=q,
+        threshold=threshold,
+        pairing=pairing,
+        unit=chosen,
+        n=n,
+    )
+
+
+Grouping = Callable[[Floats], Floats]
+
+
+def _units(a: RetrievalScores, b: RetrievalScores, unit: Unit) -> tuple[str, Grouping, Grouping]:
+    """What is independent, and how to average a result's prompts down to it."""
+    chosen, of_a = independent_units(a.needle, unit)
+    other, of_b = independent_units(b.needle, unit)
+    if chosen != other:
+        return _units(a, b, "prompt")
+    return chosen, lambda values: cluster_means(values, of_a), lambda values: cluster_means(values, of_b)
+
+
+def _change(name: str, before: Floats, after: Floats, test: Test) -> Change:
+    spread = (float(test.delta), float(test.low), float(test.high), float(test.p))
+    return Change(name, float(nanmean(before)), float(nanmean(after)), *spread)

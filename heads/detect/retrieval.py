@@ -1,0 +1,330 @@
+"""Retrieval scores of a model: one fused forward per batch, answer rows on the side."""
+
+import inspect
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from checkpoints.errors import BadPrompt, UnsupportedArchitecture
+from checkpoints.model.anatomy import anatomy
+from heads.detect.catalogue import NEEDS_NEEDLE
+from heads.detect.chance import chance_levels
+from heads.detect.detectors import LayerRows, answer_detectors, answer_groups
+from heads.detect.direct_logit import Writing
+from heads.detect.generation import NEW_TOKENS, contains, generate, recall
+from heads.detect.readings import copied
+from heads.prompts.needles import NeedlePrompt, NeedleSet
+from heads.rows.prefix import SharedPrefix
+from heads.rows.reduce import RowStats
+from heads.rows.rows import RowRequest, capture_rows
+from heads.scores.scores import GATE, RetrievalScores
+
+Mode = Literal["teacher_forced", "generate_then_score"]
+Extra = Literal["locos"]
+Prefix = Literal["separate", "shared"]
+
+
+def retrieval_scores(
+    model: PreTrainedModel,
+    needle_set: NeedleSet,
+    *,
+    mode: Mode = "teacher_forced",
+    extra: Sequence[Extra] = (),
+    stop_ids: Sequence[int] = (),
+    prefix: Prefix = "separate",
+    batch_size: int = 8,
+    key_block: int = 2048,
+    progress: bool = False,
+) -> RetrievalScores:
+    """Score every head on every prompt with every detector that its answer rows can feed.
+
+    One forward per batch through the model's fused attention; only the rows that predict answer tokens are
+    computed again, and in the last layer, behind which nothing else is read, no others are computed at all. Batches
+    are padded on the right, which a causal model cannot see.
+
+    Args:
+        model: in eval mode, on any device.
+        needle_set: what `needle_prompts` built.
+        mode: ``teacher_forced`` (arXiv 2604.02650) feeds the answer and is defined from step 0 on;
+            ``generate_then_score`` (arXiv 2404.15574) lets the model answer greedily, scores what it wrote, and
+            accepts a prompt when it recalls more than half of the answer's tokens.
+        extra: ``locos`` adds the direct-write scores, which need the output projection and the unembedding.
+        stop_ids: tokens that end a generated answer, besides the model's end-of-sequence tokens.
+        prefix: ``shared`` takes the prompts one by one, deepest needle first, and reuses the keys and values up to
+            the first difference: ten depths for the price of six. Changes cost, not results.
+        batch_size: prompts at a time; one when prefixes are shared.
+        key_block: keys treated at a time; changes memory, not results.
+        progress: show a progress bar.
+
+    Raises:
+        BadPrompt: no prompts, prompts beyond the model's positions or vocabulary, or an unknown mode, extra or prefix.
+        UnsupportedArchitecture: the model's attention rows cannot be read.
+    """
+    check_choice("mode", mode, get_args(Mode))
+    check_choice("prefix", prefix, get_args(Prefix))
+    for name in extra:
+        check_choice("extra", name, get_args(Extra))
+    if batch_size < 1 or key_block < 1:
+        raise BadPrompt(f"batch_size and key_block count from 1 on: got {batch_size} and {key_block}")
+    check_fits(model, needle_set, spare=NEW_TOKENS if mode == "generate_then_score" else 0)
+    cache = SharedPrefix(model) if prefix == "shared" else None
+    batches = _batches(needle_set, 1 if cache else batch_size, deepest_first=cache is not None)
+    records: dict[int, Record] = {}
+    for batch in tqdm(batches, desc="retrieval scores", disable=not progress):
+        prompts = [needle_set.prompts[i] for i in batch]
+        scored = prompts if mode == "teacher_forced" else _answered(model, prompts, stop_ids)
+        found = score_batch(model, scored, key_block=key_block, extra=extra, cache=cache)
+        if mode == "generate_then_score":
+            found = [_judged(*pair) for pair in zip(found, prompts, scored, strict=True)]
+        records |= zip(batch, found, strict=True)
+    ordered = [records[i] for i in range(len(needle_set))]
+    return assemble(model, needle_set, ordered, mode=mode)
+
+
+def _batches(needle_set: NeedleSet, size: int, *, deepest_first: bool) -> list[list[int]]:
+    """Indices of prompts to run together: of similar length, or neighbours that share the longest prefix."""
+    prompts = needle_set.prompts
+
+    def rank(i: int) -> tuple[int, int]:
+        return (prompts[i].needle, -prompts[i].before) if deepest_first else (len(prompts[i].ids), i)
+
+    order = sorted(range(len(prompts)), key=rank)
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What one prompt yields: detectors [L, H], NLL of each token, whether the answer was right, steps [L, H, T]."""
+
+    detectors: dict[str, np.ndarray]
+    nll: np.ndarray
+    correct: bool
+    accepted: bool
+    steps: np.ndarray
+
+
+def check_choice(name: str, value: object, known: Collection[str]) -> None:
+    """Refuse a value that is none of those an option can take."""
+    if value not in known:
+        raise BadPrompt(f"{name} cannot be {value!r}; there are {list(known)}")
+
+
+def check_fits(model: PreTrainedModel, prompts: NeedleSet | Sequence[NeedlePrompt], *, spare: int = 0) -> None:
+    """Refuse what the model cannot read, with the reason."""
+    if not len(prompts):
+        refused = [f"needle {index}: {reason}" for index, reason in getattr(prompts, "refused", ())]
+        said = f"all {len(refused)} needles were refused, {refused[0]}" if refused else "there is no needle or length"
+        raise BadPrompt(f"no prompt to score: {said}")
+    check_ids(model, [prompt.ids for prompt in prompts], spare=spare)
+
+
+def check_ids(model: PreTrainedModel, sequences: Sequence[Sequence[int]], *, spare: int = 0) -> None:
+    """Refuse sequences beyond the model's positions or vocabulary."""
+    check_positions(model, max(map(len, sequences)) + spare)
+    largest, known = max(map(max, sequences)), model.config.get_text_config().vocab_size
+    if largest >= known:
+        raise BadPrompt(f"token id {largest} is beyond the model's vocabulary ({known}): wrong tokenizer?")
+
+
+def check_positions(model: PreTrainedModel, longest: int) -> None:
+    """Refuse a sequence beyond the model's positions, and a model in training mode."""
+    if model.training:
+        raise BadPrompt("the model is in training mode, where dropout blurs the rows: call model.eval() first")
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and longest > positions:
+        raise BadPrompt(f"prompt and answer take {longest} tokens, the model has {positions} positions: shorten them")
+
+
+def score_batch(
+    model: PreTrainedModel,
+    prompts: Sequence[NeedlePrompt],
+    *,
+    key_block: int = 2048,
+    extra: Sequence[Extra] = (),
+    cache: SharedPrefix | None = None,
+) -> list[Record]:
+    """One forward over a few prompts, their answers teacher-forced; over the rest behind a shared prefix, if any."""
+    ids, rows = pad(prompts)
+    ids, rows = ids.to(model.device), rows.to(model.device)
+    start = 0 if cache is None else cache.reuse(prompts[0].ids, keep=prompts[0].answer_start - 1)
+    writing = Writing(model, rows - start, ids.gather(1, rows + 1)) if "locos" in extra else None
+    layers: dict[int, RowStats] = {}
+    request = RowRequest(
+        rows,
+        answer_groups(prompts, ids.shape[1], ids.device),
+        top=max(len(p.gold) for p in prompts),
+        key_block=key_block,
+        directions=None if writing is None else writing.directions,
+        narrow=last_layer(model),
+    )
+    watching = nullcontext() if writing is None else writing.watching()
+    inputs = {} if cache is None else cache.inputs
+    with torch.no_grad(), watching, capture_rows(model, request, layers.__setitem__):
+        logits = row_logits(model, ids[:, start:], rows - start, **inputs)
+    if writing is not None:
+        layers = {index: writing.finish(index, stats) for index, stats in layers.items()}
+    return list(_records(model, prompts, logits, layers))
+
+
+def last_layer(model: PreTrainedModel) -> int | None:
+    """The last layer, if nothing but attention carries from token to token in it; None where its parts are unknown."""
+    try:
+        return anatomy(model).n_layers - 1
+    except UnsupportedArchitecture:
+        return None
+
+
+def _records(
+    model: PreTrainedModel, prompts: Sequence[NeedlePrompt], logits: Tensor, layers: dict[int, RowStats]
+) -> Iterator[Record]:
+    kept = {layer: LayerRows.of(stats) for layer, stats in layers.items()}
+    log_probs = logits.float().log_softmax(dim=-1)
+    for b, prompt in enumerate(prompts):
+        n = len(prompt.answer)
+        answer = torch.tensor(prompt.answer, device=logits.device)
+        nll = -log_probs[b, :n].gather(-1, answer[:, None])[:, 0]
+        hits = logits[b, :n].argmax(dim=-1) == answer
+        own = {i: layer.prompt(b, n) for i, layer in kept.items()}
+        values = {i: (answer_detectors(layer, prompt), layer.reaches(len(prompt.gold))) for i, layer in own.items()}
+        share = float(hits.float().mean())
+        scores = table(model, values)
+        steps = _steps(prompt, {i: layer for i, layer in own.items() if values[i][1]}, scores["copy"].shape)
+        yield Record(scores, nll.cpu().numpy(), bool(hits.all()), share > GATE, steps)
+
+
+def _steps(prompt: NeedlePrompt, layers: dict[int, LayerRows], shape: tuple[int, ...]) -> np.ndarray:
+    """[L, H, T] int8: where a head copies, 1 or 0; -1 in layers that cannot."""
+    steps = np.full((*shape, len(prompt.answer)), -1, dtype=np.int8)
+    ids, answer, gold = (np.asarray(part) for part in (prompt.ids, prompt.answer, prompt.gold))
+    for index, layer in layers.items():
+        hits = copied(layer.argmax, ids, answer, gold)
+        steps[index, : len(hits)] = hits
+    return steps
+
+
+def table(model: PreTrainedModel, layers: dict[int, tuple[dict[str, np.ndarray], bool]]) -> dict[str, np.ndarray]:
+    """[L, H] of every detector; NaN where a layer has no rows or its rows cannot reach the whole answer.
+
+    Args:
+        model: for its number of layers.
+        layers: layer -> (detector -> [H], whether every row reaches the answer).
+
+    Raises:
+        UnsupportedArchitecture: no layer has rows.
+    """
+    if not layers:
+        raise UnsupportedArchitecture(f"{type(model).__name__} has no layer whose attention rows can be read")
+    n_layers = max(model.config.get_text_config().num_hidden_layers, max(layers) + 1)
+    n_heads = max(len(value) for values, _ in layers.values() for value in values.values())
+    out: dict[str, np.ndarray] = {}
+    for index, (values, reachable) in layers.items():
+        for name, value in values.items():
+            scores = out.setdefault(name, np.full((n_layers, n_heads), np.nan, dtype=np.float32))
+            if reachable or name not in NEEDS_NEEDLE:
+                scores[index, : len(value)] = value
+    return out
+
+
+def row_logits(model: PreTrainedModel, ids: Tensor, rows: Tensor, **inputs: Any) -> Tensor:
+    """Logits of the given rows only, [batch, rows, vocabulary]: all positions at once would dwarf the model.
+
+    Args:
+        model: any causal language model.
+        ids: [batch, S] token ids.
+        rows: [batch, R] positions within ``ids``.
+        inputs: passed on to the model.
+    """
+    wanted, place = torch.unique(rows, return_inverse=True)
+    inputs = {"use_cache": False, **inputs}
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        logits: Tensor = model(ids, logits_to_keep=wanted, **inputs).logits
+    else:
+        logits = model(ids, **inputs).logits[:, wanted]
+    return logits.gather(1, place[..., None].expand(-1, -1, logits.shape[-1]))
+
+
+def pad(prompts: Sequence[NeedlePrompt]) -> tuple[Tensor, Tensor]:
+    """Ids [batch, S] padded on the right; rows [batch, T] that predict the answer, the last one repeated."""
+    size, longest = max(len(p.ids) for p in prompts), max(len(p.answer) for p in prompts)
+    ids = torch.tensor([[*p.ids, *[p.ids[-1]] * (size - len(p.ids))] for p in prompts])
+    rows = [[p.answer_start - 1 + min(t, len(p.answer) - 1) for t in range(longest)] for p in prompts]
+    return ids, torch.tensor(rows)
+
+
+def _answered(model: PreTrainedModel, prompts: Sequence[NeedlePrompt], stop_ids: Sequence[int]) -> list[NeedlePrompt]:
+    """The prompts with what the model writes greedily in the place of their answers."""
+    return [
+        replace(p, ids=(*p.ids[: p.answer_start], *generate(model, p.ids[: p.answer_start], stop_ids=stop_ids)))
+        for p in prompts
+    ]
+
+
+def _judged(record: Record, prompt: NeedlePrompt, answered: NeedlePrompt) -> Record:
+    """A record of a generated answer: no NLL of the true one, and the gate's verdict."""
+    correct, share = contains(answered.answer, prompt.answer), recall(answered.answer, prompt.answer)
+    return replace(record, nll=np.full(len(prompt.answer), np.nan), correct=correct, accepted=share > GATE)
+
+
+def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Record], *, mode: str) -> RetrievalScores:
+    """Stack the prompts' records into one result."""
+    detectors = {name: np.stack([r.detectors[name] for r in records]) for name in records[0].detectors}
+    prompts = needle_set.prompts
+    meta = {
+        **about(model),
+        "prompts": needle_set.hash,
+        "length": needle_set.length,
+        "refused": [list(pair) for pair in needle_set.refused],
+        "mode": mode,
+        **levels(prompts),
+        "layers_without_rows": [int(x) for x in np.flatnonzero(np.isnan(detectors["entropy"]).all(axis=(0, 2)))],
+    }
+    return RetrievalScores(
+        detectors=detectors,
+        kv_heads=kv_heads(model, detectors["entropy"].shape[2]),
+        nll=stack([r.nll.astype(np.float32) for r in records], fill=np.nan),
+        correct=np.array([r.correct for r in records]),
+        accepted=np.array([r.accepted for r in records]),
+        depth=np.array([p.depth for p in prompts], dtype=np.float32),
+        needle=np.array([p.needle for p in prompts]),
+        steps=stack([r.steps for r in records], fill=-1),
+        meta=meta,
+    )
+
+
+def stack(parts: Sequence[np.ndarray], *, fill: float) -> np.ndarray:
+    """Arrays that differ in the length of their last axis in one, the short ones filled up."""
+    longest = max(part.shape[-1] for part in parts)
+    out = np.full((len(parts), *parts[0].shape[:-1], longest), fill, dtype=parts[0].dtype)
+    for row, part in zip(out, parts, strict=True):
+        row[..., : part.shape[-1]] = part
+    return out
+
+
+def levels(prompts: Sequence[NeedlePrompt]) -> dict[str, Any]:
+    """What chance gives on these prompts: ``chance`` of the copy score, ``chances`` of all detectors that have one.
+
+    ``chances`` are means over the prompts, of the detectors with a level on every prompt.
+    """
+    found = [chance_levels(prompt) for prompt in prompts]
+    shared = set[str].intersection(*(set(of) for of in found))
+    return {
+        "chance": float(np.mean([1 / prompt.answer_start for prompt in prompts])),
+        "chances": {name: float(np.mean([of[name] for of in found])) for name in found[0] if name in shared},
+    }
+
+
+def about(model: PreTrainedModel) -> dict[str, str]:
+    """What a result says of the model it was measured on."""
+    return {"model": type(model).__name__, "dtype": str(model.dtype).removeprefix("torch.")}
+
+
+def kv_heads(model: PreTrainedModel, heads: int) -> int:
+    """Number of KV heads, as the model's configuration has it; every query head its own where it has none."""
+    return int(getattr(model.config.get_text_config(), "num_key_value_heads", None) or heads)

@@ -1,0 +1,291 @@
+"""The published detector of arXiv 2404.15574 (nightdessert/Retrieval_Head at 3ac171a) as it runs, defect by defect.
+
+Its scores can be had with every defect, or with some of them mended, so that a difference between two studies can be
+traced to its cause. The question's wording is the needle's own.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from checkpoints.errors import BadPrompt
+from heads.detect.generation import NEW_TOKENS, generate
+from heads.detect.readings import copied
+from heads.detect.retrieval import about, check_positions, kv_heads, table
+from heads.prompts.building import answer_in
+from heads.prompts.needles import Needle, Span
+from heads.rows.reduce import RowStats
+from heads.rows.rows import RowRequest, capture_rows
+from heads.scores.scores import GATE, RetrievalScores
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedTokenizerBase
+
+DEFECTS: Mapping[str, str] = {
+    "period_ids": "insertion looks for Llama-2's full stops whatever the tokenizer; finding none, it goes to the start",
+    "extra_bos": "every piece is encoded with special tokens, so that BOS stands inside the text",
+    "span_search": "the answer is looked for by overlap of token sets; not found, the trial counts with all scores 0",
+    "step_count": "steps that copy are counted, not distinct tokens: repeats count again and scores exceed 1",
+    "newline_stop": "only Llama-2's newline ends an answer; other tokenizers always write fifty tokens",
+    "successes_only": "trials without the answer are dropped before averaging",
+}
+LLAMA_PERIODS = frozenset((29889, 869))
+LLAMA_NEWLINE = 144
+BUFFER = 200
+COVER = 0.9
+
+
+class NothingAccepted(BadPrompt):
+    """Every trial failed the gate, so that the published procedure has nothing to average."""
+
+
+def published_scores(
+    model: PreTrainedModel,
+    tokenizer: "PreTrainedTokenizerBase",
+    needles: Sequence[Needle],
+    haystack: str,
+    *,
+    lengths: Sequence[int],
+    depths: Sequence[float],
+    defects: Collection[str] = tuple(DEFECTS),
+    progress: bool = False,
+) -> RetrievalScores:
+    """Score heads as the published code does, with the defects named and without the others.
+
+    Args:
+        model: in eval mode.
+        tokenizer: the model's.
+        needles: sentence, answer and question; distractors are left out.
+        haystack: running text, repeated until it is long enough.
+        lengths: context lengths; 200 tokens of each are kept free, as published.
+        depths: shares of the context before the needle.
+        defects: names from `DEFECTS`; none for the mended procedure.
+        progress: show a progress bar.
+
+    Returns:
+        scores whose ``copy`` detector is the published score (in the reading the defects imply), one entry per trial
+        that is kept; ``depth`` is the one achieved, and ``meta["not_found"]`` counts the trials without a span.
+        Checkpoints that keep different trials cannot be paired: `heads.compare` refuses them.
+
+    Raises:
+        BadPrompt: unknown defects, a length that leaves no room, or (`NothingAccepted`) no trial kept.
+    """
+    if unknown := set(defects) - set(DEFECTS):
+        raise BadPrompt(f"unknown defects {sorted(unknown)}; there are {list(DEFECTS)}")
+    grid = [(n, needle, length, depth) for length in lengths for depth in depths for n, needle in enumerate(needles)]
+    stops = _stops(tokenizer, defects)
+    kept, asked, not_found = [], [], 0
+    for number, needle, length, depth in tqdm(grid, desc="published scores", disable=not progress):
+        ids, span, achieved = published_prompt(tokenizer, needle, haystack, length, depth, defects=defects)
+        check_positions(model, len(ids) + NEW_TOKENS)
+        written, scores = published_trial(model, ids, span, stop_ids=stops, counting="step_count" in defects)
+        share = rouge1_recall(needle.answer, str(tokenizer.decode(list(written), skip_special_tokens=True)))
+        not_found += span is None
+        if share > GATE or "successes_only" not in defects:
+            kept.append((scores, share > GATE, achieved, number))
+            asked.append((ids, span))
+    if not kept:
+        raise NothingAccepted("the model answered no trial right, and the published procedure drops the others")
+    copy, accepted, depth_got, needle_of = (np.array(part) for part in zip(*kept, strict=True))
+    meta = {
+        "defects": sorted(defects),
+        "trials": len(grid),
+        "not_found": not_found,
+        "mode": "published",
+        "prompts": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
+        "length": max(lengths),
+        "chance": float(np.mean([1 / len(ids) for ids, _ in asked])),
+    }
+    return RetrievalScores(
+        detectors={"copy": copy.astype(np.float32)},
+        kv_heads=kv_heads(model, copy.shape[2]),
+        nll=np.full((len(kept), 1), np.nan, dtype=np.float32),
+        correct=accepted,
+        accepted=accepted,
+        depth=depth_got.astype(np.float32),
+        needle=needle_of,
+        meta={**about(model), **meta},
+    )
+
+
+def defect_table(
+    model: PreTrainedModel,
+    tokenizer: "PreTrainedTokenizerBase",
+    needles: Sequence[Needle],
+    haystack: str,
+    *,
+    lengths: Sequence[int],
+    depths: Sequence[float],
+    progress: bool = False,
+) -> "pd.DataFrame":
+    """What each defect does: the procedure as published, with one defect mended at a time, and with all mended.
+
+    Arguments as in `published_scores`. Columns: trials kept and all-zero ones, distinct depths tested, heads above
+    0.1, the best head and its mean score.
+    """
+    import pandas as pd
+
+    variants = {"as published": set(DEFECTS)}
+    variants |= {f"without {name}": set(DEFECTS) - {name} for name in DEFECTS}
+    variants["all mended"] = set()
+    rows = []
+    for name, defects in variants.items():
+        try:
+            scores = published_scores(
+                model, tokenizer, needles, haystack, lengths=lengths, depths=depths, defects=defects, progress=progress
+            )
+        except NothingAccepted:
+            rows.append({"procedure": name, "trials": 0})
+            continue
+        best = scores.top(1)[0]
+        rows.append(
+            {
+                "procedure": name,
+                "trials": len(scores),
+                "all_zero": int((np.nansum(scores.copy, axis=(1, 2)) == 0).sum()),
+                "depths_tested": len(np.unique(np.round(scores.depth, 2))),
+                "retrieval_heads": scores.count(),
+                "best_head": best.name,
+                "best_score": best.score.value,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def published_prompt(
+    tokenizer: "PreTrainedTokenizerBase",
+    needle: Needle,
+    haystack: str,
+    length: int,
+    depth: float,
+    *,
+    defects: Collection[str],
+) -> tuple[tuple[int, ...], Span | None, float]:
+    """Token ids, the answer's span (None: not found), and the depth achieved, as published or mended.
+
+    Raises:
+        BadPrompt: a length that leaves no room for any context.
+    """
+    special = "extra_bos" in defects
+    copies = length // max(len(haystack.split()), 1) + 1
+    ids = _encode(tokenizer, " ".join([haystack] * copies), special)[:length]
+    if special:
+        ids = _encode(tokenizer, str(tokenizer.decode(ids)), special)
+    hidden = _encode(tokenizer, f" {needle.needle}", special)
+    ids = ids[: length - BUFFER - len(hidden)]
+    if length - BUFFER - len(hidden) <= 0:
+        raise BadPrompt(f"length {length} leaves no context beside {BUFFER} free tokens and the needle")
+    at = len(ids) if depth >= 1 else int(len(ids) * depth)
+    periods = LLAMA_PERIODS if "period_ids" in defects else _periods(tokenizer, ids)
+    while depth < 1 and at and ids[at - 1] not in periods:
+        at -= 1
+    context = [*ids[:at], *hidden, *ids[at:]]
+    if "span_search" in defects:
+        text = str(tokenizer.decode(context)) + needle.question
+        prompt = _encode(tokenizer, text, special) if special else _with_bos(tokenizer, _encode(tokenizer, text, False))
+        return tuple(prompt), _search(prompt, _encode(tokenizer, needle.answer, False)), at / len(ids)
+    question = _encode(tokenizer, needle.question, False)
+    prompt = _with_bos(tokenizer, [*context, *question])
+    _, (low, high) = answer_in(
+        lambda text: tuple(_encode(tokenizer, f" {text}", special)), needle.needle, needle.answer
+    )
+    start = len(prompt) - len(context) - len(question) + at
+    return tuple(prompt), (start + low, start + high), at / len(ids)
+
+
+def published_trial(
+    model: PreTrainedModel,
+    ids: Sequence[int],
+    span: Span | None,
+    *,
+    stop_ids: Collection[int],
+    counting: bool = True,
+) -> tuple[tuple[int, ...], np.ndarray]:
+    """Answer greedily, at most fifty tokens, and score what was written; [L, H], all 0 without a span.
+
+    Args:
+        model: in eval mode.
+        ids: the prompt.
+        span: the answer's place in it.
+        stop_ids: tokens that end the answer, included in it.
+        counting: count steps; else distinct tokens.
+    """
+    written = generate(model, ids, stop_ids=tuple(stop_ids), end_of_sequence=False)
+    sequence = torch.tensor([[*ids, *written]], device=model.device)
+    rows = torch.arange(len(ids) - 1, sequence.shape[1] - 1, device=model.device)[None]
+    layers: dict[int, RowStats] = {}
+    with torch.no_grad(), capture_rows(model, RowRequest(rows, _no_groups), layers.__setitem__):
+        model(sequence, use_cache=False)
+    gold = np.arange(*span) if span else np.arange(0)
+    tokens, answer = sequence[0].cpu().numpy(), np.asarray(written)
+    values = {}
+    for layer, stats in layers.items():
+        hits = copied(stats.argmax[0].cpu().numpy(), tokens, answer, gold)
+        if not counting:
+            hits = hits & _first_time(hits, answer)
+        values[layer] = ({"copy": hits.sum(axis=1) / max(len(gold), 1)}, True)
+    return written, table(model, values)["copy"]
+
+
+def rouge1_recall(answer: str, written: str) -> float:
+    """Share of the answer's words that were written, lower case, unstemmed."""
+    wanted, found = (Counter(re.findall(r"[a-z0-9]+", text.lower())) for text in (answer, written))
+    return sum((wanted & found).values()) / max(sum(wanted.values()), 1)
+
+
+def _first_time(hits: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    """[H, T] True where a head copies a token for the first time."""
+    out = np.zeros_like(hits)
+    for token in np.unique(answer):
+        steps = np.flatnonzero(answer == token)
+        first = hits[:, steps].argmax(axis=1)
+        out[np.arange(len(hits)), steps[first]] = True
+    return out
+
+
+def _no_groups(rows: Tensor, keys: Tensor) -> Tensor:
+    return torch.zeros(1, 1, len(keys), 0, dtype=torch.bool, device=keys.device)
+
+
+def _encode(tokenizer: "PreTrainedTokenizerBase", text: str, special: bool) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=special, verbose=False))
+
+
+def _encode_piece(tokenizer: "PreTrainedTokenizerBase", special: bool, text: str) -> tuple[int, ...]:
+    return tuple(_encode(tokenizer, f" {text}", special))
+
+
+def _with_bos(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> list[int]:
+    return ids if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id), *ids]
+
+
+def _periods(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> frozenset[int]:
+    return frozenset(i for i in set(ids) if str(tokenizer.decode([i])).strip().endswith("."))
+
+
+def _stops(tokenizer: "PreTrainedTokenizerBase", defects: Collection[str]) -> frozenset[int]:
+    piece = tokenizer.convert_tokens_to_ids("<0x0A>")
+    known = {LLAMA_NEWLINE} | ({piece} if isinstance(piece, int) and piece != tokenizer.unk_token_id else set())
+    if "newline_stop" in defects:
+        return frozenset(known)
+    ends = {tokenizer.eos_token_id} - {None}
+    return frozenset(ends | set(_encode(tokenizer, "\n", False)[-1:]))
+
+
+def _search(ids: Sequence[int], answer: Sequence[int]) -> Span | None:
+    """The first window of the answer's length that covers more than 90 % of the set of its tokens."""
+    wanted = set(answer)
+    for start in range(len(ids)):
+        if len(wanted & set(ids[start : start + len(answer)])) / len(wanted) > COVER:
+            return start, start + len(answer)
+    return None

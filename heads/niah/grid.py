@@ -1,0 +1,257 @@
+"""How well the model answers over length and depth, or distance and interference: maps of answer NLL, numpy only."""
+
+import html
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoints.errors import BadPrompt
+from checkpoints.results.artifacts import read_artifact, write_artifact
+from heads.scores.stats import (
+    Estimate,
+    Floats,
+    bootstrap,
+    nanmean,
+    percentiles,
+    resampled_means,
+    resampling,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+KIND = "needle_map"
+MIDDLE = (0.3, 0.8)
+
+
+@dataclass(frozen=True)
+class NeedleMap:
+    """Answer NLL and accuracy on a grid of prompts.
+
+    P prompts, T tokens of the longest answer. Cells pool the prompts of one row and column.
+
+    Attributes:
+        axes: names of rows and columns: (``length``, ``depth``) or (``distance``, ``before``).
+        rows: values of the first axis, in tokens.
+        columns: values of the second: depths requested, or tokens.
+        row: [P] which row a prompt belongs to.
+        column: [P] which column.
+        needle: [P] which needle it hides.
+        nll: [P, T] nats per teacher-forced answer token, NaN beyond an answer's end.
+        correct: [P] bool, every answer token is the most likely one.
+        achieved: [P] depth as built.
+        meta: model and prompts.
+    """
+
+    axes: tuple[str, str]
+    rows: tuple[float, ...]
+    columns: tuple[float, ...]
+    row: NDArray[np.integer]
+    column: NDArray[np.integer]
+    needle: NDArray[np.integer]
+    nll: Floats
+    correct: NDArray[np.bool_]
+    achieved: Floats
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def grid(self, values: Floats) -> Floats:
+        """[rows, columns] mean of a value per prompt or per token; NaN where a cell is empty."""
+        cells = np.full((len(self.rows), len(self.columns)), np.nan)
+        for at in np.ndindex(cells.shape):
+            inside = (self.row == at[0]) & (self.column == at[1])
+            if inside.any():
+                cells[at] = nanmean(values[inside].ravel())
+        return cells
+
+    @property
+    def cell_nll(self) -> Floats:
+        """[rows, columns] nats per answer token."""
+        return self.grid(self.nll)
+
+    def _cell_interval(self) -> tuple[Floats, Floats]:
+        """Ends of the 95 % interval of `cell_nll`, tokens weighing alike."""
+        tokens = ~np.isnan(self.nll)
+        parts = np.stack([np.where(tokens, self.nll, 0.0).sum(axis=1), tokens.sum(axis=1)], axis=1)
+        low, high = np.full((2, len(self.rows), len(self.columns)), np.nan)
+        for at in np.ndindex(low.shape):
+            cell = parts[(self.row == at[0]) & (self.column == at[1])]
+            if len(cell) > 1:
+                sums = resampling(len(cell)) @ cell
+                low[at], high[at] = percentiles(sums[:, 0] / sums[:, 1])
+        return low, high
+
+    @property
+    def cell_ppl(self) -> Floats:
+        """[rows, columns] exponential of `cell_nll` (arXiv 2604.02650, figures 2 and 8)."""
+        return np.asarray(np.exp(self.cell_nll))
+
+    @property
+    def cell_accuracy(self) -> Floats:
+        """[rows, columns] share of prompts answered right."""
+        return self.grid(self.correct.astype(float))
+
+    @property
+    def row_nll(self) -> Floats:
+        """[rows] margin: mean over the columns."""
+        return nanmean(self.cell_nll, axis=1)
+
+    @property
+    def column_nll(self) -> Floats:
+        """[columns] margin: mean over the rows (figure 7)."""
+        return nanmean(self.cell_nll, axis=0)
+
+    @property
+    def mean_nll(self) -> float:
+        """Mean over the cells (figure 3)."""
+        return float(nanmean(self.cell_nll.ravel()))
+
+    def margin(self, axis: str) -> "pd.DataFrame":
+        """One row a value of one axis, over all of the other: prompts, NLL with 95 % interval, nats per token.
+
+        Prompts weigh alike; the interval resamples needles; with one there is none.
+
+        Args:
+            axis: one of `axes`.
+
+        Raises:
+            BadPrompt: the map has no such axis.
+        """
+        import pandas as pd
+
+        if axis not in self.axes:
+            raise BadPrompt(f"the map has no axis {axis!r}; it has {list(self.axes)}")
+        first = axis == self.axes[0]
+        values, index = (self.rows, self.row) if first else (self.columns, self.column)
+        inside = index[:, None] == np.arange(len(values))
+        nll = np.where(inside, nanmean(self.nll, axis=1)[:, None], np.nan)
+        low, high = bootstrap(nll, self.needle)
+        found = {axis: values, "n": inside.sum(axis=0), "answer_nll": nanmean(nll), "low": low, "high": high}
+        return pd.DataFrame(found)
+
+    def middle_penalty(self, *, draws: int = 2000, seed: int = 0) -> Estimate:
+        """Mean NLL of needles at 30 to 80 % depth minus that of the others, nats per token; > 0: lost in the middle.
+
+        The depths are those achieved. The interval resamples needles; with one there is none.
+
+        Raises:
+            BadPrompt: a map without depths in both parts.
+        """
+        if self.axes[1] != "depth":
+            raise BadPrompt("the middle penalty needs a map over depth, not over distance")
+        inside = (self.achieved >= MIDDLE[0]) & (self.achieved <= MIDDLE[1])
+        if inside.all() or not inside.any():
+            raise BadPrompt("the middle penalty needs depths both inside and outside 30 to 80 %")
+        per_prompt = nanmean(self.nll, axis=1)
+        parts = np.stack([np.where(inside, per_prompt, np.nan), np.where(inside, np.nan, per_prompt)], axis=1)
+        return self._difference(parts, draws=draws, seed=seed)
+
+    def interference_cost(self, *, draws: int = 2000, seed: int = 0) -> Estimate:
+        """Mean NLL with the most text before the needle minus that with the least, nats per token; > 0: it disturbs.
+
+        The distance is the same on both sides (arXiv 2604.02650, figure 9). The interval resamples needles; with
+        one there is none.
+
+        Raises:
+            BadPrompt: a map without several lengths of text before the needle.
+        """
+        if self.axes[1] != "before" or len(self.columns) < 2:
+            raise BadPrompt("the cost of interference needs a map over several lengths of text before the needle")
+        order = np.argsort(self.columns)
+        per_prompt = nanmean(self.nll, axis=1)
+        parts = np.stack([np.where(self.column == order[end], per_prompt, np.nan) for end in (-1, 0)], axis=1)
+        return self._difference(parts, draws=draws, seed=seed)
+
+    def _difference(self, parts: Floats, *, draws: int, seed: int) -> Estimate:
+        """Mean of the first column minus that of the second, [P, 2], each over the prompts it applies to."""
+        units = len(np.unique(self.needle))
+        means = resampled_means(parts, self.needle, resampling(units, draws=draws, seed=seed))
+        low, high = percentiles(means[:, 0] - means[:, 1]) if units > 1 else (np.nan, np.nan)
+        value = nanmean(parts)
+        return Estimate(float(value[0] - value[1]), float(low), float(high), units)
+
+    def part(self, rows: Collection[float]) -> "NeedleMap":
+        """The map over some values of its first axis only.
+
+        Raises:
+            BadPrompt: a value that is not in the map.
+        """
+        if missing := set(rows) - set(self.rows):
+            raise BadPrompt(f"the map has no {self.axes[0]} {sorted(missing)}; it has {list(self.rows)}")
+        kept = [i for i, value in enumerate(self.rows) if value in rows]
+        inside = np.isin(self.row, kept)
+        arrays = {name: getattr(self, name)[inside] for name in _ARRAYS}
+        arrays["row"] = np.searchsorted(kept, arrays["row"])
+        return replace(self, rows=tuple(self.rows[i] for i in kept), **arrays)
+
+    def summary(self) -> str:
+        """One sentence: mean, worst cell, middle penalty where it applies."""
+        cells = self.cell_nll
+        worst = np.unravel_index(np.nanargmax(cells), cells.shape)
+        where = f"{self.axes[0]} {self.rows[worst[0]]:g}, {self.axes[1]} {self.columns[worst[1]]:g}"
+        text = f"answer PPL {np.exp(self.mean_nll):.3g} over the map, worst {np.exp(cells[worst]):.3g} at {where}"
+        try:
+            return f"{text}; middle penalty {self.middle_penalty()} nats"
+        except BadPrompt:
+            return text
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a cell: both axes, depth as built (mean), prompts, NLL, PPL with 95 % interval, accuracy.
+
+        The interval resamples the cell's prompts, one a needle, and is NaN where there is one only.
+        """
+        import pandas as pd
+
+        rows, columns = np.meshgrid(self.rows, self.columns, indexing="ij")
+        counts = [int(((self.row == r) & (self.column == c)).sum()) for r, c in np.ndindex(rows.shape)]
+        low, high = (np.exp(end) for end in self._cell_interval())
+        return pd.DataFrame(
+            {
+                self.axes[0]: rows.ravel(),
+                self.axes[1]: columns.ravel(),
+                "achieved_depth": self.grid(self.achieved).ravel(),
+                "n": counts,
+                "answer_nll": self.cell_nll.ravel(),
+                "answer_ppl": self.cell_ppl.ravel(),
+                "ppl_low": low.ravel(),
+                "ppl_high": high.ravel(),
+                "needle_accuracy": self.cell_accuracy.ravel(),
+            }
+        )
+
+    def plot(self) -> "go.Figure":
+        """The map with its cells written out: colour is answer PPL, text adds the accuracy."""
+        from heads.figures.plots import plot_map
+
+        return plot_map(self)
+
+    def __repr__(self) -> str:
+        return f"<NeedleMap: {self.summary()}>"
+
+    def _repr_html_(self) -> str:
+        table = self.to_frame().pivot(index=self.axes[0], columns=self.axes[1], values="answer_ppl")
+        return f"<p>{html.escape(self.summary())}</p>{table.to_html(float_format='{:.3g}'.format)}"
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the result to a folder, atomically."""
+        meta = {"about": dict(self.meta), "axes": self.axes, "rows": self.rows, "columns": self.columns}
+        return write_artifact(folder, KIND, meta, {name: getattr(self, name) for name in _ARRAYS})
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "NeedleMap":
+        """Read what `save` wrote.
+
+        Raises:
+            StoreError: nothing there, damaged, or of another kind.
+        """
+        meta, arrays = read_artifact(folder, KIND)
+        first, second = meta["axes"]
+        values = {name: arrays[name] for name in _ARRAYS}
+        return cls((first, second), tuple(meta["rows"]), tuple(meta["columns"]), meta=meta["about"], **values)
+
+
+_ARRAYS = ("row", "column", "needle", "nll", "correct", "achieved")

@@ -1,0 +1,177 @@
+"""Answer NLL of a model over a grid of prompts, and its perplexity on plain text."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import DynamicCache, PreTrainedModel
+
+from checkpoints.errors import BadPrompt
+from heads.detect.retrieval import about, check_fits, check_positions, pad, row_logits
+from heads.niah.grid import NeedleMap
+from heads.prompts.building import interference_prompts, needle_prompts
+from heads.prompts.needles import Needle, NeedlePrompt, NeedleSet
+from heads.scores.stats import Estimate, bootstrap
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def needle_map(
+    model: PreTrainedModel,
+    tokenizer: "PreTrainedTokenizerBase",
+    needles: Sequence[Needle],
+    haystack: str | Sequence[str],
+    *,
+    lengths: Sequence[int],
+    depths: Sequence[float],
+    batch_size: int = 8,
+    seed: int = 0,
+    progress: bool = False,
+) -> NeedleMap:
+    """Answer NLL over total length and needle depth (arXiv 2604.02650, figure 2).
+
+    Args:
+        model: in eval mode.
+        tokenizer: the model's.
+        needles: hidden in every cell.
+        haystack: running text or units (`needle_prompts`).
+        lengths: tokens of the prompts.
+        depths: shares of the haystack before the needle.
+        batch_size: prompts at a time.
+        seed: of haystack windows.
+        progress: show a progress bar.
+
+    Raises:
+        BadPrompt: a needle that cannot be scored at every length, with the reason, or a length beyond the model.
+    """
+    depths = [float(depth) for depth in depths]
+    sets = [needle_prompts(tokenizer, needles, haystack, length=n, depths=depths, seed=seed) for n in lengths]
+    cells = [(row, prompt) for row, prompts in enumerate(sets) for prompt in _whole(prompts)]
+    column = [depths.index(prompt.requested_depth) for _, prompt in cells]
+    axes = ("length", "depth")
+    return _measure(model, cells, column, axes, lengths, depths, batch_size=batch_size, progress=progress)
+
+
+def interference_map(
+    model: PreTrainedModel,
+    tokenizer: "PreTrainedTokenizerBase",
+    needles: Sequence[Needle],
+    haystack: str | Sequence[str],
+    *,
+    distances: Sequence[int],
+    befores: Sequence[int],
+    batch_size: int = 8,
+    seed: int = 0,
+    progress: bool = False,
+) -> NeedleMap:
+    """Answer NLL over absolute distance and interference length, in tokens (arXiv 2604.02650, figure 8).
+
+    Arguments as in `needle_map` and `interference_prompts`.
+    """
+    distances, befores = list(distances), list(befores)
+    prompts = interference_prompts(tokenizer, needles, haystack, distances=distances, befores=befores, seed=seed)
+    bos = int(tokenizer.bos_token_id is not None)
+    cells = [(distances.index(prompt.distance), prompt) for prompt in _whole(prompts)]
+    column = [befores.index(prompt.before - bos) for _, prompt in cells]
+    axes = ("distance", "before")
+    return _measure(model, cells, column, axes, distances, befores, batch_size=batch_size, progress=progress)
+
+
+def _whole(prompts: NeedleSet) -> tuple[NeedlePrompt, ...]:
+    """The prompts, provided that no needle was refused: a map compares cells over the same needles."""
+    if prompts.refused:
+        index, reason = prompts.refused[0]
+        raise BadPrompt(f"needle {index} cannot stand in every cell of the map: {reason}")
+    return prompts.prompts
+
+
+def _measure(
+    model: PreTrainedModel,
+    cells: Sequence[tuple[int, NeedlePrompt]],
+    column: Sequence[int],
+    axes: tuple[str, str],
+    rows: Sequence[float],
+    columns: Sequence[float],
+    *,
+    batch_size: int,
+    progress: bool,
+) -> NeedleMap:
+    prompts = [prompt for _, prompt in cells]
+    check_fits(model, prompts)
+    nll = np.full((len(prompts), max(len(p.answer) for p in prompts)), np.nan, dtype=np.float32)
+    correct = np.zeros(len(prompts), dtype=bool)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
+    for start in tqdm(range(0, len(order), batch_size), desc="needle map", disable=not progress):
+        batch = order[start : start + batch_size]
+        for i, (own, right) in zip(batch, answer_nll(model, [prompts[i] for i in batch]), strict=True):
+            nll[i, : len(own)], correct[i] = own, right
+    return NeedleMap(
+        axes=axes,
+        rows=tuple(map(float, rows)),
+        columns=tuple(map(float, columns)),
+        row=np.array([row for row, _ in cells]),
+        column=np.array(column),
+        needle=np.array([p.needle for p in prompts]),
+        nll=nll,
+        correct=correct,
+        achieved=np.array([p.depth for p in prompts], dtype=np.float32),
+        meta=about(model),
+    )
+
+
+@torch.no_grad()
+def answer_nll(model: PreTrainedModel, prompts: Sequence[NeedlePrompt]) -> list[tuple[np.ndarray, bool]]:
+    """Nats per teacher-forced answer token, and whether all are the most likely ones, per prompt; no rows taken."""
+    ids, rows = (part.to(model.device) for part in pad(prompts))
+    logits = row_logits(model, ids, rows).float()
+    targets = ids.gather(1, rows + 1)
+    nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").cpu().numpy()
+    right = (logits.argmax(dim=-1) == targets).cpu().numpy()
+    sizes = [len(p.answer) for p in prompts]
+    return [(own[:n], bool(hit[:n].all())) for own, hit, n in zip(nll, right, sizes, strict=True)]
+
+
+@torch.no_grad()
+def corpus_nll(
+    model: PreTrainedModel,
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: Sequence[str],
+    *,
+    length: int,
+    chunk: int = 512,
+) -> Estimate:
+    """Nats per token of plain text, the first ``length`` tokens of each; exp of it is the corpus PPL (figure 6).
+
+    The interval resamples texts. Texts run in chunks behind a cache, so that only a chunk's logits exist at a time.
+
+    Args:
+        model: in eval mode.
+        tokenizer: the model's.
+        texts: documents; shorter ones count as far as they go.
+        length: tokens of a document, BOS included.
+        chunk: tokens at a time.
+
+    Raises:
+        BadPrompt: no text of two tokens, or a length beyond the model's positions.
+    """
+    check_positions(model, length)
+    bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+    documents = [(bos + tokenizer.encode(t, add_special_tokens=False, verbose=False))[:length] for t in texts]
+    means = np.array([_document_nll(model, ids, chunk) for ids in documents if len(ids) > 1])
+    if not len(means):
+        raise BadPrompt("no text has two tokens: give documents to read")
+    low, high = bootstrap(means)
+    return Estimate(float(means.mean()), float(low), float(high), len(means))
+
+
+def _document_nll(model: PreTrainedModel, ids: Sequence[int], chunk: int) -> float:
+    cache, total = DynamicCache(config=model.config.get_text_config()), 0.0
+    tokens = torch.tensor([list(ids)], device=model.device)
+    for start in range(0, len(ids) - 1, chunk):
+        stop = min(start + chunk, len(ids) - 1)
+        logits = model(tokens[:, start:stop], past_key_values=cache, use_cache=True).logits[0].float()
+        total += float(torch.nn.functional.cross_entropy(logits, tokens[0, start + 1 : stop + 1], reduction="sum"))
+    return total / (len(ids) - 1)

@@ -1,0 +1,1 @@
+"""What a model is asked: needles, the haystacks that hide them, and probes generated from a seed."""

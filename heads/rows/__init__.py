@@ -1,0 +1,1 @@
+"""Chosen attention rows at the price of a fused forward pass."""

@@ -1,0 +1,213 @@
+"""Chosen attention rows at the price of the fused forward.
+
+A model runs its fused attention through a function registered in transformers' attention interface. For the rows
+asked for, and no others, the attention weights are computed again in float32, streamed over blocks of keys with
+an online softmax, and reduced at once to what detectors need. Nothing of size S x S exists at any time: the cost
+is O(rows x S) per head and the memory O(rows x block) for one layer.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from checkpoints.errors import BadPrompt, UnsupportedArchitecture
+from checkpoints.model.attention import attention_implementation
+from heads.rows.fused import Call, fused_output, rows_output
+from heads.rows.masks import LazyMask, lazy_mask
+from heads.rows.reduce import KeyGroups, Logits, RowStats, reduce_rows
+
+# No "sdpa" in the name: transformers would then apply its own checks and reject softcap and sinks.
+ROWS = "drift_rows"
+
+
+@dataclass(frozen=True, slots=True)
+class RowRequest:
+    """Which rows to reduce, and over which groups of keys.
+
+    Attributes:
+        positions: [batch, rows] absolute positions of the scored queries.
+        groups: says which keys belong to which named group (needle, distractor, first token, ...).
+        top: how many of the largest weights to keep for each row.
+        key_block: keys treated at a time; changes memory, not results.
+        directions: layer -> [variants, batch, heads, rows, d of values], along which to sum attended values.
+        narrow: a layer behind which the model is read at these rows only, so that it attends for no others: the last
+            one, where nothing but attention carries from token to token (`last_layer`).
+    """
+
+    positions: Tensor
+    groups: KeyGroups
+    top: int = 0
+    key_block: int = 2048
+    directions: Callable[[int], Tensor] | None = None
+    narrow: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Capture:
+    request: RowRequest
+    sink: Callable[[int, RowStats], None]
+    seen: set[int]
+
+    def take(self, layer: int, stats: RowStats) -> None:
+        """Pass one layer's rows on, once."""
+        if layer in self.seen:
+            raise UnsupportedArchitecture(
+                f"two attention calls of one pass say that they are layer {layer}: their rows cannot be told apart"
+            )
+        self.seen.add(layer)
+        self.sink(layer, stats)
+
+
+class Edit(Protocol):
+    """A change to what heads do: to their queries before the call, to their outputs after it."""
+
+    def query(self, call: Call) -> Tensor:
+        """[batch, heads, queries, d] to use instead."""
+
+    def output(self, call: Call, output: Tensor) -> Tensor:
+        """[batch, heads, queries, d of values] to use instead."""
+
+
+_capture: ContextVar[_Capture | None] = ContextVar("drift_rows_capture", default=None)
+_edit: ContextVar[Edit | None] = ContextVar("drift_rows_edit", default=None)
+
+
+@contextmanager
+def capture_rows(model: PreTrainedModel, request: RowRequest, sink: Callable[[int, RowStats], None]) -> Iterator[None]:
+    """Send the requested rows of every attention layer to ``sink(layer, stats)`` while the block runs.
+
+    The model's attention implementation is put back afterwards, whatever happens inside.
+
+    Raises:
+        UnsupportedArchitecture: the model does not use transformers' attention interface.
+    """
+    with attention_of(model):
+        token = _capture.set(_Capture(request, sink, set()))
+        try:
+            yield
+        finally:
+            _capture.reset(token)
+
+
+@contextmanager
+def editing(edit: Edit) -> Iterator[None]:
+    """Apply an edit to every attention call of models inside `attention_of`."""
+    token = _edit.set(edit)
+    try:
+        yield
+    finally:
+        _edit.reset(token)
+
+
+@contextmanager
+def attention_of(model: PreTrainedModel) -> Iterator[None]:
+    """Run the model through `rows_attention` while the block runs, then put its implementation back.
+
+    Raises:
+        UnsupportedArchitecture: the model does not use transformers' attention interface, or works on its mask.
+    """
+    try:
+        with attention_implementation(model, ROWS):
+            yield
+    except (AttributeError, TypeError) as error:
+        if LazyMask.__name__ not in str(error):
+            raise
+        raise UnsupportedArchitecture(
+            f"{type(model).__name__} works on its attention mask as on a tensor ({error}): its rows cannot be read"
+        ) from error
+
+
+def rows_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: LazyMask,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    is_causal: bool | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention in the calling convention of transformers: fused output, rows on the side.
+
+    Args:
+        module: the attention module that calls; supplies `layer_idx`.
+        query: [batch, heads, queries, d], after rotary embedding and QK-norm.
+        key: [batch, KV heads, keys, d], not repeated.
+        value: [batch, KV heads, keys, d of values].
+        attention_mask: what `lazy_mask` built.
+        dropout: must be 0.
+        scaling: factor on the logits; 1/sqrt(d) when the model passes none.
+        softcap: cap * tanh(logit / cap) before the mask (Gemma 2).
+        s_aux: [heads] learned sinks: an extra logit in the softmax's denominator (GPT-OSS).
+        position_bias: refused.
+        is_causal: refused when False.
+
+    Returns:
+        [batch, queries, heads, d of values] and no weights.
+    """
+    layer = getattr(module, "layer_idx", None)
+    own_mask = not isinstance(attention_mask, LazyMask) or position_bias is not None or is_causal is False
+    if own_mask or layer is None or layer < 0:
+        raise UnsupportedArchitecture(
+            f"{type(module).__name__} builds its own mask, adds a position bias or has no layer index: "
+            "its attention rows cannot be computed again correctly"
+        )
+    if dropout:
+        raise UnsupportedArchitecture(f"{type(module).__name__} applies dropout: call model.eval() first")
+    logits = Logits(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
+    call = Call(layer, query, key, value, attention_mask, logits)
+    edit, capture = _edit.get(), _capture.get()
+    if edit is not None:
+        call = replace(call, query=edit.query(call))
+    positions = None if capture is None else _rows_here(capture.request, call)
+    if capture is not None and positions is not None:
+        capture.take(layer, _reduce(capture.request, positions, call))
+    if capture is not None and positions is not None and capture.request.narrow == layer and edit is None:
+        output = rows_output(call, positions)
+    else:
+        output = fused_output(call)
+    if edit is not None:
+        output = edit.output(call, output)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _reduce(request: RowRequest, positions: Tensor, call: Call) -> RowStats:
+    index = (positions - call.mask.query_start)[:, None, :, None]
+    return reduce_rows(
+        call.query.gather(2, index.expand(-1, call.query.shape[1], -1, call.query.shape[-1])),
+        call.key,
+        call.mask,
+        positions,
+        call.logits,
+        request.groups,
+        top=request.top,
+        block=request.key_block,
+        value=call.value,
+        directions=None if request.directions is None else request.directions(call.layer),
+    )
+
+
+def _rows_here(request: RowRequest, call: Call) -> Tensor | None:
+    """The request's positions if this call holds them, None if it holds none of them."""
+    start, (batch, _, queries, _) = call.mask.query_start, call.query.shape
+    positions = request.positions.to(call.query.device).expand(batch, -1)
+    inside = (positions >= start) & (positions < start + queries)
+    if bool(inside.all()):
+        return positions
+    if bool(inside.any()):
+        raise BadPrompt("scored rows fall into two pieces of a chunked forward: keep them all in the last one")
+    return None
+
+
+AttentionInterface.register(ROWS, rows_attention)
+AttentionMaskInterface.register(ROWS, lazy_mask)

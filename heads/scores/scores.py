@@ -1,0 +1,355 @@
+"""Retrieval scores of one checkpoint as a value: numpy only, saved and loaded without torch."""
+
+import html
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoints.errors import BadPrompt, StoreError
+from checkpoints.results.artifacts import read_artifact, write_artifact
+from heads.scores.names import head_name, head_names, parse_head
+from heads.scores.stats import Estimate, Floats, bootstrap, independent_units, nanmean, nansd
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+THRESHOLD = 0.1
+GATE = 0.5
+"""Share of an answer beyond which a prompt is accepted (arXiv 2404.15574)."""
+
+
+def retrieves(mean: Floats, threshold: float = THRESHOLD) -> NDArray[np.bool_]:
+    """Whether a mean score is strictly above the threshold, float32 rounding of exact tenths aside."""
+    return np.asarray(np.round(mean.astype(float), 6) > threshold)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadScore:
+    """Retrieval score of one head: the share of the answer's tokens it copies, 0 to 1."""
+
+    name: str
+    layer: int
+    head: int
+    score: Estimate
+    per_prompt: Floats = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadScores:
+    """Detector values of every head on every prompt.
+
+    NaN means *not applicable* (a layer without attention rows, a needle outside a layer's window) and is left out of
+    every mean. N prompts, L layers, H heads.
+
+    Attributes:
+        detectors: name -> [N, L, H] float32; `heads.DETECTORS` says what each measures.
+        kv_heads: number of KV heads; query head h reads from KV head h // (H / kv_heads).
+        meta: prompt hash, length, model facts.
+    """
+
+    detectors: Mapping[str, Floats]
+    kv_heads: int
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    main: ClassVar[str] = ""
+    kind: ClassVar[str] = "head_scores"
+    extra: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def leading(self) -> str:
+        """The detector that `top` ranks by unless told otherwise."""
+        return self.main or next(iter(self.detectors))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(layers, heads)."""
+        values = self.detector(self.leading)
+        return values.shape[1], values.shape[2]
+
+    def __len__(self) -> int:
+        return len(self.detector(self.leading))
+
+    @property
+    def cluster(self) -> NDArray[np.integer]:
+        """[N] which independent unit a prompt belongs to: its needle where there are eight at least, else itself."""
+        return independent_units(np.asarray(self.meta.get("needle", range(len(self)))))[1]
+
+    def detector(self, name: str) -> Floats:
+        """[N, L, H] of a detector by name.
+
+        Raises:
+            BadPrompt: not measured here.
+        """
+        if name not in self.detectors:
+            raise BadPrompt(f"detector {name!r} was not measured; this result has {sorted(self.detectors)}")
+        return self.detectors[name]
+
+    def mean_of(self, name: str) -> Floats:
+        """[L, H] mean of a detector over the prompts to which it applies."""
+        return nanmean(self.detector(name))
+
+    def groups(self, name: str = "", *, reduce: Literal["mean", "max"] = "mean") -> Floats:
+        """[N, L, KV heads] of a detector: mean or maximum over the query heads that share a KV head."""
+        values = self.detector(name or self.leading)
+        grouped = values.reshape(*values.shape[:2], self.kv_heads, -1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return np.asarray((np.nanmean if reduce == "mean" else np.nanmax)(grouped, axis=-1))
+
+    def top(self, k: int = 10, *, by: str = "") -> tuple[HeadScore, ...]:
+        """The k heads with the highest mean of a detector, best first; ties in layer order."""
+        name = by or self.leading
+        mean = np.nan_to_num(self.mean_of(name), nan=-np.inf).ravel()
+        best = np.argsort(-mean, kind="stable")[:k]
+        return tuple(self._head(*divmod(int(i), self.shape[1]), name) for i in best if mean[i] > -np.inf)
+
+    def __getitem__(self, name: str) -> HeadScore:
+        return self._head(*parse_head(name, self.shape), self.leading)
+
+    def _head(self, layer: int, head: int, by: str) -> HeadScore:
+        values = self.detector(by)[:, layer, head]
+        low, high = bootstrap(values, self.cluster)
+        applies = int((~np.isnan(values)).sum())
+        estimate = Estimate(float(nanmean(values)), float(low), float(high), applies)
+        return HeadScore(head_name(layer, head), layer, head, estimate, values)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a head: name, layer, head, and the mean of every detector."""
+        import pandas as pd
+
+        layers, heads = np.indices(self.shape)
+        columns: dict[str, Any] = {"name": head_names(self.shape), "layer": layers.ravel(), "head": heads.ravel()}
+        return pd.DataFrame(columns | {name: self.mean_of(name).ravel() for name in self.detectors})
+
+    def statistics(self, name: str = "", *, groups: Literal["mean", "max"] | None = None) -> "pd.DataFrame":
+        """One row a head, or a KV group, for one detector: n, mean, sd, 95 % interval, accepted-only mean, chance.
+
+        ``n`` counts prompts; the interval resamples independent units (`cluster`), and is NaN with fewer than two.
+        ``accepted_mean`` is over the prompts that pass the gate, ``chance`` what even attention would give
+        (`heads.detect.chance.chance_levels`); NaN where there is no such thing.
+
+        Args:
+            name: of the detector; the leading one unless given.
+            groups: KV groups (``a5.kv0``) in the place of query heads, each the mean or the maximum of its heads; a
+                maximum has no chance level.
+        """
+        import pandas as pd
+
+        values = self.groups(name, reduce=groups) if groups else self.detector(name or self.leading)
+        low, high = bootstrap(values, self.cluster)
+        layers, heads = (index.ravel() for index in np.indices(values.shape[1:]))
+        kind, column = ("kv", "kv_head") if groups else ("h", "head")
+        chance = np.nan if groups == "max" else self.meta.get("chances", {}).get(name or self.leading, np.nan)
+        return pd.DataFrame(
+            {
+                "name": [f"a{layer}.{kind}{head}" for layer, head in zip(layers, heads, strict=True)],
+                "layer": layers,
+                column: heads,
+                "n": (~np.isnan(values)).sum(axis=0).ravel(),
+                "mean": nanmean(values).ravel(),
+                "sd": nansd(values).ravel(),
+                "low": low.ravel(),
+                "high": high.ravel(),
+                "accepted_mean": self._accepted(values).ravel(),
+                "chance": chance,
+            }
+        )
+
+    def to_head_lists(self, *, by: str = "") -> dict[str, list[float]]:
+        """``{"layer-head": [value of each prompt]}``, the JSON that the published tools load; NaN left out.
+
+        Values are written as the shortest decimals of their float32, so that 0.1 stays at a threshold of 0.1.
+
+        Args:
+            by: the detector; the leading one unless given. The published scores are ``copy_count``.
+        """
+        values = self.detector(by or self.leading)
+        return {
+            f"{x}-{y}": [float(str(v)) for v in values[:, x, y] if not np.isnan(v)] for x, y in np.ndindex(self.shape)
+        }
+
+    def _accepted(self, values: Floats) -> Floats:
+        """[L, H] mean over accepted prompts: none where nothing was answered."""
+        return np.full(values.shape[1:], np.nan)
+
+    def plot(self, *, by: str = "") -> "go.Figure":
+        """Heat map of a detector, layers x heads."""
+        from heads.figures.plots import plot_scores
+
+        return plot_scores(self, by=by or self.leading)
+
+    def summary(self) -> str:
+        """One sentence: the detectors and their best heads."""
+        best = {name: self.top(1, by=name) for name in self.detectors}
+        said = [f"{name}: {found[0].name} at {found[0].score}" for name, found in best.items() if found]
+        return f"over {len(self)} prompts, {'; '.join(said)}"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.summary()}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{h.name}</td><td>{h.score.value:.3f}</td><td>[{h.score.low:.3f}, {h.score.high:.3f}]</td></tr>"
+            for h in self.top(10)
+        )
+        head = f"<tr><th>head</th><th>{self.leading}</th><th>95 % interval</th></tr>"
+        return f"<p>{html.escape(self.summary())}</p><table>{head}{rows}</table>"
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the result to a folder, atomically."""
+        arrays = {f"detector.{name}": np.asarray(values) for name, values in self.detectors.items()}
+        arrays |= {name: values for name in self.extra if (values := getattr(self, name)) is not None}
+        about = {"about": dict(self.meta), "kv_heads": self.kv_heads, "detectors": list(self.detectors)}
+        return write_artifact(folder, self.kind, about, arrays)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            StoreError: nothing there, damaged, or of another kind.
+        """
+        meta, arrays = read_artifact(folder, cls.kind)
+        try:
+            detectors = {name: arrays[f"detector.{name}"] for name in meta["detectors"]}
+            rest = {name: arrays.get(name) if name == "steps" else arrays[name] for name in cls.extra}
+            return cls(detectors=detectors, meta=meta["about"], kv_heads=meta["kv_heads"], **rest)
+        except KeyError as missing:
+            raise StoreError(f"{folder} lacks {missing}: delete the folder and run again") from missing
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RetrievalScores(HeadScores):
+    """How much each head retrieves, and how well the model answers, prompt by prompt.
+
+    T tokens of the longest answer. ``copy`` is the retrieval score of arXiv 2604.02650, section 3.3: a share in
+    [0, 1], larger meaning more retrieval.
+
+    Attributes:
+        nll: [N, T] float32, nats per teacher-forced answer token, NaN beyond an answer's end (and throughout when the
+            model generated its own answer).
+        correct: [N] bool, every answer token is the most likely one: greedy decoding would answer right. When the
+            model generated: the answer stands in what it wrote.
+        accepted: [N] bool, prompts that pass the gate of arXiv 2404.15574 and enter `accepted_mean`: more than half
+            of the answer's tokens are the most likely ones (when the model generated: ROUGE-1 recall above a half).
+        depth: [N] share of the haystack before the needle, as achieved.
+        needle: [N] which needle a prompt hides; prompts of one needle are not independent.
+        steps: [N, L, H, T] int8, 1 where a head copies at the step that predicts an answer token, 0 where not, -1
+            where there is no such step or it does not apply; None where steps were not kept.
+    """
+
+    nll: Floats
+    correct: NDArray[np.bool_]
+    accepted: NDArray[np.bool_]
+    depth: Floats
+    needle: NDArray[np.integer]
+    steps: NDArray[np.int8] | None = None
+
+    main: ClassVar[str] = "copy"
+    kind: ClassVar[str] = "retrieval_scores"
+    extra: ClassVar[tuple[str, ...]] = ("nll", "correct", "accepted", "depth", "needle", "steps")
+
+    @property
+    def cluster(self) -> NDArray[np.integer]:
+        """[N] which independent unit a prompt belongs to: its needle where there are eight at least, else itself."""
+        return independent_units(self.needle)[1]
+
+    @property
+    def copy(self) -> Floats:
+        """[N, L, H] retrieval score, set reading."""
+        return self.detectors["copy"]
+
+    @property
+    def needle_mass(self) -> Floats:
+        """[N, L, H] attention mass on the answer inside the needle."""
+        return self.detectors["needle_mass"]
+
+    @cached_property
+    def mean(self) -> Floats:
+        """[L, H] retrieval score, mean over the prompts to which it applies."""
+        return self.mean_of("copy")
+
+    @cached_property
+    def accepted_mean(self) -> Floats:
+        """[L, H] the same over accepted prompts only (the gate of arXiv 2404.15574); NaN when there are none."""
+        return self._accepted(self.copy)
+
+    def _accepted(self, values: Floats) -> Floats:
+        return nanmean(values[self.accepted]) if self.accepted.any() else np.full(self.shape, np.nan)
+
+    @cached_property
+    def interval(self) -> tuple[Floats, Floats]:
+        """Ends of the 95 % bootstrap interval of `mean` over independent units (`cluster`), each [L, H]."""
+        return bootstrap(self.copy, self.cluster)
+
+    @property
+    def prompt_nll(self) -> Floats:
+        """[N] nats per answer token, mean over each answer."""
+        return nanmean(self.nll, axis=1)
+
+    @property
+    def answer_nll(self) -> float:
+        """Nats per answer token, over all answer tokens."""
+        return float(nanmean(self.nll.ravel()))
+
+    @property
+    def answer_ppl(self) -> float:
+        """Exponential of the mean NLL over all answer tokens; a mean of exponentials would be one cell's."""
+        return float(np.exp(self.answer_nll))
+
+    @property
+    def needle_accuracy(self) -> float:
+        """Share of prompts answered right, 0 to 1."""
+        return float(self.correct.mean())
+
+    @property
+    def needle_score(self) -> float:
+        """Share of prompts that pass the gate, 0 to 1: the lenient criterion by which needle tests are scored."""
+        return float(self.accepted.mean())
+
+    @property
+    def chance(self) -> float:
+        """Score of a head that attends to some key at random, to first order: one in the context's length."""
+        return float(self.meta["chance"])
+
+    def count(self, threshold: float = THRESHOLD) -> int:
+        """Number of retrieval heads: mean score strictly above the threshold."""
+        return int(np.sum(retrieves(self.mean, threshold)))
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a head: name, n, score with interval, accepted-only mean, chance, and every detector's mean."""
+        frame = super().to_frame()
+        low, high = self.interval
+        about = {
+            "n": (~np.isnan(self.copy)).sum(axis=0).ravel(),
+            "score": self.mean.ravel(),
+            "low": low.ravel(),
+            "high": high.ravel(),
+            "accepted_mean": self.accepted_mean.ravel(),
+            "chance": self.chance,
+        }
+        for place, (name, values) in enumerate(about.items(), 3):
+            frame.insert(place, name, values)
+        return frame.drop(columns="copy")
+
+    def summary(self) -> str:
+        """One sentence: heads, best head, accuracy, perplexity, what they rest on, how many needles were refused."""
+        best = self.top(1)
+        lead = f"the best is {best[0].name} at {best[0].score}" if best else "no layer has attention rows"
+        answered = f"needle score {self.needle_score:.1%}, accuracy {self.needle_accuracy:.1%}"
+        if not np.isnan(self.answer_nll):
+            answered += f", answer PPL {self.answer_ppl:.3g}"
+        unit, cluster = independent_units(self.needle)
+        refused = len(self.meta.get("refused", ()))
+        return (
+            f"{self.count()} of {self.mean.size} heads retrieve (score > {THRESHOLD}); {lead}; {answered}, over "
+            f"{len(self)} prompts of {self.meta['length']} tokens (intervals over {len(np.unique(cluster))} {unit}s)"
+            + (f"; {refused} needles refused" if refused else "")
+        )

@@ -1,0 +1,1 @@
+"""Heads and needle readouts over training: onset, saturation, correlation with other scores."""

@@ -1,0 +1,194 @@
+"""Does a monitor's metric go with a downstream score? With what a handful of checkpoints can and cannot bear."""
+
+import csv
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from checkpoints.errors import BadPrompt
+from heads.scores.stats import Floats
+
+FEW = 10
+EXACT_UP_TO = 8
+MONTE_CARLO = 20_000
+MISSING = ("", "nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Correlation:
+    """Pearson correlation of one metric with one downstream score over checkpoints.
+
+    Attributes:
+        metric: the monitor's metric.
+        downstream: the column it is compared with.
+        n: checkpoints in both.
+        r: Pearson correlation.
+        low: lower end of its 95 % interval (Fisher's z).
+        high: upper end.
+        p: two-sided, t test with n - 2 degrees of freedom.
+        p_permutation: two-sided over all n! orders up to n = 8, over random orders beyond.
+        leave_one_out: least and greatest r with one checkpoint left out.
+        r_differences: r of the changes between neighbouring checkpoints; monotone curves correlate without it.
+    """
+
+    metric: str
+    downstream: str
+    n: int
+    r: float
+    low: float
+    high: float
+    p: float
+    p_permutation: float
+    leave_one_out: tuple[float, float]
+    r_differences: float
+
+    @property
+    def warning(self) -> str:
+        """What the reader must know before quoting r; empty from n = 10 on."""
+        if self.n >= FEW:
+            return ""
+        return f"n = {self.n} checkpoints only: any two monotone curves correlate strongly at this n"
+
+    def __str__(self) -> str:
+        least, greatest = self.leave_one_out
+        text = (
+            f"{self.metric} against {self.downstream}: r = {self.r:+.2f} [{self.low:+.2f}, {self.high:+.2f}], "
+            f"permutation p = {self.p_permutation:.2g}, one left out {least:+.2f} to {greatest:+.2f}, "
+            f"first differences {self.r_differences:+.2f}"
+        )
+        return f"{text} ({self.warning})" if self.warning else text
+
+
+def correlate(metric: Floats, downstream: Floats, *, names: tuple[str, str] = ("metric", "downstream")) -> Correlation:
+    """Correlate two series over the same checkpoints, in order; pairs with a NaN are left out.
+
+    Raises:
+        BadPrompt: fewer than three pairs, an infinite value, or a series that does not vary.
+    """
+    kept = ~(np.isnan(metric) | np.isnan(downstream))
+    x, y = metric[kept].astype(float), downstream[kept].astype(float)
+    for name, values in zip(names, (x, y), strict=True):
+        if not np.isfinite(values).all():
+            raise BadPrompt(f"{name} is infinite at {np.isinf(values).sum()} of {len(x)} checkpoints: leave them out")
+    if len(x) < 3:
+        raise BadPrompt(f"{names[0]} and {names[1]} share {len(x)} checkpoints: a correlation needs three")
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        constant = names[0] if np.ptp(x) == 0 else names[1]
+        raise BadPrompt(f"{constant} is the same at all {len(x)} checkpoints: nothing to correlate")
+    r = pearson(x, y)
+    left_out = [pearson(np.delete(x, i), np.delete(y, i)) for i in range(len(x))]
+    return Correlation(
+        *names,
+        n=len(x),
+        r=r,
+        low=fisher_interval(r, len(x))[0],
+        high=fisher_interval(r, len(x))[1],
+        p=pearson_p(r, len(x)),
+        p_permutation=permutation_p(x, y),
+        leave_one_out=(float(np.nanmin(left_out)), float(np.nanmax(left_out))),
+        r_differences=pearson(np.diff(x), np.diff(y)),
+    )
+
+
+def pearson(x: Floats, y: Floats) -> float:
+    """Pearson correlation; NaN where either side does not vary."""
+    x, y = x - x.mean(), y - y.mean()
+    scale = math.sqrt(float(x @ x) * float(y @ y))
+    return float(np.clip(float(x @ y) / scale, -1, 1)) if scale > 0 else float("nan")
+
+
+def pearson_p(r: float, n: int) -> float:
+    """Two-sided p of a Pearson correlation over n pairs (t test, n - 2 degrees of freedom)."""
+    from scipy import stats
+
+    if abs(r) >= 1:
+        return 0.0
+    return float(2 * stats.t.sf(abs(r) * math.sqrt((n - 2) / (1 - r * r)), n - 2))
+
+
+def fisher_interval(r: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a Pearson correlation by Fisher's z; all of [-1, 1] at n = 3."""
+    from scipy import stats
+
+    if n <= 3 or abs(r) >= 1:
+        return (-1.0, 1.0) if n <= 3 else (r, r)
+    half = float(stats.norm.ppf(0.5 + level / 2)) / math.sqrt(n - 3)
+    return math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)
+
+
+def permutation_p(x: Floats, y: Floats, *, seed: int = 0) -> float:
+    """Share of orders of y that correlate with x at least as strongly, sign aside: exact up to n = 8."""
+    n = len(x)
+    if n <= EXACT_UP_TO:
+        orders = np.array(list(itertools.permutations(range(n))))
+    else:
+        draw = np.random.default_rng(seed)
+        drawn = draw.permuted(np.tile(np.arange(n), (MONTE_CARLO, 1)), axis=1)
+        orders = np.concatenate([np.arange(n)[None], drawn])
+    products = np.abs((y - y.mean())[orders] @ (x - x.mean()))
+    return float(np.mean(products >= products[0] * (1 - 1e-12)))
+
+
+def read_downstream(path: Path | str) -> dict[str, dict[int, float]]:
+    """Read a CSV with a ``step`` column and one column per downstream score.
+
+    Returns:
+        column -> {step: value}; cells that are empty or ``nan`` are left out.
+
+    Raises:
+        BadPrompt: no such file, a header without ``step`` or with a name twice, no row or no score, a row of another
+            length, a step twice, or a cell that is no finite number; line and column are named.
+    """
+    path = Path(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            read = [(line, [cell.strip() for cell in row]) for line, row in enumerate(csv.reader(handle), 1)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadPrompt(f"cannot read downstream scores from {path}: {error}") from error
+    (_, header), *rows = [(line, row) for line, row in read if any(row)] or [(1, [])]
+    if "step" not in header or len(header) < 2 or len(set(header)) < len(header) or not rows:
+        raise BadPrompt(
+            f"{path} needs a header with a 'step' column and a column of its own name for each score, separated by "
+            f"commas, and one row a checkpoint: it has the columns {header} and {len(rows)} rows"
+        )
+    table: dict[str, dict[int, float]] = {name: {} for name in header if name != "step"}
+    seen: dict[int, int] = {}
+    for line, row in rows:
+        where = f"{path}, line {line}"
+        if len(row) != len(header):
+            raise BadPrompt(f"{where} has {len(row)} cells where the header names {len(header)} columns")
+        cells = dict(zip(header, row, strict=True))
+        step = _step(cells.pop("step"), where)
+        if step in seen:
+            raise BadPrompt(f"{where} gives step {step} again, which line {seen[step]} has: keep one row a checkpoint")
+        seen[step] = line
+        for name, cell in cells.items():
+            if cell.lower() not in MISSING:
+                table[name][step] = _number(cell, where, name)
+    return table
+
+
+def _step(cell: str, where: str) -> int:
+    step = _number(cell, where, "step")
+    if step != int(step):
+        raise BadPrompt(f"{where}, column 'step': {cell!r} is no whole number")
+    return int(step)
+
+
+def _number(cell: str, where: str, column: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError as error:
+        raise BadPrompt(f"{where}, column {column!r}: {cell!r} is no number") from error
+    if not math.isfinite(value):
+        raise BadPrompt(f"{where}, column {column!r}: {cell!r} is not finite")
+    return value
+
+
+def align(table: Mapping[int, float], steps: Sequence[int]) -> Floats:
+    """A downstream column in the order of the steps, NaN where it has none."""
+    return np.array([table.get(step, np.nan) for step in steps])

@@ -1,0 +1,140 @@
+"""The monitor's numbers as sentences, computed, never typed."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from heads.tracking.saturation import Saturation, Trend, deceptive
+
+if TYPE_CHECKING:
+    from heads.tracking.monitoring import Monitor
+
+WORDS = {
+    "needle_score": "needle score",
+    "needle_accuracy": "needle accuracy",
+    "answer_nll": "answer PPL",
+    "retrieval_heads": "the number of retrieval heads",
+    "initial_set_mean": "the mean score of the initial retrieval heads",
+    "all_heads_mean": "the mean score of all heads",
+}
+NEEDLE_TESTS = ("needle_score", "needle_accuracy")
+READOUTS = (*NEEDLE_TESTS, "answer_nll")
+
+
+def findings(monitor: "Monitor") -> tuple[str, ...]:
+    """Counts, births, saturation, deceptive saturation, fit and correlations, a sentence each."""
+    return (
+        _counts(monitor),
+        _initial(monitor),
+        *_saturations(monitor),
+        *_deceptive(monitor),
+        *_middle(monitor),
+        *_fit(monitor),
+        *(str(c) for c in monitor.correlations),
+        *monitor.notes,
+    )
+
+
+def _counts(monitor: "Monitor") -> str:
+    heads = monitor.curves["retrieval_heads"]
+    first, last = (f"{heads.value[i]:.0f} [{heads.low[i]:.0f}, {heads.high[i]:.0f}]" for i in (0, -1))
+    born, died = (sum(len(getattr(t, what)) for t in monitor.transitions) for what in ("born", "died"))
+    return (
+        f"retrieval heads (score > {monitor.threshold}): {first} at step {monitor.steps[0]:,}, {last} at step "
+        f"{monitor.steps[-1]:,}; {born} births and {died} deaths on the way"
+    )
+
+
+def _initial(monitor: "Monitor") -> str:
+    if not monitor.initial_set:
+        return (
+            f"no head retrieves at step {monitor.steps[0]:,}: the mean over the initial set is not applicable; "
+            "begin the series at a later step to freeze another set"
+        )
+    curve = monitor.curves["initial_set_mean"]
+    return (
+        f"the {len(monitor.initial_set)} initial retrieval heads score {curve.value[0]:.2f} at first and "
+        f"{curve.value[-1]:.2f} [{curve.low[-1]:.2f}, {curve.high[-1]:.2f}] at last"
+    )
+
+
+def _saturations(monitor: "Monitor") -> tuple[str, ...]:
+    out = []
+    for saturation in monitor.saturations:
+        if saturation.at is None:
+            out.append(_unsaturated(saturation))
+        else:
+            out.append(_still(saturation.at))
+    return tuple(out)
+
+
+def _unsaturated(saturation: Saturation) -> str:
+    """That a metric has not settled: because it moves, or because its intervals are too wide to tell."""
+    name = WORDS.get(saturation.metric, saturation.metric)
+    text = f"{name} has not saturated within +-{_bound(saturation.trends[-1])} per doubling"
+    moving = [trend for trend in saturation.trends if trend.moving]
+    if not moving:
+        return f"{text}: its intervals include both 0 and more than that"
+    last = moving[-1]
+    return f"{text}: last seen to change after step {last.step:,}, {_change(last)} per doubling"
+
+
+def _still(trend: Trend) -> str:
+    name = WORDS.get(trend.metric, trend.metric)
+    return f"{name} saturated at step {trend.step:,} ({_change(trend)} per doubling after it, bound +-{_bound(trend)})"
+
+
+def _deceptive(monitor: "Monitor") -> tuple[str, ...]:
+    """That the needle test is over before the model is: told of the test that was over first, the stricter on a tie."""
+    readouts = [s for s in monitor.saturations if s.metric in READOUTS]
+    found = [pair for pair in deceptive(readouts) if pair[0].metric in NEEDLE_TESTS and pair[1].metric == "answer_nll"]
+    if not found:
+        return ()
+    still, moving = min(found, key=lambda pair: (pair[0].step, -NEEDLE_TESTS.index(pair[0].metric)))
+    verb = "falls" if moving.slope < 0 else "rises"
+    return (
+        f"deceptive saturation: {WORDS[still.metric]} saturated at step {still.step:,}; answer PPL still {verb} "
+        f"{_percent(moving)} per doubling after it",
+    )
+
+
+def _middle(monitor: "Monitor") -> tuple[str, ...]:
+    """Whether needles in the middle of the haystack are worse answered at the end; silent where depths do not tell."""
+    curve = monitor.curves.get("middle_penalty")
+    if curve is None or not np.isfinite(curve.low[-1]):
+        return ()
+    first, last = (f"{curve.value[i]:+.2g} [{curve.low[i]:+.2g}, {curve.high[i]:+.2g}]" for i in (0, -1))
+    return (
+        f"needles at 30 to 80 % depth cost {first} nats per answer token more than the others at step "
+        f"{monitor.steps[0]:,}, {last} at step {monitor.steps[-1]:,}",
+    )
+
+
+def _change(trend: Trend) -> str:
+    if trend.metric == "answer_nll":
+        slope, low, high = (100 * np.expm1(value) for value in (trend.slope, trend.low, trend.high))
+        return f"{slope:+.1f} % [{low:+.1f}, {high:+.1f}]"
+    slope, low, high = (round(value, 6) + 0.0 for value in (trend.slope, trend.low, trend.high))
+    return f"{slope:+.2g} [{low:+.2g}, {high:+.2g}]"
+
+
+def _bound(trend: Trend) -> str:
+    return f"{100 * np.expm1(trend.bound):.0f} %" if trend.metric == "answer_nll" else f"{trend.bound:g}"
+
+
+def _percent(trend: Trend) -> str:
+    """A change of NLL as the change of the perplexity it is, in percent, counted in its own direction."""
+    sign = -1 if trend.slope < 0 else 1
+    size = sorted(sign * 100 * np.expm1(v) for v in (trend.low, trend.high))
+    return f"{sign * 100 * np.expm1(trend.slope):.1f} % [{size[0]:.1f}, {size[1]:.1f}]"
+
+
+def _fit(monitor: "Monitor") -> tuple[str, ...]:
+    fit = monitor.fit
+    if fit is None:
+        return ()
+    worst = max(map(abs, fit.residuals))
+    return (
+        f"answer PPL = {fit.a:+.3g} [{fit.a_low:+.3g}, {fit.a_high:+.3g}] ln({monitor.axis}) {fit.b:+.3g}, "
+        f"R^2 = {fit.r_squared:.2f}, largest residual {worst:.2g}",
+    )

@@ -1,0 +1,152 @@
+"""Has training saturated, or does it only seem so? A test with a stated effect size and an interval.
+
+At checkpoint i a metric is saturated if the interval of its change per doubling of tokens after i lies within
++-bound, and no later checkpoint strays further from i than the bound per doubling allows. The interval comes from
+resampling the needles (the same ones at all checkpoints); what another training seed would do it cannot say, nor
+what needles would show on which nothing changes at all: a share that is 1 throughout has no spread to resample.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from heads.scores.stats import Floats
+
+BOUNDS: Mapping[str, float] = {
+    "needle_score": 0.02,
+    "needle_accuracy": 0.02,
+    "answer_nll": 0.02,
+    "initial_set_mean": 0.02,
+    "all_heads_mean": 0.005,
+}
+"""Change per doubling of tokens below which a metric counts as still; 0.02 nats are 2 % of a perplexity."""
+
+
+def count_bound(counts: Floats) -> float:
+    """The same for the number of retrieval heads: 5 % of the most there ever are, half a head at least."""
+    return max(0.5, 0.05 * float(np.nanmax(counts)))
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """Change of a metric per doubling of tokens from one checkpoint to the end.
+
+    Attributes:
+        metric: its name.
+        step: where the stretch begins.
+        slope: change per doubling, in the metric's unit.
+        low: lower end of the 95 % interval.
+        high: upper end.
+        bound: the effect size below which the metric counts as still.
+        saturated: the interval lies within +-bound and no later checkpoint strays.
+    """
+
+    metric: str
+    step: int
+    slope: float
+    low: float
+    high: float
+    bound: float
+    saturated: bool
+
+    @property
+    def moving(self) -> bool:
+        """Still changes: the interval excludes 0 and the metric is not saturated."""
+        return not self.saturated and (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Saturation:
+    """What became of one metric: its trend after each checkpoint but the last."""
+
+    metric: str
+    trends: tuple[Trend, ...]
+
+    @property
+    def at(self) -> Trend | None:
+        """The first checkpoint after which the metric is still."""
+        return next((trend for trend in self.trends if trend.saturated), None)
+
+    def after(self, step: int) -> Trend | None:
+        """Its trend after a given step."""
+        return next((trend for trend in self.trends if trend.step == step), None)
+
+
+def saturation(
+    metric: str, steps: Sequence[int], doublings: Floats, values: Floats, draws: Floats, *, bound: float
+) -> Saturation:
+    """Test a metric for saturation at every checkpoint but the last.
+
+    Args:
+        metric: its name.
+        steps: [C].
+        doublings: [C] log2 of tokens (or steps); checkpoints at 0 must be left out before.
+        values: [C] the metric.
+        draws: [D, C] the metric on resampled needles.
+        bound: change per doubling that counts as still.
+    """
+    trends = []
+    for i in range(len(steps) - 1):
+        time = doublings[i:]
+        slope, low, high = float(_slope(time, values[None, i:])[0]), np.nan, np.nan
+        slopes = _slope(time, draws[:, i:])
+        if np.isfinite(slopes).any():
+            low, high = np.nanquantile(slopes, [0.025, 0.975])
+        stray = np.abs(values[i + 1 :] - values[i]) > bound * np.maximum(1.0, time[1:] - time[0])
+        still = bool(-bound <= low and high <= bound and not stray.any())
+        trends.append(Trend(metric, int(steps[i]), slope, float(low), float(high), bound, still))
+    return Saturation(metric, tuple(trends))
+
+
+def _slope(time: Floats, values: Floats) -> Floats:
+    """Least-squares slope of each row of [D, C] values over [C] times."""
+    centred = time - time.mean()
+    return np.asarray(values @ centred / (centred @ centred))
+
+
+def deceptive(saturations: Sequence[Saturation]) -> tuple[tuple[Trend, Trend], ...]:
+    """Pairs (still, moving): the first has saturated at a checkpoint after which the second still changes."""
+    pairs = []
+    for still in saturations:
+        if (at := still.at) is None:
+            continue
+        others = (other.after(at.step) for other in saturations if other is not still)
+        pairs += [(at, trend) for trend in others if trend is not None and trend.moving]
+    return tuple(pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class LogFit:
+    """Least-squares fit ``value = a * ln(tokens) + b`` (arXiv 2604.02650, section 3.2), tokens > 0 only.
+
+    Attributes:
+        a: change per e-fold of tokens.
+        b: intercept.
+        a_low: lower end of the 95 % interval of a.
+        a_high: upper end.
+        residuals: value - fit, per checkpoint.
+        r_squared: share of the variance explained.
+    """
+
+    a: float
+    b: float
+    a_low: float
+    a_high: float
+    residuals: tuple[float, ...]
+    r_squared: float
+
+
+def log_fit(tokens: Floats, values: Floats) -> LogFit | None:
+    """Fit A ln N + B; None with fewer than three checkpoints at N > 0."""
+    from scipy import stats
+
+    kept = (tokens > 0) & np.isfinite(values)
+    if kept.sum() < 3:
+        return None
+    x, y = np.log(tokens[kept]), values[kept]
+    fit = stats.linregress(x, y)
+    half = float(stats.t.ppf(0.975, len(x) - 2) * fit.stderr)
+    residuals = tuple(float(v) for v in y - (fit.slope * x + fit.intercept))
+    a, b = float(fit.slope), float(fit.intercept)
+    return LogFit(a, b, a - half, a + half, residuals, float(fit.rvalue**2))
