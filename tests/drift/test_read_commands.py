@@ -1,0 +1,290 @@
+"""What commands print and how they exit, on checkpoints of two numbers and results made by hand: no model runs."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from typer.testing import CliRunner
+
+import circuit_drift
+from checkpoints import open_series
+from circuit_drift.cli.app import app
+from circuit_drift.measures.measures import build_measures, store_key
+from circuit_drift.store.store import Store
+from tests.drift.handmade import WIRING_A, WIRING_B, faithfulness, graph, retrieval, roles, strengths
+
+STEPS = (0, 10, 20, 40, 80)
+PARTS = "heads,circuit"
+
+
+def _write_series(root: Path, steps=STEPS) -> Path:
+    """Checkpoints whose one tensor moves along a line, of an architecture that nothing could run."""
+    for step in steps:
+        folder = root / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"model_type": "handmade"}))
+        save_file({"w": np.arange(4, dtype=np.float32).reshape(2, 2) * (step + 1)}, folder / "model.safetensors")
+    return root
+
+
+def _keep(series: Path, store: Path, **results: dict[int, object]) -> None:
+    """Store results of checkpoints under their own keys, as if they had been measured.
+
+    Args:
+        series: folder of the checkpoints.
+        store: where to.
+        results: measure -> step -> result.
+    """
+    measures = {measure.name: measure for measure in build_measures(circuit_drift.prompts_for(series))}
+    for checkpoint in open_series(series):
+        for name, by_step in results.items():
+            if checkpoint.step in by_step:
+                key = store_key(checkpoint, measures[name], "float32")
+                by_step[checkpoint.step].save(Store.open(store).folder(name, key))
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _write_series(tmp_path_factory.mktemp("handmade") / "lines")
+
+
+@pytest.fixture(scope="module")
+def kept(series: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Steps 0 and 10 are alike; at 20 a head changes, at 40 the circuit, at 80 the answers' probability."""
+    store = tmp_path_factory.mktemp("kept") / "store"
+    low, high = {(0, 1): 0.0625}, {(0, 1): 0.75, (1, 0): 0.5}
+    _keep(
+        series,
+        store,
+        heads={
+            0: retrieval(low, nll=math.log(8), name="checkpoint-0"),
+            10: retrieval(low, nll=math.log(8), name="checkpoint-10"),
+            20: retrieval(high, accepted=9, correct=4, nll=math.log(8), name="checkpoint-20"),
+            40: retrieval(high, accepted=9, correct=4, nll=math.log(8), name="checkpoint-40"),
+            80: retrieval(high, accepted=9, correct=4, nll=math.log(4), name="checkpoint-80"),
+        },
+        circuit={
+            step: graph(strengths(WIRING_A if step < 40 else WIRING_B), known=8, name=f"checkpoint-{step}")
+            for step in STEPS
+        },
+        roles={step: roles(a0_h0="mover") for step in STEPS},
+        faithfulness={step: faithfulness([0.5, 0.75], [0.75, 1.0]) for step in STEPS},
+    )
+    return store
+
+
+def _invoke(*words: object):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def _diff(series: Path, store: Path, a: int, b: int, *options: object):
+    return _invoke("diff", f"{series}@{a}", f"{series}@{b}", "--store", store, "--measures", PARTS, *options)
+
+
+def _rows(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if "│" in line or "┃" in line]
+    return [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in lines]
+
+
+@pytest.mark.parametrize("how", [(), ("--json",)])
+@pytest.mark.parametrize(
+    ("a", "b", "status", "opening"),
+    [
+        (0, 10, 0, "No head and no circuit changed significantly from 0 to 10 (q < 0.05)."),
+        (10, 20, 1, "10 and 20 differ: 2 heads changed for real (q < 0.05)."),
+        (20, 40, 1, "20 and 40 differ: 2 edges changed for real (q < 0.05)."),
+        (40, 80, 1, "40 and 80 differ: answer NLL (nats per token) changed for real (q < 0.05)."),
+        (80, 0, 1, "80 and 0 differ: 2 heads and 2 edges changed for real (q < 0.05)."),
+    ],
+)
+def test_a_diff_exits_with_1_where_anything_changed_and_with_0_where_nothing_did(
+    series, kept, a, b, status, opening, how
+):
+    done = _diff(series, kept, a, b, *how)
+    assert done.exit_code == status, done.output
+    if how:
+        document = json.loads(done.stdout)
+        assert document["verdict"][0] == opening
+        assert document["significant"] is bool(status)
+    else:
+        assert f"• {opening}" in done.stdout.splitlines()
+
+
+def test_a_diff_is_held_to_the_level_asked_for(series, kept):
+    assert _diff(series, kept, 0, 80, "--q", 0.001).exit_code == 0
+    assert _diff(series, kept, 0, 80, "--q", 0.01).exit_code == 1
+
+
+def test_a_diff_names_its_page_on_the_stream_that_is_free(series, kept, tmp_path):
+    page = tmp_path / "pair.html"
+    done = _diff(series, kept, 0, 10, "--html", page)
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, str(page))
+    assert "checkpoint-0 → checkpoint-10" in page.read_text(encoding="utf-8")
+    done = _diff(series, kept, 10, 20, "--json", "--html", page)
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (1, str(page))
+    json.loads(done.stdout)
+
+
+def test_trouble_is_neither_a_difference_nor_none(series, kept, tmp_path):
+    for done, told in (
+        (_diff(series, tmp_path / "empty", 0, 10), "nothing to compare. heads: checkpoint-0: "),
+        (_diff(series, kept, 0, 11), "near it: "),
+        (_diff(series, kept, 0, 10, "--q", 0), "q is a false discovery rate in (0, 1): got 0"),
+        (_invoke("diff", series, series, "--measures", "norms"), ""),
+        (_invoke("run", tmp_path / "nowhere"), "is no series"),
+        (_invoke("run", series, "--store", tmp_path / "empty"), "no checkpoint of lines could be measured: "),
+    ):
+        assert done.exit_code == 2, done.output
+        assert told in done.stderr
+        assert done.stdout == ""
+
+
+def test_an_interrupt_has_a_status_of_its_own(series, kept, monkeypatch):
+    def interrupted(*_words: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("checkpoints.open_series", interrupted)
+    monkeypatch.setattr("checkpoints.open_checkpoint", interrupted)
+    for done in (_invoke("run", series, "--store", kept), _diff(series, kept, 0, 10)):
+        assert done.exit_code == 130
+        assert done.stderr == (
+            "circuit-drift: interrupted; what was computed is stored, and the same command goes on from there\n"
+        )
+
+
+def test_a_run_prints_its_table_and_its_sentences_and_exits_with_0(series, kept, tmp_path):
+    page = tmp_path / "report.html"
+    done = _invoke("run", series, "--store", kept, "--html", page, "--executor", "serial")
+    assert done.exit_code == 0, done.output
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    assert lines[0] == "lines: 5 checkpoints"
+    assert _rows(done.stdout)[::2] == [
+        ["step", "needle", "exact", "ppl", "heads", "best", "score", "recall", "faithful"],
+        ["10", "0", "0", "8", "0", "a0.h1", "0.0625", "0.8", "0.875"],
+        ["40", "0.9", "0.4", "8", "2", "a0.h1", "0.75", "0.8", "0.875"],
+    ]
+    assert [line for line in lines if line.startswith("•")] == [
+        "• Retrieval heads appear between steps 10 and 20: the best score goes from 0.06 to 0.75, and reaches 0.75 "
+        "(a0.h1) at step 20; 2 of 4 heads retrieve at the end.",
+        # from step 20 on 0, 0 and -ln 2 after 0, 1 and 2 doublings: a slope of -ln 2 / 2, and 1 - 2^-0.5 = 29.3 %
+        "• Deceptive saturation: needle accuracy saturated at step 20; answer PPL still falls 29.3 % [29.3, 29.3] per "
+        "doubling after it.",
+    ]
+    assert lines[-1] == str(page)
+
+
+def test_a_run_goes_on_past_a_checkpoint_that_fails_and_says_so(tmp_path):
+    series = _write_series(tmp_path / "lines", (0, 10))
+    _keep(series, tmp_path / "store", heads={0: retrieval(), 10: retrieval()})
+    (series / "checkpoint-10" / "model.safetensors").write_bytes(b"")
+    done = _invoke("run", series, "--store", tmp_path / "store", "--measures", "heads")
+    assert done.exit_code == 0, done.output
+    assert "• 1 of 2 checkpoints could not be measured in full: checkpoint-10." in done.stdout.splitlines()
+
+
+def test_a_strict_run_refuses_a_series_with_an_error(tmp_path):
+    series = _write_series(tmp_path / "lines", (0, 10))
+    twin = series / "checkpoint-10" / "model.safetensors"
+    twin.write_bytes((series / "checkpoint-0" / "model.safetensors").read_bytes())
+    _keep(series, tmp_path / "store", heads={0: retrieval(), 10: retrieval()})
+    options = ("run", series, "--store", tmp_path / "store", "--measures", "heads")
+    assert _invoke(*options).exit_code == 0
+    refused = _invoke(*options, "--strict")
+    assert refused.exit_code == 2
+    assert refused.stdout == ""
+    assert "the audit of lines found errors, and the run is strict: error: identical: " in refused.stderr
+
+
+def test_an_audit_exits_with_what_it_found_and_prints_it(tmp_path):
+    clean = _invoke("audit", _write_series(tmp_path / "clean", (0, 10, 20)))
+    assert (clean.exit_code, clean.stdout) == (0, "3 checkpoints of clean (weights examined): nothing found\n")
+    gap = _invoke("audit", _write_series(tmp_path / "gap", (0, 10, 20, 30, 50, 60)))
+    assert gap.exit_code == 1
+    first, found, seen = gap.stdout.splitlines()
+    assert first == "6 checkpoints of gap (weights examined): 0 errors, 1 warnings"
+    assert found.startswith("• warning, missing_steps (30, 50): ")
+    assert seen == "  seen in: allenai/OLMo#842"
+
+
+def test_a_series_is_listed(series):
+    done = _invoke("show", series)
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[0].strip() == "lines: 5 checkpoints"
+    rows = _rows(done.stdout)
+    assert rows[0] == ["checkpoint", "step", "stage", "tokens", "MB", "weights"]
+    assert [row[:2] for row in rows[1:]] == [[f"checkpoint-{step}", str(step)] for step in STEPS]
+    folder = series / "checkpoint-0"
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    assert float(rows[1][4]) == pytest.approx(size / 1e6, rel=0.01)
+    assert open_series(series)[0].weights_hash.startswith(rows[1][5])
+    assert len(rows[1][5]) == 12
+
+
+def test_heads_are_listed_best_first(series, kept):
+    done = _invoke("heads", series, "--steps", "0,20", "--store", kept, "--top", 2)
+    assert done.exit_code == 0, done.output
+    told = [line for line in done.stdout.splitlines() if line.startswith("•")]
+    assert told == [
+        "• step 0: 0 of 4 heads retrieve (score > 0.1); the best is a0.h1 at 0.0625 [0.0625, 0.0625]; needle score "
+        "0.0%, accuracy 0.0%, answer PPL 8, over 10 prompts of 64 tokens (intervals over 10 needles)",
+        "• step 20: 2 of 4 heads retrieve (score > 0.1); the best is a0.h1 at 0.75 [0.75, 0.75]; needle score 90.0%, "
+        "accuracy 40.0%, answer PPL 8, over 10 prompts of 64 tokens (intervals over 10 needles)",
+    ]
+    assert _rows(done.stdout)[3:] == [
+        ["name", "n", "score", "low", "high", "accepted_mean", "chance", "needle_mass"],
+        ["a0.h1", "10", "0.75", "0.75", "0.75", "0.75", "0.125", "0.375"],
+        ["a1.h0", "10", "0.5", "0.5", "0.5", "0.5", "0.125", "0.25"],
+    ]
+    lists = json.loads(_invoke("heads", series, "--steps", "0,20", "--store", kept, "--json").stdout)
+    assert lists["0-1"] == [0.75] * 10
+
+
+@pytest.fixture(scope="module")
+def measured(series, kept) -> Path:
+    assert _invoke("run", series, "--store", kept).exit_code == 0
+    return kept
+
+
+def test_retrieval_is_followed(measured):
+    done = _invoke("monitor", measured)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[0] == (
+        "• retrieval heads (score > 0.1): 0 [0, 0] at step 0, 2 [2, 2] at step 80; 2 births and 0 deaths on the way"
+    )
+    assert "Retrieval over training [95 % interval]" in done.stdout
+    header, *rows = _rows(done.stdout)
+    assert header == [
+        "step", "retrieval_heads", "needle_score", "needle_accuracy", "answer_ppl",
+        "top K shared", "spearman", "born", "died",
+    ]  # fmt: skip
+    assert [row[0] for row in rows] == [str(step) for step in STEPS]
+    assert [row[1] for row in rows] == ["0 [0, 0]", "0 [0, 0]", *["2 [2, 2]"] * 3]
+    assert [row[-2:] for row in rows] == [["", ""], ["0", "0"], ["2", "0"], ["0", "0"], ["0", "0"]]
+
+
+def test_the_circuit_is_followed(measured):
+    done = _invoke("evolve", "--store", measured)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("• On the 8 of 10 facts recalled at some checkpoint: ")
+    assert "Circuit over training" in done.stdout
+    header, *rows = _rows(done.stdout)
+    assert header == [
+        "step", "phase", "clean_metric", "J_previous", "J_previous_across", "J_previous_within", "J_last",
+        "births", "deaths", "centre of mass, layers",
+    ]  # fmt: skip
+    # 19 of 21 edges are shared; of the circuits, B's 2 are new and A's 4 are gone
+    assert [row[2] for row in rows] == ["3"] * 5
+    assert [row[3] for row in rows] == ["n/a", "1", "1", "0.905", "1"]
+    assert [row[6] for row in rows] == ["0.905", "0.905", "0.905", "1", "n/a"]
+    assert [row[7] for row in rows] == ["0", "0", "0", "2", "0"]
+    assert [row[8] for row in rows] == ["0", "0", "0", "4", "0"]
+
+
+def test_a_stored_report_is_written_again(measured, tmp_path):
+    done = _invoke("report", tmp_path / "again.html", "--store", measured)
+    assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'again.html'}\n")
+    assert "<h1>Circuits over training: lines</h1>" in (tmp_path / "again.html").read_text(encoding="utf-8")
