@@ -22,6 +22,13 @@ def damaged_files(facts: Sequence[Facts]) -> Iterator[Finding]:
             yield Finding("damaged_files", (fact.label,), fact.problem)
 
 
+def damaged_beside(facts: Sequence[Facts]) -> Iterator[Finding]:
+    """Damaged files beside weights that are whole: what the training was, not what the model is."""
+    for fact in facts:
+        for problem in fact.beside:
+            yield Finding("damaged_beside", (fact.label,), problem)
+
+
 def non_finite(facts: Sequence[Facts]) -> Iterator[Finding]:
     """Tensors that hold NaN or infinite values."""
     for fact in facts:

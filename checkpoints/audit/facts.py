@@ -20,16 +20,18 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import DriftError
 from checkpoints.files.check import tensor_entries, validate
-from checkpoints.files.folder import CONFIG_FILE, combine, weight_files
+from checkpoints.files.folder import CONFIG_FILE, combine, read_json, weight_files
 from checkpoints.files.hashes import hash_file
 from checkpoints.files.headers import TensorEntry
 from checkpoints.series.checkpoint import Checkpoint
+from checkpoints.series.layouts import TRAINER_STATE
 
 Depth = Literal["metadata", "samples", "weights"]
 
 _SAMPLED = "sample:"
 _FILE_SAMPLE = 1 << 16
 _PIECE = 1 << 22
+_BESIDE = (TRAINER_STATE, "generation_config.json")
 BLOCK = 64
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
@@ -69,6 +71,7 @@ class Facts:
         parts: hash of each tensor, or of each weight file where tensors were not read; once `confirmed`, equal
             mappings mean equal weights.
         tensors: by name; empty where the format hides them (`.bin`, GGUF, hub metadata).
+        beside: why files beside the weights, which only describe the training, cannot be read.
     """
 
     checkpoint: Checkpoint
@@ -77,6 +80,7 @@ class Facts:
     tokenizer: str | None = None
     parts: Mapping[str, str] = field(default_factory=dict)
     tensors: Mapping[str, TensorFacts] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -107,12 +111,24 @@ def gather(checkpoint: Checkpoint, *, depth: Depth, sample_size: int) -> Facts:
         config = checkpoint.config if (checkpoint.path / CONFIG_FILE).exists() else None
         tokenizer = checkpoint.tokenizer_hash
         if files[0].suffix != ".safetensors":
-            return Facts(checkpoint, None, config, tokenizer, _file_digests(files, depth))
+            return Facts(checkpoint, None, config, tokenizer, _file_digests(files, depth), beside=_beside(checkpoint))
         tensors = {name: _about(name, entry, depth, sample_size) for name, entry in tensor_entries(files).items()}
     except (DriftError, OSError) as error:
         return Facts(checkpoint, problem=str(error))
     parts = {name: tensor.digest for name, tensor in tensors.items() if tensor.digest is not None}
-    return Facts(checkpoint, None, config, tokenizer, parts, tensors)
+    return Facts(checkpoint, None, config, tokenizer, parts, tensors, _beside(checkpoint))
+
+
+def _beside(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What is wrong with the JSON that trainers put beside the weights."""
+    problems = []
+    for path in (checkpoint.path / name for name in _BESIDE):
+        if path.exists():
+            try:
+                read_json(path)
+            except DriftError as error:
+                problems.append(str(error))
+    return tuple(problems)
 
 
 def confirmed(facts: Sequence[Facts]) -> list[Facts]:

@@ -57,6 +57,11 @@ class Checkpoint:
         return "/".join(part for part in (self.stage, self.branch, str(self.step)) if part)
 
     @property
+    def position(self) -> int | None:
+        """Where it stands on its line: its step, or the tokens seen where the run counts those alone."""
+        return self.step if self.step is not None else self.tokens
+
+    @property
     def repo(self) -> str | None:
         """The hub repository that it comes from; None for a local one."""
         return None if self.hub is None else self.hub.repo
@@ -125,8 +130,9 @@ class Checkpoint:
 
     @property
     def tokenizer_folders(self) -> tuple[Path, ...]:
-        """Where its tokenizer may lie: its own folder first, then the series folder, then an adapter's base."""
-        return tuple(folder for folder in (self.path, self.root, self.base) if folder is not None)
+        """Where its tokenizer may lie: its own folder, the series', an adapter's base, or the hub's main branch."""
+        lender = None if self.hub is None or self.hub.lender is None else self.hub.lender.path
+        return tuple(folder for folder in (self.path, self.root, self.base, lender) if folder is not None)
 
     def load(
         self,

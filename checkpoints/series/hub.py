@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from checkpoints.files.folder import (
     read_json,
 )
 from checkpoints.files.hashes import hash_file
+from checkpoints.files.headers import read_header
 from checkpoints.files.trust import allows_code
 from checkpoints.series.names import parse_name
 
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+MAIN = "main"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SMALL = (
     CONFIG_FILE,
@@ -51,6 +53,7 @@ _SMALL = (
     SAFETENSORS_INDEX,
     BIN_INDEX,
 )
+_TOKENIZER = TOKENIZER_FILES | {CONFIG_FILE, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
 _WEIGHTS = (
     re.compile(r"model(-\d+-of-\d+)?\.safetensors"),
     re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin"),
@@ -58,6 +61,14 @@ _WEIGHTS = (
 )
 _TRIES = 6
 _MAX_WAIT = 60.0
+
+
+class Unreached(DriftError):
+    """The hub could not be asked."""
+
+
+class Forbidden(Unreached, NotACheckpoint):
+    """The environment forbids asking it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +98,7 @@ class HubRevision:
     @property
     def path(self) -> Path:
         """Where the client's cache keeps its files; `fetch` brings them there."""
-        from huggingface_hub import constants
-        from huggingface_hub.file_download import repo_folder_name
-
-        folder = repo_folder_name(repo_id=self.repo, repo_type="model")
-        return Path(constants.HF_HUB_CACHE) / folder / "snapshots" / self.commit
+        return _cache(self.repo) / "snapshots" / self.commit
 
     @property
     def files(self) -> tuple[HubFile, ...]:
@@ -136,12 +143,14 @@ class HubRevision:
         return _base(str(name), str(revision or "main"))
 
     def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Tensor name -> (dtype, shape), read from the headers of its safetensors files by range; else empty."""
+        """Tensor name -> (dtype, shape) from the headers of its safetensors files, by range if not here; else empty."""
         from huggingface_hub import HfApi
 
         tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
         for file in self.weights:
-            if file.name.endswith(".safetensors"):
+            if (self.path / file.name).exists() and file.name.endswith(".safetensors"):
+                tensors |= {name: (e.dtype, e.shape) for name, e in read_header(self.path / file.name).items()}
+            elif file.name.endswith(".safetensors"):
                 with _explained(self.repo, self.revision):
                     header = _patiently(
                         partial(HfApi().parse_safetensors_file_metadata, self.repo, file.name, revision=self.commit)
@@ -188,15 +197,40 @@ class HubRevision:
         if (self.path / name).exists():
             return self.path / name
         with _explained(self.repo, self.revision):
-            return Path(_patiently(lambda: hf_hub_download(self.repo, name, revision=self.commit)))
+            path = Path(_patiently(lambda: hf_hub_download(self.repo, name, revision=self.commit)))
+        self._remember()
+        return path
 
     def fetch_tokenizer(self) -> None:
-        """Fetch only the files that define the tokenizer, of an adapter's base too."""
-        for file in self.files:
-            if file.name in TOKENIZER_FILES:
+        """Fetch only the files that define the tokenizer, of an adapter's base or of `lender` too."""
+        for file in _published(self.repo, self.commit):
+            if file.name in _TOKENIZER:
                 self.fetch_file(file.name)
-        if self.base is not None:
-            self.base.fetch_tokenizer()
+        for other in () if self._has_tokenizer else (self.base, self.lender):
+            if other is not None:
+                other.fetch_tokenizer()
+
+    @property
+    def lender(self) -> "HubRevision | None":
+        """The repository's main revision, where this one has no tokenizer of its own or of a base, and main has one."""
+        if self.revision == MAIN or self._has_tokenizer or self.base is not None:
+            return None
+        main = _main(self.repo)
+        return main if main is not None and main.commit != self.commit and main._has_tokenizer else None
+
+    @property
+    def _has_tokenizer(self) -> bool:
+        return any(file.name in TOKENIZER_FILES for file in _published(self.repo, self.commit))
+
+    def _remember(self) -> None:
+        """Note in the client's cache which commit the revision is, as the client does where it is asked by name."""
+        ref = _cache(self.repo) / "refs" / self.revision
+        if self.revision == self.commit:
+            return
+        with suppress(OSError):  # a cache may be there to be read alone
+            if not ref.exists() or ref.read_bytes() != self.commit.encode():
+                ref.parent.mkdir(parents=True, exist_ok=True)
+                ref.write_text(self.commit, encoding="ascii")
 
     def drop(self) -> None:
         """Delete its files from the cache, those that another revision shares excepted."""
@@ -206,20 +240,24 @@ class HubRevision:
             scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(self.commit).execute()
 
 
-def list_revisions(repo: str, pattern: str) -> tuple[HubRevision, ...]:
-    """The branches and tags of a repository that name training steps and match a shell pattern.
+def list_revisions(repo: str, pattern: str) -> tuple[tuple[HubRevision, ...], tuple[str, ...]]:
+    """The branches and tags of a repository that match a shell pattern: those that name training steps, and the others.
+
+    Without a network they are those in the client's cache.
 
     Raises:
-        NotACheckpoint: no such repository, or nothing matches.
-        DriftError: the hub could not be reached.
+        NotACheckpoint: no such repository, or nothing that names a step matches.
+        DriftError: the hub could not be reached, and nothing is cached.
     """
     commits = _commits(repo)
-    found = [name for name in commits if fnmatch.fnmatchcase(name, pattern) and parse_name(name) is not None]
+    matching = [name for name in commits if fnmatch.fnmatchcase(name, pattern)]
+    found = [name for name in matching if parse_name(name) is not None]
     if not found:
         known = [name for name in commits if parse_name(name) is not None]
         shown = ", ".join(known[:5]) or ", ".join(list(commits)[:5]) or "none"
         raise NotACheckpoint(f"no revision of {repo} that names a step matches {pattern!r}; it has {shown}, ...")
-    return tuple(HubRevision(repo, name, commits[name]) for name in found)
+    others = tuple(name for name in matching if name not in found)
+    return tuple(HubRevision(repo, name, commits[name]) for name in found), others
 
 
 def find_revision(repo: str, revision: str) -> HubRevision:
@@ -249,12 +287,46 @@ def _base(repo: str, revision: str) -> HubRevision:
     return found
 
 
+@lru_cache(maxsize=64)
+def _main(repo: str) -> HubRevision | None:
+    """A repository's main revision, pinned to the commit of its first mention; None where there is none."""
+    commit = _commits(repo).get(MAIN)
+    if commit is None:
+        return None
+    logger.warning("%s: revisions without a tokenizer of their own are read with that of its main branch", repo)
+    return HubRevision(repo, MAIN, commit)
+
+
 def _commits(repo: str) -> dict[str, str]:
+    """Branch or tag -> commit: as the hub says, or, where it cannot be asked, as the client's cache remembers."""
     from huggingface_hub import HfApi
 
-    with _explained(repo):
-        refs = _patiently(lambda: HfApi().list_repo_refs(repo))
+    try:
+        with _explained(repo):
+            refs = _patiently(lambda: HfApi().list_repo_refs(repo))
+    except Unreached as error:
+        cached = _cached_commits(repo)
+        if not cached:
+            raise
+        logger.warning("%s; the %d revisions of it in the client's cache are used", error, len(cached))
+        return cached
     return {ref.name: ref.target_commit for ref in (*refs.tags, *refs.branches)}
+
+
+def _cached_commits(repo: str) -> dict[str, str]:
+    """The revisions of which the client's cache holds files."""
+    refs = _cache(repo) / "refs"
+    files = sorted(path for path in refs.rglob("*") if path.is_file())
+    named = {path.relative_to(refs).as_posix(): path.read_bytes()[:40].decode("ascii", "replace") for path in files}
+    return {name: commit for name, commit in named.items() if (_cache(repo) / "snapshots" / commit).is_dir()}
+
+
+def _cache(repo: str) -> Path:
+    """Where the client keeps a repository."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
 
 
 @lru_cache(maxsize=4096)
@@ -262,8 +334,14 @@ def _published(repo: str, commit: str) -> tuple[HubFile, ...]:
     """The files of a commit; a commit never changes, so this is asked once."""
     from huggingface_hub import HfApi
 
-    with _explained(repo, commit):
-        info = _patiently(lambda: HfApi().model_info(repo, revision=commit, files_metadata=True))
+    try:
+        with _explained(repo, commit):
+            info = _patiently(lambda: HfApi().model_info(repo, revision=commit, files_metadata=True))
+    except Unreached:
+        cached = _cached_files(_cache(repo) / "snapshots" / commit)
+        if not cached:
+            raise
+        return cached
     return tuple(
         HubFile(
             name=file.rfilename,
@@ -273,6 +351,18 @@ def _published(repo: str, commit: str) -> tuple[HubFile, ...]:
         )
         for file in info.siblings or ()
     )
+
+
+def _cached_files(snapshot: Path) -> tuple[HubFile, ...]:
+    """The files of a snapshot in the client's cache, which names each blob by the hash that the hub publishes."""
+    found = []
+    for path in sorted(snapshot.rglob("*")):
+        if path.is_file():
+            blob = path.resolve().name if path.is_symlink() else ""
+            sha256 = blob if re.fullmatch(r"[0-9a-f]{64}", blob) else None
+            digest = blob if re.fullmatch(r"[0-9a-f]{40,64}", blob) else hash_file(path)
+            found.append(HubFile(path.relative_to(snapshot).as_posix(), path.stat().st_size, sha256, digest))
+    return tuple(found)
 
 
 def _patiently(ask: Callable[[], Result]) -> Result:
@@ -314,9 +404,9 @@ def _explained(repo: str, revision: str | None = None) -> Iterator[None]:
     except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
         raise NotACheckpoint(f"{place} is not on the hub: {_first_line(error)}") from error
     except errors.OfflineModeIsEnabled as error:
-        raise NotACheckpoint(f"{place} is no folder here, and HF_HUB_OFFLINE forbids asking the hub for it") from error
+        raise Forbidden(f"{place} is no folder here, and HF_HUB_OFFLINE forbids asking the hub for it") from error
     except Exception as error:  # whichever HTTP library the client uses
-        raise DriftError(f"the hub could not be reached for {place}: {_first_line(error)}; try again") from error
+        raise Unreached(f"the hub could not be reached for {place}: {_first_line(error)}; try again") from error
 
 
 def _first_line(error: Exception) -> str:

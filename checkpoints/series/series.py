@@ -8,11 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from checkpoints.errors import NotACheckpoint
-from checkpoints.files.folder import is_checkpoint, read_json
+from checkpoints.files.folder import is_checkpoint
 from checkpoints.series.checkpoint import Checkpoint
 from checkpoints.series.hub import HUB_ID, HubRevision, find_revision, list_revisions
+from checkpoints.series.layouts import (
+    Found,
+    LeftOut,
+    checkpoint_inside,
+    choose,
+    scan,
+    tell_left_out,
+    trainer_step,
+    with_trainer_counts,
+)
 from checkpoints.series.manifest import MANIFEST_FILE, read_manifest
-from checkpoints.series.names import StepName, parse_name
+from checkpoints.series.names import parse_name
 from checkpoints.series.selection import select
 
 if TYPE_CHECKING:
@@ -22,7 +32,9 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 DEMO_VARIABLE = "CIRCUIT_DRIFT_DEMO"
-_LOOKED_FOR = f"{MANIFEST_FILE}, or folders named checkpoint-N, step-N, stepN, stageS-stepN-tokensMB"
+_LOOKED_FOR = (
+    f"{MANIFEST_FILE}, or folders named checkpoint-N, step-N, stepN, epoch_N, ckpt-250B, stageS-stepN-tokensMB"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +47,13 @@ class Series:
         path: the folder of the series.
         name: its name, for titles.
         checkpoints: the checkpoints in order.
+        left_out: what lies there and is no part of it, with the reason.
     """
 
     path: Path
     name: str
     checkpoints: tuple[Checkpoint, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     def __len__(self) -> int:
         return len(self.checkpoints)
@@ -171,13 +185,13 @@ class Series:
         )
 
     def _with(self, checkpoints: tuple[Checkpoint, ...]) -> "Series":
-        return Series(self.path, self.name, checkpoints)
+        return Series(self.path, self.name, checkpoints, self.left_out)
 
     def _near(self, text: str) -> str:
         import difflib
 
         if text.isdigit():
-            ranked = sorted(self.checkpoints, key=lambda c: abs((c.step or 0) - int(text)))[:3]
+            ranked = sorted(self.checkpoints, key=lambda c: abs((c.position or 0) - int(text)))[:3]
             near = ", ".join(c.label for c in self.checkpoints if c in ranked)
         else:
             names = [name for c in self.checkpoints for name in (c.label, c.name)]
@@ -202,24 +216,32 @@ def open_series(ref: str | Path) -> Series:
     """Open a series: a folder of checkpoints, one with a manifest.csv, ``"demo"``, or ``"org/name@step*"``.
 
     The last form lists the revisions of a hub repository that match the pattern, pinned to their commits; it is the
-    only one that uses a network.
+    only one that uses a network, and reads the client's cache where there is none. What lies there and is left out is
+    warned of.
 
     Raises:
         NotACheckpoint: there is no series there; the message says what was looked for.
         DriftError: the hub could not be reached.
     """
+    series = _open(ref)
+    tell_left_out(series.name, series.left_out)
+    return series
+
+
+def _open(ref: str | Path) -> Series:
     repo, at, pattern = str(ref).rpartition("@")
     if at and HUB_ID.fullmatch(repo) and not Path(ref).exists():
         return _from_hub(repo, pattern)
     path = demo_folder() if str(ref) == DEMO else Path(ref).expanduser()
     if not path.is_dir():
         raise NotACheckpoint(f"{path} is no series: there is no such folder")
-    found = _from_manifest(path) if (path / MANIFEST_FILE).exists() else _from_folders(path)
+    found, left = _from_manifest(path) if (path / MANIFEST_FILE).exists() else _from_folders(path)
     if not found:
         if is_checkpoint(path):
             raise NotACheckpoint(f"{path} is a single checkpoint, not a series; open it with open_checkpoint")
-        raise NotACheckpoint(f"{path} is no series: looked for {_LOOKED_FOR}")
-    return Series(path, path.resolve().name, found)
+        seen = f"; left out {', '.join(each.name for each in left[:8])}: {left[0].reason}" if left else ""
+        raise NotACheckpoint(f"{path} is no series: looked for {_LOOKED_FOR}{seen}")
+    return Series(path, path.resolve().name, found, left)
 
 
 def open_checkpoint(ref: str | Path) -> Checkpoint:
@@ -237,7 +259,7 @@ def open_checkpoint(ref: str | Path) -> Checkpoint:
     if at and series:
         if HUB_ID.fullmatch(series) and not Path(series).expanduser().is_dir():
             return _hub_checkpoint(find_revision(series, step))
-        return open_series(series).at(step)
+        return _open(series).at(step)
     raise NotACheckpoint(f"{ref} is no checkpoint: there is no such folder, and it is not of the form SERIES@STEP")
 
 
@@ -257,61 +279,57 @@ def demo_folder() -> Path:
     return path
 
 
-def _from_manifest(root: Path) -> tuple[Checkpoint, ...]:
-    return tuple(
-        Checkpoint(row.path, row.path.name, row.step, row.tokens, row.stage, row.branch, root)
-        for row in read_manifest(root / MANIFEST_FILE)
+def _from_manifest(root: Path) -> tuple[tuple[Checkpoint, ...], tuple[LeftOut, ...]]:
+    rows = read_manifest(root / MANIFEST_FILE)
+    listed = {row.path.resolve() for row in rows}
+    unlisted = [each for each in scan(root)[0] if each.path.resolve() not in listed]
+    found = tuple(
+        Checkpoint(row.path, row.path.name, row.step, row.tokens, row.stage, row.branch, root) for row in rows
     )
+    return found, tuple(LeftOut(each.name.text, f"{MANIFEST_FILE} does not list it") for each in unlisted)
 
 
-def _from_folders(root: Path) -> tuple[Checkpoint, ...]:
-    named = [name for child in root.iterdir() if child.is_dir() and (name := parse_name(child.name))]
-    return tuple(
-        Checkpoint(
-            path := root / name.text,
-            name.text,
-            name.step,
-            name.tokens if name.tokens is not None else _trainer_count(path, "num_input_tokens_seen"),
-            name.stage,
-            name.branch,
-            root,
-        )
-        for name in sorted(named, key=lambda name: name.order)
-    )
+def _from_folders(root: Path) -> tuple[tuple[Checkpoint, ...], tuple[LeftOut, ...]]:
+    found, left = scan(root)
+    return tuple(_placed(each, root) for each in with_trainer_counts(found)), left
 
 
 def _from_hub(repo: str, pattern: str) -> Series:
-    found = [_hub_checkpoint(revision) for revision in list_revisions(repo, pattern)]
-    found.sort(key=lambda checkpoint: StepName("", checkpoint.step or 0, checkpoint.stage, checkpoint.branch).order)
-    return Series(found[0].path.parent, repo, tuple(found))
+    revisions, unread = list_revisions(repo, pattern)
+    by_name = {revision.revision: revision for revision in revisions}
+    named = [Found(name, by_name[text].path) for text in by_name if (name := parse_name(text)) is not None]
+    chosen, left = choose(named)
+    found = tuple(_placed(each, None, by_name[each.name.text]) for each in chosen)
+    no_step = tuple(LeftOut(name, "its name gives no step") for name in unread)
+    return Series(found[0].path.parent, repo, found, (*no_step, *left))
+
+
+def _placed(found: Found, root: Path | None, hub: HubRevision | None = None) -> Checkpoint:
+    name = found.name
+    return Checkpoint(found.path, name.text, name.step, name.tokens, name.stage, name.branch, root, hub)
 
 
 def _hub_checkpoint(revision: HubRevision) -> Checkpoint:
     name = parse_name(revision.revision)
     if name is None:
         return Checkpoint(revision.path, revision.revision, hub=revision)
-    return Checkpoint(revision.path, name.text, name.step, name.tokens, name.stage, name.branch, hub=revision)
+    return _placed(Found(name, revision.path), None, revision)
 
 
-def _single(path: Path) -> Checkpoint:
-    root = path.resolve().parent
-    if (root / MANIFEST_FILE).exists():
-        for checkpoint in _from_manifest(root):
-            if checkpoint.path.resolve() == path.resolve():
+def _single(folder: Path) -> Checkpoint:
+    path = folder if parse_name(folder.resolve().name) is None else checkpoint_inside(folder)
+    resolved = path.resolve()
+    if (resolved.parent / MANIFEST_FILE).exists():
+        for checkpoint in _from_manifest(resolved.parent)[0]:
+            if checkpoint.path.resolve() == resolved:
                 return checkpoint
     if not is_checkpoint(path):
         raise NotACheckpoint(f"{path} is no checkpoint: looked for config.json with weights beside it, or one *.gguf")
-    name = parse_name(path.resolve().name)
-    if name is None:
-        return Checkpoint(path, path.resolve().name, _trainer_count(path, "global_step"))
-    tokens = name.tokens if name.tokens is not None else _trainer_count(path, "num_input_tokens_seen")
-    return Checkpoint(path, name.text, name.step, tokens, name.stage, name.branch, root)
-
-
-def _trainer_count(folder: Path, key: str) -> int | None:
-    """A count that the HF Trainer keeps in trainer_state.json; None where there is none, or 0 tokens."""
-    state = folder / "trainer_state.json"
-    if not state.exists():
-        return None
-    value = read_json(state).get(key)
-    return value if isinstance(value, int) and (value > 0 or key == "global_step") else None
+    for place in (resolved, *resolved.parents[:2]):
+        name = parse_name(place.name)
+        if name is not None and (place == resolved or name.plain):
+            for each in with_trainer_counts(
+                [each for each in scan(place.parent)[0] if each.path.resolve() == resolved]
+            ):
+                return _placed(Found(each.name, path), place.parent)
+    return Checkpoint(path, resolved.name, trainer_step(path))

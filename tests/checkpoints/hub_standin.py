@@ -151,11 +151,11 @@ def connected(hub: Hub, cache: Path) -> Iterator[None]:
     """Serve a hub to this process's real client, which starts with an empty cache."""
     from huggingface_hub import close_session, constants
 
-    from checkpoints import hub as client
+    from checkpoints.series import hub as client
 
     server = serve(hub)
     endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    caches = (client._published, client._base)
+    caches = (client._published, client._base, client._main)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "ENDPOINT", endpoint)
         patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
