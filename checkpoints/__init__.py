@@ -10,12 +10,15 @@ from checkpoints.errors import (
     UnsupportedArchitecture,
 )
 from checkpoints.files.check import validate
+from checkpoints.former import install
 from checkpoints.loading.load import LoadedModel
 from checkpoints.model.architectures import capabilities
 from checkpoints.model.bridge import build_bridge
 from checkpoints.series.checkpoint import Checkpoint
 from checkpoints.series.compat import require_same_model
 from checkpoints.series.series import Series, demo_folder, open_checkpoint, open_series
+
+install()
 
 __all__ = [
     "BadPrompt",

@@ -10,6 +10,10 @@ writes one self-contained HTML page. Importing this package, and comparing store
 
 import lazy_loader
 
+from checkpoints.former import install
+
+install()
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 __version__ = "0.1.0"

@@ -5,4 +5,8 @@ Reading and comparing stored results imports neither torch nor transformers; sco
 
 import lazy_loader
 
+from checkpoints.former import install
+
+install()
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

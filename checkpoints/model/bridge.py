@@ -41,19 +41,15 @@ def build_bridge(
             used. Without it, give token ids.
 
     Raises:
-        DriftError: TransformerLens is not installed, the model is in training mode, or weights are kept on disk.
+        DriftError: the model is in training mode, or weights are kept on disk.
         UnsupportedArchitecture: TransformerLens has no adapter for it, or the bridge does not compute what it does.
     """
     if attention not in get_args(Attention):
         raise DriftError(f"attention {attention!r} of a bridge is not one of {', '.join(get_args(Attention))}")
     if model.training:
         raise DriftError("a bridge of a model in training mode has dropout of its own; call model.eval() first")
-    try:
-        from checkpoints.model import lens
-    except ImportError as error:
-        raise DriftError(
-            f"a bridge needs the package transformer-lens 4.3 or later ({error}): pip install 'circuit-drift[lens]'"
-        ) from error
+    from checkpoints.model import lens
+
     twin = _twin(model)
     name = type(model).__name__
     try:

@@ -1,0 +1,3 @@
+from .load import DeviceMap as DeviceMap
+from .load import LoadedModel as LoadedModel
+from .load import load_tokenizer as load_tokenizer
