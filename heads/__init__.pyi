@@ -10,13 +10,10 @@ from .ablation.validation import (
 from .ablation.validation import (
     Validation as Validation,
 )
-from .comparison.comparison import (
-    Change as Change,
-)
-from .comparison.comparison import (
+from .comparison.diff import (
     HeadComparison as HeadComparison,
 )
-from .comparison.comparison import (
+from .comparison.diff import (
     compare as compare,
 )
 from .detect.adaptive import adaptive_scores as adaptive_scores
@@ -87,6 +84,7 @@ from .prompts.probes import (
 from .prompts.probes import (
     probe as probe,
 )
+from .scores.change import Change as Change
 from .scores.head_lists import (
     head_list_table as head_list_table,
 )
@@ -111,9 +109,9 @@ from .tracking.correlation import (
 from .tracking.correlation import (
     read_downstream as read_downstream,
 )
-from .tracking.monitoring import (
+from .tracking.monitor import (
     Monitor as Monitor,
 )
-from .tracking.monitoring import (
+from .tracking.track import (
     monitor as monitor,
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from heads.comparison.comparison import Change
+from heads.scores.change import Change
 
 if TYPE_CHECKING:
     import circuits

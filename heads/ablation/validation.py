@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.results.artifacts import read_artifact, write_artifact
-from heads.comparison.comparison import Change
+from heads.scores.change import Change
 from heads.scores.scores import GATE
 from heads.scores.stats import Estimate, Floats, bootstrap, cluster_means, independent_units, paired_test, widened
 
@@ -96,7 +96,7 @@ class Readout:
 
     def plot(self) -> "go.Figure":
         """Answer NLL and plain-text NLL of every prompt, as boxes."""
-        from heads.figures.plots import plot_readout
+        from heads.ablation.figures import plot_readout
 
         return plot_readout(self)
 
@@ -234,7 +234,7 @@ class Validation:
 
     def plot(self) -> "go.Figure":
         """Needle score, accuracy and NLLs of the model as it is, the tested heads and the controls."""
-        from heads.figures.plots import plot_validation
+        from heads.ablation.figures import plot_validation
 
         return plot_validation(self)
 

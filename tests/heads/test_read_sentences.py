@@ -7,12 +7,13 @@ import pytest
 from scipy import stats as textbook
 
 from heads import HeadComparison, Monitor, Readout, RetrievalScores, Validation
-from heads.comparison.comparison import Change, compare
+from heads.comparison.diff import compare
 from heads.scores.agreement import Agreement
+from heads.scores.change import Change
 from heads.scores.scores import HeadScores, retrieves
 from heads.scores.stats import Estimate
 from heads.tracking.correlation import Correlation
-from heads.tracking.monitoring import Curve, Transition
+from heads.tracking.monitor import Curve, Transition
 from heads.tracking.saturation import LogFit, Saturation, Trend
 
 NAN = float("nan")

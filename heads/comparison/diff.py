@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch
+from heads.scores.change import Change
 from heads.scores.names import head_name, head_names
 from heads.scores.scores import THRESHOLD, RetrievalScores, retrieves
 from heads.scores.stats import (
@@ -27,33 +28,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Pairing = Literal["paired", "unpaired"]
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A scalar readout in A and B.
-
-    Attributes:
-        name: what it is, with its unit.
-        before: value in A.
-        after: value in B.
-        delta: mean difference B - A over the units.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        p: two-sided; NaN with too few units.
-    """
-
-    name: str
-    before: float
-    after: float
-    delta: float
-    low: float
-    high: float
-    p: float
-
-    def __str__(self) -> str:
-        change = f"change {self.delta:+.3g} [{self.low:+.3g}, {self.high:+.3g}], p = {self.p:.2g}"
-        return f"{self.name} {self.before:.3g} -> {self.after:.3g} ({change})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +115,7 @@ class HeadComparison:
 
     def plot(self) -> "go.Figure":
         """Heat map of the change, layers x heads, significant heads marked."""
-        from heads.figures.plots import plot_comparison
+        from heads.comparison.figures import plot_comparison
 
         return plot_comparison(self)
 

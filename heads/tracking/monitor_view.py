@@ -1,13 +1,16 @@
-"""The monitor's numbers as sentences, computed, never typed."""
+"""The monitor in words and as a figure: every number computed, never typed; figures are returned, never shown."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from checkpoints.results.figure import BLUE, dress
 from heads.tracking.saturation import Saturation, Trend, deceptive
 
 if TYPE_CHECKING:
-    from heads.tracking.monitoring import Monitor
+    import plotly.graph_objects as go
+
+    from heads.tracking.monitor import Curve, Monitor
 
 WORDS = {
     "needle_score": "needle score",
@@ -138,3 +141,38 @@ def _fit(monitor: "Monitor") -> tuple[str, ...]:
         f"answer PPL = {fit.a:+.3g} [{fit.a_low:+.3g}, {fit.a_high:+.3g}] ln({monitor.axis}) {fit.b:+.3g}, "
         f"R^2 = {fit.r_squared:.2f}, largest residual {worst:.2g}",
     )
+
+
+def plot_monitor(monitor: "Monitor") -> "go.Figure":
+    """Retrieval heads, needle score and accuracy, answer perplexity over training, each with its 95 % band."""
+    from plotly.subplots import make_subplots
+
+    panels = (
+        ("retrieval_heads", "retrieval heads"),
+        ("needle_score", "needle score"),
+        ("needle_accuracy", "needle accuracy"),
+        ("answer_ppl", "answer PPL"),
+    )
+    still = {{"answer_nll": "answer_ppl"}.get(s.metric, s.metric): s.at for s in monitor.saturations}
+    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.05)
+    for row, (name, title) in enumerate(panels, 1):
+        for trace in _band(monitor.steps, monitor.curves[name], title):
+            figure.add_trace(trace, row=row, col=1)
+        figure.update_yaxes(title=title, row=row, col=1)
+        if (at := still.get(name)) is not None:
+            figure.add_vline(x=at.step, line_dash="dot", row=row, col=1)
+    figure.update_yaxes(type="log", row=len(panels), col=1)
+    figure.update_xaxes(title="step", type="log" if min(monitor.steps) > 0 else "linear", row=len(panels), col=1)
+    deceived = [sentence for sentence in monitor.findings if sentence.startswith("deceptive")]
+    title = deceived[0] if deceived else monitor.findings[0]
+    about = f"bands: 95 % over {monitor.unit}s; dotted: saturated from here on"
+    return dress(figure, title=title, subtitle=about, height=720).update_layout(showlegend=False)
+
+
+def _band(steps: "tuple[int, ...]", curve: "Curve", name: str) -> "list[go.Scatter]":
+    import plotly.graph_objects as go
+
+    x, around = [*steps, *steps[::-1]], np.concatenate([curve.high, curve.low[::-1]])
+    band = go.Scatter(x=x, y=around, fill="toself", fillcolor=BLUE, opacity=0.15, line_width=0, hoverinfo="skip")
+    line = go.Scatter(x=list(steps), y=curve.value, mode="lines+markers", name=name, line_color=BLUE)
+    return [band, line]

@@ -1,0 +1,27 @@
+"""The change of every head as a heat map; figures are returned, never shown."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from checkpoints.results.figure import SIGNED, dress
+from heads.scores.figures import heat_map
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from heads.comparison.diff import HeadComparison
+
+
+def plot_comparison(comparison: "HeadComparison") -> "go.Figure":
+    """Heat map of the change B - A, significant heads outlined."""
+    import plotly.graph_objects as go
+
+    reach = max(float(np.nanmax(np.abs(comparison.delta), initial=0.0)), 0.01)
+    title = f"{comparison.n_significant} heads changed their retrieval score"
+    about = f"change B - A over {comparison.n} {comparison.unit}s; circled: q <= {comparison.level}"
+    figure = heat_map(comparison.delta, scale=SIGNED, low=-reach, high=reach)
+    layers, heads = np.nonzero(comparison.q <= comparison.level)
+    ring = {"symbol": "circle-open", "size": 12, "color": "black", "line": {"width": 2}}
+    figure.add_trace(go.Scatter(x=heads, y=layers, mode="markers", marker=ring, hoverinfo="skip", showlegend=False))
+    return dress(figure, title=title, subtitle=about)

@@ -1,0 +1,200 @@
+"""What a series of checkpoints says about retrieval, as a value: numpy only, saved and loaded without torch."""
+
+import html
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from checkpoints.results.artifacts import read_artifact, write_artifact
+from heads.scores.agreement import Agreement
+from heads.scores.stats import Floats
+from heads.tracking.correlation import Correlation
+from heads.tracking.saturation import LogFit, Saturation, Trend
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+KIND = "monitor"
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One metric over the checkpoints: values with the ends of their 95 % intervals, each [C]."""
+
+    value: Floats
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """From one checkpoint to the next: how alike their heads are, and which were born or died.
+
+    Births and deaths cross the threshold and change significantly (`heads.compare`).
+    """
+
+    before: int
+    after: int
+    agreement: Agreement
+    born: tuple[str, ...]
+    died: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Monitor:
+    """What a series of checkpoints says about retrieval.
+
+    Attributes:
+        steps: of the checkpoints, in order.
+        axis: what doublings count: ``tokens`` where all are known, else ``steps``.
+        position: [C] tokens or steps.
+        curves: metric -> `Curve`. ``retrieval_heads`` (count above the threshold), ``initial_set_mean`` (mean over
+            the heads above it at the first checkpoint, frozen), ``current_set_mean``, ``all_heads_mean``,
+            ``needle_score`` (more than half of the answer right), ``needle_accuracy`` (all of it), ``answer_nll``
+            (nats per token), ``answer_ppl``, and ``middle_penalty`` (nats per token at 30 to 80 % depth minus those
+            elsewhere; NaN without depths in both parts). A share on which all units agree has the exact binomial
+            interval.
+        margins: fifth of the haystack in which the needle stands (``0-20 %``, where there are any) -> answer PPL.
+        transitions: between neighbours.
+        saturations: one per metric tested that applies at every checkpoint.
+        fit: answer PPL = A ln(tokens) + B; None with fewer than three checkpoints.
+        correlations: with every downstream column given.
+        threshold: of a retrieval head.
+        initial_set: the frozen heads of `initial_set_mean`.
+        unit: what was resampled.
+        notes: what could not be computed, and why.
+    """
+
+    steps: tuple[int, ...]
+    axis: str
+    position: Floats
+    curves: Mapping[str, Curve]
+    transitions: tuple[Transition, ...]
+    saturations: tuple[Saturation, ...]
+    fit: LogFit | None
+    correlations: tuple[Correlation, ...]
+    threshold: float
+    initial_set: tuple[str, ...]
+    unit: str
+    notes: tuple[str, ...] = field(default=())
+    margins: Mapping[str, Curve] = field(default_factory=dict)
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What the numbers say, a sentence each."""
+        from heads.tracking.monitor_view import findings
+
+        return findings(self)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a checkpoint: every metric with its interval, and the agreement with the one before."""
+        import pandas as pd
+
+        columns: dict[str, object] = {"step": self.steps, self.axis: self.position}
+        margins = {f"answer_ppl at {band}": curve for band, curve in self.margins.items()}
+        for name, curve in {**self.curves, **margins}.items():
+            columns |= {name: curve.value, f"{name}_low": curve.low, f"{name}_high": curve.high}
+        for name in ("shared", "k", "by_chance", "rank_biased", "spearman", "tied", "spearman_top"):
+            columns[name] = [np.nan, *(getattr(t.agreement, name) for t in self.transitions)]
+        for name in ("born", "died"):
+            columns[name] = [np.nan, *(len(getattr(t, name)) for t in self.transitions)]
+        return pd.DataFrame(columns)
+
+    def table(self) -> "pd.DataFrame":
+        """One row a checkpoint, to be read: the main metrics as text with their intervals, and what changed before."""
+        import pandas as pd
+
+        columns: dict[str, list[str]] = {"step": [f"{step:,}" for step in self.steps]}
+        for name in TOLD:
+            curve = self.curves[name]
+            columns[name] = [_with_ends(*ends) for ends in zip(curve.value, curve.low, curve.high, strict=True)]
+        columns["top K shared"] = ["", *(_shared(t.agreement) for t in self.transitions)]
+        columns["spearman"] = ["", *(_short(t.agreement.spearman) for t in self.transitions)]
+        columns["born"] = ["", *(str(len(t.born)) for t in self.transitions)]
+        columns["died"] = ["", *(str(len(t.died)) for t in self.transitions)]
+        return pd.DataFrame(columns)
+
+    def plot(self) -> "go.Figure":
+        """Retrieval heads, needle score and accuracy, and answer perplexity over training, with their bands."""
+        from heads.tracking.monitor_view import plot_monitor
+
+        return plot_monitor(self)
+
+    def __repr__(self) -> str:
+        return f"<Monitor of {len(self.steps)} checkpoints: {'; '.join(self.findings)}>"
+
+    def _repr_html_(self) -> str:
+        said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.findings)
+        return f"<ul>{said}</ul>{self.table().to_html(index=False)}"
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the result to a folder, atomically."""
+        about = {name: value for name, value in asdict(self).items() if name not in ("curves", "margins", "position")}
+        curves = {**self.curves, **{f"{MARGIN}{band}": curve for band, curve in self.margins.items()}}
+        arrays = {f"{name}.{part}": getattr(c, part) for name, c in curves.items() for part in c.__slots__}
+        return write_artifact(folder, KIND, {"about": about}, {"position": self.position, **arrays})
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Monitor":
+        """Read what `save` wrote.
+
+        Raises:
+            StoreError: nothing there, damaged, or of another kind.
+        """
+        meta, arrays = read_artifact(folder, KIND)
+        about = meta["about"]
+        names = dict.fromkeys(name.rpartition(".")[0] for name in sorted(arrays) if "." in name)
+        curves = {n: Curve(*(arrays[f"{n}.{part}"] for part in Curve.__slots__)) for n in names}
+        transitions = [t | {"agreement": Agreement(**t["agreement"])} for t in about["transitions"]]
+        return cls(
+            steps=tuple(about["steps"]),
+            axis=about["axis"],
+            position=arrays["position"],
+            curves={name: curves[name] for name in CURVES if name in curves},
+            margins={n.removeprefix(MARGIN): curve for n, curve in curves.items() if n.startswith(MARGIN)},
+            transitions=tuple(
+                Transition(**{**t, "born": tuple(t["born"]), "died": tuple(t["died"])}) for t in transitions
+            ),
+            saturations=tuple(
+                Saturation(s["metric"], tuple(Trend(**t) for t in s["trends"])) for s in about["saturations"]
+            ),
+            fit=LogFit(**{**about["fit"], "residuals": tuple(about["fit"]["residuals"])}) if about["fit"] else None,
+            correlations=tuple(
+                Correlation(**{**c, "leave_one_out": tuple(c["leave_one_out"])}) for c in about["correlations"]
+            ),
+            threshold=about["threshold"],
+            initial_set=tuple(about["initial_set"]),
+            unit=about["unit"],
+            notes=tuple(about["notes"]),
+        )
+
+
+CURVES = (
+    "retrieval_heads",
+    "initial_set_mean",
+    "current_set_mean",
+    "all_heads_mean",
+    "needle_score",
+    "needle_accuracy",
+    "answer_nll",
+    "answer_ppl",
+    "middle_penalty",
+)
+TOLD = ("retrieval_heads", "needle_score", "needle_accuracy", "answer_ppl")
+MARGIN = "answer_ppl at "
+
+
+def _with_ends(value: float, low: float, high: float) -> str:
+    return f"{_short(value)} [{_short(low)}, {_short(high)}]"
+
+
+def _shared(found: Agreement) -> str:
+    return f"{found.shared} of {found.k} (chance {_short(found.by_chance)})"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -1,0 +1,180 @@
+"""Retrieval heads and needle readouts followed over a training run, from stored results alone, without torch."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from checkpoints.errors import BadPrompt, CheckpointMismatch
+from heads.comparison.diff import compare
+from heads.niah.grid import MIDDLE
+from heads.scores.agreement import agreement
+from heads.scores.scores import THRESHOLD, RetrievalScores, retrieves
+from heads.scores.stats import Floats, independent_units, nanmean, percentiles, resampled_means, resampling, widened
+from heads.tracking.correlation import Correlation, align, correlate
+from heads.tracking.monitor import CURVES, MARGIN, Curve, Monitor, Transition
+from heads.tracking.saturation import BOUNDS, count_bound, log_fit, saturation
+
+Series = Sequence[tuple[int, int | None, RetrievalScores]]
+SHARES = ("needle_score", "needle_accuracy")
+CORRELATED = ("needle_score", "needle_accuracy", "answer_ppl", "retrieval_heads", "initial_set_mean")
+"""What arXiv 2604.02650, table 4, correlates with downstream scores; its needle score in both readings."""
+
+
+def monitor(
+    series: Series,
+    *,
+    threshold: float = THRESHOLD,
+    top_k: int = 30,
+    bounds: Mapping[str, float] | None = None,
+    downstream: Mapping[str, Mapping[int, float]] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Monitor:
+    """Follow retrieval through a training run.
+
+    Intervals resample needles (or prompts, with fewer than eight needles), the same ones at every checkpoint, so
+    that changes are paired.
+
+    Args:
+        series: (step, tokens or None, scores) per checkpoint, in order, all over one set of prompts.
+        threshold: score above which a head is a retrieval head.
+        top_k: length of the lists whose overlap is reported.
+        bounds: metric -> change per doubling of tokens that counts as still; names what is tested
+            (`heads.tracking.saturation.BOUNDS`, and the number of heads, unless given).
+        downstream: column -> {step: value} (`heads.read_downstream`) to correlate with.
+        draws: resamples.
+        seed: of the resamples.
+
+    Raises:
+        BadPrompt: fewer than two checkpoints, steps out of order, or an unknown metric in ``bounds``.
+        CheckpointMismatch: checkpoints of different models or prompts.
+    """
+    steps = tuple(step for step, _, _ in series)
+    scores = [s for _, _, s in series]
+    _check(steps, scores, bounds or {})
+    tokens = [t for _, t, _ in series]
+    known = all(t is not None for t in tokens)
+    position = np.array([t or 0 for t in tokens] if known else steps, dtype=np.float64)
+    unit, cluster = independent_units(scores[0].needle)
+    weights = resampling(len(np.unique(cluster)), draws=draws, seed=seed)
+    initial = retrieves(scores[0].mean, threshold)
+    values = [_metrics(s, None, None, initial, threshold) for s in scores]
+    resampled = [_metrics(s, cluster, weights, initial, threshold) for s in scores]
+    point = {name: np.concatenate([v[name] for v in values]) for name in values[0]}
+    spread = {name: np.stack([r[name] for r in resampled], axis=1) for name in values[0]}
+    curves = {name: _curve(name, point[name], spread[name], units=weights.shape[1]) for name in point}
+    tested = {"retrieval_heads": count_bound(point["retrieval_heads"]), **BOUNDS} if bounds is None else bounds
+    later = position > 0
+    correlations, missing = _correlations(steps, point, downstream or {})
+    return Monitor(
+        steps=steps,
+        axis="tokens" if known else "steps",
+        position=position,
+        curves={name: curves[name] for name in CURVES},
+        transitions=_transitions(steps, scores, threshold, top_k),
+        saturations=tuple(
+            saturation(
+                name,
+                np.array(steps)[later].tolist(),
+                np.log2(position[later]),
+                point[name][later],
+                spread[name][:, later],
+                bound=bound,
+            )
+            for name, bound in tested.items()
+            if np.isfinite(point[name]).all()
+        ),
+        fit=log_fit(position, point["answer_ppl"]),
+        correlations=correlations,
+        threshold=threshold,
+        initial_set=tuple(h.name for h in scores[0].top(scores[0].mean.size) if initial[h.layer, h.head]),
+        unit=unit,
+        notes=missing,
+        margins={name.removeprefix(MARGIN): curve for name, curve in curves.items() if name.startswith(MARGIN)},
+    )
+
+
+def _curve(name: str, value: Floats, draws: Floats, *, units: int) -> Curve:
+    low, high = percentiles(draws)
+    return Curve(value, *(widened(low, high, units=units) if name in SHARES else (low, high)))
+
+
+def _check(steps: Sequence[int], scores: Sequence[RetrievalScores], bounds: Mapping[str, float]) -> None:
+    if len(steps) < 2:
+        raise BadPrompt(f"a monitor follows at least two checkpoints: got {len(steps)}")
+    if any(b <= a for a, b in pairwise(steps)):
+        raise BadPrompt(f"steps must rise from checkpoint to checkpoint: got {list(steps)}")
+    if unknown := set(bounds) - set(CURVES):
+        raise BadPrompt(f"bounds name unknown metrics {sorted(unknown)}; there are {list(CURVES)}")
+    for step, score in zip(steps, scores, strict=True):
+        if score.shape != scores[0].shape or score.meta["prompts"] != scores[0].meta["prompts"]:
+            raise CheckpointMismatch(
+                f"step {step} was scored on another model shape or other prompts than step {steps[0]}: "
+                "score all checkpoints on one needle set"
+            )
+
+
+def _metrics(
+    scores: RetrievalScores,
+    cluster: np.ndarray | None,
+    weights: Floats | None,
+    initial: np.ndarray,
+    threshold: float,
+) -> dict[str, Floats]:
+    """Every metric of one checkpoint, [1], or on resampled units, [draws]."""
+
+    def mean(values: Floats) -> Floats:
+        if cluster is None or weights is None:
+            return nanmean(values)[None]
+        return resampled_means(values, cluster, weights)
+
+    by_head = mean(scores.copy)
+    current = retrieves(scores.mean, threshold)
+
+    def nll_over(chosen: np.ndarray) -> Floats:
+        tokens = ~np.isnan(scores.nll) & chosen[:, None]
+        total = mean(np.where(tokens, scores.nll, 0.0).sum(axis=1))
+        with np.errstate(invalid="ignore"):
+            return np.asarray(total / mean(tokens.sum(axis=1).astype(float)))
+
+    nll = nll_over(np.ones(len(scores), dtype=bool))
+    middle = (scores.depth >= MIDDLE[0]) & (scores.depth <= MIDDLE[1])
+    fifth = np.minimum((5 * scores.depth).astype(int), 4)
+    return {
+        "retrieval_heads": retrieves(by_head, threshold).sum(axis=(1, 2)).astype(float),
+        "initial_set_mean": nanmean(by_head[:, initial], axis=1),
+        "current_set_mean": nanmean(by_head[:, current], axis=1),
+        "all_heads_mean": nanmean(by_head.reshape(len(by_head), -1), axis=1),
+        "needle_score": mean(scores.accepted.astype(float)),
+        "needle_accuracy": mean(scores.correct.astype(float)),
+        "answer_nll": nll,
+        "answer_ppl": np.exp(nll),
+        "middle_penalty": nll_over(middle) - nll_over(~middle),
+        **{f"{MARGIN}{20 * i}-{20 * i + 20} %": np.exp(nll_over(fifth == i)) for i in np.unique(fifth)},
+    }
+
+
+def _transitions(
+    steps: Sequence[int], scores: Sequence[RetrievalScores], threshold: float, top_k: int
+) -> tuple[Transition, ...]:
+    out = []
+    for i in range(len(steps) - 1):
+        change = compare(scores[i], scores[i + 1], threshold=threshold)
+        alike = agreement(scores[i].mean, scores[i + 1].mean, top_k=top_k)
+        out.append(Transition(steps[i], steps[i + 1], alike, change.gained, change.lost))
+    return tuple(out)
+
+
+def _correlations(
+    steps: Sequence[int], point: Mapping[str, Floats], downstream: Mapping[str, Mapping[int, float]]
+) -> tuple[tuple[Correlation, ...], tuple[str, ...]]:
+    """The metrics of `CORRELATED` against every downstream column, and why some pairs have no correlation."""
+    found, missing = [], []
+    for column, table in downstream.items():
+        for name in CORRELATED:
+            try:
+                found.append(correlate(point[name], align(table, steps), names=(name, column)))
+            except BadPrompt as reason:
+                missing.append(f"no correlation: {reason}")
+    return tuple(found), tuple(missing)
