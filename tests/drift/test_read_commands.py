@@ -121,22 +121,25 @@ def test_a_diff_is_held_to_the_level_asked_for(series, kept):
 
 def test_a_diff_names_its_page_on_the_stream_that_is_free(series, kept, tmp_path):
     page = tmp_path / "pair.html"
-    done = _diff(series, kept, 0, 10, "--html", page)
+    done = _diff(series, kept, 0, 10, "--measures", "heads", "--html", page)
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, str(page))
     assert "checkpoint-0 → checkpoint-10" in page.read_text(encoding="utf-8")
-    done = _diff(series, kept, 10, 20, "--json", "--html", page)
+    done = _diff(series, kept, 10, 20, "--measures", "heads", "--json", "--html", page)
     assert (done.exit_code, done.stderr.splitlines()[-1]) == (1, str(page))
     json.loads(done.stdout)
 
 
 def test_trouble_is_neither_a_difference_nor_none(series, kept, tmp_path):
+    damaged = _write_series(tmp_path / "damaged", (0, 10))
+    for step in (0, 10):
+        (damaged / f"checkpoint-{step}" / "model.safetensors").write_bytes(b"")
     for done, told in (
-        (_diff(series, tmp_path / "empty", 0, 10), "nothing to compare. heads: checkpoint-0: "),
         (_diff(series, kept, 0, 11), "near it: "),
         (_diff(series, kept, 0, 10, "--q", 0), "q is a false discovery rate in (0, 1): got 0"),
         (_invoke("diff", series, series, "--measures", "norms"), ""),
         (_invoke("run", tmp_path / "nowhere"), "is no series"),
-        (_invoke("run", series, "--store", tmp_path / "empty"), "no checkpoint of lines could be measured: "),
+        (_invoke("run", damaged, "--store", tmp_path / "empty"), "no checkpoint of damaged could be measured: "),
+        (_invoke("diff", f"{damaged}@0", f"{damaged}@10", "--store", kept), "checkpoint-0"),
     ):
         assert done.exit_code == 2, done.output
         assert told in done.stderr
@@ -156,9 +159,8 @@ def test_an_interrupt_has_a_status_of_its_own(series, kept, monkeypatch):
         )
 
 
-def test_a_run_prints_its_table_and_its_sentences_and_exits_with_0(series, kept, tmp_path):
-    page = tmp_path / "report.html"
-    done = _invoke("run", series, "--store", kept, "--html", page, "--executor", "serial")
+def test_a_run_prints_its_table_and_its_sentences_and_exits_with_0(series, kept):
+    done = _invoke("run", series, "--store", kept)
     assert done.exit_code == 0, done.output
     lines = [line.rstrip() for line in done.stdout.splitlines()]
     assert lines[0] == "lines: 5 checkpoints"
@@ -174,7 +176,7 @@ def test_a_run_prints_its_table_and_its_sentences_and_exits_with_0(series, kept,
         "• Deceptive saturation: needle accuracy saturated at step 20; answer PPL still falls 29.3 % [29.3, 29.3] per "
         "doubling after it.",
     ]
-    assert lines[-1] == str(page)
+    assert lines[-1].startswith("•")
 
 
 def test_a_run_goes_on_past_a_checkpoint_that_fails_and_says_so(tmp_path):

@@ -210,7 +210,7 @@ def _shared(distance: int) -> float:
     return (20 - distance) / (20 + distance)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def rewired():
     """Windows at 0 and 2, 10 and 14, 11 and 13, 26 and 26: the middle step alone is within the noise of the prompts."""
     return run_of(
@@ -222,9 +222,14 @@ def rewired():
     )
 
 
-def test_circuits_beside_the_noise_of_their_prompts(rewired):
+@pytest.fixture(scope="module")
+def overlaps(rewired):
+    return rewiring_frame(rewired)
+
+
+def test_circuits_beside_the_noise_of_their_prompts(overlaps):
     """Overlap across is one half here with the other half there, that of the floor one half with the other here."""
-    frame = rewiring_frame(rewired).set_index("step")
+    frame = overlaps.set_index("step")
     assert list(frame) == [
         "to_previous", "to_last", "floor", "floor_low", "floor_high", "chance",
         "edges", "faithfulness", "low", "high", "random_circuits",
@@ -246,19 +251,18 @@ def test_circuits_beside_the_noise_of_their_prompts(rewired):
     assert all(abs(value - expected) < 0.1 for value in frame["chance"])
 
 
-def test_faithfulness_and_random_circuits_are_of_the_largest_size(rewired):
-    frame = rewiring_frame(rewired).set_index("step")
+def test_faithfulness_and_random_circuits_are_of_the_largest_size(overlaps):
+    frame = overlaps.set_index("step")
     assert frame["edges"].tolist()[:3] == [10, 10, 10]
     assert frame["faithfulness"].tolist()[:3] == [0.375, 0.75, 0.9375]
     assert frame["low"].tolist()[:3] == [0.25, 0.5, 0.875]
     assert frame["high"].tolist()[:3] == [0.5, 1.0, 1.0]
     assert frame["random_circuits"].tolist()[:3] == [0.0625, 0.125, 0.25]
     assert frame.loc["2,000", ["edges", "faithfulness", "low", "high", "random_circuits"]].isna().all()
-    assert "faithfulness" not in rewiring_frame(run_of(*(replace(p, faithfulness=None) for p in rewired)))
 
 
-def test_the_figure_counts_the_steps_that_rewire_more_than_noise(rewired):
-    frame = rewiring_frame(rewired)
+def test_the_figure_counts_the_steps_that_rewire_more_than_noise(rewired, overlaps):
+    frame = overlaps
     figure = rewiring_figure(rewired, frame)
     assert _title(figure) == (
         "2 of 3 steps between neighbours rewire more than prompt noise",
@@ -281,8 +285,10 @@ def test_the_figure_counts_the_steps_that_rewire_more_than_noise(rewired):
     assert figure.layout.yaxis.title.text == "edge overlap (Jaccard)"
     assert figure.layout.yaxis2.title.text == "faithfulness"
     assert [trace.yaxis for trace in figure.data] == [None] * 4 + ["y2"] * 2
-    bare = run_of(*(replace(p, faithfulness=None) for p in rewired))
-    assert len(rewiring_figure(bare, rewiring_frame(bare)).data) == 4
+    bare = run_of(*(point(step, circuit=_window(0, 0)) for step in (1, 2)))
+    alone = rewiring_frame(bare)
+    assert "faithfulness" not in alone
+    assert len(rewiring_figure(bare, alone).data) == 4
 
 
 def test_error_bars_run_from_the_interval_to_the_value():
