@@ -309,6 +309,7 @@ def test_stages_are_told_class_by_class_at_a_shared_level():
         f"beyond the noise (p = 0.02); new (n = 12): {new.outcome(0.05)} (each at the level 0.017). "
         f"Stage late, step 3,000 against 4,000: all facts (n = 24): {told().outcome(0.05)}."
     )
+    assert sentences([told(), told(facts="old", n=9)]).endswith(" (each at the level 0.025).")
     assert sentences([]) == ""
 
 

@@ -1,6 +1,7 @@
 """The statistics under every sentence about circuits, against textbook formulas and values worked out by hand."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def test_edge_tests_of_pairs_are_students_with_bh_q():
     np.testing.assert_allclose(found.q, textbook.false_discovery_control([*expected.pvalue, 1.0]))
     wide = paired_tests(difference, level=0.5)
     np.testing.assert_allclose(wide.high[:2], expected.confidence_interval(0.5).high)
-    np.testing.assert_array_equal(paired_tests(np.ones((3, 1))).p, [0.0])
+    np.testing.assert_array_equal(paired_tests(np.ones((2, 1))).p, [0.0])
 
 
 def test_edge_tests_of_different_facts_are_welchs():
@@ -52,8 +53,24 @@ def test_edge_tests_of_different_facts_are_welchs():
     np.testing.assert_allclose(found.low[:2], interval.low, rtol=1e-3)
     np.testing.assert_allclose(found.high[:2], interval.high, rtol=1e-3)
     np.testing.assert_allclose(found.q, textbook.false_discovery_control([*expected.pvalue, 1.0]))
+    assert (found.low[2], found.high[2]) == (0.0, 0.0)
     narrow = welch_tests(A, B, level=0.5)
     np.testing.assert_allclose(narrow.low[:2], expected.confidence_interval(0.5).low, rtol=1e-3)
+
+
+def test_stored_halves_are_summed_in_double_precision():
+    rng = np.random.default_rng(0)
+    one, other = (rng.standard_normal((40, 2)).astype(np.float32) + 1000 for _ in "ab")
+    change = (other - one).astype(np.float64)
+    found, expected = paired_tests(other - one), textbook.ttest_1samp(change, 0)
+    np.testing.assert_allclose(found.delta, change.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.p, expected.pvalue, rtol=1e-10)
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    found = welch_tests(one, other)
+    np.testing.assert_allclose(found.delta, b.mean(0) - a.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(found.p, textbook.ttest_ind(b, a, equal_var=False).pvalue, rtol=1e-8)
+    changes = profile_changes(ONE, np.tile(one, 4), np.tile(other, 4), paired=True, draws=16)
+    assert (changes[-1].a, changes[-1].b) == pytest.approx((4 * a.mean(0).sum(), 4 * b.mean(0).sum()), rel=1e-12)
 
 
 def global_p(contrasts, units):
@@ -100,17 +117,20 @@ def test_nothing_that_changes_is_no_change():
     assert paired_global_p(np.zeros((4, 2))) == 1.0
 
 
-def test_labels_are_permuted_where_facts_differ():
-    rng = np.random.default_rng(1)
-    a, b = rng.standard_normal((5, 3)), rng.standard_normal((7, 3)) + 1.0
+@pytest.mark.parametrize(("draws", "seed"), [(60, 2), (80, 3), (999, 0)])
+def test_labels_are_permuted_where_facts_differ(draws, seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal([3, 0, 0], size=(5, 3)), rng.normal([3.4, 0.4, 0.3], size=(7, 3))
     pooled = np.concatenate([a, b])
     observed = np.r_[np.full(5, -1 / 5), np.full(7, 1 / 7)]
-    order = np.random.default_rng(2)
-    drawn = [observed, *(order.permutation(observed) for _ in range(60))]
+    order = np.random.default_rng(seed)
+    drawn = [observed, *(order.permutation(observed) for _ in range(draws))]
     reached, _ = global_p(drawn, pooled - pooled.mean(0))
-    expected = 2 * textbook.beta.ppf(0.95, reached, 60 - (reached - 1))
-    assert unpaired_global_p(a, b, draws=60, seed=2) == pytest.approx(min(1.0, expected))
-    assert unpaired_global_p(a, a) == 1.0
+    assert 0.03 < reached / draws < 0.45
+    expected = 2 * textbook.beta.ppf(0.95, reached, draws - (reached - 1))
+    options = {} if draws == 999 else {"draws": draws, "seed": seed}
+    assert unpaired_global_p(a, b, **options) == pytest.approx(min(1.0, expected))
+    assert unpaired_global_p(a, a, **options) == 1.0
 
 
 def test_the_upper_end_of_a_share_is_the_exact_one():
@@ -172,6 +192,16 @@ def test_profile_changes_of_uneven_sides_and_other_draws():
     assert [c.name for c in found] == list(PROFILES)
 
 
+def test_large_graphs_are_resampled_less_often(monkeypatch):
+    rng = np.random.default_rng(7)
+    a, b = rng.standard_normal((4, 8)), rng.standard_normal((4, 8))
+    module = sys.modules[profile_changes.__module__]
+    for large, draws in ((8, 200), (7, 40)):
+        monkeypatch.setattr(module, "LARGE", large)
+        assert profile_changes(ONE, a, b, paired=True) == profile_changes(ONE, a, b, paired=True, draws=draws)
+    assert profile_changes(ONE, a, b, paired=True) != profile_changes(ONE, a, b, paired=True, draws=41)
+
+
 def test_measures_of_similarity_by_hand():
     a, b = (
         Ranked(np.array([4.0, -3.0, 2.0, 1.0, 0.5]), [1, 2, 4]),
@@ -198,31 +228,34 @@ def test_measures_of_similarity_by_hand():
 
 
 def test_similarity_beside_halves_of_the_facts():
-    a, b = (np.abs(np.random.default_rng(seed).normal([1, 1, 0, 0], size=(6, 4))) for seed in (2, 7))
+    a, b = (np.abs(np.random.default_rng(seed).normal(np.arange(12) / 6, size=(6, 12))) for seed in (2, 7))
     weights = (np.array([1.0, 1.0, 2.0, 1.5, 1.0, 3.0]), np.ones(6))
-    found = similarities(a, b, weights=weights, sizes=[1], splits=6, seed=2)[0]
+    found = similarities(a, b, weights=weights, sizes=[5], splits=20, seed=2)[0]
 
-    def leader(scores, weight):
-        return int(np.argmax(weight @ scores))
+    def top(scores, weight):
+        return set(np.argsort(-(weight @ scores) / weight.sum())[:5].tolist())
+
+    def jaccard(one, other):
+        return len(one & other) / len(one | other)
 
     rng = np.random.default_rng(2)
     within, across = [], []
-    for _ in range(6):
+    for _ in range(20):
         order = rng.permutation(6)
         halves = [
-            [leader(scores[half], weight[half]) for half in (order[:3], order[3:])]
+            [top(scores[half], weight[half]) for half in (order[:3], order[3:])]
             for scores, weight in zip((a, b), weights, strict=True)
         ]
-        within += [float(one == other) for one, other in halves]
-        across += [float(halves[0][0] == halves[1][1]), float(halves[0][1] == halves[1][0])]
-    assert found.value == float(leader(a, weights[0]) == leader(b, weights[1]))
+        within += [jaccard(*pair) for pair in halves]
+        across += [jaccard(halves[0][0], halves[1][1]), jaccard(halves[0][1], halves[1][0])]
+    assert found.value == pytest.approx(jaccard(top(a, weights[0]), top(b, weights[1])))
     assert found.within == pytest.approx(np.mean(within))
     assert (found.within_low, found.within_high) == pytest.approx(tuple(np.quantile(within, [0.05, 0.95])))
     assert found.across == pytest.approx(np.mean(across))
     assert (found.across_low, found.across_high) == pytest.approx(tuple(np.quantile(across, [0.05, 0.95])))
-    assert 0 < found.within < 1
-    assert found.within != found.across
-    assert 0 <= found.random < 1
+    shuffled = (set(np.argsort(-rng.permutation(b.mean(0)))[:5].tolist()) for _ in range(8))
+    chance = [jaccard(top(a, weights[0]), one) for one in shuffled]
+    assert found.random == pytest.approx(np.mean(chance))
 
 
 def test_unpaired_similarity_splits_each_side_by_itself():

@@ -140,9 +140,13 @@ def test_the_unpaired_test_is_welchs():
     assert found.delta == pytest.approx(other.mean() - one.mean())
     assert (found.low[0], found.high[0]) == pytest.approx((interval.low[0], interval.high[0]))
     assert found.p == pytest.approx(expected.pvalue)
-    found = welch_test(A[:, 1:], B[:, 1:])
-    expected = textbook.ttest_ind(B[:, 1], A[:, 1][~np.isnan(A[:, 1])], equal_var=False)
-    assert found.p == pytest.approx(expected.pvalue)
+    found = welch_test(A, B)
+    for column in (0, 1):
+        one = A[:, column][~np.isnan(A[:, column])]
+        expected = textbook.ttest_ind(B[:, column], one, equal_var=False)
+        assert found.delta[column] == pytest.approx(B[:, column].mean() - one.mean())
+        assert found.high[column] == pytest.approx(expected.confidence_interval(0.95).high)
+        assert found.p[column] == pytest.approx(expected.pvalue)
 
 
 def test_an_unpaired_p_is_bounded_by_the_smaller_side_which_needs_five_units():
