@@ -15,6 +15,7 @@ from typing import Any
 import circuits
 import heads
 from checkpoints import BadPrompt
+from checkpoints.files.reading import read_text
 
 DEFAULT_LENGTH = 256
 DEFAULT_DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -142,10 +143,7 @@ def _origin(path: Path) -> str:
 
 
 def _read_text(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadPrompt(f"the haystack {path} cannot be read: {error}") from error
+    text = read_text(path, "the haystack")
     if not text.strip():
         raise BadPrompt(f"the haystack {path} is empty; give it at least as many tokens as --length")
     return text

@@ -11,6 +11,7 @@ from typing import Any
 
 from checkpoints.errors import CorruptWeights, NotACheckpoint
 from checkpoints.files.hashes import hash_file
+from checkpoints.files.reading import decode, parse_lenient, read_bytes
 
 CONFIG_FILE = "config.json"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -32,7 +33,7 @@ def read_json(path: Path) -> dict[str, Any]:
         NotACheckpoint: missing, unreadable, or not an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_lenient(decode(read_bytes(path)))
     except FileNotFoundError as error:
         raise NotACheckpoint(f"{path.parent} is no checkpoint: it has no {path.name}") from error
     except (OSError, ValueError) as error:

@@ -5,15 +5,17 @@ are relative to the manifest.
 """
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.errors import NotACheckpoint
+from checkpoints.files.reading import read_table
 from checkpoints.series.names import natural, parse_count, split_stage
 
 MANIFEST_FILE = "manifest.csv"
 COLUMNS = ("Stage", "Step", "Tokens Seen", "Checkpoint Directory")
+_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +35,12 @@ def read_manifest(path: Path) -> tuple[ManifestRow, ...]:
     Raises:
         NotACheckpoint: it cannot be read, a column is missing, or a row has no whole number as its step.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            header = {name.strip().lower(): name for name in reader.fieldnames or ()}
-            missing = [name for name in ("Step", "Checkpoint Directory") if name.lower() not in header]
-            if missing:
-                raise NotACheckpoint(
-                    f"{path} lacks the column {missing[0]!r}; a series manifest has {','.join(COLUMNS)}"
-                )
-            rows = [_row(path, reader.line_num, record, header) for record in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise NotACheckpoint(f"{path} cannot be read as a manifest: {error}") from error
+    (_, header), *lines = read_table(path, "a manifest", NotACheckpoint) or [(1, [])]
+    names = [name.lower() for name in header]
+    missing = [name for name in ("Step", "Checkpoint Directory") if name.lower() not in names]
+    if missing:
+        raise NotACheckpoint(f"{path} lacks the column {missing[0]!r}; a series manifest has {','.join(COLUMNS)}")
+    rows = [_row(path, line, dict(zip(names, cells, strict=False))) for line, cells in lines]
     if not rows:
         raise NotACheckpoint(f"{path} lists no checkpoint")
     stages = list(dict.fromkeys(row.stage for row in rows))
@@ -63,16 +59,13 @@ def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
             writer.writerow((stage, row.step, "" if row.tokens is None else row.tokens, directory.as_posix()))
 
 
-def _row(path: Path, line: int, record: dict[str, str | None], header: dict[str, str]) -> ManifestRow:
-    def cell(column: str) -> str:
-        return (record.get(header.get(column.lower(), "")) or "").strip()
-
-    step, directory, tokens = cell("Step"), cell("Checkpoint Directory"), cell("Tokens Seen")
-    if not step.isdigit():
+def _row(path: Path, line: int, record: Mapping[str, str]) -> ManifestRow:
+    step, directory, tokens = (record.get(name, "") for name in ("step", "checkpoint directory", "tokens seen"))
+    if not (step.isascii() and step.isdigit() and len(step) <= _DIGITS):
         raise NotACheckpoint(f"{path}, line {line}: step {step!r} is not a whole number")
     if not directory:
         raise NotACheckpoint(f"{path}, line {line}: no checkpoint directory for step {step}")
     if tokens and parse_count(tokens) is None:
         raise NotACheckpoint(f"{path}, line {line}: tokens seen {tokens!r} is not a count such as 84B")
-    stage, branch = split_stage(cell("Stage"))
+    stage, branch = split_stage(record.get("stage", ""))
     return ManifestRow(int(step), path.parent / directory, stage, branch, parse_count(tokens))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from checkpoints import BadPrompt, DriftError, Series, StoreError
+from checkpoints.files.reading import read_frame
 from checkpoints.loading.load import DeviceMap
 from checkpoints.results.artifacts import read_artifact, write_artifact
 from circuit_drift.measures.measures import ATTENTION, Measure
@@ -132,12 +133,10 @@ class BehaviourTable:
         Raises:
             StoreError: the file cannot be read or written, or has no ``step`` column.
         """
-        import pandas as pd
-
         path, frame = Path(path), self.downstream()
         try:
             if path.is_file():
-                before = pd.read_csv(path)
+                before = read_frame(path, "downstream scores", StoreError)
                 if "step" not in before:
                     raise StoreError(f"{path} has no column step, so nothing can be joined to it; name another file")
                 others = before.drop(columns=[name for name in frame if name != "step" and name in before])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from checkpoints.errors import DriftError
-from checkpoints.files.folder import read_json
+from checkpoints.files.reading import read_document
 
 if TYPE_CHECKING:
     from checkpoints.loading.load import DeviceMap
@@ -54,4 +54,8 @@ def read_device_map(given: str | None) -> "DeviceMap | None":
         return given
     if not Path(given).is_file():
         raise DriftError(f"there is no device map {given}; name a JSON file, or auto, balanced or sequential")
-    return read_json(Path(given))
+    found = read_document(given, "the device map", DriftError)
+    places = found.values() if isinstance(found, dict) else ()
+    if not places or not all(type(place) in (str, int) for place in places):
+        raise DriftError(f'the device map {given} is an object of module names with their devices, such as "cuda:0"')
+    return {str(name): place for name, place in found.items()}

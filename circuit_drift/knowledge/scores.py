@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
+from checkpoints.files.reading import read_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,13 +104,11 @@ def read_scores(
     Raises:
         BadPrompt: the file cannot be read, or is no such table.
     """
-    import pandas as pd
-
+    frame = read_frame(path, "scores")
     try:
-        frame = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise BadPrompt(f"cannot read scores from {path}: {error}") from error
-    return scores_from_frame(frame, unit=unit, step=step, score=score, probe=probe, labels=labels)
+        return scores_from_frame(frame, unit=unit, step=step, score=score, probe=probe, labels=labels)
+    except BadPrompt as error:
+        raise BadPrompt(f"{path}: {error}") from error
 
 
 def scores_from_frame(

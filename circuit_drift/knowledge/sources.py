@@ -8,12 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch
+from checkpoints.files.reading import read_frame
 from circuit_drift.knowledge.scores import Scores
 
 if TYPE_CHECKING:
     import pandas as pd
 
     import circuits
+
+_NEEDED = ("fact", "step", "class", "relation", "batch", "rank", "prob", "held_out_paraphrase")
 
 Score = Literal["rank", "probability"]
 
@@ -79,10 +82,10 @@ def series_scores(folder: Path | str, *, score: Score = "rank", top: int = 1, he
     from circuit_drift.knowledge.scores import scores_from_frame
 
     path = Path(folder) / "fact_recall.csv"
-    try:
-        frame = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise BadPrompt(f"cannot read the recall of facts from {path}: {error}") from error
+    frame = read_frame(path, "the recall of facts")
+    missing = [name for name in _NEEDED if name not in frame]
+    if missing:
+        raise BadPrompt(f"{path} lacks the columns {', '.join(missing)}: it is not the recall of the shipped series")
     parts = [_probe(frame, "trained", "", score, top)]
     if held_out:
         parts.append(_probe(frame[frame["held_out_paraphrase"] == 1], "held out", "held_out_", score, top))

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
+from checkpoints.files.reading import Record, read_records
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -176,23 +177,19 @@ class FactSet:
 def load_facts(path: Path | str) -> Facts:
     """Read facts from JSON lines with ``clean``, ``corrupt``, ``answer``, ``wrong``; perhaps ``labels``, ``segments``.
 
+    A list of such objects, or one such object over many lines, is read as well.
+
     Any further key of a line becomes a label. A line that is no such object is refused with its reason and the others
     go on: `Facts.refused`, which `tokenize_facts` passes on.
 
     Raises:
         BadPrompt: the file cannot be read, or no line of it is a fact.
     """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"it is not UTF-8 text ({error})"
-        raise BadPrompt(f"cannot read facts from {path}: {reason}") from error
     facts: list[Fact] = []
     refused: list[Refusal] = []
-    for index, (number, line) in enumerate((n, text) for n, text in enumerate(lines, 1) if text.strip()):
+    for index, record in enumerate(read_records(path, "facts")):
         try:
-            facts.append(_parse(line, f"line {number}"))
+            facts.append(_parse(record))
         except BadPrompt as error:
             refused.append((index, str(error)))
     if not facts:
@@ -209,8 +206,8 @@ def load_facts(path: Path | str) -> Facts:
 
 def default_facts() -> tuple[Fact, ...]:
     """Capitals, languages and landmarks in clean/corrupt pairs, for tokenizers of real languages."""
-    lines = (files("circuits") / "data" / "facts.jsonl").read_text(encoding="utf-8").splitlines()
-    return tuple(_parse(line, f"built-in fact {number}") for number, line in enumerate(lines, 1))
+    with as_file(files("circuits") / "data" / "facts.jsonl") as path:
+        return tuple(_parse(record) for record in read_records(path, "the built-in facts"))
 
 
 def tokenize_facts(
@@ -335,11 +332,10 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[int, ..
     return tuple([bos, *plain] if starts else plain)
 
 
-def _parse(line: str, where: str) -> Fact:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise BadPrompt(f"{where} is not JSON: {error}") from error
+def _parse(read: Record) -> Fact:
+    where, record = read.where, read.value
+    if read.problem is not None:
+        raise BadPrompt(f"{where} is not JSON: {read.problem}")
     if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in _TEXTS):
         raise BadPrompt(f"{where} must be an object whose {', '.join(_TEXTS)} are strings")
     labels, segments = (record.get(name, {}) for name in _MAPPINGS)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from checkpoints.errors import BadPrompt, StoreError
+from checkpoints.files.reading import read_records
 from circuits.facts.facts import Fact
 
 if TYPE_CHECKING:
@@ -124,6 +125,9 @@ def read_lama(
 def read_probes(path: Path | str, tokenizer: "PreTrainedTokenizerBase | None" = None, *, seed: int = 0) -> ReadFacts:
     """Probes of one's own: JSON lines with ``prompt``, ``subject``, ``relation`` and ``answer``; the rest are labels.
 
+    A relation file, one object with ``name``, ``prompt_templates`` and ``samples`` of ``subject`` and ``object``, is
+    read too: every sample is asked with every template.
+
     The prompt ends where the answer begins and names the subject. Probes of one fact share a ``fact`` if given, else
     subject and relation.
 
@@ -168,22 +172,22 @@ def _read(
 
 
 def _records(path: Path | str) -> Iterator[tuple[str, Any]]:
-    """Rows of a JSON array or of JSON lines; a line that is not JSON comes as the text of its error."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        rows = json.loads(text) if text.lstrip().startswith("[") else None
-    except (OSError, ValueError) as error:
-        raise BadPrompt(f"cannot read facts from {path}: {error}") from error
-    if rows is not None:
-        yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
-        return
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                yield f"line {number}", json.loads(line)
-            except ValueError:
-                yield f"line {number}", "the line is not JSON"
+    """Rows of a list, of JSON lines or of a relation; a line that is not JSON comes as the text of its error."""
+    for record in read_records(path, "facts"):
+        if record.problem is not None:
+            yield record.where, "the line is not JSON"
+        elif isinstance(record.value, dict) and isinstance(record.value.get("samples"), list):
+            yield from _samples(record.value)
+        else:
+            yield record.where, record.value
+
+
+def _samples(relation: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The rows of a file that is one relation, with its templates and samples (Hernandez et al. 2023)."""
+    about = {"relation": relation.get("name"), "prompt_templates": relation.get("prompt_templates")}
+    for number, sample in enumerate(relation["samples"], 1):
+        own = {"subject": sample.get("subject"), "answer": sample.get("object")} if isinstance(sample, dict) else None
+        yield f"sample {number}", own and about | own
 
 
 def _counterfact(record: Mapping[str, Any], where: str) -> _Row:
@@ -225,6 +229,8 @@ def _ends(text: str) -> bool:
 
 
 def _probe(record: Mapping[str, Any], where: str) -> _Row:
+    if "prompt_templates" in record:
+        return _sample(record, where)
     prompt, subject, relation, answer = (_text(record, name) for name in ("prompt", "subject", "relation", "answer"))
     prompts = _with_subject(str(record.get("form", "cloze")), [prompt], subject)
     if not prompts:
@@ -232,6 +238,16 @@ def _probe(record: Mapping[str, Any], where: str) -> _Row:
     taken = ("prompt", "subject", "relation", "answer", "fact", "form")
     labels = {name: value for name, value in record.items() if name not in taken}
     return _Row(where, str(record.get("fact", f"{subject}/{relation}")), subject, relation, answer, prompts, labels)
+
+
+def _sample(record: Mapping[str, Any], where: str) -> _Row:
+    subject, relation, answer = (_text(record, name) for name in ("subject", "relation", "answer"))
+    templates = record["prompt_templates"] if isinstance(record["prompt_templates"], list) else []
+    texts = [text.rstrip() for text in templates if isinstance(text, str) and text.count("{}") == 1]
+    if not texts:
+        raise _Refused("no template of its relation has one place {} for the subject")
+    forms = ["cloze", *["paraphrase"] * (len(texts) - 1)]
+    return _Row(where, f"{subject}/{relation}", subject, relation, answer, tuple(zip(forms, texts, strict=True)))
 
 
 def _text(record: Mapping[str, Any], name: str, called: str | None = None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from checkpoints.errors import BadPrompt, StoreError
+from checkpoints.files.reading import parse_lenient, read_text
 from circuits.graph.graph import Circuit, GraphShape, shape_document
 
 FEATURE = "cross layer transcoder"
@@ -185,8 +186,9 @@ def read_eap_json(path: Path | str) -> Circuit:
         StoreError: no such file, or not of that form; the message names what is missing.
     """
     path = Path(path)
+    text = read_text(path, "a graph", StoreError)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_lenient(text)
         cfg = document["cfg"]
         parallel = bool(cfg.get("parallel_attn_mlp", False))
         shape = GraphShape(int(cfg["n_layers"]), int(cfg["n_heads"]), int(cfg["n_heads"]), parallel)
@@ -197,9 +199,7 @@ def read_eap_json(path: Path | str) -> Circuit:
             writer, _, reader = name.partition("->")
             place = rows[writer], columns[reader]
             mask[place], scores[place] = bool(edge["in_graph"]), -float(edge.get("score") or 0.0)
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError) as error:
         raise StoreError(f"{path} is not the JSON of an EAP-IG graph: {error!r}") from error
     return Circuit(shape, mask & shape.mask, scores)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.errors import BadPrompt
+from checkpoints.files.reading import Record, read_records
 
 Span = tuple[int, int]
 
@@ -128,27 +129,21 @@ class NeedleSet:
 
 
 def load_needles(path: Path | str) -> tuple[Needle, ...]:
-    """Read needles from JSONL: one object a line with the fields of `Needle`.
+    """Read needles from JSONL: one object a line with the fields of `Needle`; a list of such objects is read too.
 
     Raises:
         BadPrompt: the file cannot be read, or a line is no needle; the line is named.
     """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadPrompt(f"cannot read needles from {path}: {error}") from error
-    needles = [_parse(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    needles = [_parse(record, f"{path}, {record.where}") for record in read_records(path, "needles")]
     if not needles:
         raise BadPrompt(f"{path} holds no needle: each line is an object with needle, answer and question")
     return tuple(needles)
 
 
-def _parse(line: str, where: str) -> Needle:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise BadPrompt(f"{where} is not JSON: {error}") from error
+def _parse(read: Record, where: str) -> Needle:
+    if read.problem is not None:
+        raise BadPrompt(f"{where} is not JSON: {read.problem}")
+    record = read.value
     if not isinstance(record, dict):
         raise BadPrompt(f"{where} is no JSON object: give needle, answer and question")
     strings = [record.get(name) for name in ("needle", "answer", "question")]

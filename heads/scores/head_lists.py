@@ -3,13 +3,13 @@
 `heads.RetrievalScores.to_head_lists` writes the same; `heads.scores.agreement.agreement` compares two of them.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from checkpoints.errors import BadPrompt
+from checkpoints.files.reading import parse_lenient, read_text
 from heads.scores.names import head_name
 from heads.scores.scores import THRESHOLD, HeadScores, retrieves
 from heads.scores.stats import Floats
@@ -37,10 +37,11 @@ def load_head_lists(path: Path | str, *, kv_heads: int | None = None, detector: 
             holds an infinite score.
     """
     path = Path(path)
+    text = read_text(path, "head lists")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_lenient(text)
         lists = {tuple(map(int, key.split("-"))): np.asarray(value, dtype=np.float32) for key, value in content.items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, OverflowError) as error:
         raise BadPrompt(f"{path} holds no head lists, which are JSON of 'layer-head': [scores]: {error}") from error
     if not lists or any(len(key) != 2 or values.ndim != 1 for key, values in lists.items()):
         raise BadPrompt(f"{path} holds no head lists: keys are 'layer-head', values lists of scores")

@@ -1,6 +1,5 @@
 """Does a monitor's metric go with a downstream score? With what a handful of checkpoints can and cannot bear."""
 
-import csv
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from checkpoints.errors import BadPrompt
+from checkpoints.files.reading import read_table
 from heads.scores.stats import Floats
 
 FEW = 10
@@ -143,13 +143,7 @@ def read_downstream(path: Path | str) -> dict[str, dict[int, float]]:
         BadPrompt: no such file, a header without ``step`` or with a name twice, no row or no score, a row of another
             length, a step twice, or a cell that is no finite number; line and column are named.
     """
-    path = Path(path)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            read = [(line, [cell.strip() for cell in row]) for line, row in enumerate(csv.reader(handle), 1)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadPrompt(f"cannot read downstream scores from {path}: {error}") from error
-    (_, header), *rows = [(line, row) for line, row in read if any(row)] or [(1, [])]
+    (_, header), *rows = read_table(path, "downstream scores") or [(1, [])]
     if "step" not in header or len(header) < 2 or len(set(header)) < len(header) or not rows:
         raise BadPrompt(
             f"{path} needs a header with a 'step' column and a column of its own name for each score, separated by "

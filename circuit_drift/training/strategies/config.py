@@ -1,15 +1,18 @@
 """What a comparison of strategies consists of; `checks`, beside this file, refuses what could not work."""
 
+import math
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from checkpoints import DriftError
+from checkpoints.files.reading import read_toml
 from circuit_drift.measures.measures import MEASURES
 
+PATHS = ("documents", "facts", "replay", "traced", "text")
 Reference = Literal["original", "previous"]
 Told = Literal["all", "main", "unlearned"]
 Passages = Literal["gold", "entity", "all"]
@@ -167,21 +170,21 @@ def load_config(path: Path | str) -> Config:
         DriftError: the file cannot be read, or names something that there is not; nothing was loaded yet.
     """
     path = Path(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DriftError(f"cannot read the config {path}: {error}") from error
-    strategies = tuple(_strategy(entry, path) for entry in table.pop("strategy", []))
-    places: dict[str, Any] = {
-        name: path.parent / table[name] for name in ("documents", "facts", "replay", "traced", "text") if name in table
-    }
-    beside = path.parent / str(table.get("model", ""))
-    model = {"model": str(beside)} if "model" in table and beside.is_dir() else {}
-    return Config(**_known(Config, table | places | model | {"strategies": strategies}, str(path)))
+    table = read_toml(path, "the config")
+    entries = table.pop("strategy", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise DriftError(f"{path}: strategy is {entries!r}; write a table [[strategy]] for each")
+    strategies = tuple(_strategy(entry, path) for entry in entries)
+    known = _known(Config, table | {"strategies": strategies}, str(path))
+    places = {name: path.parent / known[name] for name in PATHS if name in known}
+    beside = path.parent / known["model"]
+    return Config(**known | places | ({"model": str(beside)} if beside.is_dir() else {}))
 
 
 def _strategy(entry: Mapping[str, Any], path: Path) -> Strategy:
     where = f"{path}, [[strategy]]"
+    if not isinstance(entry.get("lora", {}), dict):
+        raise DriftError(f"{where}: lora is {entry['lora']!r}; write a table [strategy.lora]")
     lora = {"lora": Lora(**_known(Lora, entry["lora"], f"{where}, lora"))} if "lora" in entry else {}
     return Strategy(**_known(Strategy, {**entry, **lora}, where))
 
@@ -194,4 +197,34 @@ def _known(kind: type, table: Mapping[str, Any], where: str) -> dict[str, Any]:
     needed = {field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING}
     if missing := sorted(needed - set(table)):
         raise DriftError(f"{where}: {', '.join(missing)} is missing")
+    hints = get_type_hints(kind)
+    for name, value in table.items():
+        if not _fits(value, hints[name]):
+            raise DriftError(f"{where}: {name} is {value!r}; it takes {_words(hints[name])}")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value of TOML is of the type that a field says."""
+    choices = get_args(hint)
+    if get_origin(hint) in (UnionType, Union):
+        return any(_fits(value, choice) for choice in choices)
+    if get_origin(hint) is tuple:
+        return isinstance(value, list | tuple) and all(_fits(inner, choices[0]) for inner in value)
+    if get_origin(hint) is Literal or hint is Path:
+        return isinstance(value, str)
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(float(value))  # type: ignore[arg-type]
+    return type(value) is hint
+
+
+def _words(hint: Any) -> str:
+    """What a field takes, for a reader."""
+    choices = get_args(hint)
+    if get_origin(hint) in (UnionType, Union):
+        return _words(next(choice for choice in choices if choice is not type(None)))
+    if get_origin(hint) is tuple:
+        return f"a list, each {_words(choices[0])}"
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, choices))
+    return {float: "a finite number", int: "a whole number", bool: "true or false", str: "a text"}.get(hint, "a path")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints import BadPrompt
+from checkpoints.files.reading import Record, read_records
 from circuit_drift.lab import documents
 from circuit_drift.lab.world import Fact, by_person
 
@@ -80,15 +81,23 @@ def load_documents(path: Path) -> tuple[Document, ...]:
         BadPrompt: a line is no such object, or there is none.
     """
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            found.append(Document(str(record["text"]), record.get("entity"), bool(record.get("main", False))))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadPrompt(f"{path}, line {number}: a document is an object with a text ({error!r})") from error
+    for read in read_records(path, "documents"):
+        found.append(_document(read, f"{path}, {read.where}"))
     if not found:
         raise BadPrompt(f"{path} holds no documents; write one JSON object with a text on each line")
     return tuple(found)
+
+
+def _document(read: Record, where: str) -> Document:
+    if read.problem is not None:
+        raise BadPrompt(f"{where} is not JSON: {read.problem}")
+    about = read.value if isinstance(read.value, dict) else {}
+    text, entity, main = about.get("text"), about.get("entity"), about.get("main", False)
+    if not isinstance(text, str) or not isinstance(entity, str | None) or not isinstance(main, bool):
+        raise BadPrompt(
+            f"{where}: a document is an object with a text, and perhaps entity, a text, and main, true or false"
+        )
+    return Document(text, entity, main)
 
 
 def annotated(texts: Sequence[Document], tags: tuple[str, str]) -> tuple[Document, ...]:
