@@ -61,6 +61,7 @@ def build_bridge(
             "not need a bridge"
         ) from error
     bridge.follow(model.parameters())
+    bridge.__dict__["source"] = model  # not as a submodule, whose parameters would count twice
     _check_logits(model, bridge, attention)
     return bridge
 

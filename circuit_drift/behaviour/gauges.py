@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import circuits
 from checkpoints import BadPrompt, LoadedModel
+from checkpoints.model.plain import takes_model
 from circuit_drift.knowledge.rouge import rouge1_recall
 from circuit_drift.measures.measures import tokenizer_of
 
@@ -58,6 +59,7 @@ class Answers:
     probability: NDArray[np.float64]
 
 
+@takes_model
 def answers(model: "PreTrainedModel", facts: "circuits.FactSet", *, batch_size: int = 64) -> Answers:
     """Rank and probability of the first token of every fact's answer after its clean prompt; see `last_logits`.
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt, CorruptWeights
 from checkpoints.model.anatomy import Anatomy, anatomy
+from checkpoints.model.plain import takes_model
 from circuits.attribution.ablation import Ablation, find_ablation, fixed_values
 from circuits.attribution.backward import Backward, Preset, find_backward, modified
 from circuits.attribution.contraction import Contraction
@@ -84,6 +85,7 @@ class Segments:
 EVERYWHERE = Segments()
 
 
+@takes_model
 def attribute(
     model: PreTrainedModel,
     facts: FactSet,

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt, CorruptWeights
 from checkpoints.model.anatomy import Anatomy, Block, anatomy
+from checkpoints.model.plain import takes_model
 from circuits.attribution.contraction import Writers
 from circuits.attribution.edges import Method, Rule, describe, find_plan, graph_shape, rule_used
 from circuits.attribution.integration import Plan
@@ -28,6 +29,7 @@ from circuits.graph.nodes import Level, NodeScores
 INTERIORS: dict[Level, Callable[[Anatomy], Interior] | None] = {"nodes": None, "neurons": Neurons, "experts": Experts}
 
 
+@takes_model
 def attribute_nodes(
     model: PreTrainedModel,
     facts: FactSet,

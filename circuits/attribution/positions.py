@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from checkpoints.errors import BadPrompt
+from checkpoints.model.plain import takes_model
 from checkpoints.results.artifacts import read_artifact, write_artifact
 from circuits.facts.facts import FactSet
 from circuits.graph.scores import AttributionGraph
@@ -105,6 +106,7 @@ class PositionScores:
         return str(head + self.to_frame().head(20).to_html(index=False, border=0))
 
 
+@takes_model
 def attribute_positions(
     model: "PreTrainedModel",
     facts: FactSet,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints.errors import BadPrompt
+from checkpoints.model.plain import takes_model
 from circuits.graph.graph import Circuit, Floats
 from circuits.graph.scores import AttributionGraph
 from circuits.intervention.faithfulness import circuit_metrics
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from circuits.facts.metrics import Metric, MetricName
 
 
+@takes_model
 def exact_edges(
     model: "PreTrainedModel",
     facts: "FactSet",
@@ -90,6 +92,7 @@ def exact_edges(
     )
 
 
+@takes_model
 def exact_nodes(
     model: "PreTrainedModel",
     facts: "FactSet",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints.errors import BadPrompt
+from checkpoints.model.plain import takes_model
 from circuits.graph.graph import Circuit, require_same_shape
 from circuits.graph.pruning import Rule, random_circuits
 from circuits.graph.scores import AttributionGraph
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
+@takes_model
 def faithfulness(
     model: "PreTrainedModel",
     circuit: Circuit,
@@ -71,6 +73,7 @@ def faithfulness(
     )
 
 
+@takes_model
 def faithfulness_curve(
     model: "PreTrainedModel",
     graph: AttributionGraph,
@@ -132,6 +135,7 @@ def faithfulness_curve(
     )
 
 
+@takes_model
 def minimal_circuit(
     model: "PreTrainedModel",
     graph: AttributionGraph,
@@ -173,6 +177,7 @@ def minimal_circuit(
     return best
 
 
+@takes_model
 def circuit_metrics(
     model: "PreTrainedModel",
     circuits: Sequence[Circuit],

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from checkpoints.model.anatomy import Anatomy, Block, anatomy, linear_weight
+from checkpoints.model.plain import takes_model
 from circuits.attribution.edges import graph_shape
 from circuits.attribution.mlp_parts import Neurons, Seen, Watch
 from circuits.attribution.nodes import stream_ends
@@ -37,6 +38,7 @@ from circuits.graph.nodes import NodeCircuit
 from circuits.intervention.curves import Faithfulness
 
 
+@takes_model
 def node_faithfulness(
     model: PreTrainedModel,
     circuit: NodeCircuit,

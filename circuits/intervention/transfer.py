@@ -21,8 +21,8 @@ from circuits.intervention.faithfulness import circuit_metrics
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
-    from transformers import PreTrainedModel
 
+    from checkpoints.model.plain import Model
     from circuits.attribution.ablation import Ablation
     from circuits.facts.facts import FactSet
     from circuits.facts.metrics import Metric, MetricName
@@ -139,7 +139,7 @@ class Transfer:
 
 
 def transfer(
-    models: Iterable["PreTrainedModel"],
+    models: "Iterable[Model]",
     circuits: Sequence[Circuit],
     facts: "FactSet",
     *,

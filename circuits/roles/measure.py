@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from checkpoints.model.anatomy import Anatomy, Block, anatomy
 from checkpoints.model.attention import attention_implementation
+from checkpoints.model.plain import takes_model
 from circuits.attribution.trace import LayerTrace, Trace, frozen, head_writer, hooks, run, widen
 from circuits.facts.batch import make_batch
 from circuits.facts.facts import FactSet
@@ -25,6 +26,7 @@ from circuits.roles.roles import HeadRoles
 TOLERANCE = 1e-3
 
 
+@takes_model
 def head_roles(model: PreTrainedModel, facts: FactSet, *, batch_size: int = 8, progress: bool = False) -> HeadRoles:
     """Where every head reads what it writes towards the answer, on the clean prompts.
 

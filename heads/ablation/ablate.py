@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt
+from checkpoints.model.plain import takes_model
 from heads.ablation.controls import Control, draw_controls
 from heads.ablation.interventions import Calibration, Kind, Means, Scope, Targets, Where, ablated
 from heads.ablation.validation import Readout, Validation
@@ -23,6 +24,7 @@ from heads.scores.scores import RetrievalScores, retrieves
 TEXT_TOKENS = 64
 
 
+@takes_model
 def ablate(
     model: PreTrainedModel,
     needle_set: NeedleSet,
@@ -57,6 +59,7 @@ def ablate(
     return _readout(model, needle_set, names, kind=kind, scope=scope, means=means, batch_size=batch_size)
 
 
+@takes_model
 def validate(
     model: PreTrainedModel,
     needle_set: NeedleSet,

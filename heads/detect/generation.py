@@ -6,10 +6,13 @@ from collections.abc import Sequence
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from checkpoints.model.plain import takes_model
+
 NEW_TOKENS = 50
 
 
 @torch.no_grad()
+@takes_model
 def generate(
     model: PreTrainedModel,
     prompt: Sequence[int],

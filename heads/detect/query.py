@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from checkpoints.model.plain import takes_model
 from heads.detect.chance import query_level
 from heads.detect.retrieval import about, check_fits, check_ids, kv_heads, row_logits, table
 from heads.prompts.building import continuation
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 OUTLIER = 2.0
 
 
+@takes_model
 def query_scores(
     model: PreTrainedModel,
     tokenizer: "PreTrainedTokenizerBase",

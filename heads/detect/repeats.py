@@ -7,6 +7,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt
+from checkpoints.model.plain import takes_model
 from heads.detect.chance import repeat_levels
 from heads.detect.retrieval import about, check_positions, kv_heads, row_logits, table
 from heads.rows.reduce import KeyGroups, RowStats
@@ -16,6 +17,7 @@ from heads.scores.scores import HeadScores
 NAMES = ("echo", "induction", "previous_token", "duplicate_token")
 
 
+@takes_model
 def repeat_scores(
     model: PreTrainedModel,
     *,

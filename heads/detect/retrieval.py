@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from checkpoints.model.anatomy import anatomy
+from checkpoints.model.plain import takes_model
 from heads.detect.catalogue import NEEDS_NEEDLE
 from heads.detect.chance import chance_levels
 from heads.detect.detectors import LayerRows, answer_detectors, answer_groups
@@ -31,6 +32,7 @@ Extra = Literal["locos"]
 Prefix = Literal["separate", "shared"]
 
 
+@takes_model
 def retrieval_scores(
     model: PreTrainedModel,
     needle_set: NeedleSet,

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt
+from checkpoints.model.plain import takes_model
 from heads.detect.generation import NEW_TOKENS, generate
 from heads.detect.readings import copied
 from heads.detect.retrieval import about, check_positions, kv_heads, table
@@ -49,6 +50,7 @@ class NothingAccepted(BadPrompt):
     """Every trial failed the gate, so that the published procedure has nothing to average."""
 
 
+@takes_model
 def published_scores(
     model: PreTrainedModel,
     tokenizer: "PreTrainedTokenizerBase",

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedModel
 
 from checkpoints.errors import BadPrompt
+from checkpoints.model.plain import takes_model
 from heads.detect.retrieval import about, check_fits, check_positions, pad, row_logits
 from heads.niah.grid import NeedleMap
 from heads.prompts.building import interference_prompts, needle_prompts
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+@takes_model
 def needle_map(
     model: PreTrainedModel,
     tokenizer: "PreTrainedTokenizerBase",
@@ -55,6 +57,7 @@ def needle_map(
     return _measure(model, cells, column, axes, lengths, depths, batch_size=batch_size, progress=progress)
 
 
+@takes_model
 def interference_map(
     model: PreTrainedModel,
     tokenizer: "PreTrainedTokenizerBase",
@@ -123,6 +126,7 @@ def _measure(
 
 
 @torch.no_grad()
+@takes_model
 def answer_nll(model: PreTrainedModel, prompts: Sequence[NeedlePrompt]) -> list[tuple[np.ndarray, bool]]:
     """Nats per teacher-forced answer token, and whether all are the most likely ones, per prompt; no rows taken."""
     ids, rows = (part.to(model.device) for part in pad(prompts))
@@ -135,6 +139,7 @@ def answer_nll(model: PreTrainedModel, prompts: Sequence[NeedlePrompt]) -> list[
 
 
 @torch.no_grad()
+@takes_model
 def corpus_nll(
     model: PreTrainedModel,
     tokenizer: "PreTrainedTokenizerBase",
