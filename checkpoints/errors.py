@@ -7,6 +7,7 @@ DriftError
 ├── UnsupportedArchitecture a model that a method cannot treat correctly
 ├── BadPrompt               prompts, needles or facts that cannot be scored
 └── StoreError              a result that cannot be read or written
+    └── DamagedResult       one that is gone, or not what was written; computing it anew mends it
 
 Each message names the object, the value seen, and what to do next.
 """
@@ -38,3 +39,7 @@ class BadPrompt(DriftError):
 
 class StoreError(DriftError):
     """A result that cannot be read or written."""
+
+
+class DamagedResult(StoreError):
+    """A result that is gone, or not what was written; computing it anew mends it."""

@@ -12,7 +12,6 @@ remembered. `checkpoints.audit` by weights trusts no record: it reads every byte
 import hashlib
 import json
 import os
-import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -20,6 +19,9 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from checkpoints.errors import StoreError
+from checkpoints.results.disk import read_regular, write_file
 
 CACHE = "CIRCUIT_DRIFT_CACHE"
 SMALLEST = 1 << 20
@@ -84,8 +86,8 @@ def _sample(path: Path) -> str:
 
 def _recall(path: Path, identity: tuple[int, ...]) -> str | None:
     """The hash on record, if the file is the one that it was taken of and the record is whole."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        record = json.loads(_record_path(path).read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        record = json.loads(read_regular(_record_path(path)))
         seal = record.pop("seal")
         if seal == _seal(record) and record["path"] == str(path) and tuple(record["identity"]) == identity:
             return str(record["sha256"]) if record["sample"] == _sample(path) else None
@@ -95,11 +97,8 @@ def _recall(path: Path, identity: tuple[int, ...]) -> str | None:
 def _remember(path: Path, identity: tuple[int, ...], digest: str) -> None:
     record: dict[str, Any] = {"path": str(path), "identity": list(identity), "sha256": digest, "sample": _sample(path)}
     place = _record_path(path)
-    with suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=place.parent, delete=False, encoding="utf-8") as file:
-            json.dump({**record, "seal": _seal(record)}, file)
-        Path(file.name).replace(place)
+    with suppress(StoreError):
+        write_file(place, json.dumps({**record, "seal": _seal(record)}))
 
 
 def _record_path(path: Path) -> Path:

@@ -1,15 +1,19 @@
 """Results on disk: one folder each, `result.json` beside `arrays.safetensors`, written atomically.
 
 A folder appears under its final name only once complete and on the disk itself, so a reader never meets a half-written
-result, after a loss of power either, and a killed writer leaves nothing behind but a hidden temporary folder. Writers
-that finish the same result at once do each other no harm. Reading needs numpy alone.
+result, after a loss of power either, and a killed writer leaves nothing behind but a hidden draft, which the next one
+removes. Writers that finish the same result at once do each other no harm. Reading needs numpy alone.
+
+`result.json` holds the digest of every file of the result, its own content included:
+
+    {"format": 2, "kind": "...", "digests": {"arrays.safetensors": "<sha-256>", "result.json": "<sha-256>"}, ...}
+
+Reading checks them, so no changed byte is taken for a number. Format 1, of earlier versions, had none.
 """
 
 import errno
 import filecmp
-import os
-import shutil
-import tempfile
+import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,14 +21,17 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
-from checkpoints.errors import StoreError
-from checkpoints.results.strict_json import dump_json, parse_json
+from checkpoints.errors import DamagedResult, StoreError
+from checkpoints.results.disk import draft_folder, draft_of, flush_to_disk, read_regular, remove
+from checkpoints.results.strict_json import digest_json, dump_json, parse_json
 
 RESULT_FILE = "result.json"
 ARRAYS_FILE = "arrays.safetensors"
-FORMAT = 1
+FORMAT = 2
+WITHOUT_DIGESTS = 1
+DIGESTS = "digests"
 
 
 def write_artifact(folder: Path | str, kind: str, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Path:
@@ -41,100 +48,140 @@ def write_artifact(folder: Path | str, kind: str, meta: Mapping[str, Any], array
     """
     folder = Path(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise StoreError(
-            f"cannot write a result to {folder}: {error.strerror}; choose another place with --store"
-        ) from error
-    try:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, scratch / ARRAYS_FILE)
-        document = {"format": FORMAT, "kind": kind, **meta}
-        (scratch / RESULT_FILE).write_text(dump_json(document, indent=1, sort_keys=True), encoding="utf-8")
-        scratch.chmod(0o755)
-        for path in (scratch / ARRAYS_FILE, scratch / RESULT_FILE, scratch):
-            flush_to_disk(path)
-        _replace(scratch, folder)
-        flush_to_disk(folder.parent)
+        with draft_folder(folder) as draft:
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, draft / ARRAYS_FILE)
+            document = {"format": FORMAT, "kind": kind, **meta}
+            digests = {ARRAYS_FILE: _digest(read_regular(draft / ARRAYS_FILE)), RESULT_FILE: digest_json(document)}
+            text = dump_json({**document, DIGESTS: digests}, indent=1, sort_keys=True)
+            (draft / RESULT_FILE).write_text(text, encoding="utf-8")
+            for path in (draft / ARRAYS_FILE, draft / RESULT_FILE, draft):
+                flush_to_disk(path)
+            _replace(draft, folder)
+            flush_to_disk(folder.parent)
     except (OSError, SafetensorError) as error:
-        raise StoreError(f"cannot write a result to {folder}: {error}; nothing was changed there") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        why = getattr(error, "strerror", None) or error
+        raise StoreError(
+            f"cannot write a result to {folder}: {why}; nothing was changed there; choose another place with --store"
+        ) from error
     return folder
 
 
 def read_artifact(folder: Path | str, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Read a result folder written by `write_artifact`.
+    """Read a result folder written by `write_artifact`, every byte of it checked.
 
     Returns:
-        its metadata (without ``format`` and ``kind``) and its arrays.
+        its metadata (without ``format``, ``kind`` and ``digests``) and its arrays.
 
     Raises:
-        StoreError: nothing there, damaged, or of another kind.
+        DamagedResult: nothing there, or not what was written.
+        StoreError: of another kind, or of a newer version.
     """
     folder = Path(folder)
-    meta = read_meta(folder)
+    meta, content = _read(folder)
     found = meta.pop("kind", None)
     if found != kind:
         raise StoreError(f"{folder} holds a result of kind {found!r}, not {kind!r}")
     try:
-        arrays = load_file(folder / ARRAYS_FILE)
-    except (OSError, SafetensorError) as error:
-        damaged = folder / ARRAYS_FILE
-        raise StoreError(f"{damaged} cannot be read ({error}); delete the folder and run again") from error
-    meta.pop("format")
-    return meta, arrays
+        arrays = load(content)
+    except SafetensorError as error:
+        raise DamagedResult(f"{folder / ARRAYS_FILE} cannot be read ({error}); run again") from error
+    return {name: value for name, value in meta.items() if name not in ("format", DIGESTS)}, arrays
+
+
+def check_artifact(folder: Path | str) -> dict[str, Any]:
+    """Check every byte of a result folder, without making arrays of them; returns what `read_meta` does.
+
+    Raises:
+        DamagedResult: nothing there, or not what was written.
+        StoreError: of a newer version.
+    """
+    return _read(Path(folder))[0]
 
 
 def read_meta(folder: Path | str) -> dict[str, Any]:
-    """Read only the JSON of a result folder, ``format`` and ``kind`` included."""
+    """Read only the JSON of a result folder, ``format``, ``kind`` and ``digests`` included; its content is checked.
+
+    Raises:
+        DamagedResult: nothing there, or not what was written.
+        StoreError: of a newer version.
+    """
     path = Path(folder) / RESULT_FILE
     try:
-        meta = parse_json(path.read_text(encoding="utf-8"))
+        meta = parse_json(read_regular(path).decode("utf-8"))
     except FileNotFoundError as error:
-        raise StoreError(f"{folder} is no result folder: it has no {RESULT_FILE}") from error
+        raise DamagedResult(f"{folder} is no result folder: it has no {RESULT_FILE}") from error
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read ({error}); delete the folder and run again") from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        seen = meta.get("format") if isinstance(meta, dict) else None
-        raise StoreError(f"{path} has format {seen!r}, not {FORMAT}: delete the folder and run again")
+        raise DamagedResult(f"{path} cannot be read ({error}); run again") from error
+    seen = meta.get("format") if isinstance(meta, dict) else None
+    if isinstance(seen, int) and seen > FORMAT:
+        raise StoreError(
+            f"{path} was written by a newer version (format {seen}; this one reads up to {FORMAT}): upgrade "
+            "circuit-drift, or name another store"
+        )
+    if not isinstance(meta, dict) or seen not in (FORMAT, WITHOUT_DIGESTS):
+        raise DamagedResult(f"{path} has format {seen!r}, not {FORMAT}; run again")
+    if seen == FORMAT:
+        _check_digests(path, meta)
     return meta
 
 
-def flush_to_disk(path: Path) -> None:
-    """Have a file's content, or a folder's list of names, on the disk before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """Both files, checked; looked at twice, since another writer may replace one by the other between them."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        meta = read_meta(folder)
+        return meta, _checked_arrays(folder, meta)
+    except DamagedResult:
+        meta = read_meta(folder)
+        return meta, _checked_arrays(folder, meta)
 
 
-def _replace(scratch: Path, folder: Path) -> None:
-    """Move a finished folder into place; of writers that meet there, one is the last, and its result stays."""
-    while not _moved(scratch, folder):
-        if _same(scratch, folder):
-            return
-        doomed = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-        with suppress(FileNotFoundError):  # another writer was quicker to take it away
-            folder.replace(doomed / "old")
-        shutil.rmtree(doomed, ignore_errors=True)
+def _check_digests(path: Path, meta: Mapping[str, Any]) -> None:
+    digests = meta.get(DIGESTS)
+    own = {name: value for name, value in meta.items() if name != DIGESTS}
+    if not isinstance(digests, dict) or digests.get(RESULT_FILE) != digest_json(own):
+        raise DamagedResult(f"{path} is not what was written: its content differs from its digest; run again")
 
 
-def _moved(scratch: Path, folder: Path) -> bool:
-    """Move a folder to a place where there is none; False where there is."""
+def _checked_arrays(folder: Path, meta: Mapping[str, Any]) -> bytes:
+    path = folder / ARRAYS_FILE
     try:
-        scratch.replace(folder)
+        content = read_regular(path)
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        raise DamagedResult(f"{path} cannot be read ({error.strerror}); run again") from error
+    if meta["format"] != WITHOUT_DIGESTS and meta[DIGESTS].get(ARRAYS_FILE) != _digest(content):
+        raise DamagedResult(f"{path} is not what was written: its content differs from its digest; run again")
+    return content
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _replace(draft: Path, folder: Path) -> None:
+    """Move a finished folder into place; of writers that meet there, one is the last, and its result stays."""
+    while not _moved(draft, folder):
+        if _same(draft, folder):
+            return
+        doomed = draft_of(folder)
+        with suppress(FileNotFoundError):  # another writer was quicker to take it away
+            folder.replace(doomed)
+        remove(doomed)
+
+
+def _moved(draft: Path, folder: Path) -> bool:
+    """Move a folder to a place where there is none; False where there is something."""
+    try:
+        draft.replace(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
         return False
     return True
 
 
-def _same(scratch: Path, folder: Path) -> bool:
+def _same(draft: Path, folder: Path) -> bool:
     """Whether what lies there is byte for byte what was to be put there."""
     try:
-        return not any(filecmp.cmpfiles(scratch, folder, (RESULT_FILE, ARRAYS_FILE), shallow=False)[1:])
-    except FileNotFoundError:
+        return not any(filecmp.cmpfiles(draft, folder, (RESULT_FILE, ARRAYS_FILE), shallow=False)[1:])
+    except OSError:
         return False

@@ -6,6 +6,7 @@ The standard's numbers are finite; other languages' readers refuse a document wi
 it. What is written here reads back as it was.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -27,9 +28,18 @@ def parse_json(text: str) -> Any:
     """Read what `dump_json` wrote, and plain JSON.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: it is no JSON, or nested too deep to be read.
     """
-    return json.loads(text, object_hook=_number)
+    try:
+        return json.loads(text, object_hook=_number)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def digest_json(value: Any) -> str:
+    """SHA-256 of a document's content: the same for every way of writing it down."""
+    read_back = parse_json(dump_json(value))  # keys of numbers become text, which sorts differently
+    return hashlib.sha256(dump_json(read_back, sort_keys=True).encode()).hexdigest()
 
 
 def _named(value: Any) -> Any:
@@ -43,4 +53,8 @@ def _named(value: Any) -> Any:
 
 
 def _number(document: dict[str, Any]) -> Any:
-    return float(document[NUMBER]) if document.keys() == {NUMBER} else document
+    if document.keys() != {NUMBER}:
+        return document
+    if not isinstance(document[NUMBER], str):
+        raise ValueError(f"{NUMBER} names a number as text, not as {document[NUMBER]!r:.40}")
+    return float(document[NUMBER])

@@ -19,6 +19,7 @@ from checkpoints.files.folder import (
     weight_files,
 )
 from checkpoints.files.hashes import hash_file
+from checkpoints.files.trust import allows_code
 
 if TYPE_CHECKING:
     from checkpoints.loading.load import DeviceMap, LoadedModel
@@ -127,6 +128,25 @@ class Checkpoint:
             return combine({file.name: hash_file(file) for file in files})
         ggufs = sorted(self.path.glob("*.gguf"))
         return hash_file(ggufs[0]) if len(ggufs) == 1 else None
+
+    @property
+    def code_hash(self) -> str | None:
+        """SHA-256 of the code that it brings, where `checkpoints.trust` allows that to run; None where it does not.
+
+        On the hub the pinned commit says which code it is.
+        """
+        if not allows_code(self.path, self.repo):
+            return None
+        if self.hub is not None:
+            return self.hub.commit
+        folders = (self.path, self.base)
+        found = {
+            f"{place}/{path.name}": hash_file(path)
+            for place, folder in enumerate(folders)
+            if folder is not None
+            for path in sorted(folder.glob("*.py"))
+        }
+        return combine(found) if found else None
 
     @property
     def tokenizer_folders(self) -> tuple[Path, ...]:

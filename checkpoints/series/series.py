@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
@@ -48,12 +48,14 @@ class Series:
         name: its name, for titles.
         checkpoints: the checkpoints in order.
         left_out: what lies there and is no part of it, with the reason.
+        chosen_from: the whole series, where these are a selection of its checkpoints.
     """
 
     path: Path
     name: str
     checkpoints: tuple[Checkpoint, ...]
     left_out: tuple[LeftOut, ...] = ()
+    chosen_from: "Series | None" = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.checkpoints)
@@ -185,7 +187,7 @@ class Series:
         )
 
     def _with(self, checkpoints: tuple[Checkpoint, ...]) -> "Series":
-        return Series(self.path, self.name, checkpoints, self.left_out)
+        return Series(self.path, self.name, checkpoints, self.left_out, self.chosen_from or self)
 
     def _near(self, text: str) -> str:
         import difflib

@@ -16,7 +16,8 @@ from checkpoints import BadPrompt, DriftError, Series, StoreError
 from checkpoints.files.reading import read_frame
 from checkpoints.loading.load import DeviceMap
 from checkpoints.results.artifacts import read_artifact, write_artifact
-from circuit_drift.measures.measures import ATTENTION, Measure
+from checkpoints.results.disk import write_file
+from circuit_drift.measures.measures import ATTENTION, Measure, stored_result
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.executors import Executor, Workforce, execute
 from circuit_drift.sweep.progress import Progress
@@ -141,10 +142,7 @@ class BehaviourTable:
                     raise StoreError(f"{path} has no column step, so nothing can be joined to it; name another file")
                 others = before.drop(columns=[name for name in frame if name != "step" and name in before])
                 frame = others.merge(frame, on="step", how="outer").sort_values("step")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{path.name}.part")
-            frame.to_csv(part, index=False, float_format="%.6g")
-            part.replace(path)
+            write_file(path, frame.to_csv(index=False, float_format="%.6g"))
         except (OSError, ValueError) as error:
             raise StoreError(f"cannot write downstream scores to {path}: {error}") from error
         return path
@@ -202,8 +200,7 @@ def measure_behaviour(
             for outcome in execute(sweep, executor, Workforce(workers), bars):
                 bars.finished(outcome)
                 if measure.name in outcome.keys:
-                    folder = store.folder(measure.name, outcome.keys[measure.name])
-                    points[steps[outcome.index]] = Behaviour.load(folder)
+                    points[steps[outcome.index]] = stored_result(store, measure.name, outcome.keys[measure.name])
                 for reason in outcome.failures.values():
                     failures[series[outcome.index].name] = reason
     finally:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from checkpoints.results.disk import write_file
 from circuit_drift.cli.options import (
     AttentionOption,
     DeviceMapOption,
@@ -39,7 +40,6 @@ def transfer(
     from checkpoints import open_series
     from circuit_drift.comparison.transfer import measure_transfer
     from circuit_drift.prompts import prompts_for
-    from circuit_drift.report.page import write_file
     from circuit_drift.sweep.sweep import measure_each
 
     opened = open_series(series)

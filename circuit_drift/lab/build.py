@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from checkpoints.errors import DriftError, StoreError
-from checkpoints.results.artifacts import flush_to_disk
+from checkpoints.results.disk import draft_folder, whole_file
 from checkpoints.series import manifest
 from circuit_drift.lab import probes
 from circuit_drift.lab.ledger import live_row, measure_series, write_csv
@@ -134,10 +133,8 @@ def _keep(folder: Path, so_far: dict[str, Any], training: Training) -> None:
     """Write the state of training beside its last checkpoint; at once or not at all."""
     import torch
 
-    draft = folder / f".{STATE_FILE}"
-    torch.save({**so_far, "training": training.state()}, draft)
-    flush_to_disk(draft)
-    draft.replace(folder / STATE_FILE)
+    with whole_file(folder / STATE_FILE) as draft:
+        torch.save({**so_far, "training": training.state()}, draft)
 
 
 def write_probes(folder: Path, world: World, seed: int, *, needles: int) -> None:
@@ -153,8 +150,7 @@ def save_checkpoint(path: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTo
 
     import torch
 
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        part = Path(scratch) / path.name
+    with draft_folder(path) as part:
         rounded: PreTrainedModel = copy.deepcopy(model)
         torch.nn.Module.to(rounded, dtype=torch.bfloat16)
         rounded.save_pretrained(part)

@@ -4,8 +4,10 @@ A measure knows its parameters (they go into the key of its result), and how to 
 checkpoint. Raise its ``version`` whenever its numbers change.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from weakref import WeakKeyDictionary
@@ -13,10 +15,10 @@ from weakref import WeakKeyDictionary
 import circuit_drift
 import circuits
 import heads
-from checkpoints import BadPrompt, Checkpoint, DriftError, LoadedModel
+from checkpoints import BadPrompt, Checkpoint, DamagedResult, DriftError, LoadedModel
 from checkpoints.loading.load import load_tokenizer
 from circuit_drift.prompts import FactSource, NeedleSource, Prompts
-from circuit_drift.store.store import key_of
+from circuit_drift.store.store import Store, key_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -183,45 +185,92 @@ def _needle_prompts(tokenizer: "PreTrainedTokenizerBase", source: NeedleSource) 
 
 
 def read_result(measure: str, folder: Path) -> Any:
-    """The stored result of the measure of that name; all but those of `MEASURES` are behavioural (`lab.behaviour`)."""
+    """The stored result of the measure of that name; all but those of `MEASURES` are behavioural (`lab.behaviour`).
+
+    Raises:
+        DamagedResult: it is gone, or not what was written.
+        StoreError: a newer version's, or of another kind.
+    """
+    try:
+        return _loader(measure)(folder)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise DamagedResult(f"{folder} lacks what a result of {measure} has ({why}); run again") from error
+
+
+def _loader(measure: str) -> Callable[[Path], Any]:
     if measure == "heads":
-        return heads.RetrievalScores.load(folder)
+        return heads.RetrievalScores.load
     if measure == "circuit":
-        return circuits.AttributionGraph.load(folder)
+        return circuits.AttributionGraph.load
     if measure == "faithfulness":
-        return circuits.FaithfulnessCurve.load(folder)
+        return circuits.FaithfulnessCurve.load
     if measure == "roles":
-        return circuits.HeadRoles.load(folder)
+        return circuits.HeadRoles.load
     from circuit_drift.behaviour.table import Behaviour
 
-    return Behaviour.load(folder)
+    return Behaviour.load
+
+
+def stored_result(store: Store, measure: str, key: str) -> Any:
+    """The result of a measure with a key, every byte of it checked, and that it is the one of that key.
+
+    Raises:
+        DamagedResult: it is gone, not what was written, or another one's.
+        StoreError: a newer version's, or of another kind.
+    """
+    folder = store.folder(measure, key)
+    result = read_result(measure, folder)
+    provenance = result.meta.get("provenance", {}) if isinstance(result.meta, Mapping) else {}
+    found = provenance.get("key", key)
+    if found != key:
+        raise DamagedResult(f"{folder} holds the result of {found}; run again")
+    return result
 
 
 def store_key(checkpoint: Checkpoint, measure: Measure, dtype: str, attention: str = ATTENTION) -> str:
-    """The store key of one measure of one checkpoint."""
+    """The store key of one measure of one checkpoint: the hash of everything that decides its numbers."""
     other = {} if attention == ATTENTION else {"attention": attention}
     return key_of(
         {
-            "weights": checkpoint.weights_hash,
-            "tokenizer": checkpoint.tokenizer_hash,
-            "config": checkpoint.config_hash,
+            **identity(checkpoint),
             "measure": measure.name,
             "parameters": measure.parameters(),
             "dtype": dtype,
+            "libraries": libraries(),
             **other,
         }
     )
 
 
-def with_provenance(result: Any, loaded: LoadedModel, measure: Measure) -> Any:
+def identity(checkpoint: Checkpoint) -> dict[str, str | None]:
+    """The hashes of everything of a checkpoint that decides a result; of code where that is allowed to run."""
+    code = checkpoint.code_hash
+    return {
+        "weights": checkpoint.weights_hash,
+        "tokenizer": checkpoint.tokenizer_hash,
+        "config": checkpoint.config_hash,
+        **({} if code is None else {"code": code}),
+    }
+
+
+@cache
+def libraries() -> dict[str, str]:
+    """The versions of the libraries that compute the numbers, without what says for which device they were built."""
+    return {name: version(name).partition("+")[0] for name in ("torch", "transformers")}
+
+
+def with_provenance(result: Any, loaded: LoadedModel, measure: Measure, key: str) -> Any:
     """The same result, with what it was computed from written into its ``meta``."""
     checkpoint = loaded.checkpoint
     provenance = {
+        "key": key,
         "checkpoint": checkpoint.name,
         "step": checkpoint.step,
         "weights_hash": checkpoint.weights_hash,
         "tokenizer_hash": checkpoint.tokenizer_hash,
         "config_hash": checkpoint.config_hash,
+        "code_hash": checkpoint.code_hash,
         "measure": measure.name,
         "parameters": measure.parameters(),
         "dtype": loaded.dtype,
@@ -229,5 +278,6 @@ def with_provenance(result: Any, loaded: LoadedModel, measure: Measure) -> Any:
         "device_map": loaded.device_map,
         "attention": loaded.attention,
         "code_version": circuit_drift.__version__,
+        "libraries": libraries(),
     }
     return replace(result, meta={**result.meta, "provenance": provenance})

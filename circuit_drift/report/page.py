@@ -6,14 +6,13 @@ All text passes through jinja2's autoescape; only plotly's own JSON and pandas' 
 
 import base64
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from checkpoints import StoreError
+from checkpoints.results.disk import write_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,22 +103,3 @@ def _table(frame: "pd.DataFrame") -> str:
 
 def _data_uri(text: str) -> str:
     return "data:text/csv;base64," + base64.b64encode(text.encode()).decode()
-
-
-def write_file(path: Path | str, html: str) -> Path:
-    """Put a page in place in one step, its folder made where there is none.
-
-    Raises:
-        StoreError: it cannot be written.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            file.write(html)
-        scratch = Path(file.name)
-        scratch.chmod(0o644)
-        scratch.replace(path)
-    except OSError as error:
-        raise StoreError(f"the report cannot be written to {path}: {error.strerror}; name another place") from error
-    return path

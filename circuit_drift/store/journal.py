@@ -1,22 +1,24 @@
 """What became of each checkpoint of a sweep, told by its workers through the store.
 
     store/sweeps/<sweep>/<index>.json
+    store/sweeps/<sweep>/leader           the claim of the process that wants the outcomes
 
 Results speak for themselves; the journal says that a checkpoint is finished, and why some of its measures have no
 result. It belongs to one sweep and goes with it: the next start tries again what failed.
 """
 
 import json
-import shutil
-import time
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from checkpoints import StoreError
+from checkpoints.results.disk import older_than, read_regular, remove, write_file
+from circuit_drift.store.leases import LEASE, Claim, Claims
 
 ABANDONED = 7 * 24 * 3600.0
+LEADER = "leader"
+PATIENCE = 5 * LEASE
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +30,14 @@ class Outcome:
         keys: store key of each result there is.
         failures: measure -> why there is no result.
         computed: how many measures were computed now; the others were stored already.
+        weights: hash of the weights; "" where they could not be read.
     """
 
     index: int
     keys: Mapping[str, str] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
     computed: int = 0
+    weights: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,29 +52,51 @@ class Journal:
         Raises:
             StoreError: the folder cannot be written.
         """
-        draft = self.folder / f".{uuid.uuid4().hex}"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
-            draft.replace(self._path(outcome.index))
-        except OSError as error:
-            raise StoreError(f"cannot record an outcome in {self.folder}: {error.strerror}") from error
+        write_file(self._path(outcome.index), json.dumps(asdict(outcome)))
 
     def has(self, index: int) -> bool:
         """Whether a checkpoint is finished."""
         return self._path(index).exists()
 
     def read(self, indices: Iterable[int]) -> tuple[Outcome, ...]:
-        """The outcomes there are among these checkpoints."""
-        paths = [self._path(index) for index in indices]
-        return tuple(Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in paths if path.exists())
+        """The outcomes there are among these checkpoints.
+
+        Raises:
+            StoreError: one is damaged.
+        """
+        return tuple(outcome for index in indices if (outcome := self._outcome(index)) is not None)
+
+    def _outcome(self, index: int) -> Outcome | None:
+        path = self._path(index)
+        try:
+            return Outcome(**json.loads(read_regular(path)))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise StoreError(f"{path} cannot be read ({error}); run again: what was computed is stored") from error
 
     def close(self) -> None:
-        """Remove it, and those of sweeps that ended without doing so a week ago or more."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove it, and those of sweeps that ended without doing so: led by nobody, and silent for a week."""
+        remove(self.folder)
         for other in self.folder.parent.glob("*"):
-            if time.time() - other.stat().st_mtime > ABANDONED:
-                shutil.rmtree(other, ignore_errors=True)
+            if older_than(other, ABANDONED) and not Journal(other).leaders.living(LEADER):
+                remove(other)
+
+    def lead(self, what: str) -> Claim:
+        """Take the lead of the sweep: its workers go on for as long as whoever has it lives.
+
+        Raises:
+            StoreError: another process has it, or the folder cannot be written.
+        """
+        claim = self.leaders.take(LEADER, what)
+        if claim is None:
+            raise StoreError(f"another process leads the sweep in {self.folder}")
+        return claim
+
+    @property
+    def leaders(self) -> Claims:
+        """The claim on the lead; patient, since workers that give up too early cost more than late ones."""
+        return Claims(self.folder, self.folder.name, PATIENCE)
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{index}.json"

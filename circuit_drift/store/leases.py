@@ -13,12 +13,13 @@ import threading
 import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from checkpoints import StoreError
+from checkpoints.results.disk import draft_of, read_regular, remove
+from checkpoints.results.processes import process_mark, this_machine
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Claims:
                     return None
                 holder = self._holder(what, dead)
                 if _create(path, holder):
-                    return Claim(path, holder, self.lease / BEATS, inherited=dead is not None)
+                    return Claim(path, holder, self.lease / BEATS)
         except OSError as error:
             raise StoreError(f"cannot claim work in {self.folder}: {error.strerror or error}") from error
         return None
@@ -91,15 +92,25 @@ class Claims:
         found = [read_holder(path) for path in sorted(self.folder.glob("[!.]*"))]
         return tuple(holder for holder in found if holder is not None and holder.sweep == self.sweep)
 
+    def living(self, key: str) -> bool:
+        """Whether a living process holds a piece of work; what cannot be looked at is taken to be held."""
+        path = self.folder / key
+        try:
+            holder = read_holder(path)
+            return holder is not None and not self._void(path, holder)
+        except OSError:
+            return True
+
     def _holder(self, what: str, dead: Holder | None) -> Holder:
         attempt = dead.attempt + 1 if dead is not None and dead.sweep == self.sweep else 1
         return Holder(what, self.sweep, uuid.uuid4().hex, this_machine(), process_mark(os.getpid()), attempt)
 
     def _void(self, path: Path, holder: Holder) -> bool:
         """Whether its holder is known to be gone, or was silent for a lease; by the file system's own clock."""
-        if holder.machine == this_machine():
-            return process_mark(int(holder.process.partition(":")[0])) != holder.process
-        clock = self.folder / f".clock.{uuid.uuid4().hex}"
+        pid = holder.process.partition(":")[0]
+        if holder.machine == this_machine() and pid.isdecimal():
+            return process_mark(int(pid)) != holder.process
+        clock = draft_of(self.folder / "clock")
         clock.touch()
         try:
             return clock.stat().st_mtime - path.stat().st_mtime > self.lease
@@ -117,13 +128,11 @@ class Claim:
         path: the file.
         holder: what it says of us.
         interval: seconds between two signs of life.
-        inherited: whether it was taken over from a holder that died.
     """
 
     path: Path
     holder: Holder
     interval: float
-    inherited: bool = False
     _done: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def __enter__(self) -> Self:
@@ -151,48 +160,18 @@ class Claim:
 def read_holder(path: Path) -> Holder | None:
     """Who holds a claim, somebody unknown where its file is damaged or not complete yet; None where there is none."""
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+        holder = Holder(**json.loads(read_regular(path)))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return UNKNOWN
-
-
-@lru_cache(maxsize=1)
-def this_machine() -> str:
-    """What tells this machine, since it was started, from every other: host, boot, process namespace."""
-    import platform
-
-    parts = [platform.node()]
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join(parts)
-
-
-def process_mark(pid: int) -> str:
-    """A living process with its start time (``"123:4567"``), so that a reused id is told apart; "" for a dead one."""
-    try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        return "" if state in "ZX" else f"{pid}:{rest[18]}"
-    except FileNotFoundError:
-        return f"{pid}:" if not Path("/proc/self/stat").exists() and _answers(pid) else ""
-
-
-def _answers(pid: int) -> bool:
-    """Whether a process exists, where there is no /proc to ask."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    texts = (holder.what, holder.sweep, holder.token, holder.machine, holder.process)
+    return holder if all(isinstance(text, str) for text in texts) and isinstance(holder.attempt, int) else UNKNOWN
 
 
 def _create(path: Path, holder: Holder) -> bool:
     """Make the claim's file, whole; False where another came first."""
-    draft = path.with_name(f".{path.name}.{holder.token}")
+    draft = draft_of(path)
     draft.write_text(json.dumps(asdict(holder)), encoding="utf-8")
     try:
         path.hardlink_to(draft)
@@ -219,7 +198,7 @@ def _remove(path: Path, holder: Holder) -> bool:
     """Take a holder's claim away; False where it is another's by now, which is then left (or put back)."""
     if read_holder(path) != holder:
         return False
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    aside = draft_of(path)
     try:
         path.rename(aside)
     except FileNotFoundError:
@@ -231,4 +210,4 @@ def _remove(path: Path, holder: Holder) -> bool:
             path.hardlink_to(aside)
         return False
     finally:
-        aside.unlink(missing_ok=True)
+        remove(aside)

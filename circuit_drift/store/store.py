@@ -6,26 +6,30 @@
 
 A key is the hash of the checkpoint's weights, tokenizer and config, of the measure with all its parameters, and of
 its prompts: the same question asked of the same weights is never computed twice, whatever the folders are called.
+Results and records of runs carry digests, which reading checks (`checkpoints.results.artifacts`); `upkeep` checks all
+of them, and removes what is no longer wanted.
 """
 
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoints import StoreError
-from checkpoints.results.artifacts import RESULT_FILE, flush_to_disk
-from checkpoints.results.strict_json import dump_json, parse_json
+from checkpoints import DamagedResult, StoreError
+from checkpoints.results.artifacts import RESULT_FILE
+from checkpoints.results.disk import read_regular, write_file
+from checkpoints.results.strict_json import digest_json, dump_json, parse_json
 
 KEY_LENGTH = 24
 ENVIRONMENT = "CIRCUIT_DRIFT_STORE"
 DEFAULT = ".circuit-drift"
-NO_RESULTS = frozenset({"runs", "claims", "sweeps"})
+NO_RESULTS = frozenset({"runs", "claims", "sweeps", "lab"})
+RECORD_FORMAT = 2
+SEAL = "seal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,54 +88,86 @@ class Store:
         """Whether a finished result is there."""
         return (self.folder(measure, key) / RESULT_FILE).is_file()
 
+    def measures(self) -> tuple[str, ...]:
+        """The measures that it has a folder for."""
+        entries = [entry.name for entry in os.scandir(self.path) if entry.is_dir() and entry.name not in NO_RESULTS]
+        return tuple(sorted(name for name in entries if not name.startswith(".")))
+
     def results(self, measure: str | None = None) -> tuple[StoredResult, ...]:
         """Every finished result, or those of one measure, by measure and key; reads names alone."""
-        measures = sorted(
-            entry.name for entry in os.scandir(self.path) if entry.is_dir() and entry.name not in NO_RESULTS
-        )
         return tuple(
             StoredResult(name, key, self.path / name / key)
-            for name in measures
+            for name in self.measures()
             if measure is None or name == measure
             for key in sorted(entry.name for entry in os.scandir(self.path / name) if not entry.name.startswith("."))
         )
 
-    def remove_drafts(self, measure: str, key: str) -> None:
-        """Remove what writers of one result left that died in mid-write; only for who holds the claim on it."""
-        folder = self.folder(measure, key)
-        for draft in folder.parent.glob(f".{folder.name}.*"):
-            shutil.rmtree(draft, ignore_errors=True)
-
     def write_run(self, name: str, record: Mapping[str, Any]) -> Path:
-        """Record which results belong to a run, atomically."""
-        path = self.path / "runs" / f"{_file_name(name)}.json"
-        try:
-            path.parent.mkdir(exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-                file.write(dump_json(record, indent=1))
-            flush_to_disk(Path(file.name))
-            Path(file.name).replace(path)
-        except OSError as error:
-            raise StoreError(f"cannot record the run in {path}: {error.strerror}") from error
-        return path
+        """Record which results belong to a run, atomically and with a seal.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        path = self.run_file(name)
+        document = {"format": RECORD_FORMAT, **record}
+        return write_file(path, dump_json({**document, SEAL: digest_json(document)}, indent=1))
+
+    def run_file(self, name: str) -> Path:
+        """Where the record of a run lies, whether or not it is there."""
+        return self.path / "runs" / f"{_file_name(name)}.json"
+
+    def run_files(self) -> tuple[Path, ...]:
+        """The records of runs, the newest last."""
+        ages = {path: _changed(path) for path in (self.path / "runs").glob("*.json") if not path.name.startswith(".")}
+        return tuple(sorted(ages, key=lambda path: (ages[path], path.name)))
 
     def read_run(self, name: str | None = None) -> dict[str, Any]:
         """The record of a run; without a name, the newest.
 
         Raises:
-            StoreError: no such run, or a damaged record.
+            DamagedResult: a record that is not what was written.
+            StoreError: no such run, or a newer version's record.
         """
-        runs = sorted((self.path / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime)
+        runs = self.run_files()
         chosen = [path for path in runs if name is None or path.stem == _file_name(name)]
         if not chosen:
             known = ", ".join(path.stem for path in runs) or "none"
             wanted = f"run {name}" if name else "run"
             raise StoreError(f"the store {self.path} holds no {wanted}; it knows: {known}")
-        try:
-            record: dict[str, Any] = parse_json(chosen[-1].read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise StoreError(f"{chosen[-1]} cannot be read ({error}); run the series again") from error
-        return record
+        return read_record(chosen[-1])
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """One run's record, its content checked; records of earlier versions have no seal.
+
+    Raises:
+        DamagedResult: it is not what was written.
+        StoreError: a newer version's.
+    """
+    try:
+        record = parse_json(read_regular(path).decode("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DamagedResult(f"{path} cannot be read ({error}); run the series again") from error
+    if not isinstance(record, dict):
+        raise DamagedResult(f"{path} is no record of a run; run the series again")
+    version, seal = record.pop("format", None), record.pop(SEAL, None)
+    if isinstance(version, int) and version > RECORD_FORMAT:
+        raise StoreError(
+            f"{path} was written by a newer version (format {version}; this one reads up to {RECORD_FORMAT}): upgrade "
+            "circuit-drift, or name another store"
+        )
+    if version not in (None, RECORD_FORMAT):
+        raise DamagedResult(f"{path} has format {version!r}, not {RECORD_FORMAT}; run the series again")
+    if version is not None and seal != digest_json({"format": version, **record}):
+        raise DamagedResult(f"{path} is not what was written: its content differs from its seal; run the series again")
+    return record
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _file_name(run: str) -> str:

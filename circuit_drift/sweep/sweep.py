@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints import BadPrompt, Checkpoint, DriftError, Series, StoreError, open_series
+from checkpoints import BadPrompt, Checkpoint, DamagedResult, DriftError, Series, StoreError, open_series
 from checkpoints.audit import AuditReport, audit
 from checkpoints.loading.load import DeviceMap
-from circuit_drift.measures.measures import ATTENTION, MEASURES, build_measures, read_result
+from circuit_drift.measures.measures import ATTENTION, MEASURES, build_measures, stored_result
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.store.journal import Outcome
+from circuit_drift.store.records import joined, stored_record, warn_of_loss
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.executors import Executor, Workforce, execute
 from circuit_drift.sweep.progress import Progress
@@ -43,7 +44,9 @@ class Point:
         name, step, tokens, stage, branch: as the checkpoint says.
         keys: store key of each result there is.
         heads, circuit, faithfulness, roles: the results; ``None`` where not asked for or failed.
+        others: results of measures that are none of these, by name.
         failures: measure -> why there is no result.
+        weights: hash of the weights; "" where it is not known.
     """
 
     name: str
@@ -57,6 +60,15 @@ class Point:
     roles: "circuits.HeadRoles | None" = None
     failures: Mapping[str, str] = field(default_factory=dict)
     branch: str | None = None
+    others: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = ""
+
+    @classmethod
+    def of(cls, results: Mapping[str, Any], **about: Any) -> "Point":
+        """A point with results of measures of any name."""
+        own = {name: result for name, result in results.items() if name in MEASURES}
+        others = {name: result for name, result in results.items() if name not in MEASURES}
+        return cls(**own, others=others, **about)
 
     @property
     def label(self) -> str:
@@ -84,6 +96,7 @@ class Run:
         log: the training log beside the series (``training_log.csv``), as text, if it has one.
         audit: what was found when the series was audited; None where no series was.
         parents: place -> places of the checkpoints that it continues.
+        unread: results that the record names and the store could not give, each with the reason.
     """
 
     name: str
@@ -93,6 +106,7 @@ class Run:
     log: str | None = None
     audit: AuditReport | None = None
     parents: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unread: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.points)
@@ -210,8 +224,9 @@ def run(
         workers: how many; by default one for each GPU, or as the executor sees fit.
         gpus_per_worker: GPUs that each holds.
         keep_downloads: how many hub revisions that this run fetched and is done with to keep on disk; None keeps all.
-        name: what the store calls the run; by default the series' name. A run of that name is replaced, with a warning
-            where it held other checkpoints or prompts; its results stay.
+        name: what the store calls the run; by default the series' name. A stored run of that name that was asked the
+            same keeps the checkpoints of the series that are not measured now; else it is replaced, with a warning,
+            and its results stay.
 
     Returns:
         the run, every checkpoint in order, failures recorded.
@@ -225,14 +240,6 @@ def run(
     prompts = prompts or prompts_for(series.path)
     report = _audit(series, strict=strict)
     log = series.path / "training_log.csv"
-    record: dict[str, Any] = {
-        "name": name or series.name,
-        "origins": {"needles": prompts.needles.origin, "facts": prompts.facts.origin},
-        "log": log.read_text(encoding="utf-8") if log.is_file() else None,
-        "audit": report.to_dict(),
-        "parents": {label: list(found) for label, found in series.to_networkx().pred.items()},
-    }
-    _warn_of_replacement(store, series, record)
     sweep = Sweep.of(
         series.checkpoints,
         build_measures(prompts, measures),
@@ -243,16 +250,26 @@ def run(
         device_map=device_map or ("auto" if (gpus_per_worker or 0) > 1 else None),
         keep_downloads=keep_downloads,
     )
+    record: dict[str, Any] = {
+        "name": name or series.name,
+        "origins": {"needles": prompts.needles.origin, "facts": prompts.facts.origin},
+        "log": log.read_text(encoding="utf-8") if log.is_file() else None,
+        "audit": report.to_dict(),
+        "question": sweep.question,
+    }
+    warn_of_loss(stored_record(store, record["name"]), record, series)
     points: dict[int, Point] = {}
     for index, point in _finished(sweep, executor, Workforce(workers, gpus_per_worker), progress=progress):
         points[index] = point
         if any(found.keys for found in points.values()):
-            store.write_run(record["name"], {**record, "points": [point_record(points[i]) for i in sorted(points)]})
+            measured = {**record, "points": [point_record(points[i]) for i in sorted(points)]}
+            store.write_run(record["name"], joined(stored_record(store, record["name"]), measured, series))
     if not any(point.keys for point in points.values()):
         reasons = "; ".join(dict.fromkeys(reason for i in sorted(points) for reason in points[i].failures.values()))
         raise DriftError(f"no checkpoint of {series.name} could be measured: {reasons}")
     in_order = tuple(points[index] for index in sorted(points))
-    return Run(record["name"], in_order, store.path, record["origins"], record["log"], report, record["parents"])
+    parents = {label: list(found) for label, found in series.to_networkx().pred.items()}
+    return Run(record["name"], in_order, store.path, record["origins"], record["log"], report, parents)
 
 
 def measure_each(
@@ -293,15 +310,38 @@ def measure_each(
 def load_run(store: "Store | Path | str | None" = None, run_name: str | None = None) -> Run:
     """A stored run (the newest without a name), read without its checkpoints and without torch.
 
+    A result that is gone or damaged costs itself alone: a warning says so, and its point lists it with its failures.
+
     Raises:
-        StoreError: no such run, or a result of it is gone.
+        StoreError: no such run, a record that cannot be read, or none of its results.
     """
     store = store if isinstance(store, Store) else Store.existing(store)
     record = store.read_run(run_name)
-    points = tuple(Point(**entry, **_results(entry["keys"], store)) for entry in record["points"])
-    report = AuditReport.from_dict(record["audit"]) if record["audit"] else None
-    parents = record.get("parents", {})
-    return Run(record["name"], points, store.path, record["origins"], record["log"], report, parents)
+    try:
+        found = [_stored_point(entry, store) for entry in record["points"]]
+        report = AuditReport.from_dict(record["audit"]) if record["audit"] else None
+        parents = record.get("parents", {})
+        name, origins, log = record["name"], dict(record["origins"]), record["log"]
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise DamagedResult(
+            f"the record of the run {run_name or ''} in {store.path} lacks what a run has "
+            f"({type(error).__name__}: {error}); run the series again"
+        ) from error
+    points = tuple(point for point, _ in found)
+    unread = {f"{measure} of {point.place}": why for point, lost in found for measure, why in lost.items()}
+    for why in unread.values():
+        logger.warning("a stored result is left out: %s", why)
+    if unread and not any(point.keys for point in points):
+        raise StoreError(f"no result of the run {name} can be read from {store.path}; run the series again")
+    return Run(name, points, store.path, origins, log, report, parents, unread)
+
+
+def _stored_point(entry: Mapping[str, Any], store: Store) -> tuple[Point, dict[str, str]]:
+    """A point of a record with the results that can be read, and why others cannot."""
+    results, lost = _results(entry["keys"], store)
+    keys = {name: key for name, key in entry["keys"].items() if name in results}
+    about = {**entry, "keys": keys, "failures": {**entry["failures"], **lost}}
+    return Point.of(results, **about), lost
 
 
 def _finished(sweep: Sweep, executor: Executor, workforce: Workforce, *, progress: bool) -> Iterator[tuple[int, Point]]:
@@ -320,37 +360,30 @@ def _point(sweep: Sweep, outcome: Outcome) -> Point:
     for reason in dict.fromkeys(outcome.failures.values()):
         names = [name for name, why in outcome.failures.items() if why == reason]
         logger.warning("%s of %s: %s", ", ".join(names), checkpoint.name, reason)
-    return Point(
+    results, lost = _results(outcome.keys, sweep.store)
+    return Point.of(
+        results,
         name=checkpoint.name,
         step=checkpoint.step,
         tokens=checkpoint.tokens,
         stage=checkpoint.stage,
         branch=checkpoint.branch,
-        keys=outcome.keys,
-        failures=outcome.failures,
-        **_results(outcome.keys, sweep.store),
+        keys={name: key for name, key in outcome.keys.items() if name in results},
+        failures={**outcome.failures, **lost},
+        weights=outcome.weights,
     )
 
 
-def _results(keys: Mapping[str, str], store: Store) -> dict[str, Any]:
-    return {name: read_result(name, store.folder(name, key)) for name, key in keys.items()}
-
-
-def _warn_of_replacement(store: Store, series: Series, record: Mapping[str, Any]) -> None:
-    """Say so when the run that is stored under this name holds what the new one will not."""
-    try:
-        old = store.read_run(record["name"])
-    except StoreError:
-        return
-    gone = {point["name"] for point in old["points"]} - {checkpoint.name for checkpoint in series}
-    asked = [f"{kind} {origin}" for kind, origin in old["origins"].items() if origin != record["origins"].get(kind)]
-    lost = [*([f"{len(gone)} checkpoints that this one has not"] if gone else []), *asked]
-    if lost:
-        logger.warning(
-            "the stored run %s will be replaced, which has %s; its results stay, and --run NAME keeps a run beside it",
-            record["name"],
-            " and ".join(lost),
-        )
+def _results(keys: Mapping[str, str], store: Store) -> tuple[dict[str, Any], dict[str, str]]:
+    """The stored results of one checkpoint, and why others cannot be read."""
+    results: dict[str, Any] = {}
+    lost: dict[str, str] = {}
+    for name, key in keys.items():
+        try:
+            results[name] = stored_result(store, name, key)
+        except StoreError as error:
+            lost[name] = str(error)
+    return results, lost
 
 
 def _audit(series: Series, *, strict: bool) -> AuditReport:
@@ -379,4 +412,5 @@ def point_record(point: Point) -> dict[str, Any]:
         "branch": point.branch,
         "failures": dict(point.failures),
         "keys": dict(point.keys),
+        "weights": point.weights,
     }

@@ -5,9 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from checkpoints import Checkpoint, LoadedModel
+from checkpoints import Checkpoint, CheckpointMismatch, LoadedModel, StoreError
 from checkpoints.loading.load import DeviceMap
-from circuit_drift.measures.measures import ATTENTION, Measure, read_result, store_key, with_provenance
+from circuit_drift.measures.measures import (
+    ATTENTION,
+    Measure,
+    identity,
+    store_key,
+    stored_result,
+    with_provenance,
+)
 from circuit_drift.store.journal import Journal
 from circuit_drift.store.leases import LEASE, Claims
 from circuit_drift.store.store import Store, key_of
@@ -20,10 +27,21 @@ class Task:
     Attributes:
         measure: the measure with its parameters and prompts.
         key: hash of everything that decides the result; its place in the store.
+        files: the hashes of the checkpoint that the key was made from.
     """
 
     measure: Measure
     key: str
+    files: Mapping[str, str | None]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, measure: Measure, dtype: str, attention: str) -> "Task":
+        """The task; reads (and hashes) the checkpoint's files.
+
+        Raises:
+            DriftError: they cannot be read.
+        """
+        return cls(measure, store_key(checkpoint, measure, dtype, attention), identity(checkpoint))
 
     @property
     def name(self) -> str:
@@ -31,16 +49,35 @@ class Task:
         return self.measure.name
 
     def stored(self, store: Store) -> bool:
-        """Whether its result is there."""
-        return store.has(self.name, self.key)
+        """Whether its result is there, whole."""
+        try:
+            self.read(store)
+        except StoreError:
+            return False
+        return True
 
     def read(self, store: Store) -> Any:
-        """The stored result."""
-        return read_result(self.name, store.folder(self.name, self.key))
+        """The stored result.
+
+        Raises:
+            DamagedResult: it is gone, or not what was written.
+            StoreError: a newer version's.
+        """
+        return stored_result(store, self.name, self.key)
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any], store: Store) -> Any:
-        """Compute the result from the checkpoint's model and earlier results of it, and store it."""
-        result = with_provenance(self.measure.compute(loaded, earlier), loaded, self.measure)
+        """Compute the result from the checkpoint's model and earlier results of it, and store it.
+
+        Raises:
+            CheckpointMismatch: the checkpoint's files are no longer those that the key is of.
+            StoreError: the result cannot be written.
+        """
+        result = with_provenance(self.measure.compute(loaded, earlier), loaded, self.measure, self.key)
+        if identity(loaded.checkpoint) != self.files:
+            raise CheckpointMismatch(
+                f"the files of {loaded.checkpoint.name} changed while it was measured, so its {self.name} was not "
+                "stored; run again when nothing writes to them"
+            )
         result.save(store.folder(self.name, self.key))
         return result
 
@@ -90,6 +127,12 @@ class Sweep:
         """What became of its checkpoints."""
         return Journal(self.store.path / "sweeps" / self.id)
 
+    @property
+    def question(self) -> dict[str, Any]:
+        """What it asks of each checkpoint: stored runs are joined where what both ask is the same."""
+        measures = {measure.name: key_of(measure.parameters()) for measure in self.measures}
+        return {"dtype": self.dtype, "attention": self.attention, "measures": measures}
+
     def tasks(self, index: int) -> tuple[Task, ...]:
         """The tasks of one checkpoint; reads (and hashes) its weights.
 
@@ -97,9 +140,7 @@ class Sweep:
             DriftError: the checkpoint's files cannot be read.
         """
         checkpoint = self.checkpoints[index]
-        return tuple(
-            Task(measure, store_key(checkpoint, measure, self.dtype, self.attention)) for measure in self.measures
-        )
+        return tuple(Task.of(checkpoint, measure, self.dtype, self.attention) for measure in self.measures)
 
     def anywhere(self) -> "Sweep":
         """The same sweep with absolute paths, for workers that run in another folder."""

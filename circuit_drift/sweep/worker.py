@@ -7,9 +7,10 @@ measure in hand and nothing else, and another goes on from there.
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from checkpoints import DriftError, LoadedModel, StoreError
+from checkpoints import DamagedResult, DriftError, LoadedModel, StoreError
 from circuit_drift.store.journal import Outcome
 from circuit_drift.store.leases import Claim
 from circuit_drift.store.store import Store
@@ -62,39 +63,53 @@ def _attempt(sweep: Sweep, index: int, models: Models, watch: Watch) -> Outcome 
     models.anticipate(index)
     checkpoint = sweep.checkpoints[index]
     try:
-        tasks = sweep.tasks(index)
+        tasks, weights = sweep.tasks(index), checkpoint.weights_hash
     except (DriftError, OSError) as error:
         return Outcome(index, failures=dict.fromkeys((m.name for m in sweep.measures), reason(error)))
     if all(task.stored(sweep.store) for task in tasks):
-        return Outcome(index, {task.name: task.key for task in tasks})
+        return Outcome(index, {task.name: task.key for task in tasks}, weights=weights)
     claim = sweep.claims.take(claim_key(tasks), checkpoint.name)
     if claim is None:
         return None
     with claim:
         if sweep.journal.has(index):
             return None
-        return _measure(sweep, index, tasks, claim, models, watch)
+        return replace(_measure(sweep, index, tasks, claim, models, watch), weights=weights)
 
 
 def _measure(sweep: Sweep, index: int, tasks: Sequence[Task], claim: Claim, models: Models, watch: Watch) -> Outcome:
     """Every task of a checkpoint that is ours: read where stored, computed where not, failures recorded."""
-    stored = [task for task in tasks if task.stored(sweep.store)]
-    missing = [task for task in tasks if task not in stored]
-    results: dict[str, Any] = {task.name: task.read(sweep.store) for task in stored}
-    failures: dict[str, str] = {}
+    results, failures = _stored(sweep, tasks)
+    missing = [task for task in tasks if task.name not in (*results, *failures)]
+    computed: dict[str, Any] = dict(results)
     try:
         if claim.holder.attempt > ATTEMPTS:
             raise DriftError(f"{ATTEMPTS} workers died while measuring it (out of memory?); run again to retry")
-        _clear_up(sweep, tasks, claim)
         for task in missing:
             watch(index, task.name)
-            take(task, models.take(index), sweep.store, results, failures)
+            take(task, models.take(index), sweep.store, computed, failures)
     except StoreError:
         raise
     except Exception as error:  # whatever loading runs into concerns this checkpoint alone
-        failures = {task.name: reason(error) for task in missing}
-    keys = {task.name: task.key for task in tasks if task.name in results}
-    return Outcome(index, keys, failures, len(keys) - len(stored))
+        failures |= {task.name: reason(error) for task in missing if task.name not in computed}
+    keys = {task.name: task.key for task in tasks if task.name in computed}
+    return Outcome(index, keys, failures, len(computed) - len(results))
+
+
+def _stored(sweep: Sweep, tasks: Sequence[Task]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The results that are there; one that is damaged is as good as not there, one of a newer version is left alone."""
+    results: dict[str, Any] = {}
+    failures: dict[str, str] = {}
+    for task in tasks:
+        if not sweep.store.has(task.name, task.key):
+            continue
+        try:
+            results[task.name] = task.read(sweep.store)
+        except DamagedResult as error:
+            logger.warning("a stored result is damaged, and computed anew: %s", error)
+        except StoreError as error:
+            failures[task.name] = reason(error)
+    return results, failures
 
 
 def take(task: Task, loaded: LoadedModel, store: Store, results: dict[str, Any], failures: dict[str, str]) -> None:
@@ -121,13 +136,6 @@ def take(task: Task, loaded: LoadedModel, store: Store, results: dict[str, Any],
     except Exception as error:  # a method that fails on this model must not stop the others
         logger.debug("%s failed", task.name, exc_info=True)
         failures[task.name] = reason(error)
-
-
-def _clear_up(sweep: Sweep, tasks: Sequence[Task], claim: Claim) -> None:
-    """Remove what a holder that died in mid-write left; nobody else writes these results while we hold them."""
-    if claim.inherited:
-        for task in tasks:
-            sweep.store.remove_drafts(task.name, task.key)
 
 
 def reason(error: Exception) -> str:

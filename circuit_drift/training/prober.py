@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints import DriftError, LoadedModel
 from circuit_drift.behaviour.gauges import Gauge
-from circuit_drift.measures.measures import CircuitMeasure, Measure, RetrievalMeasure, read_result, store_key
+from circuit_drift.measures.measures import (
+    CircuitMeasure,
+    Measure,
+    RetrievalMeasure,
+    stored_result,
+)
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.sweep import Point
 from circuit_drift.sweep.tasks import Task
@@ -135,7 +140,7 @@ class Prober:
         store, found = self.recorder.store, []
         for point in self.recorder.points:
             if "heads" in point["keys"]:
-                scores = read_result("heads", store.folder("heads", point["keys"]["heads"]))
+                scores = stored_result(store, "heads", point["keys"]["heads"])
                 found.append((point["step"], point["tokens"], scores))
         return found
 
@@ -163,9 +168,8 @@ class Prober:
         for name, why in failures.items():
             logger.warning("%s at step %d: %s", name, step, why)
         scalars |= _headline(results)
-        point = Point(
-            name=loaded.checkpoint.name, step=step, tokens=tokens, stage=stage, keys=keys, failures=failures, **results
-        )
+        about = {"step": step, "tokens": tokens, "stage": stage, "keys": keys, "failures": failures}
+        point = Point.of(results, name=loaded.checkpoint.name, weights=loaded.checkpoint.weights_hash, **about)
         try:
             self.recorder.add(point, scalars, units)
         except DriftError as error:
@@ -177,7 +181,7 @@ class Prober:
     ) -> str | None:
         """Take one measure as a sweep does, or record why it could not be taken; returns its key in the store."""
         try:
-            task = Task(measure, store_key(loaded.checkpoint, measure, loaded.dtype, loaded.attention))
+            task = Task.of(loaded.checkpoint, measure, loaded.dtype, loaded.attention)
             take(task, loaded, self.recorder.store, results, failures)
         except Exception as error:  # not even a store that cannot be written must end the training
             failures[measure.name] = reason(error)

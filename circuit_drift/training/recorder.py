@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import BadPrompt, StoreError
+from checkpoints.results.disk import write_file
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.sweep import Point, point_record
 
@@ -83,13 +84,7 @@ class Recorder:
         self.store.write_run(self.name, {**record, "points": self._points})
 
     def _write_units(self, name: str, rows: list[Row]) -> None:
-        try:
-            self.units_folder.mkdir(parents=True, exist_ok=True)
-            part = self.units_folder / f"{name}.part"
-            part.write_text(_csv(rows), encoding="utf-8")
-            part.replace(self.units_folder / name)
-        except OSError as error:
-            raise StoreError(f"cannot record a probe in {self.units_folder}: {error.strerror}") from error
+        write_file(self.units_folder / name, _csv(rows))
 
     def _forget_units(self, *, after: int) -> None:
         for path in self.units_folder.glob("*.csv"):

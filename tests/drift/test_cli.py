@@ -189,7 +189,12 @@ def test_a_stored_run_is_kept_beside_another_and_never_replaced_in_silence(tiny_
     assert len(circuit_drift.load_run(tmp_path / "store", "tiny-series")) == 3, "nothing was measured"
     caplog.clear()
     assert runner.invoke(app, [*options, "--steps", "last"]).exit_code == 0
-    assert "2 checkpoints that this one has not" in caplog.text
+    assert "keeps 2 checkpoints that are not measured now" in caplog.text
+    assert len(circuit_drift.load_run(tmp_path / "store", "tiny-series")) == 3, "a selection joins the stored run"
+    caplog.clear()
+    assert runner.invoke(app, [*options, "--steps", "last", "--dtype", "bfloat16"]).exit_code == 0
+    assert "replaced, which has 2 checkpoints that this one has not and another question" in caplog.text
+    assert len(circuit_drift.load_run(tmp_path / "store", "tiny-series")) == 1
 
 
 def test_a_measure_that_does_not_exist_is_refused_before_a_store_is_made(tiny_series, tmp_path):

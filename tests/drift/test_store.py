@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from checkpoints import StoreError
 from checkpoints.results.artifacts import write_artifact
+from checkpoints.results.disk import draft_of
 from circuit_drift.store.store import KEY_LENGTH, Store, key_of
 
 _parts = st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=5)), max_size=4)
@@ -70,13 +71,14 @@ def test_finished_results_are_listed_by_name(tmp_path: Path):
     assert all(store.has(r.measure, r.key) for r in store.results())
 
 
-def test_drafts_of_one_result_are_removed_and_no_others(tmp_path: Path):
-    store = Store.open(tmp_path)
-    write_artifact(store.folder("heads", "ab"), "thing", {}, {})
-    for draft in (".ab.1", ".ab.old.2", ".abc.3"):
+def test_drafts_of_dead_writers_of_one_result_are_removed_and_no_others(tmp_path: Path):
+    store, alive = Store.open(tmp_path), draft_of(tmp_path / "heads" / "ab").name
+    dead = alive.replace(f"-{os.getpid()}-", "-999999999-")
+    kept = sorted([alive, dead.replace(".ab.", ".abc."), dead.replace(".ab.", ".ab.c."), ".ab.mine"])
+    for draft in (dead, *kept):
         (tmp_path / "heads" / draft / "inner").mkdir(parents=True)
-    store.remove_drafts("heads", "ab")
-    assert sorted(path.name for path in (tmp_path / "heads").iterdir()) == [".abc.3", "ab"]
+    write_artifact(store.folder("heads", "ab"), "thing", {}, {})
+    assert sorted(path.name for path in (tmp_path / "heads").iterdir()) == sorted([*kept, "ab"])
 
 
 def test_a_run_of_a_hub_repository_has_a_slash_in_its_name(tmp_path: Path):

@@ -35,11 +35,13 @@ def execute(sweep: Sweep, executor: Executor, workforce: Workforce, progress: Pr
     Raises:
         DriftError: an unknown executor, one whose package is not installed, or workers that cannot be kept alive.
     """
-    if executor == "serial":
-        yield from work(sweep, watch=progress.doing)
-        return
-    with _crew(sweep, executor, workforce) as crew:
-        yield from follow(sweep, crew, progress)
+    crew = None if executor == "serial" else _crew(sweep, executor, workforce)
+    with sweep.journal.lead(f"sweep {sweep.id}"):
+        if crew is None:
+            yield from work(sweep, watch=progress.doing)
+            return
+        with crew:
+            yield from follow(sweep, crew, progress)
 
 
 def _crew(sweep: Sweep, executor: Executor, workforce: Workforce) -> Crew:

@@ -1,5 +1,7 @@
 """What all executors with workers elsewhere share: how many, where each begins, following them through the journal."""
 
+import os
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,10 +9,15 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from checkpoints import DriftError
-from circuit_drift.store.journal import Outcome
+from checkpoints.results.processes import this_machine
+from circuit_drift.store.journal import LEADER, Outcome
+from circuit_drift.store.leases import BEATS, read_holder
 from circuit_drift.sweep.progress import Progress
 from circuit_drift.sweep.tasks import Sweep
 from circuit_drift.sweep.worker import ATTEMPTS, POLL, work
+
+SECONDS_HERE = 1.0
+ORPHANED = 75
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +55,32 @@ class Crew(Protocol):
     def replace_dead(self) -> list[str]:
         """Start a worker for each that died, and say how those ended."""
 
+    def idle(self) -> bool:
+        """Whether every worker has ended, well or not."""
+
 
 def follow(sweep: Sweep, crew: Crew, progress: Progress) -> Iterator[Outcome]:
     """Yield each outcome that workers record, until every checkpoint has one; workers that die are replaced.
 
     Raises:
-        DriftError: workers die one after the other and nothing gets finished.
+        DriftError: workers die one after the other and nothing gets finished, or all have ended and outcomes are gone.
     """
     missing = set(range(len(sweep.checkpoints)))
     deaths: list[str] = []
+    quiet_since: float | None = None
     while missing:
         deaths += crew.replace_dead()
+        quiet_since = (quiet_since or time.monotonic()) if crew.idle() else None
         found = sweep.journal.read(sorted(missing))
         if found:
             deaths.clear()
         elif len(deaths) > ATTEMPTS * crew.size:
             raise DriftError(f"{len(deaths)} workers in a row died and finished nothing; the last: {deaths[-1]}")
+        elif quiet_since is not None and time.monotonic() - quiet_since > sweep.lease:
+            raise DriftError(
+                f"all workers have ended, and {len(missing)} checkpoints have no outcome: was {sweep.journal.folder} "
+                "removed? Run again; what was computed is stored"
+            )
         else:
             progress.held(holder.what for holder in sweep.claims.held())
             time.sleep(POLL)
@@ -77,5 +94,29 @@ def starting_points(sweep: Sweep, size: int) -> list[int]:
 
 
 def exhaust(sweep: Sweep, start: int) -> int:
-    """The body of a worker elsewhere: work until all is done; returns how many measures it computed."""
+    """Work until all is done; returns how many measures were computed here."""
     return sum(outcome.computed for outcome in work(sweep, start=start))
+
+
+def serve(sweep: Sweep, start: int) -> int:
+    """The body of a worker elsewhere: `exhaust`, for as long as the process that leads the sweep lives.
+
+    What is in hand is dropped when that is gone; nothing half-written is ever visible.
+    """
+    done = threading.Event()
+    threading.Thread(target=_end_with_leader, args=(sweep, done), name="watch on the leader", daemon=True).start()
+    try:
+        return exhaust(sweep, start)
+    finally:
+        done.set()
+
+
+def _end_with_leader(sweep: Sweep, done: threading.Event) -> None:
+    leaders = sweep.journal.leaders
+    holder = read_holder(leaders.folder / LEADER)
+    pause = SECONDS_HERE if holder is not None and holder.machine == this_machine() else leaders.lease / BEATS
+    while leaders.living(LEADER):
+        if done.wait(pause):
+            return
+    if not done.is_set():
+        os._exit(ORPHANED)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -9,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from checkpoints import DriftError
-from circuit_drift.sweep.executors.pool import Workforce, exhaust, starting_points
+from circuit_drift.sweep.executors.pool import Workforce, serve, starting_points
 from circuit_drift.sweep.tasks import Sweep
 
 GPUS = "CUDA_VISIBLE_DEVICES"
@@ -48,11 +49,15 @@ class Processes:
                 self._alive[worker] = self._start(worker)
         return deaths
 
+    def idle(self) -> bool:
+        """See `Crew`."""
+        return all(process.exitcode is not None for process in self._alive)
+
     def _start(self, worker: int) -> BaseProcess:
         process = multiprocessing.get_context("spawn").Process(
-            target=exhaust, args=(self.sweep, self._starts[worker]), name=f"worker {worker}", daemon=True
+            target=serve, args=(self.sweep, self._starts[worker]), name=f"worker {worker}", daemon=True
         )
-        with _environment(self.environments[worker]):
+        with _environment(self.environments[worker]), _interrupts_held():
             process.start()
         return process
 
@@ -86,6 +91,19 @@ def visible_gpus(device: str) -> list[str]:
     import torch
 
     return [str(index) for index in range(torch.cuda.device_count())]
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes that are started within never see the terminal's interrupt: it is ours, and we end them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from checkpoints import DriftError
-from circuit_drift.sweep.executors.pool import Workforce, exhaust, starting_points
+from circuit_drift.sweep.executors.pool import Workforce, serve, starting_points
 from circuit_drift.sweep.tasks import Sweep
 
 
@@ -54,6 +54,10 @@ class RayActors:
                 self._start(worker)
         return deaths
 
+    def idle(self) -> bool:
+        """See `Crew`."""
+        return not self.actors
+
     def _start(self, worker: int) -> None:
         actor = self.ray.remote(num_cpus=1, num_gpus=self.gpus)(_Worker).remote()
         self.actors[actor.work.remote(self.sweep, self._starts[worker])] = (worker, actor)
@@ -64,7 +68,7 @@ class _Worker:
 
     def work(self, sweep: Sweep, start: int) -> int:
         """Work until all is done."""
-        return exhaust(sweep, start)
+        return serve(sweep, start)
 
 
 def _gpus_each(workforce: Workforce, resources: dict[str, float]) -> int:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from checkpoints import DriftError
-from circuit_drift.sweep.executors.pool import Workforce, exhaust, starting_points
+from circuit_drift.sweep.executors.pool import Workforce, serve, starting_points
 from circuit_drift.sweep.tasks import Sweep
 
 DAY = 24 * 60
@@ -51,6 +51,10 @@ class SlurmJobs:
                 self.jobs[worker] = self._start(worker)
         return deaths
 
+    def idle(self) -> bool:
+        """See `Crew`."""
+        return all(job.done() for job in self.jobs)
+
     def _start(self, worker: int) -> Any:
         return self.executor.submit(SlurmWorker(), self.sweep, self._starts[worker])
 
@@ -60,7 +64,7 @@ class SlurmWorker:
 
     def __call__(self, sweep: Sweep, start: int) -> int:
         """Work until all is done."""
-        return exhaust(sweep, start)
+        return serve(sweep, start)
 
     def checkpoint(self, sweep: Sweep, start: int) -> Any:
         """What submitit queues when the job is pre-empted: the same work, of which what is stored is done."""

@@ -9,8 +9,6 @@ DIR/store/                     the runs, as `circuit_drift.load_run` reads them
 import copy
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import Checkpoint, StoreError, open_checkpoint
+from checkpoints.results.disk import collect_drafts, draft_folder, write_file
 from circuit_drift.training.strategies.config import Config, Strategy
 from circuit_drift.training.strategies.parameters import plain, prepare, trained
 
@@ -74,11 +73,8 @@ def claim(folder: Path, record: Mapping[str, Any]) -> None:
                 f"{folder} was begun with another {', '.join(odd)}: name another place with --out, or delete it"
             )
     else:
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
-    for remains in folder.glob(".*"):
-        shutil.rmtree(remains)
+        write_file(path, json.dumps(wanted, indent=1) + "\n")
+    collect_drafts(folder)
 
 
 def begin(original: "PreTrainedModel", strategy: Strategy, folder: Path, *, seed: int) -> Progress:
@@ -115,9 +111,8 @@ def save(folder: Path, progress: Progress, tokenizer: "PreTrainedTokenizerBase",
     """
     import torch
 
-    earlier = saved(folder)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
-        part = Path(scratch) / "checkpoint"
+    earlier, final = saved(folder), folder / f"checkpoint-{progress.step}"
+    with draft_folder(final) as part:
         with _without_bars():
             plain(progress.module).save_pretrained(part)
         tokenizer.save_pretrained(part)
@@ -129,7 +124,6 @@ def save(folder: Path, progress: Progress, tokenizer: "PreTrainedTokenizerBase",
             "tokens": progress.tokens,
         }
         torch.save(state, part / STATE)
-        final = folder / f"checkpoint-{progress.step}"
         if final.exists():  # an epoch without a document to tell
             (part / STATE).replace(final / STATE)
         else:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints import BadPrompt, LoadedModel
+from checkpoints.results.disk import write_file
 from circuit_drift.behaviour import Knowledge
 from circuit_drift.measures.measures import tokenizer_of
 from circuit_drift.training.strategies.checkpointing import claim, trajectory
@@ -43,9 +44,7 @@ def answer_with_passages(config: Config, material: Material, out: Path) -> None:
         loaded = material.base.load(device=config.device)
         for kind in wanted:
             frame = answers_given(kind, material.facts, material.texts, loaded, entity=config.entity, unit=config.unit)
-            part = folder / f"{kind}.part"
-            frame.to_csv(part, index=False)
-            part.replace(folder / f"{kind}.csv")
+            write_file(folder / f"{kind}.csv", frame.to_csv(index=False))
 
 
 def answers_given(
