@@ -151,7 +151,7 @@ def read_records(path: Path | str, what: str, error: type[DriftError] = BadPromp
     """The JSON values of a file: one a line, the rows of a list, or the one object that the whole file is."""
     text = read_text(path, what, error)
     lines = [Record(f"line {number}", *_parsed(line)) for number, line in _lines(text) if line.strip()]
-    if not lines or (lines[0].problem is None and not (len(lines) == 1 and isinstance(lines[0].value, list))):
+    if not lines or (lines[0].problem is None and not (len(lines) == 1 and _is_list_of_rows(lines[0].value))):
         return lines
     value, problem = _parsed(text)
     if isinstance(value, list):
@@ -197,6 +197,10 @@ def read_frame(path: Path | str, what: str, error: type[DriftError] = BadPrompt)
         return pd.read_csv(io.StringIO(text, newline=""))
     except ValueError as problem:
         raise error(f"cannot read {what} from {path}: it is no table: {problem}") from problem
+
+
+def _is_list_of_rows(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(row, dict) for row in value)
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

@@ -1,5 +1,5 @@
 """The command line, ``circuit-drift COMMAND``: one module for each group of commands, and how results are printed."""
 
-from circuit_drift.cli.app import main
+from circuit_drift.cli.app import app, main
 
-__all__ = ["main"]
+__all__ = ["app", "main"]
