@@ -301,6 +301,9 @@ def test_a_pair_is_printed_with_who_it_is_its_verdict_and_its_tables(changed, sa
     assert [cell.strip() for cell in head.strip("│ ").split("│")] == [
         "a0.h1", "0.0625", "0.75", "0.688", "0.688", "0.688", "0.00391", "gained"
     ]  # fmt: skip
+    overlap = next(line for line in lines if "│ Jaccard, 20 edges" in line)
+    cells = [cell.strip() for cell in overlap.strip("│ ").split("│")]
+    assert (cells[1:8], cells[-1]) == (["0.905", "1", "1", "1", "0.905", "0.905", "0.905"], "yes")
     print_pair(same)
     told = capsys.readouterr().out
     assert "Edges, strongest real changes" not in told, "an empty table is left out"

@@ -293,6 +293,13 @@ def test_a_run_is_printed_with_its_table_and_its_verdict(table, capsys):
     assert len(told) == 2
 
 
+def test_whole_numbers_from_a_thousand_on_are_printed_in_full(capsys):
+    points = (point(123456, heads=retrieval({(0, 0): 0.5})), point(234567, heads=retrieval({(0, 0): 0.5})))
+    print_run(run_of(*points, log="step,train_loss\n123456,1000.0\n234567,12.345\n"))
+    rows = _rows(capsys.readouterr().out)
+    assert [row[:2] for row in rows] == [["step", "loss"], ["123,456", "1,000"], ["234,567", "12.3"]]
+
+
 def test_a_notebook_shows_a_run(table):
     html = table._repr_html_()
     assert html.startswith("<p><b>handmade</b>: 3 checkpoints</p><ul><li>Retrieval heads appear at step 0 already")
