@@ -310,6 +310,15 @@ def test_a_pair_is_printed_with_who_it_is_its_verdict_and_its_tables(changed, sa
     assert "Retrieval heads, strongest changes" in told
 
 
+def test_the_ten_strongest_changes_are_shown(capsys):
+    after = retrieval({(i, j): 1 - (2 * i + j) / 16 for i in range(6) for j in range(2)}, shape=(6, 2))
+    pair = compare(point(0, heads=retrieval(shape=(6, 2))), point(1, heads=after))
+    print_pair(pair)
+    shown = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert shown == [f"a{i}.h{j}" for i in range(5) for j in range(2)]
+    assert pair._repr_html_().count("<tr") == 1 + 10
+
+
 def test_a_pair_as_json(changed):
     document = json.loads(json.dumps(changed.to_json(), allow_nan=False))
     assert document["a"] == {

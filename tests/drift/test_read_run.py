@@ -402,6 +402,8 @@ def test_a_branch_goes_on_from_its_own_and_else_from_the_trunk():
     groups = stages(run)
     before = [continued(groups, i) for i in range(5)]
     assert [p and p.place for p in before] == [None, "one/1", "one/1", "two/b/1", "three/b/1"]
+    merged = stages(run_of(*run.points[:3], point(1, stage="five")))
+    assert continued(merged, 3) is None
 
 
 @pytest.mark.parametrize(
