@@ -28,8 +28,8 @@ import torch
 from transformers import AutoModelForCausalLM, DeepseekV3Config, GPT2Config, LlamaConfig, PretrainedConfig
 
 import circuits
-from circuits.attribution.trace import forward, frozen
 from circuits.facts.batch import batches, logit_difference
+from circuits.trace.trace import forward, frozen
 
 STEPS = 5
 CASES = ("gpt2_small", "llama_gqa")

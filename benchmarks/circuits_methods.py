@@ -21,7 +21,7 @@ from scipy.stats import pearsonr, spearmanr
 
 import circuits
 from checkpoints import LoadedModel, open_checkpoint
-from circuits.intervention.faithfulness import circuit_metrics
+from circuits.intervention.faithfulness_measure import circuit_metrics
 
 METHODS = {
     "EAP": {"method": "eap"},

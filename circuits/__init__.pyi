@@ -13,11 +13,11 @@ from .comparison.alignment import (
 from .comparison.alignment import (
     align as align,
 )
-from .comparison.comparison import (
-    GraphDiff as GraphDiff,
-)
-from .comparison.comparison import (
+from .comparison.diff import (
     diff as diff,
+)
+from .comparison.graph_diff import (
+    GraphDiff as GraphDiff,
 )
 from .comparison.similarity import Similarity as Similarity
 from .facts.facts import (
@@ -47,6 +47,9 @@ from .facts.tasks import (
 from .facts.tasks import (
     task_facts as task_facts,
 )
+from .graph.circuit import (
+    Circuit as Circuit,
+)
 from .graph.exports import (
     export as export,
 )
@@ -71,12 +74,6 @@ from .graph.exports import (
 from .graph.exports import (
     write_parquet as write_parquet,
 )
-from .graph.graph import (
-    Circuit as Circuit,
-)
-from .graph.graph import (
-    GraphShape as GraphShape,
-)
 from .graph.nodes import (
     NodeCircuit as NodeCircuit,
 )
@@ -95,11 +92,8 @@ from .graph.scores import (
 from .graph.scores import (
     completeness as completeness,
 )
-from .intervention.curves import (
-    Faithfulness as Faithfulness,
-)
-from .intervention.curves import (
-    FaithfulnessCurve as FaithfulnessCurve,
+from .graph.shape import (
+    GraphShape as GraphShape,
 )
 from .intervention.exact import (
     exact_edges as exact_edges,
@@ -108,12 +102,18 @@ from .intervention.exact import (
     exact_nodes as exact_nodes,
 )
 from .intervention.faithfulness import (
+    Faithfulness as Faithfulness,
+)
+from .intervention.faithfulness import (
+    FaithfulnessCurve as FaithfulnessCurve,
+)
+from .intervention.faithfulness_measure import (
     faithfulness as faithfulness,
 )
-from .intervention.faithfulness import (
+from .intervention.faithfulness_measure import (
     faithfulness_curve as faithfulness_curve,
 )
-from .intervention.faithfulness import (
+from .intervention.faithfulness_measure import (
     minimal_circuit as minimal_circuit,
 )
 from .intervention.node_forward import node_faithfulness as node_faithfulness
@@ -133,6 +133,6 @@ from .roles.roles import (
 from .tracking.evolution import (
     Evolution as Evolution,
 )
-from .tracking.evolution import (
+from .tracking.track import (
     evolve as evolve,
 )

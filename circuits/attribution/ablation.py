@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from checkpoints.model.anatomy import Anatomy
 from circuits.attribution.contraction import Writers
-from circuits.attribution.trace import Trace, run
 from circuits.facts.batch import Batch, batches
 from circuits.facts.facts import FactSet
+from circuits.trace.trace import Trace, run
 
 Ablation = Literal["corrupt", "zero", "mean", "mean-positional"]
 

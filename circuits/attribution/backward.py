@@ -22,8 +22,8 @@ from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from checkpoints.model.anatomy import Anatomy, Block
 from checkpoints.model.attention import attention_implementation
 from checkpoints.model.norms import Norm, read_norm
-from circuits.attribution.trace import forward, hooks, widen
 from circuits.facts.batch import Batch
+from circuits.trace.trace import forward, hooks, widen
 
 Preset = Literal["plain", "gim", "relp"]
 ATTENTION = "drift_backward"

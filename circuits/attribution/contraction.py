@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from checkpoints.model.anatomy import Anatomy, Block
-from circuits.attribution.mla.gradients import HeadGradients, effective_weight, latent_gradients, normed_part
-from circuits.attribution.trace import LayerTrace, Trace, head_outputs, head_writer, widen
+from circuits.attribution.mla import HeadGradients, effective_weight, latent_gradients, normed_part
 from circuits.facts.batch import Batch
-from circuits.graph.graph import GraphShape
+from circuits.graph.shape import GraphShape
+from circuits.trace.trace import LayerTrace, Trace, head_outputs, head_writer, widen
 
 CPU_CHUNK, GPU_CHUNK = 36 << 20, 1 << 30
 CPU_WEIGHTS, GPU_WEIGHTS = 1 << 28, 4 << 30

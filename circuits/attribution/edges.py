@@ -26,12 +26,12 @@ from circuits.attribution.contraction import Contraction
 from circuits.attribution.flow import FlowScorer
 from circuits.attribution.gqa import KeyValue, expanded, view
 from circuits.attribution.integration import PathScorer, Plan
-from circuits.attribution.trace import frozen
 from circuits.facts.batch import Batch, batches, make_batch
 from circuits.facts.facts import FactSet
 from circuits.facts.metrics import Metric, MetricName, find_metric, require_gradient
-from circuits.graph.graph import GraphShape
 from circuits.graph.scores import AttributionGraph, completeness
+from circuits.graph.shape import GraphShape
+from circuits.trace.trace import frozen
 
 logger = logging.getLogger(__name__)
 

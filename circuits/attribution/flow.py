@@ -13,8 +13,8 @@ from torch import Tensor
 from circuits.attribution.ablation import check_share, token_share
 from circuits.attribution.contraction import Contraction, Writers
 from circuits.attribution.integration import Scored
-from circuits.attribution.trace import Trace, check_stream, head_writer, run, widen
 from circuits.facts.batch import Batch, answer_rank
+from circuits.trace.trace import Trace, check_stream, head_writer, run, widen
 
 
 @dataclass(frozen=True, slots=True)

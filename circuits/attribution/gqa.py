@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from checkpoints.errors import BadPrompt
 from checkpoints.model.anatomy import Anatomy, Block, Projection
-from circuits.graph.graph import GraphShape
+from circuits.graph.shape import GraphShape
 
 KeyValue = Literal["groups", "query heads"]
 _KEY_NORMS = ("k_norm", "k_layernorm", "key_layernorm")

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from checkpoints.model.anatomy import Anatomy
 from circuits.attribution.ablation import check_share, everywhere, replacement
 from circuits.attribution.contraction import Contraction, Gradients, Writers
-from circuits.attribution.trace import Trace, check_stream, head_writer, hooks, output_tensor, run
 from circuits.facts.batch import Batch, answer_rank
 from circuits.facts.metrics import Metric
+from circuits.trace.trace import Trace, check_stream, head_writer, hooks, output_tensor, run
 
 Kind = Literal["fixed", "increments", "own activations", "all activations"]
 Settle = Callable[[Writers, Gradients], None]

@@ -15,8 +15,8 @@ from transformers.pytorch_utils import Conv1D
 
 from checkpoints.errors import UnsupportedArchitecture
 from checkpoints.model.anatomy import Anatomy, Block, linear_weight
-from circuits.attribution.trace import output_tensor, widen
 from circuits.facts.batch import Batch
+from circuits.trace.trace import output_tensor, widen
 
 _DOWN = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "w2")
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}

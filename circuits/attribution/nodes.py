@@ -20,11 +20,11 @@ from circuits.attribution.contraction import Writers
 from circuits.attribution.edges import Method, Rule, describe, find_plan, graph_shape, rule_used
 from circuits.attribution.integration import Plan
 from circuits.attribution.mlp_parts import Experts, Interior, Neurons, Watch
-from circuits.attribution.trace import Trace, check_stream, frozen, head_writer, hooks, output_tensor, run, widen
 from circuits.facts.batch import Batch, batches
 from circuits.facts.facts import FactSet
 from circuits.facts.metrics import Metric, MetricName, find_metric, require_gradient
 from circuits.graph.nodes import Level, NodeScores
+from circuits.trace.trace import Trace, check_stream, frozen, head_writer, hooks, output_tensor, run, widen
 
 INTERIORS: dict[Level, Callable[[Anatomy], Interior] | None] = {"nodes": None, "neurons": Neurons, "experts": Experts}
 

@@ -84,7 +84,7 @@ class PositionScores:
 
     def plot(self, k: int = 20) -> "go.Figure":
         """The k writers of largest score at any segment, by segment."""
-        from circuits.figures.plots import positions_figure
+        from circuits.attribution.positions_view import positions_figure
 
         return positions_figure(self, k)
 

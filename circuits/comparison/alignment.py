@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from circuits.graph.graph import Floats, GraphShape, require_same_shape
 from circuits.graph.scores import AttributionGraph, require_alike
+from circuits.graph.shape import Floats, GraphShape, require_same_shape
 
 if TYPE_CHECKING:
     import pandas as pd

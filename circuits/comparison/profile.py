@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from circuits.graph.graph import GraphShape
+from circuits.graph.shape import GraphShape
 
 Floats = NDArray[np.floating]
 LARGE = 200_000

@@ -9,7 +9,8 @@ import numpy as np
 
 from checkpoints.errors import BadPrompt, StoreError
 from checkpoints.files.reading import parse_lenient, read_text
-from circuits.graph.graph import Circuit, GraphShape, shape_document
+from circuits.graph.circuit import Circuit
+from circuits.graph.shape import GraphShape, shape_document
 
 FEATURE = "cross layer transcoder"
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
 from checkpoints.results.artifacts import read_artifact, write_artifact
-from circuits.graph.graph import Bools, Circuit, Floats, GraphShape, shape_document
+from circuits.graph.circuit import Circuit
 from circuits.graph.pruning import require_size
+from circuits.graph.shape import Bools, Floats, GraphShape, shape_document
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,7 +183,7 @@ class NodeScores:
 
     def plot(self, k: int = 20) -> "go.Figure":
         """The k nodes of largest |score|, with standard errors."""
-        from circuits.figures.plots import nodes_figure
+        from circuits.graph.nodes_view import nodes_figure
 
         return nodes_figure(self, k)
 

@@ -7,7 +7,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from checkpoints.errors import BadPrompt
-from circuits.graph.graph import Bools, Circuit, Floats, GraphShape
+from circuits.graph.circuit import Circuit
+from circuits.graph.shape import Bools, Floats, GraphShape
 
 Rule = Literal["absolute", "lowers", "greedy"]
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.results.artifacts import read_artifact, write_artifact
-from circuits.graph.graph import Bools, Circuit, Floats, GraphShape, require_same_shape, shape_document
+from circuits.graph.circuit import Circuit
 from circuits.graph.pruning import Rule, prune, threshold
+from circuits.graph.shape import Bools, Floats, GraphShape, require_same_shape, shape_document
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -167,10 +168,8 @@ class AttributionGraph:
 
     def plot(self, n: int = 100) -> "go.Figure":
         """The circuit of the n strongest edges in the fixed layout: head on x, layer on y."""
-        from circuits.figures.plots import circuit_figure
-
         metric = None if self.meta.get("method") == "flow" else str(self.meta.get("metric", "metric"))
-        return circuit_figure(self.prune(n), metric=metric)
+        return self.prune(n).plot(metric=metric)
 
     def _circuit(self, n: int | None) -> Circuit:
         return Circuit(self.shape, self.mask, self.mean) if n is None else self.prune(n)

@@ -20,8 +20,11 @@ from torch import Tensor, nn
 
 from checkpoints.model.anatomy import Anatomy, Block, Norm, Projection
 from circuits.attribution.contraction import Writers
-from circuits.attribution.mla.trace import LatentTrace, States, Watcher, states_of, watching
-from circuits.attribution.trace import (
+from circuits.facts.batch import Batch
+from circuits.graph.pruning import node_inputs
+from circuits.graph.shape import GraphShape
+from circuits.trace.mla import LatentTrace, States, Watcher, states_of, watching
+from circuits.trace.trace import (
     LayerTrace,
     Trace,
     first_input,
@@ -31,9 +34,6 @@ from circuits.attribution.trace import (
     hooks,
     output_tensor,
 )
-from circuits.facts.batch import Batch
-from circuits.graph.graph import GraphShape
-from circuits.graph.pruning import node_inputs
 
 CPU_CHUNK, GPU_CHUNK = 3 << 20, 1 << 28
 ROOM = 1 << 28

@@ -12,9 +12,10 @@ import numpy as np
 
 from checkpoints.errors import BadPrompt
 from checkpoints.model.plain import takes_model
-from circuits.graph.graph import Circuit, Floats
+from circuits.graph.circuit import Circuit
 from circuits.graph.scores import AttributionGraph
-from circuits.intervention.faithfulness import circuit_metrics
+from circuits.graph.shape import Floats
+from circuits.intervention.faithfulness_measure import circuit_metrics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

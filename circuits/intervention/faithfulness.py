@@ -1,232 +1,253 @@
-"""How much of what a model does its circuit does alone.
+"""What share of a model's behaviour circuits keep, as values: one circuit's, and that of circuits of several sizes.
 
-faithfulness = (m_circuit - m_corrupt) / (m_clean - m_corrupt), on means over the facts, where m is the metric (by
-default the logit difference) and edges outside the circuit carry what the corrupt run wrote (Hanna et al. 2024).
-1 = all of it, 0 = none; it can exceed 1, when parts that work against the answer are left out. Full circuit 1 and empty
-circuit 0, exactly.
+faithfulness = (m_circuit - m_corrupt) / (m_clean - m_corrupt), on means over the facts, where m is the metric (Hanna et
+al. 2024). 1 = all of it, 0 = none; it can exceed 1, when parts that work against the answer are left out.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from checkpoints.errors import BadPrompt
-from checkpoints.model.plain import takes_model
-from circuits.graph.graph import Circuit, require_same_shape
-from circuits.graph.pruning import Rule, random_circuits
-from circuits.graph.scores import AttributionGraph
-from circuits.intervention.curves import Faithfulness, FaithfulnessCurve, Floats, ratio
+from checkpoints.errors import CheckpointMismatch
+from checkpoints.results.artifacts import read_artifact, write_artifact
+from circuits.graph.shape import GraphShape, shape_document
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    import pandas as pd
+    import plotly.graph_objects as go
 
-    from circuits.attribution.ablation import Ablation
-    from circuits.facts.facts import FactSet
-    from circuits.facts.metrics import Metric, MetricName
-
-SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+Floats = NDArray[np.floating]
+KIND, CURVE_KIND = "faithfulness of one circuit", "faithfulness"
+LEVEL, DRAWS = 0.95, 2000
 
 
-@takes_model
-def faithfulness(
-    model: "PreTrainedModel",
-    circuit: Circuit,
-    facts: "FactSet",
-    *,
-    metric: "MetricName | Metric" = "logit difference",
-    ablation: "Ablation" = "corrupt",
-    n_random: int = 3,
-    batch_size: int = 8,
-    seed: int = 0,
-) -> Faithfulness:
-    """Run a circuit alone, exactly, beside random circuits of its size.
+@dataclass(frozen=True, slots=True)
+class Faithfulness:
+    """One circuit's faithfulness.
 
-    Args:
-        model: the model it runs in.
-        circuit: the edges that stay live.
-        facts: what is asked.
-        metric: as for `attribute`.
-        ablation: what edges outside carry, as for `attribute`; the empty circuit under it takes m_corrupt's place.
-        n_random: random circuits of its size.
-        batch_size: facts in one pass.
-        seed: of the random circuits.
-
-    Raises:
-        BadPrompt: the metric is not defined on these facts.
-        CheckpointMismatch: the circuit belongs to another architecture.
-        UnsupportedArchitecture: as for `attribute`.
+    Attributes:
+        n_edges: edges in the circuit, or parts of another unit.
+        metric: [N] the circuit's metric, fact by fact.
+        random_metric: [R, N] the same for random circuits with as many edges.
+        clean_metric, corrupt_metric: [N] of the whole model.
+        unit: what the circuit is made of.
+        meta: prompt hash, metric, ablation.
     """
-    from circuits.facts.metrics import find_metric
 
-    rivals = random_circuits(circuit.shape, circuit.n_edges, n_random, seed=seed)
-    metrics, clean, corrupt = circuit_metrics(
-        model, [circuit, *rivals], facts, metric=metric, ablation=ablation, batch_size=batch_size
-    )
-    return Faithfulness(
-        n_edges=circuit.n_edges,
-        metric=metrics[0],
-        random_metric=metrics[1:],
-        clean_metric=clean,
-        corrupt_metric=corrupt,
-        meta={"prompts": facts.hash, "metric": find_metric(metric, facts)[0], "ablation": ablation},
-    )
+    n_edges: int
+    metric: Floats
+    random_metric: Floats
+    clean_metric: Floats
+    corrupt_metric: Floats
+    unit: str = "edges"
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def value(self) -> float:
+        """On means over the facts; NaN where the clean and the corrupt mean are equal."""
+        return ratio(self.metric, self.clean_metric, self.corrupt_metric)
 
-@takes_model
-def faithfulness_curve(
-    model: "PreTrainedModel",
-    graph: AttributionGraph,
-    facts: "FactSet",
-    *,
-    shares: Sequence[float] = SHARES,
-    metric: "MetricName | Metric" = "logit difference",
-    ablation: "Ablation" = "corrupt",
-    n_random: int = 1,
-    batch_size: int = 8,
-    seed: int = 0,
-) -> FaithfulnessCurve:
-    """Faithfulness of the pruned circuits of several sizes, beside random circuits with as many edges.
+    @property
+    def low(self) -> float:
+        """Lower end of the 95 % bootstrap interval over the facts."""
+        return interval(self.metric, self.clean_metric, self.corrupt_metric)[0]
 
-    Args:
-        model: the model the circuits run in.
-        graph: where the circuits are taken from.
-        facts: what is asked.
-        shares: share of the edges to start from, each in (0, 1].
-        metric: as for `attribute`.
-        ablation: as for `faithfulness`.
-        n_random: random circuits for each size.
-        batch_size: facts in one pass.
-        seed: of the random circuits.
+    @property
+    def high(self) -> float:
+        """Its upper end."""
+        return interval(self.metric, self.clean_metric, self.corrupt_metric)[1]
 
-    Raises:
-        BadPrompt: a share out of range.
-        CheckpointMismatch: the graph belongs to another architecture.
-    """
-    from circuits.facts.metrics import find_metric
+    @property
+    def random(self) -> tuple[float, ...]:
+        """R values of the random circuits."""
+        return tuple(ratio(m, self.clean_metric, self.corrupt_metric) for m in self.random_metric)
 
-    if not shares or not all(0 < share <= 1 for share in shares):
-        raise BadPrompt(f"shares must lie in (0, 1], got {tuple(shares)}")
-    edges = int(graph.mask.sum())
-    circuits = [graph.prune(max(1, int(share * edges))) for share in shares]
-    rivals = [
-        rival
-        for i, circuit in enumerate(circuits)
-        for rival in random_circuits(circuit.shape, circuit.n_edges, n_random, seed=seed + i)
-    ]
-    everything = [*circuits, *rivals]
-    metrics, clean, corrupt = circuit_metrics(
-        model, everything, facts, metric=metric, ablation=ablation, batch_size=batch_size
-    )
-    return FaithfulnessCurve(
-        shares=tuple(shares),
-        n_edges=np.array([circuit.n_edges for circuit in circuits]),
-        metric=metrics[: len(circuits)],
-        random_metric=metrics[len(circuits) :].reshape(len(circuits), n_random, len(facts)),
-        clean_metric=clean,
-        corrupt_metric=corrupt,
-        shape=graph.shape,
-        meta={
-            "prompts": facts.hash,
-            "edges": edges,
-            "metric": find_metric(metric, facts)[0],
-            "ablation": ablation,
-        },
-    )
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a circuit, the random ones after it: circuit, its size, faithfulness, low, high."""
+        import pandas as pd
 
+        rows = []
+        for number, metric in enumerate([self.metric, *self.random_metric]):
+            low, high = interval(metric, self.clean_metric, self.corrupt_metric)
+            name = f"random {number}" if number else "circuit"
+            value = ratio(metric, self.clean_metric, self.corrupt_metric)
+            rows.append({"circuit": name, self.unit: self.n_edges, "faithfulness": value, "low": low, "high": high})
+        return pd.DataFrame(rows)
 
-@takes_model
-def minimal_circuit(
-    model: "PreTrainedModel",
-    graph: AttributionGraph,
-    facts: "FactSet",
-    *,
-    least: float = 0.8,
-    metric: "MetricName | Metric" = "logit difference",
-    ablation: "Ablation" = "corrupt",
-    rule: Rule = "absolute",
-    batch_size: int = 8,
-) -> Circuit:
-    """The smallest circuit found whose faithfulness is at least ``least``.
+    def plot(self) -> "go.Figure":
+        """The circuit beside random ones of its size, with intervals."""
+        from circuits.intervention.faithfulness_view import faithfulness_figure
 
-    The size is bisected, as if faithfulness only rose with it; where it does not, a smaller one may exist.
+        return faithfulness_figure(self)
 
-    Raises:
-        BadPrompt: ``least`` beyond what the full circuit has, 1, or facts on which faithfulness is not defined.
-    """
-    if not 0 < least <= 1:
-        raise BadPrompt(f"least must lie in (0, 1], got {least}")
-    low, high = 0, int(graph.mask.sum())
-    best = graph.prune(high, rule=rule)
-    while high - low > 1:
-        middle = (low + high) // 2
-        candidate = graph.prune(middle, rule=rule)
-        metrics, clean, corrupt = circuit_metrics(
-            model, [candidate], facts, metric=metric, ablation=ablation, batch_size=batch_size
+    def save(self, folder: Path | str) -> Path:
+        """Write the result to a folder, atomically."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        return write_artifact(folder, KIND, {"n_edges": self.n_edges, "unit": self.unit, "meta": self.meta}, arrays)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Faithfulness":
+        """Read what `save` wrote; needs no torch."""
+        document, arrays = read_artifact(folder, KIND)
+        return cls(n_edges=document["n_edges"], unit=document["unit"], meta=document["meta"], **arrays)
+
+    def __str__(self) -> str:
+        beside = f"; random circuits of that size {spread(self.random)}" if self.random else ""
+        return (
+            f"faithfulness {self.value:.2f} [{self.low:.2f}, {self.high:.2f}] with {self.n_edges} {self.unit}{beside}"
         )
-        kept = ratio(metrics[0], clean, corrupt)
-        if np.isnan(kept):
-            raise BadPrompt(
-                f"the metric is {np.mean(clean):.3g} on average in the clean and the empty circuit's run alike, "
-                "no difference to keep a share of: ask facts that the model knows, or another metric"
-            )
-        if kept >= least:
-            high, best = middle, candidate
-        else:
-            low = middle
-    return best
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self}</p>"
 
 
-@takes_model
-def circuit_metrics(
-    model: "PreTrainedModel",
-    circuits: Sequence[Circuit],
-    facts: "FactSet",
-    *,
-    metric: "MetricName | Metric" = "logit difference",
-    ablation: "Ablation" = "corrupt",
-    batch_size: int = 8,
-) -> tuple[Floats, Floats, Floats]:
-    """The metric of many circuits, exactly.
+@dataclass(frozen=True, slots=True)
+class FaithfulnessCurve:
+    """Faithfulness at several sizes.
 
-    Returns:
-        [C, N] of the circuits, [N] of the clean run, and [N] of the empty circuit: under ``corrupt``, the corrupt run.
+    Attributes:
+        shares: [S] share of all edges each circuit starts from, before dead ends are removed.
+        n_edges: [S] edges left.
+        metric: [S, N] of each circuit, fact by fact.
+        random_metric: [S, R, N] the same for random circuits with as many edges.
+        clean_metric, corrupt_metric: [N] of the whole model.
+        shape: the graph.
+        meta: prompt hash, total number of edges, metric.
     """
-    import torch
 
-    from checkpoints.model.anatomy import anatomy
-    from circuits.attribution.ablation import check_share, everywhere, fixed_values, replacement
-    from circuits.attribution.contraction import Writers
-    from circuits.attribution.edges import graph_shape
-    from circuits.attribution.gqa import expanded, view_for
-    from circuits.attribution.trace import check_stream, frozen, run
-    from circuits.facts.batch import batches
-    from circuits.facts.metrics import find_metric
-    from circuits.intervention.circuit_forward import Mixer
+    shares: tuple[float, ...]
+    n_edges: NDArray[np.integer]
+    metric: Floats
+    random_metric: Floats
+    clean_metric: Floats
+    corrupt_metric: Floats
+    shape: GraphShape
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
-    _name, measure = find_metric(metric, facts)
-    parts = anatomy(model) if not circuits else view_for(anatomy(model), circuits[0].shape)
-    shape = graph_shape(parts)
-    for circuit in circuits:
-        require_same_shape(circuit.shape, shape)
-    device = next(model.parameters()).device
-    metrics = np.zeros((len(circuits) + 2, len(facts)))
-    with frozen(model), expanded(parts), torch.no_grad():
-        fixed = fixed_values(parts, facts, ablation, batch_size)
-        for number, batch in enumerate(batches(facts, batch_size, device)):
-            corrupt = run(parts, batch, batch.corrupt)
-            clean = run(parts, batch, batch.clean)
-            if number == 0:
-                check_stream(parts, clean)
-                if fixed is not None:
-                    check_share(parts, batch, clean)
-            value = replacement(parts, batch, fixed, Writers.of(parts, corrupt))
-            mixer = Mixer(parts, shape, everywhere(batch, fixed), corrupt, value, shortcut=fixed is None)
-            masks = (torch.as_tensor(circuit.mask, device=device) for circuit in circuits)
-            rows = [measure(mixer.logits(mask), batch, clean.logits) for mask in masks]
-            empty = corrupt.logits
-            if fixed is not None:
-                empty = mixer.logits(torch.zeros(shape.mask.shape, dtype=torch.bool, device=device))
-            rows += [measure(logits, batch, clean.logits) for logits in (clean.logits, empty)]
-            metrics[:, list(batch.indices)] = torch.stack(rows).double().cpu().numpy()
-    return metrics[:-2], metrics[-2], metrics[-1]
+    @property
+    def values(self) -> tuple[float, ...]:
+        """S values of faithfulness."""
+        return tuple(ratio(m, self.clean_metric, self.corrupt_metric) for m in self.metric)
+
+    @property
+    def intervals(self) -> tuple[tuple[float, float], ...]:
+        """S bootstrap intervals."""
+        return tuple(interval(m, self.clean_metric, self.corrupt_metric) for m in self.metric)
+
+    @property
+    def cpr(self) -> float:
+        """Area under faithfulness over the share of edges, by trapezoids between the smallest and the largest share.
+
+        With the default shares this is MIB's circuit performance ratio: a perfect circuit scores 0.999, and circuits
+        that beat the model score more, so read it beside `cmd`.
+        """
+        return self._area(lambda value: value)[0]
+
+    @property
+    def cmd(self) -> float:
+        """Area between faithfulness and 1 over the share of edges: MIB's circuit-model distance, 0 = perfect."""
+        return self._area(lambda value: np.abs(1 - value))[0]
+
+    @property
+    def cpr_interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of `cpr`, the same facts drawn for all sizes."""
+        return self._area(lambda value: value)[1]
+
+    @property
+    def cmd_interval(self) -> tuple[float, float]:
+        """The same of `cmd`."""
+        return self._area(lambda value: np.abs(1 - value))[1]
+
+    def _area(self, height: Callable[[Floats], Floats]) -> tuple[float, tuple[float, float]]:
+        value = float(np.trapezoid(height(np.array(self.values)), self.shares))
+        drawn = np.stack([resampled(m, self.clean_metric, self.corrupt_metric) for m in self.metric], -1)
+        return value, _percentiles(np.asarray(np.trapezoid(height(drawn), self.shares, axis=-1)))
+
+    @property
+    def random_values(self) -> tuple[float, ...]:
+        """S mean values of the random circuits."""
+        return tuple(
+            float(np.mean([ratio(m, self.clean_metric, self.corrupt_metric) for m in draws])) if len(draws) else np.nan
+            for draws in self.random_metric
+        )
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a size: share, n_edges, faithfulness, low, high, random."""
+        import pandas as pd
+
+        lows, highs = zip(*self.intervals, strict=True)
+        return pd.DataFrame(
+            {
+                "share": self.shares,
+                "n_edges": self.n_edges,
+                "faithfulness": self.values,
+                "low": lows,
+                "high": highs,
+                "random": self.random_values,
+            }
+        )
+
+    def plot(self) -> "go.Figure":
+        """Faithfulness against circuit size, random circuits beside it."""
+        from circuits.intervention.faithfulness_view import curve_figure
+
+        return curve_figure(self)
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the curve to a result folder."""
+        names = ("n_edges", *_ARRAYS)
+        document = {"shares": list(self.shares), "shape": shape_document(self.shape), "meta": dict(self.meta)}
+        return write_artifact(folder, CURVE_KIND, document, {name: getattr(self, name) for name in names})
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "FaithfulnessCurve":
+        """Read what `save` wrote; needs no torch."""
+        document, arrays = read_artifact(folder, CURVE_KIND)
+        shape = GraphShape(**document["shape"])
+        return cls(shares=tuple(document["shares"]), shape=shape, meta=document["meta"], **arrays)
+
+    def _repr_html_(self) -> str:
+        return str("<p><b>Faithfulness</b></p>" + self.to_frame().to_html(index=False, border=0))
+
+
+def ratio(metric: Floats, clean: Floats, corrupt: Floats) -> float:
+    """Faithfulness on means, all [N]; NaN where clean and corrupt mean are equal."""
+    for name, other in (("clean", clean), ("corrupt", corrupt)):
+        if metric.shape != other.shape:
+            raise CheckpointMismatch(f"{len(metric)} facts against {len(other)} {name} ones")
+    whole = float(np.mean(clean) - np.mean(corrupt))
+    return float(np.mean(metric) - np.mean(corrupt)) / whole if whole else float("nan")
+
+
+def interval(metric: Floats, clean: Floats, corrupt: Floats, *, draws: int = DRAWS) -> tuple[float, float]:
+    """95 % percentile interval of `ratio`, the facts drawn again with replacement."""
+    return _percentiles(resampled(metric, clean, corrupt, draws=draws))
+
+
+def resampled(metric: Floats, clean: Floats, corrupt: Floats, *, draws: int = DRAWS) -> Floats:
+    """[draws] values of `ratio`, always the same draws of as many facts."""
+    n = len(metric)
+    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=draws)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((weights @ (metric - corrupt)) / (weights @ (clean - corrupt)))
+
+
+def spread(values: tuple[float, ...]) -> str:
+    """Mean and range of some circuits' values, in words."""
+    mean = f"{np.mean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _percentiles(values: Floats) -> tuple[float, float]:
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return float("nan"), float("nan")
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+_ARRAYS = ("metric", "random_metric", "clean_metric", "corrupt_metric")

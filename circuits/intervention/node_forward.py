@@ -19,7 +19,13 @@ from checkpoints.model.plain import takes_model
 from circuits.attribution.edges import graph_shape
 from circuits.attribution.mlp_parts import Neurons, Seen, Watch
 from circuits.attribution.nodes import stream_ends
-from circuits.attribution.trace import (
+from circuits.facts.batch import Batch, batches
+from circuits.facts.facts import FactSet
+from circuits.facts.metrics import Metric, MetricName, find_metric
+from circuits.graph.nodes import NodeCircuit
+from circuits.graph.shape import Floats, require_same_shape
+from circuits.intervention.faithfulness import Faithfulness
+from circuits.trace.trace import (
     LayerTrace,
     Trace,
     check_stream,
@@ -30,12 +36,6 @@ from circuits.attribution.trace import (
     output_tensor,
     run,
 )
-from circuits.facts.batch import Batch, batches
-from circuits.facts.facts import FactSet
-from circuits.facts.metrics import Metric, MetricName, find_metric
-from circuits.graph.graph import Floats, require_same_shape
-from circuits.graph.nodes import NodeCircuit
-from circuits.intervention.curves import Faithfulness
 
 
 @takes_model

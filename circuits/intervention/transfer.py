@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
 from checkpoints.results.artifacts import read_artifact, write_artifact
-from circuits.graph.graph import Circuit
-from circuits.intervention.curves import interval, ratio
-from circuits.intervention.faithfulness import circuit_metrics
+from circuits.graph.circuit import Circuit
+from circuits.intervention.faithfulness import interval, ratio
+from circuits.intervention.faithfulness_measure import circuit_metrics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,7 @@ class Transfer:
 
     def plot(self) -> "go.Figure":
         """The matrix as a heat map."""
-        from circuits.figures.plots import transfer_figure
+        from circuits.intervention.transfer_view import transfer_figure
 
         return transfer_figure(self)
 

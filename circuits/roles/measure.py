@@ -18,10 +18,10 @@ from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from checkpoints.model.anatomy import Anatomy, Block, anatomy
 from checkpoints.model.attention import attention_implementation
 from checkpoints.model.plain import takes_model
-from circuits.attribution.trace import LayerTrace, Trace, frozen, head_writer, hooks, run, widen
 from circuits.facts.batch import make_batch
 from circuits.facts.facts import FactSet
 from circuits.roles.roles import HeadRoles
+from circuits.trace.trace import LayerTrace, Trace, frozen, head_writer, hooks, run, widen
 
 TOLERANCE = 1e-3
 

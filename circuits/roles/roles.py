@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
 from checkpoints.results.artifacts import read_artifact, write_artifact
-from circuits.graph.graph import Circuit, Floats
+from circuits.graph.circuit import Circuit
+from circuits.graph.shape import Floats
 
 if TYPE_CHECKING:
     import pandas as pd

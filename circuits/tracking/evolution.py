@@ -1,6 +1,6 @@
-"""A circuit along a series: when it forms, when it changes, what comes and goes. From stored scores alone."""
+"""The circuits of a series of checkpoints as a value: numpy only, saved and loaded without torch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.results.artifacts import read_artifact, write_artifact
-from circuits.comparison.contrasts import Contrast, contrasts
-from circuits.comparison.profile import PROFILES, profiler
-from circuits.comparison.similarity import Similarity, similarities
-from circuits.graph.graph import Bools, Floats, GraphShape, shape_document
-from circuits.graph.pruning import circuit_size
-from circuits.graph.scores import HOW, AttributionGraph, require_alike, same_facts
-from circuits.tracking.changepoints import Products, Split, cosines, splits
+from circuits.comparison.profile import PROFILES
+from circuits.graph.shape import Bools, Floats, GraphShape, shape_document
+from circuits.tracking.changepoints import Split
+from circuits.tracking.contrasts import Contrast
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,7 +119,7 @@ class Evolution:
     @property
     def verdict(self) -> str:
         """When the circuit changed, and how stable it is at the end."""
-        from circuits.comparison.sentences import evolution_verdict
+        from circuits.tracking.evolution_view import evolution_verdict
 
         return evolution_verdict(self)
 
@@ -158,26 +154,26 @@ class Evolution:
         return pd.DataFrame(frame)
 
     def contrast_frame(self) -> "pd.DataFrame":
-        """One row a stage and class of facts, with the fields of `circuits.comparison.contrasts.Contrast`."""
+        """One row a stage and class of facts, with the fields of `circuits.tracking.contrasts.Contrast`."""
         import pandas as pd
 
         return pd.DataFrame([asdict(contrast) for contrast in self.contrasts])
 
     def plot(self) -> "go.Figure":
         """Overlap with the previous and the last circuit over the series, beside the noise floor."""
-        from circuits.tracking.figures import evolution_figure
+        from circuits.tracking.evolution_view import evolution_figure
 
         return evolution_figure(self)
 
     def plot_likeness(self) -> "go.Figure":
         """Every checkpoint against every other."""
-        from circuits.tracking.figures import likeness_figure
+        from circuits.tracking.evolution_view import likeness_figure
 
         return likeness_figure(self)
 
     def plot_lineage(self, k: int = 20) -> "go.Figure":
         """Scores of the leading writers over the series."""
-        from circuits.tracking.figures import lineage_figure
+        from circuits.tracking.evolution_view import lineage_figure
 
         return lineage_figure(self, k)
 
@@ -230,109 +226,3 @@ class Evolution:
     def _repr_html_(self) -> str:
         table = self.to_frame().to_html(index=False, border=0, float_format=lambda x: f"{x:.3g}")
         return f"<p><b>Evolution</b>: {self.verdict}</p>{table}"
-
-
-def evolve(
-    series: Iterable[tuple[int, AttributionGraph]],
-    *,
-    stages: Mapping[str, int] | None = None,
-    n_edges: int | None = None,
-    q: float = 0.05,
-    splits_per_pair: int = 8,
-    draws: int = 199,
-    seed: int = 0,
-) -> Evolution:
-    """Follow a circuit over stored graphs of one series, measured on the same facts.
-
-    Args:
-        series: (step, graph) in the order of training.
-        stages: first step of each stage of training, in order. What a stage did is asked without looking for it: the
-            last checkpoint before it against the last one in it, over all facts and over each of their classes.
-        n_edges: size that the circuits are pruned from; by default 5 % of the edges, at least 20.
-        q: level of each change point's permutation test.
-        splits_per_pair: random halves for each overlap's floor.
-        draws: permutations for each change point.
-        seed: of halves, permutations and bootstrap.
-
-    Raises:
-        BadPrompt: fewer than two checkpoints or units, steps that do not rise, or an argument out of range.
-        CheckpointMismatch: graphs of different shapes, methods or facts.
-    """
-    series = list(series)
-    steps, graphs = [step for step, _ in series], [graph for _, graph in series]
-    _require_series(steps, graphs)
-    shape, edges = graphs[0].shape, int(graphs[0].mask.sum())
-    n = circuit_size(edges, n_edges)
-    scores = [graph.edge_scores for graph in graphs]
-    circuits = np.stack([graph.prune(n).mask for graph in graphs])
-    products = Products(scores)
-    profile = profiler(shape)
-    return Evolution(
-        steps=tuple(int(step) for step in steps),
-        shape=shape,
-        n_edges=n,
-        likeness=cosines(products.kernel()),
-        reliability=products.reliability(),
-        similarity=_overlaps(graphs, n, splits=splits_per_pair, seed=seed),
-        edges=circuits[:, shape.mask],
-        nodes=np.asarray(circuits.any(2)),
-        node_scores=np.stack([graph.mean.sum(1) for graph in graphs]),
-        node_errors=np.stack([graph.scores.sum(2).std(0, ddof=1) / np.sqrt(len(graph.scores)) for graph in graphs]),
-        profile=np.stack([profile(s.mean(0, dtype=np.float64)) for s in scores]),
-        change_points=splits(products, level=q, draws=draws, seed=seed),
-        metric=np.array([[graph.clean_metric.mean(), graph.corrupt_metric.mean()] for graph in graphs]),
-        contrasts=_stage_contrasts(steps, graphs, stages or {}, seed),
-        meta={name: graphs[0].meta.get(name, usual) for name, usual in HOW.items()},
-    )
-
-
-def _stage_contrasts(
-    steps: Sequence[int], graphs: Sequence[AttributionGraph], stages: Mapping[str, int], seed: int
-) -> tuple[Contrast, ...]:
-    """The contrasts of every stage that begins after the first checkpoint."""
-    unknown = [step for step in stages.values() if step not in steps]
-    if unknown:
-        raise BadPrompt(f"a stage begins at one of the steps measured, {', '.join(map(str, steps))}; got {unknown[0]}")
-    starts = [steps.index(step) for step in stages.values()]
-    bounds = [*starts, len(steps)]
-    return tuple(
-        found
-        for name, (start, end) in zip(stages, pairwise(bounds), strict=True)
-        if start
-        for found in contrasts(
-            graphs[start - 1], graphs[end - 1], name=name, steps=(steps[start - 1], steps[end - 1]), seed=seed
-        )
-    )
-
-
-def _overlaps(graphs: Sequence[AttributionGraph], n: int, *, splits: int, seed: int) -> Floats:
-    """[T, 3, 4] Jaccard with previous, first and last: value, across, within and its 5th percentile."""
-    result = np.full((len(graphs), 3, 4), np.nan)
-    for i, graph in enumerate(graphs):
-        others = (graphs[i - 1] if i else None, graphs[0] if i else None, graphs[-1] if i < len(graphs) - 1 else None)
-        for j, other in enumerate(others):
-            if other is not None:
-                found = _jaccard(other, graph, n, splits=splits, seed=seed)
-                result[i, j] = found.value, found.across, found.within, found.within_low
-    return result
-
-
-def _jaccard(a: AttributionGraph, b: AttributionGraph, n: int, *, splits: int, seed: int) -> Similarity:
-    weights = (a.unit_sizes.astype(float), b.unit_sizes.astype(float))
-    return similarities(a.edge_scores, b.edge_scores, weights=weights, sizes=[n], splits=splits, seed=seed)[0]
-
-
-def _require_series(steps: Sequence[int], graphs: Sequence[AttributionGraph]) -> None:
-    if len(graphs) < 2:
-        raise BadPrompt(f"an evolution needs at least 2 checkpoints, got {len(graphs)}")
-    if any(after <= before for before, after in pairwise(steps)):
-        raise BadPrompt(f"the steps of a series must rise, got {', '.join(map(str, steps))}; follow one line at a time")
-    if len(graphs[0].scores) < 2:
-        raise BadPrompt("an evolution needs scores of at least 2 facts or groups to know its noise, got 1")
-    for step, graph in zip(steps[1:], graphs[1:], strict=True):
-        require_alike(graphs[0], graph)
-        if not same_facts(graphs[0], graph):
-            raise CheckpointMismatch(
-                f"the graphs of a series must be of the same facts in the same groups, but those of steps {steps[0]} "
-                f"and {step} are not ({len(graphs[0])} and {len(graph)} facts)"
-            )

@@ -96,7 +96,7 @@ class Readout:
 
     def plot(self) -> "go.Figure":
         """Answer NLL and plain-text NLL of every prompt, as boxes."""
-        from heads.ablation.figures import plot_readout
+        from heads.ablation.validation_view import plot_readout
 
         return plot_readout(self)
 
@@ -234,7 +234,7 @@ class Validation:
 
     def plot(self) -> "go.Figure":
         """Needle score, accuracy and NLLs of the model as it is, the tested heads and the controls."""
-        from heads.ablation.figures import plot_validation
+        from heads.ablation.validation_view import plot_validation
 
         return plot_validation(self)
 

@@ -115,7 +115,7 @@ class HeadComparison:
 
     def plot(self) -> "go.Figure":
         """Heat map of the change, layers x heads, significant heads marked."""
-        from heads.comparison.figures import plot_comparison
+        from heads.comparison.diff_view import plot_comparison
 
         return plot_comparison(self)
 

@@ -225,7 +225,7 @@ class NeedleMap:
 
     def plot(self) -> "go.Figure":
         """The map with its cells written out: colour is answer PPL, text adds the accuracy."""
-        from heads.niah.figures import plot_map
+        from heads.niah.grid_view import plot_map
 
         return plot_map(self)
 

@@ -181,7 +181,7 @@ class HeadScores:
 
     def plot(self, *, by: str = "") -> "go.Figure":
         """Heat map of a detector, layers x heads."""
-        from heads.scores.figures import plot_scores
+        from heads.scores.scores_view import plot_scores
 
         return plot_scores(self, by=by or self.leading)
 

@@ -10,7 +10,7 @@ from test_families import reader_key
 
 import circuits
 from checkpoints.model.anatomy import anatomy
-from circuits.attribution.trace import output_tensor
+from circuits.trace.trace import output_tensor
 
 STEP = 1e-3
 

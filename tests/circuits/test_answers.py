@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 import circuits
 from checkpoints.errors import BadPrompt
-from circuits.intervention.faithfulness import circuit_metrics
+from circuits.intervention.faithfulness_measure import circuit_metrics
 
 ANSWERS = [(5, 9, 11), (6,), (7, 8)]
 WRONGS = [(15, 9, 12), (16,), (17, 18)]

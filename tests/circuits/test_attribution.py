@@ -7,7 +7,7 @@ from circuit_families import build, random_facts
 
 import circuits
 from checkpoints.errors import BadPrompt, CheckpointMismatch, CorruptWeights, UnsupportedArchitecture
-from circuits.attribution.trace import frozen
+from circuits.trace.trace import frozen
 
 
 @pytest.fixture(scope="module")

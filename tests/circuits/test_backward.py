@@ -22,8 +22,8 @@ from circuits.attribution.backward import (
     modified,
     with_gradient_of,
 )
-from circuits.attribution.trace import forward, frozen
 from circuits.facts.batch import make_batch
+from circuits.trace.trace import forward, frozen
 
 MIXTURES = {name for name in FAMILIES if "moe" in name or name in ("mixtral", "gpt_oss")}
 LINEAR = Backward(freeze_norms=True, freeze_patterns=True, linear_activations=True)

@@ -7,9 +7,9 @@ import pytest
 
 import circuits
 from checkpoints.errors import BadPrompt, CheckpointMismatch
-from circuits.comparison.contrasts import contrast
 from circuits.graph.scores import AttributionGraph
 from circuits.tracking.changepoints import Products, cosines, splits
+from circuits.tracking.contrasts import contrast
 
 SHAPE = circuits.GraphShape(2, 3, 3)
 EDGES = int(SHAPE.mask.sum())

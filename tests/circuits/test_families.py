@@ -9,7 +9,7 @@ from circuit_families import FAMILIES, REFUSED, build, random_facts, residual_pa
 import circuits
 from checkpoints.errors import UnsupportedArchitecture
 from checkpoints.model.anatomy import anatomy
-from circuits.intervention.faithfulness import circuit_metrics
+from circuits.intervention.faithfulness_measure import circuit_metrics
 
 MIXTURES = {"mixtral", "qwen3_moe", "qwen2_moe", "hunyuan_moe", "gpt_oss", "deepseek_v2_moe", "deepseek_v3_moe"}
 

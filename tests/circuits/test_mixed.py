@@ -7,10 +7,10 @@ from circuit_families import build, random_facts
 
 from checkpoints.model.anatomy import anatomy
 from circuits.attribution.edges import graph_shape
-from circuits.attribution.trace import run
 from circuits.facts.batch import batches, logit_difference
-from circuits.graph.graph import Circuit
-from circuits.intervention.faithfulness import circuit_metrics
+from circuits.graph.circuit import Circuit
+from circuits.intervention.faithfulness_measure import circuit_metrics
+from circuits.trace.trace import run
 
 
 def circuit_of(shape, *edges) -> Circuit:

@@ -10,7 +10,7 @@ import circuits
 from checkpoints.errors import BadPrompt, CheckpointMismatch, UnsupportedArchitecture
 from checkpoints.model.anatomy import anatomy, linear_weight
 from circuits.attribution.mlp_parts import Neurons
-from circuits.intervention.faithfulness import circuit_metrics
+from circuits.intervention.faithfulness_measure import circuit_metrics
 from circuits.intervention.node_forward import node_metrics
 
 STEP = 1e-4

@@ -11,7 +11,7 @@ from published import FIXTURES, published_facts, published_model, published_scor
 import circuits
 from checkpoints.model.anatomy import anatomy
 from circuits.intervention import patching
-from circuits.intervention.faithfulness import circuit_metrics
+from circuits.intervention.faithfulness_measure import circuit_metrics
 
 SHAPES = ("llama_gqa", "gpt2", "gpt_neox", "gemma2", "phi3", "granite", "gpt_oss")
 

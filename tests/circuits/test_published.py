@@ -10,8 +10,8 @@ from published import published_facts as facts
 
 import circuits
 from checkpoints.errors import BadPrompt
-from circuits.intervention.curves import ratio
-from circuits.intervention.faithfulness import circuit_metrics
+from circuits.intervention.faithfulness import ratio
+from circuits.intervention.faithfulness_measure import circuit_metrics
 
 SHAPE = circuits.GraphShape(3, 4, 4)
 

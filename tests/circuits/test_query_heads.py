@@ -8,7 +8,7 @@ from circuit_families import FAMILIES, build, random_facts
 import circuits
 from checkpoints.errors import BadPrompt
 from checkpoints.model.anatomy import anatomy
-from circuits.intervention.faithfulness import circuit_metrics
+from circuits.intervention.faithfulness_measure import circuit_metrics
 
 SHARING = [
     name

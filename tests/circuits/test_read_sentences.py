@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 import circuits
-from circuits.comparison.comparison import GraphDiff
-from circuits.comparison.contrasts import Contrast, contrasts, sentences
+from circuits.comparison.graph_diff import GraphDiff
 from circuits.comparison.noise import EdgeTests
 from circuits.comparison.profile import ProfileChange
 from circuits.comparison.similarity import Similarity
 from circuits.graph.scores import AttributionGraph, meaning
-from circuits.intervention.curves import Faithfulness, FaithfulnessCurve, interval, ratio, spread
+from circuits.intervention.faithfulness import Faithfulness, FaithfulnessCurve, interval, ratio, spread
 from circuits.intervention.transfer import Transfer
 from circuits.roles.roles import HeadRoles, RoleChange, changes_sentence, role_changes
 from circuits.tracking.changepoints import Split
+from circuits.tracking.contrasts import Contrast, contrasts, sentences
 from circuits.tracking.evolution import Evolution
 
 NAN = float("nan")

@@ -8,7 +8,6 @@ import pytest
 from scipy import stats as textbook
 
 import circuits
-from circuits.comparison.contrasts import contrast
 from circuits.comparison.noise import (
     paired_global_p,
     paired_tests,
@@ -20,6 +19,7 @@ from circuits.comparison.noise import (
 from circuits.comparison.profile import PROFILES, profile_changes, profiler
 from circuits.comparison.similarity import Ranked, Similarity, measure_names, measures, similarities
 from circuits.tracking.changepoints import Products, apart, best_split, cosines, resamples, splits
+from circuits.tracking.contrasts import contrast
 
 NAN = float("nan")
 ONE = circuits.GraphShape(1, 1, 1)

@@ -6,10 +6,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import circuits
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from checkpoints.model.anatomy import anatomy
-from circuits.attribution.trace import frozen, run
 from circuits.facts.batch import batches
 from circuits.facts.facts import FactSet
 from circuits.roles.roles import HeadRoles, changes_sentence, role_changes
+from circuits.trace.trace import frozen, run
 from tests.circuits.circuit_families import build, random_facts
 
 FAMILIES = ("llama_gqa", "gpt2", "gpt_neox", "gemma2", "olmo2", "qwen3", "phi3", "granite", "gpt_oss", "mixtral")

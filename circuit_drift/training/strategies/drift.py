@@ -57,8 +57,8 @@ def function_frame(config: Config, out: Path | str, strategy: str, *, share: flo
     import pandas as pd
 
     import circuits
-    from circuits.intervention.curves import ratio
-    from circuits.intervention.faithfulness import circuit_metrics
+    from circuits.intervention.faithfulness import ratio
+    from circuits.intervention.faithfulness_measure import circuit_metrics
 
     run = load_run(Path(out) / STORE, strategy)
     traced = {point.step: point.circuit for point in run if point.circuit is not None}

@@ -1,20 +1,14 @@
-"""Nodes, edges, and sets of edges: the graph of an architecture and the circuits in it. Numpy only.
-
-Writers add to the residual stream: ``input``, heads ``a{l}.h{h}``, MLPs ``m{l}``. Readers take from it: each head's
-query ``a{l}.h{h}<q>``, key and value (``a{l}.h{h}<k>``, or ``a{l}.kv{g}<k>`` where a group of query heads shares one
-key/value head), each MLP ``m{l}``, and ``logits``. An edge joins a writer to a later reader: ``a0.h3->m4``.
-"""
+"""Circuits: sets of edges of an architecture's graph. Numpy only; nodes and edges are named in `GraphShape`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.errors import CheckpointMismatch
 from checkpoints.results.artifacts import read_artifact, write_artifact
+from circuits.graph.shape import Bools, Floats, GraphShape, shape_document
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,80 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-Floats = NDArray[np.floating]
-Bools = NDArray[np.bool_]
 KIND = "circuit"
-
-
-@dataclass(frozen=True)
-class GraphShape:
-    """The graph of an architecture.
-
-    Attributes:
-        n_layers, n_heads, n_kv_heads: sizes.
-        parallel: a layer's heads do not feed its own MLP.
-    """
-
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    parallel: bool = False
-
-    @cached_property
-    def writers(self) -> tuple[str, ...]:
-        """``input``, then each layer's heads and its MLP."""
-        layers = range(self.n_layers)
-        return ("input", *(n for i in layers for n in (*(f"a{i}.h{h}" for h in range(self.n_heads)), f"m{i}")))
-
-    @cached_property
-    def readers(self) -> tuple[str, ...]:
-        """Each layer's query, key and value heads and its MLP, then ``logits``."""
-        names = [name for i in range(self.n_layers) for name in self._layer_readers(i)]
-        return (*names, "logits")
-
-    @cached_property
-    def mask(self) -> Bools:
-        """[F, B] which edges exist."""
-        mask = np.zeros((len(self.writers), len(self.readers)), dtype=bool)
-        for layer in range(self.n_layers):
-            before = self.first_writer(layer)
-            mask[:before, self.attention_columns(layer)] = True
-            mask[: before + (0 if self.parallel else self.n_heads), self.mlp_column(layer)] = True
-        mask[:, -1] = True
-        return mask
-
-    def first_writer(self, layer: int) -> int:
-        """How many writers come before a layer, hence the row of its head 0."""
-        return 1 + layer * (self.n_heads + 1)
-
-    def attention_columns(self, layer: int) -> slice:
-        """Columns of a layer's query, key and value readers."""
-        start = layer * self._readers_per_layer
-        return slice(start, start + self._readers_per_layer - 1)
-
-    def mlp_column(self, layer: int) -> int:
-        """Column of a layer's MLP."""
-        return (layer + 1) * self._readers_per_layer - 1
-
-    @property
-    def _readers_per_layer(self) -> int:
-        return self.n_heads + 2 * self.n_kv_heads + 1
-
-    def _layer_readers(self, layer: int) -> list[str]:
-        shared = "h" if self.n_kv_heads == self.n_heads else "kv"
-        queries = [f"a{layer}.h{h}<q>" for h in range(self.n_heads)]
-        rest = [f"a{layer}.{shared}{g}<{letter}>" for letter in "kv" for g in range(self.n_kv_heads)]
-        return [*queries, *rest, f"m{layer}"]
-
-    def heads_reading(self, reader: str) -> tuple[str, ...]:
-        """The nodes that compute from a reader: all query heads of the group for a shared key/value head."""
-        node = reader.split("<")[0]
-        layer, _, part = node.partition(".")
-        if not part.startswith("kv"):
-            return (node,)
-        size = self.n_heads // self.n_kv_heads
-        group = int(part[2:])
-        return tuple(f"{layer}.h{h}" for h in range(group * size, (group + 1) * size))
 
 
 @dataclass(frozen=True)
@@ -190,11 +111,21 @@ class Circuit:
             tables[name][shape.mask] = edges
         return cls(shape, **tables)
 
-    def plot(self) -> "go.Figure":
-        """The circuit in the fixed layout: head on x, layer on y."""
-        from circuits.figures.plots import circuit_figure
+    def plot(self, n: int = 150, *, metric: str | None = "metric") -> "go.Figure":
+        """Its n strongest edges in the fixed layout, head on x, layer on y, told apart by the sign of their scores.
 
-        return circuit_figure(self)
+        Args:
+            n: how many edges.
+            metric: what the scores are changes of; ``None`` for shares without a sign (information flow routes).
+        """
+        from circuits.graph.layout import edges_figure
+
+        rows, columns = np.nonzero(self.mask)
+        scores = self.scores[rows, columns] if self.scores is not None else np.zeros(len(rows))
+        strongest = np.argsort(-np.abs(scores), kind="stable")[:n]
+        edges = [(self.shape.writers[rows[i]], self.shape.readers[columns[i]]) for i in strongest]
+        title = f"Circuit of {self.n_edges:,} edges over {len(self.nodes)} nodes"
+        return edges_figure(self.shape, edges, scores[strongest], title=title, metric=metric)
 
     def _rows(self) -> Iterable[tuple[str, str, float]]:
         for i, j in np.argwhere(self.mask):
@@ -205,14 +136,3 @@ class Circuit:
         head = f"<p><b>Circuit</b>: {self.n_edges} of {int(self.shape.mask.sum())} edges, {len(self.nodes)} nodes</p>"
         strongest = self.to_frame().sort_values("score", key=np.abs, ascending=False, kind="stable")
         return str(head + strongest.head(20).to_html(index=False, border=0))
-
-
-def shape_document(shape: GraphShape) -> dict[str, Any]:
-    """A graph shape as JSON."""
-    return {name: getattr(shape, name) for name in ("n_layers", "n_heads", "n_kv_heads", "parallel")}
-
-
-def require_same_shape(a: GraphShape, b: GraphShape) -> None:
-    """Refuse to compare graphs of different architectures."""
-    if a != b:
-        raise CheckpointMismatch(f"the graphs have different shapes, {shape_document(a)} and {shape_document(b)}")

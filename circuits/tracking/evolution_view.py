@@ -1,16 +1,50 @@
-"""Figures of a circuit along a series; checkpoints stand evenly spaced, labelled by their step."""
+"""A circuit along a series in words and as figures: every number computed; checkpoints stand evenly spaced."""
 
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from checkpoints.results.figure import BLUE, CATEGORIES, DASHES, GREY, SIGNED, SYMBOLS, VERMILLION, dress
+from checkpoints.results.figure import (
+    BLUE,
+    CATEGORIES,
+    DASHES,
+    GREY,
+    SIGNED,
+    SYMBOLS,
+    VERMILLION,
+    dress,
+)
 from circuits.graph.scores import meaning
+from circuits.tracking.contrasts import sentences
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from circuits.tracking.evolution import Evolution
+
+
+def evolution_verdict(evolution: "Evolution") -> str:
+    """Where the circuit changed, which phases that leaves, and how settled the end is."""
+    steps = evolution.steps
+    if not evolution.change_points:
+        told = f"No change point in {len(evolution)} checkpoints (steps {steps[0]} to {steps[-1]})"
+    else:
+        places = [
+            f"between steps {steps[split.index - 1]} and {steps[split.index]} "
+            f"[{steps[max(split.low - 1, 0)]}, {steps[split.high]}] (p = {split.p:.2g})"
+            for split in evolution.change_points
+        ]
+        told = f"The circuit changes {', '.join(places)}"
+    last = evolution.phases[-1]
+    known = [step for step, share in zip(steps, evolution.reliability, strict=True) if share > 0.5]
+    formed = (
+        f"; it stands out of the prompt noise from step {known[0]} on" if known else "; it never stands out of noise"
+    )
+    alike = (
+        f"; its last phase, from step {last.first}, is alike at {last.likeness:.2f}" if isfinite(last.likeness) else ""
+    )
+    return " ".join([f"{told}{formed}{alike}.", sentences(evolution.contrasts)]).rstrip()
 
 
 def evolution_figure(evolution: "Evolution") -> "go.Figure":

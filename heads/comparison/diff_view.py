@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints.results.figure import SIGNED, dress
-from heads.scores.figures import heat_map
+from heads.scores.scores_view import heat_map
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from checkpoints.errors import CorruptWeights, UnsupportedArchitecture
 from checkpoints.model.anatomy import Anatomy, Block, Norm
-from circuits.attribution.mla.trace import LatentTrace, check_latent, watching
 from circuits.facts.batch import Batch
+from circuits.trace.mla import LatentTrace, check_latent, watching
 
 
 @dataclass(slots=True)

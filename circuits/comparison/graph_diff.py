@@ -1,35 +1,33 @@
-"""Two attribution graphs compared: which edges changed for real, and how alike the circuits are against the noise.
+"""What changed from one attribution graph to another, as a value: numpy only, saved and loaded without torch."""
 
-From stored scores alone: numpy and scipy, no model. Positive differences mean that B has the larger score. A diff of a
-graph with itself is empty, and diff(a, b) is the negative of diff(b, a).
-"""
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.errors import BadPrompt, CheckpointMismatch
-from circuits.comparison.noise import EdgeTests, paired_global_p, paired_tests, unpaired_global_p, welch_tests
-from circuits.comparison.profile import LARGE, ProfileChange, profile_changes
-from circuits.comparison.similarity import Similarity, similarities
-from circuits.graph.graph import Circuit, Floats, GraphShape
-from circuits.graph.pruning import circuit_size
-from circuits.graph.scores import HOW, AttributionGraph, require_alike, same_facts
+from checkpoints.errors import BadPrompt
+from checkpoints.results.artifacts import read_artifact, write_artifact
+from circuits.comparison.noise import EdgeTests
+from circuits.comparison.profile import ProfileChange
+from circuits.comparison.similarity import Similarity
+from circuits.graph.circuit import Circuit
+from circuits.graph.shape import Floats, GraphShape, shape_document
+from circuits.intervention.transfer import Transfer
+from circuits.roles.roles import RoleChange, role_changes
 
 if TYPE_CHECKING:
     import networkx as nx
     import pandas as pd
     import plotly.graph_objects as go
 
-    from circuits.intervention.transfer import Transfer
-    from circuits.roles.roles import HeadRoles, RoleChange
+    from circuits.roles.roles import HeadRoles
 
+KIND = "graph_diff"
 Pairing = Literal["paired", "unpaired"]
 Status = Literal["gained", "lost", "strengthened", "weakened", "flipped", "kept", "uncertain", "outside"]
 STATUSES: tuple[Status, ...] = (
@@ -80,8 +78,8 @@ class GraphDiff:
     pairing: Pairing
     n: int
     level: float
-    transfer: "Transfer | None" = None
-    roles: "tuple[RoleChange, ...] | None" = None
+    transfer: Transfer | None = None
+    roles: tuple[RoleChange, ...] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -138,7 +136,7 @@ class GraphDiff:
         status = self.status
         return {name: int((status == name).sum()) for name in STATUSES}
 
-    def with_transfer(self, transfer: "Transfer") -> "GraphDiff":
+    def with_transfer(self, transfer: Transfer) -> "GraphDiff":
         """The same diff with what the circuits do in each other's model (`circuits.transfer` over A and B).
 
         Raises:
@@ -154,8 +152,6 @@ class GraphDiff:
         Raises:
             BadPrompt: roles of other heads than the graph's.
         """
-        from circuits.roles.roles import role_changes
-
         size = self.shape.n_layers, self.shape.n_heads
         for roles in (before, after):
             if (found := roles.subject.shape[1:]) != size:
@@ -175,14 +171,14 @@ class GraphDiff:
     @property
     def verdict(self) -> str:
         """One or two sentences, every number computed."""
-        from circuits.comparison.sentences import diff_verdict
+        from circuits.comparison.graph_diff_view import diff_verdict
 
         return diff_verdict(self)
 
     @property
     def caption(self) -> str:
         """What the plot shows, in words."""
-        from circuits.comparison.sentences import diff_caption
+        from circuits.comparison.graph_diff_view import diff_caption
 
         return diff_caption(self)
 
@@ -249,21 +245,43 @@ class GraphDiff:
         return graph
 
     def save(self, folder: Path | str) -> Path:
-        """Write the diff to a result folder."""
-        from circuits.comparison.diff_files import save_diff
-
-        return save_diff(self, folder)
+        """Write to a result folder: the two circuits, and the transfer where there is one, in folders inside it."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        arrays |= {f"{name}.{column}": getattr(getattr(self, name), column) for name in _TESTS for column in _COLUMNS}
+        document = {name: getattr(self, name) for name in _NUMBERS}
+        document |= {"shape": shape_document(self.shape), "meta": dict(self.meta), "totals": list(self.totals)}
+        document |= {"profile": [asdict(p) for p in self.profile], "similarity": [asdict(s) for s in self.similarity]}
+        document["roles"] = None if self.roles is None else [asdict(change) for change in self.roles]
+        folder = write_artifact(folder, KIND, document, arrays)
+        for name in _CIRCUITS:
+            getattr(self, name).save(folder / name)
+        if self.transfer is not None:
+            self.transfer.save(folder / "transfer")
+        return folder
 
     @classmethod
     def load(cls, folder: Path | str) -> "GraphDiff":
         """Read what `save` wrote; needs no torch."""
-        from circuits.comparison.diff_files import load_diff
-
-        return load_diff(folder)
+        folder = Path(folder)
+        document, arrays = read_artifact(folder, KIND)
+        roles, transfer = document["roles"], folder / "transfer"
+        values: dict[str, Any] = {name: document[name] for name in (*_NUMBERS, "meta")}
+        values |= {name: arrays[name] for name in _ARRAYS}
+        values |= {name: EdgeTests(*(arrays[f"{name}.{column}"] for column in _COLUMNS)) for name in _TESTS}
+        values |= {name: Circuit.load(folder / name) for name in _CIRCUITS}
+        return cls(
+            shape=GraphShape(**document["shape"]),
+            totals=tuple(document["totals"]),
+            profile=tuple(ProfileChange(**value) for value in document["profile"]),
+            similarity=tuple(Similarity(**value) for value in document["similarity"]),
+            roles=None if roles is None else tuple(RoleChange(**value) for value in roles),
+            transfer=Transfer.load(transfer) if transfer.is_dir() else None,
+            **values,
+        )
 
     def plot(self, n: int = 100) -> "go.Figure":
         """Union of both circuits in the fixed layout: the n edges of largest change, by what became of them."""
-        from circuits.figures.plots import diff_figure
+        from circuits.comparison.graph_diff_view import diff_figure
 
         return diff_figure(self, n)
 
@@ -279,117 +297,8 @@ class GraphDiff:
         return f"<p><b>Circuit diff</b>: {escape(self.verdict)}</p>{shown}"
 
 
-def diff(
-    a: AttributionGraph,
-    b: AttributionGraph,
-    *,
-    q: float = 0.05,
-    n_edges: int | None = None,
-    pairing: Pairing = "paired",
-    splits: int | None = None,
-    seed: int = 0,
-) -> GraphDiff:
-    """Compare two stored graphs.
-
-    Args:
-        a: scores at A.
-        b: scores at B.
-        q: the false discovery rate that edges are held to, and the level of the global test.
-        n_edges: size that the circuits are pruned from; by default 5 % of the edges, at least 20.
-        pairing: ``paired`` compares fact by fact and needs identical facts; ``unpaired`` takes any.
-        splits: random halves for the noise floor; by default 24, and 4 for graphs of more than 200,000 edges.
-        seed: of splits and permutations.
-
-    Raises:
-        CheckpointMismatch: other architectures or methods, or other facts where pairing was asked for.
-        BadPrompt: fewer than two units on a side, so that noise cannot be told, or an argument out of range.
-    """
-    _require_comparable(a, b, pairing, q)
-    if b.fingerprint < a.fingerprint:
-        return _negative(diff(b, a, q=q, n_edges=n_edges, pairing=pairing, splits=splits, seed=seed))
-    scores_a, scores_b = a.edge_scores, b.edge_scores
-    edges = scores_a.shape[1]
-    n = circuit_size(edges, n_edges)
-    paired = pairing == "paired"
-    splits = splits or (24 if edges <= LARGE else 4)
-    writers_a, writers_b = a.scores.sum(2, dtype=np.float64), b.scores.sum(2, dtype=np.float64)
-    if paired:
-        difference = scores_b - scores_a
-        tests, global_p = paired_tests(difference), paired_global_p(difference, seed=seed)
-        node_tests = paired_tests(writers_b - writers_a)
-    else:
-        tests, global_p = welch_tests(scores_a, scores_b), unpaired_global_p(scores_a, scores_b, seed=seed)
-        node_tests = welch_tests(writers_a, writers_b)
-    return GraphDiff(
-        shape=a.shape,
-        a=scores_a.mean(0, dtype=np.float64),
-        b=scores_b.mean(0, dtype=np.float64),
-        tests=tests,
-        nodes_a=writers_a.mean(0),
-        nodes_b=writers_b.mean(0),
-        node_tests=node_tests,
-        profile=profile_changes(a.shape, scores_a, scores_b, paired=paired, seed=seed),
-        circuit_a=a.prune(n),
-        circuit_b=b.prune(n),
-        global_p=global_p,
-        similarity=similarities(
-            scores_a,
-            scores_b,
-            weights=(a.unit_sizes.astype(float), b.unit_sizes.astype(float)),
-            sizes=_sizes(n, edges),
-            splits=splits,
-            paired=paired,
-            seed=seed,
-        ),
-        totals=(a.total, b.total),
-        pairing=pairing,
-        n=min(len(scores_a), len(scores_b)),
-        level=q,
-        meta={name: a.meta.get(name, usual) for name, usual in HOW.items()},
-    )
-
-
-def _sizes(n: int, edges: int) -> Sequence[int]:
-    """Up to three sizes around n for the overlaps, none beyond half of the edges but n itself."""
-    return sorted({max(1, n // 4), n, max(n, min(edges // 2, 4 * n))})
-
-
-def _negative(forward: GraphDiff) -> GraphDiff:
-    """The same diff read from B to A."""
-    return replace(
-        forward,
-        a=forward.b,
-        b=forward.a,
-        tests=_turned(forward.tests),
-        nodes_a=forward.nodes_b,
-        nodes_b=forward.nodes_a,
-        node_tests=_turned(forward.node_tests),
-        profile=tuple(
-            ProfileChange(p.name, a=p.b, b=p.a, delta=-p.delta, low=-p.high, high=-p.low) for p in forward.profile
-        ),
-        circuit_a=forward.circuit_b,
-        circuit_b=forward.circuit_a,
-        totals=forward.totals[::-1],
-    )
-
-
-def _turned(tests: EdgeTests) -> EdgeTests:
-    return replace(tests, delta=-tests.delta, low=-tests.high, high=-tests.low)
-
-
-def _require_comparable(a: AttributionGraph, b: AttributionGraph, pairing: str, q: float) -> None:
-    if pairing not in get_args(Pairing):
-        raise BadPrompt(f"unknown pairing {pairing!r}; choose from {', '.join(get_args(Pairing))}")
-    if not 0 < q < 1:
-        raise BadPrompt(f"q is a share of false discoveries between 0 and 1, got {q}")
-    require_alike(a, b)
-    units = min(len(a.scores), len(b.scores))
-    if units < 2:
-        raise BadPrompt(
-            f"a diff needs scores of at least 2 facts or groups on each side to know its noise, got {units}"
-        )
-    if pairing == "paired" and not same_facts(a, b):
-        raise CheckpointMismatch(
-            f"the graphs were measured on different facts ({len(a)} and {len(b)}) or groups of them; measure both on "
-            "the same, or pass pairing='unpaired'"
-        )
+_ARRAYS = ("a", "b", "nodes_a", "nodes_b")
+_NUMBERS = ("global_p", "pairing", "n", "level")
+_CIRCUITS = ("circuit_a", "circuit_b")
+_TESTS = ("tests", "node_tests")
+_COLUMNS = ("delta", "low", "high", "p", "q")

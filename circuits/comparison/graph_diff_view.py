@@ -1,17 +1,32 @@
-"""Sentences about circuits, every number in them computed."""
+"""A diff in words and as a figure: every number computed; figures are returned, never shown."""
 
-from math import isfinite
 from typing import TYPE_CHECKING
 
-from circuits.comparison.contrasts import sentences
+import numpy as np
+
+from checkpoints.results.figure import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, dress
 from circuits.comparison.noise import smallest_p
+from circuits.graph.layout import Style, add_edges, canvas
 from circuits.graph.scores import meaning
+from circuits.graph.shape import GraphShape
 from circuits.roles.roles import changes_sentence
 
 if TYPE_CHECKING:
-    from circuits.comparison.comparison import GraphDiff
+    import plotly.graph_objects as go
+
+    from circuits.comparison.graph_diff import GraphDiff
     from circuits.comparison.similarity import Similarity
-    from circuits.tracking.evolution import Evolution
+
+
+STYLES = {
+    "gained": Style(BLUE, "solid", "diamond"),
+    "lost": Style(VERMILLION, "dot", "x"),
+    "strengthened": Style(GREEN, "solid", "triangle-up"),
+    "weakened": Style(ORANGE, "dash", "triangle-down"),
+    "flipped": Style(PURPLE, "dashdot", "star"),
+    "kept": Style(GREY, "solid", "circle"),
+    "uncertain": Style(GREY, "longdash", "circle-open", folded=True),
+}
 
 
 def diff_verdict(diff: "GraphDiff") -> str:
@@ -32,29 +47,6 @@ def diff_caption(diff: "GraphDiff") -> str:
         f"Edges of either circuit by what became of them: {counts or 'none'}; {meaning(diff.meta)}. {diff.n} units of "
         f"{paired} facts; changes at q < {diff.level:g}."
     )
-
-
-def evolution_verdict(evolution: "Evolution") -> str:
-    """Where the circuit changed, which phases that leaves, and how settled the end is."""
-    steps = evolution.steps
-    if not evolution.change_points:
-        told = f"No change point in {len(evolution)} checkpoints (steps {steps[0]} to {steps[-1]})"
-    else:
-        places = [
-            f"between steps {steps[split.index - 1]} and {steps[split.index]} "
-            f"[{steps[max(split.low - 1, 0)]}, {steps[split.high]}] (p = {split.p:.2g})"
-            for split in evolution.change_points
-        ]
-        told = f"The circuit changes {', '.join(places)}"
-    last = evolution.phases[-1]
-    known = [step for step, share in zip(steps, evolution.reliability, strict=True) if share > 0.5]
-    formed = (
-        f"; it stands out of the prompt noise from step {known[0]} on" if known else "; it never stands out of noise"
-    )
-    alike = (
-        f"; its last phase, from step {last.first}, is alike at {last.likeness:.2f}" if isfinite(last.likeness) else ""
-    )
-    return " ".join([f"{told}{formed}{alike}.", sentences(evolution.contrasts)]).rstrip()
 
 
 def _edges_sentence(diff: "GraphDiff") -> str:
@@ -93,3 +85,36 @@ def _overlap_sentence(diff: "GraphDiff") -> str:
 def _main_overlap(diff: "GraphDiff") -> "Similarity":
     overlaps = [s for s in diff.similarity if s.measure.startswith("Jaccard")]
     return overlaps[len(overlaps) // 2]
+
+
+def diff_figure(diff: "GraphDiff", n: int = 100) -> "go.Figure":
+    """The n edges of largest change, of those in either circuit or changed for real."""
+    status = diff.status
+    shown = np.flatnonzero(status != "outside")
+    shown = shown[np.argsort(-np.abs(diff.delta[shown]), kind="stable")][:n]
+    names = _edge_names(diff.shape)
+    texts = {
+        i: f"{w} → {r}<br>{status[i]}: {diff.a[i]:+.3g} → {diff.b[i]:+.3g}<br>Δ {diff.delta[i]:+.3g} "
+        f"[{diff.tests.low[i]:+.3g}, {diff.tests.high[i]:+.3g}], q = {diff.tests.q[i]:.2g}"
+        for i, (w, r) in ((i, names[i]) for i in shown)
+    }
+    figure = canvas(diff.shape, [names[i] for i in shown])
+    largest = float(np.abs(diff.delta[shown]).max(initial=0)) or 1.0
+    for kind, style in STYLES.items():
+        chosen = [i for i in shown if status[i] == kind]
+        sizes = np.abs(diff.delta[chosen]) / largest
+        add_edges(figure, diff.shape, kind, style, [names[i] for i in chosen], [texts[i] for i in chosen], sizes)
+    counts = diff.counts
+    gained, lost = counts["gained"], counts["lost"]
+    dress(
+        figure,
+        title=f"{diff.n_significant:,} edges changed for real; {gained} gained, {lost} lost",
+        subtitle=f"the {len(shown)} strongest changes of the two circuits; {meaning(diff.meta)}; click a class to show "
+        "or hide it",
+        height=640,
+    )
+    return figure
+
+
+def _edge_names(shape: GraphShape) -> list[tuple[str, str]]:
+    return [(shape.writers[i], shape.readers[j]) for i, j in np.argwhere(shape.mask)]

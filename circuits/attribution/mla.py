@@ -19,8 +19,8 @@ from torch.nn.functional import linear, pad
 
 from checkpoints.errors import UnsupportedArchitecture
 from checkpoints.model.anatomy import Block, Norm, Projection, linear_weight
-from circuits.attribution.mla.trace import LatentTrace
-from circuits.attribution.trace import LayerTrace, widen
+from circuits.trace.mla import LatentTrace
+from circuits.trace.trace import LayerTrace, widen
 
 
 @dataclass(frozen=True, slots=True)

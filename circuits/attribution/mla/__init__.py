@@ -1,1 +1,0 @@
-"""Multi-head latent attention in the terms of plain projections."""

@@ -1,0 +1,135 @@
+"""Two attribution graphs compared: which edges changed for real, and how alike the circuits are against the noise.
+
+From stored scores alone: numpy and scipy, no model. Positive differences mean that B has the larger score. A diff of a
+graph with itself is empty, and diff(a, b) is the negative of diff(b, a).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import get_args
+
+import numpy as np
+
+from checkpoints.errors import BadPrompt, CheckpointMismatch
+from circuits.comparison.graph_diff import GraphDiff, Pairing
+from circuits.comparison.noise import EdgeTests, paired_global_p, paired_tests, unpaired_global_p, welch_tests
+from circuits.comparison.profile import LARGE, ProfileChange, profile_changes
+from circuits.comparison.similarity import similarities
+from circuits.graph.pruning import circuit_size
+from circuits.graph.scores import HOW, AttributionGraph, require_alike, same_facts
+
+
+def diff(
+    a: AttributionGraph,
+    b: AttributionGraph,
+    *,
+    q: float = 0.05,
+    n_edges: int | None = None,
+    pairing: Pairing = "paired",
+    splits: int | None = None,
+    seed: int = 0,
+) -> GraphDiff:
+    """Compare two stored graphs.
+
+    Args:
+        a: scores at A.
+        b: scores at B.
+        q: the false discovery rate that edges are held to, and the level of the global test.
+        n_edges: size that the circuits are pruned from; by default 5 % of the edges, at least 20.
+        pairing: ``paired`` compares fact by fact and needs identical facts; ``unpaired`` takes any.
+        splits: random halves for the noise floor; by default 24, and 4 for graphs of more than 200,000 edges.
+        seed: of splits and permutations.
+
+    Raises:
+        CheckpointMismatch: other architectures or methods, or other facts where pairing was asked for.
+        BadPrompt: fewer than two units on a side, so that noise cannot be told, or an argument out of range.
+    """
+    _require_comparable(a, b, pairing, q)
+    if b.fingerprint < a.fingerprint:
+        return _negative(diff(b, a, q=q, n_edges=n_edges, pairing=pairing, splits=splits, seed=seed))
+    scores_a, scores_b = a.edge_scores, b.edge_scores
+    edges = scores_a.shape[1]
+    n = circuit_size(edges, n_edges)
+    paired = pairing == "paired"
+    splits = splits or (24 if edges <= LARGE else 4)
+    writers_a, writers_b = a.scores.sum(2, dtype=np.float64), b.scores.sum(2, dtype=np.float64)
+    if paired:
+        difference = scores_b - scores_a
+        tests, global_p = paired_tests(difference), paired_global_p(difference, seed=seed)
+        node_tests = paired_tests(writers_b - writers_a)
+    else:
+        tests, global_p = welch_tests(scores_a, scores_b), unpaired_global_p(scores_a, scores_b, seed=seed)
+        node_tests = welch_tests(writers_a, writers_b)
+    return GraphDiff(
+        shape=a.shape,
+        a=scores_a.mean(0, dtype=np.float64),
+        b=scores_b.mean(0, dtype=np.float64),
+        tests=tests,
+        nodes_a=writers_a.mean(0),
+        nodes_b=writers_b.mean(0),
+        node_tests=node_tests,
+        profile=profile_changes(a.shape, scores_a, scores_b, paired=paired, seed=seed),
+        circuit_a=a.prune(n),
+        circuit_b=b.prune(n),
+        global_p=global_p,
+        similarity=similarities(
+            scores_a,
+            scores_b,
+            weights=(a.unit_sizes.astype(float), b.unit_sizes.astype(float)),
+            sizes=_sizes(n, edges),
+            splits=splits,
+            paired=paired,
+            seed=seed,
+        ),
+        totals=(a.total, b.total),
+        pairing=pairing,
+        n=min(len(scores_a), len(scores_b)),
+        level=q,
+        meta={name: a.meta.get(name, usual) for name, usual in HOW.items()},
+    )
+
+
+def _sizes(n: int, edges: int) -> Sequence[int]:
+    """Up to three sizes around n for the overlaps, none beyond half of the edges but n itself."""
+    return sorted({max(1, n // 4), n, max(n, min(edges // 2, 4 * n))})
+
+
+def _negative(forward: GraphDiff) -> GraphDiff:
+    """The same diff read from B to A."""
+    return replace(
+        forward,
+        a=forward.b,
+        b=forward.a,
+        tests=_turned(forward.tests),
+        nodes_a=forward.nodes_b,
+        nodes_b=forward.nodes_a,
+        node_tests=_turned(forward.node_tests),
+        profile=tuple(
+            ProfileChange(p.name, a=p.b, b=p.a, delta=-p.delta, low=-p.high, high=-p.low) for p in forward.profile
+        ),
+        circuit_a=forward.circuit_b,
+        circuit_b=forward.circuit_a,
+        totals=forward.totals[::-1],
+    )
+
+
+def _turned(tests: EdgeTests) -> EdgeTests:
+    return replace(tests, delta=-tests.delta, low=-tests.high, high=-tests.low)
+
+
+def _require_comparable(a: AttributionGraph, b: AttributionGraph, pairing: str, q: float) -> None:
+    if pairing not in get_args(Pairing):
+        raise BadPrompt(f"unknown pairing {pairing!r}; choose from {', '.join(get_args(Pairing))}")
+    if not 0 < q < 1:
+        raise BadPrompt(f"q is a share of false discoveries between 0 and 1, got {q}")
+    require_alike(a, b)
+    units = min(len(a.scores), len(b.scores))
+    if units < 2:
+        raise BadPrompt(
+            f"a diff needs scores of at least 2 facts or groups on each side to know its noise, got {units}"
+        )
+    if pairing == "paired" and not same_facts(a, b):
+        raise CheckpointMismatch(
+            f"the graphs were measured on different facts ({len(a)} and {len(b)}) or groups of them; measure both on "
+            "the same, or pass pairing='unpaired'"
+        )

@@ -1,1 +1,0 @@
-"""Figures of circuits in one fixed layout."""

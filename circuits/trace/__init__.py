@@ -1,0 +1,1 @@
+"""Forward passes of an unmodified model, with what it wrote and read kept."""
