@@ -34,8 +34,8 @@ from checkpoints.files import hashes
 from circuit_drift.measures.measures import RetrievalMeasure
 from circuit_drift.prompts import NeedleSource, Prompts
 from circuit_drift.store.store import Store
-from circuit_drift.sweep.tasks import Sweep
-from circuit_drift.sweep.worker import work
+from circuit_drift.sweep.workers.tasks import Sweep
+from circuit_drift.sweep.workers.worker import work
 
 LISTED = 10_000
 RESULTS = 180

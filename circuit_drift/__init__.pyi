@@ -1,11 +1,20 @@
-from .comparison.pair import (
+from .api.pairs import (
     PairDiff as PairDiff,
 )
-from .comparison.pair import (
+from .api.pairs import (
     compare as compare,
 )
-from .comparison.pair import (
+from .api.pairs import (
     diff as diff,
+)
+from .api.runs import (
+    Run as Run,
+)
+from .api.runs import (
+    load_run as load_run,
+)
+from .api.runs import (
+    run as run,
 )
 from .prompts import (
     Prompts as Prompts,
@@ -15,14 +24,5 @@ from .prompts import (
 )
 from .report import write_report as write_report
 from .store.store import Store as Store
-from .sweep.sweep import (
-    Run as Run,
-)
-from .sweep.sweep import (
-    load_run as load_run,
-)
-from .sweep.sweep import (
-    run as run,
-)
 
 __version__: str

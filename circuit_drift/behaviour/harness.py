@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints import BadPrompt, DriftError, LoadedModel, Series
 from checkpoints.loading.load import DeviceMap
+from circuit_drift.behaviour.randomness import random_states
 from circuit_drift.behaviour.table import Behaviour, BehaviourTable, Score, measure_behaviour
 from circuit_drift.measures.measures import ATTENTION, tokenizer_of
 from circuit_drift.store.store import Store
-from circuit_drift.sweep.progress import has_viewer
+from circuit_drift.sweep.workers.progress import has_viewer
 
 if TYPE_CHECKING:
     from circuit_drift.behaviour import Reading
@@ -226,7 +227,5 @@ def _content(folder: Path) -> str:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Random states as they were, and no progress bars where nobody looks on."""
-    from circuit_drift.training.undisturbed import random_states
-
     with random_states(), nullcontext() if has_viewer() else redirect_stderr(io.StringIO()):
         yield

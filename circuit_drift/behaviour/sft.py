@@ -24,6 +24,7 @@ import numpy as np
 import heads
 from checkpoints import BadPrompt, DriftError, LoadedModel, Series
 from checkpoints.loading.load import DeviceMap
+from circuit_drift.behaviour.randomness import random_states
 from circuit_drift.behaviour.suites import family, make_task, suite_for
 from circuit_drift.behaviour.table import Behaviour, BehaviourTable, Score, interval_of, measure_behaviour
 from circuit_drift.measures.measures import ATTENTION, tokenizer_of
@@ -278,8 +279,6 @@ def fine_tune(
 
     import torch
     from torch.nn.functional import cross_entropy
-
-    from circuit_drift.training.undisturbed import random_states
 
     twin = copy.deepcopy(model)
     twin.requires_grad_(True).train(mode=True)

@@ -20,8 +20,8 @@ from checkpoints.results.disk import write_file
 from circuit_drift.measures.measures import ATTENTION, Measure, stored_result
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.executors import Executor, Workforce, execute
-from circuit_drift.sweep.progress import Progress
-from circuit_drift.sweep.tasks import Sweep
+from circuit_drift.sweep.workers.progress import Progress
+from circuit_drift.sweep.workers.tasks import Sweep
 
 if TYPE_CHECKING:
     import pandas as pd

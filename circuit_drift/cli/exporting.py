@@ -9,7 +9,7 @@ from checkpoints.errors import StoreError
 from circuit_drift.cli.options import RunOption, StoreOption
 
 if TYPE_CHECKING:
-    from circuit_drift.sweep.sweep import Run
+    from circuit_drift.record.record import RunRecord
 
 
 def add_export(app: typer.Typer) -> None:
@@ -37,7 +37,7 @@ def export(
     typer.echo(export_circuit(circuit_drift.load_run(store, name), step, out, edges=edges))
 
 
-def export_circuit(run: "Run", step: str, out: Path, *, edges: int | None = None) -> Path:
+def export_circuit(run: "RunRecord", step: str, out: Path, *, edges: int | None = None) -> Path:
     """Write a point's circuit for another tool; formats as in `circuits.export`.
 
     Args:

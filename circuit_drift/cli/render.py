@@ -1,16 +1,17 @@
 """How results look: in a terminal, as JSON, in a notebook."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuit_drift.comparison.pair_tables import TABLES, pair_tables
+from circuit_drift.comparison.pair_tables import pair_tables
+from circuit_drift.record.pair import PairRecord
+from circuit_drift.record.record import Point, RunRecord
+from circuit_drift.report.pair_view import SHOWN
 from circuit_drift.report.run_table import run_frame
-from circuit_drift.report.verdict import run_verdict
+from circuit_drift.report.verdict import pair_verdict, run_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,10 +21,7 @@ if TYPE_CHECKING:
     import heads
     from checkpoints import Series
     from checkpoints.audit import AuditReport
-    from circuit_drift.comparison.pair import PairDiff
-    from circuit_drift.sweep.sweep import Point, Run
 
-SHOWN = 10
 WIDE = 1000
 SHORT = {
     "needle_score": "needle",
@@ -36,7 +34,7 @@ SHORT = {
 }
 
 
-def print_run(run: "Run") -> None:
+def print_run(run: RunRecord) -> None:
     """The table of a run, then its verdict."""
     console = _console()
     frame = run_frame(run).drop(columns=["checkpoint", "tokens"]).dropna(axis=1, how="all").rename(columns=SHORT)
@@ -46,11 +44,11 @@ def print_run(run: "Run") -> None:
         console.print(f"• {sentence}", soft_wrap=True)
 
 
-def print_pair(pair: "PairDiff") -> None:
+def print_pair(pair: PairRecord) -> None:
     """The verdict of a pair, then its strongest changes and its similarities."""
     console = _console()
     console.print(f"A  {_identity(pair.a)}\nB  {_identity(pair.b)}\n")
-    for sentence in pair.verdict:
+    for sentence in pair_verdict(pair):
         console.print(f"• {sentence}", soft_wrap=True)
     for table in pair_tables(pair):
         if len(table.frame):
@@ -119,52 +117,10 @@ def print_series(series: "Series") -> None:
     _show(_console(), pd.DataFrame(rows), title=f"{series.name}: {len(series)} checkpoints")
 
 
-def pair_json(pair: "PairDiff") -> dict[str, Any]:
-    """A pair as plain values; NaN becomes null."""
-    document = {
-        "a": _point_json(pair.a),
-        "b": _point_json(pair.b),
-        "q": pair.q,
-        "significant": pair.significant,
-        "verdict": list(pair.verdict),
-        "behaviour": [asdict(change) for change in pair.behaviour],
-        **dict.fromkeys(TABLES),
-        **{table.name: _records(table.frame) for table in pair_tables(pair)},
-        "refused_facts": _refused(pair.a.circuit),
-        "facts": pair.facts,
-        "not_compared": dict(pair.missing),
-    }
-    return {name: _plain(value) for name, value in document.items()}
-
-
-def pair_html(pair: "PairDiff") -> str:
-    """What a notebook shows of a pair."""
-    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in pair.verdict)
-    parts = [f"<p><b>{escape(pair.a.label)} → {escape(pair.b.label)}</b></p><ul>{sentences}</ul>"]
-    parts += [_html(table.frame.head(SHOWN)) for table in pair_tables(pair) if len(table.frame)]
-    return "".join(parts)
-
-
-def _refused(graph: "circuits.AttributionGraph | None") -> list[dict[str, Any]]:
-    """The facts that could not be scored, with their place in the input and the reason."""
-    refused = graph.meta["refused"] if graph is not None else []
-    return [{"index": index, "reason": reason} for index, reason in refused]
-
-
-def _identity(point: "Point") -> str:
+def _identity(point: Point) -> str:
     tokens = f"{point.tokens:,} tokens" if point.tokens is not None else None
     step = f"step {point.step:,}" if point.step is not None else None
     return " · ".join(part for part in (point.name, step, tokens, point.stage) if part)
-
-
-def _point_json(point: "Point") -> dict[str, Any]:
-    return {
-        "checkpoint": point.name,
-        "step": point.step,
-        "tokens": point.tokens,
-        "stage": point.stage,
-        "results": dict(point.keys),
-    }
 
 
 def _console() -> "Console":
@@ -217,22 +173,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if value.is_integer() and abs(value) >= 1000 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _records(frame: "pd.DataFrame") -> Sequence[dict[str, Any]]:
-    return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
-
-
-def _plain(value: Any) -> Any:
-    """Numpy scalars as Python ones, NaN as null, recursively."""
-    if isinstance(value, dict):
-        return {str(name): _plain(inner) for name, inner in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return [_plain(inner) for inner in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and value != value else value
-
-
-def _html(frame: "pd.DataFrame") -> str:
-    return str(frame.to_html(index=False, border=0, na_rep="n/a", float_format=lambda value: f"{value:.3g}"))

@@ -9,7 +9,7 @@ from checkpoints.errors import DriftError
 from circuit_drift.cli.options import RunOption, StoreOption
 
 if TYPE_CHECKING:
-    from circuit_drift.sweep.sweep import Run
+    from circuit_drift.api.runs import Run
 
 StoreArgument = Annotated[Path | None, typer.Argument(metavar="STORE", help="A store, in place of --store.")]
 StageOption = Annotated[str | None, typer.Option("--stage", help="Only this training stage.")]

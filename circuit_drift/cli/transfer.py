@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-from checkpoints.results.disk import write_file
 from circuit_drift.cli.options import (
     AttentionOption,
     DeviceMapOption,
@@ -39,6 +38,7 @@ def transfer(
     """Run every checkpoint's circuit in every checkpoint's model; print the faithfulness of each as CSV."""
     from checkpoints import open_series
     from circuit_drift.comparison.transfer import measure_transfer
+    from circuit_drift.page.page import write_file
     from circuit_drift.prompts import prompts_for
     from circuit_drift.sweep.sweep import measure_each
 

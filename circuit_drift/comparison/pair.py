@@ -4,97 +4,30 @@ Positive differences always mean that B has more than A. A change counts as real
 controlled q value is below the stated level; a pair differs when any head or the graph as a whole changed for real.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import CheckpointMismatch, DriftError, open_checkpoint
 from checkpoints.loading.load import DeviceMap
 from checkpoints.series.compat import require_same_model
-from circuit_drift.comparison.recall import recall_change, recalled, recalled_facts
-from circuit_drift.comparison.transfer import TRANSFER, measure_transfer
+from circuit_drift.comparison.transfer import TRANSFER, measure_transfer, stored_transfer
 from circuit_drift.measures.measures import ATTENTION, MEASURES
+from circuit_drift.measures.recall import recall_change, recalled, recalled_facts
 from circuit_drift.prompts import Prompts, prompts_for
+from circuit_drift.record.pair import PairRecord
+from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.store.store import Store
-from circuit_drift.sweep.sweep import Point, measure_each
+from circuit_drift.sweep.sweep import measure_each
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     import circuits
-    import heads
-    from heads import Change
 
 PAIR_MEASURES = (*MEASURES, TRANSFER)
 
 
-@dataclass(frozen=True, slots=True)
-class PairDiff:
-    """What changed from checkpoint A to checkpoint B.
-
-    Attributes:
-        a, b: the two measured checkpoints.
-        q: the false discovery rate the changes are held to.
-        behaviour: needle accuracy, answer NLL, fact recall.
-        heads: head by head, or ``None``.
-        circuit: edge by edge, or ``None``.
-        roles: the roles that heads of the circuits gained and lost, or ``None``.
-        facts: which facts the circuits are compared on.
-        missing: measure -> why it is not compared.
-    """
-
-    a: Point
-    b: Point
-    q: float
-    behaviour: "tuple[Change, ...]"
-    heads: "heads.HeadComparison | None"
-    circuit: "circuits.GraphDiff | None"
-    roles: "tuple[circuits.RoleChange, ...] | None" = None
-    facts: str = ""
-    missing: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def significant(self) -> bool:
-        """Whether any head, needle readout, or the graph as a whole changed beyond noise."""
-        return any(part is not None and part.significant for part in (self.heads, self.circuit))
-
-    @property
-    def verdict(self) -> tuple[str, ...]:
-        """A few sentences, every number in them computed."""
-        from circuit_drift.report.verdict import pair_verdict
-
-        return pair_verdict(self)
-
-    def to_frame(self) -> "pd.DataFrame":
-        """The edges of both circuits with their changes; heads are in ``.heads.to_frame()``.
-
-        Raises:
-            CheckpointMismatch: no circuit was compared.
-        """
-        if self.circuit is None:
-            raise CheckpointMismatch(f"no circuits were compared: {self.missing.get('circuit', 'not asked for')}")
-        return self.circuit.to_frame()
-
-    def to_json(self) -> dict[str, Any]:
-        """One JSON object: who, verdict, behaviour, heads, edges, similarity."""
-        from circuit_drift.cli.render import pair_json
-
-        return pair_json(self)
-
-    def _repr_html_(self) -> str:
-        from circuit_drift.cli.render import pair_html
-
-        return pair_html(self)
-
-    def write_html(self, path: Path | str) -> Path:
-        """Write the pair's own self-contained report."""
-        from circuit_drift.report import write_pair_report
-
-        return write_pair_report(self, path)
-
-
-def diff(
+def measure_pair(
     a: Path | str,
     b: Path | str,
     *,
@@ -107,28 +40,8 @@ def diff(
     device_map: DeviceMap | None = None,
     q: float = 0.05,
     progress: bool = True,
-) -> PairDiff:
-    """Compare two checkpoints, measuring what is not stored yet.
-
-    Args:
-        a: a checkpoint folder in Hugging Face format, or ``SERIES@STEP``.
-        b: the other one.
-        store: where results are kept and looked up first.
-        prompts: what is asked; by default what the folder of A brings along, else the built-in prompts.
-        measures: which of ``heads``, ``circuit``, ``faithfulness``, ``roles``, and ``transfer``, which runs each
-            circuit in both models.
-        device: a torch device, or ``auto``.
-        dtype: the dtype of the forward passes.
-        attention: transformers' attention implementation.
-        device_map: in place of `device`, for models that are larger than one; see `circuit_drift.run`.
-        q: the false discovery rate the changes are held to.
-        progress: show a progress bar where there is a terminal or a notebook.
-
-    Raises:
-        NotACheckpoint, CorruptWeights: one of them cannot be opened or loaded.
-        CheckpointMismatch: they differ in shape or tokenizer, or no measure worked on both.
-        DriftError: an unknown measure.
-    """
+) -> PairRecord:
+    """Measure two checkpoints where that is not stored yet, and compare them; arguments and errors as for `diff`."""
     unknown = sorted(set(measures) - set(PAIR_MEASURES))
     if unknown:
         raise DriftError(f"unknown measure {', '.join(unknown)}; choose from {', '.join(PAIR_MEASURES)}")
@@ -146,11 +59,17 @@ def diff(
             transfer = measure_transfer([first, second], points, store, prompts, **placement)
         except DriftError as error:
             reason = {TRANSFER: str(error)}
-    pair = compare(*points, q=q, transfer=transfer)
+    pair = compare_points(*points, q=q, transfer=transfer)
     return replace(pair, missing={**pair.missing, **reason})
 
 
-def compare(a: Point, b: Point, *, q: float = 0.05, transfer: "circuits.Transfer | None" = None) -> PairDiff:
+def stored_pair(run: RunRecord, a: int | str, b: int | str, *, q: float = 0.05) -> PairRecord:
+    """Two checkpoints of a run compared, with the transfer between them where it was measured."""
+    pair = (run.at(a), run.at(b))
+    return compare_points(*pair, q=q, transfer=stored_transfer(pair, Store(run.store)))
+
+
+def compare_points(a: Point, b: Point, *, q: float = 0.05, transfer: "circuits.Transfer | None" = None) -> PairRecord:
     """Compare two measured checkpoints from their results alone; no model, no torch.
 
     Args:
@@ -183,14 +102,13 @@ def compare(a: Point, b: Point, *, q: float = 0.05, transfer: "circuits.Transfer
         rewired = circuits.diff(before, after, q=q)
         rewired = rewired if transfer is None else rewired.with_transfer(transfer)
         roles = _role_changes(a, b, rewired)
-    return PairDiff(
+    changes = {"heads": compared, "circuit": rewired, "roles": roles}
+    return PairRecord(
         a=a,
         b=b,
         q=q,
         behaviour=tuple(behaviour),
-        heads=compared,
-        circuit=rewired,
-        roles=roles,
+        changes={measure: change for measure, change in changes.items() if change is not None},
         facts=facts,
         missing=missing,
     )

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from circuit_drift.record.pair import PairRecord
+
 if TYPE_CHECKING:
     import pandas as pd
 
     import circuits
-    from circuit_drift.comparison.pair import PairDiff
 
 TABLES = ("heads", "edges", "nodes", "similarity", "profile", "transfer", "roles")
 
@@ -28,7 +29,7 @@ class PairTable:
     frame: "pd.DataFrame"
 
 
-def pair_tables(pair: "PairDiff") -> Iterator[PairTable]:
+def pair_tables(pair: PairRecord) -> Iterator[PairTable]:
     """Whatever was compared: heads, edges, nodes, similarity, depth and spread, transfer, roles."""
     if pair.heads is not None:
         columns = ["name", "before", "after", "delta", "low", "high", "q", "status"]

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints import BadPrompt, Checkpoint, DriftError, Series
 from checkpoints.loading.load import DeviceMap
-from circuit_drift.comparison.recall import recalled, recalled_facts
 from circuit_drift.measures.measures import ATTENTION, tokenizer_of
+from circuit_drift.measures.recall import recalled, recalled_facts
 from circuit_drift.prompts import Prompts
+from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.stages.stages import stage_ends
 from circuit_drift.store.store import Store, key_of
 from circuits.graph.pruning import default_size
 
 if TYPE_CHECKING:
     import circuits
-    from circuit_drift.sweep.sweep import Point, Run
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ TRANSFER = "transfer"
 VERSION = 1
 
 
-def stored_transfer(points: "Sequence[Point]", store: Store) -> "circuits.Transfer | None":
+def stored_transfer(points: Sequence[Point], store: Store) -> "circuits.Transfer | None":
     """The transfer between these points, if it was measured."""
     import circuits
 
@@ -40,7 +40,7 @@ def stored_transfer(points: "Sequence[Point]", store: Store) -> "circuits.Transf
 
 def measure_transfer(
     checkpoints: Sequence[Checkpoint],
-    points: "Sequence[Point]",
+    points: Sequence[Point],
     store: Store,
     prompts: Prompts,
     *,
@@ -66,7 +66,7 @@ def measure_transfer(
     """
     import circuits
     from checkpoints.loading.stream import stream
-    from circuit_drift.sweep.models import pick_device
+    from circuit_drift.sweep.workers.models import pick_device
 
     lacking = [point.name for point in points if point.circuit is None]
     if lacking:
@@ -101,7 +101,7 @@ def measure_transfer(
     return result
 
 
-def transfer_over_stages(run: "Run", series: Series, prompts: Prompts, **placement: Any) -> None:
+def transfer_over_stages(run: RunRecord, series: Series, prompts: Prompts, **placement: Any) -> None:
     """Measure the transfer across each stage of a run, which its report then shows; a stage that cannot is passed over.
 
     Args:
@@ -120,11 +120,11 @@ def transfer_over_stages(run: "Run", series: Series, prompts: Prompts, **placeme
             logger.warning("transfer %s to %s: %s", ends[0].name, ends[1].name, error)
 
 
-def _names(points: "Sequence[Point]") -> list[str]:
+def _names(points: Sequence[Point]) -> list[str]:
     """Steps where they tell the points apart, else places."""
     steps = [point.name if point.step is None else str(point.step) for point in points]
     return steps if len(set(steps)) == len(steps) else [point.place for point in points]
 
 
-def _key(points: "Sequence[Point]") -> str:
+def _key(points: Sequence[Point]) -> str:
     return key_of({"version": VERSION, "circuits": [point.keys["circuit"] for point in points]})

@@ -21,7 +21,7 @@ from heads.scores.stats import Estimate
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from circuit_drift.sweep.sweep import Run
+    from circuit_drift.record.record import RunRecord
 
 Maps = Mapping[float, heads.NeedleMap]
 """Step, or another number that tells checkpoints apart -> map."""
@@ -37,7 +37,7 @@ BEFORES = (0, 64, 128, 256, 384)
 
 
 def follow(
-    run: "Run",
+    run: "RunRecord",
     *,
     stage: str = "pretrain",
     since: int = 0,
@@ -180,7 +180,7 @@ def maps_figure(maps: Maps, *, by: str = "step") -> "go.Figure":
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    from circuit_drift.report import theme
+    from circuit_drift.page import theme
 
     first, last = (maps[step] for step in (min(maps), max(maps)))
     changes = dict(zip((f"{n:g}" for n in last.rows), last.row_nll - first.row_nll, strict=True))
@@ -214,7 +214,7 @@ def interference_figure(maps: Maps) -> "go.Figure":
     """Answer NLL against the text before the needle, a line a checkpoint, mean over the distances."""
     import plotly.graph_objects as go
 
-    from circuit_drift.report import theme
+    from circuit_drift.page import theme
 
     figure = go.Figure()
     for i, (step, found) in enumerate(maps.items()):

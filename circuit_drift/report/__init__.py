@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints import BadPrompt
+from circuit_drift.comparison.pair import stored_pair
 from circuit_drift.comparison.pair_tables import pair_tables, role_frame
-from circuit_drift.report.audit import audit_sections, audit_warnings, mark_steps
-from circuit_drift.report.page import Section, write_page
+from circuit_drift.page.axis import mark_steps
+from circuit_drift.page.page import Section, write_page
+from circuit_drift.record.pair import PairRecord
+from circuit_drift.record.record import Point, RunRecord
+from circuit_drift.report.audit import audit_sections, audit_warnings
 from circuit_drift.report.verdict import pair_verdict, run_verdict
 from circuit_drift.stages.stages import evolve, stage_ends
 from circuits.roles.roles import changes_sentence
@@ -15,8 +19,6 @@ from circuits.roles.roles import changes_sentence
 if TYPE_CHECKING:
     import pandas as pd
 
-    from circuit_drift.comparison.pair import PairDiff
-    from circuit_drift.sweep.sweep import Point, Run
 
 __all__ = ["write_pair_report", "write_report"]
 
@@ -27,7 +29,7 @@ ROLES_CAPTION = (
 )
 
 
-def write_report(run: "Run", path: Path | str) -> Path:
+def write_report(run: RunRecord, path: Path | str) -> Path:
     """Write the report of a run: verdict, behaviour, heads and circuits over training, and the stages' own diffs.
 
     Args:
@@ -40,7 +42,7 @@ def write_report(run: "Run", path: Path | str) -> Path:
     from circuit_drift.report.run_table import run_frame
 
     table = run_frame(run)
-    pairs = [run.diff(a.place, b.place) for a, b in stage_ends(run)]
+    pairs = [stored_pair(run, a.place, b.place) for a, b in stage_ends(run)]
     sections = [
         *_evolution(run, table),
         *(section for pair in pairs for section in _pair_sections(pair, anchor=f"{pair.a.name}-{pair.b.name}")),
@@ -58,7 +60,7 @@ def write_report(run: "Run", path: Path | str) -> Path:
     )
 
 
-def write_pair_report(pair: "PairDiff", path: Path | str) -> Path:
+def write_pair_report(pair: PairRecord, path: Path | str) -> Path:
     """Write the report of two checkpoints.
 
     Raises:
@@ -75,12 +77,12 @@ def write_pair_report(pair: "PairDiff", path: Path | str) -> Path:
     )
 
 
-def _headlines(pair: "PairDiff") -> Iterator[str]:
+def _headlines(pair: PairRecord) -> Iterator[str]:
     if pair.circuit is not None:
         yield f"Circuit, step {pair.a.label} → {pair.b.label}, on {pair.facts}: {pair.circuit.verdict}"
 
 
-def _evolution(run: "Run", table: "pd.DataFrame") -> Iterator[Section]:
+def _evolution(run: RunRecord, table: "pd.DataFrame") -> Iterator[Section]:
     from circuit_drift.report import evolution, rewiring, roles
 
     scored = next((point.heads for point in run if point.heads is not None), None)
@@ -155,7 +157,7 @@ def _evolution(run: "Run", table: "pd.DataFrame") -> Iterator[Section]:
         )
 
 
-def _pair_sections(pair: "PairDiff", *, anchor: str) -> Iterator[Section]:
+def _pair_sections(pair: PairRecord, *, anchor: str) -> Iterator[Section]:
     span = f"{pair.a.label} → {pair.b.label}"
     if pair.circuit is not None:
         yield Section(
@@ -209,7 +211,7 @@ def _pair_sections(pair: "PairDiff", *, anchor: str) -> Iterator[Section]:
         )
 
 
-def _provenance(points: "tuple[Point, ...]", origins: Mapping[str, str]) -> list[tuple[str, str]]:
+def _provenance(points: tuple[Point, ...], origins: Mapping[str, str]) -> list[tuple[str, str]]:
     """What the numbers were computed from, as recorded in the results."""
     found: dict[str, dict[str, None]] = {}
     for point in points:

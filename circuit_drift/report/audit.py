@@ -5,25 +5,23 @@ shaded band; where steps are missing a dashed line stands in the gap.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from circuit_drift.report import theme
-from circuit_drift.report.page import Section
+from circuit_drift.page import theme
+from circuit_drift.page.axis import COLOURS
+from circuit_drift.page.page import Section
+from circuit_drift.record.record import RunRecord
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from circuit_drift.sweep.sweep import Run
 
-MARKS = {"error": "✕", "warning": "!"}
-_COLOURS = {"error": theme.VERMILLION, "warning": theme.ORANGE}
 _SYMBOLS = {"error": "x", "warning": "diamond"}
 _LEGEND = "✕: an error of the audit names this checkpoint; !: a warning; dashed line: steps are missing there."
 
 
-def audit_sections(run: "Run") -> Iterator[Section]:
+def audit_sections(run: RunRecord) -> Iterator[Section]:
     """The audit's findings in a table, beneath the series' graph where it branches."""
     if run.audit is None:
         yield Section("audit", "Audit of the series", text="No audit is on record for this run.")
@@ -38,72 +36,18 @@ def audit_sections(run: "Run") -> Iterator[Section]:
     )
 
 
-def audit_warnings(run: "Run") -> list[str]:
+def audit_warnings(run: RunRecord) -> list[str]:
     """The findings as sentences, for the top of the page."""
     return [] if run.audit is None else [f"audit, {finding.sentence}" for finding in run.audit.findings]
 
 
-def tick_labels(run: "Run") -> list[str]:
-    """The checkpoints' labels, marked where the audit names one."""
-    named = run.audit.suspects if run.audit is not None else {}
-    return [f"{MARKS[named[p.place]]} {p.label}" if p.place in named else p.label for p in run]
-
-
-def mark_audit(figure: "go.Figure", run: "Run") -> "go.Figure":
-    """Mark suspect and missing checkpoints along an axis of checkpoint positions."""
-    if run.audit is None:
-        return figure
-    for position, point in enumerate(run):
-        severity = run.audit.suspects.get(point.place)
-        if severity is not None:
-            figure.add_vrect(
-                x0=position - 0.4,
-                x1=position + 0.4,
-                line_width=0,
-                fillcolor=_COLOURS[severity],
-                opacity=0.13,
-                layer="below",
-            )
-    for gap, count in missing(run).items():
-        figure.add_vline(
-            x=gap,
-            line={"color": theme.GREY, "dash": "dash", "width": 1},
-            annotation={"text": f"{count} missing", "font": {"color": theme.GREY, "size": 11}, "yanchor": "top"},
-            annotation_position="top right",
-        )
-    return figure
-
-
-def mark_steps(figure: "go.Figure", run: "Run") -> "go.Figure":
-    """The same marks, and the stages', on a figure whose two axes name the steps themselves, as categories."""
-    labels = list(figure.data[0].x)
-    shown = {str(point.step): point for point in run if point.step is not None}
-    part = replace(run, points=tuple(shown[label] for label in labels))
-    texts = {"tickmode": "array", "tickvals": labels, "ticktext": tick_labels(part)}
-    figure.update_xaxes(**texts).update_yaxes(**texts)
-    return mark_audit(theme.mark_stages(figure, [point.stage for point in part]), part)
-
-
-def missing(run: "Run") -> dict[float, int]:
-    """Position between two checkpoints -> how many steps are missing there."""
-    if run.audit is None:
-        return {}
-    position = {point.place: place for place, point in enumerate(run)}
-    gaps = [finding for finding in run.audit.findings if finding.kind == "missing_steps"]
-    return {
-        position[finding.checkpoints[0]] + 0.5: len(finding.evidence["steps"])
-        for finding in gaps
-        if finding.checkpoints[0] in position
-    }
-
-
-def branches(run: "Run") -> bool:
+def branches(run: RunRecord) -> bool:
     """Whether the series is more than one line: a checkpoint that several continue, or that continues several."""
     continued = [parent for parents in run.parents.values() for parent in parents]
     return len(set(continued)) < len(continued) or any(len(parents) > 1 for parents in run.parents.values())
 
 
-def lineage_figure(run: "Run") -> "go.Figure":
+def lineage_figure(run: RunRecord) -> "go.Figure":
     """The series as a directed acyclic graph: checkpoints by their distance from the first, a row for each branch."""
     import plotly.graph_objects as go
 
@@ -136,7 +80,7 @@ def lineage_figure(run: "Run") -> "go.Figure":
                 name=label,
                 marker={
                     "size": 11,
-                    "color": theme.BLUE if kind is None else _COLOURS[kind],
+                    "color": theme.BLUE if kind is None else COLOURS[kind],
                     "symbol": "circle" if kind is None else _SYMBOLS[kind],
                 },
             )
@@ -156,7 +100,7 @@ def lineage_figure(run: "Run") -> "go.Figure":
     )
 
 
-def _depths(run: "Run") -> dict[str, int]:
+def _depths(run: RunRecord) -> dict[str, int]:
     """How many checkpoints lie before each on the longest way from a first one."""
 
     @cache

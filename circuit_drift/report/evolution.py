@@ -1,4 +1,4 @@
-"""Figures of one run over training: behaviour, heads, circuits. Each takes a `Run` and returns a plotly figure.
+"""Figures of one run over training: behaviour, heads, circuits. Each takes a run's record and returns a plotly figure.
 
 The x axis holds the checkpoints evenly spaced in their order, since log-spaced steps and several stages fit on no
 common scale; tick labels are the steps.
@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuit_drift.comparison.recall import recall_by_class
-from circuit_drift.report import theme
-from circuit_drift.report.audit import mark_audit, tick_labels
+from circuit_drift.measures.recall import recall_by_class
+from circuit_drift.page import theme
+from circuit_drift.page.axis import over_checkpoints, tick_labels
+from circuit_drift.record.record import RunRecord
 from heads.scores.scores import THRESHOLD
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-    from circuit_drift.sweep.sweep import Run
 
-
-def behaviour_figure(run: "Run") -> "go.Figure":
+def behaviour_figure(run: RunRecord) -> "go.Figure":
     """Needle score and accuracy (left) against answer perplexity (right, log) over training."""
     from plotly.subplots import make_subplots
 
@@ -73,7 +72,7 @@ def behaviour_figure(run: "Run") -> "go.Figure":
     return over_checkpoints(figure, run)
 
 
-def recall_figure(run: "Run") -> "go.Figure":
+def recall_figure(run: RunRecord) -> "go.Figure":
     """Share of facts whose answer is the top token, by class, with Wilson 95 % intervals."""
     import plotly.graph_objects as go
     from scipy.stats import binomtest
@@ -111,7 +110,7 @@ def recall_figure(run: "Run") -> "go.Figure":
     return over_checkpoints(figure, run)
 
 
-def head_map_figure(run: "Run") -> "go.Figure":
+def head_map_figure(run: RunRecord) -> "go.Figure":
     """Mean retrieval score of every head, layers x heads, with a slider over checkpoints."""
     import plotly.graph_objects as go
 
@@ -151,7 +150,7 @@ def head_map_figure(run: "Run") -> "go.Figure":
     return figure
 
 
-def head_lines_figure(run: "Run", k: int = 8) -> "go.Figure":
+def head_lines_figure(run: RunRecord, k: int = 8) -> "go.Figure":
     """Retrieval score over training of the heads that reach the highest scores."""
     import plotly.graph_objects as go
 
@@ -183,19 +182,7 @@ def head_lines_figure(run: "Run", k: int = 8) -> "go.Figure":
     return over_checkpoints(figure, run)
 
 
-def over_checkpoints(figure: "go.Figure", run: "Run") -> "go.Figure":
-    """The common x axis: checkpoints evenly spaced, labelled by step, stages marked."""
-    figure.update_xaxes(
-        title_text="step (checkpoints evenly spaced)",
-        tickmode="array",
-        tickvals=list(range(len(run))),
-        ticktext=tick_labels(run),
-        range=[-0.5, len(run) - 0.5],
-    )
-    return mark_audit(theme.mark_stages(figure, [point.stage for point in run]), run)
-
-
-def head_frame(run: "Run") -> "pd.DataFrame":
+def head_frame(run: RunRecord) -> "pd.DataFrame":
     """The numbers behind the head map, long form: step, head, layer, score and its 95 % interval."""
     import pandas as pd
 

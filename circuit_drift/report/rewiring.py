@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuit_drift.comparison.recall import recalled
-from circuit_drift.report import theme
-from circuit_drift.report.evolution import over_checkpoints
+from circuit_drift.measures.recall import recalled
+from circuit_drift.page import theme
+from circuit_drift.page.axis import over_checkpoints
+from circuit_drift.record.record import RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
     import circuits
-    from circuit_drift.sweep.sweep import Run
 
 
-def rewiring_frame(run: "Run") -> "pd.DataFrame":
+def rewiring_frame(run: RunRecord) -> "pd.DataFrame":
     """One row for each checkpoint with a circuit.
 
     Columns: step; ``to_previous`` and ``to_last``: edge overlap (Jaccard) between half of the facts here and the other
@@ -52,7 +52,7 @@ def rewiring_frame(run: "Run") -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def rewiring_figure(run: "Run", frame: "pd.DataFrame") -> "go.Figure":
+def rewiring_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
     """Edge overlap with the previous and the last checkpoint over the noise floor's band; faithfulness below."""
     from plotly.subplots import make_subplots
 

@@ -5,19 +5,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuit_drift.comparison.pair import roles_of
-from circuit_drift.comparison.recall import recalled, recalled_facts
-from circuit_drift.report import theme
-from circuit_drift.report.evolution import over_checkpoints
+from circuit_drift.measures.recall import recalled, recalled_facts
+from circuit_drift.page import theme
+from circuit_drift.page.axis import over_checkpoints
+from circuit_drift.record.record import RunRecord
 from circuits.graph.pruning import default_size
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-    from circuit_drift.sweep.sweep import Run
 
-
-def roles_frame(run: "Run") -> "pd.DataFrame":
+def roles_frame(run: RunRecord) -> "pd.DataFrame":
     """One row a head of a circuit and a role it certainly has: step, head, role.
 
     The circuits and the roles are those of the facts that some checkpoint of the run recalls, as in a diff.
@@ -37,7 +36,7 @@ def roles_frame(run: "Run") -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=["step", "head", "role"])
 
 
-def roles_figure(run: "Run", frame: "pd.DataFrame") -> "go.Figure":
+def roles_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
     """Heads of the circuit with each role, over training."""
     import plotly.graph_objects as go
 
@@ -61,7 +60,7 @@ def roles_figure(run: "Run", frame: "pd.DataFrame") -> "go.Figure":
     return over_checkpoints(figure, run)
 
 
-def _finding(run: "Run", frame: "pd.DataFrame", places: list[int]) -> str:
+def _finding(run: RunRecord, frame: "pd.DataFrame", places: list[int]) -> str:
     order = {run.points[i].label: n for n, i in enumerate(places)}
     movers = frame.loc[frame["role"] == "mover", "step"].map(order)
     if movers.empty:

@@ -6,15 +6,14 @@ from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from circuit_drift.comparison.recall import recall_by_class
+from circuit_drift.measures.recall import recall_by_class
+from circuit_drift.record.record import Point, RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from circuit_drift.sweep.sweep import Point, Run
 
-
-def run_frame(run: "Run") -> "pd.DataFrame":
+def run_frame(run: RunRecord) -> "pd.DataFrame":
     """Behaviour, heads and circuit of every checkpoint, tidy; a measure that failed or was not asked for is NaN.
 
     Columns: checkpoint, step, stage, tokens; branch where there are any; loss where the series brings a training log;
@@ -29,7 +28,7 @@ def run_frame(run: "Run") -> "pd.DataFrame":
     return frame if any(point.branch for point in run) else frame.drop(columns="branch")
 
 
-def logged_losses(run: "Run") -> dict[int, float]:
+def logged_losses(run: RunRecord) -> dict[int, float]:
     """Step -> training loss, from the ``train_loss`` column of the series' own log."""
     if run.log is None:
         return {}
@@ -37,7 +36,7 @@ def logged_losses(run: "Run") -> dict[int, float]:
     return {int(row["step"]): float(row["train_loss"]) for row in rows if row.get("step") and row.get("train_loss")}
 
 
-def run_html(run: "Run") -> str:
+def run_html(run: RunRecord) -> str:
     """What a notebook shows of a run: its verdict and its table."""
     from circuit_drift.report.verdict import run_verdict
 
@@ -46,7 +45,7 @@ def run_html(run: "Run") -> str:
     return f"<p><b>{escape(run.name)}</b>: {len(run)} checkpoints</p><ul>{sentences}</ul>{table}"
 
 
-def _row(point: "Point", losses: dict[int, float]) -> dict[str, Any]:
+def _row(point: Point, losses: dict[int, float]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "checkpoint": point.name,
         "step": point.step,

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuit_drift.comparison.recall import recall_by_class
-from circuit_drift.stages.stages import continued, stages
+from circuit_drift.measures.recall import recall_by_class
+from circuit_drift.record.pair import PairRecord
+from circuit_drift.record.record import RunRecord
+from circuit_drift.stages.stages import continued, monitor, stages
 from circuits.roles.roles import changes_sentence
 from heads.scores.scores import THRESHOLD
 
 if TYPE_CHECKING:
-    from circuit_drift.comparison.pair import PairDiff
-    from circuit_drift.sweep.sweep import Run
     from heads import HeadComparison
 
 PASSED = 0.95
@@ -20,7 +20,7 @@ FALLING = 0.10
 PARTS = {"head": "heads", "circuit": "circuit"}
 
 
-def pair_verdict(pair: "PairDiff") -> tuple[str, ...]:
+def pair_verdict(pair: PairRecord) -> tuple[str, ...]:
     """What changed from A to B: whether at all, then behaviour, heads, circuit."""
     a, b = pair.a.label, pair.b.label
     if a == b:
@@ -41,7 +41,7 @@ def pair_verdict(pair: "PairDiff") -> tuple[str, ...]:
     return tuple(sentence for sentence in sentences if sentence)
 
 
-def _changed(pair: "PairDiff") -> Iterator[str]:
+def _changed(pair: PairRecord) -> Iterator[str]:
     """What makes a pair differ: heads or, where none did, what is read off the answers; edges or the graph as a whole.
 
     The readouts' level is Holm's for two: where one of them is significant, so is every one below the level itself.
@@ -57,7 +57,7 @@ def _changed(pair: "PairDiff") -> Iterator[str]:
         yield "the graph as a whole"
 
 
-def _behaviour_sentence(pair: "PairDiff") -> str:
+def _behaviour_sentence(pair: PairRecord) -> str:
     told = [
         f"{c.name} {c.before:.2f} → {c.after:.2f} (Δ {c.delta:+.2f} [{c.low:+.2f}, {c.high:+.2f}])"
         for c in pair.behaviour
@@ -76,7 +76,7 @@ def _heads_sentence(heads: "HeadComparison") -> str:
     )
 
 
-def run_verdict(run: "Run") -> tuple[str, ...]:
+def run_verdict(run: RunRecord) -> tuple[str, ...]:
     """What happened over a run: when heads began to retrieve, what saturated first, what was learned and lost."""
     sentences = [*_emergence(run), *_saturation(run), *_knowledge(run), *_unasked(run)]
     failed = [point.name for point in run if point.failures]
@@ -85,7 +85,7 @@ def run_verdict(run: "Run") -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _unasked(run: "Run") -> Iterator[str]:
+def _unasked(run: RunRecord) -> Iterator[str]:
     """Needles that no prompt was made of, with the first reason."""
     refused = next((point.heads.meta.get("refused", ()) for point in run if point.heads is not None), ())
     if refused:
@@ -94,7 +94,7 @@ def _unasked(run: "Run") -> Iterator[str]:
         yield f"{len(refused)} {needles} refused and not asked; needle {index}: {reason}."
 
 
-def _emergence(run: "Run") -> Iterator[str]:
+def _emergence(run: RunRecord) -> Iterator[str]:
     scored = [(point, point.heads) for point in run if point.heads is not None]
     leaders = [scores.top(1)[0] for _, scores in scored]
     best = [leader.score.value for leader in leaders]
@@ -115,7 +115,7 @@ def _emergence(run: "Run") -> Iterator[str]:
     )
 
 
-def _saturation(run: "Run") -> Iterator[str]:
+def _saturation(run: RunRecord) -> Iterator[str]:
     """Per stage: a needle test that is passed for good while the perplexity still falls, and what the monitor tests."""
     for stage in stages(run):
         scored = [(point.label, point.heads) for point in stage if point.heads is not None and point.step]
@@ -132,12 +132,12 @@ def _saturation(run: "Run") -> Iterator[str]:
                 f"answer perplexity falls further, {perplexity[first]:.2f} → {perplexity[lowest]:.2f}, until step "
                 f"{scored[lowest][0]}, {lowest - first} checkpoints later{where}."
             )
-        for sentence in run.monitor(stage[0].stage, stage[0].branch).findings:
+        for sentence in monitor(run, stage[0].stage, stage[0].branch).findings:
             if sentence.startswith("deceptive"):
                 yield f"{sentence[0].upper()}{sentence[1:]}{where}."
 
 
-def _knowledge(run: "Run") -> Iterator[str]:
+def _knowledge(run: RunRecord) -> Iterator[str]:
     """Per stage after the first: recall of each class of facts before, at its best, and at the end."""
     groups = stages(run)
     for index, stage in enumerate(groups):

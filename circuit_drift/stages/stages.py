@@ -1,23 +1,23 @@
 """The lines and stages a run was trained in, and its circuits followed over them, on the facts that it ever recalls."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from checkpoints import BadPrompt, StoreError
-from circuit_drift.comparison.recall import recalled
+from circuit_drift.measures.recall import recalled
+from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.store.store import Store, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import circuits
-    from circuit_drift.sweep.sweep import Point, Run
+    import heads
 
 PLACES = ("stage", "branch")
 
 
-def line(run: "Run", stage: str | None = None, branch: str | None = None) -> list["Point"]:
+def line(run: RunRecord, stage: str | None = None, branch: str | None = None) -> list[Point]:
     """The points with a step of one line of training, in order: all, or those of a stage or branch.
 
     A branch's line holds the points of no branch too, which all branches share.
@@ -44,7 +44,7 @@ def line(run: "Run", stage: str | None = None, branch: str | None = None) -> lis
     return chosen
 
 
-def stages(run: "Run") -> list[list["Point"]]:
+def stages(run: RunRecord) -> list[list[Point]]:
     """The points grouped by training stage and branch, in order."""
     groups: list[list[Point]] = []
     for point in run:
@@ -55,7 +55,7 @@ def stages(run: "Run") -> list[list["Point"]]:
     return groups
 
 
-def continued(groups: "Sequence[list[Point]]", index: int) -> "Point | None":
+def continued(groups: Sequence[list[Point]], index: int) -> Point | None:
     """The point that a group of `stages` goes on from: the end of the stage before it, in the same branch if it has it.
 
     None for the first stage, and where several branches were merged.
@@ -67,7 +67,7 @@ def continued(groups: "Sequence[list[Point]]", index: int) -> "Point | None":
     return ends[0] if len(ends) == 1 else None
 
 
-def stage_ends(run: "Run") -> list[tuple["Point", "Point"]]:
+def stage_ends(run: RunRecord) -> list[tuple[Point, Point]]:
     """The pairs a reader looks at first: each stage's start, which is the last point of the one before, and its end."""
     complete = [[p for p in stage if p.circuit is not None or p.heads is not None] for stage in stages(run)]
     groups = [group for group in complete if group]
@@ -75,7 +75,7 @@ def stage_ends(run: "Run") -> list[tuple["Point", "Point"]]:
     return [(start, group[-1]) for start, group in zip(starts, groups, strict=True) if start is not group[-1]]
 
 
-def tokens_in_stage(run: "Run", chosen: "Sequence[Point]") -> list[int] | None:
+def tokens_in_stage(run: RunRecord, chosen: Sequence[Point]) -> list[int] | None:
     """Tokens of each point of a line since the stage before its first; since 0 where that counts on its own.
 
     None where a point has no count, or the counts do not rise, as those rounded in names may not.
@@ -90,10 +90,36 @@ def tokens_in_stage(run: "Run", chosen: "Sequence[Point]") -> list[int] | None:
     return [count - start for count in counts]
 
 
-def evolve(run: "Run", stage: str | None = None, branch: str | None = None) -> "tuple[circuits.Evolution, str]":
+def monitor(run: RunRecord, stage: str | None = None, branch: str | None = None, **options: Any) -> "heads.Monitor":
+    """Follow retrieval through a run, one of its stages or one of its branches; options as of `heads.monitor`.
+
+    A stage's tokens are counted from its start, since doublings of the whole run mean little inside a short one.
+
+    Raises:
+        StoreError: no such stage or branch.
+        BadPrompt: fewer than two checkpoints with retrieval scores and a step, or several lines of training.
+    """
+    import heads
+
+    chosen = line(run, stage, branch)
+    tokens: Sequence[int | None] = tokens_in_stage(run, chosen) or [None] * len(chosen)
+    scored = [
+        (point.step, count, point.heads)
+        for point, count in zip(chosen, tokens, strict=True)
+        if point.step is not None and point.heads is not None
+    ]
+    if len(scored) < 2:
+        raise BadPrompt(
+            f"{run.name} has {len(scored)} checkpoints with retrieval scores and a step in what is followed; a "
+            "monitor needs two: measure them with circuit-drift run --measures heads"
+        )
+    return heads.monitor(scored, **options)
+
+
+def evolve(run: RunRecord, stage: str | None = None, branch: str | None = None) -> "tuple[circuits.Evolution, str]":
     """Follow the circuit over a run, one of its stages or one of its branches; see `circuits.evolve`.
 
-    Facts that no checkpoint recalls are left out, as in a diff; see `circuit_drift.comparison.recall.recalled`.
+    Facts that no checkpoint recalls are left out, as in a diff; see `circuit_drift.measures.recall.recalled`.
 
     Returns:
         the evolution, and the choice of facts in words.
@@ -114,7 +140,7 @@ def evolve(run: "Run", stage: str | None = None, branch: str | None = None) -> "
 
 
 def _stored(
-    store: Store, points: "Sequence[Point]", graphs: "Sequence[circuits.AttributionGraph]"
+    store: Store, points: Sequence[Point], graphs: "Sequence[circuits.AttributionGraph]"
 ) -> "circuits.Evolution":
     """`circuits.evolve`, kept in the store: its permutations take longer than all else that needs no model."""
     import circuits

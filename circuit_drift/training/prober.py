@@ -16,10 +16,10 @@ from circuit_drift.measures.measures import (
     RetrievalMeasure,
     stored_result,
 )
+from circuit_drift.record.record import Point
 from circuit_drift.store.store import Store
-from circuit_drift.sweep.sweep import Point
-from circuit_drift.sweep.tasks import Task
-from circuit_drift.sweep.worker import reason, take
+from circuit_drift.sweep.workers.tasks import Task
+from circuit_drift.sweep.workers.worker import reason, take
 from circuit_drift.training.budget import Budget
 from circuit_drift.training.live import hash_tokenizer, live_model
 from circuit_drift.training.recorder import Recorder
@@ -168,8 +168,16 @@ class Prober:
         for name, why in failures.items():
             logger.warning("%s at step %d: %s", name, step, why)
         scalars |= _headline(results)
-        about = {"step": step, "tokens": tokens, "stage": stage, "keys": keys, "failures": failures}
-        point = Point.of(results, name=loaded.checkpoint.name, weights=loaded.checkpoint.weights_hash, **about)
+        point = Point(
+            name=loaded.checkpoint.name,
+            step=step,
+            tokens=tokens,
+            stage=stage,
+            keys=keys,
+            results=results,
+            failures=failures,
+            weights=loaded.checkpoint.weights_hash,
+        )
         try:
             self.recorder.add(point, scalars, units)
         except DriftError as error:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints import BadPrompt, StoreError
 from checkpoints.results.disk import write_file
+from circuit_drift.record.record import Point, point_record
 from circuit_drift.store.store import Store
-from circuit_drift.sweep.sweep import Point, point_record
 
 if TYPE_CHECKING:
     import pandas as pd

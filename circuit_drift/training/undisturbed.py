@@ -1,18 +1,14 @@
 """A model in training, lent to a measurement and handed back exactly as it was."""
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from checkpoints import DriftError
+from circuit_drift.behaviour.randomness import random_states
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-PROBE_SEED = 0
 
 
 class TrainingDisturbed(DriftError):
@@ -63,24 +59,6 @@ def undisturbed(model: "PreTrainedModel") -> Iterator[None]:
             f"a probe wrote to the weights of {type(model).__name__}: training cannot go on from them; take the "
             "last checkpoint, and leave that probe out"
         )
-
-
-@contextmanager
-def random_states() -> Iterator[None]:
-    """Start every generator from one seed, and put its state back at the end of the block."""
-    import torch
-
-    cuda = list(range(torch.cuda.device_count()))
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is what is kept
-    with torch.random.fork_rng(devices=cuda):
-        try:
-            random.seed(PROBE_SEED)
-            np.random.seed(PROBE_SEED)  # noqa: NPY002
-            torch.manual_seed(PROBE_SEED)
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)  # noqa: NPY002
 
 
 def _versions(model: "PreTrainedModel") -> list[int]:

@@ -13,7 +13,8 @@ import numpy as np
 import circuits
 import heads
 from checkpoints.audit import AuditReport, Finding
-from circuit_drift.sweep.sweep import Point, Run
+from circuit_drift.api.runs import Run
+from circuit_drift.record.record import Point
 
 SHAPE = circuits.GraphShape(2, 2, 2)
 """46 edges, of which circuits keep 20: writers input, a0.h0, a0.h1, m0, a1.h0, a1.h1, m1."""
@@ -193,8 +194,10 @@ def point(step: int | None, *, name: str = "", tokens: int | None = None, stage:
     """A measured checkpoint; every result it is given has a key."""
     name = name or f"step{step}"
     measures = ("heads", "circuit", "faithfulness", "roles")
-    keys = {measure: f"{measure}-{stage}-{name}" for measure in measures if other.get(measure) is not None}
-    return Point(name=name, step=step, tokens=tokens, stage=stage, keys=keys, **other)
+    results = {measure: other[measure] for measure in measures if other.get(measure) is not None}
+    keys = {measure: f"{measure}-{stage}-{name}" for measure in results}
+    others = {key: value for key, value in other.items() if key not in measures}
+    return Point(name=name, step=step, tokens=tokens, stage=stage, keys=keys, results=results, **others)
 
 
 def run_of(*points: Point, store: Path = Path("no store"), findings: Sequence[Finding] = (), **other) -> Run:

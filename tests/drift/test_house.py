@@ -49,7 +49,7 @@ def test_the_wheel_holds_the_four_packages_and_nothing_else(tmp_path: Path):
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert top == set(PACKAGES)
-    assert {"circuit_drift/report/report.html.j2", "circuit_drift/report/style.css"} <= set(names)
+    assert {"circuit_drift/page/report.html.j2", "circuit_drift/page/style.css"} <= set(names)
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     assert wheel.stat().st_size < 2_000_000
 

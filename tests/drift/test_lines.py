@@ -6,10 +6,11 @@ import pytest
 from typer.testing import CliRunner
 
 from checkpoints import BadPrompt, StoreError
+from circuit_drift.api.runs import Run
 from circuit_drift.cli import app
+from circuit_drift.record.record import Point
 from circuit_drift.report.run_table import run_frame
 from circuit_drift.stages.stages import continued, evolve, line, stage_ends, stages, tokens_in_stage
-from circuit_drift.sweep.sweep import Point, Run
 from tests.drift.conftest import save_model, save_prompts
 
 

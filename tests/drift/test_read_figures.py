@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from checkpoints.audit import Finding
-from circuit_drift.report import theme
-from circuit_drift.report.audit import lineage_figure, mark_steps
+from circuit_drift.page import theme
+from circuit_drift.page.axis import mark_steps
+from circuit_drift.report.audit import lineage_figure
 from circuit_drift.report.evolution import (
     behaviour_figure,
     head_frame,
@@ -362,7 +363,7 @@ def test_roles_are_those_over_the_facts_that_are_recalled():
     first = _cast(0, known=8)
     subject = first.roles.subject.copy()
     subject[:, 0, 0] = [100] * 8 + [-400] * 2
-    run = run_of(replace(first, roles=replace(first.roles, subject=subject)), _cast(10, known=8))
+    run = run_of(first.with_result("roles", replace(first.roles, subject=subject)), _cast(10, known=8))
     assert ["0", "a0.h0", "mover"] in roles_frame(run).values.tolist()
 
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from checkpoints.audit import Finding
-from circuit_drift.comparison.pair import compare
+from circuit_drift.api.pairs import compare
+from circuit_drift.page.page import Section, write_page
 from circuit_drift.report import write_pair_report, write_report
-from circuit_drift.report.page import Section, write_page
 from tests.drift.handmade import (
     WIRING_A,
     WIRING_B,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from checkpoints import CheckpointMismatch
+from circuit_drift.api.pairs import compare
 from circuit_drift.cli.render import print_pair
-from circuit_drift.comparison.pair import compare
 from circuit_drift.comparison.pair_tables import pair_tables
 from tests.drift.handmade import (
     EDGES,
@@ -120,14 +120,14 @@ def test_a_pair_that_did_not_change_says_so(same):
 
 def test_a_pair_differs_by_its_circuit_alone():
     a, b = _a(), _b(tokens=None)
-    pair = compare(a, replace(b, heads=a.heads))
+    pair = compare(a, b.with_result("heads", a.heads))
     assert pair.significant
     assert pair.verdict[0] == "0 and 1,000 differ: 2 edges changed for real (q < 0.05)."
 
 
 def test_a_pair_differs_by_its_heads_alone():
     a, b = _a(), _b()
-    pair = compare(a, replace(b, circuit=a.circuit))
+    pair = compare(a, b.with_result("circuit", a.circuit))
     assert pair.significant
     assert pair.verdict[0] == "0 and 1,000 differ: 2 heads changed for real (q < 0.05)."
 
@@ -155,8 +155,9 @@ def test_a_readout_counts_at_holms_level_of_two(level, differs):
 def test_a_graph_may_change_as_a_whole_without_an_edge_that_can_be_named():
     pair = compare(point(0, circuit=graph(strengths(WIRING_A))), point(1, circuit=graph(strengths(WIRING_B))))
     none = replace(pair.circuit, tests=replace(pair.circuit.tests, q=np.ones(46)))
-    assert replace(pair, circuit=none).significant
-    assert replace(pair, circuit=none).verdict[0] == "0 and 1 differ: the graph as a whole changed for real (q < 0.05)."
+    alone = pair.with_change("circuit", none)
+    assert alone.significant
+    assert alone.verdict[0] == "0 and 1 differ: the graph as a whole changed for real (q < 0.05)."
 
 
 def test_what_was_not_measured_is_not_compared_and_the_reason_is_told():

@@ -9,7 +9,7 @@ import pytest
 
 import circuit_drift
 from checkpoints import StoreError
-from circuit_drift.report.page import Section, write_page
+from circuit_drift.page.page import Section, write_page
 from circuit_drift.stages.stages import stage_ends
 
 

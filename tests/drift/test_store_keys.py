@@ -88,10 +88,10 @@ def test_a_checkpoint_that_is_replaced_while_it_is_measured_is_refused(changed, 
 
 
 def test_a_measure_of_another_name_has_a_place_in_the_record(tmp_path):
-    from circuit_drift.sweep.sweep import Point, point_record
+    from circuit_drift.record.record import Point, point_record
 
-    point = Point.of({"norms": 1.5}, name="checkpoint-1", step=1, tokens=None, stage=None, keys={"norms": "abc"})
-    assert point.others == {"norms": 1.5}
+    point = Point("checkpoint-1", 1, None, None, keys={"norms": "abc"}, results={"norms": 1.5})
+    assert point.results == {"norms": 1.5}
     assert point_record(point)["keys"] == {"norms": "abc"}
     assert replace(point, step=2).step == 2
 

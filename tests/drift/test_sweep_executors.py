@@ -22,9 +22,9 @@ from circuit_drift.sweep.executors import EXECUTORS, Workforce
 from circuit_drift.sweep.executors.pool import follow, starting_points
 from circuit_drift.sweep.executors.processes import environments, visible_gpus
 from circuit_drift.sweep.executors.slurm import SlurmWorker
-from circuit_drift.sweep.progress import Progress
-from circuit_drift.sweep.tasks import Sweep
-from circuit_drift.sweep.worker import ATTEMPTS, work
+from circuit_drift.sweep.workers.progress import Progress
+from circuit_drift.sweep.workers.tasks import Sweep
+from circuit_drift.sweep.workers.worker import ATTEMPTS, work
 from tests.drift.test_sweep_kill import contents, prompts_of
 
 ELSEWHERE = [name for name in EXECUTORS if name != "serial"]
@@ -160,7 +160,7 @@ def test_a_checkpoint_that_kills_its_workers_is_given_up(tiny_series, tmp_path, 
 
     for _ in range(ATTEMPTS):
         with monkeypatch.context() as patch:
-            patch.setattr("circuit_drift.sweep.worker.take", die)
+            patch.setattr("circuit_drift.sweep.workers.worker.take", die)
             patch.setattr("circuit_drift.store.leases.Claim.__exit__", lambda *_: None)
             patch.setattr("circuit_drift.store.leases.Claim._beat", lambda _: None)
             with pytest.raises(Killed):

@@ -13,7 +13,7 @@ from checkpoints import open_series
 from circuit_drift.measures.measures import MEASURES, build_measures
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.executors.pool import exhaust
-from circuit_drift.sweep.tasks import Sweep
+from circuit_drift.sweep.workers.tasks import Sweep
 from tests.drift.conftest import save_model, save_prompts
 
 KILLS = 8

@@ -8,13 +8,13 @@ import pytest
 
 import circuit_drift
 from checkpoints import open_series
+from circuit_drift.api.runs import load_run
 from circuit_drift.cli import app
 from circuit_drift.measures.measures import build_measures, store_key
 from circuit_drift.store.store import Store
-from circuit_drift.sweep.models import Models
-from circuit_drift.sweep.sweep import load_run
-from circuit_drift.sweep.tasks import Sweep
-from circuit_drift.sweep.worker import work
+from circuit_drift.sweep.workers.models import Models
+from circuit_drift.sweep.workers.tasks import Sweep
+from circuit_drift.sweep.workers.worker import work
 from tests.checkpoints.test_device_map import SPLIT, attach_hooks
 from tests.drift.test_sweep_kill import prompts_of
 

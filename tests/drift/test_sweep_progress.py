@@ -11,8 +11,8 @@ from checkpoints import open_series
 from circuit_drift.measures.measures import build_measures
 from circuit_drift.store.journal import Outcome
 from circuit_drift.store.store import Store
-from circuit_drift.sweep.progress import Progress, has_viewer
-from circuit_drift.sweep.tasks import Sweep
+from circuit_drift.sweep.workers.progress import Progress, has_viewer
+from circuit_drift.sweep.workers.tasks import Sweep
 from tests.drift.test_sweep_kill import prompts_of
 
 

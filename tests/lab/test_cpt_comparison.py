@@ -106,8 +106,9 @@ def test_the_first_circuit_is_its_own_at_the_first_checkpoint(compared, trained,
     run, facts = trained[0].run, circuits.load_facts(config.traced)
     with pytest.raises(BadPrompt, match=r"step 0 .* recalls none of the facts"):
         function_frame(config, out, "LoRA")
-    known = tuple(replace(p, circuit=replace(p.circuit, answer_rank=np.zeros_like(p.circuit.answer_rank))) for p in run)
-    monkeypatch.setattr("circuit_drift.training.strategies.drift.load_run", lambda *_: replace(run, points=known))
+    recalled = [replace(p.circuit, answer_rank=np.zeros_like(p.circuit.answer_rank)) for p in run]
+    known = tuple(p.with_result("circuit", graph) for p, graph in zip(run, recalled, strict=True))
+    monkeypatch.setattr("circuit_drift.training.strategies.drift.load_record", lambda *_: replace(run, points=known))
     frame = function_frame(config, out, "LoRA", share=1.0)
     assert frame["first"].to_numpy() == pytest.approx(1.0, abs=1e-3)  # a circuit of all edges is the whole model
     assert frame["facts"].tolist() == [len(facts)] * 3

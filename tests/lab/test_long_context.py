@@ -7,9 +7,10 @@ import pytest
 
 import heads
 from checkpoints import UnsupportedArchitecture, open_series
+from circuit_drift.api.runs import Run
+from circuit_drift.record.record import Point
 from circuit_drift.replicate import long_context
 from circuit_drift.replicate.long_context_findings import claims
-from circuit_drift.sweep.sweep import Point, Run
 from heads import NeedleMap, Readout, RetrievalScores, Validation
 
 STEPS = [100 * 2**i for i in range(8)]
@@ -52,7 +53,14 @@ def readout(recall, names=()):
 
 def run_of(fall):
     return [
-        Point(name=f"checkpoint-{s}", step=s, stage="pretrain", tokens=64 * s, keys={}, heads=scores(i, fall=fall))
+        Point(
+            name=f"checkpoint-{s}",
+            step=s,
+            stage="pretrain",
+            tokens=64 * s,
+            keys={},
+            results={"heads": scores(i, fall=fall)},
+        )
         for i, s in enumerate(STEPS)
     ]
 

@@ -10,7 +10,7 @@ import torch
 import circuit_drift
 from checkpoints import DriftError, StoreError, UnsupportedArchitecture
 from circuit_drift.behaviour import Knowledge, Reading
-from circuit_drift.sweep.tasks import Task
+from circuit_drift.sweep.workers.tasks import Task
 from circuit_drift.training import ProbeCallback, Prober, Schedule, TrainingDisturbed, undisturbed
 from tests.lab.training import prober_of, same, tiny, trainer_of, weights
 

@@ -1,7 +1,8 @@
 """Where the workers of a sweep run: here, in processes of this machine, on a Ray cluster, on SLURM.
 
-Every executor does the same: it starts workers (`circuit_drift.sweep.worker.work`), which share the checkpoints through
-the store, and yields the outcomes. An adapter knows how to start a worker and to see that it died, nothing else.
+Every executor does the same: it starts workers (`circuit_drift.sweep.workers.worker.work`), which share the
+checkpoints through the store, and yields the outcomes. An adapter knows how to start a worker and to see that it
+died, nothing else.
 """
 
 from collections.abc import Iterator
@@ -10,9 +11,9 @@ from typing import Literal, get_args
 from checkpoints import DriftError
 from circuit_drift.store.journal import Outcome
 from circuit_drift.sweep.executors.pool import Crew, Workforce, follow
-from circuit_drift.sweep.progress import Progress
-from circuit_drift.sweep.tasks import Sweep
-from circuit_drift.sweep.worker import work
+from circuit_drift.sweep.workers.progress import Progress
+from circuit_drift.sweep.workers.tasks import Sweep
+from circuit_drift.sweep.workers.worker import work
 
 Executor = Literal["serial", "processes", "ray", "slurm"]
 EXECUTORS: tuple[str, ...] = get_args(Executor)

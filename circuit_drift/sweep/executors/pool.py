@@ -12,9 +12,9 @@ from checkpoints import DriftError
 from checkpoints.results.processes import this_machine
 from circuit_drift.store.journal import LEADER, Outcome
 from circuit_drift.store.leases import BEATS, read_holder
-from circuit_drift.sweep.progress import Progress
-from circuit_drift.sweep.tasks import Sweep
-from circuit_drift.sweep.worker import ATTEMPTS, POLL, work
+from circuit_drift.sweep.workers.progress import Progress
+from circuit_drift.sweep.workers.tasks import Sweep
+from circuit_drift.sweep.workers.worker import ATTEMPTS, POLL, work
 
 SECONDS_HERE = 1.0
 ORPHANED = 75

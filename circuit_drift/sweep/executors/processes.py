@@ -11,7 +11,7 @@ from typing import Self
 
 from checkpoints import DriftError
 from circuit_drift.sweep.executors.pool import Workforce, serve, starting_points
-from circuit_drift.sweep.tasks import Sweep
+from circuit_drift.sweep.workers.tasks import Sweep
 
 GPUS = "CUDA_VISIBLE_DEVICES"
 THREADS = "OMP_NUM_THREADS"

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from checkpoints import DriftError
 from circuit_drift.sweep.executors.pool import Workforce, serve, starting_points
-from circuit_drift.sweep.tasks import Sweep
+from circuit_drift.sweep.workers.tasks import Sweep
 
 DAY = 24 * 60
 

@@ -19,7 +19,6 @@ from circuit_drift.training.strategies.retrieval import FOLDER
 if TYPE_CHECKING:
     import pandas as pd
 
-    from circuit_drift.sweep.sweep import Run
 
 EXPOSURE = "class"
 LOSS = "document_loss"
@@ -42,7 +41,7 @@ class Trained:
     store: Path
 
     @property
-    def run(self) -> "Run":
+    def run(self) -> "circuit_drift.Run":
         """Its heads and circuits, as far as they were measured."""
         return circuit_drift.load_run(self.store, self.name)
 

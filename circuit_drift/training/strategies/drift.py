@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints import BadPrompt, open_checkpoint, open_series
-from circuit_drift.comparison.recall import only, recalled
 from circuit_drift.measures.measures import tokenizer_of
-from circuit_drift.sweep.sweep import load_run
+from circuit_drift.measures.recall import only, recalled
+from circuit_drift.record.record import RunRecord
+from circuit_drift.sweep.sweep import load_record
 from circuit_drift.training.strategies.checkpointing import STORE
 from circuit_drift.training.strategies.config import Config
 from circuit_drift.training.strategies.gauges import prompts_of
@@ -17,12 +18,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     import circuits
-    from circuit_drift.sweep.sweep import Run
 
 COLUMNS = ("step", "overlap", "floor", "floor_low", "chance", "beyond_noise", "facts")
 
 
-def drift_frame(run: "Run") -> "pd.DataFrame":
+def drift_frame(run: RunRecord) -> "pd.DataFrame":
     """One row for each later checkpoint with a circuit: how much of the first circuit it still is.
 
     Columns: ``overlap``: edge Jaccard between half of the facts at the first checkpoint and the other half here,
@@ -60,7 +60,7 @@ def function_frame(config: Config, out: Path | str, strategy: str, *, share: flo
     from circuits.intervention.faithfulness import ratio
     from circuits.intervention.faithfulness_measure import circuit_metrics
 
-    run = load_run(Path(out) / STORE, strategy)
+    run = load_record(Path(out) / STORE, strategy)
     traced = {point.step: point.circuit for point in run if point.circuit is not None}
     facts = prompts_of(config, open_checkpoint(config.model)).facts.facts
     rows, first = [], None

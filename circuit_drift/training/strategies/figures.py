@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from circuit_drift.knowledge.figures import COLOURS
-from circuit_drift.report import theme
+from circuit_drift.page import theme
 from circuit_drift.training.strategies.comparison import EXPOSURE, LOSS, Trained
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from circuit_drift.report.page import Section, write_page
+from circuit_drift.page.page import Section, write_page
 from circuit_drift.training.strategies import figures
 from circuit_drift.training.strategies.comparison import (
     EXPOSURE,

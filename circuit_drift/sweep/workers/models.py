@@ -11,7 +11,7 @@ from typing import Self, cast
 
 from checkpoints import LoadedModel
 from checkpoints.loading.stream import stream
-from circuit_drift.sweep.tasks import Sweep
+from circuit_drift.sweep.workers.tasks import Sweep
 
 
 class Models:

@@ -59,7 +59,7 @@ def write_page(
     from plotly.offline import get_plotlyjs
 
     environment = Environment(
-        loader=PackageLoader("circuit_drift.report", ""), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("circuit_drift.page", ""), autoescape=True, undefined=StrictUndefined
     )
     html = environment.get_template("report.html.j2").render(
         title=title,
@@ -68,7 +68,7 @@ def write_page(
         warnings=warnings,
         sections=[_render(section) for section in sections],
         provenance=provenance,
-        style=(files("circuit_drift.report") / "style.css").read_text(encoding="utf-8"),
+        style=(files("circuit_drift.page") / "style.css").read_text(encoding="utf-8"),
         plotly_js=get_plotlyjs(),
     )
     return write_file(path, html)

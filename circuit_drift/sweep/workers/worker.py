@@ -14,8 +14,8 @@ from checkpoints import DamagedResult, DriftError, LoadedModel, StoreError
 from circuit_drift.store.journal import Outcome
 from circuit_drift.store.leases import Claim
 from circuit_drift.store.store import Store
-from circuit_drift.sweep.models import Models
-from circuit_drift.sweep.tasks import Sweep, Task, claim_key
+from circuit_drift.sweep.workers.models import Models
+from circuit_drift.sweep.workers.tasks import Sweep, Task, claim_key
 
 logger = logging.getLogger(__name__)
 

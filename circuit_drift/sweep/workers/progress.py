@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from circuit_drift.store.journal import Outcome
-from circuit_drift.sweep.tasks import Sweep
+from circuit_drift.sweep.workers.tasks import Sweep
 
 
 class Progress:

@@ -1,0 +1,140 @@
+"""A run as a user holds it: the record, and what can be done with it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from checkpoints import Series
+from checkpoints.loading.load import DeviceMap
+from circuit_drift.api.pairs import PairDiff
+from circuit_drift.comparison.pair import stored_pair
+from circuit_drift.measures.measures import ATTENTION, MEASURES
+from circuit_drift.prompts import Prompts
+from circuit_drift.record.record import RunRecord
+from circuit_drift.report import write_report
+from circuit_drift.report.run_table import run_frame, run_html
+from circuit_drift.stages.stages import monitor
+from circuit_drift.store.store import Store
+from circuit_drift.sweep.executors import Executor
+from circuit_drift.sweep.sweep import load_record, measure_series
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    import heads
+
+
+@dataclass(frozen=True, slots=True)
+class Run(RunRecord):
+    """The measured checkpoints of a series, in order, and what can be done with them; fields as of `RunRecord`."""
+
+    @classmethod
+    def of(cls, record: RunRecord) -> "Run":
+        """The run of a record."""
+        return cls(**{field.name: getattr(record, field.name) for field in fields(record)})
+
+    def diff(self, a: int | str, b: int | str, *, q: float = 0.05) -> PairDiff:
+        """Compare two of its checkpoints; see `circuit_drift.compare`."""
+        return PairDiff.of(stored_pair(self, a, b, q=q))
+
+    def monitor(self, stage: str | None = None, branch: str | None = None, **options: Any) -> "heads.Monitor":
+        """Follow retrieval through the run, one of its stages or one of its branches; options as of `heads.monitor`.
+
+        Raises:
+            StoreError: no such stage or branch.
+            BadPrompt: fewer than two checkpoints with retrieval scores and a step, or several lines of training.
+        """
+        return monitor(self, stage, branch, **options)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row for each checkpoint: behaviour, heads, circuit."""
+        return run_frame(self)
+
+    def report(self, path: Path | str) -> Path:
+        """Write one self-contained HTML page; see `circuit_drift.report.write_report`."""
+        return write_report(self, path)
+
+    def _repr_html_(self) -> str:
+        return run_html(self)
+
+
+def run(
+    series: "Series | Path | str",
+    *,
+    store: "Store | Path | str | None" = None,
+    prompts: Prompts | None = None,
+    measures: Sequence[str] = MEASURES,
+    device: str = "auto",
+    dtype: str = "float32",
+    attention: str = ATTENTION,
+    device_map: DeviceMap | None = None,
+    strict: bool = False,
+    progress: bool = True,
+    executor: Executor = "serial",
+    workers: int | None = None,
+    gpus_per_worker: int | None = None,
+    keep_downloads: int | None = None,
+    name: str | None = None,
+) -> "Run":
+    """Measure every checkpoint of a series, after an audit of its files.
+
+    Args:
+        series: a `Series`, a folder of checkpoints, ``"demo"``, or revisions of a hub repository
+            (``"org/name@step*"``).
+        store: where results are kept and looked up first.
+        prompts: what is asked; by default the series' own prompts, else the built-in ones.
+        measures: which of ``heads``, ``circuit``, ``faithfulness``, ``roles``; the third needs the second.
+        device: a torch device, or ``auto``.
+        dtype: the dtype of the forward passes.
+        attention: transformers' attention implementation (``"sdpa"``, ``"eager"``, or a registered name).
+        device_map: in place of `device`, for models that are larger than one: ``"auto"``, ``"balanced"``,
+            ``"sequential"``, or module names with their devices. By default ``"auto"`` where a worker holds several
+            GPUs.
+        strict: refuse a series in which the audit finds an error, instead of warning of it.
+        progress: show progress bars where there is a terminal or a notebook.
+        executor: where the workers run: ``serial`` (here), ``processes`` of this machine, ``ray`` or ``slurm``.
+        workers: how many; by default one for each GPU, or as the executor sees fit.
+        gpus_per_worker: GPUs that each holds.
+        keep_downloads: how many hub revisions that this run fetched and is done with to keep on disk; None keeps all.
+        name: what the store calls the run; by default the series' name. A stored run of that name that was asked the
+            same keeps the checkpoints of the series that are not measured now; else it is replaced, with a warning,
+            and its results stay.
+
+    Returns:
+        the run, every checkpoint in order, failures recorded.
+
+    Raises:
+        DriftError: no series, an unwritable store, unusable prompts, an error in the audit of a series that must
+            pass it, workers that cannot be kept alive, or no checkpoint could be measured at all.
+    """
+    return Run.of(
+        measure_series(
+            series,
+            store=store,
+            prompts=prompts,
+            measures=measures,
+            device=device,
+            dtype=dtype,
+            attention=attention,
+            device_map=device_map,
+            strict=strict,
+            progress=progress,
+            executor=executor,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            keep_downloads=keep_downloads,
+            name=name,
+        )
+    )
+
+
+def load_run(store: "Store | Path | str | None" = None, run_name: str | None = None) -> Run:
+    """A stored run (the newest without a name), read without its checkpoints and without torch.
+
+    A result that is gone or damaged costs itself alone: a warning says so, and its point lists it with its failures.
+
+    Raises:
+        StoreError: no such run, a record that cannot be read, or none of its results.
+    """
+    return Run.of(load_record(store, run_name))

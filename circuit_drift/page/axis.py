@@ -1,0 +1,80 @@
+"""The axis that figures of a run share: checkpoints evenly spaced, stages and what the audit found marked."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from circuit_drift.page import theme
+from circuit_drift.record.record import RunRecord
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+MARKS = {"error": "✕", "warning": "!"}
+COLOURS = {"error": theme.VERMILLION, "warning": theme.ORANGE}
+
+
+def tick_labels(run: RunRecord) -> list[str]:
+    """The checkpoints' labels, marked where the audit names one."""
+    named = run.audit.suspects if run.audit is not None else {}
+    return [f"{MARKS[named[p.place]]} {p.label}" if p.place in named else p.label for p in run]
+
+
+def mark_audit(figure: "go.Figure", run: RunRecord) -> "go.Figure":
+    """Mark suspect and missing checkpoints along an axis of checkpoint positions."""
+    if run.audit is None:
+        return figure
+    for position, point in enumerate(run):
+        severity = run.audit.suspects.get(point.place)
+        if severity is not None:
+            figure.add_vrect(
+                x0=position - 0.4,
+                x1=position + 0.4,
+                line_width=0,
+                fillcolor=COLOURS[severity],
+                opacity=0.13,
+                layer="below",
+            )
+    for gap, count in missing(run).items():
+        figure.add_vline(
+            x=gap,
+            line={"color": theme.GREY, "dash": "dash", "width": 1},
+            annotation={"text": f"{count} missing", "font": {"color": theme.GREY, "size": 11}, "yanchor": "top"},
+            annotation_position="top right",
+        )
+    return figure
+
+
+def mark_steps(figure: "go.Figure", run: RunRecord) -> "go.Figure":
+    """The same marks, and the stages', on a figure whose two axes name the steps themselves, as categories."""
+    labels = list(figure.data[0].x)
+    shown = {str(point.step): point for point in run if point.step is not None}
+    part = replace(run, points=tuple(shown[label] for label in labels))
+    texts = {"tickmode": "array", "tickvals": labels, "ticktext": tick_labels(part)}
+    figure.update_xaxes(**texts).update_yaxes(**texts)
+    return mark_audit(theme.mark_stages(figure, [point.stage for point in part]), part)
+
+
+def missing(run: RunRecord) -> dict[float, int]:
+    """Position between two checkpoints -> how many steps are missing there."""
+    if run.audit is None:
+        return {}
+    position = {point.place: place for place, point in enumerate(run)}
+    gaps = [finding for finding in run.audit.findings if finding.kind == "missing_steps"]
+    return {
+        position[finding.checkpoints[0]] + 0.5: len(finding.evidence["steps"])
+        for finding in gaps
+        if finding.checkpoints[0] in position
+    }
+
+
+def over_checkpoints(figure: "go.Figure", run: RunRecord) -> "go.Figure":
+    """The common x axis: checkpoints evenly spaced, labelled by step, stages marked."""
+    figure.update_xaxes(
+        title_text="step (checkpoints evenly spaced)",
+        tickmode="array",
+        tickvals=list(range(len(run))),
+        ticktext=tick_labels(run),
+        range=[-0.5, len(run) - 0.5],
+    )
+    return mark_audit(theme.mark_stages(figure, [point.stage for point in run]), run)

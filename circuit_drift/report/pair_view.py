@@ -1,0 +1,79 @@
+"""How a pair looks as JSON and in a notebook."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from circuit_drift.comparison.pair_tables import TABLES, pair_tables
+from circuit_drift.record.pair import PairRecord
+from circuit_drift.record.record import Point
+from circuit_drift.report.verdict import pair_verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    import circuits
+
+SHOWN = 10
+
+
+def pair_json(pair: PairRecord) -> dict[str, Any]:
+    """A pair as plain values; NaN becomes null."""
+    document = {
+        "a": _point_json(pair.a),
+        "b": _point_json(pair.b),
+        "q": pair.q,
+        "significant": pair.significant,
+        "verdict": list(pair_verdict(pair)),
+        "behaviour": [asdict(change) for change in pair.behaviour],
+        **dict.fromkeys(TABLES),
+        **{table.name: _records(table.frame) for table in pair_tables(pair)},
+        "refused_facts": _refused(pair.a.circuit),
+        "facts": pair.facts,
+        "not_compared": dict(pair.missing),
+    }
+    return {name: _plain(value) for name, value in document.items()}
+
+
+def pair_html(pair: PairRecord) -> str:
+    """What a notebook shows of a pair."""
+    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in pair_verdict(pair))
+    parts = [f"<p><b>{escape(pair.a.label)} → {escape(pair.b.label)}</b></p><ul>{sentences}</ul>"]
+    parts += [_html(table.frame.head(SHOWN)) for table in pair_tables(pair) if len(table.frame)]
+    return "".join(parts)
+
+
+def _refused(graph: "circuits.AttributionGraph | None") -> list[dict[str, Any]]:
+    """The facts that could not be scored, with their place in the input and the reason."""
+    refused = graph.meta["refused"] if graph is not None else []
+    return [{"index": index, "reason": reason} for index, reason in refused]
+
+
+def _point_json(point: Point) -> dict[str, Any]:
+    return {
+        "checkpoint": point.name,
+        "step": point.step,
+        "tokens": point.tokens,
+        "stage": point.stage,
+        "results": dict(point.keys),
+    }
+
+
+def _records(frame: "pd.DataFrame") -> Sequence[dict[str, Any]]:
+    return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
+
+
+def _plain(value: Any) -> Any:
+    """Numpy scalars as Python ones, NaN as null, recursively."""
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and value != value else value
+
+
+def _html(frame: "pd.DataFrame") -> str:
+    return str(frame.to_html(index=False, border=0, na_rep="n/a", float_format=lambda value: f"{value:.3g}"))
