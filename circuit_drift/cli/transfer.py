@@ -37,8 +37,8 @@ def transfer(
 ) -> None:
     """Run every checkpoint's circuit in every checkpoint's model; print the faithfulness of each as CSV."""
     from checkpoints import open_series
+    from checkpoints.results.disk import write_file
     from circuit_drift.comparison.transfer import measure_transfer
-    from circuit_drift.page.page import write_file
     from circuit_drift.prompts import prompts_for
     from circuit_drift.sweep.sweep import measure_each
 

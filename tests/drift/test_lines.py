@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from checkpoints import BadPrompt, StoreError
 from circuit_drift.api.runs import Run
-from circuit_drift.cli import app
+from circuit_drift.cli.app import app
 from circuit_drift.record.record import Point
 from circuit_drift.report.run_table import run_frame
 from circuit_drift.stages.stages import continued, evolve, line, stage_ends, stages, tokens_in_stage
