@@ -7,26 +7,24 @@ self-repair of softmax and of products; RelP (Rezaei Jafari et al. 2025) propaga
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.masking_utils import eager_mask
 from transformers.pytorch_utils import Conv1D
 
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from checkpoints.model.anatomy import Anatomy, Block
-from checkpoints.model.attention import attention_implementation
+from checkpoints.model.attention import handled
 from checkpoints.model.norms import Norm, read_norm
 from circuits.facts.batch import Batch
 from circuits.trace.trace import forward, hooks, widen
 
 Preset = Literal["plain", "gim", "relp"]
-ATTENTION = "drift_backward"
 STABILISER = 1e-6
 
 
@@ -230,78 +228,65 @@ def _mlp_parts(parts: Anatomy, block: Block, rules: Backward) -> tuple[nn.Module
     return others[0], rules.gated if gated else rules.ungated
 
 
-@dataclass(slots=True)
-class _Attention:
-    rules: Backward
-    reached: set[nn.Module]
-
-
-_active: ContextVar[_Attention] = ContextVar(ATTENTION)
-
-
 @contextmanager
 def _attention(model: PreTrainedModel, rules: Backward, reached: set[nn.Module]) -> Iterator[None]:
-    """Send attention through `_attend` while the block runs, where the rules need it."""
+    """Have attention computed by `_WrittenOut` while the block runs, where the rules need it."""
     if not rules.changes_attention:
         yield
         return
-    token = _active.set(_Attention(rules, reached))
-    try:
-        with attention_implementation(model, ATTENTION):
-            yield
-    finally:
-        _active.reset(token)
+    with handled(model, _WrittenOut(rules, reached)):
+        yield
 
 
-def _attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention written out, in the calling convention of transformers; recomputed in the backward pass.
+@dataclass(frozen=True, slots=True)
+class _WrittenOut:
+    """Attention written out, its patterns recomputed in the backward pass.
 
-    Args:
-        module: the attention module.
-        query: [b, heads, t, d].
-        key: [b, KV heads, t, d].
-        value: [b, KV heads, t, d of values].
-        attention_mask: [b or 1, 1, t, t] to add to the logits.
-        dropout: 0, since the model is in evaluation mode.
-        scaling: factor on the logits; 1/sqrt(d) by default.
-        softcap: cap * tanh(logit / cap) before the mask.
-        s_aux: [heads] an extra logit in the denominator.
-
-    Returns:
-        [b, t, heads, d of values] and no weights.
+    Attributes:
+        rules: of the backward pass.
+        reached: the attention modules that called, which grows.
     """
-    active = _active.get()
-    active.reached.add(module)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
 
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        rules = active.rules
-        query, key = _damped(query, rules.query_key), _damped(key, rules.query_key)
-        value = _damped(value, rules.value)
-        groups = query.shape[1] // key.shape[1]
-        logits = query @ key.repeat_interleave(groups, 1).transpose(2, 3) * scale
-        if softcap is not None:
-            logits = softcap * torch.tanh(logits / softcap)
-        if attention_mask is not None:
-            logits = logits + attention_mask
-        if s_aux is not None:
-            logits = torch.cat([logits, s_aux.view(1, -1, 1, 1).expand(*logits.shape[:3], 1)], -1)
-        pattern = _pattern(logits, rules)[..., : key.shape[2]]
-        return pattern.to(value.dtype) @ value.repeat_interleave(groups, 1)
+    rules: Backward
+    reached: set[nn.Module]
 
-    output: Tensor = checkpoint(attend, query, key, value, use_reentrant=False, preserve_rng_state=False)
-    return output.transpose(1, 2).contiguous(), None
+    def mask(self, *args: Any, **options: Any) -> Tensor | None:
+        """[b or 1, 1, t, t] to add to the logits."""
+        mask: Tensor | None = eager_mask(*args, **options)
+        return mask
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Any,
+        scaling: float | None = None,
+        softcap: float | None = None,
+        s_aux: Tensor | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, None]:
+        self.reached.add(module)
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            rules = self.rules
+            query, key = _damped(query, rules.query_key), _damped(key, rules.query_key)
+            value = _damped(value, rules.value)
+            groups = query.shape[1] // key.shape[1]
+            logits = query @ key.repeat_interleave(groups, 1).transpose(2, 3) * scale
+            if softcap is not None:
+                logits = softcap * torch.tanh(logits / softcap)
+            if attention_mask is not None:
+                logits = logits + attention_mask
+            if s_aux is not None:
+                logits = torch.cat([logits, s_aux.view(1, -1, 1, 1).expand(*logits.shape[:3], 1)], -1)
+            pattern = _pattern(logits, rules)[..., : key.shape[2]]
+            return pattern.to(value.dtype) @ value.repeat_interleave(groups, 1)
+
+        output: Tensor = checkpoint(attend, query, key, value, use_reentrant=False, preserve_rng_state=False)
+        return output.transpose(1, 2).contiguous(), None
 
 
 def _pattern(logits: Tensor, rules: Backward) -> Tensor:
@@ -316,7 +301,3 @@ def _pattern(logits: Tensor, rules: Backward) -> Tensor:
 
 def _damped(x: Tensor, factor: float) -> Tensor:
     return x if factor == 1.0 else with_gradient_of(factor * x, x)
-
-
-AttentionInterface.register(ATTENTION, _attend)
-AttentionMaskInterface.register(ATTENTION, eager_mask)

@@ -6,27 +6,22 @@ only behind the attention function's door. It is watched there, under the model'
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from checkpoints.errors import UnsupportedArchitecture
 from checkpoints.model.anatomy import Block
-from checkpoints.model.attention import attention_implementation
+from checkpoints.model.attention import HANDLED, Handler, handled, handler, handler_in_force
 
-ATTENTION = "drift_latent"
 States = tuple[Tensor, Tensor, Tensor]
 Watcher = Callable[[Tensor, Tensor, Tensor], States]
-
-_watchers: ContextVar[Mapping[nn.Module, Watcher] | None] = ContextVar("watchers", default=None)
-_inner: ContextVar[str] = ContextVar("inner")
 
 
 @dataclass(slots=True)
@@ -55,37 +50,60 @@ class _Stop(Exception):
     """The states are known; the rest of the attention is not wanted."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """Shows states to their watchers, then has the attention computed as it would have been.
+
+    Attributes:
+        watchers: by attention module.
+        inner: the implementation that the model ran under, and the handler in force, where it is a handled one.
+    """
+
+    watchers: Mapping[nn.Module, Watcher]
+    inner: str
+    handler: Handler | None
+
+    def mask(self, *args: Any, **options: Any) -> Any:
+        if self.inner == HANDLED and self.handler is not None:
+            return self.handler.mask(*args, **options)
+        return ALL_MASK_ATTENTION_FUNCTIONS[self.inner](*args, **options)
+
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
+    ) -> Any:
+        watcher = self.watchers.get(module)
+        if watcher is not None:
+            query, key, value = watcher(query, key, value)
+        if self.inner == HANDLED and self.handler is not None:
+            return self.handler.attend(module, query, key, value, attention_mask, **options)
+        eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(self.inner, eager)
+        return function(module, query, key, value, attention_mask, **options)
+
+
 @contextmanager
 def watching(model: PreTrainedModel, watchers: Mapping[nn.Module, Watcher]) -> Iterator[None]:
     """Let each attention module's watcher see, and replace, the states it hands to the attention function."""
     if not watchers:
         yield
         return
-    name = _inner.set(model.config.get_text_config()._attn_implementation)
-    watched = _watchers.set(watchers)
-    try:
-        with attention_implementation(model, ATTENTION):
-            yield
-    finally:
-        _watchers.reset(watched)
-        _inner.reset(name)
+    inner = model.config.get_text_config()._attn_implementation
+    with handled(model, _Watched(watchers, inner, handler_in_force())):
+        yield
 
 
 def states_of(attention: nn.Module, hidden: Tensor, options: Mapping[str, Any]) -> States:
     """The states that an attention module makes of [b, t, d], inside a `watching` block; it is left right after."""
     found: list[States] = []
+    watched = handler_in_force()
+    assert isinstance(watched, _Watched)
 
     def stop(query: Tensor, key: Tensor, value: Tensor) -> States:
         found.append((query, key, value))
         raise _Stop
 
-    watched = _watchers.set({attention: stop})
-    try:
+    with handler(replace(watched, watchers={attention: stop})), suppress(_Stop):
         attention.forward(hidden_states=hidden, **options)
-    except _Stop:
-        pass
-    finally:
-        _watchers.reset(watched)
     return found[0]
 
 
@@ -130,20 +148,3 @@ def check_latent(model: PreTrainedModel, block: Block, seen: LatentTrace, q: Ten
 def _up(module: nn.Module, latent: Tensor) -> Tensor:
     weight, bias = module.weight, getattr(module, "bias", None)
     return nn.functional.linear(latent.to(weight.dtype), weight, bias)  # type: ignore[arg-type]
-
-
-def _attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
-    watcher = (_watchers.get() or {}).get(module)
-    if watcher is not None:
-        query, key, value = watcher(query, key, value)
-    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    inner = ALL_ATTENTION_FUNCTIONS.get_interface(_inner.get(), eager)
-    return inner(module, query, key, value, mask, **options)
-
-
-def _mask(*args: Any, **options: Any) -> Any:
-    return ALL_MASK_ATTENTION_FUNCTIONS[_inner.get()](*args, **options)
-
-
-AttentionInterface.register(ATTENTION, _attention)
-AttentionMaskInterface.register(ATTENTION, _mask)

@@ -1,6 +1,6 @@
 """Chosen attention rows at the price of the fused forward.
 
-A model runs its fused attention through a function registered in transformers' attention interface. For the rows
+A model's fused attention is computed by a handler of its attention calls. For the rows
 asked for, and no others, the attention weights are computed again in float32, streamed over blocks of keys with
 an online softmax, and reduced at once to what detectors need. Nothing of size S x S exists at any time: the cost
 is O(rows x S) per head and the memory O(rows x block) for one layer.
@@ -8,22 +8,18 @@ is O(rows x S) per head and the memory O(rows x block) for one layer.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
-from checkpoints.model.attention import attention_implementation
+from checkpoints.model.attention import handled, handler, handler_in_force
 from heads.rows.fused import Call, fused_output, rows_output
 from heads.rows.masks import LazyMask, lazy_mask
 from heads.rows.reduce import KeyGroups, Logits, RowStats, reduce_rows
-
-# No "sdpa" in the name: transformers would then apply its own checks and reject softcap and sinks.
-ROWS = "drift_rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +70,62 @@ class Edit(Protocol):
         """[batch, heads, queries, d of values] to use instead."""
 
 
-_capture: ContextVar[_Capture | None] = ContextVar("drift_rows_capture", default=None)
-_edit: ContextVar[Edit | None] = ContextVar("drift_rows_edit", default=None)
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Computes attention fused, edits it, and passes the requested rows on."""
+
+    capture: _Capture | None = None
+    edit: Edit | None = None
+
+    def mask(self, *args: Any, **options: Any) -> LazyMask | None:
+        return lazy_mask(*args, **options)
+
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Any,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        softcap: float | None = None,
+        s_aux: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        is_causal: bool | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, None]:
+        """Fused output, rows on the side; refused where the rows would not be those of the model."""
+        layer = getattr(module, "layer_idx", None)
+        own_mask = not isinstance(attention_mask, LazyMask) or position_bias is not None or is_causal is False
+        if own_mask or layer is None or layer < 0:
+            raise UnsupportedArchitecture(
+                f"{type(module).__name__} builds its own mask, adds a position bias or has no layer index: "
+                "its attention rows cannot be computed again correctly"
+            )
+        if dropout:
+            raise UnsupportedArchitecture(f"{type(module).__name__} applies dropout: call model.eval() first")
+        logits = Logits(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
+        output = self._output(Call(layer, query, key, value, attention_mask, logits))
+        return output.transpose(1, 2).contiguous(), None
+
+    def _output(self, call: Call) -> Tensor:
+        """[batch, heads, queries, d of values] of one call."""
+        if self.edit is not None:
+            call = replace(call, query=self.edit.query(call))
+        positions = None if self.capture is None else _rows_here(self.capture.request, call)
+        if self.capture is None or positions is None:
+            output = fused_output(call)
+        else:
+            self.capture.take(call.layer, _reduce(self.capture.request, positions, call))
+            narrow = self.capture.request.narrow == call.layer and self.edit is None
+            output = rows_output(call, positions) if narrow else fused_output(call)
+        return output if self.edit is None else self.edit.output(call, output)
+
+
+def _rows_in_force() -> _Rows:
+    rows = handler_in_force()
+    return rows if isinstance(rows, _Rows) else _Rows()
 
 
 @contextmanager
@@ -87,33 +137,27 @@ def capture_rows(model: PreTrainedModel, request: RowRequest, sink: Callable[[in
     Raises:
         UnsupportedArchitecture: the model does not use transformers' attention interface.
     """
-    with attention_of(model):
-        token = _capture.set(_Capture(request, sink, set()))
-        try:
-            yield
-        finally:
-            _capture.reset(token)
+    capture = _Capture(request, sink, set())
+    with attention_of(model), handler(replace(_rows_in_force(), capture=capture)):
+        yield
 
 
 @contextmanager
 def editing(edit: Edit) -> Iterator[None]:
     """Apply an edit to every attention call of models inside `attention_of`."""
-    token = _edit.set(edit)
-    try:
+    with handler(replace(_rows_in_force(), edit=edit)):
         yield
-    finally:
-        _edit.reset(token)
 
 
 @contextmanager
 def attention_of(model: PreTrainedModel) -> Iterator[None]:
-    """Run the model through `rows_attention` while the block runs, then put its implementation back.
+    """Compute the model's attention here while the block runs, then put its implementation back.
 
     Raises:
         UnsupportedArchitecture: the model does not use transformers' attention interface, or works on its mask.
     """
     try:
-        with attention_implementation(model, ROWS):
+        with handled(model, _rows_in_force()):
             yield
     except (AttributeError, TypeError) as error:
         if LazyMask.__name__ not in str(error):
@@ -121,64 +165,6 @@ def attention_of(model: PreTrainedModel) -> Iterator[None]:
         raise UnsupportedArchitecture(
             f"{type(model).__name__} works on its attention mask as on a tensor ({error}): its rows cannot be read"
         ) from error
-
-
-def rows_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: LazyMask,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    position_bias: Tensor | None = None,
-    is_causal: bool | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention in the calling convention of transformers: fused output, rows on the side.
-
-    Args:
-        module: the attention module that calls; supplies `layer_idx`.
-        query: [batch, heads, queries, d], after rotary embedding and QK-norm.
-        key: [batch, KV heads, keys, d], not repeated.
-        value: [batch, KV heads, keys, d of values].
-        attention_mask: what `lazy_mask` built.
-        dropout: must be 0.
-        scaling: factor on the logits; 1/sqrt(d) when the model passes none.
-        softcap: cap * tanh(logit / cap) before the mask (Gemma 2).
-        s_aux: [heads] learned sinks: an extra logit in the softmax's denominator (GPT-OSS).
-        position_bias: refused.
-        is_causal: refused when False.
-
-    Returns:
-        [batch, queries, heads, d of values] and no weights.
-    """
-    layer = getattr(module, "layer_idx", None)
-    own_mask = not isinstance(attention_mask, LazyMask) or position_bias is not None or is_causal is False
-    if own_mask or layer is None or layer < 0:
-        raise UnsupportedArchitecture(
-            f"{type(module).__name__} builds its own mask, adds a position bias or has no layer index: "
-            "its attention rows cannot be computed again correctly"
-        )
-    if dropout:
-        raise UnsupportedArchitecture(f"{type(module).__name__} applies dropout: call model.eval() first")
-    logits = Logits(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
-    call = Call(layer, query, key, value, attention_mask, logits)
-    edit, capture = _edit.get(), _capture.get()
-    if edit is not None:
-        call = replace(call, query=edit.query(call))
-    positions = None if capture is None else _rows_here(capture.request, call)
-    if capture is not None and positions is not None:
-        capture.take(layer, _reduce(capture.request, positions, call))
-    if capture is not None and positions is not None and capture.request.narrow == layer and edit is None:
-        output = rows_output(call, positions)
-    else:
-        output = fused_output(call)
-    if edit is not None:
-        output = edit.output(call, output)
-    return output.transpose(1, 2).contiguous(), None
 
 
 def _reduce(request: RowRequest, positions: Tensor, call: Call) -> RowStats:
@@ -207,7 +193,3 @@ def _rows_here(request: RowRequest, call: Call) -> Tensor | None:
     if bool(inside.any()):
         raise BadPrompt("scored rows fall into two pieces of a chunked forward: keep them all in the last one")
     return None
-
-
-AttentionInterface.register(ROWS, rows_attention)
-AttentionMaskInterface.register(ROWS, lazy_mask)

@@ -16,9 +16,7 @@ from circuits.attribution.backward import (
     PLAIN,
     RELP,
     Backward,
-    _active,
-    _attend,
-    _Attention,
+    _WrittenOut,
     modified,
     with_gradient_of,
 )
@@ -91,9 +89,10 @@ def test_the_rules_of_attention_are_those_written_down():
     q, k, v, upstream = (torch.randn(1, 1, 4, 3, generator=generator, dtype=torch.float64) for _ in range(4))
     inputs = [x.clone().requires_grad_() for x in (q, k, v)]
     causal = torch.full((4, 4), float("-inf"), dtype=torch.float64).triu(1)[None, None]
-    token = _active.set(_Attention(GIM, set()))
-    output, _ = _attend(torch.nn.Identity(), *inputs, causal, scaling=0.5)
-    _active.reset(token)
+    reached: set[torch.nn.Module] = set()
+    module = torch.nn.Identity()
+    output, _ = _WrittenOut(GIM, reached).attend(module, *inputs, causal, scaling=0.5)
+    assert reached == {module}
     found = torch.autograd.grad(output.transpose(1, 2), inputs, upstream)
     logits = q @ k.transpose(2, 3) * 0.5 + causal
     pattern, soft = logits.softmax(-1), (logits / 2).softmax(-1)
