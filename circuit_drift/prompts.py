@@ -8,14 +8,17 @@ looked up by its prompts without torch.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import circuits
 import heads
 from checkpoints import BadPrompt
 from checkpoints.files.reading import read_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DEFAULT_LENGTH = 256
 DEFAULT_DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -57,15 +60,30 @@ class NeedleSource:
 
 @dataclass(frozen=True, slots=True)
 class FactSource:
-    """Facts as clean/corrupt pairs, before any tokenizer has seen them, and where they came from."""
+    """Facts as clean/corrupt pairs, before any tokenizer has seen them.
+
+    Attributes:
+        facts: the pairs.
+        origin: where they came from, for people to read.
+        answers: which answers are kept, as for `circuits.tokenize_facts`.
+    """
 
     facts: tuple[circuits.Fact, ...]
     origin: str
+    answers: "circuits.Answers" = "auto"
 
     @property
     def hash(self) -> str:
-        """Sha256 over the facts in their order."""
-        return _digest([asdict(fact) for fact in self.facts])
+        """Sha256 over the facts in their order, and which answers are kept."""
+        return _digest([[asdict(fact) for fact in self.facts], self.answers])
+
+    def tokenized(self, tokenizer: "PreTrainedTokenizerBase") -> circuits.FactSet:
+        """The facts in tokens.
+
+        Raises:
+            BadPrompt: none of them can be scored with this tokenizer.
+        """
+        return circuits.tokenize_facts(tokenizer, self.facts, answers=self.answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +95,12 @@ class Prompts:
 
 
 def prompts_for(
-    folder: Path,
+    folder: Path | str,
     *,
-    needles: Path | None = None,
-    haystack: Path | None = None,
+    needles: Path | str | None = None,
+    haystack: Path | str | None = None,
     facts: Path | str | None = None,
+    answers: "circuits.Answers" = "auto",
     length: int = DEFAULT_LENGTH,
     depths: Sequence[float] = DEFAULT_DEPTHS,
     seed: int = 0,
@@ -93,6 +112,8 @@ def prompts_for(
         needles: a JSONL file of needles; asks for its own haystack or falls back to the built-in one.
         haystack: a text file.
         facts: a JSONL file of clean/corrupt facts, or the name of a built-in task (see `circuits.TASKS`).
+        answers: ``one token`` refuses longer answers, ``whole`` scores all tokens of each, ``first token`` the first;
+            ``auto`` is ``one token`` unless most facts would be refused so.
         length: prompt length in tokens.
         depths: needle depths in [0, 1].
         seed: seed of the haystack cut.
@@ -100,20 +121,21 @@ def prompts_for(
     Raises:
         BadPrompt: a named file is missing or holds nothing.
     """
+    folder = Path(folder)
     needles = needles or _beside(folder, "needles.jsonl")
     haystack = haystack or _beside(folder, "haystack.txt")
     facts = facts or _beside(folder, "facts.jsonl")
     source = NeedleSource(
         needles=heads.load_needles(needles) if needles else heads.default_needles(seed),
-        haystack=_read_text(haystack) if haystack else heads.default_haystack(seed),
+        haystack=_read_text(Path(haystack)) if haystack else heads.default_haystack(seed),
         length=length,
         depths=tuple(depths),
         seed=seed,
-        origin=_origin(needles) if needles else "built-in needles",
+        origin=_origin(Path(needles)) if needles else "built-in needles",
     )
     return Prompts(
         needles=source,
-        facts=_fact_source(facts, seed),
+        facts=replace(_fact_source(facts, seed), answers=answers),
     )
 
 

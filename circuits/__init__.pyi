@@ -21,6 +21,9 @@ from .comparison.graph_diff import (
 )
 from .comparison.similarity import Similarity as Similarity
 from .facts.facts import (
+    Answers as Answers,
+)
+from .facts.facts import (
     Fact as Fact,
 )
 from .facts.facts import (
@@ -31,9 +34,6 @@ from .facts.facts import (
 )
 from .facts.facts import (
     load_facts as load_facts,
-)
-from .facts.facts import (
-    tokenize_facts as tokenize_facts,
 )
 from .facts.tasks import (
     TASKS as TASKS,
@@ -47,6 +47,7 @@ from .facts.tasks import (
 from .facts.tasks import (
     task_facts as task_facts,
 )
+from .facts.tokenizing import tokenize_facts as tokenize_facts
 from .graph.circuit import (
     Circuit as Circuit,
 )

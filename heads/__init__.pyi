@@ -33,7 +33,12 @@ from .detect.dynamic import (
     dynamics as dynamics,
 )
 from .detect.query import query_scores as query_scores
-from .detect.repeats import repeat_scores as repeat_scores
+from .detect.repeats import (
+    repeat_scores as repeat_scores,
+)
+from .detect.repeats import (
+    seen_tokens as seen_tokens,
+)
 from .detect.retrieval import retrieval_scores as retrieval_scores
 from .detect.wu2024 import (
     defect_table as defect_table,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints import BadPrompt, LoadedModel
+from checkpoints.tokenizers.framing import front_ids, prompt_ids
 from circuit_drift.behaviour.gauges import Reading, logits_from
 from circuit_drift.measures.measures import tokenizer_of
 
@@ -52,7 +53,10 @@ class Arithmetic:
             BadPrompt: the tokenizer does not know digits.
         """
         tokenizer = tokenizer_of(loaded)
-        pairs = [(_ids(tokenizer, prompt), _answer(tokenizer, prompt, answer)) for prompt, answer in self.problems()]
+        pairs = [
+            (list(prompt_ids(tokenizer, prompt)), _answer(tokenizer, prompt, answer))
+            for prompt, answer in self.problems()
+        ]
         unknown = tokenizer.unk_token_id
         if unknown is not None and any(unknown in answer for _, answer in pairs):
             raise BadPrompt("the tokenizer does not know digits, so arithmetic cannot be asked; leave Arithmetic out")
@@ -89,7 +93,7 @@ class Copying:
     def read(self, loaded: LoadedModel) -> Reading:
         """Accuracy and perplexity over the repeated tokens, the first of each sequence left out."""
         tokenizer = tokenizer_of(loaded)
-        start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+        start = front_ids(tokenizer)
         pool = [tokenizer(f" {word}", add_special_tokens=False).input_ids[0] for word in self.words]
         pool = pool or sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
         rng = random.Random(f"copying-{self.seed}")
@@ -125,7 +129,7 @@ class TextPerplexity:
         Raises:
             BadPrompt: no text has two tokens.
         """
-        rows = [_ids(tokenizer_of(loaded), text)[: self.longest] for text in self.texts]
+        rows = [list(prompt_ids(tokenizer_of(loaded), text))[: self.longest] for text in self.texts]
         pairs = [(row[:1], row[1:]) for row in rows if len(row) > 1]
         if not pairs:
             raise BadPrompt("no text has two tokens, so there is nothing to predict; give longer texts")
@@ -179,18 +183,13 @@ def forced_tokens(
     return hits, nll
 
 
-def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    plain = list(tokenizer(text, add_special_tokens=False).input_ids)
-    return [tokenizer.bos_token_id, *plain] if tokenizer.bos_token_id is not None else plain
-
-
 def _answer(tokenizer: "PreTrainedTokenizerBase", prompt: str, answer: str) -> list[int]:
     """The tokens that the answer adds to its prompt.
 
     Raises:
         BadPrompt: it changes how the prompt is split.
     """
-    before, whole = _ids(tokenizer, prompt), _ids(tokenizer, f"{prompt} {answer}")
+    before, whole = (list(prompt_ids(tokenizer, text)) for text in (prompt, f"{prompt} {answer}"))
     if whole[: len(before)] != before or len(whole) == len(before):
         raise BadPrompt(f"the answer {answer!r} changes how {prompt!r} is split into tokens")
     return whole[len(before) :]

@@ -21,6 +21,7 @@ from circuit_drift import __version__
 from circuit_drift.cli.behaviour import add_commands
 from circuit_drift.cli.exporting import add_export
 from circuit_drift.cli.options import (
+    AnswersOption,
     AttentionOption,
     DeviceMapOption,
     DeviceOption,
@@ -30,6 +31,7 @@ from circuit_drift.cli.options import (
     SeriesArgument,
     StepsOption,
     StoreOption,
+    answers_of,
     names,
     read_device_map,
 )
@@ -91,6 +93,7 @@ def run(
     needles: NeedlesOption = None,
     haystack: HaystackOption = None,
     facts: FactsOption = None,
+    answers: AnswersOption = "auto",
     length: LengthOption = 256,
     seed: SeedOption = 0,
     measures: MeasuresOption = "heads,circuit,faithfulness,roles",
@@ -122,7 +125,13 @@ def run(
     opened = open_series(series)
     opened = opened.select(steps) if steps else opened
     prompts = circuit_drift.prompts_for(
-        opened.path, needles=needles, haystack=haystack, facts=facts, length=length, seed=seed
+        opened.path,
+        needles=needles,
+        haystack=haystack,
+        facts=facts,
+        answers=answers_of(answers),
+        length=length,
+        seed=seed,
     )
     result = circuit_drift.run(
         opened,
@@ -213,6 +222,7 @@ def diff(
     needles: NeedlesOption = None,
     haystack: HaystackOption = None,
     facts: FactsOption = None,
+    answers: AnswersOption = "auto",
     length: LengthOption = 256,
     seed: SeedOption = 0,
     measures: MeasuresOption = "heads,circuit,faithfulness,roles,transfer",
@@ -230,7 +240,13 @@ def diff(
     from circuit_drift.cli.render import print_pair
 
     prompts = circuit_drift.prompts_for(
-        open_checkpoint(a).path, needles=needles, haystack=haystack, facts=facts, length=length, seed=seed
+        open_checkpoint(a).path,
+        needles=needles,
+        haystack=haystack,
+        facts=facts,
+        answers=answers_of(answers),
+        length=length,
+        seed=seed,
     )
     pair = circuit_drift.diff(
         a,

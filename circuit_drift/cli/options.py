@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
@@ -10,6 +10,7 @@ from checkpoints.files.reading import read_document
 
 if TYPE_CHECKING:
     from checkpoints.loading.load import DeviceMap
+    from circuits import Answers
 
 SeriesArgument = Annotated[
     str, typer.Argument(metavar="SERIES", help="A folder of checkpoints, 'demo', or 'org/name@step*'.")
@@ -37,6 +38,28 @@ FactsOption = Annotated[
         "--facts", help="JSONL of clean/corrupt facts, or ioi, capital, language, landmark. Default: the series' own."
     ),
 ]
+AnswersOption = Annotated[
+    str,
+    typer.Option(
+        "--answers",
+        help="Answers of several tokens: whole, first-token, one-token (refuse them); auto: one-token, whole if that "
+        "would refuse most facts.",
+    ),
+]
+
+
+def answers_of(given: str) -> "Answers":
+    """The kind of answers of that name.
+
+    Raises:
+        DriftError: there is none.
+    """
+    import circuits
+
+    known = get_args(circuits.Answers)
+    if (name := given.replace("-", " ")) not in known:
+        raise DriftError(f"--answers cannot be {given!r}; choose from {', '.join(known).replace(' t', '-t')}")
+    return cast("Answers", name)
 
 
 def names(text: str) -> list[str]:

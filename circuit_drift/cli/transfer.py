@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from circuit_drift.cli.options import (
+    AnswersOption,
     AttentionOption,
     DeviceMapOption,
     DeviceOption,
@@ -14,6 +15,7 @@ from circuit_drift.cli.options import (
     SeriesArgument,
     StepsOption,
     StoreOption,
+    answers_of,
     read_device_map,
 )
 from circuit_drift.store.store import Store
@@ -30,6 +32,7 @@ def transfer(
     html: Annotated[Path | None, typer.Option("--html", help="Write the figure here.")] = None,
     store: StoreOption = None,
     facts: FactsOption = None,
+    answers: AnswersOption = "auto",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     attention: AttentionOption = "sdpa",
@@ -44,7 +47,7 @@ def transfer(
 
     opened = open_series(series)
     chosen = (opened.select(steps) if steps else opened).checkpoints
-    prompts, kept = prompts_for(opened.path, facts=facts), Store.open(store)
+    prompts, kept = prompts_for(opened.path, facts=facts, answers=answers_of(answers)), Store.open(store)
     placement: dict[str, Any] = {
         "device": device, "dtype": dtype, "attention": attention, "device_map": read_device_map(device_map)
     }  # fmt: skip

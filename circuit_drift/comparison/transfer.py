@@ -87,7 +87,7 @@ def measure_transfer(
         keep_downloads=None,
     )
     first = next(models)
-    facts = circuits.tokenize_facts(tokenizer_of(first), prompts.facts.facts)
+    facts = prompts.facts.tokenized(tokenizer_of(first))
     if facts.hash != graphs[0].meta["prompts"]:
         raise BadPrompt("the circuits were measured on other facts than these prompts hold; measure them again")
     kept = recalled_facts(graphs)

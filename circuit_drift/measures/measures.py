@@ -17,6 +17,7 @@ import circuits
 import heads
 from checkpoints import BadPrompt, Checkpoint, DamagedResult, DriftError, LoadedModel
 from checkpoints.loading.load import load_tokenizer
+from checkpoints.tokenizers.framing import front_ids
 from circuit_drift.prompts import FactSource, NeedleSource, Prompts
 from circuit_drift.store.store import Store, key_of
 
@@ -57,7 +58,7 @@ class RetrievalMeasure:
 
     def parameters(self) -> dict[str, Any]:
         """Version and prompts; the batch size changes no number."""
-        return {"version": 2, "prompts": self.source.hash}
+        return {"version": 3, "prompts": self.source.hash}
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "heads.RetrievalScores":
         """Score every head on every needle prompt in one forward pass a batch."""
@@ -78,11 +79,11 @@ class CircuitMeasure:
 
     def parameters(self) -> dict[str, Any]:
         """Version, prompts and the path integral's rule."""
-        return {"version": 2, "prompts": self.source.hash, "ig_steps": self.ig_steps, "rule": self.rule}
+        return {"version": 3, "prompts": self.source.hash, "ig_steps": self.ig_steps, "rule": self.rule}
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "circuits.AttributionGraph":
         """Attribute the logit difference of every usable fact to every edge."""
-        facts = circuits.tokenize_facts(tokenizer_of(loaded), self.source.facts)
+        facts = self.source.tokenized(tokenizer_of(loaded))
         return circuits.attribute(loaded.model, facts, ig_steps=self.ig_steps, rule=self.rule)
 
 
@@ -98,19 +99,24 @@ class FaithfulnessMeasure:
 
     def parameters(self) -> dict[str, Any]:
         """The circuit's parameters and the sizes tried."""
-        return {"version": 2, "circuit": self.circuit.parameters(), "shares": self.shares}
+        return {"version": 3, "circuit": self.circuit.parameters(), "shares": self.shares}
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "circuits.FaithfulnessCurve":
         """Run the pruned circuit of each size in the model it was found in."""
-        facts = circuits.tokenize_facts(tokenizer_of(loaded), self.circuit.source.facts)
+        facts = self.circuit.source.tokenized(tokenizer_of(loaded))
         return circuits.faithfulness_curve(loaded.model, earlier["circuit"], facts, shares=self.shares)
 
 
 @dataclass(frozen=True, slots=True)
 class RolesMeasure:
-    """What heads are known for: where they read what they write, and how far they look back or repeat."""
+    """What heads are known for: where they read what they write, and how far they look back or repeat.
+
+    What is repeated is drawn from the tokens of the needles' answers, which the model is asked to copy, each block
+    closed as a needle is; where those are too few, from all tokens of needles and facts.
+    """
 
     source: FactSource
+    needles: NeedleSource
     block: int = 24
     count: int = 16
 
@@ -119,16 +125,40 @@ class RolesMeasure:
 
     def parameters(self) -> dict[str, Any]:
         """Version, prompts, and the repeated random tokens."""
-        return {"version": 1, "prompts": self.source.hash, "block": self.block, "count": self.count}
+        prompts = {"prompts": self.source.hash, "needles": self.needles.hash}
+        return {"version": 2, **prompts, "block": self.block, "count": self.count}
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "circuits.HeadRoles":
         """Split every head's contribution by source; score previous-token and induction on repeated tokens."""
-        facts = circuits.tokenize_facts(tokenizer_of(loaded), self.source.facts)
+        tokenizer = tokenizer_of(loaded)
+        facts = self.source.tokenized(tokenizer)
         roles = circuits.head_roles(loaded.model, facts)
-        repeated = heads.repeat_scores(loaded.model, block=self.block, repeats=2, count=self.count)
+        tokens, end = _repeated(tokenizer, _needle_prompts(tokenizer, self.needles), facts, self.block)
+        repeated = heads.repeat_scores(
+            loaded.model,
+            block=min(self.block, len(tokens)),
+            repeats=2,
+            count=self.count,
+            tokens=tokens,
+            end=end,
+            front=front_ids(tokenizer),
+        )
         for role, detector in (("previous-token", "previous_token"), ("induction", "induction")):
             roles = roles.with_scores(role, repeated.detector(detector))
-        return roles
+        told = {name: repeated.meta[name] for name in ("block", "drawn_from", "end", "front")}
+        return replace(roles, meta={**roles.meta, "repeats": told})
+
+
+def _repeated(
+    tokenizer: "PreTrainedTokenizerBase", needles: "heads.NeedleSet", facts: "circuits.FactSet", block: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The tokens that blocks are drawn from, and those that close a block."""
+    tokens = heads.seen_tokens(tokenizer, [prompt.answer for prompt in needles])
+    if len(tokens) < block:
+        asked = (*facts.clean, *facts.corrupt, *facts.answer, *facts.wrong)
+        return heads.seen_tokens(tokenizer, [*asked, *(prompt.ids for prompt in needles)]), ()
+    ends = {prompt.ids[prompt.answer_span[1] : prompt.needle_span[1]] for prompt in needles}
+    return tokens, ends.pop() if len(ends) == 1 else ()
 
 
 def build_measures(prompts: Prompts, names: Sequence[str] = MEASURES) -> tuple[Measure, ...]:
@@ -145,7 +175,7 @@ def build_measures(prompts: Prompts, names: Sequence[str] = MEASURES) -> tuple[M
         "heads": RetrievalMeasure(prompts.needles),
         "circuit": circuit,
         "faithfulness": FaithfulnessMeasure(circuit),
-        "roles": RolesMeasure(prompts.facts),
+        "roles": RolesMeasure(prompts.facts, prompts.needles),
     }
     wanted = set(names) | {need for name in names for need in built[name].needs}
     return tuple(built[name] for name in MEASURES if name in wanted)

@@ -225,6 +225,8 @@ def describe(model: PreTrainedModel, facts: FactSet, **how: Any) -> Mapping[str,
         **how,
         "prompts": facts.hash,
         "refused": [list(item) for item in facts.refused],
+        "front": None if facts.front is None else list(facts.front),
+        "answers": facts.answers,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
     }
 

@@ -12,22 +12,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
 from checkpoints.files.reading import Record, read_records
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from checkpoints.tokenizers.framing import Ids
 
 _TEXTS = ("clean", "corrupt", "answer", "wrong")
 _MAPPINGS = ("labels", "segments")
 
-Answers = Literal["one token", "first token", "whole"]
-Ids = tuple[int, ...]
+Answers = Literal["auto", "one token", "first token", "whole"]
 Refusal = tuple[int, str]
 
 logger = logging.getLogger(__name__)
@@ -40,10 +37,13 @@ class Fact:
     Attributes:
         clean: the prompt, ending right before the answer.
         corrupt: the same prompt about something else, with the same number of tokens.
-        answer: what follows the clean prompt. A space is put between prompt and answer if neither has one.
+        answer: what follows the clean prompt.
         wrong: what follows the corrupt prompt.
         labels: anything to group by (class, relation, person, ...).
         segments: named parts of the clean prompt as they are written in it, such as subject -> "Paris".
+        space: whether a space stands between prompt and answer, where neither has one there; None decides as running
+            text is written (`checkpoints.tokenizers.framing.gap`): ``of`` + ``France`` with a space, ``said: "`` +
+            ``Yes`` and ``17`` + ``45`` without.
     """
 
     clean: str
@@ -52,6 +52,7 @@ class Fact:
     wrong: str
     labels: Mapping[str, Any] = field(default_factory=dict)
     segments: Mapping[str, str] = field(default_factory=dict)
+    space: bool | None = None
 
 
 class Facts(tuple[Fact, ...]):
@@ -88,6 +89,8 @@ class FactSet:
             counted in, so that positions are those among the file's lines.
         segments: N mappings from a segment's name to its first token and the one after its last; empty where none is
             named.
+        front: the tokens that the tokenizer puts in front of every prompt; None where the ids are given by hand.
+        answers: which answers are kept, and how.
     """
 
     clean: tuple[Ids, ...]
@@ -97,6 +100,8 @@ class FactSet:
     facts: tuple[Fact, ...]
     refused: tuple[Refusal, ...] = ()
     segments: tuple[Mapping[str, tuple[int, int]], ...] = ()
+    front: Ids | None = None
+    answers: Answers | None = None
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -151,6 +156,8 @@ class FactSet:
             facts=tuple(self.facts[i] for i in chosen),
             refused=self.refused,
             segments=tuple(self.segments[i] for i in chosen) if self.segments else (),
+            front=self.front,
+            answers=self.answers,
         )
 
     @classmethod
@@ -160,27 +167,42 @@ class FactSet:
         corrupt: Iterable[Iterable[int]],
         answer: Iterable[int | Iterable[int]],
         wrong: Iterable[int | Iterable[int]],
+        *,
+        front: Iterable[int] | None = None,
     ) -> "FactSet":
-        """Facts given as token ids, without a tokenizer; an answer is one id or several.
+        """Facts given as token ids, without a tokenizer.
+
+        Nothing is added to them: the prompts are read as they stand, front tokens included. Give each prompt up to its
+        last token before the answer; clean and corrupt prompt of one fact are of the same length.
+
+            facts = FactSet.from_ids([[1, 5, 6]], [[1, 7, 6]], answer=[9], wrong=[[10, 11]], front=[1])
+
+        Args:
+            clean: N prompts.
+            corrupt: N prompts, each as long as its clean one.
+            answer: N answers, each one id or several.
+            wrong: N wrong answers.
+            front: the tokens with which every prompt begins and that are none of its words; `circuits.head_roles`
+                leaves them out. Without it, the model's own BOS token where a prompt begins with it.
 
         Raises:
             BadPrompt: a pair that cannot be scored.
         """
         rows = [tuple(map(_as_ids, row)) for row in zip(clean, corrupt, answer, wrong, strict=True)]
         for index, row in enumerate(rows):
-            if reason := _obstacle(*row):
+            if reason := obstacle(*row):
                 raise BadPrompt(f"fact {index}: {reason}")
         facts = [Fact(str(list(c)), str(list(d)), _name(a), _name(w)) for c, d, a, w in rows]
-        return _fact_set(rows, facts, [])
+        return fact_set(rows, facts, [], front=None if front is None else tuple(map(int, front)))
 
 
 def load_facts(path: Path | str) -> Facts:
-    """Read facts from JSON lines with ``clean``, ``corrupt``, ``answer``, ``wrong``; perhaps ``labels``, ``segments``.
+    """Read facts from JSON lines with ``clean``, ``corrupt``, ``answer``, ``wrong``, and perhaps more.
 
     A list of such objects, or one such object over many lines, is read as well.
 
-    Any further key of a line becomes a label. A line that is no such object is refused with its reason and the others
-    go on: `Facts.refused`, which `tokenize_facts` passes on.
+    ``labels``, ``segments`` and ``space`` are as in `Fact`; any further key of a line becomes a label. A line that is
+    no such object is refused with its reason and the others go on: `Facts.refused`, which `tokenize_facts` passes on.
 
     Raises:
         BadPrompt: the file cannot be read, or no line of it is a fact.
@@ -210,59 +232,21 @@ def default_facts() -> tuple[Fact, ...]:
         return tuple(_parse(record) for record in read_records(path, "the built-in facts"))
 
 
-def tokenize_facts(
-    tokenizer: "PreTrainedTokenizerBase", facts: Iterable[Fact], *, answers: Answers = "one token"
-) -> FactSet:
-    """Turn facts into token ids, refusing one by one those that cannot be scored.
-
-    The tokenizer's own beginning-of-sequence token is put in front exactly when it puts one there by itself.
-
-    Args:
-        tokenizer: of the model.
-        facts: what to ask.
-        answers: ``one token`` refuses longer ones; ``whole`` keeps all tokens of each, so that metrics run over the
-            whole answer; ``first token`` cuts longer ones there, as published tools do.
-
-    Raises:
-        BadPrompt: no fact is left; the message gives the first reasons. Or an unknown kind of answers.
-    """
-    if answers not in get_args(Answers):
-        raise BadPrompt(f"unknown answers {answers!r}; choose from {', '.join(get_args(Answers))}")
-    unread = facts.refused if isinstance(facts, Facts) else ()
-    facts, places = tuple(facts), {index for index, _ in unread}
-    positions = [index for index in range(len(facts) + len(unread)) if index not in places]
-    kept, rows, segments, refused = [], [], [], list(unread)
-    for index, fact in zip(positions, facts, strict=True):
-        try:
-            clean, answer = _split(tokenizer, fact.clean, fact.answer, "answer", answers)
-            corrupt, wrong = _split(tokenizer, fact.corrupt, fact.wrong, "wrong answer", answers)
-            spans = {name: _segment(tokenizer, fact.clean, clean, name, text) for name, text in fact.segments.items()}
-        except BadPrompt as error:
-            refused.append((index, str(error)))
-            continue
-        if reason := _obstacle(clean, corrupt, answer, wrong):
-            refused.append((index, reason))
-            continue
-        kept.append(fact)
-        rows.append((clean, corrupt, answer, wrong))
-        segments.append(spans)
-    if not kept:
-        reasons = "; ".join(f"fact {index}: {reason}" for index, reason in refused[:3])
-        raise BadPrompt(f"none of {len(facts)} facts can be scored with this tokenizer. {reasons}")
-    return _fact_set(rows, kept, sorted(refused), segments if any(segments) else ())
-
-
-def _fact_set(
+def fact_set(
     rows: Sequence[tuple[Ids, ...]],
     facts: Sequence[Fact],
     refused: Sequence[Refusal],
     segments: Sequence[Mapping[str, tuple[int, int]]] = (),
+    *,
+    front: Ids | None,
+    answers: Answers | None = None,
 ) -> FactSet:
+    """Facts of rows (clean, corrupt, answer, wrong) of token ids."""
     clean, corrupt, answer, wrong = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return FactSet(clean, corrupt, answer, wrong, tuple(facts), tuple(refused), tuple(segments))
+    return FactSet(clean, corrupt, answer, wrong, tuple(facts), tuple(refused), tuple(segments), front, answers)
 
 
-def _obstacle(clean: Ids, corrupt: Ids, answer: Ids, wrong: Ids) -> str | None:
+def obstacle(clean: Ids, corrupt: Ids, answer: Ids, wrong: Ids) -> str | None:
     """Why a pair cannot be scored."""
     if not clean:
         return "the prompt is empty"
@@ -291,47 +275,6 @@ def _name(ids: Ids) -> str:
     return " ".join(map(str, ids))
 
 
-def _split(
-    tokenizer: "PreTrainedTokenizerBase", prompt: str, answer: str, what: str, answers: Answers
-) -> tuple[Ids, Ids]:
-    """Token ids of the prompt, and those that the answer adds to it."""
-    space = "" if prompt[-1:].isspace() or answer[:1].isspace() else " "
-    ids, whole = prompt_ids(tokenizer, prompt), prompt_ids(tokenizer, prompt + space + answer)
-    if whole[: len(ids)] != ids:
-        raise BadPrompt(f"the {what} {answer!r} changes how the prompt's last word is split; end the prompt at a word")
-    added = whole[len(ids) :]
-    if len(added) > 1 and answers == "first token":
-        added = added[:1]
-    if len(added) != 1 and answers != "whole":
-        tokens = tokenizer.convert_ids_to_tokens(list(added))
-        raise BadPrompt(f"the {what} {answer!r} is {len(added)} tokens ({' '.join(map(str, tokens))}), not one")
-    if tokenizer.unk_token_id in added:
-        raise BadPrompt(f"the {what} {answer!r} is unknown to the tokenizer")
-    return ids, added
-
-
-def _segment(tokenizer: "PreTrainedTokenizerBase", prompt: str, ids: Ids, name: str, text: str) -> tuple[int, int]:
-    """First token that holds part of a segment's text, and the one after the last; of its first occurrence."""
-    start = prompt.find(text)
-    if start < 0 or not text:
-        raise BadPrompt(f"the segment {name!r}, {text!r}, is not in the clean prompt {prompt!r}")
-    if not tokenizer.is_fast:
-        raise BadPrompt(f"the segment {name!r} needs a tokenizer that tells where its tokens stand (a fast one)")
-    places = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
-    front = len(ids) - len(places)
-    inside = [i + front for i, (low, high) in enumerate(places) if low < start + len(text) and high > start]
-    return inside[0], inside[-1] + 1
-
-
-def prompt_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[int, ...]:
-    """Ids of a text with the front token that the tokenizer adds by itself, and without one at the end."""
-    plain = tokenizer(text, add_special_tokens=False).input_ids
-    full = tokenizer(text).input_ids
-    bos = tokenizer.bos_token_id
-    starts = bos is not None and full[:1] == [bos] and plain[:1] != [bos]
-    return tuple([bos, *plain] if starts else plain)
-
-
 def _parse(read: Record) -> Fact:
     where, record = read.where, read.value
     if read.problem is not None:
@@ -344,6 +287,9 @@ def _parse(read: Record) -> Fact:
             raise BadPrompt(f"{where}: {name} must be an object, not {value!r}")
     if not all(isinstance(text, str) for text in segments.values()):
         raise BadPrompt(f"{where}: segments must be strings, parts of the clean prompt; got {segments!r}")
-    others = {name: value for name, value in record.items() if name not in (*_TEXTS, *_MAPPINGS)}
+    space = record.get("space")
+    if space is not None and not isinstance(space, bool):
+        raise BadPrompt(f"{where}: space says whether one stands before the answer, true or false; got {space!r}")
+    others = {name: value for name, value in record.items() if name not in (*_TEXTS, *_MAPPINGS, "space")}
     clean, corrupt, answer, wrong = (record[name] for name in _TEXTS)
-    return Fact(clean, corrupt, answer, wrong, labels={**others, **labels}, segments=segments)
+    return Fact(clean, corrupt, answer, wrong, labels={**others, **labels}, segments=segments, space=space)

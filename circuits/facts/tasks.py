@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from checkpoints.errors import BadPrompt
-from circuits.facts.facts import Fact, FactSet, Ids, default_facts, prompt_ids, tokenize_facts
+from checkpoints.tokenizers.framing import Ids, prompt_ids
+from circuits.facts.facts import Fact, FactSet, default_facts
+from circuits.facts.tokenizing import tokenize_facts
 
 if TYPE_CHECKING:
     from torch import Tensor

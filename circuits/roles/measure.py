@@ -31,8 +31,8 @@ def head_roles(model: PreTrainedModel, facts: FactSet, *, batch_size: int = 8, p
     """Where every head reads what it writes towards the answer, on the clean prompts.
 
     The subject is the named segment ``subject`` of a fact, else every position at which its clean and corrupt prompt
-    differ; the relation is the rest of the prompt but the beginning-of-sequence token. Attention runs eagerly for this
-    pass: the prompts of facts are short.
+    differ; the relation is the rest of the prompt but the tokens that the tokenizer puts in front. Attention runs
+    eagerly for this pass: the prompts of facts are short.
 
     Args:
         model: a decoder in Hugging Face form.
@@ -58,7 +58,9 @@ def head_roles(model: PreTrainedModel, facts: FactSet, *, batch_size: int = 8, p
             sets = np.stack([_sources(facts, i, bos) for i in index])
             found[:, index] = np.einsum("blhs,bks->kblh", shares, sets)
             bar.update(len(index))
-    return HeadRoles(subject=found[0], relation=found[1], meta={"prompts": facts.hash})
+    front = None if facts.front is None else list(facts.front)
+    meta = {"prompts": facts.hash, "front": front, "refused": [list(item) for item in facts.refused]}
+    return HeadRoles(subject=found[0], relation=found[1], meta=meta)
 
 
 def _contributions(parts: Anatomy, facts: FactSet, index: list[int]) -> np.ndarray:
@@ -132,9 +134,16 @@ def _sources(facts: FactSet, index: int, bos: int | list[int] | None) -> np.ndar
         subject[slice(*named)] = True
     if not subject.any():
         raise BadPrompt(f"fact {index}: the segment 'subject' holds no token; name the words as the prompt has them")
-    first = np.arange(len(clean)) == 0
-    starts = first & np.isin(clean, [] if bos is None else bos)
-    return np.stack([subject, ~subject & ~starts])
+    return np.stack([subject, ~subject & ~_in_front(facts, clean, bos)])
+
+
+def _in_front(facts: FactSet, prompt: np.ndarray, bos: int | list[int] | None) -> np.ndarray:
+    """[t] which tokens are the tokenizer's own in front; of ids given by hand without them, the model's BOS token."""
+    first = np.arange(len(prompt)) == 0
+    if facts.front is None:
+        return np.asarray(first & np.isin(prompt, [] if bos is None else bos))
+    size = len(facts.front)
+    return np.asarray(np.arange(len(prompt)) < (size if tuple(prompt[:size]) == facts.front else 0))
 
 
 def _of_one_length(facts: FactSet, size: int) -> Iterator[list[int]]:

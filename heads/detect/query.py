@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from checkpoints.model.plain import takes_model
 from heads.detect.chance import query_level
 from heads.detect.retrieval import about, check_fits, check_ids, kv_heads, row_logits, table
-from heads.prompts.building import continuation
+from heads.prompts.haystacks import continuation
 from heads.prompts.needles import NeedlePrompt, NeedleSet, Span
 from heads.rows.reduce import KeyGroups, RowStats
 from heads.rows.rows import RowRequest, capture_rows

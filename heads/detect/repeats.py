@@ -1,5 +1,8 @@
 """Detectors on repeated random tokens: echo, induction, previous-token and duplicate-token heads."""
 
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,10 +12,13 @@ from transformers import PreTrainedModel
 from checkpoints.errors import BadPrompt
 from checkpoints.model.plain import takes_model
 from heads.detect.chance import repeat_levels
-from heads.detect.retrieval import about, check_positions, kv_heads, row_logits, table
+from heads.detect.retrieval import about, check_ids, check_positions, kv_heads, row_logits, table
 from heads.rows.reduce import KeyGroups, RowStats
 from heads.rows.rows import RowRequest, capture_rows
 from heads.scores.scores import HeadScores
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 NAMES = ("echo", "induction", "previous_token", "duplicate_token")
 
@@ -24,12 +30,14 @@ def repeat_scores(
     block: int = 100,
     repeats: int = 4,
     count: int = 4,
-    bos: int | None = None,
+    tokens: Sequence[int] | None = None,
+    end: Sequence[int] = (),
+    front: Sequence[int] = (),
     seed: int = 0,
     rows_at_once: int = 256,
     progress: bool = False,
 ) -> HeadScores:
-    """Score heads on ``[bos] block block ...`` of random tokens, over the rows of all repeats but the first.
+    """Score heads on ``[front] block block ...`` of random tokens, over the rows of all repeats but the first.
 
     ``echo`` is the attention on all earlier copies of the same token, ``induction`` on the tokens after them
     (RazorAttention; there, blocks of 2,500 tokens repeated four times, the mean taken over the whole map),
@@ -37,39 +45,61 @@ def repeat_scores(
 
     Args:
         model: in eval mode.
-        block: tokens in a block, drawn without replacement where the vocabulary allows.
+        block: tokens in a block, drawn without replacement where there are as many.
         repeats: how often it stands in the sequence, two at least.
         count: sequences.
-        bos: first token; the model's own unless given, none where it has none.
+        tokens: ids to draw from, best those that the model was trained on, as `seen_tokens` finds them in prompts: on
+            the rest of a vocabulary it has no circuit to show. By default the whole vocabulary.
+        end: ids that close every block besides, as a full stop closes a list, for a model that copies lists only.
+        front: ids in front of the blocks: what the tokenizer puts in front of a text
+            (`checkpoints.tokenizers.framing.front_ids`).
         seed: of the tokens.
         rows_at_once: rows reduced together; changes memory, not results.
         progress: show a progress bar.
 
     Raises:
-        BadPrompt: fewer than two repeats, or a sequence beyond the model's positions.
+        BadPrompt: fewer than two repeats or different tokens, or a sequence beyond the model's positions or vocabulary.
     """
     if repeats < 2 or block < 2:
         raise BadPrompt(f"repeats of a block need two blocks of two tokens at least: got {repeats} of {block}")
-    config = model.config.get_text_config()
-    first = config.bos_token_id if bos is None else bos
-    head = [] if first is None else [int(first)]
-    check_positions(model, len(head) + block * repeats)
+    head, vocabulary = [int(token) for token in front], model.config.get_text_config().vocab_size
+    pool = np.arange(vocabulary) if tokens is None else np.unique(np.asarray(tokens, dtype=np.int64))
+    if len(pool) < 2 or pool[0] < 0:
+        raise BadPrompt(f"repeats are drawn from two different token ids at least, 0 or greater: got {pool.tolist()}")
+    tail = [int(token) for token in end]
+    period = block + len(tail)
+    check_ids(model, [[*head, *tail, int(pool[-1])]])
+    check_positions(model, len(head) + period * repeats)
     draw = np.random.default_rng(seed)
     records = []
     for _ in tqdm(range(count), desc="repeat scores", disable=not progress):
-        tokens = draw.choice(config.vocab_size, block, replace=block > config.vocab_size // 2)
-        ids = torch.tensor([[*head, *np.tile(tokens, repeats)]], device=model.device)
-        records.append(_one(model, ids, len(head), block, rows_at_once))
+        drawn = draw.choice(pool, block, replace=block > len(pool))
+        ids = torch.tensor([[*head, *np.tile([*drawn, *tail], repeats)]], device=model.device)
+        records.append(_one(model, ids, len(head), period, rows_at_once))
     detectors = {name: np.stack([record[name] for record in records]) for name in NAMES}
     meta = {
         **about(model),
         "block": block,
         "repeats": repeats,
         "seed": seed,
-        "length": len(head) + block * repeats,
-        "chances": repeat_levels(len(head), block, repeats),
+        "front": head,
+        "end": tail,
+        "drawn_from": "vocabulary" if tokens is None else pool.tolist(),
+        "length": len(head) + period * repeats,
+        "chances": repeat_levels(len(head), period, repeats),
     }
     return HeadScores(detectors=detectors, kv_heads=kv_heads(model, detectors["echo"].shape[2]), meta=meta)
+
+
+def seen_tokens(tokenizer: "PreTrainedTokenizerBase", sequences: Iterable[Sequence[int]]) -> tuple[int, ...]:
+    """The different tokens of some prompts, special ones and the unknown one left out, in order of their ids.
+
+    Args:
+        tokenizer: of the prompts.
+        sequences: token ids.
+    """
+    special = {*tokenizer.all_special_ids, tokenizer.unk_token_id}
+    return tuple(sorted({int(token) for ids in sequences for token in ids} - special))
 
 
 def _one(model: PreTrainedModel, ids: Tensor, start: int, block: int, rows_at_once: int) -> dict[str, np.ndarray]:

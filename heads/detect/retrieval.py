@@ -56,7 +56,7 @@ def retrieval_scores(
         needle_set: what `needle_prompts` built.
         mode: ``teacher_forced`` (arXiv 2604.02650) feeds the answer and is defined from step 0 on;
             ``generate_then_score`` (arXiv 2404.15574) lets the model answer greedily, scores what it wrote, and
-            accepts a prompt when it recalls more than half of the answer's tokens.
+            accepts a prompt when it recalls more than half of the answer's tokens; the NLL is the true answer's.
         extra: ``locos`` adds the direct-write scores, which need the output projection and the unembedding.
         stop_ids: tokens that end a generated answer, besides the model's end-of-sequence tokens.
         prefix: ``shared`` takes the prompts one by one, deepest needle first, and reuses the keys and values up to
@@ -84,7 +84,8 @@ def retrieval_scores(
         scored = prompts if mode == "teacher_forced" else _answered(model, prompts, stop_ids)
         found = score_batch(model, scored, key_block=key_block, extra=extra, cache=cache)
         if mode == "generate_then_score":
-            found = [_judged(*pair) for pair in zip(found, prompts, scored, strict=True)]
+            true = answer_nll(model, prompts)
+            found = [_judged(*each) for each in zip(found, prompts, scored, true, strict=True)]
         records |= zip(batch, found, strict=True)
     ordered = [records[i] for i in range(len(needle_set))]
     return assemble(model, needle_set, ordered, mode=mode)
@@ -268,10 +269,23 @@ def _answered(model: PreTrainedModel, prompts: Sequence[NeedlePrompt], stop_ids:
     ]
 
 
-def _judged(record: Record, prompt: NeedlePrompt, answered: NeedlePrompt) -> Record:
-    """A record of a generated answer: no NLL of the true one, and the gate's verdict."""
+def _judged(record: Record, prompt: NeedlePrompt, answered: NeedlePrompt, true: tuple[np.ndarray, bool]) -> Record:
+    """A record of a generated answer with the gate's verdict on it, and the NLL of the true one."""
     correct, share = contains(answered.answer, prompt.answer), recall(answered.answer, prompt.answer)
-    return replace(record, nll=np.full(len(prompt.answer), np.nan), correct=correct, accepted=share > GATE)
+    return replace(record, nll=true[0], correct=correct, accepted=share > GATE)
+
+
+@torch.no_grad()
+@takes_model
+def answer_nll(model: PreTrainedModel, prompts: Sequence[NeedlePrompt]) -> list[tuple[np.ndarray, bool]]:
+    """Nats per teacher-forced answer token, and whether all are the most likely ones, per prompt; no rows taken."""
+    ids, rows = (part.to(model.device) for part in pad(prompts))
+    logits = row_logits(model, ids, rows).float()
+    targets = ids.gather(1, rows + 1)
+    nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").cpu().numpy()
+    right = (logits.argmax(dim=-1) == targets).cpu().numpy()
+    sizes = [len(p.answer) for p in prompts]
+    return [(own[:n], bool(hit[:n].all())) for own, hit, n in zip(nll, right, sizes, strict=True)]
 
 
 def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Record], *, mode: str) -> RetrievalScores:
@@ -283,6 +297,9 @@ def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Re
         "prompts": needle_set.hash,
         "length": needle_set.length,
         "refused": [list(pair) for pair in needle_set.refused],
+        "front": list(needle_set.front),
+        "depths": achieved_depths(prompts),
+        "answers_unlike_needle": sum(p.answer[: p.answer_span[1] - p.answer_span[0]] != p.said for p in prompts),
         "mode": mode,
         **levels(prompts),
         "layers_without_rows": [int(x) for x in np.flatnonzero(np.isnan(detectors["entropy"]).all(axis=(0, 2)))],
@@ -298,6 +315,14 @@ def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Re
         steps=stack([r.steps for r in records], fill=-1),
         meta=meta,
     )
+
+
+def achieved_depths(prompts: Sequence[NeedlePrompt]) -> list[list[float]]:
+    """[asked, least achieved, mean achieved, greatest achieved] of each depth."""
+    found: dict[float, list[float]] = {}
+    for prompt in prompts:
+        found.setdefault(prompt.requested_depth, []).append(prompt.depth)
+    return [[asked, min(got), float(np.mean(got)), max(got)] for asked, got in sorted(found.items())]
 
 
 def stack(parts: Sequence[np.ndarray], *, fill: float) -> np.ndarray:

@@ -8,8 +8,8 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, DriftError
 from checkpoints.model.plain import takes_model
+from checkpoints.tokenizers.framing import front_ids, prompt_ids
 from heads.detect.generation import NEW_TOKENS, generate
 from heads.detect.readings import copied
-from heads.detect.retrieval import about, check_positions, kv_heads, table
+from heads.detect.retrieval import about, check_choice, check_positions, kv_heads, table
 from heads.prompts.building import answer_in
 from heads.prompts.needles import Needle, Span
 from heads.rows.reduce import RowStats
@@ -39,8 +40,15 @@ DEFECTS: Mapping[str, str] = {
     "step_count": "steps that copy are counted, not distinct tokens: repeats count again and scores exceed 1",
     "newline_stop": "only Llama-2's newline ends an answer; other tokenizers always write fifty tokens",
     "successes_only": "trials without the answer are dropped before averaging",
+    "stemming": "the gate's ROUGE compares the stems of words, so that another form of a word counts as the word",
 }
-LLAMA_PERIODS = frozenset((29889, 869))
+Provider = Literal["LLaMA", "Mistral", "GLM", "other"]
+PERIODS: Mapping[Provider, frozenset[int]] = {
+    "LLaMA": frozenset((29889, 869)),
+    "Mistral": frozenset((842, 28723)),
+    "GLM": frozenset((918, 30930)),
+}
+"""Token ids that the published code takes for full stops, by its model provider; of ``other`` it encodes "."."""
 LLAMA_NEWLINE = 144
 BUFFER = 200
 COVER = 0.9
@@ -60,6 +68,7 @@ def published_scores(
     lengths: Sequence[int],
     depths: Sequence[float],
     defects: Collection[str] = tuple(DEFECTS),
+    provider: Provider = "LLaMA",
     progress: bool = False,
 ) -> RetrievalScores:
     """Score heads as the published code does, with the defects named and without the others.
@@ -72,6 +81,7 @@ def published_scores(
         lengths: context lengths; 200 tokens of each are kept free, as published.
         depths: shares of the context before the needle.
         defects: names from `DEFECTS`; none for the mended procedure.
+        provider: as its command line has it, ``LLaMA`` by default; decides which tokens it takes for full stops.
         progress: show a progress bar.
 
     Returns:
@@ -80,7 +90,7 @@ def published_scores(
         Checkpoints that keep different trials cannot be paired: `heads.compare` refuses them.
 
     Raises:
-        BadPrompt: unknown defects, a length that leaves no room, or (`NothingAccepted`) no trial kept.
+        BadPrompt: unknown defects or provider, a length that leaves no room, or (`NothingAccepted`) no trial kept.
     """
     if unknown := set(defects) - set(DEFECTS):
         raise BadPrompt(f"unknown defects {sorted(unknown)}; there are {list(DEFECTS)}")
@@ -88,10 +98,13 @@ def published_scores(
     stops = _stops(tokenizer, defects)
     kept, asked, not_found = [], [], 0
     for number, needle, length, depth in tqdm(grid, desc="published scores", disable=not progress):
-        ids, span, achieved = published_prompt(tokenizer, needle, haystack, length, depth, defects=defects)
+        ids, span, achieved = published_prompt(
+            tokenizer, needle, haystack, length, depth, defects=defects, provider=provider
+        )
         check_positions(model, len(ids) + NEW_TOKENS)
         written, scores = published_trial(model, ids, span, stop_ids=stops, counting="step_count" in defects)
-        share = rouge1_recall(needle.answer, str(tokenizer.decode(list(written), skip_special_tokens=True)))
+        text = str(tokenizer.decode(list(written), skip_special_tokens=True))
+        share = rouge1_recall(needle.answer, text, stemmed="stemming" in defects)
         not_found += span is None
         if share > GATE or "successes_only" not in defects:
             kept.append((scores, share > GATE, achieved, number))
@@ -101,6 +114,8 @@ def published_scores(
     copy, accepted, depth_got, needle_of = (np.array(part) for part in zip(*kept, strict=True))
     meta = {
         "defects": sorted(defects),
+        "provider": provider,
+        "front": list(front_ids(tokenizer)),
         "trials": len(grid),
         "not_found": not_found,
         "mode": "published",
@@ -172,37 +187,39 @@ def published_prompt(
     depth: float,
     *,
     defects: Collection[str],
+    provider: Provider = "LLaMA",
 ) -> tuple[tuple[int, ...], Span | None, float]:
     """Token ids, the answer's span (None: not found), and the depth achieved, as published or mended.
 
+    The needle is put in verbatim: one that does not begin with white space stands right behind the full stop before it.
+
     Raises:
-        BadPrompt: a length that leaves no room for any context.
+        BadPrompt: a length that leaves no room for any context, or an unknown provider.
     """
+    check_choice("provider", provider, get_args(Provider))
     special = "extra_bos" in defects
     copies = length // max(len(haystack.split()), 1) + 1
     ids = _encode(tokenizer, " ".join([haystack] * copies), special)[:length]
     if special:
         ids = _encode(tokenizer, str(tokenizer.decode(ids)), special)
-    hidden = _encode(tokenizer, f" {needle.needle}", special)
+    hidden = _encode(tokenizer, needle.needle, special)
     ids = ids[: length - BUFFER - len(hidden)]
     if length - BUFFER - len(hidden) <= 0:
         raise BadPrompt(f"length {length} leaves no context beside {BUFFER} free tokens and the needle")
     at = len(ids) if depth >= 1 else int(len(ids) * depth)
-    periods = LLAMA_PERIODS if "period_ids" in defects else _periods(tokenizer, ids)
+    periods = _published_periods(tokenizer, provider) if "period_ids" in defects else _periods(tokenizer, ids)
     while depth < 1 and at and ids[at - 1] not in periods:
         at -= 1
     context = [*ids[:at], *hidden, *ids[at:]]
     if "span_search" in defects:
         text = str(tokenizer.decode(context)) + needle.question
-        prompt = _encode(tokenizer, text, special) if special else _with_bos(tokenizer, _encode(tokenizer, text, False))
-        return tuple(prompt), _search(prompt, _encode(tokenizer, needle.answer, False)), at / len(ids)
+        prompt = tuple(_encode(tokenizer, text, True)) if special else prompt_ids(tokenizer, text)
+        return prompt, _search(prompt, _encode(tokenizer, needle.answer, False)), at / len(ids)
     question = _encode(tokenizer, needle.question, False)
-    prompt = _with_bos(tokenizer, [*context, *question])
-    _, (low, high) = answer_in(
-        lambda text: tuple(_encode(tokenizer, f" {text}", special)), needle.needle, needle.answer
-    )
+    prompt = (*front_ids(tokenizer), *context, *question)
+    _, (low, high) = answer_in(lambda text: tuple(_encode(tokenizer, text, special)), needle.needle, needle.answer)
     start = len(prompt) - len(context) - len(question) + at
-    return tuple(prompt), (start + low, start + high), at / len(ids)
+    return prompt, (start + low, start + high), at / len(ids)
 
 
 def published_trial(
@@ -239,10 +256,33 @@ def published_trial(
     return written, table(model, values)["copy"]
 
 
-def rouge1_recall(answer: str, written: str) -> float:
-    """Share of the answer's words that were written, lower case, unstemmed."""
-    wanted, found = (Counter(re.findall(r"[a-z0-9]+", text.lower())) for text in (answer, written))
+def rouge1_recall(answer: str, written: str, *, stemmed: bool = False) -> float:
+    """Share of the answer's words that were written, lower case.
+
+    Args:
+        answer: the true one.
+        written: the model's.
+        stemmed: compare the Porter stems of words of more than three letters, as the published code's scorer does.
+
+    Raises:
+        DriftError: stems are wanted without the package nltk.
+    """
+    words = [re.findall(r"[a-z0-9]+", text.lower()) for text in (answer, written)]
+    stem = _stemmer() if stemmed else str
+    wanted, found = (Counter(map(stem, each)) for each in words)
     return sum((wanted & found).values()) / max(sum(wanted.values()), 1)
+
+
+def _stemmer() -> Callable[[str], str]:
+    try:
+        from nltk.stem.porter import PorterStemmer
+    except ImportError as error:
+        raise DriftError(
+            "the published ROUGE stems words, which needs the package nltk: pip install 'circuit-drift[parity]', or "
+            "leave 'stemming' out of defects="
+        ) from error
+    porter = PorterStemmer()
+    return lambda word: str(porter.stem(word)) if len(word) > 3 else word
 
 
 def _first_time(hits: np.ndarray, answer: np.ndarray) -> np.ndarray:
@@ -263,12 +303,9 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", text: str, special: bool) -> l
     return list(tokenizer.encode(text, add_special_tokens=special, verbose=False))
 
 
-def _encode_piece(tokenizer: "PreTrainedTokenizerBase", special: bool, text: str) -> tuple[int, ...]:
-    return tuple(_encode(tokenizer, f" {text}", special))
-
-
-def _with_bos(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> list[int]:
-    return ids if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id), *ids]
+def _published_periods(tokenizer: "PreTrainedTokenizerBase", provider: Provider) -> frozenset[int]:
+    """Of another provider the code encodes "." with special tokens: BOS counts as a full stop too."""
+    return PERIODS[provider] if provider in PERIODS else frozenset(_encode(tokenizer, ".", True))
 
 
 def _periods(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> frozenset[int]:

@@ -10,7 +10,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from checkpoints.errors import BadPrompt
 from checkpoints.model.plain import takes_model
-from heads.detect.retrieval import about, check_fits, check_positions, pad, row_logits
+from checkpoints.tokenizers.framing import prompt_ids
+from heads.detect.retrieval import about, answer_nll, check_fits, check_positions
 from heads.niah.grid import NeedleMap
 from heads.prompts.building import interference_prompts, needle_prompts
 from heads.prompts.needles import Needle, NeedlePrompt, NeedleSet
@@ -76,9 +77,8 @@ def interference_map(
     """
     distances, befores = list(distances), list(befores)
     prompts = interference_prompts(tokenizer, needles, haystack, distances=distances, befores=befores, seed=seed)
-    bos = int(tokenizer.bos_token_id is not None)
     cells = [(distances.index(prompt.distance), prompt) for prompt in _whole(prompts)]
-    column = [befores.index(prompt.before - bos) for _, prompt in cells]
+    column = [befores.index(prompt.before - len(prompts.front)) for _, prompt in cells]
     axes = ("distance", "before")
     return _measure(model, cells, column, axes, distances, befores, batch_size=batch_size, progress=progress)
 
@@ -127,19 +127,6 @@ def _measure(
 
 @torch.no_grad()
 @takes_model
-def answer_nll(model: PreTrainedModel, prompts: Sequence[NeedlePrompt]) -> list[tuple[np.ndarray, bool]]:
-    """Nats per teacher-forced answer token, and whether all are the most likely ones, per prompt; no rows taken."""
-    ids, rows = (part.to(model.device) for part in pad(prompts))
-    logits = row_logits(model, ids, rows).float()
-    targets = ids.gather(1, rows + 1)
-    nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").cpu().numpy()
-    right = (logits.argmax(dim=-1) == targets).cpu().numpy()
-    sizes = [len(p.answer) for p in prompts]
-    return [(own[:n], bool(hit[:n].all())) for own, hit, n in zip(nll, right, sizes, strict=True)]
-
-
-@torch.no_grad()
-@takes_model
 def corpus_nll(
     model: PreTrainedModel,
     tokenizer: "PreTrainedTokenizerBase",
@@ -156,15 +143,14 @@ def corpus_nll(
         model: in eval mode.
         tokenizer: the model's.
         texts: documents; shorter ones count as far as they go.
-        length: tokens of a document, BOS included.
+        length: tokens of a document, those that the tokenizer puts in front included.
         chunk: tokens at a time.
 
     Raises:
         BadPrompt: no text of two tokens, or a length beyond the model's positions.
     """
     check_positions(model, length)
-    bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
-    documents = [(bos + tokenizer.encode(t, add_special_tokens=False, verbose=False))[:length] for t in texts]
+    documents = [prompt_ids(tokenizer, text)[:length] for text in texts]
     means = np.array([_document_nll(model, ids, chunk) for ids in documents if len(ids) > 1])
     if not len(means):
         raise BadPrompt("no text has two tokens: give documents to read")

@@ -1,24 +1,24 @@
 """Needles hidden in haystacks, in token space: every span is known by construction, none is searched for.
 
-A prompt is ``[bos] haystack + needle + haystack + question``, followed by the answer's own token ids as they stand
-in the needle, to be teacher-forced (arXiv 2604.02650, section 3.2: "continuous NIAH").
+A prompt is ``[front] haystack + needle + haystack + question``, followed by the answer's token ids as they continue the
+question, to be teacher-forced (arXiv 2604.02650, section 3.2: "continuous NIAH"). In front stands what the tokenizer
+itself puts there (`checkpoints.tokenizers.framing`).
 """
 
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from checkpoints.errors import BadPrompt
+from checkpoints.tokenizers.framing import front_ids, gap
+from heads.prompts.haystacks import Haystack, Ids, Window, continuation
 from heads.prompts.needles import Needle, NeedlePrompt, NeedleSet, Span
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Ids = tuple[int, ...]
-SENTENCE_END = (".", "!", "?", "\n")
-MOSTLY = 0.5
+TOLERANCE = 0.1
 
 
 def needle_prompts(
@@ -29,40 +29,47 @@ def needle_prompts(
     length: int,
     depths: Sequence[float],
     seed: int = 0,
+    tolerance: float = TOLERANCE,
 ) -> NeedleSet:
     """Hide every needle at every depth of a haystack.
 
     Pieces are tokenized once each, as they stand after a sentence's end, and joined as token ids: one space between
-    pieces unless a piece begins with white space. The haystack is a window of the text that starts at a boundary
-    drawn by seed and needle, running on from its beginning when the text is too short. Insertions move back to the
-    nearest boundary. A tokenizer with a BOS token gets exactly one, in front.
+    pieces unless a piece begins with white space or in a script that puts none between sentences. The haystack is a
+    window of the text that starts at a boundary drawn by seed and needle, running on from its beginning when the text
+    is too short. A needle goes to the end of the sentence before its depth; where that is too far, of the sentence
+    behind it, else between two words. `NeedlePrompt.depth` says where it came to stand. In front stands what the
+    tokenizer itself puts there.
 
     Args:
         tokenizer: any transformers tokenizer.
         needles: what to hide.
-        haystack: running text, whose sentences end in ``. ! ?`` or a newline; or units that nothing may split.
-        length: tokens of the prompt from BOS to the end of the question; the answer comes on top.
+        haystack: running text in any script; or units that nothing may split.
+        length: tokens of the prompt from its first to the end of the question; the answer comes on top.
         depths: shares of the haystack before the needle, in [0, 1].
         seed: of the window and of the places of distractors and further parts.
+        tolerance: share of the haystack by which a needle may miss its depth; one that would miss it by more is
+            refused.
 
     Returns:
         the prompts, and for each needle that cannot be scored the reason; a haystack of which the tokenizer does not
         know most is a reason too.
 
     Raises:
-        BadPrompt: no depth, a depth outside [0, 1], or an empty haystack.
+        BadPrompt: no depth, a depth or a tolerance outside [0, 1], or an empty haystack.
     """
     depths = [float(depth) for depth in depths]
     if not depths or not all(0 <= depth <= 1 for depth in depths):
         raise BadPrompt(f"depths must be shares in [0, 1], one at least: got {depths}")
-    hay = _Haystack.of(tokenizer, haystack)
+    if not 0 <= tolerance <= 1:
+        raise BadPrompt(f"tolerance is a share in [0, 1] of the haystack: got {tolerance}")
+    hay = Haystack.of(tokenizer, haystack)
 
     def build(pieces: "_Pieces", index: int) -> list[NeedlePrompt]:
         if length < pieces.size:
             raise BadPrompt(f"needle, distractors and question take {pieces.size} tokens: raise the length of {length}")
         window = hay.window(length - pieces.size, random.Random(f"{seed}/{index}/window"))
         _check_unique(pieces, window.ids)
-        at = [(depth, window.boundary(round(depth * len(window.ids)))) for depth in depths]
+        at = [(depth, window.place(depth, tolerance)) for depth in depths]
         return [_join(tokenizer, pieces, window, place, depth, index, seed) for depth, place in at]
 
     return _build_all(tokenizer, needles, length, build)
@@ -97,7 +104,7 @@ def interference_prompts(
     grid = [(distance, before) for distance in distances for before in befores]
     if not grid or min(map(min, grid)) < 0:
         raise BadPrompt(f"distances and befores are token counts from 0 on: got {list(distances)}, {list(befores)}")
-    hay = _Haystack.of(tokenizer, haystack)
+    hay = Haystack.of(tokenizer, haystack)
 
     def build(pieces: "_Pieces", index: int) -> list[NeedlePrompt]:
         if len(pieces.hidden) > 1:
@@ -111,20 +118,6 @@ def interference_prompts(
         return out
 
     return _build_all(tokenizer, needles, 0, build)
-
-
-def continuation(tokenizer: "PreTrainedTokenizerBase", text: str, *, anchor: str = ".") -> Ids:
-    """Token ids of a text as it stands after a sentence's end, not as a text's beginning.
-
-    Raises:
-        BadPrompt: the tokenizer merges the text with what stands before it.
-    """
-    joined = anchor + text if text[:1].isspace() else f"{anchor} {text}"
-    before = tokenizer.encode(anchor, add_special_tokens=False)
-    ids = tokenizer.encode(joined.rstrip(" "), add_special_tokens=False, verbose=False)
-    if ids[: len(before)] != before or len(ids) == len(before):
-        raise BadPrompt(f"the tokenizer merges {text[:40]!r} with the full stop before it")
-    return tuple(ids[len(before) :])
 
 
 def _build_all(
@@ -141,51 +134,8 @@ def _build_all(
             prompts += build(_Pieces.of(tokenizer, needle), index)
         except BadPrompt as reason:
             refused.append((index, str(reason)))
-    return NeedleSet(tuple(prompts), tuple(refused), length or max((p.answer_start for p in prompts), default=0))
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """A stretch of haystack, and where something may be inserted: before the first token, after each unit."""
-
-    ids: Ids
-    bounds: tuple[int, ...]
-
-    def boundary(self, at: int) -> int:
-        return max(bound for bound in self.bounds if bound <= at)
-
-
-@dataclass(frozen=True, slots=True)
-class _Haystack:
-    ids: Ids
-    ends: tuple[int, ...]
-    unknown: float
-
-    @staticmethod
-    def of(tokenizer: "PreTrainedTokenizerBase", haystack: str | Sequence[str]) -> "_Haystack":
-        if isinstance(haystack, str):
-            ids = tuple(tokenizer.encode(haystack, add_special_tokens=False, verbose=False))
-            marks = {i for i in set(ids) if str(tokenizer.decode([i])).rstrip(" ").endswith(SENTENCE_END)}
-            ends = tuple(i + 1 for i, token in enumerate(ids) if token in marks)
-        else:
-            units = [continuation(tokenizer, unit) for unit in haystack]
-            ids = tuple(token for unit in units for token in unit)
-            ends = tuple(accumulate(map(len, units)))
-        if not ids or not "".join(haystack).strip():
-            raise BadPrompt("the haystack is empty: give it running text")
-        return _Haystack(ids, ends, ids.count(tokenizer.unk_token_id) / len(ids))
-
-    def window(self, size: int, draw: random.Random) -> _Window:
-        if self.unknown > MOSTLY:
-            raise BadPrompt(
-                f"the tokenizer does not know {self.unknown:.0%} of the haystack: give it text in the model's own words"
-            )
-        starts = [end for end in self.ends if end < len(self.ids)]
-        start = draw.choice([0, *starts])
-        rounds = size // len(self.ids) + 2
-        ids = (self.ids * rounds)[start : start + size]
-        shifted = (end + turn * len(self.ids) - start for turn in range(rounds) for end in self.ends)
-        return _Window(ids, (0, *(bound for bound in shifted if 0 < bound <= size)))
+    longest = length or max((p.answer_start for p in prompts), default=0)
+    return NeedleSet(tuple(prompts), tuple(refused), longest, front_ids(tokenizer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,35 +143,42 @@ class _Pieces:
     """Token ids of everything but the haystack.
 
     Attributes:
+        front: what the tokenizer puts in front.
         hidden: the needle, its further parts, then the distractors.
         answers: the answer's place in the needle and in each part.
         rank: how many distractors come first; None scatters them.
+        asked: the answer as it continues the question.
         separator: what stands between the parts' answers.
     """
 
-    bos: Ids
+    front: Ids
     intro: Ids
     hidden: tuple[Ids, ...]
     answers: tuple[Span, ...]
     rank: int | None
     question: Ids
+    asked: Ids
     separator: Ids
 
     @staticmethod
     def of(tokenizer: "PreTrainedTokenizerBase", needle: Needle) -> "_Pieces":
         gold = [_with_answer(tokenizer, *pair) for pair in ((needle.needle, needle.answer), *needle.parts)]
-        bos = () if tokenizer.bos_token_id is None else (int(tokenizer.bos_token_id),)
+        front = front_ids(tokenizer)
         intro = continuation(tokenizer, needle.intro) if needle.intro else ()
-        question = continuation(tokenizer, needle.question)
+        question, asked = _asked(tokenizer, needle)
         hidden = (*(ids for ids, _ in gold), *(continuation(tokenizer, text) for text in needle.distractors))
-        if any(token in bos for piece in (intro, question, *hidden) for token in piece):
-            raise BadPrompt(f"the text holds the BOS token {tokenizer.bos_token!r}: take it out")
+        starts = {*front, tokenizer.bos_token_id}
+        if found := [token for piece in (intro, question, *hidden) for token in piece if token in starts]:
+            raise BadPrompt(
+                f"the text holds {tokenizer.convert_ids_to_tokens(found[0])!r}, a BOS token or one that the tokenizer "
+                "puts in front: take it out"
+            )
         comma = continuation(tokenizer, "a,")[len(continuation(tokenizer, "a")) :] if needle.parts else ()
-        return _Pieces(bos, intro, hidden, tuple(span for _, span in gold), needle.rank, question, comma)
+        return _Pieces(front, intro, hidden, tuple(span for _, span in gold), needle.rank, question, asked, comma)
 
     @property
     def size(self) -> int:
-        return sum(map(len, (self.bos, self.intro, self.question, *self.hidden)))
+        return sum(map(len, (self.front, self.intro, self.question, *self.hidden)))
 
     @property
     def golds(self) -> list[Ids]:
@@ -229,8 +186,20 @@ class _Pieces:
 
     @property
     def answer(self) -> Ids:
-        first, *rest = self.golds
-        return first + tuple(token for gold in rest for token in (*self.separator, *gold))
+        return self.asked + tuple(token for gold in self.golds[1:] for token in (*self.separator, *gold))
+
+
+def _asked(tokenizer: "PreTrainedTokenizerBase", needle: Needle) -> tuple[Ids, Ids]:
+    """Ids of the question, and those that the answer adds to it."""
+    text = needle.question.rstrip(" ")
+    space = " " if text != needle.question and needle.space is None else gap(text, needle.answer, needle.space)
+    question, whole = continuation(tokenizer, text), continuation(tokenizer, text + space + needle.answer)
+    if whole[: len(question)] != question or len(whole) == len(question):
+        raise BadPrompt(
+            f"the answer {needle.answer!r} changes how the end of the question, {text[-20:]!r}, is split into tokens; "
+            "end the question at a word, or say with space whether one stands between them"
+        )
+    return question, whole[len(question) :]
 
 
 def _with_answer(tokenizer: "PreTrainedTokenizerBase", sentence: str, answer: str) -> tuple[Ids, Span]:
@@ -266,8 +235,8 @@ def answer_in(encode: Callable[[str], Ids], sentence: str, answer: str) -> tuple
 
 
 def _check_unique(pieces: _Pieces, window: Ids) -> None:
-    if set(pieces.bos) & set(window):
-        raise BadPrompt("the haystack holds the BOS token: take it out")
+    if set(pieces.front) & set(window):
+        raise BadPrompt("the haystack holds a token that the tokenizer puts in front, such as a BOS token: take it out")
     distractors = pieces.hidden[len(pieces.answers) :]
     elsewhere = [("haystack", window), ("question", pieces.question), *(("distractor", ids) for ids in distractors)]
     for name, ids in elsewhere:
@@ -282,14 +251,14 @@ def _contains(ids: Ids, part: Ids) -> bool:
 def _join(
     tokenizer: "PreTrainedTokenizerBase",
     pieces: _Pieces,
-    window: _Window,
+    window: Window,
     place: int,
     depth: float,
     index: int,
     seed: int,
 ) -> NeedlePrompt:
     """The needle at its place among everything else that is hidden."""
-    ids = [*pieces.bos, *pieces.intro]
+    ids = [*pieces.front, *pieces.intro]
     starts = [0] * len(pieces.hidden)
     last = 0
     for at, _, number in sorted([(place, 0, 0), *_places(pieces, window, place, f"{seed}/{index}/others")]):
@@ -314,7 +283,7 @@ def _join(
     )
 
 
-def _places(pieces: _Pieces, window: _Window, place: int, seed: str) -> list[tuple[int, int, int]]:
+def _places(pieces: _Pieces, window: Window, place: int, seed: str) -> list[tuple[int, int, int]]:
     """(place, order among equal places, number) of parts and distractors.
 
     Scattered distractors stay where they are whatever the needle's depth, so that depths share their prefix.
@@ -327,6 +296,6 @@ def _places(pieces: _Pieces, window: _Window, place: int, seed: str) -> list[tup
     behind = (*range(1, gold), *(n for n in distractors if n not in scattered and n not in before))
     places = [(draw.choice(window.bounds), n, n) for n in scattered]
     ahead = sorted(draw.randint(0, place) for _ in before)
-    places += [(window.boundary(at), n - total, n) for n, at in zip(before, ahead, strict=True)]
+    places += [(window.near(at), n - total, n) for n, at in zip(before, ahead, strict=True)]
     later = sorted(draw.randint(place, size) for _ in behind)
-    return places + [(max(place, window.boundary(at)), n, n) for n, at in zip(behind, later, strict=True)]
+    return places + [(max(place, window.near(at)), n, n) for n, at in zip(behind, later, strict=True)]

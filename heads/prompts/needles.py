@@ -27,6 +27,8 @@ class Needle:
             lists them after the first, separated by commas. They follow the needle in order.
         intro: what stands before the haystack.
         labels: anything to group results by.
+        space: whether a space stands between question and answer; None decides as running text is written
+            (`checkpoints.tokenizers.framing.gap`): none where the question ends in a newline or an opening quote, say.
     """
 
     needle: str
@@ -37,6 +39,7 @@ class Needle:
     parts: tuple[tuple[str, str], ...] = ()
     intro: str = ""
     labels: Mapping[str, Any] = field(default_factory=dict)
+    space: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +81,18 @@ class NeedlePrompt:
         return self.needle_spans[0]
 
     @property
+    def said(self) -> tuple[int, ...]:
+        """Token ids of the answer in the needle itself; those of `answer` differ where it follows another character."""
+        return self.ids[slice(*self.answer_span)]
+
+    @property
     def gold(self) -> tuple[int, ...]:
         """Every position that holds a token of the answer."""
         return tuple(position for span in self.answer_spans for position in range(*span))
 
     @property
     def before(self) -> int:
-        """Tokens before the needle, BOS included: the interference length of arXiv 2604.02650, figure 8."""
+        """Tokens before the needle, those in front included: the interference length of arXiv 2604.02650, figure 8."""
         return self.needle_span[0]
 
     @property
@@ -106,11 +114,13 @@ class NeedleSet:
         prompts: in the order needle, depth.
         refused: (index of the needle, reason).
         length: tokens in a prompt, the answer not counted.
+        front: the tokens that the tokenizer puts in front of every prompt.
     """
 
     prompts: tuple[NeedlePrompt, ...]
     refused: tuple[tuple[int, str], ...]
     length: int
+    front: tuple[int, ...] = ()
 
     @property
     def hash(self) -> str:
@@ -163,8 +173,11 @@ def _parse(read: Record, where: str) -> Needle:
     intro, labels = record.get("intro", ""), record.get("labels", {})
     if not isinstance(intro, str) or not isinstance(labels, dict):
         raise BadPrompt(f"{where}: intro is a string and labels are an object")
+    space = record.get("space")
+    if space is not None and not isinstance(space, bool):
+        raise BadPrompt(f"{where}: space says whether one stands before the answer, true or false, got {space!r}")
     pairs = tuple((sentence, part) for sentence, part in parts)
-    return Needle(needle, answer, question, tuple(distractors), rank=rank, parts=pairs, intro=intro, labels=labels)
+    return Needle(needle, answer, question, tuple(distractors), rank, pairs, intro, labels, space)
 
 
 def _texts(values: list[Any]) -> bool:

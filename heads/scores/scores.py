@@ -233,8 +233,8 @@ class RetrievalScores(HeadScores):
     [0, 1], larger meaning more retrieval.
 
     Attributes:
-        nll: [N, T] float32, nats per teacher-forced answer token, NaN beyond an answer's end (and throughout when the
-            model generated its own answer).
+        nll: [N, T] float32, nats per teacher-forced answer token, NaN beyond an answer's end; those of the true answer
+            also where the model generated its own.
         correct: [N] bool, every answer token is the most likely one: greedy decoding would answer right. When the
             model generated: the answer stands in what it wrote.
         accepted: [N] bool, prompts that pass the gate of arXiv 2404.15574 and enter `accepted_mean`: more than half

@@ -4,7 +4,7 @@ from toys import train_tokenizers
 import heads
 from checkpoints.errors import BadPrompt
 from heads import Needle, needle_prompts
-from heads.prompts.building import continuation
+from heads.prompts.haystacks import continuation
 
 HAYSTACK = heads.default_haystack(0)
 DEPTHS = (0.0, 0.5, 1.0)

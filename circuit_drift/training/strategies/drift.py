@@ -56,13 +56,12 @@ def function_frame(config: Config, out: Path | str, strategy: str, *, share: flo
     """
     import pandas as pd
 
-    import circuits
     from circuits.intervention.faithfulness import ratio
     from circuits.intervention.faithfulness_measure import circuit_metrics
 
     run = load_record(Path(out) / STORE, strategy)
     traced = {point.step: point.circuit for point in run if point.circuit is not None}
-    facts = prompts_of(config, open_checkpoint(config.model)).facts.facts
+    facts = prompts_of(config, open_checkpoint(config.model)).facts
     rows, first = [], None
     for loaded in open_series(Path(out) / strategy).models():
         step = loaded.checkpoint.step
@@ -72,7 +71,7 @@ def function_frame(config: Config, out: Path | str, strategy: str, *, share: flo
             raise BadPrompt(f"step {step} of {run.name} recalls none of the facts whose circuit was traced")
         own = only(graph, known).prune(round(share * graph.edge_scores.shape[1]))
         first = own if first is None else first
-        asked = circuits.tokenize_facts(tokenizer_of(loaded), facts).subset(list(known))
+        asked = facts.tokenized(tokenizer_of(loaded)).subset(list(known))
         metric, clean, corrupt = circuit_metrics(loaded.model, [first, own], asked)
         rows.append((step, *(ratio(values, clean, corrupt) for values in metric), len(known)))
     return pd.DataFrame(rows, columns=["step", "first", "own", "facts"])

@@ -1,0 +1,90 @@
+"""What stands around a text once it is token ids: one rule for needles, facts, repeated tokens and every probe.
+
+In front of a prompt stands what the tokenizer itself puts in front of a text: one token, several (``[gMASK]<sop>``), or
+none, whatever it declares as its BOS token and whatever the model's config says. Behind a prompt nothing is put.
+Between a prompt and its answer stands a space only where running text has one.
+"""
+
+from typing import TYPE_CHECKING
+
+import regex
+
+from checkpoints.errors import BadPrompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Ids = tuple[int, ...]
+
+UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
+"""Letters of scripts that put no space between words."""
+_WIDE = r"[\u3000-\u303f\uff00-\uffef]"
+_QUOTE = r"[\p{Pi}\p{Pf}\"'`]"
+_NO_SPACE_AFTER = regex.compile(
+    rf"""  \s$                                        # white space
+         | [\p{{Ps}}$£€¥#@_/\\]$                     # an opening bracket, or a sign that stands before its word
+         | (?:^|[\s\p{{Ps}}=:,]|{_WIDE}){_QUOTE}$    # a quote that opens
+         | \S[-–—=+*&~^<>|]$                         # a sign in the middle of a word
+         | (?:^|\s)(?:www\.|\w+://)\S*$              # an address
+         | (?:{_WIDE}|{UNSPACED})$
+    """,
+    regex.VERBOSE,
+)
+_NO_SPACE_BEFORE = regex.compile(rf"\s|[\p{{Pe}}.,;:!?…%°]|{_WIDE}|['’](?:s|t|d|m|re|ll|ve)\b")
+_NUMBER_ENDS = regex.compile(r"\p{Nd}[.,]?$")
+_LAST_LETTER = regex.compile(rf"{UNSPACED}\P{{L}}*$")
+
+
+def front_ids(tokenizer: "PreTrainedTokenizerBase") -> Ids:
+    """Ids of the tokens that the tokenizer itself puts in front of a text; empty where it puts none.
+
+    Raises:
+        BadPrompt: with its own tokens around it, it splits a text otherwise than without.
+    """
+    return _in_front(tokenizer, "a")
+
+
+def prompt_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> Ids:
+    """Ids of a prompt: what the tokenizer puts in front, unless the text begins with it, and nothing at the end."""
+    plain = _encoded(tokenizer, text, special=False)
+    front = _in_front(tokenizer, text if plain else "a")
+    return plain if front and plain[: len(front)] == front else front + plain
+
+
+def _in_front(tokenizer: "PreTrainedTokenizerBase", text: str) -> Ids:
+    plain, full = (_encoded(tokenizer, text, special=special) for special in (False, True))
+    for at in range(len(full) - len(plain) + 1):
+        if full[at : at + len(plain)] == plain:
+            return full[:at]
+    raise BadPrompt(
+        f"{type(tokenizer).__name__} splits {text[:40]!r} otherwise with its special tokens around it than without, so "
+        "what it puts in front of a prompt cannot be told; use a tokenizer that only adds tokens around a text"
+    )
+
+
+def gap(before: str, after: str, space: bool | None = None) -> str:
+    """What stands between a text and what follows it, where neither has white space there: a space or nothing.
+
+    Args:
+        before: the text, a prompt.
+        after: what follows, an answer.
+        space: whether there is a space; None decides as running text is written: none after an opening quote or
+            bracket, inside a number, an address or a hyphenated word, before closing punctuation, and in scripts that
+            put none between words.
+    """
+    if space is not None:
+        return " " if space else ""
+    if not before or not after or _NO_SPACE_AFTER.search(before) or _NO_SPACE_BEFORE.match(after):
+        return ""
+    if _NUMBER_ENDS.search(before) and regex.match(r"\p{Nd}", after):
+        return ""
+    return "" if unspaced(after) and _LAST_LETTER.search(before) else " "
+
+
+def unspaced(text: str) -> bool:
+    """Whether a text begins in a script that puts no space between words."""
+    return regex.match(f"{UNSPACED}|{_WIDE}", text) is not None
+
+
+def _encoded(tokenizer: "PreTrainedTokenizerBase", text: str, *, special: bool) -> Ids:
+    return tuple(tokenizer(text, add_special_tokens=special).input_ids)
