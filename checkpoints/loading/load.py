@@ -19,7 +19,7 @@ from checkpoints.files.distributed import plan, read_metadata
 from checkpoints.files.folder import tokenizer_files
 from checkpoints.files.limits import require_possible
 from checkpoints.files.trust import ALLOWED, allows_code
-from checkpoints.loading.formats import merge_adapter
+from checkpoints.loading.adapters import merge_adapter
 from checkpoints.model.bridge import build_bridge
 from checkpoints.series.checkpoint import Checkpoint
 
@@ -119,7 +119,7 @@ def load(
         validate(checkpoint.base)
         whole = replace(checkpoint, path=checkpoint.base, hub=checkpoint.hub and checkpoint.hub.base)
         base = _build(whole, None, dtype, attention, device_map)
-        model = merge_adapter(checkpoint, base)
+        model = merge_adapter(checkpoint.path, base)
     elif files[0].suffix == ".distcp":
         if device_map is not None:
             raise DriftError(

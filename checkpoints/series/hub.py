@@ -9,15 +9,12 @@ for all of a process.
 import fnmatch
 import logging
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TypeVar
 
-from checkpoints.errors import CorruptWeights, DriftError, NotACheckpoint
+from checkpoints.errors import CorruptWeights, NotACheckpoint
 from checkpoints.files.folder import (
     ADAPTER_CONFIG,
     ADAPTER_FILE,
@@ -31,11 +28,14 @@ from checkpoints.files.folder import (
 from checkpoints.files.hashes import hash_file
 from checkpoints.files.headers import read_header
 from checkpoints.files.trust import allows_code
+from checkpoints.series.hub_client import (
+    Unreached,
+    explained,
+    patiently,
+)
 from checkpoints.series.names import parse_name
 
 logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 MAIN = "main"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -59,16 +59,6 @@ _WEIGHTS = (
     re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin"),
     re.compile(re.escape(ADAPTER_FILE)),
 )
-_TRIES = 6
-_MAX_WAIT = 60.0
-
-
-class Unreached(DriftError):
-    """The hub could not be asked."""
-
-
-class Forbidden(Unreached, NotACheckpoint):
-    """The environment forbids asking it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +141,8 @@ class HubRevision:
             if (self.path / file.name).exists() and file.name.endswith(".safetensors"):
                 tensors |= {name: (e.dtype, e.shape) for name, e in read_header(self.path / file.name).items()}
             elif file.name.endswith(".safetensors"):
-                with _explained(self.repo, self.revision):
-                    header = _patiently(
+                with explained(self.repo, self.revision):
+                    header = patiently(
                         partial(HfApi().parse_safetensors_file_metadata, self.repo, file.name, revision=self.commit)
                     )
                 tensors |= {name: (info.dtype, tuple(info.shape)) for name, info in header.tensors.items()}
@@ -196,8 +186,8 @@ class HubRevision:
 
         if (self.path / name).exists():
             return self.path / name
-        with _explained(self.repo, self.revision):
-            path = Path(_patiently(lambda: hf_hub_download(self.repo, name, revision=self.commit)))
+        with explained(self.repo, self.revision):
+            path = Path(patiently(lambda: hf_hub_download(self.repo, name, revision=self.commit)))
         self._remember()
         return path
 
@@ -302,8 +292,8 @@ def _commits(repo: str) -> dict[str, str]:
     from huggingface_hub import HfApi
 
     try:
-        with _explained(repo):
-            refs = _patiently(lambda: HfApi().list_repo_refs(repo))
+        with explained(repo):
+            refs = patiently(lambda: HfApi().list_repo_refs(repo))
     except Unreached as error:
         cached = _cached_commits(repo)
         if not cached:
@@ -335,8 +325,8 @@ def _published(repo: str, commit: str) -> tuple[HubFile, ...]:
     from huggingface_hub import HfApi
 
     try:
-        with _explained(repo, commit):
-            info = _patiently(lambda: HfApi().model_info(repo, revision=commit, files_metadata=True))
+        with explained(repo, commit):
+            info = patiently(lambda: HfApi().model_info(repo, revision=commit, files_metadata=True))
     except Unreached:
         cached = _cached_files(_cache(repo) / "snapshots" / commit)
         if not cached:
@@ -363,52 +353,3 @@ def _cached_files(snapshot: Path) -> tuple[HubFile, ...]:
             digest = blob if re.fullmatch(r"[0-9a-f]{40,64}", blob) else hash_file(path)
             found.append(HubFile(path.relative_to(snapshot).as_posix(), path.stat().st_size, sha256, digest))
     return tuple(found)
-
-
-def _patiently(ask: Callable[[], Result]) -> Result:
-    """Ask again when the hub says to come back later (429) or fails (5xx): the client does so for files only."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    attempt = 0
-    while True:
-        try:
-            return ask()
-        except HfHubHTTPError as error:
-            attempt += 1
-            status = error.response.status_code
-            if attempt == _TRIES or (status != 429 and status < 500):
-                raise
-            wait = _wait(error.response.headers.get("Retry-After"), attempt)
-            logger.warning("the hub answered %d; asking again in %.0f s", status, wait)
-            time.sleep(wait)
-
-
-def _wait(asked: str | None, attempt: int) -> float:
-    return min(_MAX_WAIT, float(asked) if asked and asked.isdigit() else 2.0**attempt)
-
-
-@contextmanager
-def _explained(repo: str, revision: str | None = None) -> Iterator[None]:
-    """Turn the client's errors into this package's, naming what to do."""
-    from huggingface_hub import errors
-
-    place = repo if revision is None else f"{repo}@{revision}"
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        raise NotACheckpoint(f"{place} is gated: ask for access on its page and log in with `hf auth login`") from error
-    except errors.RepositoryNotFoundError as error:
-        raise NotACheckpoint(
-            f"{repo} is neither a folder here nor a repository of the hub (private ones need `hf auth login`)"
-        ) from error
-    except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
-        raise NotACheckpoint(f"{place} is not on the hub: {_first_line(error)}") from error
-    except errors.OfflineModeIsEnabled as error:
-        raise Forbidden(f"{place} is no folder here, and HF_HUB_OFFLINE forbids asking the hub for it") from error
-    except Exception as error:  # whichever HTTP library the client uses
-        raise Unreached(f"the hub could not be reached for {place}: {_first_line(error)}; try again") from error
-
-
-def _first_line(error: Exception) -> str:
-    lines: Sequence[str] = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -11,7 +11,7 @@ import torch
 from checkpoints import CorruptWeights, DriftError, NotACheckpoint, open_checkpoint, open_series
 from checkpoints.audit import audit
 from checkpoints.files.hashes import hash_file
-from checkpoints.series import hub
+from checkpoints.series import hub_client
 from checkpoints.series.compat import require_same_model
 
 from .conftest import edit_config, save_model, save_tokenizer
@@ -38,7 +38,7 @@ def remote(revision_folders, tmp_path, monkeypatch):
     """A served copy of the revisions, and a client that knows nothing yet."""
     root = shutil.copytree(revision_folders, tmp_path / "remote")
     state = Hub({folder.name: folder for folder in root.iterdir()})
-    monkeypatch.setattr(hub.time, "sleep", lambda _: None)
+    monkeypatch.setattr(hub_client.time, "sleep", lambda _: None)
     with connected(state, tmp_path / "cache"):
         yield state
 
@@ -127,7 +127,7 @@ def test_a_hub_that_says_later_is_asked_again(remote, request_, status):
 
 
 def test_a_hub_that_keeps_failing_is_reported(remote):
-    for _ in range(hub._TRIES):
+    for _ in range(hub_client.TRIES):
         remote.fail_once("refs", "429")
     with pytest.raises(DriftError, match=r"could not be reached for org/run.*429.*try again"):
         open_series(f"{REPO}@step*")

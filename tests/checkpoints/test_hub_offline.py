@@ -7,7 +7,7 @@ import torch
 
 from checkpoints import NotACheckpoint, open_checkpoint, open_series
 from checkpoints.audit import audit
-from checkpoints.series import hub
+from checkpoints.series import hub, hub_client
 
 from .conftest import save_model, save_tokenizer
 from .hub_standin import REPO, Hub, connected
@@ -29,7 +29,7 @@ def published(tmp_path_factory):
 
 @pytest.fixture
 def remote(published, tmp_path, monkeypatch):
-    monkeypatch.setattr(hub.time, "sleep", lambda _: None)
+    monkeypatch.setattr(hub_client.time, "sleep", lambda _: None)
     state = Hub({folder.name: folder for folder in published.iterdir()})
     with connected(state, tmp_path / "cache"):
         yield state

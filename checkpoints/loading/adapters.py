@@ -2,12 +2,12 @@
 
 import importlib
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints.errors import CorruptWeights, DriftError
 from checkpoints.files.folder import ADAPTER_FILE
 from checkpoints.files.headers import read_header
-from checkpoints.series.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 _EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight", "embed_in.weight", "embed_out.weight", "wte.weight")
 
 
-def merge_adapter(checkpoint: Checkpoint, base: "PreTrainedModel") -> "PreTrainedModel":
-    """Merge a PEFT adapter into its base model, which is used up.
+def merge_adapter(folder: Path, base: "PreTrainedModel") -> "PreTrainedModel":
+    """Merge the PEFT adapter in a folder into its base model, which is used up.
 
     Raises:
         DriftError: peft is not installed.
@@ -26,22 +26,22 @@ def merge_adapter(checkpoint: Checkpoint, base: "PreTrainedModel") -> "PreTraine
         peft = importlib.import_module("peft")
     except ImportError as error:
         raise DriftError(
-            f"{checkpoint.path} is an adapter, which needs the package peft: pip install 'circuit-drift[lora]'"
+            f"{folder} is an adapter, which needs the package peft: pip install 'circuit-drift[lora]'"
         ) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other packages' deprecations; what matters is checked below
-            wrapped = peft.PeftModel.from_pretrained(base, str(checkpoint.path), local_files_only=True)
+            wrapped = peft.PeftModel.from_pretrained(base, str(folder), local_files_only=True)
     except Exception as error:
         text = " ".join(str(error).split())[:400]
-        raise CorruptWeights(f"the adapter {checkpoint.path} does not fit its base model: {text}") from error
-    found = set(read_header(checkpoint.path / ADAPTER_FILE))
+        raise CorruptWeights(f"the adapter {folder} does not fit its base model: {text}") from error
+    found = set(read_header(folder / ADAPTER_FILE))
     embeddings = any(name.endswith(_EMBEDDINGS) for name in found)  # left to itself, peft asks the hub
     wanted = set(peft.get_peft_model_state_dict(wrapped, save_embedding_layers=embeddings))
     odd = sorted(wanted ^ found)
     if odd:
         raise CorruptWeights(
-            f"the adapter {checkpoint.path} does not fit its base model and config: {len(odd)} tensors are in one and "
+            f"the adapter {folder} does not fit its base model and config: {len(odd)} tensors are in one and "
             f"not in the other, {odd[0]!r} first"
         )
     merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)

@@ -1,0 +1,73 @@
+"""How the hub is asked: again when it is busy, and with its errors in this package's words."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from checkpoints.errors import DriftError, NotACheckpoint
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+TRIES = 6
+_MAX_WAIT = 60.0
+
+
+class Unreached(DriftError):
+    """The hub could not be asked."""
+
+
+class Forbidden(Unreached, NotACheckpoint):
+    """The environment forbids asking it."""
+
+
+def patiently(ask: Callable[[], Result]) -> Result:
+    """Ask again when the hub says to come back later (429) or fails (5xx): the client does so for files only."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    attempt = 0
+    while True:
+        try:
+            return ask()
+        except HfHubHTTPError as error:
+            attempt += 1
+            status = error.response.status_code
+            if attempt == TRIES or (status != 429 and status < 500):
+                raise
+            wait = _wait(error.response.headers.get("Retry-After"), attempt)
+            logger.warning("the hub answered %d; asking again in %.0f s", status, wait)
+            time.sleep(wait)
+
+
+def _wait(asked: str | None, attempt: int) -> float:
+    return min(_MAX_WAIT, float(asked) if asked and asked.isdigit() else 2.0**attempt)
+
+
+@contextmanager
+def explained(repo: str, revision: str | None = None) -> Iterator[None]:
+    """Turn the client's errors into this package's, naming what to do."""
+    from huggingface_hub import errors
+
+    place = repo if revision is None else f"{repo}@{revision}"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise NotACheckpoint(f"{place} is gated: ask for access on its page and log in with `hf auth login`") from error
+    except errors.RepositoryNotFoundError as error:
+        raise NotACheckpoint(
+            f"{repo} is neither a folder here nor a repository of the hub (private ones need `hf auth login`)"
+        ) from error
+    except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
+        raise NotACheckpoint(f"{place} is not on the hub: {_first_line(error)}") from error
+    except errors.OfflineModeIsEnabled as error:
+        raise Forbidden(f"{place} is no folder here, and HF_HUB_OFFLINE forbids asking the hub for it") from error
+    except Exception as error:  # whichever HTTP library the client uses
+        raise Unreached(f"the hub could not be reached for {place}: {_first_line(error)}; try again") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines: Sequence[str] = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
