@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import circuits
+from circuits import NodeScores, PositionScores
 from circuits.comparison.graph_diff import GraphDiff
 from circuits.comparison.noise import EdgeTests
 from circuits.comparison.profile import ProfileChange
@@ -682,3 +683,23 @@ def test_the_figure_of_a_circuit():
     ]
     whole = graph([[0.5, 0, 0, 0, -0.8, 0, 0.1, 0.2]] * 2).plot(2)
     assert whole.layout.title.subtitle.text.endswith("corrupting the edge does to the logit difference")
+
+
+def test_the_figures_of_positions_and_of_nodes():
+    first = graph([[0.5, 0, 0, 0, -0.8, 0, 0.1, 0.2]] * 2)
+    last = graph([[0, 0, 0, 0, 0.2, 0.3, 0.5, -0.4]] * 2)
+    figure = PositionScores({"subject": first, "last": last}).plot(2)
+    assert figure.layout.title.text == "a0.h0 at 'last' carries most: +0.80"
+    assert figure.layout.title.subtitle.text == (
+        "sum over a writer's out-edges; positive = corrupting it there raises the logit difference"
+    )
+    assert (list(figure.data[0].x), list(figure.data[0].y)) == (["subject", "last"], ["a0.h0", "m0"])
+    np.testing.assert_allclose(figure.data[0].z, [[0.1, 0.8], [0.2, -0.4]], rtol=1e-6)
+    scores = [[0.5, 0, 0, 0, -0.8, 0, 0.1, 0.2], [0.3, 0, 0, 0, -0.4, 0, 0.1, 1.2]]
+    figure = NodeScores.of(graph(scores)).plot(2)
+    assert figure.layout.title.text == "m0 carries most: +0.70"
+    assert figure.layout.title.subtitle.text == (
+        "positive = corrupting the node raises the logit difference; bars: standard errors over the facts"
+    )
+    assert (list(figure.data[0].x), list(figure.data[0].y)) == (["m0", "input"], pytest.approx([0.7, -0.2]))
+    assert list(figure.data[0].error_y.array) == pytest.approx([0.5, 0.1])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as textbook
 
-from heads import HeadComparison, Monitor, Readout, RetrievalScores, Validation
+from heads import HeadComparison, Monitor, NeedleMap, Readout, RetrievalScores, Validation
 from heads.comparison.diff import compare
 from heads.scores.agreement import Agreement
 from heads.scores.change import Change
@@ -529,3 +529,46 @@ def test_the_figure_of_a_validation():
     ]  # fmt: skip
     spared = validation(tested=replace(TESTED, nll=np.ones(6))).plot()
     assert spared.layout.title.text.endswith("not shown to be causal for retrieval")
+
+
+def grid(axes=("length", "depth"), columns=(0.1, 0.5)) -> NeedleMap:
+    """Two rows, two columns, two needles; answers of two tokens, the last of one."""
+    nll = np.array([[1.0, 1.0], [1.0, 2.0], [2.0, 2.0], [2.0, 3.0], [1.0, 2.0], [2.0, 2.0], [3.0, 3.0], [4.0, NAN]])
+    row, column = np.repeat([0, 1], 4), np.tile([0, 0, 1, 1], 2)
+    depth = np.array([0.1, 0.1, 0.5, 0.5] * 2)
+    right = np.array([1, 1, 1, 0, 1, 0, 0, 0], dtype=bool)
+    return NeedleMap(axes, (512, 1024), columns, row, column, np.tile([0, 1], 4), nll, right, depth)
+
+
+def test_the_summary_of_a_needle_map_word_for_word():
+    cells = np.array([[1.25, 2.25], [1.75, 10 / 3]])
+    found = grid()
+    np.testing.assert_allclose(found.cell_nll, cells)
+    assert found.mean_nll == pytest.approx(cells.mean())
+    np.testing.assert_allclose(found.row_nll, cells.mean(1))
+    np.testing.assert_allclose(found.column_nll, cells.mean(0))
+    # needle 0: 2 and 3 in the middle, 1 and 1.5 outside; needle 1: 2.5 and 4, 1.5 and 2
+    drawn = np.random.default_rng(0).multinomial(2, [0.5, 0.5], size=2000) @ [1.25, 1.5] / 2
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    penalty = f"1.38 [{low:.3g}, {high:.3g}]"
+    assert str(found.middle_penalty()) == penalty
+    assert found.summary() == (
+        f"answer PPL {np.exp(cells.mean()):.3g} over the map, worst {np.exp(10 / 3):.3g} at length 1024, depth 0.5; "
+        f"middle penalty {penalty} nats"
+    )
+    apart = grid(axes=("distance", "before"), columns=(256, 64))
+    assert apart.summary().endswith(f"worst {np.exp(10 / 3):.3g} at distance 1024, before 64")
+    assert str(apart.interference_cost()) == f"-1.38 [{-high:.3g}, {-low:.3g}]"
+
+
+def test_the_figure_of_a_needle_map():
+    figure = grid().plot()
+    assert figure.layout.title.text == grid().summary()
+    assert figure.layout.title.subtitle.text == "cells: answer PPL and needle accuracy"
+    np.testing.assert_allclose(figure.data[0].z, np.array([[1.25, 2.25], [1.75, 10 / 3]]) / np.log(10))
+    assert [list(row) for row in figure.data[0].text] == [
+        ["3.49<br>100%", "9.49<br>50%"],
+        ["5.75<br>50%", "28<br>0%"],
+    ]
+    assert (list(figure.data[0].x), list(figure.data[0].y)) == (["0.1", "0.5"], ["512", "1024"])
+    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("depth", "length")
