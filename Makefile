@@ -1,11 +1,12 @@
 # make demo   set up .venv, measure the shipped series, write out/report.html
 # make test   set up .venv, run the tests
+# make mutants  set up .venv, plant faults in what people read, see the tests fail
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-real lint series clean
+.PHONY: demo test test-real lint mutants series clean
 
 demo: $(VENV)/.core
 	$(BIN)/circuit-drift run demo --store out/store --html out/report.html
@@ -21,6 +22,13 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Faults planted in the modules that form verdicts, tables and statistics, each against the known-answer tests that
+# reach it; what survives is listed. Goes on where it was stopped; `make mutants ONLY='heads.scores.stats*'` for a part.
+mutants: $(VENV)/.mutants
+	OMP_NUM_THREADS=1 nice $(BIN)/python -m tests.mutants run $(ONLY)
+	$(BIN)/python -m tests.mutants results
+	$(BIN)/python -m tests.mutants export-cicd-stats && cat mutants/mutmut-cicd-stats.json
 
 # Trains the shipped series again from its seed; series/first-light/README.md says how long that takes.
 series: $(VENV)/.core
@@ -38,6 +46,10 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/.core
+
+$(VENV)/.mutants: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) -e '.[mutants]'
+	@touch $@
 
 $(VENV)/.real: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[gguf]'

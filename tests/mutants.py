@@ -1,0 +1,76 @@
+"""mutmut over what people read: `python -m tests.mutants run`, then `results`, `show NAME`, `browse`.
+
+mutmut leaves out decorated methods and the text of f-strings. Verdicts are properties made of f-strings, so both are
+taken in here. Left out are errors, arguments that decide no number (the order of ties, the length of zipped lists),
+and a second and third change of one text.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import libcst as cst
+from mutmut.__main__ import cli
+from mutmut.mutation import file_mutation, mutators
+
+PASSED_THROUGH = {"property", "cached_property", "lru_cache"}
+NO_NUMBER = {"strict", "kind"}
+
+arranged = file_mutation.function_trampoline_arrangement
+skipped = file_mutation.MutationVisitor._skip_node_and_children
+with_argument_removed = mutators.operator_arg_removal
+with_text_changed = mutators.operator_string
+
+
+def decorators(node: cst.CSTNode) -> Sequence[cst.Decorator]:
+    """Those of a function that mutmut would leave out and that a trampoline may stand below."""
+    found = node.decorators if isinstance(node, cst.FunctionDef) else ()
+    names = {getattr(getattr(d.decorator, "func", d.decorator), "value", None) for d in found}
+    return found if names <= PASSED_THROUGH else ()
+
+
+def silent(nodes: Sequence[cst.CSTNode]) -> list[cst.Arg]:
+    return [n for n in nodes if isinstance(n, cst.Arg) and n.keyword is not None and n.keyword.value in NO_NUMBER]
+
+
+def skip(visitor: file_mutation.MutationVisitor, node: cst.CSTNode) -> bool:
+    if decorators(node):
+        return False
+    return isinstance(node, cst.Raise) or bool(silent([node])) or skipped(visitor, node)
+
+
+def arrange_below_decorators(
+    function: cst.FunctionDef, mutants: Sequence[object], class_name: str | None
+) -> tuple[Sequence[object], list[cst.FunctionDef], Sequence[object], Sequence[str]]:
+    kept = decorators(function)
+    bare = function.with_changes(decorators=()) if kept else function
+    declared, methods, assigned, names = arranged(bare, mutants, class_name)
+    trampoline = methods[0].with_changes(decorators=(*kept, *methods[0].decorators))
+    return declared, [trampoline, *methods[1:]], assigned, names
+
+
+def remove_what_counts(call: cst.Call) -> Iterator[cst.Call]:
+    yield from (mutated for mutated in with_argument_removed(call) if silent(mutated.args) == silent(call.args))
+
+
+def change_string(node: cst.BaseString) -> Iterator[cst.BaseString]:
+    yield from islice(with_text_changed(node), 1)
+
+
+def change_text(node: cst.FormattedStringText) -> Iterator[cst.FormattedStringText]:
+    """One digit more where it is the format of a number."""
+    number = re.fullmatch(r"([+,]*\.)(\d)([gf%])", node.value)
+    changed = f"{number[1]}{int(number[2]) + 1}{number[3]}" if number else f"XX{node.value}"
+    yield node.with_changes(value=changed)
+
+
+file_mutation.MutationVisitor._skip_node_and_children = skip
+file_mutation.function_trampoline_arrangement = arrange_below_decorators
+narrowed = {with_argument_removed: remove_what_counts, with_text_changed: change_string}
+mutators.mutation_operators[:] = [
+    *((kind, narrowed.get(operator, operator)) for kind, operator in mutators.mutation_operators),
+    (cst.FormattedStringText, change_text),
+]
+
+if __name__ == "__main__":
+    cli()
