@@ -9,7 +9,7 @@ import pytest
 from checkpoints.audit import Finding
 from circuit_drift.page import theme
 from circuit_drift.page.axis import mark_steps
-from circuit_drift.report.audit import lineage_figure
+from circuit_drift.report.audit import branches, lineage_figure
 from circuit_drift.report.evolution import (
     behaviour_figure,
     head_frame,
@@ -175,6 +175,14 @@ def test_the_leading_heads_over_the_checkpoints(behaved):
     assert {tuple(trace.x) for trace in lines.values()} == {(0, 2, 3)}
     assert next((shape.y0, shape.y1) for shape in figure.layout.shapes) == (0.1, 0.1)
     assert len(head_lines_figure(behaved).data) == 4
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")
+def test_a_head_to_which_the_score_does_not_apply_never_leads():
+    scores = retrieval({(0, 0): [float("nan")] * 10, (1, 1): 0.25})
+    figure = head_lines_figure(run_of(point(0, heads=scores), point(1, heads=scores)))
+    assert [trace.name for trace in figure.data] == ["a1.h1", "a0.h1", "a1.h0", "a0.h0"]
+    assert _title(figure)[0] == "a1.h1 leads: 0.25 at the start, 0.25 at its peak, 0.25 at the end"
 
 
 def test_the_numbers_behind_the_map():
@@ -410,3 +418,12 @@ def test_the_series_as_a_graph_says_how_many_branches_it_has():
     }
     assert list(figure.layout.yaxis.tickvals) == [0, -1, -2]
     assert list(figure.layout.yaxis.ticktext) == ["trunk", "a", "b"]
+
+
+def test_a_series_is_more_than_a_line_where_it_forks_or_merges():
+    def forked(parents):
+        return branches(run_of(*(point(step) for step in (0, 1, 2)), parents=parents))
+
+    assert not forked({"0": [], "1": ["0"], "2": ["1"]})
+    assert forked({"0": [], "1": ["0"], "2": ["0"]})
+    assert forked({"0": [], "1": [], "2": ["0", "1"]})

@@ -12,7 +12,7 @@ from circuit_drift.cli.render import print_run
 from circuit_drift.measures.recall import only, recall_by_class, recall_change, recalled, recalled_facts
 from circuit_drift.report.run_table import logged_losses, run_frame
 from circuit_drift.report.verdict import run_verdict
-from circuit_drift.stages.stages import continued, evolve, stage_ends, stages, tokens_in_stage
+from circuit_drift.stages.stages import continued, evolve, line, stage_ends, stages, tokens_in_stage
 from tests.drift.handmade import WIRING_A, WIRING_B, faithfulness, graph, point, retrieval, run_of, strengths
 
 LOG = "step,train_loss,lr\n0,4.5,1\n100,2.25,1\n,9,1\n200,,1\n"
@@ -425,6 +425,10 @@ def test_the_tokens_of_a_stage_are_its_own(before, counts, told):
 
 def _circuit(step: int | None, wiring=WIRING_A, known: int = 0, **other):
     return point(step, circuit=graph(strengths(wiring), known=known), **other)
+
+
+def test_a_line_may_begin_at_step_0_and_go_on_at_step_1():
+    assert [p.step for p in line(run_of(point(0), point(None, name="final"), point(1)))] == [0, 1]
 
 
 def test_a_circuit_is_followed_over_the_facts_that_were_ever_recalled(tmp_path):
