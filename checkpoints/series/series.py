@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -21,6 +20,7 @@ from checkpoints.series.layouts import (
     trainer_step,
     with_trainer_counts,
 )
+from checkpoints.series.lineage import lineage
 from checkpoints.series.manifest import MANIFEST_FILE, read_manifest
 from checkpoints.series.names import parse_name
 from checkpoints.series.selection import select
@@ -97,25 +97,15 @@ class Series:
         raise NotACheckpoint(f"{self.name} has no step {text!r}; {self._near(text)}")
 
     def parents(self, checkpoint: Checkpoint) -> tuple[Checkpoint, ...]:
-        """The checkpoints that one continues: a series is a directed acyclic graph.
-
-        Within a stage and branch it is the one before. The first of a branch continues the end of the stage before
-        it, in the same branch where that stage has it, otherwise in every branch (several: a merge).
-        """
+        """The checkpoints that one continues, several where branches were merged; see `checkpoints.series.lineage`."""
         return self._lineage()[checkpoint]
 
     def _lineage(self) -> dict[Checkpoint, tuple[Checkpoint, ...]]:
-        lines: dict[str | None, dict[str | None, list[Checkpoint]]] = {}
-        for checkpoint in self.checkpoints:
-            lines.setdefault(checkpoint.stage, {}).setdefault(checkpoint.branch, []).append(checkpoint)
-        parents: dict[Checkpoint, tuple[Checkpoint, ...]] = {}
-        ends: dict[str | None, Checkpoint] = {}
-        for branches in lines.values():
-            for branch, line in branches.items():
-                parents[line[0]] = (ends[branch],) if branch in ends else tuple(ends.values())
-                parents |= {after: (before,) for before, after in pairwise(line)}
-            ends = {branch: line[-1] for branch, line in branches.items()}
-        return parents
+        found = lineage([(checkpoint.stage, checkpoint.branch) for checkpoint in self.checkpoints])
+        return {
+            checkpoint: tuple(self.checkpoints[place] for place in before)
+            for checkpoint, before in zip(self.checkpoints, found, strict=True)
+        }
 
     def paths(self) -> tuple[tuple[Checkpoint, ...], ...]:
         """Every line of descent from a first checkpoint to one that nothing continues, in training order."""

@@ -108,19 +108,25 @@ def print_series(series: "Series") -> None:
             "checkpoint": checkpoint.name,
             "step": checkpoint.step,
             "stage": checkpoint.stage,
+            "branch": checkpoint.branch,
             "tokens": checkpoint.tokens,
             "MB": checkpoint.size / 1e6,
             "weights": checkpoint.weights_hash[:12],
         }
         for checkpoint in series
     ]
-    _show(_console(), pd.DataFrame(rows), title=f"{series.name}: {len(series)} checkpoints")
+    frame = pd.DataFrame(rows)
+    shown = frame if frame["branch"].notna().any() else frame.drop(columns="branch")
+    console = _console()
+    _show(console, shown, title=f"{series.name}: {len(series)} checkpoints")
+    for each in series.left_out:
+        console.print(f"• left out: {each.name} ({each.reason})", soft_wrap=True)
 
 
 def _identity(point: Point) -> str:
     tokens = f"{point.tokens:,} tokens" if point.tokens is not None else None
     step = f"step {point.step:,}" if point.step is not None else None
-    return " · ".join(part for part in (point.name, step, tokens, point.stage) if part)
+    return " · ".join(part for part in (point.name, step, tokens, point.stage, point.branch) if part)
 
 
 def _console() -> "Console":

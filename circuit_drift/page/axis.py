@@ -1,9 +1,13 @@
 """The axis that figures of a run share: checkpoints evenly spaced, stages and what the audit found marked."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from circuit_drift.page import theme
+from circuit_drift.record.lineage import parents_of
 from circuit_drift.record.record import RunRecord
 
 if TYPE_CHECKING:
@@ -48,7 +52,7 @@ def mark_audit(figure: "go.Figure", run: RunRecord) -> "go.Figure":
 def mark_steps(figure: "go.Figure", run: RunRecord) -> "go.Figure":
     """The same marks, and the stages', on a figure whose two axes name the steps themselves, as categories."""
     labels = list(figure.data[0].x)
-    shown = {str(point.step): point for point in run if point.step is not None}
+    shown = {str(point.position): point for point in run if point.position is not None}
     part = replace(run, points=tuple(shown[label] for label in labels))
     texts = {"tickmode": "array", "tickvals": labels, "ticktext": tick_labels(part)}
     figure.update_xaxes(**texts).update_yaxes(**texts)
@@ -69,7 +73,11 @@ def missing(run: RunRecord) -> dict[float, int]:
 
 
 def over_checkpoints(figure: "go.Figure", run: RunRecord) -> "go.Figure":
-    """The common x axis: checkpoints evenly spaced, labelled by step, stages marked."""
+    """The common x axis: checkpoints evenly spaced, labelled by step, stages marked; lines end where branches do."""
+    parents = parents_of(run)
+    starts = [place for place in range(1, len(run)) if parents[place] != (place - 1,)]
+    for trace in figure.select_traces(selector=lambda trace: "lines" in (trace.mode or "")):
+        _end_lines(trace, starts)
     figure.update_xaxes(
         title_text="step (checkpoints evenly spaced)",
         tickmode="array",
@@ -78,3 +86,20 @@ def over_checkpoints(figure: "go.Figure", run: RunRecord) -> "go.Figure":
         range=[-0.5, len(run) - 0.5],
     )
     return mark_audit(theme.mark_stages(figure, [point.stage for point in run]), run)
+
+
+def _end_lines(trace: Any, starts: Sequence[int]) -> None:
+    """Put a gap into a trace before each point where another line begins."""
+    gaps = [i for i in range(1, len(trace.x)) if any(trace.x[i - 1] < start <= trace.x[i] for start in starts)]
+    if not gaps:
+        return
+
+    def broken(values: Any) -> list[Any]:
+        return [value for i, own in enumerate(values) for value in ((None, own) if i in gaps else (own,))]
+
+    for name in ("x", "y", "text", "customdata"):
+        if isinstance(trace[name], tuple | np.ndarray):
+            trace[name] = broken(trace[name])
+    for name in ("array", "arrayminus"):
+        if trace.error_y[name] is not None:
+            trace.error_y[name] = broken(trace.error_y[name])

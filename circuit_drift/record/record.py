@@ -67,6 +67,11 @@ class Point:
         return f"{self.branch}/{step}" if self.branch else step
 
     @property
+    def position(self) -> int | None:
+        """Where it stands on its line: its step, or the tokens seen where the run counts those alone."""
+        return self.step if self.step is not None else self.tokens
+
+    @property
     def place(self) -> str:
         """How the audit calls it, as `Checkpoint.label`: stage, branch and step."""
         if self.step is None:

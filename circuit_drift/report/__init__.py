@@ -140,7 +140,7 @@ def _evolution(run: RunRecord, table: "pd.DataFrame") -> Iterator[Section]:
             caption=ROLES_CAPTION,
             frame=told,
         )
-    if sum(point.circuit is not None and point.step is not None for point in run) > 2:
+    if sum(point.circuit is not None and point.position is not None for point in run) > 2:
         try:
             evolution_of_circuit, chosen = evolve(run)
         except BadPrompt as error:

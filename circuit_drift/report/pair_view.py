@@ -56,6 +56,7 @@ def _point_json(point: Point) -> dict[str, Any]:
         "step": point.step,
         "tokens": point.tokens,
         "stage": point.stage,
+        "branch": point.branch,
         "results": dict(point.keys),
     }
 

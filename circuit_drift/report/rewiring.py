@@ -1,6 +1,5 @@
 """Circuits over training: how alike neighbours are beside the noise floor, and how faithful each circuit is."""
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,6 +7,7 @@ import numpy as np
 from circuit_drift.measures.recall import recalled
 from circuit_drift.page import theme
 from circuit_drift.page.axis import over_checkpoints
+from circuit_drift.record.lineage import nearest_before
 from circuit_drift.record.record import RunRecord
 
 if TYPE_CHECKING:
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 def rewiring_frame(run: RunRecord) -> "pd.DataFrame":
     """One row for each checkpoint with a circuit.
 
-    Columns: step; ``to_previous`` and ``to_last``: edge overlap (Jaccard) between half of the facts here and the other
-    half there, 1 = the same edges; ``floor``, ``floor_low``, ``floor_high``: the same between two halves of the facts
-    within one of the neighbours (mean, 5th and 95th percentile over splits); ``chance``: random edges;
+    Columns: step; ``to_previous`` (the one that it continues) and ``to_last``: edge overlap (Jaccard) between half of
+    the facts here and the other half there, 1 = the same edges; ``floor``, ``floor_low``, ``floor_high``: the same
+    between two halves of the facts within one of the neighbours (mean, 5th and 95th percentile over splits);
+    ``chance``: random edges;
     ``faithfulness`` with its 95 % interval, of the largest circuit tried, of ``edges`` edges; ``random_circuits``: of
     random circuits of that size.
     """
@@ -30,7 +31,11 @@ def rewiring_frame(run: RunRecord) -> "pd.DataFrame":
 
     points = [point for point in run if point.circuit is not None]
     graphs = [point.circuit for point in points if point.circuit is not None]
-    before = [None, *(_overlap(a, b) for a, b in pairwise(graphs))]
+    continued = [nearest_before(run, point, lambda point: point.circuit is not None) for point in points]
+    before = [
+        None if point is None or point.circuit is None else _overlap(point.circuit, graph)
+        for point, graph in zip(continued, graphs, strict=True)
+    ]
     last = [_overlap(graph, graphs[-1]) for graph in graphs]
     rows: list[dict[str, Any]] = []
     for point, previous, final in zip(points, before, last, strict=True):
@@ -109,10 +114,10 @@ def rewiring_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
         )
     figure.update_yaxes(title_text="edge overlap (Jaccard)", range=[-0.03, 1.03], row=1, col=1)
     figure.update_yaxes(title_text="faithfulness", range=[-0.3, 1.3], row=2, col=1)
-    beyond = int((frame["to_previous"] < frame["floor_low"]).sum())
+    beyond, steps = int((frame["to_previous"] < frame["floor_low"]).sum()), int(frame["to_previous"].notna().sum())
     theme.dress(
         figure,
-        title=f"{beyond} of {len(frame) - 1} steps between neighbours rewire more than prompt noise",
+        title=f"{beyond} of {steps} steps between neighbours rewire more than prompt noise",
         subtitle="a line below the grey band is real rewiring; inside it, other prompts would have changed as much",
         height=640,
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuit_drift.measures.recall import recall_by_class
+from circuit_drift.record.lineage import nearest_before
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import RunRecord
 from circuit_drift.stages.stages import continued, monitor, stages
@@ -106,12 +107,17 @@ def _emergence(run: RunRecord) -> Iterator[str]:
         return
     labels = [point.label for point, _ in scored]
     peak = int(np.argmax(best))
-    last = scored[-1][1]
-    when = f"between steps {labels[onset - 1]} and {labels[onset]}" if onset else f"at step {labels[0]} already"
+    end, last = scored[-1]
+    before = nearest_before(run, scored[onset][0], lambda point: point.heads is not None)
+    start = next((i for i, (point, _) in enumerate(scored) if point is before), onset)
+    when = (
+        f"at step {labels[onset]} already" if before is None else f"between steps {labels[start]} and {labels[onset]}"
+    )
+    of = f" of {end.branch}" if end.branch else ""
     yield (
-        f"Retrieval heads appear {when}: the best score goes from {best[max(onset - 1, 0)]:.2f} to {best[onset]:.2f}, "
+        f"Retrieval heads appear {when}: the best score goes from {best[start]:.2f} to {best[onset]:.2f}, "
         f"and reaches {best[peak]:.2f} ({leaders[peak].name}) at step {labels[peak]}; {last.count()} of "
-        f"{last.mean.size} heads retrieve at the end."
+        f"{last.mean.size} heads retrieve at the end{of}."
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints import BadPrompt, StoreError
 from circuit_drift.measures.recall import recalled
+from circuit_drift.record.lineage import parents_of
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.store.store import Store, key_of
 
@@ -18,30 +19,56 @@ PLACES = ("stage", "branch")
 
 
 def line(run: RunRecord, stage: str | None = None, branch: str | None = None) -> list[Point]:
-    """The points with a step of one line of training, in order: all, or those of a stage or branch.
+    """The points of one line of training, in order: all of the run, or those of a stage, or what led to a branch's end.
 
-    A branch's line holds the points of no branch too, which all branches share.
+    Points that count neither steps nor tokens stand on no line. Each point of a line continues the one before it, by
+    the run's stored parents, or by the names of stages and branches where none are stored; a branch's line goes back
+    to what it branched off from.
 
     Raises:
         StoreError: the run has no such stage or branch.
-        BadPrompt: the steps do not rise, since branches or stages that count anew are several lines.
+        BadPrompt: that is several lines: branches, a merge of some, or stages that count their steps anew.
     """
     known = {kind: list(dict.fromkeys(getattr(p, kind) for p in run if getattr(p, kind))) for kind in PLACES}
     for kind, wanted in zip(PLACES, (stage, branch), strict=True):
         if wanted is not None and wanted not in known[kind]:
             raise StoreError(f"the run {run.name} has no {kind} {wanted}; it has {', '.join(known[kind]) or 'none'}")
-    chosen = [
-        p for p in run
-        if p.step is not None and stage in (None, p.stage) and (branch is None or p.branch in (None, branch))
-    ]  # fmt: skip
-    for before, after in pairwise(chosen):
-        if (before.step or 0) >= (after.step or 0):
-            there = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in known.items() if names)
-            raise BadPrompt(
-                f"the checkpoints of {run.name} are not one line of training: {after.place} comes after "
-                f"{before.place}; choose one ({there or 'measure one with run --steps'})"
-            )
-    return chosen
+    parents = parents_of(run)
+    inside = [place for place, p in enumerate(run) if p.position is not None and stage in (None, p.stage)]
+    if branch is not None:
+        ends = [place for place in inside if run.points[place].branch == branch]
+        inside = _back_from(ends[-1], parents, set(inside)) if ends else []
+    breaks = (_break(run, parents, *pair) for pair in pairwise(inside))
+    broken = next((reason for reason in breaks if reason is not None), None)
+    if broken is None:
+        return [run.points[place] for place in inside]
+    there = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in known.items() if names)
+    raise BadPrompt(
+        f"the checkpoints of {run.name} are not one line of training: {broken}; choose one "
+        f"({there or 'measure one with run --steps'})"
+    )
+
+
+def _back_from(end: int, parents: Sequence[tuple[int, ...]], inside: set[int]) -> list[int]:
+    """The positions that lead to one, first to last, as far as they are inside; a merge is not gone through."""
+    found = [end]
+    while len(before := [place for place in parents[found[0]] if place in inside]) == 1:
+        found.insert(0, before[0])
+    return found
+
+
+def _break(run: RunRecord, parents: Sequence[tuple[int, ...]], before: int, after: int) -> str | None:
+    """Why two points in order are not one line, or None."""
+    first, second = run.points[before], run.points[after]
+    between = {place for place in range(before + 1, after) if run.points[place].position is None}
+    continues = set(parents[after]) | {parent for place in between for parent in parents[place]}
+    if before not in continues:
+        return f"{second.place} does not continue {first.place}"
+    if len(continues - between) > 1:
+        return f"{second.place} continues {len(continues - between)} lines, {first.place} the end of one"
+    if (first.position or 0) >= (second.position or 0):
+        return f"{second.place} comes after {first.place}"
+    return None
 
 
 def stages(run: RunRecord) -> list[list[Point]]:
@@ -104,9 +131,9 @@ def monitor(run: RunRecord, stage: str | None = None, branch: str | None = None,
     chosen = line(run, stage, branch)
     tokens: Sequence[int | None] = tokens_in_stage(run, chosen) or [None] * len(chosen)
     scored = [
-        (point.step, count, point.heads)
+        (point.position, count, point.heads)
         for point, count in zip(chosen, tokens, strict=True)
-        if point.step is not None and point.heads is not None
+        if point.position is not None and point.heads is not None
     ]
     if len(scored) < 2:
         raise BadPrompt(
@@ -145,7 +172,7 @@ def _stored(
     """`circuits.evolve`, kept in the store: its permutations take longer than all else that needs no model."""
     import circuits
 
-    steps = [point.step for point in points if point.step is not None]
+    steps = [point.position for point in points if point.position is not None]
     starts = {point.stage: step for point, step in zip(reversed(points), reversed(steps), strict=True) if point.stage}
     stages = dict(reversed(starts.items()))
     measured = {"version": 3, "steps": steps, "stages": stages, "circuits": [p.keys["circuit"] for p in points]}

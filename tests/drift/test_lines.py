@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from checkpoints import BadPrompt, StoreError
 from circuit_drift.api.runs import Run
 from circuit_drift.cli.app import app
+from circuit_drift.page.axis import over_checkpoints
 from circuit_drift.record.record import Point
 from circuit_drift.report.run_table import run_frame
 from circuit_drift.stages.stages import continued, evolve, line, stage_ends, stages, tokens_in_stage
@@ -60,6 +61,75 @@ def test_branches_are_lines_and_not_one_after_the_other(branched):
         line(branched, "four")
     with pytest.raises(StoreError, match="no branch c; it has a, b"):
         line(branched, branch="c")
+
+
+def test_branches_whose_steps_rise_are_not_joined_either():
+    """The end of one branch stands before the start of the next, and its step is lower: they are two lines still."""
+    rising = _run(
+        ("one", None, 0, 0), ("two", "a", 10, 10), ("two", "a", 20, 20), ("two", "b", 30, 30), ("two", "b", 40, 40)
+    )
+    for stage in (None, "two"):
+        with pytest.raises(BadPrompt, match=r"two/b/30 does not continue two/a/20; choose one .*branch: a, b"):
+            line(rising, stage)
+        for follow in (rising.monitor, lambda stage, run=rising: evolve(run, stage)):
+            with pytest.raises(BadPrompt, match="not one line of training"):
+                follow(stage)
+    assert [point.place for point in line(rising, branch="b")] == ["one/0", "two/b/30", "two/b/40"]
+    assert [point.place for point in line(rising, "two", "a")] == ["two/a/10", "two/a/20"]
+
+
+def test_two_runs_in_one_folder_are_two_lines():
+    seeds = _run((None, "seed1", 10, None), (None, "seed1", 20, None), (None, "seed2", 30, None))
+    with pytest.raises(BadPrompt, match="seed2/30 does not continue seed1/20"):
+        line(seeds)
+    assert [point.place for point in line(seeds, branch="seed1")] == ["seed1/10", "seed1/20"]
+
+
+def test_stored_parents_are_followed_rather_than_names():
+    """A run of which only the record knows that one checkpoint was left behind."""
+    points = _run((None, None, 10, None), (None, None, 20, None), (None, None, 30, None)).points
+    forked = Run("some", points, Path("store"), {}, parents={"10": [], "20": ["10"], "30": ["10"]})
+    with pytest.raises(BadPrompt, match=r"30 does not continue 20; choose one \(measure one with run --steps\)"):
+        line(forked)
+    whole = Run("some", points, Path("store"), {}, parents={"10": [], "20": ["10"], "30": ["20"]})
+    assert line(whole) == list(points)
+
+
+def test_a_merge_is_several_lines_and_its_stage_alone_is_one():
+    merged = _run(("two", "a", 10, 10), ("two", "b", 10, 10), ("three", None, 20, 20), ("three", None, 30, 30))
+    with pytest.raises(BadPrompt, match="not one line of training: two/b/10 does not continue two/a/10"):
+        line(merged)
+    assert [point.place for point in line(merged, "three")] == ["three/20", "three/30"]
+    parents = {"two/b/10": [], "three/20": ["two/a/10", "two/b/10"], "three/30": ["three/20"]}
+    with pytest.raises(BadPrompt, match="three/20 does not continue two/b/10"):
+        line(Run("some", merged.points[1:], Path("store"), {}, parents=parents))
+
+
+def test_a_run_that_counts_tokens_alone_is_followed_by_them():
+    points = tuple(Point(f"{n}B", None, n * 10**9, None, {}) for n in (0, 20, 50))
+    tokens = Run("some", points, Path("store"), {})
+    assert line(tokens) == list(points)
+    assert [point.position for point in points] == [0, 20 * 10**9, 50 * 10**9]
+    with pytest.raises(BadPrompt, match="0 checkpoints with retrieval scores"):
+        tokens.monitor()
+    final = Point("final", None, None, None, {})
+    assert line(Run("some", (*points[:1], final, *points[1:]), Path("store"), {})) == list(points)
+
+
+def test_lines_of_figures_end_where_branches_do(branched):
+    import plotly.graph_objects as go
+
+    figure = go.Figure().add_scatter(
+        x=[0, 1, 2, 3, 4, 5], y=[0, 1, 2, 3, 4, 5], mode="lines+markers", text=list("abcdef")
+    )
+    figure.add_scatter(x=[1, 3, 5], y=[1, 3, 5], mode="lines", error_y={"array": [1, 2, 3], "arrayminus": [3, 2, 1]})
+    figure.add_scatter(x=[0, 4], y=[0, 4], mode="markers")
+    over_checkpoints(figure, branched)
+    assert list(figure.data[0].x) == [0, 1, 2, 3, None, 4, None, 5]
+    assert list(figure.data[0].text) == ["a", "b", "c", "d", None, "e", None, "f"]
+    assert list(figure.data[1].y) == [1, 3, None, 5]
+    assert list(figure.data[1].error_y.arrayminus) == [3, 2, None, 1]
+    assert list(figure.data[2].x) == [0, 4]
 
 
 def test_each_branch_continues_the_stage_before_and_a_merge_none(branched):
