@@ -12,6 +12,8 @@ DriftError
 Each message names the object, the value seen, and what to do next.
 """
 
+from collections.abc import Collection, Iterable
+
 
 class DriftError(Exception):
     """Root of everything a caller may want to catch; the command line turns it into exit status 2."""
@@ -43,3 +45,27 @@ class StoreError(DriftError):
 
 class DamagedResult(StoreError):
     """A result that is gone, or not what was written; computing it anew mends it."""
+
+
+def require_choice(what: str, value: object, known: Collection[str], *, error: type[DriftError] = BadPrompt) -> None:
+    """Refuse a value that is none of those an option can take.
+
+    Args:
+        what: the option, as its user calls it.
+        value: what was given.
+        known: what can be given.
+        error: the exception to raise.
+
+    Raises:
+        BadPrompt: (or ``error``) names the option, the value and every choice.
+    """
+    require_choices(what, (value,), known, error=error)
+
+
+def require_choices(
+    what: str, values: Iterable[object], known: Collection[str], *, error: type[DriftError] = BadPrompt
+) -> None:
+    """Refuse values of which one is none of those an option can take; see `require_choice`."""
+    for value in values:
+        if value not in known:
+            raise error(f"unknown {what} {value!r}; choose from {', '.join(known)}")

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from checkpoints.audit import checks, order
 from checkpoints.audit.facts import BLOCK, Depth, Facts, confirmed, gather
 from checkpoints.audit.report import KINDS, AuditReport, Finding, Severity
-from checkpoints.errors import DriftError
+from checkpoints.errors import DriftError, require_choice
 from checkpoints.series.series import Series
 
 __all__ = ["KINDS", "AuditReport", "Depth", "Facts", "Finding", "Severity", "audit", "audit_facts"]
@@ -53,8 +53,7 @@ def audit(series: Series, *, depth: Depth | None = None, progress: bool = False)
     """
     if depth is None:
         depth = "weights" if all(checkpoint.hub is None for checkpoint in series) else "metadata"
-    if depth not in get_args(Depth):
-        raise DriftError(f"an audit has no depth {depth!r}; choose from {', '.join(get_args(Depth))}")
+    require_choice("depth", depth, get_args(Depth), error=DriftError)
     size = _sample_size(series, depth)
     bar = tqdm(series, desc="audit", unit="checkpoint", disable=not progress)
     facts = [gather(checkpoint, depth=depth, sample_size=size) for checkpoint in bar]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from checkpoints.errors import CorruptWeights, DriftError, UnsupportedArchitecture
+from checkpoints.errors import CorruptWeights, DriftError, UnsupportedArchitecture, require_choice
 from checkpoints.files.check import validate
 from checkpoints.files.distributed import plan, read_metadata
 from checkpoints.files.folder import tokenizer_files
@@ -110,8 +110,7 @@ def load(
     checkpoint: Checkpoint, *, device: str, dtype: str, attention: str, device_map: DeviceMap | None = None
 ) -> LoadedModel:
     """Load a checkpoint; see `Checkpoint.load`."""
-    if dtype not in get_args(DType):
-        raise DriftError(f"dtype {dtype!r} is not one of {', '.join(get_args(DType))}")
+    require_choice("dtype", dtype, get_args(DType), error=DriftError)
     _require_usable(device_map)
     files = validate(checkpoint.fetch())
     gguf = files[0].name if files[0].suffix == ".gguf" else None

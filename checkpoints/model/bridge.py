@@ -8,7 +8,7 @@ that the model itself stays as it was, nothing is held twice, and weights put in
 import copy
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from checkpoints.errors import DriftError, UnsupportedArchitecture
+from checkpoints.errors import DriftError, UnsupportedArchitecture, require_choice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,8 +44,7 @@ def build_bridge(
         DriftError: the model is in training mode, or weights are kept on disk.
         UnsupportedArchitecture: TransformerLens has no adapter for it, or the bridge does not compute what it does.
     """
-    if attention not in get_args(Attention):
-        raise DriftError(f"attention {attention!r} of a bridge is not one of {', '.join(get_args(Attention))}")
+    require_choice("attention of a bridge", attention, get_args(Attention), error=DriftError)
     if model.training:
         raise DriftError("a bridge of a model in training mode has dropout of its own; call model.eval() first")
     from checkpoints.model import lens

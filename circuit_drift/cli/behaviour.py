@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from checkpoints.errors import require_choice
 from circuit_drift.cli.options import (
     AttentionOption,
     DeviceMapOption,
@@ -122,8 +123,7 @@ def facts(
     from circuit_drift.measures.measures import tokenizer_of
     from circuits.facts.readers import READERS
 
-    if form not in READERS:
-        raise DriftError(f"unknown format {form!r}; choose from {', '.join(READERS)}")
+    require_choice("format", form, READERS, error=DriftError)
     if templates and form != "lama":
         raise DriftError(f"--templates belong to LAMA files, and the format is {form}")
     words = tokenizer_of(open_checkpoint(tokenizer)) if tokenizer else None

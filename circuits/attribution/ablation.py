@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from checkpoints.errors import BadPrompt, UnsupportedArchitecture
+from checkpoints.errors import BadPrompt, UnsupportedArchitecture, require_choice
 from checkpoints.model.anatomy import Anatomy
 from circuits.attribution.contraction import Writers
 from circuits.facts.batch import Batch, batches
@@ -23,8 +23,7 @@ def find_ablation(ablation: str) -> None:
     Raises:
         BadPrompt: it is none of ``corrupt``, ``zero``, ``mean`` and ``mean-positional``.
     """
-    if ablation not in get_args(Ablation):
-        raise BadPrompt(f"unknown ablation {ablation!r}; choose from {', '.join(get_args(Ablation))}")
+    require_choice("ablation", ablation, get_args(Ablation))
 
 
 def fixed_values(parts: Anatomy, facts: FactSet, ablation: Ablation, batch_size: int) -> Writers | None:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import eager_mask
 from transformers.pytorch_utils import Conv1D
 
-from checkpoints.errors import BadPrompt, UnsupportedArchitecture
+from checkpoints.errors import BadPrompt, UnsupportedArchitecture, require_choice
 from checkpoints.model.anatomy import Anatomy, Block
 from checkpoints.model.attention import handled
 from checkpoints.model.norms import Norm, read_norm
@@ -77,8 +77,7 @@ def find_backward(backward: Preset | Backward) -> tuple[str, Backward]:
         BadPrompt: an unknown name, or a temperature that is not positive.
     """
     if not isinstance(backward, Backward):
-        if backward not in PRESETS:
-            raise BadPrompt(f"unknown backward {backward!r}; choose {', '.join(PRESETS)}, or give a Backward")
+        require_choice("backward", backward, PRESETS)
         return backward, PRESETS[backward]
     if not backward.softmax_temperature > 0:
         raise BadPrompt(f"softmax_temperature must be positive, got {backward.softmax_temperature}")

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import require_choice
 from checkpoints.model.anatomy import Anatomy, Block, Projection
 from circuits.graph.shape import GraphShape
 
@@ -27,8 +27,7 @@ def view(parts: Anatomy, kv: KeyValue) -> Anatomy:
     Raises:
         BadPrompt: an unknown kind.
     """
-    if kv not in get_args(KeyValue):
-        raise BadPrompt(f"unknown kv {kv!r}; choose from {', '.join(get_args(KeyValue))}")
+    require_choice("kv", kv, get_args(KeyValue))
     if kv == "groups" or parts.n_kv_heads == parts.n_heads:
         return parts
     copies = parts.n_heads // parts.n_kv_heads

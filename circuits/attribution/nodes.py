@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from checkpoints.errors import BadPrompt, CorruptWeights
+from checkpoints.errors import BadPrompt, CorruptWeights, require_choice
 from checkpoints.model.anatomy import Anatomy, Block, anatomy
 from checkpoints.model.plain import takes_model
 from circuits.attribution.contraction import Writers
@@ -67,8 +67,7 @@ def attribute_nodes(
     plan = find_plan(method, ig_steps, rule)
     if plan is None or plan.kind != "fixed":
         raise BadPrompt(f"nodes are scored by 'eap', 'eap-ig' or 'clean-corrupted', not by {method!r}")
-    if level not in INTERIORS:
-        raise BadPrompt(f"unknown level {level!r}; levels: {', '.join(INTERIORS)}")
+    require_choice("level", level, INTERIORS)
     name, measure = find_metric(metric, facts)
     require_gradient(name, method)
     group = facts.units(groups)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, require_choice
 from checkpoints.model.plain import takes_model
 from checkpoints.results.artifacts import read_artifact, write_artifact
 from circuits.facts.facts import FactSet
@@ -154,8 +154,7 @@ def attribute_positions(
     """
     from circuits.attribution.edges import Segments, Settings, score_segments
 
-    if by not in get_args(By):
-        raise BadPrompt(f"unknown by {by!r}; choose from {', '.join(get_args(By))}")
+    require_choice("by", by, get_args(By))
     if method == "flow":
         raise BadPrompt(f"method={method!r} averages over positions; use circuits.attribute")
     units = None if groups is None else min(groups, len(facts))

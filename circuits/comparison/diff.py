@@ -10,7 +10,7 @@ from typing import get_args
 
 import numpy as np
 
-from checkpoints.errors import BadPrompt, CheckpointMismatch
+from checkpoints.errors import BadPrompt, CheckpointMismatch, require_choice
 from circuits.comparison.graph_diff import GraphDiff, Pairing
 from circuits.comparison.noise import EdgeTests, paired_global_p, paired_tests, unpaired_global_p, welch_tests
 from circuits.comparison.profile import LARGE, ProfileChange, profile_changes
@@ -118,8 +118,7 @@ def _turned(tests: EdgeTests) -> EdgeTests:
 
 
 def _require_comparable(a: AttributionGraph, b: AttributionGraph, pairing: str, q: float) -> None:
-    if pairing not in get_args(Pairing):
-        raise BadPrompt(f"unknown pairing {pairing!r}; choose from {', '.join(get_args(Pairing))}")
+    require_choice("pairing", pairing, get_args(Pairing))
     if not 0 < q < 1:
         raise BadPrompt(f"q is a share of false discoveries between 0 and 1, got {q}")
     require_alike(a, b)

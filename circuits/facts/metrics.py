@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, require_choice
 from circuits.facts.batch import Batch, logit_difference
 from circuits.facts.facts import FactSet
 
@@ -50,8 +50,7 @@ def find_metric(metric: MetricName | Metric, facts: FactSet) -> tuple[str, Metri
     if metric == "logit difference":
         _require_equal_lengths(facts)
         return metric, lambda logits, batch, _clean: logit_difference(logits, batch)
-    if not isinstance(metric, str) or metric not in known:
-        raise BadPrompt(f"unknown metric {metric!r}; metrics: {', '.join(get_args(MetricName))}, or a function")
+    require_choice("metric", metric, (*get_args(MetricName), "a function"))
     return metric, _summed(known[metric])
 
 

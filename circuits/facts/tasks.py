@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, require_choice
 from checkpoints.tokenizers.framing import Ids, prompt_ids
 from circuits.facts.facts import Fact, FactSet, default_facts
 from circuits.facts.tokenizing import tokenize_facts
@@ -63,7 +63,7 @@ def load_task(name: TaskName, tokenizer: "PreTrainedTokenizerBase", *, n: int = 
     Raises:
         BadPrompt: an unknown task, or the tokenizer carries none of its prompts.
     """
-    _known(name)
+    require_choice("task", name, TASKS)
     if name == "greater-than":
         return _greater_than(tokenizer, n, seed)
     if name != "ioi":
@@ -78,7 +78,7 @@ def task_facts(name: TaskName, *, n: int = 100, seed: int = 0) -> tuple[Fact, ..
     Raises:
         BadPrompt: an unknown task, or ``greater-than``, whose years only `load_task` can split.
     """
-    _known(name)
+    require_choice("task", name, TASKS)
     if name == "greater-than":
         raise BadPrompt(
             "the years of greater-than depend on the tokenizer; use circuits.load_task('greater-than', ...)"
@@ -86,11 +86,6 @@ def task_facts(name: TaskName, *, n: int = 100, seed: int = 0) -> tuple[Fact, ..
     if name == "ioi":
         return tuple(islice(_ioi(seed), n))
     return tuple(fact for fact in default_facts() if fact.labels["relation"] == name)[:n]
-
-
-def _known(name: str) -> None:
-    if name not in TASKS:
-        raise BadPrompt(f"unknown task {name!r}; tasks: {', '.join(TASKS)}")
 
 
 @cache

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, get_args
 
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, require_choice
 from checkpoints.tokenizers.framing import Ids, front_ids, gap
 from checkpoints.tokenizers.framing import prompt_ids as prompt_ids
 from circuits.facts.facts import Answers, Fact, Facts, FactSet, fact_set, obstacle
@@ -36,8 +36,7 @@ def tokenize_facts(
     Raises:
         BadPrompt: no fact is left; the message gives the first reasons. Or an unknown kind of answers.
     """
-    if answers not in get_args(Answers):
-        raise BadPrompt(f"unknown answers {answers!r}; choose from {', '.join(get_args(Answers))}")
+    require_choice("answers", answers, get_args(Answers))
     facts = facts if isinstance(facts, Facts) else Facts(facts)
     if answers != "auto":
         return _scored(_tokenized(tokenizer, facts, answers), facts)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, require_choice
 from checkpoints.results.artifacts import read_artifact, write_artifact
 from circuits.graph.circuit import Circuit
 from circuits.graph.pruning import require_size
@@ -215,8 +215,7 @@ def _is_mlp(shape: GraphShape) -> Bools:
 
 def _first(scores: Floats, n: int, rule: NodeRule) -> Bools:
     """The n first by a rule; ties go to the earlier one."""
-    if rule not in get_args(NodeRule):
-        raise BadPrompt(f"unknown rule {rule!r}; rules: {', '.join(get_args(NodeRule))}")
+    require_choice("rule", rule, get_args(NodeRule))
     require_size(n, len(scores), "parts")
     chosen = np.zeros(len(scores), dtype=bool)
     chosen[np.argsort(scores if rule == "lowers" else -np.abs(scores), kind="stable")[:n]] = True

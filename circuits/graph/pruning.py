@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, require_choice
 from circuits.graph.circuit import Circuit
 from circuits.graph.shape import Bools, Floats, GraphShape
 
@@ -54,8 +54,7 @@ def prune(shape: GraphShape, scores: Floats, n: int, *, rule: Rule = "absolute")
         BadPrompt: an unknown rule, or n is no number of edges (a share, say).
     """
     require_size(n, int(shape.mask.sum()), "edges")
-    if rule not in get_args(Rule):
-        raise BadPrompt(f"unknown rule {rule!r}; rules: {', '.join(get_args(Rule))}")
+    require_choice("rule", rule, get_args(Rule))
     if rule == "greedy":
         chosen = _grow(shape, np.abs(scores), n)
     else:

@@ -10,13 +10,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, require_choice
 from checkpoints.model.plain import takes_model
 from heads.ablation.controls import Control, draw_controls
 from heads.ablation.interventions import Calibration, Kind, Means, Scope, Targets, Where, ablated
 from heads.ablation.validation import Readout, Validation
 from heads.detect.catalogue import ABLATIONS
-from heads.detect.retrieval import Extra, about, check_choice, check_fits, kv_heads, pad, retrieval_scores, row_logits
+from heads.detect.retrieval import Extra, about, check_fits, kv_heads, pad, retrieval_scores, row_logits
 from heads.prompts.needles import NeedlePrompt, NeedleSet
 from heads.scores.names import expand_heads, parse_head
 from heads.scores.scores import RetrievalScores, retrieves
@@ -137,7 +137,7 @@ def _drawn(
 def _check_ablation(kind: str, scope: str) -> None:
     if kind not in ABLATIONS:
         raise BadPrompt(f"no ablation is called {kind!r}; there are {list(ABLATIONS)}")
-    check_choice("scope", scope, get_args(Scope))
+    require_choice("scope", scope, get_args(Scope))
 
 
 def _shape(model: PreTrainedModel) -> tuple[int, int]:

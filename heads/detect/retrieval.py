@@ -1,7 +1,7 @@
 """Retrieval scores of a model: one fused forward per batch, answer rows on the side."""
 
 import inspect
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from checkpoints.errors import BadPrompt, UnsupportedArchitecture
+from checkpoints.errors import BadPrompt, UnsupportedArchitecture, require_choice
 from checkpoints.model.anatomy import anatomy
 from checkpoints.model.plain import takes_model
 from heads.detect.catalogue import NEEDS_NEEDLE
@@ -69,10 +69,10 @@ def retrieval_scores(
         BadPrompt: no prompts, prompts beyond the model's positions or vocabulary, or an unknown mode, extra or prefix.
         UnsupportedArchitecture: the model's attention rows cannot be read.
     """
-    check_choice("mode", mode, get_args(Mode))
-    check_choice("prefix", prefix, get_args(Prefix))
+    require_choice("mode", mode, get_args(Mode))
+    require_choice("prefix", prefix, get_args(Prefix))
     for name in extra:
-        check_choice("extra", name, get_args(Extra))
+        require_choice("extra", name, get_args(Extra))
     if batch_size < 1 or key_block < 1:
         raise BadPrompt(f"batch_size and key_block count from 1 on: got {batch_size} and {key_block}")
     check_fits(model, needle_set, spare=NEW_TOKENS if mode == "generate_then_score" else 0)
@@ -111,12 +111,6 @@ class Record:
     correct: bool
     accepted: bool
     steps: np.ndarray
-
-
-def check_choice(name: str, value: object, known: Collection[str]) -> None:
-    """Refuse a value that is none of those an option can take."""
-    if value not in known:
-        raise BadPrompt(f"{name} cannot be {value!r}; there are {list(known)}")
 
 
 def check_fits(model: PreTrainedModel, prompts: NeedleSet | Sequence[NeedlePrompt], *, spare: int = 0) -> None:

@@ -17,12 +17,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from checkpoints.errors import BadPrompt, DriftError
+from checkpoints.errors import BadPrompt, DriftError, require_choice, require_choices
 from checkpoints.model.plain import takes_model
 from checkpoints.tokenizers.framing import front_ids, prompt_ids
 from heads.detect.generation import NEW_TOKENS, generate
 from heads.detect.readings import copied
-from heads.detect.retrieval import about, check_choice, check_positions, kv_heads, table
+from heads.detect.retrieval import about, check_positions, kv_heads, table
 from heads.prompts.building import answer_in
 from heads.prompts.needles import Needle, Span
 from heads.rows.reduce import RowStats
@@ -92,8 +92,7 @@ def published_scores(
     Raises:
         BadPrompt: unknown defects or provider, a length that leaves no room, or (`NothingAccepted`) no trial kept.
     """
-    if unknown := set(defects) - set(DEFECTS):
-        raise BadPrompt(f"unknown defects {sorted(unknown)}; there are {list(DEFECTS)}")
+    require_choices("defect", defects, DEFECTS)
     grid = [(n, needle, length, depth) for length in lengths for depth in depths for n, needle in enumerate(needles)]
     stops = _stops(tokenizer, defects)
     kept, asked, not_found = [], [], 0
@@ -196,7 +195,7 @@ def published_prompt(
     Raises:
         BadPrompt: a length that leaves no room for any context, or an unknown provider.
     """
-    check_choice("provider", provider, get_args(Provider))
+    require_choice("provider", provider, get_args(Provider))
     special = "extra_bos" in defects
     copies = length // max(len(haystack.split()), 1) + 1
     ids = _encode(tokenizer, " ".join([haystack] * copies), special)[:length]

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from checkpoints.errors import BadPrompt, CheckpointMismatch
+from checkpoints.errors import BadPrompt, CheckpointMismatch, require_choices
 from heads.comparison.diff import compare
 from heads.niah.grid import MIDDLE
 from heads.scores.agreement import agreement
@@ -105,8 +105,7 @@ def _check(steps: Sequence[int], scores: Sequence[RetrievalScores], bounds: Mapp
         raise BadPrompt(f"a monitor follows at least two checkpoints: got {len(steps)}")
     if any(b <= a for a, b in pairwise(steps)):
         raise BadPrompt(f"steps must rise from checkpoint to checkpoint: got {list(steps)}")
-    if unknown := set(bounds) - set(CURVES):
-        raise BadPrompt(f"bounds name unknown metrics {sorted(unknown)}; there are {list(CURVES)}")
+    require_choices("metric in bounds", bounds, CURVES)
     for step, score in zip(steps, scores, strict=True):
         if score.shape != scores[0].shape or score.meta["prompts"] != scores[0].meta["prompts"]:
             raise CheckpointMismatch(

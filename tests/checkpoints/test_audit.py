@@ -397,7 +397,7 @@ def test_what_only_a_full_read_shows_is_left_to_loading(runs, monkeypatch):
 
 
 def test_an_unknown_depth_is_named(runs):
-    with pytest.raises(DriftError, match="no depth 'deep'; choose from metadata, samples, weights"):
+    with pytest.raises(DriftError, match="unknown depth 'deep'; choose from metadata, samples, weights"):
         audit(open_series(runs / "seed0"), depth="deep")
 
 

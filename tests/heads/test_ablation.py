@@ -226,7 +226,7 @@ def test_what_cannot_be_ablated_is_refused():
         heads.ablate(model, prompts, ["a0.h0"], kind="blocked")
     with pytest.raises(BadPrompt, match="no ablation is called"):
         heads.ablate(model, prompts, [], kind="blocked")
-    with pytest.raises(BadPrompt, match=r"scope cannot be 'decoding'; there are \['prefill', 'decode', 'both'\]"):
+    with pytest.raises(BadPrompt, match=r"unknown scope 'decoding'; choose from prefill, decode, both"):
         heads.ablate(model, prompts, ["a0.h0"], scope="decoding")
     with pytest.raises(BadPrompt, match="controls = 0"):
         heads.validate(model, prompts, controls=0)

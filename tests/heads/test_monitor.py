@@ -315,7 +315,7 @@ def test_series_that_cannot_be_followed_are_refused():
         heads.monitor(checkpoints[:1])
     with pytest.raises(BadPrompt, match="rise"):
         heads.monitor(checkpoints[::-1])
-    with pytest.raises(BadPrompt, match="unknown metrics"):
+    with pytest.raises(BadPrompt, match="unknown metric in bounds 'luck'; choose from "):
         heads.monitor(checkpoints, bounds={"luck": 1.0})
     other = fake_scores(np.zeros((16, 2, 3)), prompts="others")
     with pytest.raises(CheckpointMismatch, match="step 99999"):

@@ -104,7 +104,7 @@ def test_the_defect_table_names_every_defect(tokenizers):
     assert table.depths_tested["all mended"] > 1
     with pytest.raises(BadPrompt, match="answered no trial right"):
         published_scores(model, tokenizer, NEEDLES, heads.default_haystack(0), **options)
-    with pytest.raises(BadPrompt, match="unknown defects"):
+    with pytest.raises(BadPrompt, match="unknown defect 'luck'; choose from "):
         published_scores(model, tokenizer, NEEDLES, "text", defects=["luck"], **options)
     with pytest.raises(BadPrompt, match="leaves no context"):
         prompt = published_prompt(tokenizer, NEEDLES[0], "A day.", 210, 0.5, defects=())

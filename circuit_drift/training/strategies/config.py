@@ -9,6 +9,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from checkpoints import DriftError
+from checkpoints.errors import require_choice, require_choices
 from checkpoints.files.reading import read_toml
 from circuit_drift.measures.measures import MEASURES
 
@@ -83,8 +84,8 @@ class Strategy:
                 f"strategy {self.name}: lr {self.lr} must be above 0; warmup {self.warmup}, replay {self.replay} and "
                 f"kl {self.kl} must not be below 0"
             )
-        _check_choice(f"strategy {self.name}: kl_to", self.kl_to, Reference)
-        _check_choice(f"strategy {self.name}: documents", self.documents, Told)
+        require_choice(f"strategy {self.name}: kl_to", self.kl_to, get_args(Reference), error=DriftError)
+        require_choice(f"strategy {self.name}: documents", self.documents, get_args(Told), error=DriftError)
         if self.tags is not None and (len(self.tags) != 2 or not all(self.tags)):
             raise DriftError(f"strategy {self.name}: tags are an opening and a closing one: got {self.tags}")
         if self.lora is not None and self.freeze:
@@ -145,19 +146,13 @@ class Config:
         if needy := [strategy.name for strategy in self.strategies if strategy.replay and self.replay is None]:
             raise DriftError(f"strategy {needy[0]} replays old documents; name them with replay = 'old.jsonl'")
         for kind in self.retrieval:
-            _check_choice("retrieval", kind, Passages)
+            require_choice("retrieval", kind, get_args(Passages), error=DriftError)
         for skill in self.skills:
-            _check_choice("skills", skill, Skill)
-        if unknown := sorted(set(self.measures) - set(MEASURES)):
-            raise DriftError(f"unknown measure {unknown[0]}; choose from {', '.join(MEASURES)}")
+            require_choice("skills", skill, get_args(Skill), error=DriftError)
+        require_choices("measure", self.measures, MEASURES, error=DriftError)
         for path in (self.documents, self.facts, self.replay, self.traced, self.text):
             if path is not None and not path.is_file():
                 raise DriftError(f"{path} is not there; paths in a config are taken from the config's folder")
-
-
-def _check_choice(what: str, value: object, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise DriftError(f"{what} is {value!r}; choose {' or '.join(get_args(choices))}")
 
 
 def load_config(path: Path | str) -> Config:
