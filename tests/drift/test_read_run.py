@@ -304,6 +304,7 @@ def test_a_notebook_shows_a_run(table):
     html = table._repr_html_()
     assert html.startswith("<p><b>handmade</b>: 3 checkpoints</p><ul><li>Retrieval heads appear at step 0 already")
     assert html.count("<li>") == 2
+    assert "step200.</li></ul><table" in html
     assert html.count("<tr") == 4
     first, second, third = re.findall(r"<tr>(.*?)</tr>", html, re.S)
     assert re.findall("<td>(.*?)</td>", second)[5:11] == ["0.9", "0.7", "200", "1", "a1.h0", "0.75"]
