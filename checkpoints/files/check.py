@@ -7,6 +7,7 @@ from pathlib import Path
 from checkpoints.errors import CorruptWeights
 from checkpoints.files.folder import ADAPTER_FILE, BIN_INDEX, SAFETENSORS_INDEX, read_json, weight_files
 from checkpoints.files.headers import TensorEntry, read_header
+from checkpoints.files.limits import require_file, require_plain_archive
 
 
 def validate(folder: Path) -> tuple[Path, ...]:
@@ -32,6 +33,24 @@ def validate(folder: Path) -> tuple[Path, ...]:
         for file in files:
             _check_bin(file)
     return files
+
+
+def count_tensors(files: Sequence[Path]) -> int:
+    """How many tensors weight files hold; of `.bin` files, how many they can hold at most."""
+    if files[0].suffix == ".safetensors":
+        return len(tensor_entries(files))
+    return sum(_pickle_size(file) for file in files) // _SMALLEST_ENTRY
+
+
+_SMALLEST_ENTRY = 16  # bytes: a tensor's name, storage and shape take more than that in a pickle
+
+
+def _pickle_size(file: Path) -> int:
+    """Bytes of a `.bin` file's pickle; all of them where it is of the format before archives."""
+    if not zipfile.is_zipfile(file):
+        return file.stat().st_size
+    with zipfile.ZipFile(file) as archive:
+        return sum(entry.file_size for entry in archive.infolist() if entry.filename.endswith("data.pkl"))
 
 
 def tensor_entries(files: Sequence[Path]) -> dict[str, TensorEntry]:
@@ -68,6 +87,7 @@ def _check_shards(files: Sequence[Path], index: Path) -> None:
 
 def _check_not_empty(files: Sequence[Path]) -> None:
     for file in files:
+        require_file(file)
         if file.stat().st_size == 0:
             raise CorruptWeights(f"{file} is empty (0 bytes); restore the file")
 
@@ -76,13 +96,14 @@ def _check_bin(path: Path) -> None:
     _check_not_empty([path])
     with path.open("rb") as stream:
         magic = stream.read(2)
-    if magic == b"PK" and not zipfile.is_zipfile(path):
-        raise CorruptWeights(f"{path} is truncated: its archive ends before its directory; restore the file")
+    if magic == b"PK":
+        require_plain_archive(path, path.stat().st_size, str(path))
     if magic not in (b"PK", b"\x80\x02"):
         raise CorruptWeights(f"{path} is no PyTorch weight file (it starts with {magic!r}); restore the file")
 
 
 def _check_magic(path: Path, magic: bytes) -> None:
+    require_file(path)
     with path.open("rb") as stream:
         seen = stream.read(len(magic))
     if seen != magic:

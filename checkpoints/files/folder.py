@@ -18,12 +18,18 @@ SAFETENSORS_INDEX = "model.safetensors.index.json"
 BIN_INDEX = "pytorch_model.bin.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
+GENERATION_CONFIG = "generation_config.json"
+_WHOLE = (("model.safetensors", SAFETENSORS_INDEX), ("pytorch_model.bin", BIN_INDEX))
 _DISTRIBUTED = ("", "pytorch_model_fsdp_0", "model")
 _TOKENIZER_FILES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
 TOKENIZER_FILES = frozenset(name for names in _TOKENIZER_FILES for name in names)
+_TOKENIZER_PARTS = (*sorted(TOKENIZER_FILES), "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                    "chat_template.jinja")  # fmt: skip
 VOLATILE = frozenset(
     {"transformers_version", "_name_or_path", "_attn_implementation_autoset", "base_model_name_or_path", "revision"}
 )
+
+_IDLE = VOLATILE | {"_from_model_config", "output_attentions", "output_hidden_states", "use_cache"}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -46,7 +52,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """Name the files that hold a checkpoint's weights, in the order transformers would choose.
 
-    Safetensors (one file, or the shards of its index) before `.bin`, an adapter, `.distcp` files and one `.gguf`.
+    Safetensors (one file, or the shards of its index) before `.bin`, an adapter, `.distcp` files and one `.gguf`. An
+    adapter beside whole weights is not applied: they are taken as they are.
     Shards that an index names are returned whether or not they exist: `checkpoints.files.check` says which are missing.
 
     Raises:
@@ -55,7 +62,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     """
     if not folder.is_dir():
         raise NotACheckpoint(f"{folder} is no checkpoint: there is no such folder")
-    for single, index in (("model.safetensors", SAFETENSORS_INDEX), ("pytorch_model.bin", BIN_INDEX)):
+    for single, index in _WHOLE:
         if (folder / single).exists():
             return (folder / single,)
         if (folder / index).exists():
@@ -100,7 +107,7 @@ def distributed_folder(folder: Path) -> Path | None:
 
 
 def adapter_base(folder: Path) -> Path | None:
-    """The folder of the base model that an adapter names; None where there is no adapter.
+    """The folder of the base model that an adapter names; None where there is no adapter, or whole weights beside it.
 
     The name may be a folder, absolute or relative to the adapter or its series, or a hub id whose files are in the
     hub client's cache.
@@ -108,11 +115,13 @@ def adapter_base(folder: Path) -> Path | None:
     Raises:
         NotACheckpoint: the base is not to be found without a network.
     """
-    if not (folder / ADAPTER_CONFIG).exists() or (folder / CONFIG_FILE).exists():
+    if not (folder / ADAPTER_CONFIG).exists() or any((folder / name).exists() for names in _WHOLE for name in names):
         return None
     name = str(read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
     for place in (Path(name), folder / name, folder.parent / name):
         if name and (place / CONFIG_FILE).exists():
+            if weight_files(place)[0].name == ADAPTER_FILE:
+                raise NotACheckpoint(f"{place}, which {folder} names as its base, is an adapter itself: merge it first")
             return place
     cached = _cached_snapshot(name, read_json(folder / ADAPTER_CONFIG).get("revision"))
     if cached is None:
@@ -160,6 +169,34 @@ def tokenizer_files(folders: Sequence[Path]) -> tuple[Path, ...]:
     return ()
 
 
+def tokenizer_parts(folders: Sequence[Path]) -> tuple[Path, ...]:
+    """Every file that a tokenizer is made from: its vocabulary and merges, and what is set beside them."""
+    files = tokenizer_files(folders)
+    return () if not files else tuple(file for name in _TOKENIZER_PARTS if (file := files[0].parent / name).exists())
+
+
+def loading_files(folder: Path, *, code: bool) -> tuple[Path, ...]:
+    """Every file of a folder that takes part in building its model: weights, their index, configs, and code if allowed.
+
+    Raises:
+        NotACheckpoint, CorruptWeights: as `weight_files`.
+    """
+    weights = weight_files(folder)
+    if weights[0].suffix == ".gguf":
+        return weights
+    if weights[0].name == ADAPTER_FILE:
+        return (*weights, folder / ADAPTER_CONFIG)
+    sharded = weights[0].name not in {single for single, _ in _WHOLE}
+    indexes = {".safetensors": [SAFETENSORS_INDEX], ".bin": [BIN_INDEX]}.get(weights[0].suffix, []) if sharded else []
+    found = (folder / name for name in (CONFIG_FILE, GENERATION_CONFIG, *indexes))
+    return (*weights, *(file for file in found if file.exists()), *(code_files(folder) if code else ()))
+
+
+def code_files(folder: Path) -> tuple[Path, ...]:
+    """The Python files of a folder and the folders in it."""
+    return tuple(sorted(path for path in folder.rglob("*.py") if path.is_file()))
+
+
 def hash_weights(files: Sequence[Path]) -> str:
     """SHA-256 of a checkpoint's weights: of the file itself, or over the shards' names and hashes.
 
@@ -178,6 +215,14 @@ def combine(hashes: dict[str, str]) -> str:
         return next(iter(hashes.values()))
     lines = "".join(f"{name}:{digest}\n" for name, digest in sorted(hashes.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def generation_settings(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """What generation_config.json adds to a config, less what changes no token (bookkeeping, outputs asked for)."""
+    if not (folder / GENERATION_CONFIG).exists():
+        return {}
+    found = read_json(folder / GENERATION_CONFIG)
+    return {key: value for key, value in found.items() if key not in _IDLE and config.get(key) != value}
 
 
 def hash_config(config: dict[str, Any]) -> str:

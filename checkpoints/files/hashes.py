@@ -15,12 +15,14 @@ import os
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from checkpoints.errors import StoreError
+from checkpoints.files.limits import require_file
 from checkpoints.results.disk import read_regular, write_file
 
 CACHE = "CIRCUIT_DRIFT_CACHE"
@@ -36,6 +38,7 @@ _turns: dict[Path, threading.Lock] = defaultdict(threading.Lock)
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes; read once for as long as the file stays what it is."""
     path = path.resolve()
+    require_file(path)
     with _turns[path]:  # who asks while another is reading gets its answer
         return _hash_file(path, _identity(path))
 
@@ -45,6 +48,21 @@ def cache_folder() -> Path:
     named = os.environ.get(CACHE)
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return (Path(named) if named else home / "circuit-drift") / "hashes"
+
+
+def stamps(paths: Iterable[Path]) -> dict[Path, tuple[int, ...] | None]:
+    """What each file looks like without being read: device, inode, time of modification, size; None where it is gone.
+
+    The time of change is left out: a hard link or new permissions move it and leave the content alone.
+    """
+    found: dict[Path, tuple[int, ...] | None] = {}
+    for path in paths:
+        try:
+            device, inode, modified, _, size = _identity(path)
+            found[path] = (device, inode, modified, size)
+        except OSError:
+            found[path] = None
+    return found
 
 
 @lru_cache(maxsize=65536)

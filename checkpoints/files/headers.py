@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.errors import CorruptWeights
+from checkpoints.files.limits import require_file
 
 _MAX_HEADER = 100_000_000
 _BITS = {
@@ -43,6 +44,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     Raises:
         CorruptWeights: missing, empty, truncated, or no safetensors file.
     """
+    require_file(path)
     try:
         size = path.stat().st_size
         if size == 0:
@@ -59,11 +61,11 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         raise CorruptWeights(f"{path} is missing; restore the file") from error
     except OSError as error:
         raise CorruptWeights(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptWeights(f"{path} is corrupt: its header is no JSON ({error}); restore the file") from error
     try:
         entries = _entries(path, header, data_start=8 + length)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptWeights(f"{path} is corrupt: malformed header ({error!r}); restore the file") from error
     promised = max((entry.end for entry in entries.values()), default=8 + length)
     if size < promised:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints.errors import CorruptWeights, DriftError
-from checkpoints.files.folder import ADAPTER_FILE
+from checkpoints.files.folder import ADAPTER_FILE, loading_files
 from checkpoints.files.headers import read_header
+from checkpoints.loading.view import view
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,7 +32,8 @@ def merge_adapter(folder: Path, base: "PreTrainedModel") -> "PreTrainedModel":
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other packages' deprecations; what matters is checked below
-            wrapped = peft.PeftModel.from_pretrained(base, str(folder), local_files_only=True)
+            with view(folder, loading_files(folder, code=False)) as shown:
+                wrapped = peft.PeftModel.from_pretrained(base, str(shown), local_files_only=True)
     except Exception as error:
         text = " ".join(str(error).split())[:400]
         raise CorruptWeights(f"the adapter {folder} does not fit its base model: {text}") from error

@@ -7,24 +7,28 @@ parameters a finite value: transformers itself fills missing weights with random
 import gc
 import logging
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from checkpoints.errors import CorruptWeights, DriftError, UnsupportedArchitecture, require_choice
-from checkpoints.files.check import validate
+from checkpoints.errors import CorruptWeights, DriftError, require_choice
+from checkpoints.files.check import count_tensors, validate
 from checkpoints.files.distributed import plan, read_metadata
-from checkpoints.files.folder import tokenizer_files
+from checkpoints.files.folder import ADAPTER_CONFIG, loading_files, tokenizer_files
+from checkpoints.files.hashes import stamps
 from checkpoints.files.limits import require_possible
-from checkpoints.files.trust import ALLOWED, allows_code
+from checkpoints.files.trust import allows_code
 from checkpoints.loading.adapters import merge_adapter
+from checkpoints.loading.coverage import check_coverage, check_finite, explain
+from checkpoints.loading.placement import DeviceMap as DeviceMap
+from checkpoints.loading.placement import placement_of, require_packages, require_usable
+from checkpoints.loading.view import view
 from checkpoints.model.bridge import build_bridge
 from checkpoints.series.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from checkpoints.model.bridge import Attention
@@ -33,8 +37,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DType = Literal["float32", "bfloat16", "float16"]
-DeviceMap = str | Mapping[str, str | int]
-_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class LoadedModel:
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         attention: attention implementation it was loaded with.
         device_map: module -> device, where it was loaded with a map.
+        files: what each file that it was loaded from looked like before it was read; see `require_unchanged`.
     """
 
     checkpoint: Checkpoint
@@ -55,6 +58,7 @@ class LoadedModel:
     attention: str
     _held: "list[tuple[PreTrainedModel, PreTrainedTokenizerBase | None]]" = field(repr=False)
     device_map: Mapping[str, str] | None = None
+    files: Mapping[Path, tuple[int, ...] | None] = field(default_factory=dict, repr=False, compare=False)
     _bridges: "dict[str, SharedBridge]" = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -89,13 +93,32 @@ class LoadedModel:
         if any(model() is not None for model in alive):
             gc.collect()  # hooks and wrappers can make cycles
 
-    def pass_on(self, checkpoint: Checkpoint) -> "LoadedModel":
-        """Hand the model, which now holds another checkpoint's weights, to a new handle; this one is let go of."""
+    def require_unchanged(self) -> None:
+        """Refuse what is computed from here on if a file that the model was loaded from is no longer the same.
+
+        Raises:
+            CorruptWeights: names the file.
+        """
+        now = stamps(self.files)
+        changed = [path for path, stamp in self.files.items() if now[path] != stamp]
+        if changed:
+            raise CorruptWeights(
+                f"{changed[0]} was changed or replaced while {self.checkpoint.name} was in use: what was measured "
+                "is not of the weights that are there now; measure it again"
+            )
+
+    def pass_on(self, checkpoint: Checkpoint, seen: Mapping[Path, tuple[int, ...] | None]) -> "LoadedModel":
+        """Hand the model, which now holds another checkpoint's weights, to a new handle; this one is let go of.
+
+        Args:
+            checkpoint: whose weights it holds.
+            seen: what that checkpoint's files looked like before they were read.
+        """
         held = self._content()
         self._held.clear()
         for bridge in self._bridges.values():
             bridge.refresh()
-        return replace(self, checkpoint=checkpoint, _held=[held])
+        return replace(self, checkpoint=checkpoint, _held=[held], files=seen)
 
     def _content(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase | None]":
         if not self._held:
@@ -111,109 +134,90 @@ def load(
 ) -> LoadedModel:
     """Load a checkpoint; see `Checkpoint.load`."""
     require_choice("dtype", dtype, get_args(DType), error=DriftError)
-    _require_usable(device_map)
-    files = validate(checkpoint.fetch())
-    gguf = files[0].name if files[0].suffix == ".gguf" else None
-    if checkpoint.base is not None:
-        validate(checkpoint.base)
-        whole = replace(checkpoint, path=checkpoint.base, hub=checkpoint.hub and checkpoint.hub.base)
-        base = _build(whole, None, dtype, attention, device_map)
-        model = merge_adapter(checkpoint.path, base)
-    elif files[0].suffix == ".distcp":
+    require_usable(device_map)
+    checkpoint.fetch()
+    seen = stamps(checkpoint.files)
+    model = _model(checkpoint, dtype, attention, device_map)
+    spread = None if device_map is None else placement_of(checkpoint, model, device_map)
+    check_finite(checkpoint, dict(model.named_parameters()))
+    model.requires_grad_(requires_grad=False).train(mode=False)
+    tokenizer = load_tokenizer(checkpoint)
+    if spread is None:
+        model = _move(model, device)
+    else:
+        device = "+".join(dict.fromkeys(spread.values()))
+    loaded = LoadedModel(checkpoint, device, dtype, attention, [(model, tokenizer)], spread, seen)
+    loaded.require_unchanged()
+    return loaded
+
+
+def _model(checkpoint: Checkpoint, dtype: str, attention: str, device_map: DeviceMap | None) -> "PreTrainedModel":
+    """The model alone, of the kind of files that the checkpoint consists of, with memory of its own."""
+    files = validate(checkpoint.path)
+    if files[0].suffix == ".distcp":
         if device_map is not None:
             raise DriftError(
                 f"{checkpoint.path} is a torch distributed checkpoint, which is put on one device: convert it to "
                 "safetensors to spread it by a device map"
             )
-        model = _build_distributed(checkpoint, files[0].parent, dtype, attention)
+        return _build_distributed(checkpoint, files[0].parent, dtype, attention)
+    if checkpoint.base is None:
+        if (checkpoint.path / ADAPTER_CONFIG).exists():
+            logger.warning("%s holds an adapter beside whole weights: %s is loaded as it is, without the adapter",
+                           checkpoint.path, files[0].name)  # fmt: skip
+        model = _build(checkpoint, files, dtype, attention, device_map)
     else:
-        model = _build(checkpoint, gguf, dtype, attention, device_map)
-    spread = None if device_map is None else _placement(checkpoint, model, device_map)
-    check_finite(checkpoint, dict(model.named_parameters()))
-    model.requires_grad_(requires_grad=False).train(mode=False)
-    tokenizer = load_tokenizer(checkpoint)
-    if spread is None:
-        return LoadedModel(checkpoint, device, dtype, attention, [(_move(model, device), tokenizer)])
-    devices = "+".join(dict.fromkeys(spread.values()))
-    return LoadedModel(checkpoint, devices, dtype, attention, [(model, tokenizer)], spread)
+        whole = replace(checkpoint, path=checkpoint.base, hub=checkpoint.hub and checkpoint.hub.base)
+        model = merge_adapter(checkpoint.path, _build(whole, validate(whole.path), dtype, attention, device_map))
+    _leave_files(model)
+    return model
 
 
-def _require_usable(device_map: DeviceMap | None) -> None:
-    if device_map is None:
-        return
-    _require("a device map spreads a model over devices", "accelerate", extra="gpus")
-    if isinstance(device_map, str) and device_map not in _MAPS:
-        raise DriftError(f"device map {device_map!r} is none of {', '.join(_MAPS)}, nor module names with devices")
-
-
-def _placement(checkpoint: Checkpoint, model: "PreTrainedModel", device_map: DeviceMap) -> dict[str, str]:
-    """Where each part of a spread model lies.
-
-    Raises:
-        DriftError: a map that says nothing of some of it, or puts some where nothing can be hooked or differentiated.
-    """
-    keys = () if isinstance(device_map, str) else tuple(device_map)
-    forgotten = [name for name, _ in model.named_parameters() if keys and not any(_within(name, key) for key in keys)]
-    if forgotten:
-        raise DriftError(
-            f"the device map says nothing of {len(forgotten)} tensors of {checkpoint.path}, {forgotten[0]!r} first; "
-            "give every module its device, or '' its default"
-        )
-    away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if away:
-        raise DriftError(
-            f"the device map leaves {len(away)} tensors of {checkpoint.path} on disk or, beside an accelerator, in "
-            f"main memory, {away[0]!r} first: what is not on a device cannot be hooked; use more devices or a smaller "
-            "dtype"
-        )
-    return _devices("", model)
-
-
-def _within(parameter: str, module: str) -> bool:
-    return not module or parameter == module or parameter.startswith(f"{module}.")
-
-
-def _devices(name: str, module: "torch.nn.Module") -> dict[str, str]:
-    """The coarsest map from modules to devices that says where every parameter is."""
-    found = {str(parameter.device) for parameter in module.parameters()}
-    if len(found) == 1:
-        return {name: found.pop()}
-    places = {f"{name}.{own}".lstrip("."): str(p.device) for own, p in module.named_parameters(recurse=False)}
-    for own, child in module.named_children():
-        places |= _devices(f"{name}.{own}".lstrip("."), child) if any(True for _ in child.parameters()) else {}
-    return places
+def _leave_files(model: "PreTrainedModel") -> None:
+    """Copy what is in main memory: tensors may be mapped from files, and would follow or fail what happens to those."""
+    for tensor in {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}.values():
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
 
 
 def _build(
-    checkpoint: Checkpoint, gguf: str | None, dtype: str, attention: str, device_map: DeviceMap | None
+    checkpoint: Checkpoint, files: Sequence[Path], dtype: str, attention: str, device_map: DeviceMap | None
 ) -> "PreTrainedModel":
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    gguf = files[0].name if files[0].suffix == ".gguf" else None
     if gguf:
-        _require(f"{checkpoint.path / gguf} is a GGUF file", "gguf", "accelerate", extra="gguf")
+        require_packages(f"{checkpoint.path / gguf} is a GGUF file", "gguf", "accelerate", extra="gguf")
+    else:
+        require_possible(checkpoint.config, folder=checkpoint.path, tensors=count_tensors(files),
+                         size=sum(file.stat().st_size for file in files))  # fmt: skip
     auto: Any = AutoModelForCausalLM
     model: PreTrainedModel
-    try:
-        with _quiet_transformers():
-            model, info = auto.from_pretrained(
-                checkpoint.path,
-                dtype=getattr(torch, dtype),
-                attn_implementation=attention,
-                local_files_only=True,
-                trust_remote_code=allows_code(checkpoint.path, checkpoint.repo),
-                weights_only=True,
-                ignore_mismatched_sizes=True,  # they are refused below, by name
-                output_loading_info=True,
-                **({"gguf_file": gguf} if gguf else {}),
-                **({} if device_map is None else {"device_map": device_map}),
-            )
-    except (SafetensorError, EOFError) as error:
-        raise CorruptWeights(f"the weights of {checkpoint.path} cannot be read: {error}") from error
-    except Exception as error:
-        raise _explain(checkpoint, error) from error
-    _check_coverage(checkpoint, info)
+    code = allows_code(checkpoint.path, checkpoint.repo)
+    with view(checkpoint.path, loading_files(checkpoint.path, code=code)) as shown:
+        try:
+            with _quiet_transformers():
+                model, info = auto.from_pretrained(
+                    shown,
+                    dtype=getattr(torch, dtype),
+                    attn_implementation=attention,
+                    local_files_only=True,
+                    trust_remote_code=code,
+                    weights_only=True,
+                    ignore_mismatched_sizes=True,  # they are refused below, by name
+                    output_loading_info=True,
+                    **({"gguf_file": gguf} if gguf else {}),
+                    **({} if device_map is None else {"device_map": device_map}),
+                )
+        except (SafetensorError, EOFError) as error:
+            raise CorruptWeights(f"the weights of {checkpoint.path} cannot be read: {error}") from error
+        except Exception as error:
+            raise explain(checkpoint, error, str(error).replace(str(shown), str(checkpoint.path))) from error
+    model.config.name_or_path = str(checkpoint.path)
+    model.name_or_path = str(checkpoint.path)
+    check_coverage(checkpoint, info)
     return model
 
 
@@ -235,86 +239,9 @@ def _build_distributed(checkpoint: Checkpoint, folder: Path, dtype: str, attenti
     except DriftError:
         raise
     except Exception as error:
-        raise _explain(checkpoint, error) from error
+        raise explain(checkpoint, error, str(error)) from error
     filling.fill(model)
     return model
-
-
-def _explain(checkpoint: Checkpoint, error: Exception) -> DriftError:
-    """Name what is wrong where transformers only says how it failed."""
-    import pickle
-
-    text = " ".join(str(error).split())
-    if isinstance(error, pickle.UnpicklingError):
-        return CorruptWeights(
-            f"{checkpoint.path} holds weights that cannot be unpickled safely (weights_only=True refused: "
-            f"{text[:200]}); convert them to safetensors where you trust them"
-        )
-    if "trust_remote_code" in text:
-        return UnsupportedArchitecture(
-            f"{checkpoint.path} needs model code of its own to be run, which is refused; convert it to an architecture "
-            f"that transformers has or, where you have read that code, allow it: "
-            f"{ALLOWED}={checkpoint.repo or checkpoint.path}"
-        )
-    if "model type" in text or "Unrecognized model" in text or "Unrecognized configuration" in text:
-        return UnsupportedArchitecture(
-            f"{checkpoint.path} is of no causal architecture that this transformers has: {text[:300]}"
-        )
-    if "does not support an attention implementation" in text or "attn_implementation" in text:
-        return UnsupportedArchitecture(f"{checkpoint.path}: {text[:300]}; try attention='eager'")
-    if "device_map" in text or "device map" in text:
-        return DriftError(f"{checkpoint.path} cannot be spread by this device map: {text[:300]}")
-    return CorruptWeights(f"{checkpoint.path} cannot be loaded: {type(error).__name__}: {text[:500]}")
-
-
-def _check_coverage(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
-    """Refuse files that leave a parameter without a value, or hold one of another shape."""
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise CorruptWeights(
-            f"the weights of {checkpoint.path} do not cover its model: {len(missing)} tensors are missing, "
-            f"{missing[0]!r} first; they would be random, so nothing was loaded"
-        )
-    mismatched = sorted(info["mismatched_keys"])
-    if mismatched:
-        name, found, wanted = mismatched[0]
-        raise CorruptWeights(
-            f"the weights of {checkpoint.path} do not fit its config: {name!r} is {tuple(found)}, "
-            f"the config asks for {tuple(wanted)} ({len(mismatched)} such tensors)"
-        )
-    unexpected = sorted(info["unexpected_keys"])
-    if any(name.endswith(".weight") for name in unexpected):
-        raise CorruptWeights(
-            f"{checkpoint.path} holds {len(unexpected)} tensors that its config leaves no place for, "
-            f"{unexpected[0]!r} first: config.json and weights belong to different models"
-        )
-    if unexpected:
-        logger.warning("%s: %d buffers in the file are not used, %r first", checkpoint.path, len(unexpected),
-                       unexpected[0])  # fmt: skip
-
-
-def check_finite(checkpoint: Checkpoint, weights: "Mapping[str, torch.Tensor]") -> None:
-    """Refuse weights with a NaN or infinite value.
-
-    Raises:
-        CorruptWeights: names the first such tensor and how many of its values are not finite.
-    """
-    tensors = {name: tensor.detach() for name, tensor in weights.items() if tensor.is_floating_point()}
-    bad = [name for name, tensor in tensors.items() if not _all_finite(tensor)]
-    if bad:
-        count = int((~tensors[bad[0]].isfinite()).sum())
-        raise CorruptWeights(
-            f"{checkpoint.path}: {count} values of {bad[0]!r} are NaN or infinite "
-            f"({len(bad)} tensors in all); the run diverged or the file is damaged"
-        )
-
-
-def _all_finite(tensor: "torch.Tensor") -> bool:
-    """One pass without a temporary, several times faster than `isfinite`: extremes carry NaN and infinity."""
-    if tensor.numel() == 0:
-        return True
-    low, high = tensor.aminmax()
-    return bool(low.isfinite() & high.isfinite())
 
 
 def _move(model: "PreTrainedModel", device: str) -> "PreTrainedModel":
@@ -348,15 +275,6 @@ def load_tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase | None":
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise DriftError(f"the tokenizer in {folder} cannot be loaded: {text}; restore its files") from error
-
-
-def _require(what: str, *packages: str, extra: str) -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in packages if find_spec(name) is None]
-    if missing:
-        named = " and ".join(missing)
-        raise DriftError(f"{what}, which needs the package {named}: pip install 'circuit-drift[{extra}]'")
 
 
 @contextmanager

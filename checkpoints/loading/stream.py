@@ -2,16 +2,19 @@
 
 A live model takes the next checkpoint in one of two ways. Where every tensor of the first checkpoint's files was seen
 to equal the model's tensor of the same name, or but one of those left over, the files of the next are read, converted
-and checked in a thread while the current one computes, and then put straight in. Otherwise (fused, or tied in other
-ways) the next is loaded afresh by transformers and put over, tensor by tensor; transformers sets global state while it
-loads, so that is done between two turns. A live model whose tensors or config are no longer those it was loaded with is
-left alone and a new one is built. At most one model and one further checkpoint's tensors are in memory.
+and checked in a thread while the current one computes, and then put straight in: if they hold the same names and shapes
+under the same config, and tensors that the config ties are apart in them as in the model, since equal values are tied
+by a fresh load. Otherwise (fused, or tied in other ways) the next is loaded afresh by transformers and put over, tensor
+by tensor, if it ties the same ones; transformers sets global state while it loads, so that is done between two turns.
+A live model whose tensors, config or derived buffers are no longer those it was loaded with is left alone and a new one
+is built. At most one model and one further checkpoint's tensors are in memory.
 """
 
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +22,9 @@ from typing import TYPE_CHECKING
 from checkpoints.errors import DriftError
 from checkpoints.files.check import tensor_entries, validate
 from checkpoints.files.folder import hash_weights, weight_files
-from checkpoints.loading.load import DeviceMap, LoadedModel, check_finite
+from checkpoints.files.hashes import stamps
+from checkpoints.loading.coverage import check_finite
+from checkpoints.loading.load import DeviceMap, LoadedModel
 from checkpoints.series.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -48,8 +53,11 @@ def stream(
                 reader.join()
             downloads.drop_used()
             downloads.start(checkpoint)
+            taken = None
             if live is not None and live.accepts(checkpoint):
-                loaded = live.take(checkpoint, reader.tensors if reader else None)
+                taken = live.take(checkpoint, reader.reading if reader else None)
+            if taken is not None:
+                loaded = taken
             else:
                 if loaded is not None:
                     loaded.release()
@@ -71,7 +79,7 @@ class _Reader(threading.Thread):
     def __init__(self, checkpoint: Checkpoint, downloads: "_Downloads", live: "_Live | None") -> None:
         super().__init__(name=f"read ahead {checkpoint.name}", daemon=True)
         self.checkpoint, self.downloads, self.live = checkpoint, downloads, live
-        self.tensors: dict[str, torch.Tensor] | None = None
+        self.reading: _Reading | None = None
         self.start()
 
     def run(self) -> None:
@@ -82,7 +90,7 @@ class _Reader(threading.Thread):
             _announce(files)
             hash_weights(files)  # wanted anyway, and the files are then in memory
             if self.live is not None:
-                self.tensors = self.live.read(self.checkpoint)
+                self.reading = self.live.read(self.checkpoint)
 
 
 def _announce(files: Sequence[Path]) -> None:
@@ -120,9 +128,17 @@ class _Downloads:
                 old.hub.drop()
 
 
-def _hashes(checkpoint: Checkpoint) -> tuple[str, str | None]:
+def _hashes(checkpoint: Checkpoint) -> tuple[str, str | None, str | None]:
     """What must stay the same for a model and its tokenizer to be used again."""
-    return checkpoint.config_hash, checkpoint.tokenizer_hash
+    return checkpoint.config_hash, checkpoint.tokenizer_hash, checkpoint.code_hash
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A checkpoint's tensors by the model's names, and what its files looked like before they were read."""
+
+    tensors: "Mapping[str, torch.Tensor]"
+    seen: Mapping[Path, tuple[int, ...] | None]
 
 
 class _Live:
@@ -133,6 +149,8 @@ class _Live:
         self.hashes = _hashes(loaded.checkpoint)
         self.tensors = _tensors(loaded.model)
         self.names = frozenset(self.tensors)
+        self.derived = {name: tensor.clone() for name, tensor in _derived(loaded.model).items()}
+        self.attention = loaded.model.config._attn_implementation
         self.places = _places(loaded.checkpoint, self.tensors)
 
     @property
@@ -142,45 +160,91 @@ class _Live:
 
     def accepts(self, checkpoint: Checkpoint) -> bool:
         """Whether the model is as it was loaded, and the checkpoint of the same config and tokenizer."""
-        now = _tensors(self.loaded.model)
-        intact = now.keys() == self.names and all(now[name] is tensor for name, tensor in self.tensors.items())
         with suppress(DriftError):
-            return intact and not self.loaded.model.training and _hashes(checkpoint) == self.hashes
+            return self._is_intact() and _hashes(checkpoint) == self.hashes
         return False
 
-    def read(self, checkpoint: Checkpoint) -> "dict[str, torch.Tensor] | None":
+    def _is_intact(self) -> bool:
+        """Whether nobody has changed the model's parts, settings or what it derives from its config."""
+        import torch
+
+        model = self.loaded.model
+        now, derived = _tensors(model), _derived(model)
+        return (
+            now.keys() == self.names
+            and all(now[name] is tensor for name, tensor in self.tensors.items())
+            and derived.keys() == self.derived.keys()
+            and all(torch.equal(derived[name], tensor) for name, tensor in self.derived.items())
+            and not model.training
+            and model.config._attn_implementation == self.attention
+        )
+
+    def read(self, checkpoint: Checkpoint) -> _Reading | None:
         """A checkpoint's tensors, in the model's dtypes and finite; None where its files are not to be taken as is."""
         if self.places is None or not _fits(checkpoint, self.places, self.tensors):
             return None
+        seen = stamps(checkpoint.files)
         tensors = {}
         for name, tensor in _stored(checkpoint):
             place = self.places[name]
             if place is not None:
-                tensors[place] = tensor.to(self.tensors[place].dtype)
+                tensors[place] = tensor.to(self.tensors[place].dtype, copy=True)  # no longer mapped from the file
         check_finite(checkpoint, tensors)
-        return tensors
+        return _Reading(tensors, seen) if self._ties_as_a_fresh_load(tensors) else None
 
-    def take(self, checkpoint: Checkpoint, tensors: "Mapping[str, torch.Tensor] | None") -> LoadedModel:
+    def _ties_as_a_fresh_load(self, tensors: "Mapping[str, torch.Tensor]") -> bool:
+        """Whether two tensors that the config ties, and that this model has apart, differ in this checkpoint too.
+
+        Transformers ties them where a checkpoint holds equal values, or one of them, and leaves them apart otherwise.
+        """
+        import torch
+
+        pairs = self.loaded.model.get_expanded_tied_weights_keys(all_submodels=True).items()
+        apart = [(a, b) for a, b in pairs if self.tensors[a] is not self.tensors[b]]
+        return all(not torch.equal(tensors[a], tensors[b]) for a, b in apart)
+
+    def take(self, checkpoint: Checkpoint, reading: _Reading | None) -> LoadedModel | None:
         """Put a checkpoint's weights into the model; the handle of the one before no longer gives access.
 
         Args:
             checkpoint: what to take.
-            tensors: what `read` gave for it ahead of time, if it did.
+            reading: what `read` gave for it ahead of time, if it did.
+
+        Returns:
+            the new handle; None where a fresh load ties other tensors than this model does, which is left as it was.
         """
         validate(checkpoint.fetch())
-        tensors = self.read(checkpoint) if tensors is None else tensors
-        if tensors is not None:
-            _put(tensors, self.tensors)
-        else:
+        if reading is None or stamps(reading.seen) != reading.seen:
+            reading = self.read(checkpoint)
+        if reading is None:
             with checkpoint.open("cpu", self.loaded.dtype, self.loaded.attention) as fresh:
-                _put(_tensors(fresh.model), self.tensors)
-        self.loaded = self.loaded.pass_on(checkpoint)
+                tensors = _tensors(fresh.model)
+                reading = _Reading(tensors, fresh.files)
+            if _ties(tensors) != _ties(self.tensors):
+                return None
+        _put(reading.tensors, self.tensors)
+        self.loaded = self.loaded.pass_on(checkpoint, reading.seen)
+        self.loaded.require_unchanged()
         return self.loaded
 
 
 def _tensors(model: "PreTrainedModel") -> "dict[str, torch.Tensor]":
     """All parameters and persistent buffers by name, tied ones under each of their names."""
     return dict(model.state_dict(keep_vars=True))
+
+
+def _derived(model: "PreTrainedModel") -> "dict[str, torch.Tensor]":
+    """The buffers that no file holds; some models change them as they run, by the lengths they were given."""
+    kept = model.state_dict()
+    return {name: buffer for name, buffer in model.named_buffers() if name not in kept}
+
+
+def _ties(tensors: "Mapping[str, torch.Tensor]") -> frozenset[frozenset[str]]:
+    """Which names are one tensor."""
+    names: dict[int, set[str]] = {}
+    for name, tensor in tensors.items():
+        names.setdefault(id(tensor), set()).add(name)
+    return frozenset(map(frozenset, names.values()))
 
 
 def _put(source: "Mapping[str, torch.Tensor]", target: "Mapping[str, torch.Tensor]") -> None:

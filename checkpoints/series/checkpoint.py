@@ -11,11 +11,15 @@ from checkpoints.files.folder import (
     ADAPTER_CONFIG,
     CONFIG_FILE,
     adapter_base,
+    code_files,
     combine,
+    generation_settings,
     hash_config,
     hash_weights,
+    loading_files,
     read_json,
     tokenizer_files,
+    tokenizer_parts,
     weight_files,
 )
 from checkpoints.files.hashes import hash_file
@@ -110,13 +114,20 @@ class Checkpoint:
 
     @property
     def config_hash(self) -> str:
-        """SHA-256 of the config, library version and origin left out."""
-        if self.base is not None:
-            adapter = read_json(self.path / ADAPTER_CONFIG)
-            return combine({"base": hash_config(self.config), "adapter": hash_config(adapter)})
-        if self.hub is None and not (self.path / CONFIG_FILE).exists():
+        """SHA-256 of the config, library version and origin left out; with what else decides what is computed.
+
+        That is what generation_config.json adds, and an adapter's config.
+        """
+        folder = self.base or self.path
+        if self.hub is None and not (folder / CONFIG_FILE).exists():
             return hash_weights(weight_files(self.path))
-        return hash_config(self.config)
+        config = self.config
+        parts = {"base": hash_config(config)}
+        if self.base is not None:
+            parts["adapter"] = hash_config(read_json(self.path / ADAPTER_CONFIG))
+        if added := generation_settings(folder, config):
+            parts["generation"] = hash_config(added)
+        return combine(parts)
 
     @property
     def tokenizer_hash(self) -> str | None:
@@ -141,12 +152,23 @@ class Checkpoint:
             return self.hub.commit
         folders = (self.path, self.base)
         found = {
-            f"{place}/{path.name}": hash_file(path)
+            f"{place}/{path.relative_to(folder)}": hash_file(path)
             for place, folder in enumerate(folders)
             if folder is not None
-            for path in sorted(folder.glob("*.py"))
+            for path in code_files(folder)
         }
         return combine(found) if found else None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that takes part in loading it, those of an adapter's base and of its tokenizer included.
+
+        Raises:
+            NotACheckpoint, CorruptWeights: a folder holds no checkpoint, or no weights.
+        """
+        folders = [folder for folder in (self.path, self.base) if folder is not None]
+        own = [file for folder in folders for file in loading_files(folder, code=allows_code(folder, self.repo))]
+        return (*own, *tokenizer_parts(self.tokenizer_folders))
 
     @property
     def tokenizer_folders(self) -> tuple[Path, ...]:

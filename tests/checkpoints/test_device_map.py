@@ -86,7 +86,7 @@ def test_a_distributed_checkpoint_is_not_spread(tmp_path):
 
 
 def test_where_every_part_lies_is_told_in_the_coarsest_way():
-    from checkpoints.loading.load import _devices
+    from checkpoints.loading.placement import _devices
 
     with torch.device("meta"):
         away = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from checkpoints import open_series
 from circuit_drift.api.runs import load_run
 from circuit_drift.cli.app import app
-from circuit_drift.measures.measures import MEASURES, build_measures
+from circuit_drift.measures.measures import MEASURES, RetrievalMeasure, build_measures
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.workers.models import Models
 from circuit_drift.sweep.workers.tasks import Sweep
@@ -103,3 +103,53 @@ def test_run_and_diff_take_hub_references(remote, tiny_series, tmp_path):
     here, there = json.loads(local.stdout), json.loads(both.stdout)
     assert there["a"]["results"] == here["a"]["results"], "the same weights are the same result, wherever they lie"
     assert there["heads"] == here["heads"]
+
+
+def replace_weights(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    save_file({name: 2 * tensor for name, tensor in load_file(file).items()}, folder / "new", {"format": "pt"})
+    (folder / "new").replace(file)
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_measured_is_refused_and_stored_under_no_key(
+    tiny_series, tmp_path, monkeypatch
+):
+    series = tmp_path / "series"
+    shutil.copytree(tiny_series, series)
+    compute = RetrievalMeasure.compute
+
+    def replacing(measure, loaded, earlier):
+        if loaded.checkpoint.step == 10:
+            replace_weights(loaded.checkpoint.path)
+        return compute(measure, loaded, earlier)
+
+    monkeypatch.setattr(RetrievalMeasure, "compute", replacing)
+    sweep = new_sweep(series, tmp_path / "store")
+    outcomes = {outcome.index: outcome for outcome in work(sweep)}
+    assert {name: index for index in outcomes for name in outcomes[index].failures} == dict.fromkeys(MEASURES, 1)
+    assert "the files of checkpoint-10 changed while it was measured" in outcomes[1].failures["heads"]
+    assert [len(outcomes[index].keys) for index in range(3)] == [len(MEASURES), 0, len(MEASURES)]
+    monkeypatch.undo()
+    assert [outcome.computed for outcome in work(new_sweep(series, tmp_path / "store"))] == [0, len(MEASURES), 0]
+
+
+def test_a_checkpoint_that_is_replaced_between_its_hash_and_its_load_is_refused(tiny_series, tmp_path, monkeypatch):
+    series = tmp_path / "series"
+    shutil.copytree(tiny_series, series)
+    take = Models.take
+    replaced = []
+
+    def late(models, index):
+        if index == 1 and not replaced:
+            replaced.append(index)
+            replace_weights(series / "checkpoint-10")
+        return take(models, index)
+
+    monkeypatch.setattr(Models, "take", late)
+    sweep = new_sweep(series, tmp_path / "store")
+    outcomes = {outcome.index: outcome for outcome in work(sweep)}
+    assert "the files of checkpoint-10 changed" in outcomes[1].failures["heads"]
+    assert outcomes[1].keys == {}
+    assert outcomes[2].failures == {}

@@ -70,6 +70,7 @@ class Task:
 
         Raises:
             CheckpointMismatch: the checkpoint's files are no longer those that the key is of.
+            CorruptWeights: they are no longer those that were loaded.
             StoreError: the result cannot be written.
         """
         result = with_provenance(self.measure.compute(loaded, earlier), loaded, self.measure, self.key)
@@ -78,6 +79,7 @@ class Task:
                 f"the files of {loaded.checkpoint.name} changed while it was measured, so its {self.name} was not "
                 "stored; run again when nothing writes to them"
             )
+        loaded.require_unchanged()
         result.save(store.folder(self.name, self.key))
         return result
 
