@@ -4,6 +4,12 @@ from .ablation.ablate import (
 from .ablation.ablate import (
     validate as validate,
 )
+from .ablation.kinds import (
+    ABLATIONS as ABLATIONS,
+)
+from .ablation.kinds import (
+    CONTROLS as CONTROLS,
+)
 from .ablation.validation import (
     Readout as Readout,
 )
@@ -17,13 +23,7 @@ from .comparison.diff import (
     compare as compare,
 )
 from .detect.adaptive import adaptive_scores as adaptive_scores
-from .detect.catalogue import (
-    ABLATIONS as ABLATIONS,
-)
-from .detect.catalogue import (
-    CONTROLS as CONTROLS,
-)
-from .detect.catalogue import (
+from .detect.detectors import (
     DETECTORS as DETECTORS,
 )
 from .detect.dynamic import (

@@ -14,8 +14,8 @@ from checkpoints.errors import BadPrompt, require_choice
 from checkpoints.model.plain import takes_model
 from heads.ablation.controls import Control, draw_controls
 from heads.ablation.interventions import Calibration, Kind, Means, Scope, Targets, Where, ablated
+from heads.ablation.kinds import ABLATIONS
 from heads.ablation.validation import Readout, Validation
-from heads.detect.catalogue import ABLATIONS
 from heads.detect.retrieval import Extra, about, check_fits, kv_heads, pad, retrieval_scores, row_logits
 from heads.prompts.needles import NeedlePrompt, NeedleSet
 from heads.scores.names import expand_heads, parse_head

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt
 from checkpoints.model.anatomy import anatomy
-from heads.detect.catalogue import ABLATIONS
+from heads.ablation.kinds import ABLATIONS
 from heads.rows.fused import Call, fused_output
 from heads.rows.rows import attention_of, editing
 

@@ -1,120 +1,180 @@
-"""Every detector that the answer rows of one pass can feed: formulas on arrays, one row of the table each."""
+"""Every detector, a row of a table each: what it measures, its formula, and what even attention would give.
 
-from collections.abc import Sequence
+A new detector that the answer rows of a pass can feed is one more row of `TABLE`; its formula sees `AnswerRows`, the
+rows of one layer that predict the answer's tokens. Detectors with a pass of their own (`heads.detect.query`,
+`heads.detect.repeats`) have a row without a formula, so that their names and texts are found here too.
+
+H heads, T answer tokens, N gold positions, those of the answer inside the needle.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from heads.detect.catalogue import LOCAL_WINDOW, SINK_TOKENS
-from heads.detect.readings import copy_readings
+from heads.detect.answer_rows import SINK_TOKENS, AnswerRows, EvenRows, LayerRows, ever
 from heads.prompts.needles import NeedlePrompt
-from heads.rows.reduce import KeyGroups, RowStats
 from heads.scores.stats import Floats
-
-GROUPS = ("answer", "needle", "distractors", "first_token", "sink", "middle", "answer_middle", "all")
-
-
-def answer_groups(prompts: Sequence[NeedlePrompt], size: int, device: torch.device) -> KeyGroups:
-    """The groups of `GROUPS` for a batch of prompts padded to ``size`` tokens."""
-    spans = torch.zeros(len(prompts), size, 3, dtype=torch.bool, device=device)
-    for b, prompt in enumerate(prompts):
-        groups = (prompt.answer_spans, prompt.needle_spans, prompt.distractor_spans)
-        for group, members_ in enumerate(groups):
-            for span in members_:
-                spans[b, slice(*span), group] = True
-
-    def members(rows: Tensor, keys: Tensor) -> Tensor:
-        inside = spans[:, keys]
-        middle = (keys >= SINK_TOKENS) & (keys <= rows[..., None] - LOCAL_WINDOW)
-        fixed = torch.stack([keys == 0, keys < SINK_TOKENS], dim=-1)
-        return torch.cat(
-            [
-                inside[:, None].expand(*rows.shape, *inside.shape[1:]),
-                fixed.expand(*rows.shape, *fixed.shape),
-                middle[..., None],
-                (middle & inside[:, None, :, 0])[..., None],
-                torch.ones_like(middle)[..., None],
-            ],
-            dim=-1,
-        )
-
-    return members
 
 
 @dataclass(frozen=True, slots=True)
-class LayerRows:
-    """Row statistics of one layer as numpy; heads before rows, as in `RowStats`."""
+class Detector:
+    """One detector.
 
-    argmax: np.ndarray
-    mass: np.ndarray
-    reach: np.ndarray
-    entropy: np.ndarray
-    sink: np.ndarray
-    top_index: np.ndarray
-    top_weight: np.ndarray
-    written: np.ndarray | None
+    Attributes:
+        text: what it measures, and where it comes from; a share in [0, 1] unless it says otherwise.
+        formula: its value for every head, [H], NaN where it is not applicable; None from the formula where the pass did
+            not take what it needs; no formula where it has a pass of its own.
+        even: its expectation for a head that attends to all keys alike, the level to read its value against, in its
+            unit; None where it has no such level on a prompt.
+        needs_answer: not applicable where the rows cannot reach the whole answer.
+    """
 
-    @staticmethod
-    def of(stats: RowStats) -> "LayerRows":
-        """Move one layer's statistics to the host."""
-        return LayerRows(
-            argmax=stats.argmax.cpu().numpy(),
-            mass=stats.mass.cpu().numpy(),
-            reach=stats.reach.cpu().numpy(),
-            entropy=stats.entropy.cpu().numpy(),
-            sink=stats.sink.cpu().numpy(),
-            top_index=stats.top_index.cpu().numpy(),
-            top_weight=stats.top_weight.cpu().numpy(),
-            written=None if stats.written is None else stats.written.cpu().numpy(),
-        )
+    text: str
+    formula: Callable[[AnswerRows], Floats | None] | None = None
+    even: Callable[[EvenRows], float | None] | None = None
+    needs_answer: bool = False
 
-    def prompt(self, b: int, n: int) -> "LayerRows":
-        """Of one sequence of the batch: its first n rows, heads first."""
-        return LayerRows(
-            argmax=self.argmax[b, :, :n],
-            mass=self.mass[b, :, :n],
-            reach=self.reach[min(b, len(self.reach) - 1), :n],
-            entropy=self.entropy[b, :, :n],
-            sink=self.sink[b, :, :n],
-            top_index=self.top_index[b, :, :n],
-            top_weight=self.top_weight[b, :, :n],
-            written=None if self.written is None else self.written[:, b, :, :n],
-        )
 
-    def reaches(self, keys: int) -> bool:
-        """Whether every row can see all of the first group's keys."""
-        return bool((self.reach[:, 0] == keys).all())
+def _reasoning(rows: AnswerRows) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.where(rows.mass("middle") > 0, rows.mass("answer_middle") / rows.mass("middle"), np.nan)
+    return np.asarray(share.mean(axis=1))
+
+
+def _spatial(rows: AnswerRows) -> Floats:
+    answer = rows.mass("answer")
+    return np.asarray((answer - rows.spread * (rows.mass("all") - answer)).mean(axis=1))
+
+
+def _headkv(rows: AnswerRows) -> Floats:
+    size = len(rows.gold)
+    on_answer = np.isin(rows.layer.top_index[..., :size], rows.gold)
+    return np.asarray((rows.layer.top_weight[..., :size] * on_answer).sum(axis=(1, 2)) / size)
+
+
+def _mean_mass(group: str) -> Callable[[AnswerRows], Floats]:
+    return lambda rows: np.asarray(rows.mass(group).mean(axis=1))
+
+
+def _reading(name: str) -> Callable[[AnswerRows], Floats]:
+    return lambda rows: rows.readings[name]
+
+
+TABLE: Mapping[str, Detector] = {
+    "copy": Detector(
+        "distinct answer tokens copied / distinct answer tokens (arXiv 2604.02650, 3.3)",
+        _reading("copy"),
+        lambda even: float(ever(even.typed).mean()),
+        needs_answer=True,
+    ),
+    "copy_positions": Detector(
+        "distinct needle positions copied from / positions",
+        _reading("copy_positions"),
+        lambda even: float(ever(even.match).mean()),
+        needs_answer=True,
+    ),
+    "copy_count": Detector(
+        "steps that copy / positions (published code of arXiv 2404.15574); repeats push it beyond 1",
+        _reading("copy_count"),
+        lambda even: float(even.match.sum() / len(even.gold)),
+        needs_answer=True,
+    ),
+    "activation": Detector(
+        "1 if any token is copied; its mean is the activation frequency (arXiv 2404.15574, fig. 4)",
+        _reading("activation"),
+        lambda even: float(ever(even.match.sum(axis=1))),
+        needs_answer=True,
+    ),
+    "needle_mass": Detector(
+        "attention on the answer inside the needle, mean over rows",
+        _mean_mass("answer"),
+        lambda even: float(np.mean(len(even.gold) / even.keys)),
+        needs_answer=True,
+    ),
+    "spatial": Detector(
+        "mass on the answer minus (answer keys / other keys) x mass elsewhere (arXiv 2607.01002, control)",
+        _spatial,
+        lambda _: 0.0,
+        needs_answer=True,
+    ),
+    "headkv": Detector(
+        "mass of those of the |N| largest weights that lie on the answer / |N|, summed over rows (HeadKV, code)",
+        _headkv,
+        lambda even: float(np.sum(len(even.gold) / even.keys**2)),
+        needs_answer=True,
+    ),
+    "reasoning": Detector(
+        "mass on the answer / mass on all keys but sink and local window (arXiv 2602.11162, eq. 2)",
+        _reasoning,
+        lambda even: even.reasoning,
+        needs_answer=True,
+    ),
+    "contextual": Detector(
+        "attention on the whole needle sentence, mean over rows (arXiv 2503.23306)",
+        _mean_mass("needle"),
+        lambda even: even.share(even.prompt.needle_spans),
+        needs_answer=True,
+    ),
+    "distractor_mass": Detector(
+        "attention on the distractors, mean over rows (arXiv 2503.23306)",
+        lambda rows: rows.mass("distractors").mean(axis=1) if rows.prompt.distractor_spans else rows.nothing,
+        lambda even: even.share(even.prompt.distractor_spans) if even.prompt.distractor_spans else None,
+    ),
+    "sink_mass": Detector(
+        f"attention on the first {SINK_TOKENS} tokens, mean over rows (arXiv 2503.23306)",
+        _mean_mass("sink"),
+        lambda even: float(np.mean(SINK_TOKENS / even.keys)),
+    ),
+    "first_token": Detector(
+        "attention on the first token, mean over rows",
+        _mean_mass("first_token"),
+        lambda even: float(np.mean(1 / even.keys)),
+    ),
+    "learned_sink": Detector(
+        "weight on a learned sink, which is no key (GPT-OSS), mean over rows",
+        lambda rows: rows.layer.sink.mean(axis=1) if rows.layer.sink.any() else rows.nothing,
+    ),
+    "entropy": Detector(
+        "entropy of the row over real keys, nats, mean over rows",
+        lambda rows: np.asarray(rows.layer.entropy.mean(axis=1)),
+        lambda even: float(np.mean(np.log(even.keys))),
+    ),
+    "locos": Detector(
+        "direct write of the attended values towards the answer token, needle minus rest (arXiv 2607.01002)",
+        lambda rows: rows.written(0),
+        needs_answer=True,
+    ),
+    "locos_frozen": Detector(
+        "the same with the scales of the norms it passes frozen: nats-like parts of the answer's logit",
+        lambda rows: rows.written(1),
+        needs_answer=True,
+    ),
+    "qr": Detector("attention of the question on the needle (arXiv 2506.09944, eq. 2-4)", needs_answer=True),
+    "qr_calibrated": Detector(
+        "the same minus that of a null question, outlying key tokens dropped (published code)", needs_answer=True
+    ),
+    "echo": Detector("attention on earlier copies of the same token, repeated random blocks (RazorAttention)"),
+    "induction": Detector("attention on the token after earlier copies of the same token, repeated random blocks"),
+    "previous_token": Detector("attention on the token before, repeated random blocks"),
+    "duplicate_token": Detector("attention on the latest earlier copy of the same token, repeated random blocks"),
+}
+DETECTORS: Mapping[str, str] = {name: detector.text for name, detector in TABLE.items()}
+"""Name -> what it measures. All but ``entropy``, ``locos`` and counts are shares in [0, 1]."""
 
 
 def answer_detectors(layer: LayerRows, prompt: NeedlePrompt) -> dict[str, Floats]:
-    """Every detector of the answer rows, each [H]; see `heads.DETECTORS`."""
-    ids, answer = np.asarray(prompt.ids), np.asarray(prompt.answer)
-    gold = np.asarray(prompt.gold)
-    size = len(gold)
-    mass = {name: layer.mass[..., g] for g, name in enumerate(GROUPS)}
-    others = layer.reach[:, GROUPS.index("all")] - size
-    spread = size / np.maximum(others, 1)
-    on_answer = np.isin(layer.top_index[..., :size], gold)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        reasoning = np.where(mass["middle"] > 0, mass["answer_middle"] / mass["middle"], np.nan)
-    nothing = np.full(len(layer.argmax), np.nan)
-    values = copy_readings(layer.argmax, ids, answer, gold)
-    values |= {
-        "needle_mass": mass["answer"].mean(axis=1),
-        "spatial": (mass["answer"] - spread * (mass["all"] - mass["answer"])).mean(axis=1),
-        "headkv": (layer.top_weight[..., :size] * on_answer).sum(axis=(1, 2)) / size,
-        "reasoning": reasoning.mean(axis=1),
-        "contextual": mass["needle"].mean(axis=1),
-        "distractor_mass": mass["distractors"].mean(axis=1) if prompt.distractor_spans else nothing,
-        "sink_mass": mass["sink"].mean(axis=1),
-        "first_token": mass["first_token"].mean(axis=1),
-        "learned_sink": layer.sink.mean(axis=1) if layer.sink.any() else nothing,
-        "entropy": layer.entropy.mean(axis=1),
-    }
-    if layer.written is not None:
-        total, answer_part = layer.written[..., GROUPS.index("all")], layer.written[..., GROUPS.index("answer")]
-        raw, frozen = (answer_part - spread * (total - answer_part)).mean(axis=2)
-        values |= {"locos": raw, "locos_frozen": frozen}
-    return values
+    """Every detector of the answer rows that the pass can feed, each [H]; see `heads.DETECTORS`."""
+    rows = AnswerRows(layer, prompt)
+    values = {name: detector.formula(rows) for name, detector in TABLE.items() if detector.formula}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def chance_levels(prompt: NeedlePrompt) -> dict[str, float]:
+    """Detector -> its expectation under even attention, for those that have one on this prompt; in the detector's unit.
+
+    Detectors of what a head writes have none.
+    """
+    rows = EvenRows(prompt)
+    levels = {name: detector.even(rows) for name, detector in TABLE.items() if detector.even}
+    return {name: level for name, level in levels.items() if level is not None}

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from checkpoints.model.plain import takes_model
-from heads.detect.chance import query_level
+from heads.detect.answer_rows import tokens_in
 from heads.detect.retrieval import about, check_fits, check_ids, kv_heads, row_logits, table
 from heads.prompts.haystacks import continuation
 from heads.prompts.needles import NeedlePrompt, NeedleSet, Span
@@ -82,6 +82,12 @@ def _levels(prompts: Sequence[NeedlePrompt], null: int) -> dict[str, float]:
     asked = [query_level(p, p.question_span[1] - p.question_span[0]) for p in prompts]
     unasked = [query_level(p, null) for p in prompts]
     return {"qr": float(np.mean(asked)), "qr_calibrated": float(np.mean(asked) - np.mean(unasked))}
+
+
+def query_level(prompt: NeedlePrompt, size: int) -> float:
+    """Even attention of a question of ``size`` tokens on the needle, mean over its rows: the level of ``qr``."""
+    keys = prompt.question_span[0] + np.arange(size) + 1.0
+    return float(np.mean(tokens_in(prompt.needle_spans) / keys))
 
 
 def calibrated(real: np.ndarray, null: np.ndarray) -> np.ndarray:

@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt
 from checkpoints.model.plain import takes_model
-from heads.detect.chance import repeat_levels
 from heads.detect.retrieval import about, check_ids, check_positions, kv_heads, row_logits, table
 from heads.rows.reduce import KeyGroups, RowStats
 from heads.rows.rows import RowRequest, capture_rows
@@ -100,6 +99,20 @@ def seen_tokens(tokenizer: "PreTrainedTokenizerBase", sequences: Iterable[Sequen
     """
     special = {*tokenizer.all_special_ids, tokenizer.unk_token_id}
     return tuple(sorted({int(token) for ids in sequences for token in ids} - special))
+
+
+def repeat_levels(start: int, block: int, repeats: int) -> dict[str, float]:
+    """What even attention gives the detectors of `heads.repeat_scores`: mean over the rows after the first block.
+
+    Args:
+        start: tokens before the first block.
+        block: tokens in a block.
+        repeats: how often it stands in the sequence.
+    """
+    rows = start + np.arange(block, block * repeats)
+    one = float(np.mean(1 / (rows + 1)))
+    copies = float(np.mean((rows - start) // block / (rows + 1)))
+    return {"echo": copies, "induction": copies, "previous_token": one, "duplicate_token": one}
 
 
 def _one(model: PreTrainedModel, ids: Tensor, start: int, block: int, rows_at_once: int) -> dict[str, np.ndarray]:

@@ -15,12 +15,10 @@ from transformers import PreTrainedModel
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture, require_choice
 from checkpoints.model.anatomy import anatomy
 from checkpoints.model.plain import takes_model
-from heads.detect.catalogue import NEEDS_NEEDLE
-from heads.detect.chance import chance_levels
-from heads.detect.detectors import LayerRows, answer_detectors, answer_groups
+from heads.detect.answer_rows import LayerRows, answer_groups, copied
+from heads.detect.detectors import TABLE, answer_detectors, chance_levels
 from heads.detect.direct_logit import Writing
 from heads.detect.generation import NEW_TOKENS, contains, generate, recall
-from heads.detect.readings import copied
 from heads.prompts.needles import NeedlePrompt, NeedleSet
 from heads.rows.prefix import SharedPrefix
 from heads.rows.reduce import RowStats
@@ -224,7 +222,7 @@ def table(model: PreTrainedModel, layers: dict[int, tuple[dict[str, np.ndarray],
     for index, (values, reachable) in layers.items():
         for name, value in values.items():
             scores = out.setdefault(name, np.full((n_layers, n_heads), np.nan, dtype=np.float32))
-            if reachable or name not in NEEDS_NEEDLE:
+            if reachable or not TABLE[name].needs_answer:
                 scores[index, : len(value)] = value
     return out
 

@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 from checkpoints.errors import BadPrompt, DriftError, require_choice, require_choices
 from checkpoints.model.plain import takes_model
 from checkpoints.tokenizers.framing import front_ids, prompt_ids
+from heads.detect.answer_rows import copied
 from heads.detect.generation import NEW_TOKENS, generate
-from heads.detect.readings import copied
 from heads.detect.retrieval import about, check_positions, kv_heads, table
 from heads.prompts.building import answer_in
 from heads.prompts.needles import Needle, Span

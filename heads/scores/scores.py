@@ -133,7 +133,7 @@ class HeadScores:
 
         ``n`` counts prompts; the interval resamples independent units (`cluster`), and is NaN with fewer than two.
         ``accepted_mean`` is over the prompts that pass the gate, ``chance`` what even attention would give
-        (`heads.detect.chance.chance_levels`); NaN where there is no such thing.
+        (`heads.detect.detectors.chance_levels`); NaN where there is no such thing.
 
         Args:
             name: of the detector; the leading one unless given.

@@ -13,13 +13,11 @@ import heads
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from checkpoints.model.anatomy import anatomy
 from heads import RetrievalScores
-from heads.detect.catalogue import LOCAL_WINDOW
-from heads.detect.chance import chance_levels
-from heads.detect.detectors import GROUPS, answer_groups
+from heads.detect.answer_rows import GROUPS, LOCAL_WINDOW, answer_groups, copy_readings
+from heads.detect.detectors import chance_levels
 from heads.detect.direct_logit import Writing
 from heads.detect.generation import contains, generate, recall
 from heads.detect.query import calibrated
-from heads.detect.readings import copy_readings
 from heads.rows.rows import RowRequest, capture_rows
 
 

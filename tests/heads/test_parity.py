@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 
 import heads
 from checkpoints.errors import BadPrompt, CheckpointMismatch
-from heads.detect.readings import copy_readings
+from heads.detect.answer_rows import copy_readings
 from heads.detect.wu2024 import (
     DEFECTS,
     defect_table,
