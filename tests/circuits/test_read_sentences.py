@@ -50,9 +50,9 @@ SIMILARITY = (
     Similarity("cosine, all edges", 0.5, 0.5, 0.4, 0.6, 0.5, 0.4, 0.6, 0.0),
 )
 # kept, gained, lost, strengthened, weakened, flipped, uncertain, outside
-BEFORE = np.array([0.5, 0.1, 0.6, 0.3, 0.8, 0.4, 0.3, 0.1])
-AFTER = np.array([0.5, 0.7, 0.2, 0.65, 0.5, -0.5, 0.2, 0.1])
-Q = np.array([0.9, 0.01, 0.01, 0.02, 0.03, 0.001, 0.05, 0.9])
+BEFORE = np.array([0.5, 0.1, 0.6, 0.3, 0.8, 0.4001, 0.3, 0.1])
+AFTER = np.array([0.5, 0.7, 0.2, 0.65, 0.5, -0.5001, 0.2, 0.1])
+Q = np.array([0.9, 0.01, 0.01, 0.02, 0.03, 0.00104, 0.05, 0.9])
 
 
 def diffed(**changed) -> GraphDiff:
@@ -182,9 +182,9 @@ def test_the_tables_of_a_diff():
         "flipped", "gained", "lost", "strengthened", "weakened", "uncertain", "kept",
     ]  # fmt: skip
     first = frame.iloc[0]
-    assert (first["writer"], first["reader"], first["a"], first["b"]) == ("a0.h0", "m0", 0.4, -0.5)
-    assert (first["delta"], first["low"], first["high"]) == pytest.approx((-0.9, -1.0, -0.8))
-    assert (first["p"], first["q"], first["changed"]) == (0.0005, 0.001, True)
+    assert (first["writer"], first["reader"], first["a"], first["b"]) == ("a0.h0", "m0", 0.4001, -0.5001)
+    assert (first["delta"], first["low"], first["high"]) == pytest.approx((-0.9002, -1.0002, -0.8002))
+    assert (first["p"], first["q"], first["changed"]) == (0.00052, 0.00104, True)
     nodes = diffed().node_frame()
     assert nodes["node"].tolist() == ["m0", "input", "a0.h0"]
     assert nodes["a"].tolist() == [0.1, 0.5, 0.2]
@@ -272,9 +272,9 @@ def told(**changed) -> Contrast:
         "high": 0.449,
         "p_wiring": 0.0123,
         "strength": 1.75,
-        "p": 0.004,
+        "p": 0.00412,
         "strength_low": 1.42,
-        "strength_high": 2.1,
+        "strength_high": 2.13,
     }
     return Contrast(**(values | changed))
 
@@ -288,13 +288,13 @@ GROWN = "1.8 [1.4, 2.1] times as strong"
     [
         ({}, f"other wiring ({MOVED}), {GROWN}"),
         ({"p": 0.05}, f"other wiring ({MOVED}), {GROWN}"),
-        ({"p": 0.051}, "no change beyond the noise (p = 0.051)"),
+        ({"p": 0.0512}, "no change beyond the noise (p = 0.051)"),
         ({"p_wiring": 0.06}, f"the same wiring ({MOVED.replace('0.012', '0.06')}), {GROWN}"),
         ({"p_wiring": 0.05}, f"other wiring ({MOVED.replace('0.012', '0.05')}), {GROWN}"),
         ({"apart": 0.099}, f"the same wiring ({MOVED.replace('0.34', '0.10')}), {GROWN}"),
         ({"apart": 0.1}, f"other wiring ({MOVED.replace('0.34', '0.10')}), {GROWN}"),
-        ({"reliability_before": 0.5}, "a circuit where none stood out of the noise (p = 0.004)"),
-        ({"reliability_after": 0.5}, "a circuit that no longer stands out of the noise (p = 0.004)"),
+        ({"reliability_before": 0.5}, "a circuit where none stood out of the noise (p = 0.0041)"),
+        ({"reliability_after": 0.5}, "a circuit that no longer stands out of the noise (p = 0.0041)"),
         ({"reliability_before": 0.5, "reliability_after": 0.1}, "no circuit before or after"),
     ],
 )

@@ -17,8 +17,8 @@ from heads.tracking.monitor import Curve, Transition
 from heads.tracking.saturation import LogFit, Saturation, Trend
 
 NAN = float("nan")
-RIGHT = Change("needle accuracy", 0.25, 0.75, 0.5, 0.2, 0.8, 0.3)
-NLL = Change("answer NLL (nats per token)", 2.0, 1.5, -0.5, -0.8, -0.2, 0.4)
+RIGHT = Change("needle accuracy", 0.2501, 0.7501, 0.5001, 0.2001, 0.8001, 0.304)
+NLL = Change("answer NLL (nats per token)", 2.001, 1.501, -0.5001, -0.8001, -0.2001, 0.404)
 
 
 def comparison(**changed) -> HeadComparison:
@@ -262,18 +262,18 @@ def test_titles_of_score_figures():
     assert blank.layout.title.text == "d: not applicable"
 
 
-STILL = Trend("needle_score", 1000, 0.001, -0.002, 0.004, 0.02, True)
+STILL = Trend("needle_score", 1000, 0.00104, -0.00204, 0.00404, 0.02, True)
 FALLS = Trend("answer_nll", 1000, -0.05, -0.06, -0.04, 0.02, False)
 CURVES = {
     "retrieval_heads": ([3, 4, 12], [2, 3, 10], [5, 6, 14]),
-    "initial_set_mean": ([0.4, 0.35, 0.25], [0.3, 0.3, 0.2], [0.5, 0.4, 0.3]),
+    "initial_set_mean": ([0.404, 0.35, 0.254], [0.3, 0.3, 0.204], [0.5, 0.4, 0.304]),
     "current_set_mean": ([0.4, 0.35, 0.25], [0.3, 0.3, 0.2], [0.5, 0.4, 0.3]),
     "all_heads_mean": ([0.1, 0.1, 0.1], [0.1, 0.1, 0.1], [0.1, 0.1, 0.1]),
     "needle_score": ([0.5, 0.9, 0.9], [0.4, 0.8, 0.8], [0.6, 1.0, 1.0]),
     "needle_accuracy": ([0.25, 0.5, 0.75], [0.2, 0.4, 0.7], [0.3, 0.6, 0.8]),
     "answer_nll": ([2.0, 1.5, 1.0], [1.9, 1.4, 0.9], [2.1, 1.6, 1.1]),
-    "answer_ppl": ([1234.5, 4.48, 2.72], [1100.0, 4.06, 2.46], [1400.0, 4.95, 3.0]),
-    "middle_penalty": ([0.5, 0.3, -0.1], [0.4, 0.2, -0.2], [0.6, 0.4, 0.05]),
+    "answer_ppl": ([1234.5, 4.484, 2.72], [1100.0, 4.06, 2.46], [1400.0, 4.95, 3.0]),
+    "middle_penalty": ([0.504, 0.3, -0.104], [0.404, 0.2, -0.204], [0.604, 0.4, 0.0504]),
 }
 
 
@@ -288,7 +288,7 @@ def monitored(**changed) -> Monitor:
             Transition(1000, 10000, Agreement(3, 4, 0.75, NAN, 0.1, 0.4, 1.25), ("a1.h0",), ("a0.h0",)),
         ),
         "saturations": (Saturation("needle_score", (STILL,)), Saturation("answer_nll", (FALLS,))),
-        "fit": LogFit(-1.5, 20.0, -1.75, -1.25, (0.1, -0.3, 0.2), 0.984),
+        "fit": LogFit(-1.5001, 20.04, -1.7501, -1.2501, (0.1, -0.304, 0.2), 0.984),
         "correlations": (Correlation("needle_score", "MMLU", 12, 0.9, 0.8, 0.95, 0.01, 0.02, (0.8, 0.95), 0.1),),
         "threshold": 0.1,
         "initial_set": ("a0.h0", "a1.h1"),
@@ -396,7 +396,7 @@ def test_the_figure_of_a_monitor_is_titled_by_its_deception_or_its_count():
         "retrieval heads": [3, 4, 12],
         "needle score": [0.5, 0.9, 0.9],
         "needle accuracy": [0.25, 0.5, 0.75],
-        "answer PPL": [1234.5, 4.48, 2.72],
+        "answer PPL": [1234.5, 4.484, 2.72],
     }
     assert list(figure.data[0].y) == [5, 6, 14, 10, 3, 2]
     assert list(figure.data[0].x) == [100, 1000, 10000, 10000, 1000, 100]
