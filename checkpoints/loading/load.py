@@ -27,6 +27,7 @@ from checkpoints.loading.placement import placement_of, require_packages, requir
 from checkpoints.loading.view import view
 from checkpoints.model.bridge import build_bridge
 from checkpoints.series.checkpoint import Checkpoint
+from checkpoints.tokenizers.load import read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -259,8 +260,6 @@ def load_tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase | None":
     Raises:
         DriftError: its files cannot be read.
     """
-    from transformers import AutoTokenizer
-
     if checkpoint.hub is not None:
         checkpoint.hub.fetch_tokenizer()
     files = tokenizer_files(checkpoint.tokenizer_folders)
@@ -268,13 +267,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase | None":
     if not files and len(ggufs) != 1:
         return None
     folder = files[0].parent if files else checkpoint.path
-    extra = {} if files else {"gguf_file": ggufs[0].name}
-    code = allows_code(folder, checkpoint.repo)
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=code, **extra)
-    except Exception as error:
-        text = " ".join(str(error).split())[:300]
-        raise DriftError(f"the tokenizer in {folder} cannot be loaded: {text}; restore its files") from error
+    gguf = None if files else ggufs[0].name
+    return read_tokenizer(folder, gguf=gguf, code=allows_code(folder, checkpoint.repo))
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from checkpoints.files.folder import (
 )
 from checkpoints.files.hashes import hash_file
 from checkpoints.files.trust import allows_code
+from checkpoints.tokenizers.identity import tokenizer_identity
 
 if TYPE_CHECKING:
     from checkpoints.loading.load import DeviceMap, LoadedModel
@@ -131,14 +132,19 @@ class Checkpoint:
 
     @property
     def tokenizer_hash(self) -> str | None:
-        """SHA-256 of the tokenizer's vocabulary and merges; None where there is no tokenizer."""
+        """SHA-256 of what the tokenizer does (`checkpoints.tokenizers.identity`); None where there is none.
+
+        Of one that cannot be loaded, of its files.
+        """
         if self.hub is not None:
             self.hub.fetch_tokenizer()
         files = tokenizer_files(self.tokenizer_folders)
-        if files:
-            return combine({file.name: hash_file(file) for file in files})
         ggufs = sorted(self.path.glob("*.gguf"))
-        return hash_file(ggufs[0]) if len(ggufs) == 1 else None
+        if not files and len(ggufs) != 1:
+            return None
+        folder, gguf = (files[0].parent, None) if files else (self.path, ggufs[0])
+        known = tokenizer_identity(folder, gguf=gguf, code=allows_code(folder, self.repo))
+        return known or combine({file.name: hash_file(file) for file in files or ggufs})
 
     @property
     def code_hash(self) -> str | None:

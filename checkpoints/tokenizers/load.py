@@ -1,0 +1,30 @@
+"""Reading a tokenizer from its files, with no network and no code of theirs unless that is allowed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from checkpoints.errors import DriftError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def read_tokenizer(folder: Path, *, gguf: str | None = None, code: bool = False) -> "PreTrainedTokenizerBase":
+    """The tokenizer that transformers makes of a folder's files, or of a GGUF file in it.
+
+    Args:
+        folder: where its files lie.
+        gguf: name of the GGUF file that holds it.
+        code: whether code that it brings may run.
+
+    Raises:
+        DriftError: it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    extra = {} if gguf is None else {"gguf_file": gguf}
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=code, **extra)
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise DriftError(f"the tokenizer in {folder} cannot be loaded: {text}; restore its files") from error
