@@ -16,7 +16,7 @@ from circuits.intervention.faithfulness import Faithfulness, FaithfulnessCurve, 
 from circuits.intervention.transfer import Transfer
 from circuits.roles.roles import HeadRoles, RoleChange, changes_sentence, role_changes
 from circuits.tracking.changepoints import Split
-from circuits.tracking.contrasts import Contrast, contrasts, sentences
+from circuits.tracking.contrasts import Contrast, contrast, contrasts, sentences
 from circuits.tracking.evolution import Evolution
 
 NAN = float("nan")
@@ -703,3 +703,21 @@ def test_the_figures_of_positions_and_of_nodes():
     )
     assert (list(figure.data[0].x), list(figure.data[0].y)) == (["m0", "input"], pytest.approx([0.7, -0.2]))
     assert list(figure.data[0].error_y.array) == pytest.approx([0.5, 0.1])
+
+
+def test_contrasts_of_a_stage_are_those_of_its_classes():
+    rng = np.random.default_rng(1)
+    first, second = (
+        rng.normal([2, 1, 0, 0, 0, 0, 0, 3], size=(17, 8)),
+        rng.normal([1, 2, 0, 0, 0, 0, 0, 3], size=(17, 8)),
+    )
+    classes = np.array(["old"] * 9 + ["new"] * 8)
+    before, after = (graph(scores, classes.tolist()) for scores in (first, second))
+    for options, seed in (({}, 0), ({"seed": 5}, 5)):
+        expected = [contrast(first, second, name="s", steps=(1, 2), seed=seed)]
+        for kind in ("old", "new"):
+            inside = classes == kind
+            one = contrast(first[inside], second[inside], name="s", steps=(1, 2), facts=kind, seed=seed)
+            expected.append(one)
+        assert contrasts(before, after, name="s", steps=(1, 2), **options) == tuple(expected)
+    assert expected[0] != contrast(first, second, name="s", steps=(1, 2), seed=0)
