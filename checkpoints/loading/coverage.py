@@ -3,11 +3,11 @@
 import logging
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import CorruptWeights, DriftError, UnsupportedArchitecture
 from checkpoints.files.trust import ALLOWED
-from checkpoints.series.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -15,46 +15,46 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def explain(checkpoint: Checkpoint, error: Exception, said: str) -> DriftError:
+def explain(folder: Path, error: Exception, said: str, *, repo: str | None) -> DriftError:
     """Name what is wrong where transformers only says how it failed."""
     import pickle
 
     text = " ".join(said.split())
     if isinstance(error, pickle.UnpicklingError):
         return CorruptWeights(
-            f"{checkpoint.path} holds weights that cannot be unpickled safely (weights_only=True refused: "
+            f"{folder} holds weights that cannot be unpickled safely (weights_only=True refused: "
             f"{text[:200]}); convert them to safetensors where you trust them"
         )
     if "trust_remote_code" in text:
         return UnsupportedArchitecture(
-            f"{checkpoint.path} needs model code of its own to be run, which is refused; convert it to an architecture "
+            f"{folder} needs model code of its own to be run, which is refused; convert it to an architecture "
             f"that transformers has or, where you have read that code, allow it: "
-            f"{ALLOWED}={checkpoint.repo or checkpoint.path}"
+            f"{ALLOWED}={repo or folder}"
         )
     if "model type" in text or "Unrecognized model" in text or "Unrecognized configuration" in text:
         return UnsupportedArchitecture(
-            f"{checkpoint.path} is of no causal architecture that this transformers has: {text[:300]}"
+            f"{folder} is of no causal architecture that this transformers has: {text[:300]}"
         )
     if "does not support an attention implementation" in text or "attn_implementation" in text:
-        return UnsupportedArchitecture(f"{checkpoint.path}: {text[:300]}; try attention='eager'")
+        return UnsupportedArchitecture(f"{folder}: {text[:300]}; try attention='eager'")
     if "device_map" in text or "device map" in text:
-        return DriftError(f"{checkpoint.path} cannot be spread by this device map: {text[:300]}")
-    return CorruptWeights(f"{checkpoint.path} cannot be loaded: {type(error).__name__}: {text[:500]}")
+        return DriftError(f"{folder} cannot be spread by this device map: {text[:300]}")
+    return CorruptWeights(f"{folder} cannot be loaded: {type(error).__name__}: {text[:500]}")
 
 
-def check_coverage(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
+def check_coverage(folder: Path, info: dict[str, Any]) -> None:
     """Refuse files that leave a parameter without a value, or hold one of another shape."""
     missing = sorted(info["missing_keys"])
     if missing:
         raise CorruptWeights(
-            f"the weights of {checkpoint.path} do not cover its model: {len(missing)} tensors are missing, "
+            f"the weights of {folder} do not cover its model: {len(missing)} tensors are missing, "
             f"{missing[0]!r} first; they would be random, so nothing was loaded"
         )
     mismatched = sorted(info["mismatched_keys"])
     if mismatched:
         name, found, wanted = mismatched[0]
         raise CorruptWeights(
-            f"the weights of {checkpoint.path} do not fit its config: {name!r} is {tuple(found)}, "
+            f"the weights of {folder} do not fit its config: {name!r} is {tuple(found)}, "
             f"the config asks for {tuple(wanted)} ({len(mismatched)} such tensors)"
         )
     unexpected = sorted(info["unexpected_keys"])
@@ -62,18 +62,18 @@ def check_coverage(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
     if len(unused) < len(unexpected):
         first = next(name for name in unexpected if name not in unused)
         raise CorruptWeights(
-            f"{checkpoint.path} holds {len(unexpected) - len(unused)} tensors that its config leaves no place for, "
+            f"{folder} holds {len(unexpected) - len(unused)} tensors that its config leaves no place for, "
             f"{first!r} first: config.json and weights belong to different models"
         )
     if unused:
-        logger.warning("%s: %d buffers in the file are not used, %r first", checkpoint.path, len(unused), unused[0])
+        logger.warning("%s: %d buffers in the file are not used, %r first", folder, len(unused), unused[0])
 
 
 # masks, frequencies and positions, which older versions saved and which follow from the config
 _DERIVED = re.compile(r"(inv_freq|(attn|attention|self_attn)\.(masked_)?bias|position_ids|relative_position_index)$")
 
 
-def check_finite(checkpoint: Checkpoint, weights: "Mapping[str, torch.Tensor]") -> None:
+def check_finite(folder: Path, weights: "Mapping[str, torch.Tensor]") -> None:
     """Refuse weights with a NaN or infinite value.
 
     Raises:
@@ -84,7 +84,7 @@ def check_finite(checkpoint: Checkpoint, weights: "Mapping[str, torch.Tensor]") 
     if bad:
         count = int((~tensors[bad[0]].isfinite()).sum())
         raise CorruptWeights(
-            f"{checkpoint.path}: {count} values of {bad[0]!r} are NaN or infinite "
+            f"{folder}: {count} values of {bad[0]!r} are NaN or infinite "
             f"({len(bad)} tensors in all); the run diverged or the file is damaged"
         )
 

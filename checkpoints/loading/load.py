@@ -139,8 +139,8 @@ def load(
     checkpoint.fetch()
     seen = stamps(checkpoint.files)
     model = _model(checkpoint, dtype, attention, device_map)
-    spread = None if device_map is None else placement_of(checkpoint, model, device_map)
-    check_finite(checkpoint, dict(model.named_parameters()))
+    spread = None if device_map is None else placement_of(checkpoint.path, model, device_map)
+    check_finite(checkpoint.path, dict(model.named_parameters()))
     model.requires_grad_(requires_grad=False).train(mode=False)
     tokenizer = load_tokenizer(checkpoint)
     if spread is None:
@@ -215,10 +215,11 @@ def _build(
         except (SafetensorError, EOFError) as error:
             raise CorruptWeights(f"the weights of {checkpoint.path} cannot be read: {error}") from error
         except Exception as error:
-            raise explain(checkpoint, error, str(error).replace(str(shown), str(checkpoint.path))) from error
+            said = str(error).replace(str(shown), str(checkpoint.path))
+            raise explain(checkpoint.path, error, said, repo=checkpoint.repo) from error
     model.config.name_or_path = str(checkpoint.path)
     model.name_or_path = str(checkpoint.path)
-    check_coverage(checkpoint, info)
+    check_coverage(checkpoint.path, info)
     return model
 
 
@@ -240,7 +241,7 @@ def _build_distributed(checkpoint: Checkpoint, folder: Path, dtype: str, attenti
     except DriftError:
         raise
     except Exception as error:
-        raise explain(checkpoint, error, str(error)) from error
+        raise explain(checkpoint.path, error, str(error), repo=checkpoint.repo) from error
     filling.fill(model)
     return model
 

@@ -1,10 +1,10 @@
 """Where the parts of a model lie that is spread over devices by a map."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints.errors import DriftError
-from checkpoints.series.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ def require_usable(device_map: DeviceMap | None) -> None:
         raise DriftError(f"device map {device_map!r} is none of {', '.join(_MAPS)}, nor module names with devices")
 
 
-def placement_of(checkpoint: Checkpoint, model: "PreTrainedModel", device_map: DeviceMap) -> dict[str, str]:
+def placement_of(folder: Path, model: "PreTrainedModel", device_map: DeviceMap) -> dict[str, str]:
     """Where each part of a spread model lies.
 
     Raises:
@@ -40,13 +40,13 @@ def placement_of(checkpoint: Checkpoint, model: "PreTrainedModel", device_map: D
     forgotten = [name for name, _ in model.named_parameters() if keys and not any(_within(name, key) for key in keys)]
     if forgotten:
         raise DriftError(
-            f"the device map says nothing of {len(forgotten)} tensors of {checkpoint.path}, {forgotten[0]!r} first; "
+            f"the device map says nothing of {len(forgotten)} tensors of {folder}, {forgotten[0]!r} first; "
             "give every module its device, or '' its default"
         )
     away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if away:
         raise DriftError(
-            f"the device map leaves {len(away)} tensors of {checkpoint.path} on disk or, beside an accelerator, in "
+            f"the device map leaves {len(away)} tensors of {folder} on disk or, beside an accelerator, in "
             f"main memory, {away[0]!r} first: what is not on a device cannot be hooked; use more devices or a smaller "
             "dtype"
         )

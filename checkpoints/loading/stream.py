@@ -189,7 +189,7 @@ class _Live:
             place = self.places[name]
             if place is not None:
                 tensors[place] = tensor.to(self.tensors[place].dtype, copy=True)  # no longer mapped from the file
-        check_finite(checkpoint, tensors)
+        check_finite(checkpoint.path, tensors)
         return _Reading(tensors, seen) if self._ties_as_a_fresh_load(tensors) else None
 
     def _ties_as_a_fresh_load(self, tensors: "Mapping[str, torch.Tensor]") -> bool:

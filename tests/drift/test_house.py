@@ -28,8 +28,8 @@ DOORS = {
 }
 """Imports that look up: a method that opens what stands above it."""
 UNTANGLING = {
-    *(f"circuit_drift.{name}" for name in ("behaviour", "cli", "comparison", "knowledge", "lab", "measures", "report")),
-    *(f"circuit_drift.{name}" for name in ("stages", "sweep", "sweep.executors", "training", "training.strategies")),
+    *(f"circuit_drift.{name}" for name in ("behaviour", "knowledge", "lab", "measures")),
+    *(f"circuit_drift.{name}" for name in ("sweep.executors", "sweep.workers", "training.strategies")),
 }
 """Rooms that are still in circles, too long or tied to the lab; this list only shrinks."""
 OUTSIDE = ("circuit_drift.lab.", "circuit_drift.replicate.")
