@@ -18,6 +18,7 @@ from circuit_drift.cli.options import (
     names,
     read_device_map,
 )
+from circuit_drift.cli.status import leave_partly
 
 if TYPE_CHECKING:
     from checkpoints import Series
@@ -144,3 +145,4 @@ def _show(table: "BehaviourTable", out: Path | None) -> None:
     typer.echo(table.downstream().to_csv(index=False, float_format="%.4g"), nl=False)
     if out:
         typer.echo(table.write_csv(out), err=True)
+    leave_partly(table.failures, "the table")

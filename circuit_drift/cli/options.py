@@ -23,6 +23,7 @@ StoreOption = Annotated[
     Path | None,
     typer.Option("--store", help="Where results are kept. Default: $CIRCUIT_DRIFT_STORE, else .circuit-drift here."),
 ]
+StoreArgument = Annotated[Path | None, typer.Argument(metavar="STORE", help="A store, in place of --store.")]
 RunOption = Annotated[str | None, typer.Option("--run", help="Which run of the store. Default: the newest.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="A torch device; auto = an accelerator if there is one.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="Dtype of the forward passes.")]

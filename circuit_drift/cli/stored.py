@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoints.errors import DriftError
-from circuit_drift.cli.options import RunOption, StoreOption
+from circuit_drift.cli.options import RunOption, StoreArgument, StoreOption
+from circuit_drift.cli.status import leave_partly
+from circuit_drift.cli.upkeep import named_store
 
 if TYPE_CHECKING:
     from circuit_drift.api.runs import Run
 
-StoreArgument = Annotated[Path | None, typer.Argument(metavar="STORE", help="A store, in place of --store.")]
 StageOption = Annotated[str | None, typer.Option("--stage", help="Only this training stage.")]
 BranchOption = Annotated[str | None, typer.Option("--branch", help="Only this branch, with what all branches share.")]
 
@@ -31,7 +31,9 @@ def report(
     """Write the report of a stored run again, from its results alone."""
     import circuit_drift
 
-    typer.echo(circuit_drift.load_run(store, name).report(html))
+    run = circuit_drift.load_run(store, name)
+    typer.echo(run.report(html))
+    leave_partly(run.unread, f"the report of {run.name}")
 
 
 def monitor(
@@ -51,6 +53,7 @@ def monitor(
     run = _stored_run(folder, store, name)
     table = heads.read_downstream(downstream) if downstream else None
     print_monitor(run.monitor(stage, branch, downstream=table))
+    leave_partly(run.unread, f"the run {run.name}")
 
 
 def evolve(
@@ -64,12 +67,12 @@ def evolve(
     from circuit_drift.cli.render import print_evolution
     from circuit_drift.stages.stages import evolve as follow
 
-    print_evolution(*follow(_stored_run(folder, store, name), stage, branch))
+    run = _stored_run(folder, store, name)
+    print_evolution(*follow(run, stage, branch))
+    leave_partly(run.unread, f"the run {run.name}")
 
 
 def _stored_run(folder: Path | None, store: Path | None, name: str | None) -> "Run":
     import circuit_drift
 
-    if folder is not None and store is not None:
-        raise DriftError(f"two stores are named, {folder} and --store {store}: name one")
-    return circuit_drift.load_run(folder or store, name)
+    return circuit_drift.load_run(named_store(folder, store), name)

@@ -6,10 +6,11 @@ without a model.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from checkpoints import BadPrompt, Checkpoint, DriftError, Series
+from checkpoints import BadPrompt, Checkpoint, DamagedResult, DriftError, Series
 from checkpoints.loading.load import DeviceMap
 from circuit_drift.measures.measures import ATTENTION, tokenizer_of
 from circuit_drift.measures.recall import recalled, recalled_facts
@@ -35,7 +36,13 @@ def stored_transfer(points: Sequence[Point], store: Store) -> "circuits.Transfer
     if any(point.circuit is None for point in points):
         return None
     key = _key(points)
-    return circuits.Transfer.load(store.folder(TRANSFER, key)) if store.has(TRANSFER, key) else None
+    if not store.has(TRANSFER, key):
+        return None
+    try:
+        return circuits.Transfer.load(store.folder(TRANSFER, key))
+    except DamagedResult as error:
+        logger.warning("a stored transfer is damaged, and left out until it is measured anew: %s", error)
+        return None
 
 
 def measure_transfer(
@@ -97,7 +104,10 @@ def measure_transfer(
         facts if kept is None else facts.subset(kept.tolist()),
         names=_names(points),
     )
-    result.save(store.folder(TRANSFER, _key(points)))
+    key = _key(points)
+    made_of = {"key": key, "circuits": [point.keys["circuit"] for point in points]}
+    result = replace(result, meta={**result.meta, "provenance": made_of})
+    result.save(store.folder(TRANSFER, key))
     return result
 
 

@@ -79,8 +79,12 @@ class Journal:
         """Remove it, and those of sweeps that ended without doing so: led by nobody, and silent for a week."""
         remove(self.folder)
         for other in self.folder.parent.glob("*"):
-            if older_than(other, ABANDONED) and not Journal(other).leaders.living(LEADER):
+            if older_than(other, ABANDONED) and not Journal(other).led():
                 remove(other)
+
+    def led(self) -> bool:
+        """Whether a living process wants the outcomes."""
+        return self.leaders.living(LEADER)
 
     def lead(self, what: str) -> Claim:
         """Take the lead of the sweep: its workers go on for as long as whoever has it lives.

@@ -101,6 +101,15 @@ class Claims:
         except OSError:
             return True
 
+    def void(self) -> tuple[Path, ...]:
+        """The claims of every sweep that nobody living holds."""
+        return tuple(path for path in sorted(self.folder.glob("[!.]*")) if not self.living(path.name))
+
+    def living_holders(self) -> tuple[Holder, ...]:
+        """Who of every sweep is at work."""
+        found = [read_holder(path) for path in sorted(self.folder.glob("[!.]*")) if self.living(path.name)]
+        return tuple(holder for holder in found if holder is not None)
+
     def _holder(self, what: str, dead: Holder | None) -> Holder:
         attempt = dead.attempt + 1 if dead is not None and dead.sweep == self.sweep else 1
         return Holder(what, self.sweep, uuid.uuid4().hex, this_machine(), process_mark(os.getpid()), attempt)

@@ -18,6 +18,7 @@ from circuit_drift.record.record import Point, RunRecord, point_record
 from circuit_drift.store.journal import Outcome
 from circuit_drift.store.records import joined, stored_record, warn_of_loss
 from circuit_drift.store.store import Store
+from circuit_drift.store.upkeep import collect
 from circuit_drift.sweep.executors import Executor, Workforce, execute
 from circuit_drift.sweep.workers.progress import Progress
 from circuit_drift.sweep.workers.tasks import Sweep
@@ -164,6 +165,7 @@ def _finished(sweep: Sweep, executor: Executor, workforce: Workforce, *, progres
                 yield outcome.index, _point(sweep, outcome)
     finally:
         sweep.journal.close()
+        collect(sweep.store)
 
 
 def _point(sweep: Sweep, outcome: Outcome) -> Point:

@@ -74,6 +74,8 @@ def _saturations(monitor: "Monitor") -> tuple[str, ...]:
 def _unsaturated(saturation: Saturation) -> str:
     """That a metric has not settled: because it moves, or because its intervals are too wide to tell."""
     name = WORDS.get(saturation.metric, saturation.metric)
+    if not saturation.trends:
+        return f"whether {name} has saturated cannot be told from so few checkpoints"
     text = f"{name} has not saturated within +-{_bound(saturation.trends[-1])} per doubling"
     moving = [trend for trend in saturation.trends if trend.moving]
     if not moving:

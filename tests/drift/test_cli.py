@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import circuit_drift
-from circuit_drift.cli.app import app, main
+from circuit_drift.cli import app, main
 
 runner = CliRunner()
 

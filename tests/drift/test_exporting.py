@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 import circuits
 from circuit_drift import load_run, prompts_for, run
-from circuit_drift.cli.app import app
+from circuit_drift.cli import app
 from circuits.graph.pruning import default_size
 
 runner = CliRunner()

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 import circuit_drift
 import circuits
 from checkpoints import BadPrompt, open_series
-from circuit_drift.cli.app import app
+from circuit_drift.cli import app
 from circuit_drift.comparison.pair import roles_of
 from circuit_drift.comparison.pair_tables import pair_tables
 from circuit_drift.comparison.transfer import measure_transfer, stored_transfer

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from checkpoints import BadPrompt, StoreError
 from circuit_drift.api.runs import Run
-from circuit_drift.cli.app import app
+from circuit_drift.cli import app
 from circuit_drift.page.axis import over_checkpoints
 from circuit_drift.record.record import Point
 from circuit_drift.report.run_table import run_frame

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import circuit_drift
 from checkpoints import open_series
-from circuit_drift.cli.app import app
+from circuit_drift.cli import app
 from circuit_drift.measures.measures import build_measures, store_key
 from circuit_drift.store.store import Store
 from tests.drift.handmade import WIRING_A, WIRING_B, faithfulness, graph, retrieval, roles, strengths
@@ -184,7 +184,7 @@ def test_a_run_goes_on_past_a_checkpoint_that_fails_and_says_so(tmp_path):
     _keep(series, tmp_path / "store", heads={0: retrieval(), 10: retrieval()})
     (series / "checkpoint-10" / "model.safetensors").write_bytes(b"")
     done = _invoke("run", series, "--store", tmp_path / "store", "--measures", "heads")
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 3, done.output
     assert "• 1 of 2 checkpoints could not be measured in full: checkpoint-10." in done.stdout.splitlines()
 
 

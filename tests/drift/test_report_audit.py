@@ -13,7 +13,7 @@ import circuit_drift
 from checkpoints import open_series
 from checkpoints.audit import AuditReport, Finding, audit
 from circuit_drift.api.runs import Run, load_run
-from circuit_drift.cli.app import app
+from circuit_drift.cli import app
 from circuit_drift.page.axis import mark_audit, mark_steps, missing, over_checkpoints, tick_labels
 from circuit_drift.record.record import Point
 from circuit_drift.report.audit import audit_sections, branches, lineage_figure

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import circuit_drift
 from checkpoints import BadPrompt, DriftError, StoreError, open_checkpoint, open_series
-from circuit_drift.cli.app import app
+from circuit_drift.cli import app
 from circuit_drift.lab import probes
 from circuit_drift.lab.build import save_checkpoint
 from circuit_drift.lab.train import build_model

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 import circuits
 from checkpoints import BadPrompt
-from circuit_drift.cli.app import app
+from circuit_drift.cli import app
 from circuits.facts.readers import read_counterfact, read_lama, read_probes
 
 

@@ -2,14 +2,14 @@
 
 Commands on stored runs are in `stored` and `exporting`, those of the lab that score checkpoints in `lab.commands`.
 
-Exit status: 0 = done (``diff``: no significant difference), 1 = ``diff`` found a significant difference, 2 = trouble,
-130 = interrupted. Results go to standard output, everything else to standard error.
+Results go to standard output, everything else to standard error; exit statuses are listed in `status`.
 """
 
 import json
 import logging
 import sys
-import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -35,39 +35,60 @@ from circuit_drift.cli.options import (
     names,
     read_device_map,
 )
+from circuit_drift.cli.status import (
+    DIFFERENT,
+    DONE,
+    INTERRUPT,
+    INTERRUPTED,
+    TROUBLE,
+    leave,
+    leave_partly,
+    one_line,
+    say,
+    told,
+)
 from circuit_drift.cli.stored import add_stored
 from circuit_drift.cli.transfer import add_transfer
+from circuit_drift.cli.upkeep import add_upkeep
 
 if TYPE_CHECKING:
     from checkpoints.audit import Depth
     from circuit_drift.sweep.executors import Executor
 
-DIFFERENT, TROUBLE, INTERRUPTED = 1, 2, 130
-
 
 class _Group(TyperGroup):
     """Turns what goes wrong inside a command into one clear message and the documented exit status."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _one_line():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        try:
+        with _one_line():
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            _say("interrupted; what was computed is stored, and the same command goes on from there")
-            raise typer.Exit(INTERRUPTED) from None
-        except DriftError as error:
-            _say(str(error))
-            raise typer.Exit(TROUBLE) from None
-        except OSError as error:
-            if error.filename is None:
-                raise
-            _say(f"{error.strerror}: {error.filename}")
-            raise typer.Exit(TROUBLE) from None
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(INTERRUPT)
+        raise typer.Exit(INTERRUPTED) from None
+    except DriftError as error:
+        say(str(error))
+        raise typer.Exit(TROUBLE) from None
+    except OSError as error:
+        say(told(error))
+        raise typer.Exit(TROUBLE) from None
 
 
 app = typer.Typer(
     name="circuit-drift",
     cls=_Group,
     help="Retrieval heads and knowledge circuits over training checkpoints: what changed, and is the change real?",
+    epilog="Exit status: 0 = done, 1 = diff: they differ; audit, verify: something was found, 2 = trouble, "
+    "3 = done in part, 130 = interrupted.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -150,14 +171,14 @@ def run(
         name=name,
     )
     print_run(result)
-    if html is None:
-        return
-    if executor == "serial":
-        placement = {"device": device, "dtype": dtype, "attention": attention, "device_map": placed}
-        transfer_over_stages(result, opened, prompts, **placement)
-    else:
-        _say("the report has no functional transfer, which needs the models here: circuit-drift diff adds a pair's")
-    typer.echo(result.report(html))
+    if html is not None:
+        if executor == "serial":
+            placement = {"device": device, "dtype": dtype, "attention": attention, "device_map": placed}
+            transfer_over_stages(result, opened, prompts, **placement)
+        else:
+            say("the report has no functional transfer, which needs the models here: circuit-drift diff adds a pair's")
+        typer.echo(result.report(html))
+    leave_partly([point.name for point in result if point.failures], f"the run {result.name}")
 
 
 @app.command("heads")
@@ -200,7 +221,7 @@ def retrieval_heads(
     points = list(measured)
     scored = [(point.label, point.heads) for point in points if point.heads is not None]
     for index, reason in scored[-1][1].meta.get("refused", ()) if scored else ():
-        _say(f"needle {index} of {prompts.needles.origin} was refused: {reason}")
+        say(f"needle {index} of {prompts.needles.origin} was refused: {reason}")
     if not scored:
         raise DriftError(f"no checkpoint of {chosen.name} could be scored; the reasons are above")
     if not as_json:
@@ -209,6 +230,7 @@ def retrieval_heads(
         typer.echo(json.dumps(points[-1].heads.to_head_lists()))
     else:
         raise DriftError(f"{chosen[-1].label}, the last one chosen, could not be scored; the reason is above")
+    leave_partly([point.name for point in points if point.failures], f"what was asked of {chosen.name}")
 
 
 @app.command()
@@ -233,11 +255,13 @@ def diff(
 ) -> None:
     """Compare two checkpoints: heads, circuit, behaviour, and whether the change is real.
 
-    Scores what is not stored yet. Exit status: 0 = no significant difference, 1 = they differ, 2 = trouble.
+    Scores what is not stored yet. Exit status: 0 = no significant difference, 1 = they differ, 2 = trouble, 3 = no
+    significant difference in what could be measured.
     """
     import circuit_drift
     from checkpoints import open_checkpoint
     from circuit_drift.cli.render import print_pair
+    from circuit_drift.comparison.transfer import TRANSFER
 
     prompts = circuit_drift.prompts_for(
         open_checkpoint(a).path,
@@ -266,7 +290,9 @@ def diff(
         print_pair(pair)
     if html:
         typer.echo(pair.write_html(html), err=as_json)
-    raise typer.Exit(DIFFERENT if pair.significant else 0)
+    leave(DIFFERENT if pair.significant else DONE)
+    failed = {f"{name} of {point.name}" for point in (pair.a, pair.b) for name in point.failures}
+    leave_partly(failed | (pair.missing.keys() & {TRANSFER}), "the comparison")
 
 
 @app.command("audit")
@@ -291,7 +317,7 @@ def audit_series(
         typer.echo(report.to_json())
     else:
         print_audit(report)
-    raise typer.Exit(report.status)
+    leave(report.status)
 
 
 @app.command()
@@ -336,16 +362,20 @@ add_stored(app)
 add_commands(app)
 add_export(app)
 add_transfer(app)
+add_upkeep(app)
 
 
-def main() -> None:
-    """Entry point of the ``circuit-drift`` script."""
-    logging.basicConfig(level=logging.WARNING, format="circuit-drift: %(message)s", stream=sys.stderr)
-    try:
-        app()
-    except Exception:  # a defect must not end with the status that says that two checkpoints differ
-        traceback.print_exc()
-        sys.exit(TROUBLE)
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
+
+
+def start() -> None:
+    """Run the command that the program was called with."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("circuit-drift: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    app()
 
 
 def _version(wanted: bool) -> None:
@@ -361,11 +391,3 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-def _say(message: str) -> None:
-    typer.echo(f"circuit-drift: {message}", err=True)
-
-
-if __name__ == "__main__":
-    main()
