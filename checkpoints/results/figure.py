@@ -5,6 +5,8 @@ Okabe-Ito for categories, cividis for values of one sign, blue to red for signed
 
 from typing import TYPE_CHECKING
 
+from checkpoints.results.text import label
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
@@ -29,7 +31,13 @@ def dress(figure: "go.Figure", *, title: str, subtitle: str = "", height: int = 
     """Give a figure its title (the finding), its subtitle (metric and sign, how to read it) and the common look."""
     figure.update_layout(
         template="plotly_white",
-        title={"text": title, "subtitle": {"text": subtitle}, "x": 0, "xref": "container", "pad": {"l": 12}},
+        title={
+            "text": label(title),
+            "subtitle": {"text": label(subtitle)},
+            "x": 0,
+            "xref": "container",
+            "pad": {"l": 12},
+        },
         height=height,
         margin={"l": 70, "r": 60, "t": TOP, "b": BOTTOM},
         font={"family": "system-ui, sans-serif", "size": 13},

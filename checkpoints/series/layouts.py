@@ -131,8 +131,20 @@ def trainer_step(folder: Path) -> int | None:
     return _count(trainer_state(folder), "global_step")
 
 
+def is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8; Python keeps the bytes of others as halves of surrogate pairs."""
+    return as_text(name) == name
+
+
+def as_text(name: str) -> str:
+    """A file's name with bytes that are no UTF-8 written out."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def _look(child: Path) -> Found | LeftOut | None:
     """What one entry of a series' folder is; None where it has nothing to do with checkpoints."""
+    if not is_text(child.name):
+        return LeftOut(as_text(child.name), "its name is no UTF-8 text: rename it")
     name = parse_name(child.stem if child.suffix in _WEIGHT_SUFFIXES and child.is_file() else child.name)
     if not child.is_dir():
         is_weights = child.suffix in _WEIGHT_SUFFIXES and name is not None

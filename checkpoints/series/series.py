@@ -13,6 +13,7 @@ from checkpoints.series.hub import HUB_ID, HubRevision, find_revision, list_revi
 from checkpoints.series.layouts import (
     Found,
     LeftOut,
+    as_text,
     checkpoint_inside,
     choose,
     scan,
@@ -233,7 +234,7 @@ def _open(ref: str | Path) -> Series:
             raise NotACheckpoint(f"{path} is a single checkpoint, not a series; open it with open_checkpoint")
         seen = f"; left out {', '.join(each.name for each in left[:8])}: {left[0].reason}" if left else ""
         raise NotACheckpoint(f"{path} is no series: looked for {_LOOKED_FOR}{seen}")
-    return Series(path, path.resolve().name, found, left)
+    return Series(path, as_text(path.resolve().name), found, left)
 
 
 def open_checkpoint(ref: str | Path) -> Checkpoint:
@@ -324,4 +325,4 @@ def _single(folder: Path) -> Checkpoint:
                 [each for each in scan(place.parent)[0] if each.path.resolve() == resolved]
             ):
                 return _placed(Found(each.name, path), place.parent)
-    return Checkpoint(path, resolved.name, trainer_step(path))
+    return Checkpoint(path, as_text(resolved.name), trainer_step(path))

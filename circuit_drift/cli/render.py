@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from checkpoints.results.text import visible, visible_line
 from circuit_drift.comparison.pair_tables import pair_tables
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point, RunRecord
@@ -136,6 +137,10 @@ def _console() -> "Console":
     class Output(Console):
         """Goes quiet when its reader has gone, so that the command still ends with its own exit status."""
 
+        def print(self, *objects: Any, **options: Any) -> None:
+            """What is printed, with what the terminal would obey written out."""
+            super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **options)
+
         def on_broken_pipe(self) -> None:
             with suppress(SystemExit):
                 super().on_broken_pipe()
@@ -151,10 +156,10 @@ def _show(console: "Console", frame: "pd.DataFrame", *, title: str) -> None:
     cells = [[_cell(value) for value in frame.iloc[:, place]] for place in range(frame.shape[1])]
     widths = [max(map(len, (str(name), *column))) + 3 for name, column in zip(frame.columns, cells, strict=True)]
     for part, places in enumerate(_parts(widths, console.width - 1)):
-        table = Table(title=title if part == 0 else None, title_justify="left", title_style="bold")
+        table = Table(title=visible_line(title) if part == 0 else None, title_justify="left", title_style="bold")
         for place in places:
             left = str(frame.dtypes.iloc[place]).startswith(("object", "str"))
-            table.add_column(str(frame.columns[place]), justify="left" if left else "right")
+            table.add_column(visible_line(str(frame.columns[place])), justify="left" if left else "right")
         for row in zip(*(cells[place] for place in places), strict=True):
             table.add_row(*row)
         console.print(table)
@@ -178,4 +183,4 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:,.0f}" if value.is_integer() and abs(value) >= 1000 else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else visible_line(str(value))

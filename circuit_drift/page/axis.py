@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from checkpoints.results.text import label
 from circuit_drift.page import theme
 from circuit_drift.record.lineage import parents_of
 from circuit_drift.record.record import RunRecord
@@ -21,7 +22,7 @@ COLOURS = {"error": theme.VERMILLION, "warning": theme.ORANGE}
 def tick_labels(run: RunRecord) -> list[str]:
     """The checkpoints' labels, marked where the audit names one."""
     named = run.audit.suspects if run.audit is not None else {}
-    return [f"{MARKS[named[p.place]]} {p.label}" if p.place in named else p.label for p in run]
+    return [f"{MARKS[named[p.place]]} {label(p.label)}" if p.place in named else label(p.label) for p in run]
 
 
 def mark_audit(figure: "go.Figure", run: RunRecord) -> "go.Figure":
@@ -53,7 +54,7 @@ def mark_steps(figure: "go.Figure", run: RunRecord) -> "go.Figure":
     """The same marks, and the stages', on a figure whose two axes name the steps themselves, as categories."""
     labels = list(figure.data[0].x)
     shown = {str(point.position): point for point in run if point.position is not None}
-    part = replace(run, points=tuple(shown[label] for label in labels))
+    part = replace(run, points=tuple(shown[each] for each in labels))
     texts = {"tickmode": "array", "tickvals": labels, "ticktext": tick_labels(part)}
     figure.update_xaxes(**texts).update_yaxes(**texts)
     return mark_audit(theme.mark_stages(figure, [point.stage for point in part]), part)

@@ -6,17 +6,22 @@ All text passes through jinja2's autoescape; only plotly's own JSON and pandas' 
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import unescape
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints.results.disk import write_file
+from checkpoints.results.text import to_csv, visible
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+_ODD = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +64,15 @@ def write_page(
     from plotly.offline import get_plotlyjs
 
     environment = Environment(
-        loader=PackageLoader("circuit_drift.page", ""), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("circuit_drift.page", ""), autoescape=True, undefined=StrictUndefined, finalize=_shown
     )
+    anchors = _anchors([section.slug for section in sections])
     html = environment.get_template("report.html.j2").render(
         title=title,
         subtitle=subtitle,
         verdict=verdict,
         warnings=warnings,
-        sections=[_render(section) for section in sections],
+        sections=[_render(section, anchor) for section, anchor in zip(sections, anchors, strict=True)],
         provenance=provenance,
         style=(files("circuit_drift.page") / "style.css").read_text(encoding="utf-8"),
         plotly_js=get_plotlyjs(),
@@ -74,18 +80,33 @@ def write_page(
     return write_file(path, html)
 
 
-def _render(section: Section) -> dict[str, object]:
+def _shown(value: object) -> object:
+    """What a template puts in, with control characters written out; markup of our own as it is."""
+    return visible(value) if type(value) is str else value
+
+
+def _anchors(slugs: Sequence[str]) -> list[str]:
+    """Names of sections that are the same in an address, an attribute and a script, whatever a checkpoint is called."""
+    found: list[str] = []
+    for slug in slugs:
+        anchor = _ODD.sub("-", slug)
+        again = sum(re.fullmatch(rf"{re.escape(anchor)}(--\d+)?", other) is not None for other in found)
+        found.append(f"{anchor}--{again + 1}" if again else anchor)
+    return found
+
+
+def _render(section: Section, anchor: str) -> dict[str, object]:
     figure, frame = section.figure, section.frame
     return {
-        "slug": section.slug,
+        "slug": anchor,
         "title": section.title,
         "text": section.text,
         "caption": section.caption,
         "figure": _json_for_script(figure) if figure is not None else None,
-        "summary": figure.layout.title.text if figure is not None else "",
+        "summary": unescape(figure.layout.title.text or "") if figure is not None else "",
         "table": _table(frame) if frame is not None else None,
         "rows": len(frame) if frame is not None else 0,
-        "csv": _data_uri(frame.to_csv(index=False)) if frame is not None else "",
+        "csv": _data_uri(to_csv(frame)) if frame is not None else "",
     }
 
 
@@ -96,10 +117,10 @@ def _json_for_script(figure: "go.Figure") -> str:
 
 
 def _table(frame: "pd.DataFrame") -> str:
-    return str(
+    return visible(
         frame.to_html(index=False, border=0, na_rep="n/a", float_format=lambda value: f"{value:.4g}", escape=True)
     )
 
 
 def _data_uri(text: str) -> str:
-    return "data:text/csv;base64," + base64.b64encode(text.encode()).decode()
+    return "data:text/csv;base64," + base64.b64encode(text.encode(errors="backslashreplace")).decode()

@@ -16,6 +16,7 @@ from checkpoints.results.figure import (
     VERMILLION,
     dress,
 )
+from checkpoints.results.text import label
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -44,7 +45,11 @@ def mark_stages(figure: "go.Figure", stages: list[str | None]) -> "go.Figure":
             figure.add_vline(
                 x=index - 0.5,
                 line={"color": GREY, "dash": "dot", "width": 1},
-                annotation={"text": f"{stages[index]} →", "font": {"color": GREY, "size": 11}, "yanchor": "bottom"},
+                annotation={
+                    "text": f"{label(str(stages[index]))} →",
+                    "font": {"color": GREY, "size": 11},
+                    "yanchor": "bottom",
+                },
                 annotation_position="top right",
             )
     return figure

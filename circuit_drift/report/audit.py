@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
+from checkpoints.results.text import label
 from circuit_drift.page import theme
 from circuit_drift.page.axis import COLOURS
 from circuit_drift.page.page import Section
@@ -66,18 +67,18 @@ def lineage_figure(run: RunRecord) -> "go.Figure":
         hoverinfo="skip",
     )
     named = run.audit.suspects if run.audit is not None else {}
-    for kind, label in ((None, "nothing found"), ("warning", "warning"), ("error", "error")):
+    for kind, told in ((None, "nothing found"), ("warning", "warning"), ("error", "error")):
         points = [point for point in run if named.get(point.place) == kind]
         if points:
             figure.add_scatter(
                 x=[at[point.place][0] for point in points],
                 y=[at[point.place][1] for point in points],
-                text=[f"{point.step:,}" if point.step is not None else point.name for point in points],
-                customdata=[point.place for point in points],
+                text=[f"{point.step:,}" if point.step is not None else label(point.name) for point in points],
+                customdata=[label(point.place) for point in points],
                 hovertemplate="%{customdata}<extra></extra>",
                 mode="markers+text" if len(run) <= 40 else "markers",
                 textposition="top center",
-                name=label,
+                name=told,
                 marker={
                     "size": 11,
                     "color": theme.BLUE if kind is None else COLOURS[kind],
@@ -87,7 +88,7 @@ def lineage_figure(run: RunRecord) -> "go.Figure":
     figure.update_xaxes(title_text="checkpoints from the start", showgrid=False, zeroline=False)
     figure.update_yaxes(
         tickvals=[-lane for lane in lanes.values()],
-        ticktext=[branch or "trunk" for branch in lanes],
+        ticktext=[label(branch or "trunk") for branch in lanes],
         range=[-len(lanes) + 0.4, 0.6],
         showgrid=False,
         zeroline=False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from checkpoints.results.text import label
 from circuit_drift.measures.recall import recall_by_class
 from circuit_drift.page import theme
 from circuit_drift.page.axis import over_checkpoints, tick_labels
@@ -86,7 +87,7 @@ def recall_figure(run: RunRecord) -> "go.Figure":
         figure.add_scatter(
             x=[i for i, _ in points],
             y=shares,
-            name=f"{name} (n = {n})",
+            name=f"{label(name)} (n = {n})",
             mode="lines+markers",
             line={"color": theme.CATEGORIES[k % 8], "dash": theme.DASHES[k % 6]},
             marker={"symbol": theme.SYMBOLS[k % 8]},

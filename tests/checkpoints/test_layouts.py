@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 
 import pytest
@@ -150,3 +151,14 @@ def test_thinning_keeps_the_ends_of_every_stage_and_branch(tmp_path, words, kept
     chosen = [checkpoint.name for checkpoint in open_series(tmp_path).select(words)]
     assert set(chosen) >= {names[place] for place in (0, 4, 5, 7, 8, 10)}
     assert len(chosen) == kept
+
+
+def test_a_name_that_is_no_text_is_left_out_and_said(lay, caplog):
+    root = lay("step1")
+    (root / os.fsdecode(b"step2\xff")).mkdir()
+    series = open_series(root)
+    assert series.steps == (1,)
+    assert [(each.name, each.reason) for each in series.left_out] == [
+        (r"step2\udcff", "its name is no UTF-8 text: rename it")
+    ]
+    assert open_series(root.rename(os.fsdecode(os.fsencode(root) + b"\xfe"))).name == r"run\udcfe"

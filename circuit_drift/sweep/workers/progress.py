@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
+from checkpoints.results.text import visible_line
 from circuit_drift.store.journal import Outcome
 from circuit_drift.sweep.workers.tasks import Sweep
 
@@ -36,7 +37,7 @@ class Progress:
         """A measure of a checkpoint is about to be computed in this process."""
         if self._one is None:
             self._one = self._bar(len(self.sweep.measures), "measure", leave=False)
-        self._one.set_description(f"{self.sweep.checkpoints[index].name}: {measure}", refresh=False)
+        self._one.set_description(f"{visible_line(self.sweep.checkpoints[index].name)}: {measure}", refresh=False)
         if index != self._index:
             self._one.reset()
         self._index = index

@@ -1,0 +1,59 @@
+"""Text of others, names above all, on its way to a terminal, a figure or a spreadsheet: shown, never obeyed."""
+
+import csv
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_CONTROLS = "\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f"
+_DIRECTIONS = "\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069"
+_UNSEEN = "\\u200b\\u2028\\u2029\\u2060-\\u2064\\ufeff\\ud800-\\udfff"
+_HIDDEN = re.compile(f"[{_CONTROLS}{_DIRECTIONS}{_UNSEEN}]")
+_BREAKS = re.compile(r"[\t\n]")
+_TAG, _ENTITY = re.compile(r"<(?=[A-Za-z/!])"), re.compile(r"&(?=#?\w+;)")
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+
+
+def visible(text: str) -> str:
+    """A text of any number of lines, with what a terminal would obey or hide written out as Python writes it.
+
+    That is control characters, those that turn the direction of reading around, and halves of surrogate pairs, as which
+    names of files come that are no UTF-8.
+    """
+    return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def visible_line(text: str) -> str:
+    """`visible`, with line feeds and tabs written out too."""
+    return _BREAKS.sub(lambda found: ascii(found[0])[1:-1], visible(text))
+
+
+def label(text: str) -> str:
+    """`visible_line` for a figure, whose labels plotly would read as tags and entities where they look like it."""
+    return _TAG.sub("&lt;", _ENTITY.sub("&amp;", visible_line(text)))
+
+
+def to_csv(frame: "pd.DataFrame") -> str:
+    """A table as CSV in which no cell is a formula to a spreadsheet: such a text is led by an apostrophe."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([_cell(str(name)) for name in frame.columns])
+    writer.writerows([[_cell(value) for value in row] for row in frame.itertuples(index=False)])
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        return f"'{value}" if _FORMULA.match(value) and not _is_number(value) else value
+    return "" if value is None or value != value else value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
