@@ -10,6 +10,7 @@ from checkpoints.results.text import visible, visible_line
 from circuit_drift.comparison.pair_tables import pair_tables
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point, RunRecord
+from circuit_drift.report.asked import depth_sentence
 from circuit_drift.report.pair_view import SHOWN
 from circuit_drift.report.run_table import run_frame
 from circuit_drift.report.verdict import pair_verdict, run_verdict
@@ -32,6 +33,7 @@ SHORT = {
     "best_head": "best",
     "best_score": "score",
     "faithfulness": "faithful",
+    "circuit_edges": "edges",
 }
 
 
@@ -64,6 +66,8 @@ def print_heads(scored: "Sequence[tuple[str, heads.RetrievalScores]]", top: int)
         frame = scores.to_frame().sort_values("score", ascending=False, kind="stable").head(top)
         wanted = ["name", "n", "score", "low", "high", "accepted_mean", "chance", "needle_mass", "activation"]
         _show(console, frame[[c for c in wanted if c in frame]], title="Leading heads")
+    for sentence in depth_sentence(scored[0][1].meta):
+        console.print(f"• {sentence}", soft_wrap=True)
 
 
 def print_audit(report: "AuditReport") -> None:

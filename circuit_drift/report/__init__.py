@@ -1,6 +1,6 @@
 """The report: one self-contained HTML page of a run or of a pair of checkpoints."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from circuit_drift.page.axis import mark_steps
 from circuit_drift.page.page import Section, write_page
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point, RunRecord
+from circuit_drift.report.asked import refused_frame
 from circuit_drift.report.audit import audit_sections, audit_warnings
 from circuit_drift.report.verdict import pair_verdict, run_verdict
 from circuit_drift.stages.stages import evolve, stage_ends
@@ -47,6 +48,7 @@ def write_report(run: RunRecord, path: Path | str) -> Path:
         *_evolution(run, table),
         *(section for pair in pairs for section in _pair_sections(pair, anchor=f"{pair.a.name}-{pair.b.name}")),
         *audit_sections(run),
+        *_refused(run.points),
         Section("checkpoints", "All checkpoints", frame=table),
     ]
     return write_page(
@@ -72,9 +74,15 @@ def write_pair_report(pair: PairRecord, path: Path | str) -> Path:
         subtitle=f"changes from A to B; real = q < {pair.q:g}",
         verdict=pair_verdict(pair),
         warnings=[f"{measure} is not compared: {reason}" for measure, reason in pair.missing.items()],
-        sections=list(_pair_sections(pair, anchor="pair")),
+        sections=[*_pair_sections(pair, anchor="pair"), *_refused((pair.a, pair.b))],
         provenance=_provenance((pair.a, pair.b), {}),
     )
+
+
+def _refused(points: Sequence[Point]) -> Iterator[Section]:
+    frame = refused_frame(points)
+    if len(frame):
+        yield Section("refused", "Facts and needles that were not asked", frame=frame)
 
 
 def _headlines(pair: PairRecord) -> Iterator[str]:

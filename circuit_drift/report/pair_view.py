@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     import circuits
+    import heads
 
 SHOWN = 10
 
@@ -30,6 +31,7 @@ def pair_json(pair: PairRecord) -> dict[str, Any]:
         **dict.fromkeys(TABLES),
         **{table.name: _records(table.frame) for table in pair_tables(pair)},
         "refused_facts": _refused(pair.a.circuit),
+        "refused_needles": _refused(pair.a.heads),
         "facts": pair.facts,
         "not_compared": dict(pair.missing),
     }
@@ -44,9 +46,9 @@ def pair_html(pair: PairRecord) -> str:
     return "".join(parts)
 
 
-def _refused(graph: "circuits.AttributionGraph | None") -> list[dict[str, Any]]:
-    """The facts that could not be scored, with their place in the input and the reason."""
-    refused = graph.meta["refused"] if graph is not None else []
+def _refused(result: "circuits.AttributionGraph | heads.RetrievalScores | None") -> list[dict[str, Any]]:
+    """The facts or needles that could not be scored, with their place in the input and the reason."""
+    refused = result.meta.get("refused", ()) if result is not None else ()
     return [{"index": index, "reason": reason} for index, reason in refused]
 
 

@@ -24,8 +24,8 @@ def rewiring_frame(run: RunRecord) -> "pd.DataFrame":
     the facts here and the other half there, 1 = the same edges; ``floor``, ``floor_low``, ``floor_high``: the same
     between two halves of the facts within one of the neighbours (mean, 5th and 95th percentile over splits);
     ``chance``: random edges;
-    ``faithfulness`` with its 95 % interval, of the largest circuit tried, of ``edges`` edges; ``random_circuits``: of
-    random circuits of that size.
+    ``faithfulness`` with its 95 % interval, of the circuit that is drawn and compared, of ``edges`` edges;
+    ``random_circuits``: of random circuits of that size.
     """
     import pandas as pd
 
@@ -50,9 +50,10 @@ def rewiring_frame(run: RunRecord) -> "pd.DataFrame":
         }
         curve = point.faithfulness
         if curve is not None:
-            low, high = curve.intervals[-1]
-            row |= {"edges": int(curve.n_edges[-1]), "faithfulness": curve.values[-1], "low": low, "high": high}
-            row |= {"random_circuits": curve.random_values[-1]}
+            at = curve.drawn
+            low, high = curve.intervals[at]
+            row |= {"edges": int(curve.n_edges[at]), "faithfulness": curve.values[at], "low": low, "high": high}
+            row |= {"random_circuits": curve.random_values[at]}
         rows.append(row)
     return pd.DataFrame(rows)
 

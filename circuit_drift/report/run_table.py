@@ -19,7 +19,7 @@ def run_frame(run: RunRecord) -> "pd.DataFrame":
     Columns: checkpoint, step, stage, tokens; branch where there are any; loss where the series brings a training log;
     needle_score (share of prompts with over half of the answer right), needle_accuracy (with all of it), answer_ppl;
     retrieval_heads (score > 0.1), best_head, best_score; recall (top token), recall_<class>;
-    faithfulness of the largest circuit tried.
+    faithfulness of the circuit that is drawn and compared, and circuit_edges, how many edges that has.
     """
     import pandas as pd
 
@@ -58,7 +58,7 @@ def _row(point: Point, losses: dict[int, float]) -> dict[str, Any]:
     parts: tuple[tuple[Any, Callable[[Any], dict[str, Any]]], ...] = (
         (point.heads, _heads_columns),
         (point.circuit, _recall_columns),
-        (point.faithfulness, lambda curve: {"faithfulness": curve.values[-1]}),
+        (point.faithfulness, _faithfulness_columns),
     )
     for result, columns in parts:
         if result is not None:
@@ -76,6 +76,10 @@ def _heads_columns(scores: Any) -> dict[str, Any]:
         "best_head": best[0].name if best else None,
         "best_score": best[0].score.value if best else None,
     }
+
+
+def _faithfulness_columns(curve: Any) -> dict[str, Any]:
+    return {"faithfulness": curve.values[curve.drawn], "circuit_edges": int(curve.n_edges[curve.drawn])}
 
 
 def _recall_columns(graph: Any) -> dict[str, Any]:

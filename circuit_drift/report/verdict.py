@@ -9,6 +9,7 @@ from circuit_drift.measures.recall import recall_by_class
 from circuit_drift.record.lineage import nearest_before
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import RunRecord
+from circuit_drift.report.asked import asked_sentences
 from circuit_drift.stages.stages import continued, monitor, stages
 from circuits.roles.roles import changes_sentence
 from heads.scores.scores import THRESHOLD
@@ -38,6 +39,7 @@ def pair_verdict(pair: PairRecord) -> tuple[str, ...]:
         sentences.append(f"Circuit, on {pair.facts}: {pair.circuit.verdict}")
     if pair.roles is not None:
         sentences.append(changes_sentence(pair.roles))
+    sentences += asked_sentences((pair.a, pair.b))
     sentences += [f"Not compared: {measure} ({reason})." for measure, reason in pair.missing.items()]
     return tuple(sentence for sentence in sentences if sentence)
 
@@ -79,20 +81,11 @@ def _heads_sentence(heads: "HeadComparison") -> str:
 
 def run_verdict(run: RunRecord) -> tuple[str, ...]:
     """What happened over a run: when heads began to retrieve, what saturated first, what was learned and lost."""
-    sentences = [*_emergence(run), *_saturation(run), *_knowledge(run), *_unasked(run)]
+    sentences = [*_emergence(run), *_saturation(run), *_knowledge(run), *asked_sentences(run.points)]
     failed = [point.name for point in run if point.failures]
     if failed:
         sentences.append(f"{len(failed)} of {len(run)} checkpoints could not be measured in full: {', '.join(failed)}.")
     return tuple(sentences)
-
-
-def _unasked(run: RunRecord) -> Iterator[str]:
-    """Needles that no prompt was made of, with the first reason."""
-    refused = next((point.heads.meta.get("refused", ()) for point in run if point.heads is not None), ())
-    if refused:
-        index, reason = refused[0]
-        needles = "needle was" if len(refused) == 1 else "needles were"
-        yield f"{len(refused)} {needles} refused and not asked; needle {index}: {reason}."
 
 
 def _emergence(run: RunRecord) -> Iterator[str]:

@@ -206,7 +206,7 @@ def _headline(results: Mapping[str, Any]) -> dict[str, float]:
     if graph := results.get("circuit"):
         found["logit_difference"] = float(graph.clean_metric.mean())
     if curve := results.get("faithfulness"):
-        found["faithfulness"] = float(curve.values[-1])
+        found["faithfulness"] = float(curve.values[curve.drawn])
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
 
 

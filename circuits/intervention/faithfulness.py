@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import CheckpointMismatch
 from checkpoints.results.artifacts import read_artifact, write_artifact
+from circuits.graph.pruning import default_size
 from circuits.graph.shape import GraphShape, shape_document
 
 if TYPE_CHECKING:
@@ -127,6 +128,12 @@ class FaithfulnessCurve:
     corrupt_metric: Floats
     shape: GraphShape
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def drawn(self) -> int:
+        """Which of the sizes is nearest to that of the circuits which are drawn and compared (`prune`'s default)."""
+        total = int(self.shape.mask.sum())
+        return int(np.abs(np.array(self.shares) * total - default_size(total)).argmin())
 
     @property
     def values(self) -> tuple[float, ...]:

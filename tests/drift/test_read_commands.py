@@ -165,9 +165,9 @@ def test_a_run_prints_its_table_and_its_sentences_and_exits_with_0(series, kept)
     lines = [line.rstrip() for line in done.stdout.splitlines()]
     assert lines[0] == "lines: 5 checkpoints"
     assert _rows(done.stdout)[::2] == [
-        ["step", "needle", "exact", "ppl", "heads", "best", "score", "recall", "faithful"],
-        ["10", "0", "0", "8", "0", "a0.h1", "0.0625", "0.8", "0.875"],
-        ["40", "0.9", "0.4", "8", "2", "a0.h1", "0.75", "0.8", "0.875"],
+        ["step", "needle", "exact", "ppl", "heads", "best", "score", "recall", "faithful", "edges"],
+        ["10", "0", "0", "8", "0", "a0.h1", "0.0625", "0.8", "0.875", "10"],
+        ["40", "0.9", "0.4", "8", "2", "a0.h1", "0.75", "0.8", "0.875", "10"],
     ]
     assert [line for line in lines if line.startswith("•")] == [
         "• Retrieval heads appear between steps 10 and 20: the best score goes from 0.06 to 0.75, and reaches 0.75 "

@@ -185,10 +185,10 @@ def test_branches_are_told_apart_and_a_gap_is_not_bridged():
 @pytest.mark.parametrize(
     ("refused", "told"),
     [
-        ([(3, "no such answer")], "1 needle was refused and not asked; needle 3: no such answer."),
+        ([(3, "no such answer")], "1 needle was refused and not asked: needle 3: no such answer."),
         (
             [(3, "no such answer"), (5, "too long")],
-            "2 needles were refused and not asked; needle 3: no such answer.",
+            "2 needles were refused and not asked: needle 3: no such answer; needle 5: too long.",
         ),
     ],
 )
@@ -229,6 +229,7 @@ def test_the_table_of_a_run(table):
     assert list(frame) == [
         "checkpoint", "step", "stage", "tokens", "loss", "needle_score", "needle_accuracy", "answer_ppl",
         "retrieval_heads", "best_head", "best_score", "recall", "recall_old", "recall_new", "faithfulness",
+        "circuit_edges",
     ]  # fmt: skip
     first, second, third = frame.astype(object).where(frame.notna(), None).to_dict("records")
     assert first == {
@@ -236,6 +237,7 @@ def test_the_table_of_a_run(table):
         "needle_score": 0.3, "needle_accuracy": 0.2, "answer_ppl": pytest.approx(20),
         "retrieval_heads": 2, "best_head": "a0.h1", "best_score": 0.25,
         "recall": 0.4, "recall_old": 0.75, "recall_new": pytest.approx(1 / 6), "faithfulness": 0.75,
+        "circuit_edges": 10,
     }  # fmt: skip
     assert [second[name] for name in ("needle_score", "needle_accuracy", "best_head", "best_score", "loss")] == [
         0.9, 0.7, "a1.h0", 0.75, 2.25
@@ -283,10 +285,11 @@ def test_a_run_is_printed_with_its_table_and_its_verdict(table, capsys):
             "old",
             "new",
             "faithful",
+            "edges",
         ],
-        ["0", "n/a", "4.5", "0.3", "0.2", "20", "2", "a0.h1", "0.25", "0.4", "0.75", "0.167", "0.75"],
-        ["100", "n/a", "2.25", "0.9", "0.7", "200", "1", "a1.h0", "0.75", "n/a", "n/a", "n/a", "n/a"],
-        ["200", "late", *["n/a"] * 11],
+        ["0", "n/a", "4.5", "0.3", "0.2", "20", "2", "a0.h1", "0.25", "0.4", "0.75", "0.167", "0.75", "10"],
+        ["100", "n/a", "2.25", "0.9", "0.7", "200", "1", "a1.h0", "0.75", "n/a", "n/a", "n/a", "n/a", "n/a"],
+        ["200", "late", *["n/a"] * 12],
     ]
     told = [line for line in text.splitlines() if line.startswith("• ")]
     assert told == [f"• {sentence}" for sentence in run_verdict(table)]
@@ -308,7 +311,7 @@ def test_a_notebook_shows_a_run(table):
     assert html.count("<tr") == 4
     first, second, third = re.findall(r"<tr>(.*?)</tr>", html, re.S)
     assert re.findall("<td>(.*?)</td>", second)[5:11] == ["0.9", "0.7", "200", "1", "a1.h0", "0.75"]
-    assert (first.count("n/a"), second.count("n/a"), third.count("n/a")) == (1, 5, 12)
+    assert (first.count("n/a"), second.count("n/a"), third.count("n/a")) == (1, 6, 13)
 
 
 def test_recall_is_told_class_by_class():

@@ -1,0 +1,81 @@
+"""What a run asked and what it could not: refused facts and needles with their reasons, and where needles stand."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from circuit_drift.record.record import Point
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_DETAILS = re.compile(r"'[^']*'|\"[^\"]*\"|\([^)]*\)|\d+")
+SHOWN = 3
+
+
+def asked_sentences(points: Sequence[Point]) -> Iterator[str]:
+    """How many facts and needles were refused and why, how answers were scored, and at which depths needles stand.
+
+    All checkpoints of a run are asked the same, so the first that was asked speaks for them.
+    """
+    facts, needles = (_first(points, name) for name in ("circuit", "heads"))
+    yield from _facts_refused(facts)
+    if facts.get("answers") == "whole":
+        yield "Facts are scored over all tokens of their answers (answers: whole)."
+    if refused := needles.get("refused", ()):
+        yield f"{_counted(refused, 'needle')} refused and not asked: {_reasons(refused, 'needle')}."
+    yield from depth_sentence(needles)
+
+
+def depth_sentence(meta: Mapping[str, Any]) -> Iterator[str]:
+    """Where the needles stand beside where they were asked for; nothing where a result does not say."""
+    if depths := meta.get("depths", ()):
+        asked = ", ".join(f"{row[0]:g}" for row in depths)
+        stand = ", ".join(f"{row[2]:.2f}" for row in depths)
+        off = max(max(abs(row[1] - row[0]), abs(row[3] - row[0])) for row in depths)
+        yield f"Needles were asked for at depth {asked} and stand at {stand} on average, {off:.2f} away at most."
+
+
+def _facts_refused(meta: dict[str, Any]) -> Iterator[str]:
+    refused = meta.get("refused", ())
+    if refused:
+        way_out = ""
+        if any(reason.endswith(", not one") for _, reason in refused):
+            way_out = " --answers whole scores answers of several tokens."
+        yield f"{_counted(refused, 'fact')} refused and not asked: {_reasons(refused, 'fact')}.{way_out}"
+
+
+def refused_frame(points: Sequence[Point]) -> "pd.DataFrame":
+    """One row for each refused fact or needle: kind, index in its file (from 0), reason."""
+    import pandas as pd
+
+    rows = [
+        {"kind": kind, "index": index, "reason": reason}
+        for kind, name in (("fact", "circuit"), ("needle", "heads"))
+        for index, reason in _first(points, name).get("refused", ())
+    ]
+    return pd.DataFrame(rows, columns=["kind", "index", "reason"])
+
+
+def _first(points: Sequence[Point], name: str) -> dict[str, Any]:
+    """What the first result of a measure says of its prompts."""
+    found = next((result for point in points if (result := getattr(point, name)) is not None), None)
+    return {} if found is None else dict(found.meta)
+
+
+def _counted(refused: Sequence[Any], noun: str) -> str:
+    return f"1 {noun} was" if len(refused) == 1 else f"{len(refused)} {noun}s were"
+
+
+def _reasons(refused: Sequence[tuple[int, str]], noun: str) -> str:
+    """Reasons of one kind counted together, the most frequent first, each with an example."""
+    kinds: dict[str, list[tuple[int, str]]] = {}
+    for index, reason in refused:
+        kinds.setdefault(_DETAILS.sub("", reason), []).append((index, reason))
+    by_size = sorted(kinds.values(), key=len, reverse=True)
+    told = [
+        f"{noun} {group[0][0]}: {group[0][1]}" + (f" (and {len(group) - 1} more like it)" if len(group) > 1 else "")
+        for group in by_size[:SHOWN]
+    ]
+    rest = sum(map(len, by_size[SHOWN:]))
+    return "; ".join(told) + (f"; {rest} for other reasons" if rest else "")

@@ -1,0 +1,89 @@
+"""What was refused, how answers were scored and where needles stand is said in words, JSON and the report."""
+
+import json
+
+import circuit_drift
+from circuit_drift.report.asked import asked_sentences, refused_frame
+from circuit_drift.report.verdict import run_verdict
+from tests.drift.handmade import graph, point, retrieval, run_of, strengths
+
+REFUSED = [
+    [0, "the answer ' New York' is 2 tokens (New York), not one"],
+    [1, "the answer ' Rio de Janeiro' is 3 tokens (Rio de Janeiro), not one"],
+    [4, "the clean prompt has 5 tokens and the corrupt one 6; they must be equal"],
+]
+DEPTHS = [[0.1, 0.05, 0.08, 0.1], [0.5, 0.48, 0.5, 0.53]]
+
+
+def asked(**meta):
+    scores = retrieval(refused=[(2, "the answer also stands in the haystack: it could be copied from there")])
+    scores.meta["depths"] = DEPTHS
+    return point(1, circuit=graph(strengths(["input->m0"]), **meta), heads=scores)
+
+
+def test_reasons_of_one_kind_are_counted_together_with_the_way_out():
+    sentences = list(asked_sentences([asked(refused=REFUSED)]))
+    assert sentences == [
+        "3 facts were refused and not asked: fact 0: the answer ' New York' is 2 tokens (New York), not one (and 1 "
+        "more like it); fact 4: the clean prompt has 5 tokens and the corrupt one 6; they must be equal. --answers "
+        "whole scores answers of several tokens.",
+        "1 needle was refused and not asked: needle 2: the answer also stands in the haystack: it could be copied from "
+        "there.",
+        "Needles were asked for at depth 0.1, 0.5 and stand at 0.08, 0.50 on average, 0.05 away at most.",
+    ]
+    assert set(sentences) <= set(run_verdict(run_of(asked(refused=REFUSED), asked(refused=REFUSED))))
+
+
+def test_whole_answers_are_named():
+    assert "Facts are scored over all tokens of their answers (answers: whole)." in list(
+        asked_sentences([asked(answers="whole")])
+    )
+
+
+def test_every_refused_fact_is_in_the_frame():
+    frame = refused_frame([asked(refused=REFUSED)])
+    assert frame.kind.tolist() == ["fact"] * 3 + ["needle"]
+    assert frame["index"].tolist() == [0, 1, 4, 2]
+    assert frame.reason.tolist()[:3] == [reason for _, reason in REFUSED]
+
+
+def facts_file(folder):
+    """Ten facts of one token and thirty of two."""
+    names, places = [f"name{i % 8}" for i in range(40)], [f"place{i % 8}" for i in range(40)]
+    lines = []
+    for i in range(40):
+        answer = places[i] if i < 10 else f"{places[i]} {names[i]}"
+        wrong = places[(i + 1) % 8] if i < 10 else f"{places[(i + 1) % 8]} {names[i]}"
+        clean, corrupt = f"{names[i]} was born in", f"{names[(i + 1) % 8]} was born in"
+        lines.append({"clean": clean, "corrupt": corrupt, "answer": answer, "wrong": wrong})
+    path = folder / "facts.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_most_answers_of_several_tokens_are_scored_whole_unless_told_otherwise(tiny_series, tmp_path):
+    path = facts_file(tmp_path)
+
+    def run(answers):
+        prompts = circuit_drift.prompts_for(str(tiny_series), facts=str(path), answers=answers)
+        options = {"store": tmp_path / "store", "measures": ["circuit"], "device": "cpu", "progress": False}
+        return circuit_drift.run(tiny_series, prompts=prompts, **options)
+
+    by_default, one, whole = run("auto"), run("one token"), run("whole")
+    assert len(by_default.points[0].circuit.answer_rank) == len(whole.points[0].circuit.answer_rank) == 40
+    assert by_default.points[0].circuit.meta["answers"] == "whole"
+    assert len(one.points[0].circuit.answer_rank) == 10
+    assert len(one.points[0].circuit.meta["refused"]) == 30
+    page = one.report(tmp_path / "report.html").read_text()
+    assert "30 facts were refused and not asked" in page
+    assert page.count("tokens (") >= 30
+    pair = circuit_drift.diff(
+        f"{tiny_series}@0",
+        f"{tiny_series}@10",
+        store=tmp_path / "store",
+        measures=["circuit"],
+        prompts=circuit_drift.prompts_for(tiny_series, facts=path, answers="one token"),
+        device="cpu",
+    )
+    assert len(pair.to_json()["refused_facts"]) == 30
+    assert any("30 facts were refused" in sentence for sentence in pair.verdict)
