@@ -86,14 +86,13 @@ def facts(n: int, length: int, vocab: int) -> circuits.FactSet:
 
 def floor(model: torch.nn.Module, data: circuits.FactSet, *, forwards: int, passes: int, size: int) -> None:
     """Plain passes: so many without a graph, so many with a backward to the embeddings."""
-    device = next(model.parameters()).device
     embed = model.get_input_embeddings()
 
     def leaf(_module: torch.nn.Module, _args: object, output: torch.Tensor) -> torch.Tensor:
         return output.detach().requires_grad_()
 
     with frozen(model):
-        for batch in batches(data, size, device):
+        for batch in batches(data, size, model):
             for _ in range(forwards):
                 with torch.no_grad():
                     forward(model, batch, batch.corrupt)
@@ -107,7 +106,7 @@ def floor(model: torch.nn.Module, data: circuits.FactSet, *, forwards: int, pass
 def plain_forwards(model: torch.nn.Module, data: circuits.FactSet, *, passes: int, size: int) -> None:
     """Plain forward passes over the clean prompts."""
     with frozen(model), torch.no_grad():
-        for batch in batches(data, size, next(model.parameters()).device):
+        for batch in batches(data, size, model):
             for _ in range(passes):
                 forward(model, batch, batch.clean)
 

@@ -26,6 +26,7 @@ from checkpoints.loading.placement import DeviceMap as DeviceMap
 from checkpoints.loading.placement import placement_of, require_packages, require_usable
 from checkpoints.loading.view import view
 from checkpoints.model.bridge import build_bridge
+from checkpoints.model.rope import forget_lengths
 from checkpoints.series.checkpoint import Checkpoint
 from checkpoints.tokenizers.load import read_tokenizer
 
@@ -142,6 +143,7 @@ def load(
     spread = None if device_map is None else placement_of(checkpoint.path, model, device_map)
     check_finite(checkpoint.path, dict(model.named_parameters()))
     model.requires_grad_(requires_grad=False).train(mode=False)
+    forget_lengths(model)
     tokenizer = load_tokenizer(checkpoint)
     if spread is None:
         model = _move(model, device)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import circuits
 from checkpoints import BadPrompt, LoadedModel
+from checkpoints.model.finite import finite
 from checkpoints.model.plain import takes_model
 from circuit_drift.knowledge.rouge import rouge1_recall
 from circuit_drift.measures.measures import tokenizer_of
@@ -89,7 +90,7 @@ def logits_from(model: "PreTrainedModel", ids: "torch.Tensor", first: int) -> "t
         logits: torch.Tensor = model(input_ids=ids, use_cache=False, logits_to_keep=ids.shape[1] - first).logits
     else:
         logits = model(input_ids=ids, use_cache=False).logits[:, first:]
-    return logits.float()
+    return finite(logits).float()
 
 
 @dataclass(frozen=True, slots=True)

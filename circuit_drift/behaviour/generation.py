@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from checkpoints.model.finite import finite
+from checkpoints.model.rope import depends_on_length
 from heads.detect.generation import stop_tokens
 
 if TYPE_CHECKING:
@@ -50,15 +52,16 @@ def _batch(model: "PreTrainedModel", prompts: Sequence[Ids], new_tokens: int, st
 
     step = torch.tensor(prompts, device=next(model.parameters()).device)
     cache, tokens = None, list[torch.Tensor]()
+    keeps = not depends_on_length(model)
     done = torch.zeros(len(prompts), dtype=torch.bool, device=step.device)
     ends = torch.tensor(sorted(stops), device=step.device)
     with torch.no_grad():
         while len(tokens) < new_tokens and not done.all():
-            out = model(step, past_key_values=cache, use_cache=True)
-            cache, chosen = out.past_key_values, out.logits[:, -1].argmax(dim=-1)
+            out = model(step, past_key_values=cache, use_cache=keeps)
+            cache, chosen = out.past_key_values if keeps else None, finite(out.logits[:, -1]).argmax(dim=-1)
             tokens.append(chosen)
             done |= torch.isin(chosen, ends)
-            step = chosen[:, None]
+            step = chosen[:, None] if keeps else torch.cat([step, chosen[:, None]], dim=1)
     return [_ended(row, stops) for row in torch.stack(tokens, dim=1).tolist()]
 
 

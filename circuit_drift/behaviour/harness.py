@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints import BadPrompt, DriftError, LoadedModel, Series
 from checkpoints.loading.load import DeviceMap
+from checkpoints.model.finite import finite_logits
 from circuit_drift.behaviour.randomness import random_states
 from circuit_drift.behaviour.table import Behaviour, BehaviourTable, Score, measure_behaviour
 from circuit_drift.measures.measures import ATTENTION, tokenizer_of
@@ -27,6 +28,8 @@ from circuit_drift.store.store import Store
 from circuit_drift.sweep.workers.progress import has_viewer
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from circuit_drift.behaviour import Reading
 
 MISSING = "lm-evaluation-harness is not installed: pip install 'circuit-drift[eval]'"
@@ -83,7 +86,7 @@ class HarnessMeasure:
         evaluate, wrap = _harness()
         scores: list[Score] = []
         refused: dict[str, str] = {}
-        with _quietly():
+        with _quietly(), _as_it_is(loaded.model), finite_logits(loaded.model):
             lm = wrap(pretrained=loaded.model, tokenizer=tokenizer_of(loaded), batch_size=self.batch_size)
             for task in self.tasks:
                 try:
@@ -222,6 +225,16 @@ def _content(folder: Path) -> str:
         digest.update(str(path.relative_to(folder)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def _as_it_is(model: "PreTrainedModel") -> Iterator[None]:
+    """Keep the harness from tying a model's weights again as its config says: it may hold a head of its own."""
+    vars(model)["tie_weights"] = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        del vars(model)["tie_weights"]
 
 
 @contextmanager

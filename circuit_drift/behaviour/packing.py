@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from checkpoints.model.rope import depends_on_length, of_one_regime
 from heads.detect.retrieval import row_logits
 
 if TYPE_CHECKING:
@@ -40,9 +41,11 @@ def last_logits(
     long = [i for i in order if len(prompts[i]) > start]
     with torch.no_grad():
         for rows in _chunks(short, batch_size):
-            yield rows, _read(model, [prompts[i] for i in rows], 0)
+            for own in of_one_regime(model, [len(prompts[i]) for i in rows]):
+                yield [rows[place] for place in own], _read(model, [prompts[rows[place]] for place in own], 0)
         for rows in _chunks(long, batch_size):
-            yield rows, _read(model, [prompts[i] for i in rows], start)
+            for own in of_one_regime(model, [len(prompts[i]) for i in rows]):
+                yield [rows[place] for place in own], _read(model, [prompts[rows[place]] for place in own], start)
 
 
 def shared_length(prompts: Sequence[Ids], *, least: float = WORTHWHILE) -> int:
@@ -68,7 +71,8 @@ def keeps_keys(model: "PreTrainedModel") -> bool:
     """Whether every layer keeps keys and values, so that a prefix can be continued in several ways."""
     kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
     state = getattr(model, "_is_stateful", False)
-    return not state and all(kind.endswith("attention") and not kind.startswith("linear") for kind in kinds)
+    plain = all(kind.endswith("attention") and not kind.startswith("linear") for kind in kinds)
+    return plain and not state and not depends_on_length(model)
 
 
 def _chunks(rows: list[int], size: int) -> Iterator[list[int]]:

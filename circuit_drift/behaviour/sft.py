@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from itertools import cycle, islice
@@ -24,6 +24,7 @@ import numpy as np
 import heads
 from checkpoints import BadPrompt, DriftError, LoadedModel, Series
 from checkpoints.loading.load import DeviceMap
+from checkpoints.model.rope import of_one_regime
 from circuit_drift.behaviour.randomness import random_states
 from circuit_drift.behaviour.suites import family, make_task, suite_for
 from circuit_drift.behaviour.table import Behaviour, BehaviourTable, Score, interval_of, measure_behaviour
@@ -228,11 +229,12 @@ def answered(
 
     check_fits(model, prompts)
     correct, chance, nll = [], [], []
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
-    for start in range(0, len(order), batch_size):
-        batch = [prompts[i] for i in order[start : start + batch_size]]
+    in_order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
+    order = list[int]()
+    for batch in _together(model, prompts, in_order, batch_size):
+        order += batch
         with torch.no_grad():
-            logits, targets = _answer_logits(model, batch)
+            logits, targets = _answer_logits(model, [prompts[i] for i in batch])
         asked = targets != IGNORED
         hits = (logits.argmax(dim=-1) == targets) | ~asked
         plain, heated = (cross_entropy((logits / t).transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
@@ -242,6 +244,16 @@ def answered(
         nll += (plain.double().sum(dim=1) / asked.sum(dim=1)).tolist()
     place = np.argsort(order)
     return Answered(*(np.array(values)[place] for values in (correct, chance, nll)))
+
+
+def _together(
+    model: "PreTrainedModel", prompts: Sequence[heads.NeedlePrompt], order: Sequence[int], size: int
+) -> Iterator[list[int]]:
+    """Prompts to run in one pass, in an order; apart where their lengths would change each other."""
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
+        for places in of_one_regime(model, [len(prompts[i].ids) for i in batch]):
+            yield [batch[place] for place in places]
 
 
 IGNORED = -100

@@ -63,7 +63,7 @@ def _mean(parts: Anatomy, facts: FactSet, *, by_position: bool, batch_size: int)
     total: Writers | None = None
     count = len(facts) if by_position else sum(facts.lengths)
     device = parts.blocks[0].output_weight.device
-    for batch in batches(facts, batch_size, device):
+    for batch in batches(facts, batch_size, parts.model):
         with torch.no_grad():
             trace = run(parts, batch, batch.clean, readers=False)
         own = token_share(parts, batch, Writers.of(parts, trace))

@@ -176,7 +176,7 @@ def score_segments(
             fixed = fixed_values(parts, facts, settings.ablation, settings.batch_size)
             scorer = PathScorer(contraction, plan, measure, fixed, rules.freeze_norms)
         with modified(parts, rules, make_batch(facts, [0], device)):
-            for number, batch in enumerate(batches(facts, settings.batch_size, device)):
+            for number, batch in enumerate(batches(facts, settings.batch_size, model)):
                 scored = scorer(segments.split(batch), check=number == 0)
                 index = list(batch.indices)
                 for kept, value in (

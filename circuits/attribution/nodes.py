@@ -75,9 +75,8 @@ def attribute_nodes(
     make = INTERIORS[level]
     scorer = _Scorer(parts, plan, measure, None if make is None else make(parts))
     found = _Found.empty(int(group.max()) + 1, len(facts), parts, scorer)
-    device = next(model.parameters()).device
     with frozen(model), tqdm(total=len(facts), unit="fact", disable=not progress, leave=False) as bar:
-        for number, batch in enumerate(batches(facts, batch_size, device)):
+        for number, batch in enumerate(batches(facts, batch_size, model)):
             found.add(scorer(batch, check=number == 0), batch, group)
             bar.update(len(batch.indices))
     how = {"method": method, "ig_steps": len(plan.alphas), "rule": rule_used(method, rule), "metric": name}

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt
+from checkpoints.model.rope import of_one_regime
 from circuits.facts.facts import FactSet
 
 
@@ -56,14 +58,20 @@ class Batch:
         return values.new_zeros(len(self.indices)).index_add(0, self.row, values)
 
 
-def batches(facts: FactSet, size: int, device: torch.device) -> Iterator[Batch]:
-    """Facts in batches of similar length, padded on the right with token 0."""
+def batches(facts: FactSet, size: int, model: PreTrainedModel) -> Iterator[Batch]:
+    """Facts in batches of similar length, on the model's device, padded on the right with token 0.
+
+    Facts that would change each other by their lengths are kept apart (`checkpoints.model.rope`).
+    """
     if size < 1:
         raise BadPrompt(f"batch_size must be at least 1, got {size}")
     lengths = facts.lengths
     order = sorted(range(len(facts)), key=lengths.__getitem__)
+    device = next(model.parameters()).device
     for start in range(0, len(order), size):
-        yield make_batch(facts, order[start : start + size], device)
+        batch = order[start : start + size]
+        for places in of_one_regime(model, [lengths[i] for i in batch]):
+            yield make_batch(facts, [batch[place] for place in places], device)
 
 
 def make_batch(facts: FactSet, indices: Sequence[int], device: torch.device) -> Batch:

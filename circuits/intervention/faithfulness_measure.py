@@ -214,7 +214,7 @@ def circuit_metrics(
     metrics = np.zeros((len(circuits) + 2, len(facts)))
     with frozen(model), expanded(parts), torch.no_grad():
         fixed = fixed_values(parts, facts, ablation, batch_size)
-        for number, batch in enumerate(batches(facts, batch_size, device)):
+        for number, batch in enumerate(batches(facts, batch_size, model)):
             corrupt = run(parts, batch, batch.corrupt)
             clean = run(parts, batch, batch.clean)
             if number == 0:

@@ -97,7 +97,7 @@ def node_metrics(
     neurons = Neurons(parts) if any(circuit.neurons is not None for circuit in circuits) else None
     metrics = np.zeros((len(circuits) + 2, len(facts)))
     with frozen(model), torch.no_grad():
-        for number, batch in enumerate(batches(facts, batch_size, next(model.parameters()).device)):
+        for number, batch in enumerate(batches(facts, batch_size, model)):
             clean = run(parts, batch, batch.clean)
             if number == 0:
                 check_stream(parts, clean)

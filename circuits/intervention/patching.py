@@ -250,7 +250,7 @@ def run_patches(
     changes, ends = np.zeros((count, len(facts))), np.zeros((3, len(facts)))
     with frozen(model), torch.no_grad():
         fixed = fixed_values(parts, facts, ablation, batch_size)
-        for number, batch in enumerate(batches(facts, batch_size, next(model.parameters()).device)):
+        for number, batch in enumerate(batches(facts, batch_size, model)):
             corrupt, clean = run(parts, batch, batch.corrupt, readers=False), run(parts, batch, batch.clean)
             if number == 0:
                 check_stream(parts, clean)

@@ -95,7 +95,7 @@ def _layer_contributions(block: Block, layer: LayerTrace, attention: Tensor | No
     values = values.repeat_interleave(rows.shape[1] // values.shape[2], 2)
     z = widen(layer.z)[:, -1].view(len(rows), rows.shape[1], -1)
     mixed = torch.einsum("bhs,bshe->bhe", rows, values)
-    if mixed.shape != z.shape or not torch.allclose(mixed, z, rtol=TOLERANCE, atol=TOLERANCE * float(z.abs().max())):
+    if mixed.shape != z.shape or not _equal_but_for_rounding(mixed, z, rows, values, layer.z.dtype):
         raise UnsupportedArchitecture(
             f"layer {block.index}: what {type(block.attention).__name__} hands to its output projection is not its "
             "attention times its values (a gate or a norm stands between), so it cannot be split by token"
@@ -105,6 +105,12 @@ def _layer_contributions(block: Block, layer: LayerTrace, attention: Tensor | No
         towards = towards * inverse
     wanted = torch.einsum("hed,bd->bhe", head_writer(block, towards.dtype), towards)
     return rows * torch.einsum("bshe,bhe->bhs", values, wanted)
+
+
+def _equal_but_for_rounding(mixed: Tensor, z: Tensor, rows: Tensor, values: Tensor, dtype: torch.dtype) -> bool:
+    """Whether attention times values is z, to the digits that sums of such products have in the model's dtype."""
+    share = max(TOLERANCE, 2 * torch.finfo(dtype).eps)
+    return bool(((mixed - z).abs() <= share * torch.einsum("bhs,bshe->bhe", rows, values.abs()).amax()).all())
 
 
 def _answer_direction(parts: Anatomy, trace: Trace, answer: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from transformers import PreTrainedModel
 
-from checkpoints.errors import CorruptWeights, UnsupportedArchitecture
+from checkpoints.errors import UnsupportedArchitecture
 from checkpoints.model.anatomy import Anatomy, Block, Norm
+from checkpoints.model.finite import finite
 from circuits.facts.batch import Batch
 from circuits.trace.mla import LatentTrace, check_latent, watching
 
@@ -126,7 +127,11 @@ def run(
 
 
 def forward(model: PreTrainedModel, batch: Batch, ids: Tensor) -> Tensor:
-    """[n, vocab] logits where each answer token is produced; only those are computed where the model allows it."""
+    """[n, vocab] logits where each answer token is produced; only those are computed where the model allows it.
+
+    Raises:
+        CorruptWeights: some of them are NaN or infinite.
+    """
     positions, place = torch.unique(batch.place, return_inverse=True)
     options: dict[str, Any] = {}
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
@@ -134,8 +139,7 @@ def forward(model: PreTrainedModel, batch: Batch, ids: Tensor) -> Tensor:
     else:
         place = batch.place
     output = model(input_ids=ids, attention_mask=batch.attention_mask, use_cache=False, **options)
-    logits: Tensor = output.logits[batch.row, place]
-    return logits
+    return finite(output.logits[batch.row, place])
 
 
 def stream_hook(anatomy: Anatomy, trace: Trace, stream: Tensor | None) -> Any:
@@ -272,10 +276,7 @@ def check_stream(anatomy: Anatomy, trace: Trace) -> None:
 
     Raises:
         UnsupportedArchitecture: the parts do not add up in some layer.
-        CorruptWeights: the pass gave numbers that are not finite.
     """
-    if not bool(torch.isfinite(trace.logits).all()):
-        raise CorruptWeights("the model's logits are not finite on the first facts; check the weights and the dtype")
     ends = [layer.attention_in for layer in trace.layers[1:]] + [trace.final]
     tolerance = 1e-3 if trace.final.dtype in (torch.float32, torch.float64) else 5e-2
     for block, layer, end in zip(anatomy.blocks, trace.layers, ends, strict=True):

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from checkpoints.model.finite import finite
 from checkpoints.model.plain import takes_model
+from checkpoints.model.rope import depends_on_length
 
 NEW_TOKENS = 50
 
@@ -23,6 +25,8 @@ def generate(
 ) -> tuple[int, ...]:
     """Greedy continuation of one prompt, at least one token; a stop token ends it and is included.
 
+    Keys and values are kept from token to token, unless positions are turned by angles that depend on the length.
+
     Args:
         model: any causal language model with a cache.
         prompt: token ids.
@@ -31,13 +35,15 @@ def generate(
         end_of_sequence: the model's own end-of-sequence tokens end it too.
     """
     stops = {*stop_ids, *(stop_tokens(model) if end_of_sequence else ())}
-    cache = DynamicCache(config=model.config.get_text_config())
+    keeps = not depends_on_length(model)
+    cache = DynamicCache(config=model.config.get_text_config()) if keeps else None
     step = torch.tensor([list(prompt)], device=model.device)
     written: list[int] = []
     while len(written) < new_tokens and not (written and written[-1] in stops):
-        logits = model(step, past_key_values=cache, use_cache=True).logits[0, -1]
-        written.append(int(logits.argmax()))
-        step = torch.tensor([[written[-1]]], device=model.device)
+        logits = model(step, past_key_values=cache, use_cache=keeps).logits[0, -1]
+        written.append(int(finite(logits).argmax()))
+        chosen = torch.tensor([[written[-1]]], device=model.device)
+        step = chosen if keeps else torch.cat([step, chosen], dim=1)
     return tuple(written)
 
 

@@ -14,7 +14,9 @@ from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture, require_choice
 from checkpoints.model.anatomy import anatomy
+from checkpoints.model.finite import finite
 from checkpoints.model.plain import takes_model
+from checkpoints.model.rope import of_one_regime
 from heads.detect.answer_rows import LayerRows, answer_groups, copied
 from heads.detect.detectors import TABLE, answer_detectors, chance_levels
 from heads.detect.direct_logit import Writing
@@ -66,6 +68,7 @@ def retrieval_scores(
     Raises:
         BadPrompt: no prompts, prompts beyond the model's positions or vocabulary, or an unknown mode, extra or prefix.
         UnsupportedArchitecture: the model's attention rows cannot be read.
+        CorruptWeights: the logits of an answer are NaN or infinite.
     """
     require_choice("mode", mode, get_args(Mode))
     require_choice("prefix", prefix, get_args(Prefix))
@@ -145,7 +148,28 @@ def score_batch(
     extra: Sequence[Extra] = (),
     cache: SharedPrefix | None = None,
 ) -> list[Record]:
-    """One forward over a few prompts, their answers teacher-forced; over the rest behind a shared prefix, if any."""
+    """One forward over a few prompts, their answers teacher-forced; over the rest behind a shared prefix, if any.
+
+    Prompts that would change each other by their lengths run apart (`checkpoints.model.rope`).
+
+    Raises:
+        CorruptWeights: the logits of an answer are NaN or infinite.
+        UnsupportedArchitecture: no layer has rows.
+    """
+    found: dict[int, Record] = {}
+    for places in of_one_regime(model, [len(prompt.ids) for prompt in prompts]):
+        together = [prompts[place] for place in places]
+        found |= zip(places, _score_together(model, together, key_block, extra, cache), strict=True)
+    return [found[place] for place in range(len(prompts))]
+
+
+def _score_together(
+    model: PreTrainedModel,
+    prompts: Sequence[NeedlePrompt],
+    key_block: int,
+    extra: Sequence[Extra],
+    cache: SharedPrefix | None,
+) -> list[Record]:
     ids, rows = pad(prompts)
     ids, rows = ids.to(model.device), rows.to(model.device)
     start = 0 if cache is None else cache.reuse(prompts[0].ids, keep=prompts[0].answer_start - 1)
@@ -235,6 +259,9 @@ def row_logits(model: PreTrainedModel, ids: Tensor, rows: Tensor, **inputs: Any)
         ids: [batch, S] token ids.
         rows: [batch, R] positions within ``ids``.
         inputs: passed on to the model.
+
+    Raises:
+        CorruptWeights: some of them are NaN or infinite.
     """
     wanted, place = torch.unique(rows, return_inverse=True)
     inputs = {"use_cache": False, **inputs}
@@ -242,7 +269,7 @@ def row_logits(model: PreTrainedModel, ids: Tensor, rows: Tensor, **inputs: Any)
         logits: Tensor = model(ids, logits_to_keep=wanted, **inputs).logits
     else:
         logits = model(ids, **inputs).logits[:, wanted]
-    return logits.gather(1, place[..., None].expand(-1, -1, logits.shape[-1]))
+    return finite(logits.gather(1, place[..., None].expand(-1, -1, logits.shape[-1])))
 
 
 def pad(prompts: Sequence[NeedlePrompt]) -> tuple[Tensor, Tensor]:
@@ -271,13 +298,18 @@ def _judged(record: Record, prompt: NeedlePrompt, answered: NeedlePrompt, true: 
 @takes_model
 def answer_nll(model: PreTrainedModel, prompts: Sequence[NeedlePrompt]) -> list[tuple[np.ndarray, bool]]:
     """Nats per teacher-forced answer token, and whether all are the most likely ones, per prompt; no rows taken."""
-    ids, rows = (part.to(model.device) for part in pad(prompts))
-    logits = row_logits(model, ids, rows).float()
-    targets = ids.gather(1, rows + 1)
-    nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").cpu().numpy()
-    right = (logits.argmax(dim=-1) == targets).cpu().numpy()
-    sizes = [len(p.answer) for p in prompts]
-    return [(own[:n], bool(hit[:n].all())) for own, hit, n in zip(nll, right, sizes, strict=True)]
+    found: dict[int, tuple[np.ndarray, bool]] = {}
+    for places in of_one_regime(model, [len(prompt.ids) for prompt in prompts]):
+        together = [prompts[place] for place in places]
+        ids, rows = (part.to(model.device) for part in pad(together))
+        logits = row_logits(model, ids, rows).float()
+        targets = ids.gather(1, rows + 1)
+        nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").cpu().numpy()
+        right = (logits.argmax(dim=-1) == targets).cpu().numpy()
+        for place, own, hit in zip(places, nll, right, strict=True):
+            n = len(prompts[place].answer)
+            found[place] = (own[:n], bool(hit[:n].all()))
+    return [found[place] for place in range(len(prompts))]
 
 
 def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Record], *, mode: str) -> RetrievalScores:

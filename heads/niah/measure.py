@@ -9,7 +9,9 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedModel
 
 from checkpoints.errors import BadPrompt
+from checkpoints.model.finite import finite
 from checkpoints.model.plain import takes_model
+from checkpoints.model.rope import depends_on_length
 from checkpoints.tokenizers.framing import prompt_ids
 from heads.detect.retrieval import about, answer_nll, check_fits, check_positions
 from heads.niah.grid import NeedleMap
@@ -159,10 +161,13 @@ def corpus_nll(
 
 
 def _document_nll(model: PreTrainedModel, ids: Sequence[int], chunk: int) -> float:
-    cache, total = DynamicCache(config=model.config.get_text_config()), 0.0
+    whole = depends_on_length(model)  # no chunk can go on from the keys of a shorter text
+    cache, total = None if whole else DynamicCache(config=model.config.get_text_config()), 0.0
+    chunk = len(ids) if whole else chunk
     tokens = torch.tensor([list(ids)], device=model.device)
     for start in range(0, len(ids) - 1, chunk):
         stop = min(start + chunk, len(ids) - 1)
-        logits = model(tokens[:, start:stop], past_key_values=cache, use_cache=True).logits[0].float()
+        logits = model(tokens[:, start:stop], past_key_values=cache, use_cache=not whole).logits[0]
+        logits = finite(logits).float()
         total += float(torch.nn.functional.cross_entropy(logits, tokens[0, start + 1 : stop + 1], reduction="sum"))
     return total / (len(ids) - 1)

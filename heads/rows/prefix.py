@@ -6,6 +6,7 @@ from typing import Any
 from transformers import DynamicCache, PreTrainedModel
 
 from checkpoints.errors import UnsupportedArchitecture
+from checkpoints.model.rope import depends_on_length
 
 
 class SharedPrefix:
@@ -17,10 +18,16 @@ class SharedPrefix:
         model: any model whose layers keep keys and values.
 
     Raises:
-        UnsupportedArchitecture: a layer keeps a running state, which cannot be cut back.
+        UnsupportedArchitecture: a layer keeps a running state, which cannot be cut back, or positions are turned by
+            angles that depend on the length.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
+        if depends_on_length(model):
+            raise UnsupportedArchitecture(
+                f"{type(model).__name__} turns positions by angles that depend on the length of the whole sequence, so "
+                "that no prompt can go on from another's keys: use prefix='separate'"
+            )
         kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
         if others := {kind for kind in kinds if not kind.endswith("attention") or kind.startswith("linear")}:
             raise UnsupportedArchitecture(

@@ -30,7 +30,7 @@ def test_a_path_of_two_edges_is_the_sum_written_out(family):
     metrics, _, _ = circuit_metrics(model, [circuit_of(graph_shape(parts), "input->m1", "m1->logits")], facts)
     block = parts.blocks[1]
     with torch.no_grad():
-        batch = next(batches(facts, 4, torch.device("cpu")))
+        batch = next(batches(facts, 4, model))
         clean, corrupt = (run(parts, batch, ids) for ids in (batch.clean, batch.corrupt))
         stream = corrupt.layers[1].mlp_in + clean.stream - corrupt.stream
         written = block.mlp(stream if block.mlp_norm is None else block.mlp_norm.module(stream))

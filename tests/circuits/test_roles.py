@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ def test_the_shares_of_all_heads_are_what_attention_adds_to_the_answers_logit(fa
     roles = circuits.head_roles(model, facts, batch_size=2)
     parts = anatomy(model)
     with frozen(model), torch.no_grad():
-        for batch in batches(facts, 1, torch.device("cpu")):
+        for batch in batches(facts, 1, model):
             trace = run(parts, batch, batch.clean)
             written = sum(layer.mlp_out[0, -1] for layer in trace.layers) + trace.stream[0, -1]
             for block in parts.blocks:
@@ -125,3 +127,14 @@ def test_scores_give_further_roles_and_survive_saving(tmp_path) -> None:
         roles.with_scores("copying", copies)
     with pytest.raises(BadPrompt, match="scores of retrieval are of"):
         roles.with_scores("retrieval", copies[..., :2])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["llama_gqa", "gpt2", "gemma2", "qwen3"])
+def test_roles_in_half_precision_are_those_of_single_precision_but_for_rounding(family, dtype) -> None:
+    facts = random_facts(6, ragged=True)
+    model = build(family).to(dtype)
+    half, single = (circuits.head_roles(one, facts) for one in (model, copy.deepcopy(model).float()))
+    scale = np.abs(single.subject).max()
+    np.testing.assert_allclose(half.subject, single.subject, atol=0.05 * scale)
+    np.testing.assert_allclose(half.relation, single.relation, atol=0.05 * np.abs(single.relation).max())

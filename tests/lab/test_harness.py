@@ -174,3 +174,33 @@ def test_at_a_terminal(series, own, tmp_path):
     provenance = Behaviour.load(result.folder).meta["provenance"]
     assert (provenance["attention"], provenance["device_map"]) == ("eager", {"": "cpu"})
     assert set(heads.read_downstream(out)["own_choice_acc"]) == {10}
+
+
+def test_a_head_of_its_own_is_what_the_harness_measures(tokenizer, own, tmp_path):
+    """The harness ties weights by the config; the file holds a head trained apart."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "run" / "checkpoint-1"
+    model = tiny(tokenizer)
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    held = load_file(folder / "model.safetensors")
+    embedding = held["model.embed_tokens.weight"]
+    held["lm_head.weight"] = torch.randn(embedding.shape, generator=torch.Generator().manual_seed(3))
+    save_file(held, folder / "model.safetensors", {"format": "pt"})
+    loaded = open_series(tmp_path / "run")[0].load()
+    head = loaded.model.lm_head.weight.clone()
+    found = HarnessMeasure(("own_choice",), include=own).compute(loaded, {})
+    assert torch.equal(loaded.model.lm_head.weight, head)
+    assert "tie_weights" not in vars(loaded.model)
+    right = [best_choice(loaded.model, tokenizer, name) == i % 3 for i, name in enumerate(NAMES)]
+    assert found.columns["own_choice_acc"] == pytest.approx(np.mean(right))
+
+
+def test_a_model_that_overflows_is_refused_and_not_scored_zero(series, own):
+    loaded = series[0].load()
+    loaded.model.lm_head.weight.fill_(3e38)
+    with pytest.raises(DriftError, match=r"own_choice: CorruptWeights: .* logits \(float32\) are NaN or infinite"):
+        HarnessMeasure(("own_choice",), include=own).compute(loaded, {})

@@ -1,0 +1,72 @@
+"""Rotary embeddings whose frequencies depend on how long the longest sequence of a pass is.
+
+Under LongRoPE (arXiv 2402.13753; Phi-3) every position turns by other angles once a sequence is longer than the
+original context, under dynamic NTK scaling with every length beyond it. A short sequence in one pass with a long one,
+or keys that were kept while it was short, then give other numbers than the sequence alone. Such passes are kept apart.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def depends_on_length(model: "PreTrainedModel") -> bool:
+    """Whether a token's numbers depend on how many tokens follow it, so that no pass may go on from another's keys."""
+    return bool(_scalings(model))
+
+
+def of_one_regime(model: "PreTrainedModel", lengths: Sequence[int]) -> Iterator[list[int]]:
+    """The places of sequences that may share a pass, each as if it were alone.
+
+    Args:
+        model: any model.
+        lengths: tokens of each sequence.
+
+    Yields:
+        places, in order; all of them at once where no length matters.
+    """
+    scalings = _scalings(model)
+    found: dict[tuple[int, ...], list[int]] = {}
+    for place, length in enumerate(lengths):
+        found.setdefault(tuple(_regime(scaling, length) for scaling in scalings), []).append(place)
+    yield from found.values()
+
+
+def forget_lengths(model: "PreTrainedModel") -> None:
+    """Have dynamic scaling begin anew in every pass, where transformers goes on from the longest one so far."""
+    for module in model.modules():
+        if "dynamic" in str(getattr(module, "rope_type", "")) and hasattr(module, "original_max_seq_len"):
+            module.register_forward_pre_hook(_begin_anew)
+
+
+def _begin_anew(rotary: Any, _inputs: Any) -> None:
+    for name in [name for name, _ in rotary.named_buffers() if name.endswith("original_inv_freq")]:
+        own = name.replace("original_", "")
+        rotary.register_buffer(own, getattr(rotary, name).to(getattr(rotary, own).device), persistent=False)
+    for name in [name for name in vars(rotary) if name.endswith("max_seq_len_cached")]:
+        setattr(rotary, name, rotary.original_max_seq_len)
+
+
+def _scalings(model: "PreTrainedModel") -> list[tuple[str, int]]:
+    """(kind, original context) of every scaling of the model that depends on the length."""
+    config = model.config.get_text_config()
+    given: Any = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    parts = [given, *(part for part in given.values() if isinstance(part, Mapping))]
+    longest = int(getattr(config, "max_position_embeddings", 0) or 0)
+    found = []
+    for part in parts:
+        kind = str(part.get("rope_type", part.get("type", "")))
+        if kind in ("longrope", "su"):
+            found.append(("longrope", int(part.get("original_max_position_embeddings") or longest)))
+        elif "dynamic" in kind and not part.get("alpha"):  # with alpha, HunYuan's, it is fixed
+            found.append(("dynamic", longest))
+    return found
+
+
+def _regime(scaling: tuple[str, int], length: int) -> int:
+    kind, original = scaling
+    if length <= original:
+        return 0
+    return 1 if kind == "longrope" else length
