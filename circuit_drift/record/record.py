@@ -88,7 +88,7 @@ class RunRecord:
         points: one for each checkpoint.
         store: where the results live.
         origins: where the needles and the facts came from.
-        log: the training log beside the series (``training_log.csv``), as text, if it has one.
+        log: the training log beside the series as CSV, if it has one; see `circuit_drift.record.training_log`.
         audit: what was found when the series was audited; None where no series was.
         parents: place -> places of the checkpoints that it continues.
         unread: results that the record names and the store could not give, each with the reason.

@@ -1,13 +1,12 @@
 """One row for each checkpoint of a run."""
 
-import csv
-import io
 from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from circuit_drift.measures.recall import recall_by_class
 from circuit_drift.record.record import Point, RunRecord
+from circuit_drift.record.training_log import logged_losses, losses
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,17 +22,10 @@ def run_frame(run: RunRecord) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    losses = logged_losses(run)
-    frame = pd.DataFrame([_row(point, losses) for point in run])
+    logged = losses(run)
+    kept: list[dict[str, Any]] = [{"loss": loss} for loss in logged] if logged_losses(run) else [{} for _ in run]
+    frame = pd.DataFrame([_row(point, loss) for point, loss in zip(run, kept, strict=True)])
     return frame if any(point.branch for point in run) else frame.drop(columns="branch")
-
-
-def logged_losses(run: RunRecord) -> dict[int, float]:
-    """Step -> training loss, from the ``train_loss`` column of the series' own log."""
-    if run.log is None:
-        return {}
-    rows = csv.DictReader(io.StringIO(run.log))
-    return {int(row["step"]): float(row["train_loss"]) for row in rows if row.get("step") and row.get("train_loss")}
 
 
 def run_html(run: RunRecord) -> str:
@@ -45,16 +37,15 @@ def run_html(run: RunRecord) -> str:
     return f"<p><b>{escape(run.name)}</b>: {len(run)} checkpoints</p><ul>{sentences}</ul>{table}"
 
 
-def _row(point: Point, losses: dict[int, float]) -> dict[str, Any]:
+def _row(point: Point, loss: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "checkpoint": point.name,
         "step": point.step,
         "stage": point.stage,
         "branch": point.branch,
         "tokens": point.tokens,
+        **loss,
     }
-    if losses:
-        row["loss"] = losses.get(point.step) if point.step is not None else None
     parts: tuple[tuple[Any, Callable[[Any], dict[str, Any]]], ...] = (
         (point.heads, _heads_columns),
         (point.circuit, _recall_columns),

@@ -15,6 +15,7 @@ from checkpoints.loading.load import DeviceMap
 from circuit_drift.measures.measures import ATTENTION, MEASURES, build_measures, stored_result
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.record.record import Point, RunRecord, point_record
+from circuit_drift.record.training_log import read_log
 from circuit_drift.store.journal import Outcome
 from circuit_drift.store.records import joined, stored_record, warn_of_loss
 from circuit_drift.store.store import Store
@@ -51,7 +52,6 @@ def measure_series(
     store = store if isinstance(store, Store) else Store.open(store)
     prompts = prompts or prompts_for(series.path)
     report = _audit(series, strict=strict)
-    log = series.path / "training_log.csv"
     sweep = Sweep.of(
         series.checkpoints,
         build_measures(prompts, measures),
@@ -65,7 +65,7 @@ def measure_series(
     record: dict[str, Any] = {
         "name": name or series.name,
         "origins": {"needles": prompts.needles.origin, "facts": prompts.facts.origin},
-        "log": log.read_text(encoding="utf-8") if log.is_file() else None,
+        "log": read_log(series),
         "audit": report.to_dict(),
         "question": sweep.question,
     }

@@ -10,7 +10,8 @@ import pytest
 from checkpoints import BadPrompt
 from circuit_drift.cli.render import print_run
 from circuit_drift.measures.recall import only, recall_by_class, recall_change, recalled, recalled_facts
-from circuit_drift.report.run_table import logged_losses, run_frame
+from circuit_drift.record.training_log import logged_losses
+from circuit_drift.report.run_table import run_frame
 from circuit_drift.report.verdict import run_verdict
 from circuit_drift.stages.stages import continued, evolve, line, stage_ends, stages, tokens_in_stage
 from tests.drift.handmade import WIRING_A, WIRING_B, faithfulness, graph, point, retrieval, run_of, strengths
