@@ -5,12 +5,14 @@ are relative to the manifest.
 """
 
 import csv
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.errors import NotACheckpoint
 from checkpoints.files.reading import read_table
+from checkpoints.results.disk import write_file
 from checkpoints.series.names import natural, parse_count, split_stage
 
 MANIFEST_FILE = "manifest.csv"
@@ -49,14 +51,15 @@ def read_manifest(path: Path) -> tuple[ManifestRow, ...]:
 
 def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
     """Write a manifest that `read_manifest` reads; directories are written relative to it where they lie below it."""
-    with path.open("w", newline="", encoding="utf-8") as lines:
-        writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row in rows:
-            stage = "-".join(part for part in (row.stage, row.branch) if part)
-            below = row.path.is_relative_to(path.parent)
-            directory = row.path.relative_to(path.parent) if below else row.path.absolute()
-            writer.writerow((stage, row.step, "" if row.tokens is None else row.tokens, directory.as_posix()))
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        stage = "-".join(part for part in (row.stage, row.branch) if part)
+        below = row.path.is_relative_to(path.parent)
+        directory = row.path.relative_to(path.parent) if below else row.path.absolute()
+        writer.writerow((stage, row.step, "" if row.tokens is None else row.tokens, directory.as_posix()))
+    write_file(path, lines.getvalue())
 
 
 def _row(path: Path, line: int, record: Mapping[str, str]) -> ManifestRow:

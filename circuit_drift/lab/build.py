@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from checkpoints.errors import DriftError, StoreError
-from checkpoints.results.disk import draft_folder, whole_file
+from checkpoints.results.disk import draft_folder, whole_file, write_file
 from checkpoints.series import manifest
 from circuit_drift.lab import probes
 from circuit_drift.lab.ledger import live_row, measure_series, write_csv
@@ -141,7 +141,7 @@ def write_probes(folder: Path, world: World, seed: int, *, needles: int) -> None
     """Write the series' own probes: facts, needles and the text they are hidden in."""
     probes.write_jsonl(folder / "facts.jsonl", probes.fact_records(world, seed))
     probes.write_jsonl(folder / "needles.jsonl", probes.needle_records(seed, count=needles))
-    (folder / "haystack.txt").write_text(probes.haystack(seed) + "\n", encoding="utf-8")
+    write_file(folder / "haystack.txt", probes.haystack(seed) + "\n")
 
 
 def save_checkpoint(path: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:

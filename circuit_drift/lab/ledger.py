@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from checkpoints.results.disk import write_file
 from circuit_drift.lab import evaluate, probes
 from circuit_drift.lab.data import held_out_rows
 from circuit_drift.lab.evaluate import Recall
@@ -69,10 +71,11 @@ def measure_series(folder: Path, world: World, tokenizer: PreTrainedTokenizerFas
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """Write rows that share their columns."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(path, text.getvalue())
 
 
 def _moment_columns(moment: Moment) -> Row:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from checkpoints.results.disk import write_file
 from circuit_drift.lab import documents
 from circuit_drift.lab.world import CLASSES, Fact, World
 
@@ -64,7 +65,7 @@ def fact_records(world: World, seed: int, *, per_class: int = 16) -> tuple[Recor
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line."""
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    write_file(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def read_jsonl(path: Path) -> tuple[Record, ...]:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from checkpoints.results.disk import write_file
 from circuit_drift.lab import probes
 from circuit_drift.lab.paraphrases import paraphrased
 from circuit_drift.lab.world import World, by_person, make_world
@@ -72,7 +73,7 @@ def study(
     write_documents(folder / "text.jsonl", [d for d in lab_old_documents(others, count=80, seed=1) if d.entity is None])
     facts = (*paraphrased(told), *paraphrased(known))
     lines = "".join(json.dumps(asdict(fact)) + "\n" for fact in facts)
-    (folder / "facts.jsonl").write_text(lines, encoding="utf-8")
+    write_file(folder / "facts.jsonl", lines)
     return Config(
         "demo@9000",
         folder / "new.jsonl",

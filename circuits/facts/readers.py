@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from checkpoints.errors import BadPrompt, StoreError
+from checkpoints.errors import BadPrompt
 from checkpoints.files.reading import read_records
+from checkpoints.results.disk import write_file
 from circuits.facts.facts import Fact
 
 if TYPE_CHECKING:
@@ -51,14 +52,8 @@ class ReadFacts:
         Raises:
             StoreError: the file cannot be written.
         """
-        path = Path(path)
         lines = "".join(json.dumps(asdict(fact), ensure_ascii=False) + "\n" for fact in self.facts)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(lines, encoding="utf-8")
-        except OSError as error:
-            raise StoreError(f"facts cannot be written to {path}: {error.strerror}; name another place") from error
-        return path
+        return write_file(path, lines)
 
 
 @dataclass(frozen=True, slots=True)

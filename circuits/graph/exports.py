@@ -9,6 +9,7 @@ import numpy as np
 
 from checkpoints.errors import BadPrompt, StoreError
 from checkpoints.files.reading import parse_lenient, read_text
+from checkpoints.results.disk import whole_file, write_file
 from circuits.graph.circuit import Circuit
 from circuits.graph.shape import GraphShape, shape_document
 
@@ -19,7 +20,7 @@ def export(circuit: Circuit, path: Path | str) -> Path:
     """Write a circuit in the format that the file's name ends in.
 
     ``.graphml``; ``.eap.json`` (EAP-IG and MIB); ``.neuronpedia.json``; any other ``.json``, node-link data of
-    networkx; ``.parquet``, a table of all edges.
+    networkx; ``.parquet``, a table of all edges. The file appears whole, its folder is made where there is none.
 
     Raises:
         BadPrompt: another ending.
@@ -28,10 +29,7 @@ def export(circuit: Circuit, path: Path | str) -> Path:
     path = Path(path)
     for ending, write in _WRITERS.items():
         if path.name.endswith(ending):
-            try:
-                return write(circuit, path)
-            except OSError as error:
-                raise StoreError(f"cannot write {path}: {error.strerror}") from error
+            return write(circuit, path)
     raise BadPrompt(f"{path.name!r} ends in no format that is known: take one of {', '.join(_WRITERS)}")
 
 
@@ -39,9 +37,9 @@ def write_graphml(circuit: Circuit, path: Path | str) -> Path:
     """Write a circuit as GraphML; nodes carry ``layer``, edges ``readers`` and, where there are any, ``score``."""
     import networkx as nx
 
-    path = Path(path)
-    nx.write_graphml(_laid_out(circuit), path)
-    return path
+    with whole_file(path) as draft:
+        nx.write_graphml(_laid_out(circuit), draft)
+    return Path(path)
 
 
 def node_link(circuit: Circuit) -> dict[str, Any]:
@@ -78,7 +76,8 @@ def write_parquet(circuit: Circuit, path: Path | str) -> Path:
     )
     frame.attrs = {"shape": shape_document(circuit.shape)}
     try:
-        frame.to_parquet(path, index=False, engine="pyarrow")
+        with whole_file(path) as draft:
+            frame.to_parquet(draft, index=False, engine="pyarrow")
     except ImportError as error:
         raise _no_pyarrow(path) from error
     return Path(path)
@@ -248,9 +247,7 @@ def _neuronpedia_node(name: str, node_id: str, layer: str, number: int, activati
 
 
 def _write_json(document: dict[str, Any], path: Path | str) -> Path:
-    path = Path(path)
-    path.write_text(json.dumps(document), encoding="utf-8")
-    return path
+    return write_file(path, json.dumps(document))
 
 
 def _no_pyarrow(path: Path | str) -> StoreError:

@@ -134,8 +134,9 @@ def test_the_ending_of_the_files_name_chooses_the_format(graph, tmp_path):
     assert set(nx.read_graphml(circuit.export(tmp_path / "a.graphml")).nodes) == set(circuit.nodes)
     with pytest.raises(BadPrompt, match=r"'a.csv' ends in no format.*\.parquet"):
         circuit.export(tmp_path / "a.csv")
-    with pytest.raises(StoreError, match="cannot write"):
-        circuit.export(tmp_path / "no folder" / "a.json")
+    with pytest.raises(StoreError, match="cannot be written"):
+        circuit.export(tmp_path / "a.json" / "below a file.json")
+    assert circuit.export(tmp_path / "new folder" / "a.json").read_text() == (tmp_path / "a.json").read_text()
     bare = Circuit(circuit.shape, circuit.mask)
     assert "score" not in json.loads(bare.export(tmp_path / "bare.json").read_text())["edges"][0]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from checkpoints import BadPrompt
 from checkpoints.files.reading import Record, read_records
+from checkpoints.results.disk import write_file
 from circuit_drift.lab import documents
 from circuit_drift.lab.world import Fact, by_person
 
@@ -71,7 +72,7 @@ def lab_old_documents(facts: Sequence[Fact], *, count: int, seed: int = 0) -> tu
 
 def write_documents(path: Path, texts: Iterable[Document]) -> None:
     """Write one JSON object a line."""
-    path.write_text("".join(json.dumps(asdict(text)) + "\n" for text in texts), encoding="utf-8")
+    write_file(path, "".join(json.dumps(asdict(text)) + "\n" for text in texts))
 
 
 def load_documents(path: Path) -> tuple[Document, ...]:
