@@ -100,30 +100,39 @@ class Gradients:
 
     def add(self, trace: Trace, metric: Callable[[Tensor], Tensor], weight: float) -> None:
         """Run the backward pass of a trace, from the metric [b] of its logits, and add its gradients."""
-        wanted: list[Any] = [trace.final]
-        like = [trace.final]
-        for layer in trace.layers:
-            projections = [layer.q] if layer.q is layer.k else [layer.q, layer.k, layer.v]
-            projections += [] if layer.latent is None else [layer.latent.key]
-            wanted += [layer.mlp_edge, *projections]
-            like += [layer.mlp_in, *projections]
-        value, keep = metric(trace.logits).sum(), any(layer.latent is not None for layer in trace.layers)
-        gradients = torch.autograd.grad(value, wanted, retain_graph=keep, allow_unused=True)
-        found = [torch.zeros_like(x) if g is None else g for g, x in zip(gradients, like, strict=True)][::-1]
-        del gradients
-        final = widen(found.pop()) * weight
+        found = _gradients(trace, metric(trace.logits).sum())
+        final = widen(found.pop((-1, "logits"))) * weight
         self.logits = final if self.logits is None else self.logits.add_(final)
         for block, seen, total in zip(self.parts.blocks, trace.layers, self.layers, strict=True):
-            mlp, q = widen(found.pop()), widen(found.pop())
-            k, v = (q, q) if seen.q is seen.k else (widen(found.pop()), widen(found.pop()))
+            mlp, q = (widen(found.pop((block.index, name))) for name in ("mlp", "q"))
+            k, v = (q, q) if seen.q is seen.k else (widen(found.pop((block.index, name))) for name in "kv")
             if seen.latent is None:
                 _add_heads(total, block, seen, (q, k, v), weight, freeze_norm=self.freeze_norms)
             else:
-                _add_latent(total, latent_gradients(block, seen, (q, k, found.pop()), freeze=self.freeze_norms), weight)
+                at_key = found.pop((block.index, "latent key"))
+                _add_latent(total, latent_gradients(block, seen, (q, k, at_key), freeze=self.freeze_norms), weight)
             inside = mlp
             if block.mlp_norm is not None:
                 inside = block.mlp_norm.pull_back(widen(seen.mlp_in), mlp, freeze=self.freeze_norms)
             total.mlp = weight * inside if total.mlp is None else total.mlp.add_(inside, alpha=weight)
+
+
+def _gradients(trace: Trace, value: Tensor) -> dict[tuple[int, str], Tensor]:
+    """(layer, reader) -> gradient of a value there, 0 where it does not depend on it; the stream's end is layer -1."""
+    where: dict[tuple[int, str], Any] = {(-1, "logits"): trace.final}
+    like: dict[tuple[int, str], Tensor] = {(-1, "logits"): trace.final}
+    for index, layer in enumerate(trace.layers):
+        own = {"q": layer.q} if layer.q is layer.k else {"q": layer.q, "k": layer.k, "v": layer.v}
+        own |= {} if layer.latent is None else {"latent key": layer.latent.key}
+        own_places = {(index, name): tensor for name, tensor in own.items()}
+        where |= {(index, "mlp"): layer.mlp_edge, **own_places}
+        like |= {(index, "mlp"): layer.mlp_in, **own_places}
+    keep = any(layer.latent is not None for layer in trace.layers)
+    gradients = torch.autograd.grad(value, list(where.values()), retain_graph=keep, allow_unused=True)
+    return {
+        place: torch.zeros_like(like[place]) if gradient is None else gradient
+        for place, gradient in zip(where, gradients, strict=True)
+    }
 
 
 def _add_heads(
@@ -206,6 +215,7 @@ class Contraction:
                 if mlp is None:
                     _multiply(scores[target, columns, :before], buffer[:before], reads[1:])
                 else:
+                    # the MLP of the layer before reads the column just left of these: one product for all of them
                     reads[0] = mlp
                     _multiply(scores[target, columns.start - 1 : columns.stop, :before], buffer[:before], reads)
                 self._write(buffer, block, writer, differences, row, span)

@@ -10,7 +10,7 @@ gradients on activations (Marks et al. 2024) interpolate u's own output, all els
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ from circuits.attribution.backward import Backward, Preset, find_backward, modif
 from circuits.attribution.contraction import Contraction
 from circuits.attribution.flow import FlowScorer
 from circuits.attribution.gqa import KeyValue, expanded, view
-from circuits.attribution.integration import PathScorer, Plan
+from circuits.attribution.integration import PathScorer, Scored
+from circuits.attribution.methods import ABLATABLE, Method, Rule, find_plan, rule_used
 from circuits.facts.batch import Batch, batches, make_batch
 from circuits.facts.facts import FactSet
 from circuits.facts.metrics import Metric, MetricName, find_metric, require_gradient
@@ -35,11 +36,7 @@ from circuits.trace.trace import frozen
 
 logger = logging.getLogger(__name__)
 
-Method = Literal["eap", "eap-ig", "clean-corrupted", "conductance", "activations", "activations-eapig", "flow"]
-Rule = Literal["left", "right", "midpoint"]
 Runs = tuple[tuple[tuple[int, int, int], ...], ...]
-OFFSETS = {"left": 0.0, "right": 1.0, "midpoint": 0.5}
-ABLATABLE = ("eap", "activations", "activations-eapig")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +157,10 @@ def score_segments(
     name, measure = find_metric(settings.metric, facts)
     backward_name, rules = find_backward(settings.backward)
     _check_combination(settings, name, backward_name)
-    group, size = facts.units(settings.groups), len(segments.names)
     parts = view(anatomy(model), settings.kv)
-    shape = graph_shape(parts)
+    sums = _Sums(facts, graph_shape(parts), settings.groups, len(segments.names), _score_dtype(model))
+    contraction = Contraction(parts, sums.shape, sums.scores.dtype, settings.chunk_mb)
     device = next(model.parameters()).device
-    dtype = torch.float64 if next(model.parameters()).dtype == torch.float64 else torch.float32
-    counts = np.bincount(group)
-    scores = torch.zeros(len(counts) * size, *shape.mask.shape, dtype=dtype)
-    mask = torch.as_tensor(shape.mask)
-    clean, corrupt, rank = (torch.zeros(len(facts), dtype=d) for d in (torch.float64, torch.float64, torch.int64))
-    contraction = Contraction(parts, shape, dtype, settings.chunk_mb)
     with frozen(model), expanded(parts), tqdm(total=len(facts), unit="fact", disable=not progress, leave=False) as bar:
         scorer: FlowScorer | PathScorer = FlowScorer(contraction)
         if plan is not None:
@@ -177,19 +168,8 @@ def score_segments(
             scorer = PathScorer(contraction, plan, measure, fixed, rules.freeze_norms)
         with modified(parts, rules, make_batch(facts, [0], device)):
             for number, batch in enumerate(batches(facts, settings.batch_size, model)):
-                scored = scorer(segments.split(batch), check=number == 0)
-                index = list(batch.indices)
-                for kept, value in (
-                    (clean, scored.clean_metric), (corrupt, scored.corrupt_metric), (rank, scored.rank)
-                ):  # fmt: skip
-                    kept[index] = value.to("cpu", kept.dtype)
-                targets = torch.as_tensor(group[index])[:, None] * size + torch.arange(size)
-                scores.index_add_(0, targets.flatten(), scored.scores.cpu().transpose(1, 2) * mask)
-                bar.update(len(index))
-    found = scores.view(len(counts), size, *shape.mask.shape)
-    found /= torch.as_tensor(counts, dtype=dtype)[:, None, None, None]
-    if not bool(torch.isfinite(scores).all()):
-        raise CorruptWeights("edge scores are not finite; try dtype float32, and check the weights")
+                sums.add(batch, scorer(segments.split(batch), check=number == 0))
+                bar.update(len(batch.indices))
     meta = describe(
         model, facts,
         method=settings.method,
@@ -199,19 +179,72 @@ def score_segments(
         backward=asdict(rules) if backward_name == "rules" else backward_name,
         ablation="none" if plan is None else settings.ablation,
     )  # fmt: skip
-    return {
-        segment: AttributionGraph(
-            scores=found[:, place].numpy(),
-            shape=shape,
-            clean_metric=clean.numpy(),
-            corrupt_metric=corrupt.numpy(),
-            answer_rank=rank.numpy(),
-            group=group,
-            labels=tuple(dict(fact.labels) for fact in facts.facts),
-            meta=meta if segments.runs is None else {**meta, "segment": segment},
-        )
-        for place, segment in enumerate(segments.names)
-    }
+    own = {name: {} if segments.runs is None else {"segment": name} for name in segments.names}
+    return sums.graphs({name: {**meta, **segment} for name, segment in own.items()})
+
+
+def _score_dtype(model: PreTrainedModel) -> torch.dtype:
+    return torch.float64 if next(model.parameters()).dtype == torch.float64 else torch.float32
+
+
+class _Sums:
+    """What all batches add up to, unit by unit and segment by segment.
+
+    Args:
+        facts: N of them.
+        shape: the graph.
+        groups: how many units the facts fall in; ``None`` for one each.
+        segments: S of them.
+        dtype: of the scores.
+    """
+
+    def __init__(
+        self, facts: FactSet, shape: GraphShape, groups: int | None, segments: int, dtype: torch.dtype
+    ) -> None:
+        self.facts, self.shape, self.segments = facts, shape, segments
+        self.group = facts.units(groups)
+        self.sizes = np.bincount(self.group)
+        self.mask = torch.as_tensor(shape.mask)
+        self.scores = torch.zeros(len(self.sizes) * segments, *shape.mask.shape, dtype=dtype)
+        self.clean, self.corrupt = (torch.zeros(len(facts), dtype=torch.float64) for _ in range(2))
+        self.rank = torch.zeros(len(facts), dtype=torch.int64)
+
+    def add(self, batch: Batch, scored: Scored) -> None:
+        """Take in one batch, whose scores [b * S, B, F] have readers first."""
+        index = list(batch.indices)
+        for kept, value in (
+            (self.clean, scored.clean_metric), (self.corrupt, scored.corrupt_metric), (self.rank, scored.rank)
+        ):  # fmt: skip
+            kept[index] = value.to("cpu", kept.dtype)
+        targets = torch.as_tensor(self.group[index])[:, None] * self.segments + torch.arange(self.segments)
+        self.scores.index_add_(0, targets.flatten(), scored.scores.cpu().transpose(1, 2) * self.mask)
+
+    def graphs(self, metas: Mapping[str, Mapping[str, Any]]) -> dict[str, AttributionGraph]:
+        """The means over each unit's facts, a graph for each segment; the sums are used up.
+
+        Args:
+            metas: segment, in order -> its graph's ``meta``.
+
+        Raises:
+            CorruptWeights: the scores are not finite.
+        """
+        if not bool(torch.isfinite(self.scores).all()):
+            raise CorruptWeights("edge scores are not finite; try dtype float32, and check the weights")
+        means = self.scores.view(len(self.sizes), self.segments, *self.shape.mask.shape)
+        means /= torch.as_tensor(self.sizes, dtype=self.scores.dtype)[:, None, None, None]
+        return {
+            segment: AttributionGraph(
+                scores=means[:, place].numpy(),
+                shape=self.shape,
+                clean_metric=self.clean.numpy(),
+                corrupt_metric=self.corrupt.numpy(),
+                answer_rank=self.rank.numpy(),
+                group=self.group,
+                labels=tuple(dict(fact.labels) for fact in self.facts.facts),
+                meta=meta,
+            )
+            for place, (segment, meta) in enumerate(metas.items())
+        }
 
 
 def graph_shape(parts: Anatomy) -> GraphShape:
@@ -229,36 +262,6 @@ def describe(model: PreTrainedModel, facts: FactSet, **how: Any) -> Mapping[str,
         "answers": facts.answers,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
     }
-
-
-def find_plan(method: str, ig_steps: int, rule: str) -> Plan | None:
-    """Where gradients are taken; ``None`` for a method that takes none."""
-    if method not in get_args(Method) or rule not in get_args(Rule):
-        raise BadPrompt(
-            f"unknown method {method!r} or rule {rule!r}; methods: {', '.join(get_args(Method))}; "
-            f"rules: {', '.join(get_args(Rule))}"
-        )
-    if not isinstance(ig_steps, int) or ig_steps < 1:
-        raise BadPrompt(f"ig_steps must be a whole number of at least 1, got {ig_steps}")
-    if method == "flow":
-        return None
-    if method == "eap":
-        return Plan((1.0,), (1.0,))
-    if method == "clean-corrupted":
-        return Plan((0.0, 1.0), (0.5, 0.5))
-    offset = OFFSETS[rule_used(method, rule)]
-    alphas, weights = tuple((k + offset) / ig_steps for k in range(ig_steps)), (1 / ig_steps,) * ig_steps
-    if method == "conductance":
-        return Plan(alphas, weights, "increments")
-    if method == "activations":
-        return Plan(alphas, weights, "own activations")
-    return Plan(alphas, weights, "all activations" if method == "activations-eapig" else "fixed")
-
-
-def rule_used(method: str, rule: str) -> str:
-    """The Riemann rule that a method really follows: its own where it has one, ``ends`` where it takes no steps."""
-    fixed = {"conductance": "midpoint", "activations-eapig": "right", "flow": "none"}
-    return fixed.get(method, rule if method in ("eap-ig", "activations") else "ends")
 
 
 def _check_combination(settings: Settings, metric: str, backward: str) -> None:

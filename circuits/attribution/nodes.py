@@ -17,8 +17,9 @@ from checkpoints.errors import BadPrompt, CorruptWeights, require_choice
 from checkpoints.model.anatomy import Anatomy, Block, anatomy
 from checkpoints.model.plain import takes_model
 from circuits.attribution.contraction import Writers
-from circuits.attribution.edges import Method, Rule, describe, find_plan, graph_shape, rule_used
+from circuits.attribution.edges import describe, graph_shape
 from circuits.attribution.integration import Plan
+from circuits.attribution.methods import Method, Rule, find_plan, rule_used
 from circuits.attribution.mlp_parts import Experts, Interior, Neurons, Watch
 from circuits.facts.batch import Batch, batches
 from circuits.facts.facts import FactSet

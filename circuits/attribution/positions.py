@@ -5,7 +5,7 @@ the summands are kept apart; they add up to the scores of `circuits.attribute`. 
 grows by one [F, B] table for each unit and segment.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     from circuits.attribution.ablation import Ablation
     from circuits.attribution.backward import Backward, Preset
-    from circuits.attribution.edges import Method, Rule, Runs
+    from circuits.attribution.edges import Runs
     from circuits.attribution.gqa import KeyValue
+    from circuits.attribution.methods import Method, Rule
     from circuits.facts.metrics import Metric, MetricName
 
 By = Literal["segment", "token"]
@@ -183,23 +184,29 @@ def _by_segment(facts: FactSet) -> "tuple[tuple[str, ...], Runs]":
     if clash := {name for spans in named for name in spans} & set(AUTOMATIC):
         raise BadPrompt(f"segments must not be named {', '.join(sorted(clash))}; those names are given by themselves")
     names = (*dict.fromkeys(name for spans in named for name in spans), *AUTOMATIC)
-    rows = []
-    for index, spans in enumerate(named):
-        clean, corrupt = facts.clean[index], facts.corrupt[index]
-        kinds = ["changed" if a != b else "rest" for a, b in zip(clean, corrupt, strict=True)]
-        kinds[-1] = "last"
-        for name, (start, stop) in spans.items():
-            if taken := set(kinds[start:stop]) & set(spans):
-                raise BadPrompt(f"fact {index}: the segments {name!r} and {taken.pop()!r} overlap")
-            kinds[start:stop] = [name if kind != "last" else "last" for kind in kinds[start:stop]]
-        kinds += ["answer"] * (facts.lengths[index] - len(clean))
-        stretches, start = [], 0
-        for kind, members in groupby(kinds):
-            stop = start + len(list(members))
-            stretches.append((names.index(kind), start, stop))
-            start = stop
-        rows.append(tuple(stretches))
-    used = {place for stretches in rows for place, _, _ in stretches}
-    order = {place: number for number, place in enumerate(sorted(used))}
-    runs = tuple(tuple((order[place], start, stop) for place, start, stop in stretches) for stretches in rows)
-    return tuple(names[place] for place in order), runs
+    kinds = [_kinds(facts, index, spans) for index, spans in enumerate(named)]
+    rows = [[(names.index(kind), start, stop) for kind, start, stop in _stretches(of)] for of in kinds]
+    used = sorted({place for row in rows for place, _, _ in row})
+    runs = tuple(tuple((used.index(place), start, stop) for place, start, stop in row) for row in rows)
+    return tuple(names[place] for place in used), runs
+
+
+def _kinds(facts: FactSet, index: int, spans: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Which segment each position of a fact's prompts falls in; of its answer's tokens, all ``answer``."""
+    clean, corrupt = facts.clean[index], facts.corrupt[index]
+    kinds = ["changed" if a != b else "rest" for a, b in zip(clean, corrupt, strict=True)]
+    kinds[-1] = "last"
+    for name, (start, stop) in spans.items():
+        if taken := set(kinds[start:stop]) & set(spans):
+            raise BadPrompt(f"fact {index}: the segments {name!r} and {taken.pop()!r} overlap")
+        kinds[start:stop] = [name if kind != "last" else "last" for kind in kinds[start:stop]]
+    return kinds + ["answer"] * (facts.lengths[index] - len(clean))
+
+
+def _stretches(kinds: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """Neighbours of one kind, with their first position and the one after the last."""
+    start = 0
+    for kind, members in groupby(kinds):
+        stop = start + len(list(members))
+        yield kind, start, stop
+        start = stop

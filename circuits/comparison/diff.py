@@ -45,6 +45,7 @@ def diff(
         BadPrompt: fewer than two units on a side, so that noise cannot be told, or an argument out of range.
     """
     _require_comparable(a, b, pairing, q)
+    # splits and permutations are drawn in one order whichever way round, so that one is exactly minus the other
     if b.fingerprint < a.fingerprint:
         return _negative(diff(b, a, q=q, n_edges=n_edges, pairing=pairing, splits=splits, seed=seed))
     scores_a, scores_b = a.edge_scores, b.edge_scores

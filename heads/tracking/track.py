@@ -1,6 +1,6 @@
 """Retrieval heads and needle readouts followed over a training run, from stored results alone, without torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -59,8 +59,8 @@ def monitor(
     unit, cluster = independent_units(scores[0].needle)
     weights = resampling(len(np.unique(cluster)), draws=draws, seed=seed)
     initial = retrieves(scores[0].mean, threshold)
-    values = [_metrics(s, None, None, initial, threshold) for s in scores]
-    resampled = [_metrics(s, cluster, weights, initial, threshold) for s in scores]
+    values = [_metrics(s, _plain_mean, initial, threshold) for s in scores]
+    resampled = [_metrics(s, lambda v: resampled_means(v, cluster, weights), initial, threshold) for s in scores]
     point = {name: np.concatenate([v[name] for v in values]) for name in values[0]}
     spread = {name: np.stack([r[name] for r in resampled], axis=1) for name in values[0]}
     curves = {name: _curve(name, point[name], spread[name], units=weights.shape[1]) for name in point}
@@ -114,20 +114,15 @@ def _check(steps: Sequence[int], scores: Sequence[RetrievalScores], bounds: Mapp
             )
 
 
+def _plain_mean(values: Floats) -> Floats:
+    """[1, ...] mean over the prompts."""
+    return nanmean(values)[None]
+
+
 def _metrics(
-    scores: RetrievalScores,
-    cluster: np.ndarray | None,
-    weights: Floats | None,
-    initial: np.ndarray,
-    threshold: float,
+    scores: RetrievalScores, mean: Callable[[Floats], Floats], initial: np.ndarray, threshold: float
 ) -> dict[str, Floats]:
-    """Every metric of one checkpoint, [1], or on resampled units, [draws]."""
-
-    def mean(values: Floats) -> Floats:
-        if cluster is None or weights is None:
-            return nanmean(values)[None]
-        return resampled_means(values, cluster, weights)
-
+    """Every metric of one checkpoint, [R], where ``mean`` takes R means over prompts: one of all, or many of draws."""
     by_head = mean(scores.copy)
     current = retrieves(scores.mean, threshold)
 

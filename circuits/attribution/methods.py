@@ -1,0 +1,72 @@
+"""The attribution methods, a row of a table each: where they take gradients, and what they multiply them with.
+
+A new gradient method is one more row of `METHODS` and its name in `Method`. What its kind of path means is in
+`circuits.attribution.integration`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from checkpoints.errors import BadPrompt, require_choice
+from circuits.attribution.integration import Kind, Plan
+
+Method = Literal["eap", "eap-ig", "clean-corrupted", "conductance", "activations", "activations-eapig", "flow"]
+Rule = Literal["left", "right", "midpoint"]
+OFFSETS: Mapping[str, float] = {"left": 0.0, "right": 1.0, "midpoint": 0.5}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one method scores edges.
+
+    Attributes:
+        kind: what gradients are multiplied with (`Plan`); ``None`` for a method that takes none.
+        ends: the points it takes gradients at, counted from the corrupt end; none where it takes steps along the path.
+        rule: the Riemann rule that its steps always follow; empty where it is the caller's to choose.
+        ablatable: whether an edge may carry something else than u(corrupt): zero, or a mean.
+    """
+
+    kind: Kind | None = "fixed"
+    ends: tuple[float, ...] = ()
+    rule: Literal["left", "right", "midpoint", ""] = ""
+    ablatable: bool = False
+
+
+METHODS: Mapping[Method, Recipe] = {
+    "eap": Recipe(ends=(1.0,), ablatable=True),
+    "eap-ig": Recipe(),
+    "clean-corrupted": Recipe(ends=(0.0, 1.0)),
+    "conductance": Recipe("increments", rule="midpoint"),
+    "activations": Recipe("own activations", ablatable=True),
+    "activations-eapig": Recipe("all activations", rule="right", ablatable=True),
+    "flow": Recipe(kind=None),
+}
+ABLATABLE = tuple(name for name, recipe in METHODS.items() if recipe.ablatable)
+
+
+def find_plan(method: Method, ig_steps: int, rule: Rule) -> Plan | None:
+    """Where gradients are taken; ``None`` for a method that takes none.
+
+    Raises:
+        BadPrompt: an unknown method or rule, or no whole number of steps of at least 1.
+    """
+    require_choice("method", method, METHODS)
+    require_choice("rule", rule, get_args(Rule))
+    if not isinstance(ig_steps, int) or ig_steps < 1:
+        raise BadPrompt(f"ig_steps must be a whole number of at least 1, got {ig_steps}")
+    recipe = METHODS[method]
+    if recipe.kind is None:
+        return None
+    if recipe.ends:
+        return Plan(recipe.ends, (1 / len(recipe.ends),) * len(recipe.ends), recipe.kind)
+    offset = OFFSETS[rule_used(method, rule)]
+    return Plan(tuple((k + offset) / ig_steps for k in range(ig_steps)), (1 / ig_steps,) * ig_steps, recipe.kind)
+
+
+def rule_used(method: Method, rule: Rule) -> str:
+    """The Riemann rule that a method really follows: ``ends`` where it takes no steps, ``none`` without gradients."""
+    recipe = METHODS[method]
+    if recipe.kind is None:
+        return "none"
+    return "ends" if recipe.ends else recipe.rule or rule
