@@ -22,7 +22,7 @@ def finite(logits: "Tensor") -> "Tensor":
         bad = int((~logits.isfinite()).sum())
         dtype = str(logits.dtype).removeprefix("torch.")
         raise CorruptWeights(
-            f"{bad:,} of the model's {logits.numel():,} logits ({dtype}) are NaN or infinite, so nothing can be "
+            f"{bad:,} of the model's {logits.numel():,} logits ({dtype}) are not finite, so nothing can be "
             "scored; try dtype float32 or bfloat16, and check the weights"
         )
     return logits

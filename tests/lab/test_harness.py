@@ -202,5 +202,5 @@ def test_a_head_of_its_own_is_what_the_harness_measures(tokenizer, own, tmp_path
 def test_a_model_that_overflows_is_refused_and_not_scored_zero(series, own):
     loaded = series[0].load()
     loaded.model.lm_head.weight.fill_(3e38)
-    with pytest.raises(DriftError, match=r"own_choice: CorruptWeights: .* logits \(float32\) are NaN or infinite"):
+    with pytest.raises(DriftError, match=r"own_choice: CorruptWeights: .* logits \(float32\) are not finite"):
         HarnessMeasure(("own_choice",), include=own).compute(loaded, {})
