@@ -24,7 +24,7 @@ from checkpoints import open_checkpoint
 from checkpoints.model.anatomy import anatomy, linear_weight
 from circuit_drift.lab.probes import fact_records
 from circuit_drift.lab.world import make_world
-from circuit_drift.measures.recall import only
+from circuit_drift.record.recall import only
 from circuits.graph.scores import AttributionGraph
 
 SIZES = (16, 32, 48)

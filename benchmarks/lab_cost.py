@@ -32,7 +32,8 @@ from circuit_drift.lab.recipe import Recipe
 from circuit_drift.lab.tokenizer import make_tokenizer
 from circuit_drift.lab.train import build_model, train
 from circuit_drift.lab.world import make_world
-from circuit_drift.measures.measures import CircuitMeasure, RetrievalMeasure
+from circuit_drift.measures.circuit import CircuitMeasure
+from circuit_drift.measures.heads import RetrievalMeasure
 from circuit_drift.prompts import FactSource, NeedleSource
 from circuit_drift.training import Prober, Schedule
 

@@ -31,7 +31,7 @@ import heads
 from checkpoints import LoadedModel, Series, open_series
 from checkpoints.audit import audit
 from checkpoints.files import hashes
-from circuit_drift.measures.measures import RetrievalMeasure
+from circuit_drift.measures.heads import RetrievalMeasure
 from circuit_drift.prompts import NeedleSource, Prompts
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.workers.tasks import Sweep

@@ -16,6 +16,7 @@ from .api.runs import (
 from .api.runs import (
     run as run,
 )
+from .measures.base import Measure as Measure
 from .prompts import (
     Prompts as Prompts,
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from checkpoints import CheckpointMismatch
 from checkpoints.loading.load import DeviceMap
 from circuit_drift.comparison.pair import PAIR_MEASURES, compare_points, measure_pair
-from circuit_drift.measures.measures import ATTENTION
+from circuit_drift.measures.base import ATTENTION
 from circuit_drift.prompts import Prompts
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point

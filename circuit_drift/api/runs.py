@@ -9,7 +9,8 @@ from checkpoints import Series
 from checkpoints.loading.load import DeviceMap
 from circuit_drift.api.pairs import PairDiff
 from circuit_drift.comparison.pair import stored_pair
-from circuit_drift.measures.measures import ATTENTION, MEASURES
+from circuit_drift.measures.base import ATTENTION
+from circuit_drift.measures.registry import MEASURES
 from circuit_drift.prompts import Prompts
 from circuit_drift.record.record import RunRecord
 from circuit_drift.report import write_report

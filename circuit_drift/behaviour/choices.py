@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from checkpoints import BadPrompt, LoadedModel
 from circuit_drift.behaviour.gauges import Reading
-from circuit_drift.measures.measures import tokenizer_of
+from circuit_drift.measures.tokenizers import tokenizer_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

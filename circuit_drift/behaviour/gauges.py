@@ -14,7 +14,7 @@ from checkpoints import BadPrompt, LoadedModel
 from checkpoints.model.finite import finite
 from checkpoints.model.plain import takes_model
 from circuit_drift.knowledge.rouge import rouge1_recall
-from circuit_drift.measures.measures import tokenizer_of
+from circuit_drift.measures.tokenizers import tokenizer_of
 
 if TYPE_CHECKING:
     import torch

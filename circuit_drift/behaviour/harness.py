@@ -22,8 +22,10 @@ from checkpoints import BadPrompt, DriftError, LoadedModel, Series
 from checkpoints.loading.load import DeviceMap
 from checkpoints.model.finite import finite_logits
 from circuit_drift.behaviour.randomness import random_states
-from circuit_drift.behaviour.table import Behaviour, BehaviourTable, Score, measure_behaviour
-from circuit_drift.measures.measures import ATTENTION, tokenizer_of
+from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure, Score
+from circuit_drift.behaviour.table import BehaviourTable, behaviour_table
+from circuit_drift.measures.base import ATTENTION, Asked
+from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.workers.progress import has_viewer
 
@@ -36,8 +38,8 @@ MISSING = "lm-evaluation-harness is not installed: pip install 'circuit-drift[ev
 BOOTSTRAP = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class HarnessMeasure:
+@dataclass(frozen=True)
+class HarnessMeasure(BehaviourMeasure):
     """Tasks of the harness on one checkpoint; as a gauge, the same inside a training loop.
 
     Attributes:
@@ -57,7 +59,6 @@ class HarnessMeasure:
     seed: int = 0
 
     name = "harness"
-    needs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.tasks or (self.limit is not None and self.limit < 1) or (self.shots or 0) < 0:
@@ -65,10 +66,16 @@ class HarnessMeasure:
         if self.include is not None and not self.include.is_dir():
             raise BadPrompt(f"{self.include} is no folder; put the YAML files of own tasks into one")
 
-    def parameters(self) -> dict[str, Any]:
+    @classmethod
+    def build(cls, asked: Asked) -> "HarnessMeasure":
+        """The tasks named: ``harness:TASK``."""
+        if not asked.arguments:
+            raise DriftError("the harness needs tasks: say harness:TASK, once for each, as in harness:hellaswag")
+        return cls(asked.arguments)
+
+    def params(self) -> dict[str, Any]:
         """Tasks, options, the harness' own version, and the content of the folder of own tasks."""
         return {
-            "version": 1,
             "tasks": list(self.tasks),
             "limit": self.limit,
             "shots": self.shots,
@@ -160,7 +167,7 @@ def harness_probe(
     _version()
     folder = Path(include) if include is not None else None
     measure = HarnessMeasure(tuple(tasks), folder, limit, shots, batch_size, seed)
-    return measure_behaviour(
+    return behaviour_table(
         series,
         measure,
         store=store,

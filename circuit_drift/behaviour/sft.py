@@ -26,9 +26,11 @@ from checkpoints import BadPrompt, DriftError, LoadedModel, Series
 from checkpoints.loading.load import DeviceMap
 from checkpoints.model.rope import of_one_regime
 from circuit_drift.behaviour.randomness import random_states
+from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure, Score, interval_of
 from circuit_drift.behaviour.suites import family, make_task, suite_for
-from circuit_drift.behaviour.table import Behaviour, BehaviourTable, Score, interval_of, measure_behaviour
-from circuit_drift.measures.measures import ATTENTION, tokenizer_of
+from circuit_drift.behaviour.table import BehaviourTable, behaviour_table
+from circuit_drift.measures.base import ATTENTION, Asked
+from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.store.store import Store
 
 if TYPE_CHECKING:
@@ -67,8 +69,8 @@ class Tuning:
             raise BadPrompt(f"a fine-tune needs a finite lr above 0: got {self.lr:g}")
 
 
-@dataclass(frozen=True, slots=True)
-class SftMeasure:
+@dataclass(frozen=True)
+class SftMeasure(BehaviourMeasure):
     """Tune a copy, then ask.
 
     Attributes:
@@ -94,7 +96,6 @@ class SftMeasure:
     batch_size: int = 16
 
     name = "sft"
-    needs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.tasks or self.attempts < 1 or self.temperature <= 0 or self.count < 1:
@@ -102,11 +103,20 @@ class SftMeasure:
         for task in self.tasks:
             make_task(task, seed=0, count=1)
 
-    def parameters(self) -> dict[str, Any]:
-        """Version, the fine-tune, the test and its words; the batch size of the test changes no number."""
-        about = {name: value for name, value in asdict(self).items() if name not in ("batch_size", "needs")}
+    @classmethod
+    def build(cls, asked: Asked) -> "SftMeasure":
+        """The tasks named, ``sft:TASK``, else those that the first checkpoint's tokenizer can pose."""
+        if asked.arguments:
+            return cls(asked.arguments)
+        if asked.checkpoint is None:
+            raise DriftError("sft chooses its tasks by a checkpoint's tokenizer, and there is none yet; say sft:TASK")
+        return cls(suite_for(tokenizer_of(asked.checkpoint)))
+
+    def params(self) -> dict[str, Any]:
+        """The fine-tune, the test and its words; the batch size of the test changes no number."""
+        about = {name: value for name, value in asdict(self).items() if name != "batch_size"}
         words = {task: _words(task, self.seed, self.count) for task in self.tasks}
-        return json.loads(json.dumps({"version": 1, **about, "words": words}))  # type: ignore[no-any-return]
+        return json.loads(json.dumps({**about, "words": words}))  # type: ignore[no-any-return]
 
     def compute(self, loaded: LoadedModel, earlier: Any) -> Behaviour:
         """Scores of every task that the tokenizer can pose, before and after the fine-tune.
@@ -366,7 +376,7 @@ def sft_probe(
     """
     chosen = tuple(tasks) if tasks else default_tasks(series)
     measure = SftMeasure(chosen, tuning or Tuning(), length, tuple(depths), count, seed=seed)
-    return measure_behaviour(
+    return behaviour_table(
         series,
         measure,
         store=store,

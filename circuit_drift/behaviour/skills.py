@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from checkpoints import BadPrompt, LoadedModel
 from checkpoints.tokenizers.framing import front_ids, prompt_ids
 from circuit_drift.behaviour.gauges import Reading, logits_from
-from circuit_drift.measures.measures import tokenizer_of
+from circuit_drift.measures.tokenizers import tokenizer_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -1,29 +1,46 @@
-"""Retrieval tasks for a behavioural test: RULER's, LongBio's and MRCR's forms, and the same in the lab's own words.
+"""Retrieval tasks for a behavioural test: RULER's, LongBio's and MRCR's forms, and suites in other words.
 
-The tokenizer of a lab series knows no word but the lab's, so that its checkpoints are asked in those. Every task is a
-`heads.Probe`: needles with answers, and the haystack they are hidden in, a pure function of name, seed and count.
+Every task is a `heads.Probe`: needles with answers, and the haystack they are hidden in, a pure function of name, seed
+and count. A suite is for series whose tokenizer knows no words but its own, as that of the synthetic world; a package
+may bring one (entry point group ``circuit_drift.suites``).
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import heads
 from checkpoints import BadPrompt
-from circuit_drift.lab import documents, world
-from circuit_drift.lab.probes import haystack
+from circuit_drift.plugins import offered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+GROUP = "circuit_drift.suites"
+BUILT_IN = {"lab": "circuit_drift.lab.suite:SUITE"}
 STANDARD = tuple(name for name in heads.PROBES if name.startswith(("ruler_", "variable_", "longbio_", "mrcr")))
 """RULER's needle variants and variable tracking, LongBio's three forms, MRCR."""
-CODE_LENGTH = 4
-OTHERS = 10
+
+Made = tuple[list[heads.Needle], str | tuple[str, ...]]
+Maker = Callable[[random.Random, int], Made]
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Tasks in words of their own.
+
+    Attributes:
+        tasks: name -> what makes so many needles, and the haystack for them.
+        fits: whether a tokenizer is one that these words are for.
+    """
+
+    tasks: Mapping[str, Maker]
+    fits: "Callable[[PreTrainedTokenizerBase], bool]"
 
 
 def family(task: str) -> str:
-    """The benchmark that a task belongs to: ``ruler``, ``longbio``, ``mrcr``, or ``codes`` and ``lives`` of the lab."""
+    """The benchmark that a task belongs to: ``ruler``, ``longbio``, ``mrcr``, or the first word of a suite's own."""
     return "ruler" if task == "variable_tracking" else task.partition("_")[0]
 
 
@@ -31,97 +48,27 @@ def make_task(name: str, *, seed: int, count: int) -> heads.Probe:
     """A task by name.
 
     Args:
-        name: one of `STANDARD`, of `LAB`, or any other of `heads.PROBES`.
+        name: one of `STANDARD`, of a suite, or any other of `heads.PROBES`.
         seed: of words and places.
         count: needles.
 
     Raises:
         BadPrompt: there is no such task.
     """
-    if name in _MAKERS:
-        needles, hay = _MAKERS[name](random.Random(f"{name}/{seed}"), count)
-        return heads.Probe(name, tuple(needles), hay)
-    if name not in heads.PROBES:
-        raise BadPrompt(f"no task is called {name!r}; there are {', '.join((*heads.PROBES, *LAB))}")
-    return heads.probe(name, seed=seed, count=count)
+    if name in heads.PROBES:
+        return heads.probe(name, seed=seed, count=count)
+    makers = {task: make for suite in _suites() for task, make in suite.tasks.items()}
+    if name not in makers:
+        raise BadPrompt(f"no task is called {name!r}; there are {', '.join((*heads.PROBES, *makers))}")
+    needles, hay = makers[name](random.Random(f"{name}/{seed}"), count)
+    return heads.Probe(name, tuple(needles), hay)
 
 
 def suite_for(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
-    """The tasks that a tokenizer can pose: the standard ones, or those in the lab's words for a series of the lab."""
-    from circuit_drift.lab.tokenizer import vocabulary
-
-    ours = {f"Ġ{word}" for word in vocabulary()}
-    return LAB if ours <= set(tokenizer.get_vocab()) else STANDARD
+    """The tasks that a tokenizer can pose: the standard ones, or those of the suite that is made for it."""
+    return next((tuple(suite.tasks) for suite in _suites() if suite.fits(tokenizer)), STANDARD)
 
 
-Made = tuple[list[heads.Needle], str | tuple[str, ...]]
-
-
-def _codes(*, others: int = 0, values: int = 1, asked: int = 1) -> Callable[[random.Random, int], Made]:
-    """RULER's needle variants: ``others`` keys besides, ``values`` codes of a key, ``asked`` keys in one question."""
-
-    def make(draw: random.Random, count: int) -> Made:
-        needles = []
-        for _ in range(count):
-            codes = documents.draw_codes(draw, asked + others + values - 1, words=CODE_LENGTH)
-            wanted, rest = codes[:asked], codes[asked:]
-            first = wanted[0]
-            more = [(code.sentence, code.answer) for code in wanted[1:]]
-            more += [(f"{first.question} {code.answer}.", code.answer) for code in rest[: values - 1]]
-            keys = " and the ".join(f"{code.adjective} {code.noun}" for code in wanted)
-            question = f"The secret code of the {keys} is"
-            distractors = tuple(code.sentence for code in rest[values - 1 :])
-            needles.append(heads.Needle(first.sentence, first.answer, question, distractors, parts=tuple(more)))
-        return needles, haystack(draw.randrange(2**30))
-
-    return make
-
-
-def _lives(*, paraphrase: bool) -> Callable[[random.Random, int], Made]:
-    """LongBio's forms: lives of invented people; one fact of one of them is asked for, as it is told or otherwise.
-
-    Values are drawn without repetition, so that an answer stands once in a prompt.
-    """
-
-    def make(draw: random.Random, count: int) -> Made:
-        limit = min(len(relation.values) for relation in world.RELATIONS) - OTHERS
-        count = min(count, limit)
-        people = [
-            world.Person(draw.choice(world.FIRST_NAMES), last) for last in draw.sample(world.LAST_NAMES, count + OTHERS)
-        ]
-        values = {r.name: draw.sample(r.values, len(people)) for r in world.RELATIONS}
-        lives = [
-            [world.Fact(person, r.name, values[r.name][i], "new", 0) for r in world.RELATIONS]
-            for i, person in enumerate(people)
-        ]
-        needles = [_life(draw, facts, world.RELATIONS[i % len(world.RELATIONS)].name, paraphrase=paraphrase)
-                   for i, facts in enumerate(lives[:count])]  # fmt: skip
-        return needles, tuple(_told(draw, facts)[0] for facts in lives[count:])
-
-    return make
-
-
-def _life(draw: random.Random, facts: list[world.Fact], asked: str, *, paraphrase: bool) -> heads.Needle:
-    text, prompts = _told(draw, facts)
-    fact = next(fact for fact in facts if fact.relation == asked)
-    question = draw.choice([p for p in fact.prompts if p != prompts[asked]]) if paraphrase else prompts[asked]
-    return heads.Needle(text, fact.value, question, labels={"fact": asked})
-
-
-def _told(draw: random.Random, facts: list[world.Fact]) -> tuple[str, dict[str, str]]:
-    """One person's text in random order, and the prompt that each fact was told with."""
-    prompts = {fact.relation: draw.choice(fact.prompts) for fact in facts}
-    sentences = [f"{prompts[fact.relation]} {fact.value}." for fact in draw.sample(facts, len(facts))]
-    return " ".join(sentences), prompts
-
-
-_MAKERS: Mapping[str, Callable[[random.Random, int], Made]] = {
-    "codes_single": _codes(),
-    "codes_multikey": _codes(others=3),
-    "codes_multivalue": _codes(values=2),
-    "codes_multiquery": _codes(asked=2, others=1),
-    "lives_standard": _lives(paraphrase=False),
-    "lives_paraphrase": _lives(paraphrase=True),
-}
-LAB = tuple(_MAKERS)
-"""The lab's own: RULER's single, multi-key, multi-value and multi-query forms, LongBio's standard and paraphrase."""
+def _suites() -> Iterator[Suite]:
+    for point in offered(GROUP, BUILT_IN):
+        yield point.load()

@@ -1,4 +1,4 @@
-"""Commands of the lab: what checkpoints can do, by step, and facts from the files of others."""
+"""Commands on behaviour: what checkpoints can do, by step, and facts from the files of others."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,9 +55,10 @@ def sft(
     attention: AttentionOption = "sdpa",
     device_map: DeviceMapOption = None,
 ) -> None:
-    """Fine-tune a copy of each checkpoint alike and test it; print the scores by step as CSV."""
+    """Fine-tune a copy of each checkpoint alike and test it; print scores by step as CSV. Now: run --measures sft."""
     from circuit_drift.behaviour.sft import Tuning, sft_probe
 
+    _warn_of_end("sft", "run SERIES --measures sft, or sft:TASK")
     table = sft_probe(
         _opened(series, steps),
         tasks=names(tasks) if tasks else None,
@@ -90,9 +91,10 @@ def evaluate(
     attention: AttentionOption = "sdpa",
     device_map: DeviceMapOption = None,
 ) -> None:
-    """Run tasks of lm-evaluation-harness on each checkpoint; print the scores by step as CSV."""
+    """Run tasks of lm-evaluation-harness; print the scores by step as CSV. Now: run --measures harness:TASK."""
     from circuit_drift.behaviour.harness import harness_probe
 
+    _warn_of_end("evaluate", "run SERIES --measures harness:TASK")
     table = harness_probe(
         _opened(series, steps),
         names(tasks),
@@ -121,7 +123,7 @@ def facts(
 ) -> None:
     """Read CounterFact, LAMA or your own probes into clean/corrupt facts; what is refused is said row by row."""
     from checkpoints import DriftError, open_checkpoint
-    from circuit_drift.measures.measures import tokenizer_of
+    from circuit_drift.measures.tokenizers import tokenizer_of
     from circuits.facts.readers import READERS
 
     require_choice("format", form, READERS, error=DriftError)
@@ -132,6 +134,14 @@ def facts(
     for where, reason in found.refused:
         typer.echo(f"{path}, {where}: {reason}", err=True)
     typer.echo(f"{found.write_jsonl(out)}: {found}")
+
+
+def _warn_of_end(command: str, instead: str) -> None:
+    typer.echo(
+        f"circuit-drift: the command {command} goes with the next release; its scores are measures like any other: "
+        f"circuit-drift {instead}, and circuit-drift monitor --downstream {instead.split()[-1].split(':')[0]}",
+        err=True,
+    )
 
 
 def _opened(series: str, steps: str | None) -> "Series":

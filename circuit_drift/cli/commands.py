@@ -100,8 +100,8 @@ NeedlesOption = Annotated[Path | None, typer.Option("--needles", help="JSONL of 
 HaystackOption = Annotated[Path | None, typer.Option("--haystack", help="Text to hide them in.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the haystack cut.")]
 MeasuresOption = Annotated[
-    str,
-    typer.Option("--measures", help="Comma-separated: heads, circuit, faithfulness, roles; diff: transfer."),
+    str | None,
+    typer.Option("--measures", help="Comma-separated, as heads or harness:TASK. Default: the usual ones."),
 ]
 
 
@@ -118,7 +118,7 @@ def run(
     answers: AnswersOption = "auto",
     length: LengthOption = 256,
     seed: SeedOption = 0,
-    measures: MeasuresOption = "heads,circuit,faithfulness,roles",
+    measures: MeasuresOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     attention: AttentionOption = "sdpa",
@@ -159,7 +159,7 @@ def run(
         opened,
         store=store,
         prompts=prompts,
-        measures=names(measures),
+        **_asked(measures),
         device=device,
         dtype=dtype,
         attention=attention,
@@ -248,7 +248,7 @@ def diff(
     answers: AnswersOption = "auto",
     length: LengthOption = 256,
     seed: SeedOption = 0,
-    measures: MeasuresOption = "heads,circuit,faithfulness,roles,transfer",
+    measures: MeasuresOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     attention: AttentionOption = "sdpa",
@@ -278,7 +278,7 @@ def diff(
         b,
         store=store,
         prompts=prompts,
-        measures=names(measures),
+        **_asked(measures),
         device=device,
         dtype=dtype,
         attention=attention,
@@ -395,3 +395,8 @@ def _root(
     ] = False,
 ) -> None:
     pass
+
+
+def _asked(measures: str | None) -> dict[str, Any]:
+    """The measures that were named; those of `circuit_drift.run` and `circuit_drift.diff` where none was."""
+    return {} if measures is None else {"measures": names(measures)}

@@ -8,6 +8,7 @@ import numpy as np
 
 from checkpoints.results.text import visible, visible_line
 from circuit_drift.comparison.pair_tables import pair_tables
+from circuit_drift.measures.registry import kinds_in
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.report.asked import depth_sentence
@@ -25,23 +26,14 @@ if TYPE_CHECKING:
     from checkpoints.audit import AuditReport
 
 WIDE = 1000
-SHORT = {
-    "needle_score": "needle",
-    "needle_accuracy": "exact",
-    "answer_ppl": "ppl",
-    "retrieval_heads": "heads",
-    "best_head": "best",
-    "best_score": "score",
-    "faithfulness": "faithful",
-    "circuit_edges": "edges",
-}
 
 
 def print_run(run: RunRecord) -> None:
     """The table of a run, then its verdict."""
     console = _console()
-    frame = run_frame(run).drop(columns=["checkpoint", "tokens"]).dropna(axis=1, how="all").rename(columns=SHORT)
-    frame.columns = frame.columns.str.removeprefix("recall_")
+    frame = run_frame(run).drop(columns=["checkpoint", "tokens"]).dropna(axis=1, how="all")
+    for kind in kinds_in(run):
+        frame = frame.rename(columns=kind.short)
     _show(console, frame, title=f"{run.name}: {len(run)} checkpoints")
     for sentence in run_verdict(run):
         console.print(f"• {sentence}", soft_wrap=True)

@@ -42,16 +42,16 @@ def monitor(
     stage: StageOption = None,
     branch: BranchOption = None,
     downstream: Annotated[
-        Path | None, typer.Option("--downstream", help="CSV of downstream scores by step, to correlate with.")
+        str | None,
+        typer.Option("--downstream", help="Scores to correlate with: a CSV by step, or a measure of the run, as sft."),
     ] = None,
     store: StoreOption = None,
 ) -> None:
     """Follow retrieval through a stored run: births, agreement, saturation and whether it deceives."""
-    import heads
     from circuit_drift.cli.render import print_monitor
 
     run = _stored_run(folder, store, name)
-    table = heads.read_downstream(downstream) if downstream else None
+    table = _downstream(run, downstream) if downstream else None
     print_monitor(run.monitor(stage, branch, downstream=table))
     leave_partly(run.unread, f"the run {run.name}")
 
@@ -70,6 +70,17 @@ def evolve(
     run = _stored_run(folder, store, name)
     print_evolution(*follow(run, stage, branch))
     leave_partly(run.unread, f"the run {run.name}")
+
+
+def _downstream(run: "Run", given: str) -> dict[str, dict[int, float]]:
+    """Column -> {step: value}, of a file or of a measure of the run."""
+    import heads
+    from circuit_drift.measures.registry import find
+    from circuit_drift.report.run_table import readings
+
+    if Path(given).is_file() or find(given) is None:
+        return heads.read_downstream(Path(given))
+    return readings(run, given)
 
 
 def _stored_run(folder: Path | None, store: Path | None, name: str | None) -> "Run":

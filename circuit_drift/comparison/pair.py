@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from checkpoints import CheckpointMismatch, DriftError, open_checkpoint
 from checkpoints.loading.load import DeviceMap
 from checkpoints.series.compat import require_same_model
+from circuit_drift.comparison.pair_tables import comparable
 from circuit_drift.comparison.transfer import TRANSFER, measure_transfer, stored_transfer
-from circuit_drift.measures.measures import ATTENTION, MEASURES
-from circuit_drift.measures.recall import recall_change, recalled, recalled_facts
+from circuit_drift.measures.base import ATTENTION, Measure
+from circuit_drift.measures.registry import MEASURES
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point, RunRecord
@@ -23,6 +24,7 @@ from circuit_drift.sweep.sweep import measure_each
 
 if TYPE_CHECKING:
     import circuits
+    from heads import Change
 
 PAIR_MEASURES = (*MEASURES, TRANSFER)
 
@@ -33,7 +35,7 @@ def measure_pair(
     *,
     store: Store | Path | str | None = None,
     prompts: Prompts | None = None,
-    measures: Sequence[str] = PAIR_MEASURES,
+    measures: Sequence[str | Measure] = PAIR_MEASURES,
     device: str = "auto",
     dtype: str = "float32",
     attention: str = ATTENTION,
@@ -42,16 +44,13 @@ def measure_pair(
     progress: bool = True,
 ) -> PairRecord:
     """Measure two checkpoints where that is not stored yet, and compare them; arguments and errors as for `diff`."""
-    unknown = sorted(set(measures) - set(PAIR_MEASURES))
-    if unknown:
-        raise DriftError(f"unknown measure {', '.join(unknown)}; choose from {', '.join(PAIR_MEASURES)}")
     first, second = open_checkpoint(a), open_checkpoint(b)
     require_same_model(first, second)
     store = store if isinstance(store, Store) else Store.open(store)
     prompts = prompts or prompts_for(first.path)
     placement: dict[str, Any] = {"device": device, "dtype": dtype, "attention": attention, "device_map": device_map}
     needed = ["circuit"] if TRANSFER in measures else []
-    wanted = [name for name in MEASURES if name in (*measures, *needed)]
+    wanted = list(dict.fromkeys([*(measure for measure in measures if measure != TRANSFER), *needed]))
     points = list(measure_each([first, second], store, prompts, measures=wanted, progress=progress, **placement))
     transfer, reason = None, {}
     if TRANSFER in measures and all(point.circuit is not None for point in points):
@@ -81,56 +80,25 @@ def compare_points(a: Point, b: Point, *, q: float = 0.05, transfer: "circuits.T
     Raises:
         CheckpointMismatch: they share no measure, or were measured on different prompts.
     """
-    import circuits
-    import heads
-
-    missing = {}
-    for measure in ("heads", "circuit"):
-        lacking = [point for point in (a, b) if getattr(point, measure) is None]
-        if lacking:
-            missing[measure] = "; ".join(
-                f"{point.name}: {point.failures.get(measure, 'not measured')}" for point in lacking
-            )
-    if len(missing) == 2:
-        raise CheckpointMismatch(f"nothing to compare. heads: {missing['heads']}. circuit: {missing['circuit']}")
-    compared = heads.compare(a.heads, b.heads, q=q) if a.heads is not None and b.heads is not None else None
-    behaviour = [compared.accuracy, compared.nll] if compared is not None else []
-    rewired, roles, facts = None, None, ""
-    if a.circuit is not None and b.circuit is not None:
-        behaviour.append(recall_change(a.circuit.answer_rank == 0, b.circuit.answer_rank == 0))
-        (before, after), facts = recalled([a.circuit, b.circuit], "at A or B")
-        rewired = circuits.diff(before, after, q=q)
-        rewired = rewired if transfer is None else rewired.with_transfer(transfer)
-        roles = _role_changes(a, b, rewired)
-    changes = {"heads": compared, "circuit": rewired, "roles": roles}
-    return PairRecord(
-        a=a,
-        b=b,
-        q=q,
-        behaviour=tuple(behaviour),
-        changes={measure: change for measure, change in changes.items() if change is not None},
-        facts=facts,
-        missing=missing,
-    )
-
-
-def roles_of(point: Point) -> "circuits.HeadRoles | None":
-    """A point's roles with what its retrieval scores add to them."""
-    if point.roles is None or point.heads is None:
-        return point.roles
-    return point.roles.with_scores("retrieval", point.heads.detector(point.heads.leading))
-
-
-def _role_changes(a: Point, b: Point, rewired: "circuits.GraphDiff") -> "tuple[circuits.RoleChange, ...] | None":
-    """On the facts that the circuits are compared on."""
-    from circuits.roles.roles import role_changes
-
-    if a.circuit is None or b.circuit is None:
-        return None
-    before, after = roles_of(a), roles_of(b)
-    if before is None or after is None:
-        return None
-    kept = recalled_facts([a.circuit, b.circuit])
-    if kept is not None:
-        before, after = before.only(kept), after.only(kept)
-    return role_changes(before, after, circuits=(rewired.circuit_a, rewired.circuit_b))
+    changes: dict[str, Any] = {}
+    readouts: list[Change] = []
+    missing: dict[str, str] = {}
+    facts = ""
+    for kind in sorted(comparable((a, b)), key=lambda kind: len(kind.pairing.needs) if kind.pairing else 0):
+        lacking = [point for point in (a, b) if kind.name not in point.results]
+        if lacking and not kind.pairing.needs:
+            reasons = (f"{point.name}: {point.failures.get(kind.name, 'not measured')}" for point in lacking)
+            missing[kind.name] = "; ".join(reasons)
+        if lacking or not set(kind.pairing.needs) <= changes.keys():
+            continue
+        compared = kind.pairing.compare(a, b, q=q, earlier=changes)
+        if compared is not None:
+            changes[kind.name] = compared.change
+            readouts += compared.readouts
+            facts = facts or compared.facts
+    if not changes:
+        reasons = ". ".join(f"{measure}: {why}" for measure, why in missing.items())
+        raise CheckpointMismatch(f"nothing to compare. {reasons}")
+    if transfer is not None and "circuit" in changes:
+        changes["circuit"] = changes["circuit"].with_transfer(transfer)
+    return PairRecord(a, b, q, tuple(readouts), changes, facts, missing)

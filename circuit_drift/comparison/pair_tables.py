@@ -1,63 +1,40 @@
 """The tables of a pair, once for the terminal, the notebook, JSON and the report."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
 
+from circuit_drift.measures.base import Measure
+from circuit_drift.measures.pairs.pairing import Pairing, PairTable
+from circuit_drift.measures.registry import MEASURES, find, known
 from circuit_drift.record.pair import PairRecord
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    import circuits
-
-TABLES = ("heads", "edges", "nodes", "similarity", "profile", "transfer", "roles")
+from circuit_drift.record.record import Point
 
 
-@dataclass(frozen=True, slots=True)
-class PairTable:
-    """One table.
+def comparable(points: Sequence[Point]) -> Iterator[type[Measure]]:
+    """The measures that compare two results: those a run takes by default, and those that the points have or lack.
 
-    Attributes:
-        name: its key in JSON.
-        title: its heading.
-        frame: its rows, the strongest first where that means something.
+    In the order of `known`.
     """
+    present = {name for point in points for name in (*point.results, *point.failures)}
+    for name in known():
+        kind = find(name) if name in (*MEASURES, *present) else None
+        if kind is not None and kind.pairing is not None:
+            yield kind
 
-    name: str
-    title: str
-    frame: "pd.DataFrame"
+
+def pairings(pair: PairRecord) -> Iterator[Pairing]:
+    """How each measure tells what changed, for those that were compared, in the order of `known`."""
+    for kind in comparable((pair.a, pair.b)):
+        if kind.name in pair.changes and kind.pairing is not None:
+            yield kind.pairing
+
+
+def table_names(pair: PairRecord) -> tuple[str, ...]:
+    """The names of all tables that a pair may have."""
+    kinds: Iterable[type[Measure]] = comparable((pair.a, pair.b))
+    return tuple(name for kind in kinds if kind.pairing is not None for name in kind.pairing.tables)
 
 
 def pair_tables(pair: PairRecord) -> Iterator[PairTable]:
-    """Whatever was compared: heads, edges, nodes, similarity, depth and spread, transfer, roles."""
-    if pair.heads is not None:
-        columns = ["name", "before", "after", "delta", "low", "high", "q", "status"]
-        yield PairTable("heads", "Retrieval heads, strongest changes", pair.heads.to_frame()[columns])
-    if pair.circuit is not None:
-        diff = pair.circuit
-        yield PairTable("edges", "Edges, strongest real changes", _changed(diff.to_frame(), "edge", "status"))
-        yield PairTable("nodes", "Nodes, strongest real changes", _changed(diff.node_frame(), "node", "in_a", "in_b"))
-        yield PairTable("similarity", "Similarity of the two circuits", diff.similarity_frame())
-        yield PairTable("profile", "Depth and spread of the graph", diff.profile_frame())
-        if diff.transfer is not None:
-            yield PairTable("transfer", "Each circuit in each model", diff.transfer.to_frame())
-    if pair.roles is not None:
-        yield PairTable("roles", "Roles gained and lost by heads of the circuits", role_frame(pair.roles))
-
-
-def role_frame(changes: "tuple[circuits.RoleChange, ...]") -> "pd.DataFrame":
-    """One row a change: head, role, change, in which share of the resamples the head has the role at A and at B, moved.
-
-    ``moved``: whether the change is only that the head entered or left the circuit.
-    """
-    import pandas as pd
-
-    rows = [asdict(change) for change in changes]
-    frame = pd.DataFrame(rows, columns=["head", "role", "gained", "before", "after", "moved"])
-    frame["gained"] = frame["gained"].map({True: "gained", False: "lost"})
-    return frame.rename(columns={"gained": "change"})
-
-
-def _changed(frame: "pd.DataFrame", name: str, *more: str) -> "pd.DataFrame":
-    return frame.loc[frame["changed"], [name, "a", "b", "delta", "low", "high", "q", *more]]
+    """Whatever was compared: heads, edges, nodes, similarity, depth and spread, transfer, roles, and others'."""
+    for pairing in pairings(pair):
+        yield from pairing.frames(pair)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints import BadPrompt, Checkpoint, DamagedResult, DriftError, Series
 from checkpoints.loading.load import DeviceMap
-from circuit_drift.measures.measures import ATTENTION, tokenizer_of
-from circuit_drift.measures.recall import recalled, recalled_facts
+from circuit_drift.measures.base import ATTENTION
+from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import Prompts
+from circuit_drift.record.recall import recalled, recalled_facts
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.stages.stages import stage_ends
 from circuit_drift.store.store import Store, key_of

@@ -34,6 +34,11 @@ class PairRecord:
     missing: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def span(self) -> str:
+        """From where to where, as headings say it."""
+        return f"{self.a.label} → {self.b.label}"
+
+    @property
     def heads(self) -> "heads.HeadComparison | None":
         """Head by head; ``None`` where not compared, as for the two below."""
         return self.changes.get("heads")

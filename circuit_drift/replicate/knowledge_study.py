@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from checkpoints.results.disk import write_file
 from circuit_drift.lab import probes
 from circuit_drift.lab.paraphrases import paraphrased
+from circuit_drift.lab.training import lab_documents, lab_old_documents
 from circuit_drift.lab.world import World, by_person, make_world
 from circuit_drift.training.strategies.config import Config, Lora, Strategy
-from circuit_drift.training.strategies.documents import lab_documents, lab_old_documents, write_documents
+from circuit_drift.training.strategies.documents import write_documents
 
 if TYPE_CHECKING:
     from circuit_drift.lab.world import Fact
-    from circuit_drift.measures.measures import Measure
+    from circuit_drift.measures.base import Measure
 
 LR = 1e-3
 LEARNED_CLASSES = ("new", "relation", "updated")
@@ -94,7 +95,7 @@ def study(
 def few_needles() -> "Measure":
     """The needle measure over a handful of the lab's own needles: a skill that no document trains."""
     import heads
-    from circuit_drift.measures.measures import RetrievalMeasure
+    from circuit_drift.measures.heads import RetrievalMeasure
     from circuit_drift.prompts import NeedleSource
 
     records = probes.needle_records(0, count=NEEDLES)

@@ -14,7 +14,7 @@ import numpy as np
 
 import heads
 from checkpoints import Checkpoint, Series, UnsupportedArchitecture
-from circuit_drift.measures.measures import tokenizer_of
+from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import prompts_for
 from heads.scores.stats import Estimate
 

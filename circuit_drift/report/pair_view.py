@@ -5,7 +5,7 @@ from dataclasses import asdict
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from circuit_drift.comparison.pair_tables import TABLES, pair_tables
+from circuit_drift.comparison.pair_tables import pair_tables, table_names
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point
 from circuit_drift.report.verdict import pair_verdict
@@ -28,7 +28,7 @@ def pair_json(pair: PairRecord) -> dict[str, Any]:
         "significant": pair.significant,
         "verdict": list(pair_verdict(pair)),
         "behaviour": [asdict(change) for change in pair.behaviour],
-        **dict.fromkeys(TABLES),
+        **dict.fromkeys(table_names(pair)),
         **{table.name: _records(table.frame) for table in pair_tables(pair)},
         "refused_facts": _refused(pair.a.circuit),
         "refused_needles": _refused(pair.a.heads),

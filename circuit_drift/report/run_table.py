@@ -1,10 +1,10 @@
 """One row for each checkpoint of a run."""
 
-from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from circuit_drift.measures.recall import recall_by_class
+from checkpoints import DriftError
+from circuit_drift.measures.registry import kinds_in
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.record.training_log import logged_losses, losses
 
@@ -28,6 +28,23 @@ def run_frame(run: RunRecord) -> "pd.DataFrame":
     return frame if any(point.branch for point in run) else frame.drop(columns="branch")
 
 
+def readings(run: RunRecord, measure: str) -> dict[str, dict[int, float]]:
+    """Number -> {step: value} of one measure, over the points that have a step.
+
+    Raises:
+        DriftError: no such point has a result of it.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for kind in (kind for kind in kinds_in(run) if kind.name == measure):
+        for point in run:
+            if point.step is not None and measure in point.results:
+                for name, value in kind.reading(point.results[measure]).items():
+                    found.setdefault(name, {})[point.step] = float(value)
+    if not found:
+        raise DriftError(f"the run {run.name} has no result of {measure}: measure it with run --measures {measure}")
+    return found
+
+
 def run_html(run: RunRecord) -> str:
     """What a notebook shows of a run: its verdict and its table."""
     from circuit_drift.report.verdict import run_verdict
@@ -46,34 +63,9 @@ def _row(point: Point, loss: dict[str, Any]) -> dict[str, Any]:
         "tokens": point.tokens,
         **loss,
     }
-    parts: tuple[tuple[Any, Callable[[Any], dict[str, Any]]], ...] = (
-        (point.heads, _heads_columns),
-        (point.circuit, _recall_columns),
-        (point.faithfulness, _faithfulness_columns),
-    )
-    for result, columns in parts:
-        if result is not None:
-            row |= columns(result)
+    for kind in kinds_in([point]):
+        columns = kind.columns(point.results[kind.name])
+        if taken := row.keys() & columns.keys():
+            raise DriftError(f"the measure {kind.name} has a column {min(taken)}, which the table has; rename it")
+        row |= columns
     return row
-
-
-def _heads_columns(scores: Any) -> dict[str, Any]:
-    best = scores.top(1)
-    return {
-        "needle_score": scores.needle_score,
-        "needle_accuracy": scores.needle_accuracy,
-        "answer_ppl": scores.answer_ppl,
-        "retrieval_heads": scores.count(),
-        "best_head": best[0].name if best else None,
-        "best_score": best[0].score.value if best else None,
-    }
-
-
-def _faithfulness_columns(curve: Any) -> dict[str, Any]:
-    return {"faithfulness": curve.values[curve.drawn], "circuit_edges": int(curve.n_edges[curve.drawn])}
-
-
-def _recall_columns(graph: Any) -> dict[str, Any]:
-    shares = recall_by_class(graph)
-    overall = {"recall": float((graph.answer_rank == 0).mean())}
-    return overall | ({f"recall_{name}": share for name, (share, _) in shares.items()} if len(shares) > 1 else {})

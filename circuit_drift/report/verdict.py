@@ -1,25 +1,20 @@
 """Verdicts: sentences in which every number is computed from the results."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuit_drift.measures.recall import recall_by_class
+from circuit_drift.comparison.pair_tables import pairings
 from circuit_drift.record.lineage import nearest_before
 from circuit_drift.record.pair import PairRecord
+from circuit_drift.record.recall import recall_by_class
 from circuit_drift.record.record import RunRecord
 from circuit_drift.report.asked import asked_sentences
 from circuit_drift.stages.stages import continued, monitor, stages
-from circuits.roles.roles import changes_sentence
 from heads.scores.scores import THRESHOLD
-
-if TYPE_CHECKING:
-    from heads import HeadComparison
 
 PASSED = 0.95
 FALLING = 0.10
-PARTS = {"head": "heads", "circuit": "circuit"}
 
 
 def pair_verdict(pair: PairRecord) -> tuple[str, ...]:
@@ -27,37 +22,18 @@ def pair_verdict(pair: PairRecord) -> tuple[str, ...]:
     a, b = pair.a.label, pair.b.label
     if a == b:
         a, b = pair.a.place, pair.b.place
+    told = list(pairings(pair))
     if pair.significant:
-        opening = f"{a} and {b} differ: {' and '.join(_changed(pair))} changed for real (q < {pair.q:g})."
+        parts = " and ".join(part for pairing in told for part in pairing.parts(pair))
+        opening = f"{a} and {b} differ: {parts} changed for real (q < {pair.q:g})."
     else:
-        compared = " and no ".join(name for name in ("head", "circuit") if getattr(pair, PARTS[name]) is not None)
+        compared = " and no ".join(pairing.noun for pairing in told if not pairing.needs)
         opening = f"No {compared} changed significantly from {a} to {b} (q < {pair.q:g})."
     sentences = [opening, _behaviour_sentence(pair)]
-    if pair.heads is not None:
-        sentences.append(_heads_sentence(pair.heads))
-    if pair.circuit is not None:
-        sentences.append(f"Circuit, on {pair.facts}: {pair.circuit.verdict}")
-    if pair.roles is not None:
-        sentences.append(changes_sentence(pair.roles))
+    sentences += [sentence for pairing in told for sentence in pairing.sentences(pair)]
     sentences += asked_sentences((pair.a, pair.b))
     sentences += [f"Not compared: {measure} ({reason})." for measure, reason in pair.missing.items()]
     return tuple(sentence for sentence in sentences if sentence)
-
-
-def _changed(pair: PairRecord) -> Iterator[str]:
-    """What makes a pair differ: heads or, where none did, what is read off the answers; edges or the graph as a whole.
-
-    The readouts' level is Holm's for two: where one of them is significant, so is every one below the level itself.
-    """
-    heads, circuit = pair.heads, pair.circuit
-    if heads is not None and heads.n_significant:
-        yield f"{heads.n_significant} heads"
-    elif heads is not None and heads.significant:
-        yield from (change.name for change in (heads.accuracy, heads.nll) if change.p <= heads.level)
-    if circuit is not None and circuit.n_significant:
-        yield f"{circuit.n_significant} edges"
-    elif circuit is not None and circuit.significant:
-        yield "the graph as a whole"
 
 
 def _behaviour_sentence(pair: PairRecord) -> str:
@@ -66,17 +42,6 @@ def _behaviour_sentence(pair: PairRecord) -> str:
         for c in pair.behaviour
     ]
     return "Behaviour: " + "; ".join(told) + "." if told else ""
-
-
-def _heads_sentence(heads: "HeadComparison") -> str:
-    crossed = [
-        f"{len(names)} {what} ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})" if names else f"none {what}"
-        for what, names in (("gained", heads.gained), ("lost", heads.lost))
-    ]
-    return (
-        f"Heads: {heads.n_significant} of {heads.delta.size} changed their retrieval score, over {heads.n} "
-        f"{heads.unit}s; retrieval heads (score > {heads.threshold}): {', '.join(crossed)}."
-    )
 
 
 def run_verdict(run: RunRecord) -> tuple[str, ...]:

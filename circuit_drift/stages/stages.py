@@ -6,8 +6,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import BadPrompt, StoreError
-from circuit_drift.measures.recall import recalled
 from circuit_drift.record.lineage import parents_of
+from circuit_drift.record.recall import recalled
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.store.store import Store, key_of
 
@@ -146,7 +146,7 @@ def monitor(run: RunRecord, stage: str | None = None, branch: str | None = None,
 def evolve(run: RunRecord, stage: str | None = None, branch: str | None = None) -> "tuple[circuits.Evolution, str]":
     """Follow the circuit over a run, one of its stages or one of its branches; see `circuits.evolve`.
 
-    Facts that no checkpoint recalls are left out, as in a diff; see `circuit_drift.measures.recall.recalled`.
+    Facts that no checkpoint recalls are left out, as in a diff; see `circuit_drift.record.recall.recalled`.
 
     Returns:
         the evolution, and the choice of facts in words.

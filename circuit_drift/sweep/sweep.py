@@ -12,7 +12,9 @@ from typing import Any
 from checkpoints import Checkpoint, DamagedResult, DriftError, Series, StoreError, open_series
 from checkpoints.audit import AuditReport, audit
 from checkpoints.loading.load import DeviceMap
-from circuit_drift.measures.measures import ATTENTION, MEASURES, build_measures, stored_result
+from circuit_drift.measures.base import ATTENTION, Measure
+from circuit_drift.measures.registry import MEASURES, build_measures, find
+from circuit_drift.measures.stored import stored_result
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.record.record import Point, RunRecord, point_record
 from circuit_drift.record.training_log import read_log
@@ -34,7 +36,7 @@ def measure_series(
     *,
     store: "Store | Path | str | None" = None,
     prompts: Prompts | None = None,
-    measures: Sequence[str] = MEASURES,
+    measures: Sequence[str | Measure] = MEASURES,
     device: str = "auto",
     dtype: str = "float32",
     attention: str = ATTENTION,
@@ -54,7 +56,7 @@ def measure_series(
     report = _audit(series, strict=strict)
     sweep = Sweep.of(
         series.checkpoints,
-        build_measures(prompts, measures),
+        build_measures(prompts, measures, next(iter(series), None)),
         store,
         device=device,
         dtype=dtype,
@@ -87,9 +89,9 @@ def measure_series(
 def measure_each(
     checkpoints: Sequence[Checkpoint],
     store: Store,
-    prompts: Prompts,
+    prompts: Prompts | None,
     *,
-    measures: Sequence[str] = MEASURES,
+    measures: Sequence[str | Measure] = MEASURES,
     device: str = "auto",
     dtype: str = "float32",
     attention: str = ATTENTION,
@@ -103,7 +105,7 @@ def measure_each(
     """
     sweep = Sweep.of(
         checkpoints,
-        build_measures(prompts, measures),
+        build_measures(prompts, measures, next(iter(checkpoints), None)),
         store,
         device=device,
         dtype=dtype,
@@ -192,8 +194,12 @@ def _results(keys: Mapping[str, str], store: Store) -> tuple[dict[str, Any], dic
     results: dict[str, Any] = {}
     lost: dict[str, str] = {}
     for name, key in keys.items():
+        kind = find(name)
+        if kind is None:
+            lost[name] = f"no package here has the measure {name}; install the one that has, or register its class"
+            continue
         try:
-            results[name] = stored_result(store, name, key)
+            results[name] = stored_result(store, kind, key)
         except StoreError as error:
             lost[name] = str(error)
     return results, lost

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints import DriftError, LoadedModel
 from circuit_drift.behaviour.gauges import Gauge
-from circuit_drift.measures.measures import (
-    CircuitMeasure,
-    Measure,
-    RetrievalMeasure,
-    stored_result,
-)
+from circuit_drift.measures.base import Measure
+from circuit_drift.measures.heads import RetrievalMeasure
+from circuit_drift.measures.registry import register
+from circuit_drift.measures.stored import stored_result
 from circuit_drift.record.record import Point
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.workers.tasks import Task
@@ -57,7 +55,7 @@ class Prober:
     Args:
         run: name of the run in the store.
         tokenizer: of the model.
-        measures: as a sweep takes them (`circuit_drift.measures.measures.build_measures`), in an order that
+        measures: as a sweep takes them (`circuit_drift.measures.build_measures`), or one's own, in an order that
             serves their needs.
         gauges: cheap probes besides (`Knowledge`, `Arithmetic`, `Copying`).
         schedule: when the run is probed.
@@ -84,6 +82,8 @@ class Prober:
         self.tokenizer = tokenizer
         self._words = hash_tokenizer(tokenizer) if tokenizer is not None else None
         self.measures = tuple(measures)
+        for measure in self.measures:
+            register(type(measure))
         self.gauges = tuple(gauges)
         self.schedule = schedule
         self.budget = Budget(share)
@@ -140,7 +140,7 @@ class Prober:
         store, found = self.recorder.store, []
         for point in self.recorder.points:
             if "heads" in point["keys"]:
-                scores = stored_result(store, "heads", point["keys"]["heads"])
+                scores = stored_result(store, RetrievalMeasure, point["keys"]["heads"])
                 found.append((point["step"], point["tokens"], scores))
         return found
 
@@ -157,6 +157,7 @@ class Prober:
             for measure in self.measures:
                 if key := self._measure(measure, loaded, results, failures):
                     keys[measure.name] = key
+                    scalars |= _reading(measure, results[measure.name], failures)
             for gauge in self.gauges:
                 try:
                     reading = gauge.read(loaded)
@@ -167,7 +168,6 @@ class Prober:
                     units += reading.units
         for name, why in failures.items():
             logger.warning("%s at step %d: %s", name, step, why)
-        scalars |= _headline(results)
         point = Point(
             name=loaded.checkpoint.name,
             step=step,
@@ -197,24 +197,18 @@ class Prober:
         return task.key if measure.name in results else None
 
 
-def _headline(results: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of the stored measures that a log should show; what does not apply is left out."""
-    found: dict[str, float] = {}
-    if scores := results.get("heads"):
-        found |= {"needle_accuracy": scores.needle_accuracy, "answer_ppl": scores.answer_ppl}
-        found["retrieval_heads"] = scores.count()
-    if graph := results.get("circuit"):
-        found["logit_difference"] = float(graph.clean_metric.mean())
-    if curve := results.get("faithfulness"):
-        found["faithfulness"] = float(curve.values[curve.drawn])
-    return {name: float(value) for name, value in found.items() if math.isfinite(value)}
+def _reading(measure: Measure, result: Any, failures: dict[str, str]) -> dict[str, float]:
+    """The numbers of a result that a log should show; what is not finite is left out."""
+    try:
+        found = {name: float(value) for name, value in measure.reading(result).items()}
+    except Exception as error:  # a measure that cannot say what it found must not end the training
+        failures[measure.name] = f"it was taken, and cannot be read: {reason(error)}"
+        return {}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def _origins(measures: Sequence[Measure]) -> dict[str, str]:
     origins = {"needles": "none", "facts": "none"}
     for measure in measures:
-        if isinstance(measure, RetrievalMeasure):
-            origins["needles"] = measure.source.origin
-        if isinstance(measure, CircuitMeasure):
-            origins["facts"] = measure.source.origin
+        origins |= measure.origins
     return origins

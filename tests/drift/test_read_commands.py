@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 import circuit_drift
 from checkpoints import open_series
 from circuit_drift.cli import app
-from circuit_drift.measures.measures import build_measures, store_key
+from circuit_drift.measures.registry import build_measures
+from circuit_drift.measures.stored import store_key
 from circuit_drift.store.store import Store
 from tests.drift.handmade import WIRING_A, WIRING_B, faithfulness, graph, retrieval, roles, strengths
 

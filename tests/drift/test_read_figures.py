@@ -7,18 +7,13 @@ import numpy as np
 import pytest
 
 from checkpoints.audit import Finding
+from circuit_drift.measures.figures.heads import behaviour_figure, head_frame, head_lines_figure, head_map_figure
+from circuit_drift.measures.figures.recall import recall_figure
+from circuit_drift.measures.figures.rewiring import rewiring_figure, rewiring_frame
+from circuit_drift.measures.figures.roles import roles_figure, roles_frame
 from circuit_drift.page import theme
 from circuit_drift.page.axis import mark_steps
 from circuit_drift.report.audit import branches, lineage_figure
-from circuit_drift.report.evolution import (
-    behaviour_figure,
-    head_frame,
-    head_lines_figure,
-    head_map_figure,
-    recall_figure,
-)
-from circuit_drift.report.rewiring import rewiring_figure, rewiring_frame
-from circuit_drift.report.roles import roles_figure, roles_frame
 from tests.drift.handmade import (
     EDGES,
     WIRING_A,

@@ -327,6 +327,7 @@ def test_a_pair_as_json(changed):
         "step": 0,
         "tokens": 0,
         "stage": None,
+        "branch": None,
         "results": {m: f"{m}-None-step0" for m in ("heads", "circuit", "roles")},
     }
     assert document["b"]["step"] == 1000

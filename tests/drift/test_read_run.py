@@ -9,7 +9,7 @@ import pytest
 
 from checkpoints import BadPrompt
 from circuit_drift.cli.render import print_run
-from circuit_drift.measures.recall import only, recall_by_class, recall_change, recalled, recalled_facts
+from circuit_drift.record.recall import only, recall_by_class, recall_change, recalled, recalled_facts
 from circuit_drift.record.training_log import logged_losses
 from circuit_drift.report.run_table import run_frame
 from circuit_drift.report.verdict import run_verdict

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import circuits
-from circuit_drift.measures.recall import recall_by_class, recall_change
+from circuit_drift.record.recall import recall_by_class, recall_change
 
 
 def test_no_change_is_certain_to_be_none():

@@ -14,10 +14,10 @@ from checkpoints import open_series
 from checkpoints.audit import AuditReport, Finding, audit
 from circuit_drift.api.runs import Run, load_run
 from circuit_drift.cli import app
+from circuit_drift.measures.figures.heads import head_map_figure
 from circuit_drift.page.axis import mark_audit, mark_steps, missing, over_checkpoints, tick_labels
 from circuit_drift.record.record import Point
 from circuit_drift.report.audit import audit_sections, branches, lineage_figure
-from circuit_drift.report.evolution import head_map_figure
 from tests.drift.conftest import save_model, save_prompts
 
 STEPS = (0, 10, 20, 40, 50, 60)

@@ -9,7 +9,8 @@ import pytest
 import circuit_drift
 from checkpoints import open_checkpoint, open_series
 from circuit_drift.measures import measures
-from circuit_drift.measures.measures import build_measures, store_key
+from circuit_drift.measures.registry import build_measures
+from circuit_drift.measures.stored import store_key
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.sweep import measure_each
 from tests.drift.conftest import save_model

@@ -12,7 +12,7 @@ import pytest
 import circuit_drift
 from checkpoints import CorruptWeights, DriftError, StoreError, open_series
 from circuit_drift.api.runs import load_run
-from circuit_drift.measures.measures import MEASURES, build_measures
+from circuit_drift.measures.registry import MEASURES, build_measures
 
 SMALL = {"length": 64, "depths": (0.2, 0.8)}
 

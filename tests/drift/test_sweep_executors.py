@@ -16,7 +16,7 @@ import pytest
 
 import circuit_drift
 from checkpoints import DriftError, open_series
-from circuit_drift.measures.measures import MEASURES, build_measures
+from circuit_drift.measures.registry import MEASURES, build_measures
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.executors import EXECUTORS, Workforce
 from circuit_drift.sweep.executors.pool import follow, starting_points

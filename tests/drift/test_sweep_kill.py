@@ -10,7 +10,7 @@ import pytest
 
 import circuit_drift
 from checkpoints import open_series
-from circuit_drift.measures.measures import MEASURES, build_measures
+from circuit_drift.measures.registry import MEASURES, build_measures
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.executors.pool import exhaust
 from circuit_drift.sweep.workers.tasks import Sweep

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from checkpoints import open_series
 from circuit_drift.api.runs import load_run
 from circuit_drift.cli import app
-from circuit_drift.measures.measures import MEASURES, RetrievalMeasure, build_measures
+from circuit_drift.measures.heads import RetrievalMeasure
+from circuit_drift.measures.registry import MEASURES, build_measures
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.workers.models import Models
 from circuit_drift.sweep.workers.tasks import Sweep

@@ -10,7 +10,8 @@ import circuit_drift
 from checkpoints import open_series
 from circuit_drift.api.runs import load_run
 from circuit_drift.cli import app
-from circuit_drift.measures.measures import build_measures, store_key
+from circuit_drift.measures.registry import build_measures
+from circuit_drift.measures.stored import store_key
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.workers.models import Models
 from circuit_drift.sweep.workers.tasks import Sweep

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from checkpoints import open_series
-from circuit_drift.measures.measures import build_measures
+from circuit_drift.measures.registry import build_measures
 from circuit_drift.store.journal import Outcome
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.workers.progress import Progress, has_viewer

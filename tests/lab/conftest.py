@@ -8,7 +8,7 @@ from circuit_drift.lab import probes
 from circuit_drift.lab.recipe import CPT_MIX, PRETRAIN_MIX, Recipe, Shape, Stage
 from circuit_drift.lab.tokenizer import make_tokenizer
 from circuit_drift.lab.world import make_world
-from circuit_drift.measures.measures import build_measures
+from circuit_drift.measures.registry import build_measures
 from circuit_drift.prompts import FactSource, NeedleSource, Prompts
 
 

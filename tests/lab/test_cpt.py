@@ -14,6 +14,7 @@ from circuit_drift.cli import app
 from circuit_drift.lab import probes
 from circuit_drift.lab.build import save_checkpoint
 from circuit_drift.lab.train import build_model
+from circuit_drift.lab.training import lab_documents
 from circuit_drift.training.strategies import (
     Config,
     Diverged,
@@ -21,7 +22,6 @@ from circuit_drift.training.strategies import (
     Lora,
     Strategy,
     comparison_frame,
-    lab_documents,
     load_config,
     load_documents,
     run_all,

@@ -11,7 +11,7 @@ import heads
 from checkpoints import BadPrompt, DriftError, open_series
 from circuit_drift.behaviour import harness
 from circuit_drift.behaviour.harness import HarnessMeasure, harness_probe
-from circuit_drift.behaviour.table import Behaviour
+from circuit_drift.behaviour.result import Behaviour
 from circuit_drift.cli import app
 from circuit_drift.store.store import Store
 from circuit_drift.training import Prober, Schedule

@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 import heads
 from checkpoints import BadPrompt, DriftError, StoreError, open_series
 from circuit_drift.behaviour import sft
+from circuit_drift.behaviour.result import Behaviour, Score
 from circuit_drift.behaviour.sft import SftMeasure, Tuning, answered, fine_tune, sft_probe
-from circuit_drift.behaviour.suites import LAB, STANDARD, family, make_task, suite_for
-from circuit_drift.behaviour.table import Behaviour, BehaviourTable, Score
+from circuit_drift.behaviour.suites import STANDARD, family, make_task, suite_for
+from circuit_drift.behaviour.table import BehaviourTable
 from circuit_drift.cli import app
+from circuit_drift.lab.suite import LAB
 from tests.checkpoints.test_device_map import attach_hooks
 
 TUNING = Tuning(steps=3, batch=4, lr=1e-2, warmup=1, needles=4)

@@ -12,7 +12,7 @@ import pytest
 import circuits
 import heads
 from checkpoints import LoadedModel, open_checkpoint
-from circuit_drift.measures.recall import only
+from circuit_drift.record.recall import only
 
 pytestmark = pytest.mark.real
 

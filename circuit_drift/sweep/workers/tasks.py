@@ -7,14 +7,8 @@ from typing import Any
 
 from checkpoints import Checkpoint, CheckpointMismatch, LoadedModel, StoreError
 from checkpoints.loading.load import DeviceMap
-from circuit_drift.measures.measures import (
-    ATTENTION,
-    Measure,
-    identity,
-    store_key,
-    stored_result,
-    with_provenance,
-)
+from circuit_drift.measures.base import ATTENTION, Measure
+from circuit_drift.measures.stored import identity, store_key, stored_result, with_provenance
 from circuit_drift.store.journal import Journal
 from circuit_drift.store.leases import LEASE, Claims
 from circuit_drift.store.store import Store, key_of
@@ -63,7 +57,7 @@ class Task:
             DamagedResult: it is gone, or not what was written.
             StoreError: a newer version's.
         """
-        return stored_result(store, self.name, self.key)
+        return stored_result(store, self.measure, self.key)
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any], store: Store) -> Any:
         """Compute the result from the checkpoint's model and earlier results of it, and store it.

@@ -32,12 +32,6 @@ from .documents import (
     Document as Document,
 )
 from .documents import (
-    lab_documents as lab_documents,
-)
-from .documents import (
-    lab_old_documents as lab_old_documents,
-)
-from .documents import (
     load_documents as load_documents,
 )
 from .documents import (

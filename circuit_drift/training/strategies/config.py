@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from checkpoints import DriftError
 from checkpoints.errors import require_choice, require_choices
 from checkpoints.files.reading import read_toml
-from circuit_drift.measures.measures import MEASURES
+from circuit_drift.measures.registry import known as known_measures
 
 PATHS = ("documents", "facts", "replay", "traced", "text")
 Reference = Literal["original", "previous"]
@@ -110,7 +110,7 @@ class Config:
         learned: mean recall of an entity's facts from which the curriculum drops its documents.
         retrieval: references that read instead of learning: the model as it was answers with a passage in front, the
             one that states the fact (gold), or the best match among the entity's documents or among all.
-        measures: stored measures taken at every epoch: heads, circuit, faithfulness.
+        measures: stored measures taken at every epoch, as of `circuit_drift.run`: heads, circuit, ...
         traced: JSONL of the facts whose circuit is traced; None = those beside the model, else the built-in ones.
         skills: outside the domain: arithmetic, copying.
         text: JSONL of documents whose perplexity is watched.
@@ -149,7 +149,8 @@ class Config:
             require_choice("retrieval", kind, get_args(Passages), error=DriftError)
         for skill in self.skills:
             require_choice("skills", skill, get_args(Skill), error=DriftError)
-        require_choices("measure", self.measures, MEASURES, error=DriftError)
+        asked = [name.partition(":")[0] for name in self.measures]
+        require_choices("measure", asked, known_measures(), error=DriftError)
         for path in (self.documents, self.facts, self.replay, self.traced, self.text):
             if path is not None and not path.is_file():
                 raise DriftError(f"{path} is not there; paths in a config are taken from the config's folder")

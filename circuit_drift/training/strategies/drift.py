@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints import BadPrompt, open_checkpoint, open_series
-from circuit_drift.measures.measures import tokenizer_of
-from circuit_drift.measures.recall import only, recalled
+from circuit_drift.measures.tokenizers import tokenizer_of
+from circuit_drift.record.recall import only, recalled
 from circuit_drift.record.record import RunRecord
 from circuit_drift.sweep.sweep import load_record
 from circuit_drift.training.strategies.checkpointing import STORE

@@ -10,7 +10,7 @@ from checkpoints import Checkpoint, LoadedModel
 from circuit_drift.behaviour import Arithmetic, Copying, Knowledge, Reading, TextPerplexity
 from circuit_drift.behaviour.gauges import Gauge
 from circuit_drift.behaviour.skills import forced_tokens
-from circuit_drift.measures.measures import tokenizer_of
+from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.training.strategies.config import Config
 from circuit_drift.training.strategies.documents import Document, load_documents, token_ids

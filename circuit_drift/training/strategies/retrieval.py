@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from checkpoints import BadPrompt, LoadedModel
 from checkpoints.results.disk import write_file
 from circuit_drift.behaviour import Knowledge
-from circuit_drift.measures.measures import tokenizer_of
+from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.training.strategies.checkpointing import claim, trajectory
 from circuit_drift.training.strategies.checks import Material
 from circuit_drift.training.strategies.config import Config, Passages, Strategy

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 from checkpoints import DriftError, LoadedModel
 from circuit_drift.behaviour.gauges import Gauge
-from circuit_drift.measures.measures import Measure, build_measures, tokenizer_of
+from circuit_drift.measures.base import Measure
+from circuit_drift.measures.registry import build_measures
+from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.training import Prober, Schedule, unit_scores
 from circuit_drift.training.strategies.checkpointing import (
     STORE,
@@ -69,7 +71,7 @@ def run_all(
     out = Path(out)
     material = check(config)
     if config.measures:
-        measures = (*build_measures(prompts_of(config, material.base), config.measures), *measures)
+        measures = (*build_measures(prompts_of(config, material.base), config.measures, material.base), *measures)
     gauges = (*gauges_of(config, material.texts, material.facts), *gauges)
     folders = tuple(_train(config, s, material, out, measures=measures, gauges=gauges) for s in config.strategies)
     answer_with_passages(config, material, out)

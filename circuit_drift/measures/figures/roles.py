@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuit_drift.comparison.pair import roles_of
-from circuit_drift.measures.recall import recalled, recalled_facts
+from circuit_drift.measures.pairs.roles import roles_of
 from circuit_drift.page import theme
 from circuit_drift.page.axis import over_checkpoints
+from circuit_drift.record.recall import recalled, recalled_facts
 from circuit_drift.record.record import RunRecord
 from circuits.graph.pruning import default_size
 

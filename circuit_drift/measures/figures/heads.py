@@ -1,4 +1,4 @@
-"""Figures of one run over training: behaviour, heads, circuits. Each takes a run's record and returns a plotly figure.
+"""Figures of retrieval over training. Each takes a run's record and returns a plotly figure.
 
 The x axis holds the checkpoints evenly spaced in their order, since log-spaced steps and several stages fit on no
 common scale; tick labels are the steps.
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from checkpoints.results.text import label
-from circuit_drift.measures.recall import recall_by_class
 from circuit_drift.page import theme
 from circuit_drift.page.axis import over_checkpoints, tick_labels
 from circuit_drift.record.record import RunRecord
@@ -69,44 +67,6 @@ def behaviour_figure(run: RunRecord) -> "go.Figure":
         f"answer perplexity {perplexity[0]:,.2f} → {perplexity[-1]:,.2f}",
         subtitle=f"{n} needle prompts, answers teacher-forced: score = over half of the answer's tokens are the top "
         "token, accuracy = all are",
-    )
-    return over_checkpoints(figure, run)
-
-
-def recall_figure(run: RunRecord) -> "go.Figure":
-    """Share of facts whose answer is the top token, by class, with Wilson 95 % intervals."""
-    import plotly.graph_objects as go
-    from scipy.stats import binomtest
-
-    points = [(i, recall_by_class(point.circuit)) for i, point in enumerate(run) if point.circuit is not None]
-    figure = go.Figure()
-    for k, name in enumerate(points[0][1]):
-        shares = np.array([shares[name][0] for _, shares in points])
-        n = points[0][1][name][1]
-        bounds = [binomtest(round(share * n), n).proportion_ci(0.95, method="wilson") for share in shares]
-        figure.add_scatter(
-            x=[i for i, _ in points],
-            y=shares,
-            name=f"{label(name)} (n = {n})",
-            mode="lines+markers",
-            line={"color": theme.CATEGORIES[k % 8], "dash": theme.DASHES[k % 6]},
-            marker={"symbol": theme.SYMBOLS[k % 8]},
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": [bound.high - share for bound, share in zip(bounds, shares, strict=True)],
-                "arrayminus": [share - bound.low for bound, share in zip(bounds, shares, strict=True)],
-                "thickness": 1,
-                "width": 2,
-            },
-        )
-    figure.update_yaxes(title_text="fact recall (top token)", range=[-0.03, 1.03])
-    last = points[-1][1]
-    best, worst = max(last, key=lambda name: last[name][0]), min(last, key=lambda name: last[name][0])
-    theme.dress(
-        figure,
-        title=f"Fact recall at the end: {best} {last[best][0]:.2f}, {worst} {last[worst][0]:.2f}",
-        subtitle="share of facts whose answer is the top token of the clean prompt; bars are Wilson 95 % intervals",
     )
     return over_checkpoints(figure, run)
 

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuit_drift.measures.recall import recalled
 from circuit_drift.page import theme
 from circuit_drift.page.axis import over_checkpoints
 from circuit_drift.record.lineage import nearest_before
+from circuit_drift.record.recall import recalled
 from circuit_drift.record.record import RunRecord
 
 if TYPE_CHECKING:

@@ -1,0 +1,13 @@
+from .base import Asked as Asked
+from .base import Measure as Measure
+from .base import Result as Result
+from .circuit import CircuitMeasure as CircuitMeasure
+from .faithfulness import FaithfulnessMeasure as FaithfulnessMeasure
+from .heads import RetrievalMeasure as RetrievalMeasure
+from .pairs.pairing import Compared as Compared
+from .pairs.pairing import Pairing as Pairing
+from .pairs.pairing import PairTable as PairTable
+from .registry import build_measures as build_measures
+from .registry import known as known
+from .registry import register as register
+from .roles import RolesMeasure as RolesMeasure

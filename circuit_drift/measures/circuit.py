@@ -1,0 +1,89 @@
+"""Knowledge circuits: what every edge contributes to each fact's answer."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import circuits
+from checkpoints import LoadedModel
+from circuit_drift.measures.base import Asked, Measure
+from circuit_drift.measures.pairs.circuit import CircuitPairing
+from circuit_drift.measures.tokenizers import tokenizer_of
+from circuit_drift.page.page import Section
+from circuit_drift.prompts import FactSource
+from circuit_drift.record.recall import recall_by_class
+from circuit_drift.record.record import RunRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class CircuitMeasure(Measure):
+    """EAP-IG edge scores per fact."""
+
+    source: FactSource
+    ig_steps: int = 5
+    rule: Literal["left", "right", "midpoint"] = "midpoint"
+
+    name = "circuit"
+    version = 3
+    result = circuits.AttributionGraph
+    pairing = CircuitPairing()
+
+    @classmethod
+    def build(cls, asked: Asked) -> Self:
+        """Over the run's facts."""
+        cls.refuse_arguments(asked)
+        return cls(asked.prompts.facts)
+
+    def params(self) -> dict[str, Any]:
+        """The prompts and the path integral's rule."""
+        return {"prompts": self.source.hash, "ig_steps": self.ig_steps, "rule": self.rule}
+
+    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "circuits.AttributionGraph":
+        """Attribute the logit difference of every usable fact to every edge."""
+        facts = self.source.tokenized(tokenizer_of(loaded))
+        return circuits.attribute(loaded.model, facts, ig_steps=self.ig_steps, rule=self.rule)
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Of the facts."""
+        return {"facts": self.source.origin}
+
+    @classmethod
+    def reading(cls, result: "circuits.AttributionGraph") -> dict[str, float]:
+        """Mean logit difference of the facts, in logits; positive = the answer is preferred."""
+        return {"logit_difference": float(result.clean_metric.mean())}
+
+    @classmethod
+    def columns(cls, result: "circuits.AttributionGraph") -> dict[str, Any]:
+        """Recall (top token), over all facts and by class where there are several."""
+        shares = recall_by_class(result)
+        overall = {"recall": float((result.answer_rank == 0).mean())}
+        return overall | ({f"recall_{name}": share for name, (share, _) in shares.items()} if len(shares) > 1 else {})
+
+    @classmethod
+    def short(cls, column: str) -> str:
+        """A class by its name alone."""
+        return column.removeprefix("recall_")
+
+    @classmethod
+    def sections(cls, run: RunRecord, table: "pd.DataFrame") -> Iterator[Section]:
+        """Recall of the facts, and how alike the circuits are, over training."""
+        from circuit_drift.measures.figures.recall import recall_figure
+        from circuit_drift.measures.figures.rewiring import rewiring_figure, rewiring_frame
+
+        traced = next(point.circuit for point in run if point.circuit is not None)
+        recall = [column for column in table.columns if column.startswith("recall")]
+        facts = f"{len(traced.answer_rank)} facts; facts: {run.origins['facts']}."
+        yield Section("recall", "Facts known", figure=recall_figure(run), caption=facts, frame=table[["step", *recall]])
+        rewired = rewiring_frame(run)
+        yield Section(
+            "circuits",
+            "Circuits over training",
+            text="How alike each circuit is to its neighbour and to the last, beside what resampling prompts does.",
+            figure=rewiring_figure(run, rewired),
+            caption=f"EAP-IG edge scores; overlap and floor are both between disjoint halves of the facts. {facts}",
+            frame=rewired,
+        )

@@ -1,0 +1,117 @@
+"""Retrieval heads: the scores of every head on needle prompts, needle accuracy and the answers' likelihood."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import heads
+from checkpoints import LoadedModel
+from circuit_drift.measures.base import Asked, Measure
+from circuit_drift.measures.needles import needle_prompts_of
+from circuit_drift.measures.pairs.heads import HeadPairing
+from circuit_drift.measures.tokenizers import tokenizer_of
+from circuit_drift.page.page import Section
+from circuit_drift.prompts import NeedleSource
+from circuit_drift.record.record import RunRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHORT = {
+    "needle_score": "needle",
+    "needle_accuracy": "exact",
+    "answer_ppl": "ppl",
+    "retrieval_heads": "heads",
+    "best_head": "best",
+    "best_score": "score",
+}
+
+
+@dataclass(frozen=True)
+class RetrievalMeasure(Measure):
+    """Teacher-forced retrieval scores, needle accuracy and answer NLL over one set of needle prompts."""
+
+    source: NeedleSource
+    batch_size: int = 8
+
+    name = "heads"
+    version = 3
+    result = heads.RetrievalScores
+    pairing = HeadPairing()
+
+    @classmethod
+    def build(cls, asked: Asked) -> Self:
+        """Over the run's needles."""
+        cls.refuse_arguments(asked)
+        return cls(asked.prompts.needles)
+
+    def params(self) -> dict[str, Any]:
+        """The prompts; the batch size changes no number."""
+        return {"prompts": self.source.hash}
+
+    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "heads.RetrievalScores":
+        """Score every head on every needle prompt in one forward pass a batch."""
+        prompts = needle_prompts_of(tokenizer_of(loaded), self.source)
+        return heads.retrieval_scores(loaded.model, prompts, batch_size=self.batch_size)
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Of the needles."""
+        return {"needles": self.source.origin}
+
+    @classmethod
+    def reading(cls, result: "heads.RetrievalScores") -> dict[str, float]:
+        """Needle accuracy, perplexity of the answers, heads that retrieve."""
+        return {
+            "needle_accuracy": result.needle_accuracy,
+            "answer_ppl": result.answer_ppl,
+            "retrieval_heads": result.count(),
+        }
+
+    @classmethod
+    def columns(cls, result: "heads.RetrievalScores") -> dict[str, Any]:
+        """Readouts, the number of heads that retrieve, the best head and its score."""
+        best = result.top(1)
+        return {
+            "needle_score": result.needle_score,
+            "needle_accuracy": result.needle_accuracy,
+            "answer_ppl": result.answer_ppl,
+            "retrieval_heads": result.count(),
+            "best_head": best[0].name if best else None,
+            "best_score": best[0].score.value if best else None,
+        }
+
+    @classmethod
+    def short(cls, column: str) -> str:
+        """One word each."""
+        return SHORT.get(column, column)
+
+    @classmethod
+    def sections(cls, run: RunRecord, table: "pd.DataFrame") -> Iterator[Section]:
+        """Behaviour, the map of all heads, and the leading heads, over training."""
+        from circuit_drift.measures.figures import heads as figures
+
+        scored = next(point.heads for point in run if point.heads is not None)
+        probe = f"{len(scored)} prompts of {scored.meta['length']} tokens; needles: {run.origins['needles']}."
+        yield Section(
+            "needle",
+            "Needle score against answer perplexity",
+            figure=figures.behaviour_figure(run),
+            caption=probe,
+            frame=table[["step", "needle_score", "needle_accuracy", "answer_ppl"]],
+        )
+        yield Section(
+            "heads",
+            "Retrieval heads over training",
+            text="Which heads retrieve, layer by layer; drag the slider through training.",
+            figure=figures.head_map_figure(run),
+            caption=f"Teacher-forced retrieval score (arXiv 2604.02650, 3.3), mean over {probe}",
+            frame=figures.head_frame(run),
+        )
+        yield Section(
+            "leading-heads",
+            "The leading heads",
+            figure=figures.head_lines_figure(run),
+            caption=f"95 % intervals are in the table; {probe}",
+            frame=table[["step", "retrieval_heads", "best_head", "best_score"]],
+        )

@@ -1,0 +1,89 @@
+"""What a measure says of two checkpoints: one object a measure, so that nobody else lists what can be compared."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from circuit_drift.page.page import Section
+from circuit_drift.record.pair import PairRecord
+from circuit_drift.record.record import Point
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from heads import Change
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Two results of one measure, compared.
+
+    Attributes:
+        change: the comparison itself; its ``significant``, if it has one, says whether the pair differs in it.
+        readouts: changes of what the checkpoints do, told before everything else.
+        facts: which facts it is about, in words; empty where it is about none.
+    """
+
+    change: Any
+    readouts: "tuple[Change, ...]" = ()
+    facts: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PairTable:
+    """One table.
+
+    Attributes:
+        name: its key in JSON.
+        title: its heading.
+        frame: its rows, the strongest first where that means something.
+    """
+
+    name: str
+    title: str
+    frame: "pd.DataFrame"
+
+
+class Pairing(ABC):
+    """How a measure compares its results at two checkpoints, and how the change is told; all but `compare` optional.
+
+    Attributes:
+        noun: what changes, as in "no head changed significantly".
+        needs: measures whose comparison `compare` wants to see; one that needs none is missed where it is lacking.
+        tables: names of its tables, which JSON holds as null where there are none.
+        place: where its sections stand on a pair's page, low first.
+    """
+
+    noun: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+    tables: ClassVar[tuple[str, ...]] = ()
+    place: ClassVar[int] = 2
+
+    @abstractmethod
+    def compare(self, a: Point, b: Point, *, q: float, earlier: Mapping[str, Any]) -> Compared | None:
+        """Compare two points that both have the measure's result; None where that says nothing.
+
+        Args:
+            a: results at A.
+            b: results at B; positive changes mean that B has more.
+            q: the false discovery rate that changes are held to.
+            earlier: changes of the measures in `needs`.
+        """
+
+    def parts(self, pair: PairRecord) -> Iterable[str]:
+        """What changed for real, in words ("3 heads"); none by default."""
+        return ()
+
+    def sentences(self, pair: PairRecord) -> Iterable[str]:
+        """What the pair's verdict says of the measure; nothing by default."""
+        return ()
+
+    def frames(self, pair: PairRecord) -> Iterable[PairTable]:
+        """Tables for the terminal, the notebook and JSON; none by default."""
+        return ()
+
+    def sections(self, pair: PairRecord, *, anchor: str) -> Iterable[Section]:
+        """Sections of the pair's page, their slugs ending in the anchor; by default its sentences and tables."""
+        for table in self.frames(pair):
+            yield Section(f"{table.name}-{anchor}", table.title, text=" ".join(self.sentences(pair)), frame=table.frame)
