@@ -45,7 +45,7 @@ class BehaviourTable:
             DriftError: no point has a result of it; gives the reasons.
         """
         found = list(points)
-        measured = [(point.step, point.results[measure]) for point in found if measure in point.results]
+        measured = [(p.step, p.results[measure]) for p in found if measure in p.results and p.step is not None]
         failures = {point.name: point.failures[measure] for point in found if measure in point.failures}
         if not measured:
             reasons = "; ".join(dict.fromkeys(failures.values())) or "it was not asked for"

@@ -84,16 +84,15 @@ def compare_points(a: Point, b: Point, *, q: float = 0.05, transfer: "circuits.T
     readouts: list[Change] = []
     missing: dict[str, str] = {}
     facts = ""
-    for kind in sorted(comparable((a, b)), key=lambda kind: len(kind.pairing.needs) if kind.pairing else 0):
-        lacking = [point for point in (a, b) if kind.name not in point.results]
-        if lacking and not kind.pairing.needs:
-            reasons = (f"{point.name}: {point.failures.get(kind.name, 'not measured')}" for point in lacking)
-            missing[kind.name] = "; ".join(reasons)
-        if lacking or not set(kind.pairing.needs) <= changes.keys():
+    for name, pairing in sorted(comparable((a, b)).items(), key=lambda item: len(item[1].needs)):
+        lacking = [point for point in (a, b) if name not in point.results]
+        if lacking and not pairing.needs:
+            missing[name] = "; ".join(f"{point.name}: {point.failures.get(name, 'not measured')}" for point in lacking)
+        if lacking or not set(pairing.needs) <= changes.keys():
             continue
-        compared = kind.pairing.compare(a, b, q=q, earlier=changes)
+        compared = pairing.compare(a, b, q=q, earlier=changes)
         if compared is not None:
-            changes[kind.name] = compared.change
+            changes[name] = compared.change
             readouts += compared.readouts
             facts = facts or compared.facts
     if not changes:

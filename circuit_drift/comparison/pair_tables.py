@@ -1,37 +1,31 @@
 """The tables of a pair, once for the terminal, the notebook, JSON and the report."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from circuit_drift.measures.base import Measure
 from circuit_drift.measures.pairs.pairing import Pairing, PairTable
 from circuit_drift.measures.registry import MEASURES, find, known
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point
 
 
-def comparable(points: Sequence[Point]) -> Iterator[type[Measure]]:
-    """The measures that compare two results: those a run takes by default, and those that the points have or lack.
+def comparable(points: Sequence[Point]) -> dict[str, Pairing]:
+    """How two results of a measure are compared, by its name and in the order of `known`.
 
-    In the order of `known`.
+    For the measures that a run takes by default, and those that the points have or lack.
     """
     present = {name for point in points for name in (*point.results, *point.failures)}
-    for name in known():
-        kind = find(name) if name in (*MEASURES, *present) else None
-        if kind is not None and kind.pairing is not None:
-            yield kind
+    kinds = (find(name) for name in known() if name in (*MEASURES, *present))
+    return {kind.name: kind.pairing for kind in kinds if kind is not None and kind.pairing is not None}
 
 
-def pairings(pair: PairRecord) -> Iterator[Pairing]:
+def pairings(pair: PairRecord) -> list[Pairing]:
     """How each measure tells what changed, for those that were compared, in the order of `known`."""
-    for kind in comparable((pair.a, pair.b)):
-        if kind.name in pair.changes and kind.pairing is not None:
-            yield kind.pairing
+    return [pairing for name, pairing in comparable((pair.a, pair.b)).items() if name in pair.changes]
 
 
 def table_names(pair: PairRecord) -> tuple[str, ...]:
     """The names of all tables that a pair may have."""
-    kinds: Iterable[type[Measure]] = comparable((pair.a, pair.b))
-    return tuple(name for kind in kinds if kind.pairing is not None for name in kind.pairing.tables)
+    return tuple(name for pairing in comparable((pair.a, pair.b)).values() for name in pairing.tables)
 
 
 def pair_tables(pair: PairRecord) -> Iterator[PairTable]:

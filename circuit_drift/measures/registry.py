@@ -57,7 +57,7 @@ def find(name: str) -> type[Measure] | None:
     if point is None:
         return None
     try:
-        kind = point.load()
+        kind: type[Measure] = point.load()
     except (ImportError, AttributeError) as error:
         raise DriftError(f"the measure {name} cannot be loaded from {point.value}: {error}") from error
     _check(kind, point.value)
@@ -109,7 +109,7 @@ def build_measures(
             continue
         kind = find(name)
         if kind is None:
-            raise DriftError(f"unknown measure {name}; choose from {', '.join(known())}")
+            raise DriftError(f"unknown measure {name!r}; choose from {', '.join(known())}")
         if prompts is None:
             raise DriftError(f"the measure {name} is asked for by name, and there are no prompts to make it from")
         built[name] = kind.build(Asked(prompts, values, checkpoint))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from checkpoints.results.disk import write_file
 from circuit_drift.lab import probes
+from circuit_drift.lab.documents import lab_documents, lab_old_documents
 from circuit_drift.lab.paraphrases import paraphrased
-from circuit_drift.lab.training import lab_documents, lab_old_documents
 from circuit_drift.lab.world import World, by_person, make_world
 from circuit_drift.training.strategies.config import Config, Lora, Strategy
 from circuit_drift.training.strategies.documents import write_documents

@@ -22,7 +22,7 @@ def pair_verdict(pair: PairRecord) -> tuple[str, ...]:
     a, b = pair.a.label, pair.b.label
     if a == b:
         a, b = pair.a.place, pair.b.place
-    told = list(pairings(pair))
+    told = pairings(pair)
     if pair.significant:
         parts = " and ".join(part for pairing in told for part in pairing.parts(pair))
         opening = f"{a} and {b} differ: {parts} changed for real (q < {pair.q:g})."

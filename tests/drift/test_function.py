@@ -6,10 +6,10 @@ import circuit_drift
 import circuits
 from checkpoints import BadPrompt, open_series
 from circuit_drift.cli import app
-from circuit_drift.comparison.pair import roles_of
 from circuit_drift.comparison.pair_tables import pair_tables
 from circuit_drift.comparison.transfer import measure_transfer, stored_transfer
 from circuit_drift.measures.figures.roles import roles_frame
+from circuit_drift.measures.pairs.roles import roles_of
 from circuit_drift.store.store import Store
 
 

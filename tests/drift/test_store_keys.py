@@ -8,7 +8,8 @@ import pytest
 
 import circuit_drift
 from checkpoints import open_checkpoint, open_series
-from circuit_drift.measures import measures
+from circuit_drift.measures import stored
+from circuit_drift.measures.heads import RetrievalMeasure
 from circuit_drift.measures.registry import build_measures
 from circuit_drift.measures.stored import store_key
 from circuit_drift.store.store import Store
@@ -32,16 +33,16 @@ def test_the_versions_of_the_libraries_are_in_the_key_and_in_the_provenance(fold
     import transformers
 
     before = key(folder, tiny_series)
-    assert measures.libraries() == {
+    assert stored.libraries() == {
         "torch": torch.__version__.partition("+")[0], "transformers": transformers.__version__
     }  # fmt: skip
     point = next(measure_each([open_checkpoint(folder)], Store.open(tmp_path / "s"), prompts_of(tiny_series),
                               measures=["heads"], device="cpu", progress=False))  # fmt: skip
-    assert point.heads.meta["provenance"]["libraries"] == measures.libraries()
+    assert point.heads.meta["provenance"]["libraries"] == stored.libraries()
     assert point.heads.meta["provenance"]["key"] == point.keys["heads"] == before
-    versions = measures.libraries()
+    versions = stored.libraries()
     for name in versions:
-        monkeypatch.setattr(measures, "libraries", lambda name=name: {**versions, name: "9"})
+        monkeypatch.setattr(stored, "libraries", lambda name=name: {**versions, name: "9"})
         assert key(folder, tiny_series) != before
         monkeypatch.undo()
 
@@ -66,7 +67,7 @@ def test_code_is_in_the_key_where_it_may_run_and_nowhere_else(folder, tiny_serie
 def test_a_checkpoint_that_is_replaced_while_it_is_measured_is_refused(changed, tiny_series, tmp_path, monkeypatch):
     series = tmp_path / "series"
     shutil.copytree(tiny_series, series)
-    sound = measures.RetrievalMeasure.compute
+    sound = RetrievalMeasure.compute
 
     def replaced(self, loaded, earlier):
         found = sound(self, loaded, earlier)
@@ -79,7 +80,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_measured_is_refused(changed, 
                             .replace('"river"', '"lake"'))  # fmt: skip
         return found
 
-    monkeypatch.setattr(measures.RetrievalMeasure, "compute", replaced)
+    monkeypatch.setattr(RetrievalMeasure, "compute", replaced)
     run = circuit_drift.run(
         series, store=tmp_path / "s", prompts=prompts_of(series), measures=["heads"], device="cpu", progress=False
     )

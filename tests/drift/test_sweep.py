@@ -94,7 +94,7 @@ def test_only_what_is_asked_for_is_measured(tiny_series, store):
 def test_faithfulness_brings_the_circuit_it_needs(tiny_series):
     prompts = circuit_drift.prompts_for(tiny_series, **SMALL)
     assert [measure.name for measure in build_measures(prompts, ["faithfulness"])] == ["circuit", "faithfulness"]
-    with pytest.raises(DriftError, match="unknown measure loss"):
+    with pytest.raises(DriftError, match="unknown measure 'loss'"):
         build_measures(prompts, ["loss"])
 
 

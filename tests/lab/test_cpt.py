@@ -13,8 +13,8 @@ from checkpoints import BadPrompt, DriftError, StoreError, open_checkpoint, open
 from circuit_drift.cli import app
 from circuit_drift.lab import probes
 from circuit_drift.lab.build import save_checkpoint
+from circuit_drift.lab.documents import lab_documents
 from circuit_drift.lab.train import build_model
-from circuit_drift.lab.training import lab_documents
 from circuit_drift.training.strategies import (
     Config,
     Diverged,

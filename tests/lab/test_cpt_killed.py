@@ -11,8 +11,8 @@ import pytest
 import circuit_drift
 from circuit_drift.lab import probes
 from circuit_drift.lab.build import save_checkpoint
+from circuit_drift.lab.documents import lab_documents
 from circuit_drift.lab.train import build_model
-from circuit_drift.lab.training import lab_documents
 from circuit_drift.training.strategies import load_config, run_all, write_documents
 
 CONFIG = """
