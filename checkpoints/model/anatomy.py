@@ -112,6 +112,11 @@ class Anatomy:
         """Whether attention and MLP of a layer read the same stream."""
         return self.blocks[0].parallel
 
+    @property
+    def learned_positions(self) -> bool:
+        """Whether learned vectors of positions are added to the embeddings, as in GPT-2; rotary models have none."""
+        return any(isinstance(module, nn.Embedding) and module is not self.embedding for module in self.model.modules())
+
 
 def anatomy(model: PreTrainedModel) -> Anatomy:
     """Find the parts of a decoder-only language model.

@@ -116,6 +116,17 @@ class Gradients:
                 inside = block.mlp_norm.pull_back(widen(seen.mlp_in), mlp, freeze=self.freeze_norms)
             total.mlp = weight * inside if total.mlp is None else total.mlp.add_(inside, alpha=weight)
 
+    def forget_bare_stream(self) -> None:
+        """Take back what reached the readers in front of which nothing has been written yet: those of layer 0."""
+        total = self.layers[0]
+        if total.heads is not None:
+            total.heads.zero_()
+        total.x_hats.clear()
+        total.alongs.clear()
+        total.apart = [(stream, torch.zeros_like(heads)) for stream, heads in total.apart]
+        if self.parts.blocks[0].parallel and total.mlp is not None:
+            total.mlp.zero_()
+
 
 def _gradients(trace: Trace, value: Tensor) -> dict[tuple[int, str], Tensor]:
     """(layer, reader) -> gradient of a value there, 0 where it does not depend on it; the stream's end is layer -1."""

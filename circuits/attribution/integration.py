@@ -186,7 +186,11 @@ def _increments(scorer: PathScorer, batch: Batch, ends: _Ends) -> Iterator[tuple
 def _activations(
     scorer: PathScorer, batch: Batch, ends: _Ends, differences: Writers, settle: Settle
 ) -> Iterator[tuple[Writers, Gradients]]:
-    """Gradients with one group of writers at a time (the input, a layer's heads, its MLP) between its two outputs."""
+    """Gradients with one group of writers at a time (the input, a layer's heads, its MLP) between its two outputs.
+
+    As EAP-IG's code has it, the passes that move the input give nothing to what reads it alone, unless learned
+    positions are added to it: the moved embeddings are constants there, so no gradient arrives and no hook fires.
+    """
     own = scorer.plan.kind == "own activations"
     groups = 1 + 2 * scorer.parts.n_layers
     gradients = scorer.gradients()
@@ -196,6 +200,8 @@ def _activations(
             settle(moved, gradients)
             trace = _interpolated(scorer.parts, batch, ends.high, differences, group, 1 - alpha)
             gradients.add(trace, ends.metric, weight if own else weight / groups)
+            if group == 0 and not own and not scorer.parts.learned_positions:
+                gradients.forget_bare_stream()
         if own:
             yield moved, gradients
             gradients = scorer.gradients()

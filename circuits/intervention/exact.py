@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from circuits.attribution.ablation import Ablation
+    from circuits.attribution.gqa import KeyValue
     from circuits.facts.facts import FactSet
     from circuits.facts.metrics import Metric, MetricName
 
@@ -33,6 +34,7 @@ def exact_edges(
     edges: Sequence[str] | None = None,
     metric: "MetricName | Metric" = "logit difference",
     ablation: "Ablation" = "corrupt",
+    kv: "KeyValue" = "groups",
     batch_size: int = 8,
 ) -> AttributionGraph:
     """Patch edge by edge.
@@ -43,6 +45,7 @@ def exact_edges(
         edges: names of the edges wanted; by default all. Others are NaN, not measured, and no circuit takes them.
         metric: as for `circuits.attribute`.
         ablation: what a patched edge carries, as for `circuits.attribute`.
+        kv: key and value readers as for `circuits.attribute`; for each of the query heads every edge is a whole run.
         batch_size: facts in one pass.
 
     Raises:
@@ -50,18 +53,20 @@ def exact_edges(
     """
     from checkpoints.model.anatomy import anatomy
     from circuits.attribution.edges import describe, graph_shape
+    from circuits.attribution.gqa import view
     from circuits.facts.metrics import find_metric
     from circuits.intervention.patching import run_patches
 
     parts = anatomy(model)
-    shape = graph_shape(parts)
+    shape = graph_shape(view(parts, kv))
     names = Circuit(shape, shape.mask).edges
     places = {name: (int(i), int(j)) for name, (i, j) in zip(names, np.argwhere(shape.mask), strict=True)}
     wanted = names if edges is None else tuple(edges)
     if unknown := [name for name in wanted if name not in places]:
         raise BadPrompt(f"{unknown[0]!r} is no edge of this graph; names look like {names[-1]!r}")
     pairs = [places[name] for name in wanted]
-    shared = [] if any(block.latent is not None for block in parts.blocks) else pairs
+    apart = shape != graph_shape(parts) or any(block.latent is not None for block in parts.blocks)
+    shared = [] if apart else pairs
     patched = run_patches(
         model, facts, lambda patcher: patcher.edges(shared), len(shared),
         metric=metric, ablation=ablation, batch_size=batch_size,
@@ -124,7 +129,7 @@ def _unshared(
     ablation: "Ablation",
     batch_size: int,
 ) -> Floats:
-    """[P, N] the same by a whole run for each edge, as multi-head latent attention needs it."""
+    """[P, N] the same by a whole run for each edge, as latent attention and split groups of heads need it."""
     cuts = [Circuit(whole.shape, whole.mask.copy()) for _ in pairs]
     for cut, pair in zip(cuts, pairs, strict=True):
         cut.mask[pair] = False

@@ -48,10 +48,41 @@ def test_only_the_writers_own_passes_count(family, writer):
         np.testing.assert_allclose(found, np.mean(slopes), rtol=3e-3, atol=3e-4)
 
 
+@pytest.mark.parametrize(
+    ("family", "readers", "silent"),
+    [
+        ("llama_gqa", ("a0.h1<q>", "a0.kv0<v>"), True),
+        ("llama_gqa", ("m0", "a1.h2<q>", "logits"), False),
+        ("gpt_neox", ("a0.h1<q>", "m0"), True),
+        ("gpt2", ("a0.h1<q>", "m0"), False),
+    ],
+)
+def test_as_coded_the_inputs_own_passes_miss_what_reads_it_alone_without_learned_positions(family, readers, silent):
+    """Finite differences for every group of writers held; the published hooks do not fire where nothing is learned."""
+    model, facts = build(family), random_facts(1, length=6)
+    steps = 2
+    graph = circuits.attribute(model, facts, method="activations-eapig", ig_steps=steps)
+    clean, corrupt = list(facts.clean[0]), list(facts.corrupt[0])
+    answer, wrong = int(facts.answer_id[0]), int(facts.wrong_id[0])
+    row = graph.writers.index("input")
+    change = residual_parts(model, corrupt)[row] - residual_parts(model, clean)[row]
+    for reader in readers:
+        slopes = []
+        for group in ("input", "a0.h0", "m0", "a1.h0", "m1"):
+            for alpha in (1 / steps, 1):
+                between, ends = held(model, group, clean, corrupt, alpha), []
+                for sign in (1, -1):
+                    with displaced(model, reader_key(reader), sign * STEP * change), between:
+                        ends.append(metric(model, clean, answer, wrong))
+                slopes.append(0 if silent and group == "input" else (ends[0] - ends[1]) / (2 * STEP))
+        found = graph.scores[0, row, graph.readers.index(reader)]
+        np.testing.assert_allclose(found, np.mean(slopes), rtol=3e-3, atol=3e-4)
+
+
 def held(model, writer, clean, corrupt, alpha):
     """Hold the writer's part (the input, all heads of the layer, the MLP) between its corrupt and clean output."""
     parts = anatomy(model)
-    block = parts.blocks[0]
+    block = parts.blocks[0 if writer == "input" else int(writer[1])]
     if writer == "input":
         return _Held(block.module, model, clean, corrupt, alpha, entering=True)
     if writer.startswith("a"):

@@ -78,6 +78,21 @@ def test_scores_and_circuits_are_those_of_the_model_with_repeated_heads(family):
     assert not np.allclose(ours[0], corrupt)
 
 
+def test_edges_into_query_heads_are_patched_as_in_the_model_with_repeated_heads():
+    grouped, other = repeated("llama_gqa")
+    facts = random_facts(2, length=5)
+    names = ["input->a1.h0<k>", "a0.h1->a1.h3<v>", "m0->a1.h2<k>", "a0.h0->a1.h1<q>", "m0->logits"]
+    found = circuits.exact_edges(grouped, facts, edges=names, kv="query heads")
+    expected = circuits.exact_edges(other, facts, edges=names)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5 * np.nanmax(np.abs(expected.scores)))
+    assert np.nanmax(np.abs(found.scores)) > 0
+    with pytest.raises(BadPrompt, match="no edge"):
+        circuits.exact_edges(grouped, facts, edges=names)
+    with pytest.raises(BadPrompt, match="kv"):
+        circuits.exact_edges(grouped, facts, kv="heads")
+
+
 def test_full_circuit_is_the_clean_run_and_empty_the_corrupt_one():
     model, facts = build("phi3", dtype=torch.float32), random_facts(3, ragged=True)
     graph = circuits.attribute(model, facts, method="eap", kv="query heads")
