@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import heads
-from checkpoints import BadPrompt, DriftError, LoadedModel, Series
+from checkpoints import BadPrompt, CorruptWeights, DriftError, LoadedModel, Series
 from checkpoints.loading.load import DeviceMap
 from checkpoints.model.rope import of_one_regime
 from circuit_drift.behaviour.randomness import random_states
@@ -295,7 +295,7 @@ def fine_tune(
         seed: of the order of prompts and of dropout.
 
     Raises:
-        DriftError: the loss is not finite.
+        DriftError: it diverges.
     """
     import copy
 
@@ -312,12 +312,13 @@ def fine_tune(
         for step in range(tuning.steps):
             for group in optimizer.param_groups:
                 group["lr"] = tuning.lr * _scale(tuning, step)
-            logits, targets = _answer_logits(twin, list(islice(shuffled, tuning.batch)))
-            loss = cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED)
-            if not math.isfinite(float(loss.detach())):
+            try:
+                logits, targets = _answer_logits(twin, list(islice(shuffled, tuning.batch)))
+            except CorruptWeights as error:
                 raise DriftError(
-                    f"the fine-tune's loss is {float(loss.detach())} after {step} steps; lower its lr {tuning.lr:g}"
-                )
+                    f"the fine-tune diverged after {step} steps, its logits are not finite; lower its lr {tuning.lr:g}"
+                ) from error
+            loss = cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED)
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(twin.parameters(), CLIP)
             optimizer.step()
