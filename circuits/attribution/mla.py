@@ -55,53 +55,65 @@ def effective_weight(block: Block, dtype: torch.dtype) -> Tensor:
 def latent_gradients(
     block: Block, seen: LayerTrace, gradients: tuple[Tensor, Tensor, Tensor], *, freeze: bool
 ) -> HeadGradients:
-    """One step's share, from the gradients at ``up`` of queries, of keys and values, and at the attention's keys."""
-    latent, states, norm = block.latent, seen.latent, block.attention_norm
+    """One step's share, from the gradients at ``up`` of queries, of keys and values, and at the attention's keys.
+
+    Args:
+        block: a layer of latent attention.
+        seen: its trace.
+        gradients: [b, t, out of ``up``] of queries; the same of keys and values; [b, heads, t, width] of the keys.
+        freeze: whether the norms' scales count as constants.
+    """
+    latent, norm = block.latent, block.attention_norm
     assert latent is not None
-    assert states is not None
     at_q, at_kv, at_key = gradients
-    at_kv = at_kv.flatten(1, -2)  # some attentions keep the latents as of a single head
-    keys_values = widen(seen.k).flatten(1, -2)
-    b, t = at_q.shape[:2]
-    readers = block.q.heads + 2 * block.k.heads
-    if norm is None:
-        inverse, x_hat = at_q.new_ones(()), None
-    else:
-        x_hat, inverse = norm.normalise(widen(seen.attention_in))
-    kv_down = widen(states.kv_down)
-    rotated = _turned_back(block, seen, at_key)
-    kv = _Inner(block.k.module, latent.kv_norm, kv_down[..., : latent.rank])
-    rotary_along = (rotated * _offset_free(latent.kv_down, norm, kv_down)[..., None, latent.rank :]).sum(-1)
-    key = kv.read(block.k, keys_values, at_kv, _offset_free(latent.kv_down, norm, kv_down)[..., : latent.rank])
-    value = kv.read(block.v, keys_values, at_kv, _offset_free(latent.kv_down, norm, kv_down)[..., : latent.rank])
-    if latent.q_down is None or latent.q_norm is None or states.q_down is None:
-        delta = block.q.select(at_q)
-        query = _Read(
-            delta, delta.new_zeros(b, t, block.q.heads), (delta * normed_part(block.q, norm, widen(seen.q))).sum(-1)
-        )
-        shared_q = None
-    else:
-        q_down = widen(states.q_down)
-        inner = _Inner(block.q.module, latent.q_norm, q_down)
-        query = inner.read(block.q, widen(seen.q), at_q, _offset_free(latent.q_down, norm, q_down))
-        shared_q = inner.direction(linear_weight(latent.q_down).detach())
-    key = _Read(torch.cat([key.heads, rotated], -1), key.inner, key.along + rotary_along)
-    scaled = inverse.unsqueeze(-1)
-    heads = _stacked(query.heads * scaled, key.heads * scaled, value.heads * scaled, dim=-1, readers=-2)
+    x_hat, inverse = (None, at_q.new_ones(())) if norm is None else norm.normalise(widen(seen.attention_in))
+    query, query_latent = _query(block, seen, at_q)
+    key, value, kv_latent = _key_value(block, seen, at_kv, at_key)
+    scale = inverse.unsqueeze(-1)  # 1 / s
+    heads = _stacked(query.heads * scale, key.heads * scale, value.heads * scale, dim=-1, readers=-2)
     if freeze:
         return HeadGradients(heads, [], [])
-    directions, alongs = [], []
-    none = query.inner.new_zeros(b, t, readers)
-    first = block.q.heads
-    if shared_q is not None:
-        directions.append(_through_norm(norm, shared_q))
-        alongs.append(torch.cat([query.inner, none[..., first:]], -1) * inverse)
-    directions.append(_through_norm(norm, kv.direction(linear_weight(latent.kv_down).detach()[: latent.rank])))
-    alongs.append(torch.cat([none[..., :first], key.inner, value.inner], -1) * inverse)
+    directions, alongs = [], []  # D of queries, D of keys and values, x_hat; and how much of each to subtract
+    none_q, none_kv = torch.zeros_like(query.inner), torch.zeros_like(torch.cat([key.inner, value.inner], -1))
+    if query_latent is not None and latent.q_down is not None:
+        directions.append(_through_norm(norm, query_latent.direction(linear_weight(latent.q_down).detach())))
+        alongs.append(torch.cat([query.inner, none_kv], -1) * inverse)
+    down = linear_weight(latent.kv_down).detach()[: latent.rank]
+    directions.append(_through_norm(norm, kv_latent.direction(down)))
+    alongs.append(torch.cat([none_q, key.inner, value.inner], -1) * inverse)
     if x_hat is not None:
         directions.append(x_hat)
         alongs.append(torch.cat([query.along, key.along, value.along], -1) * inverse / x_hat.shape[-1])
     return HeadGradients(heads, directions, alongs)
+
+
+def _query(block: Block, seen: LayerTrace, at_q: Tensor) -> "tuple[_Read, _Inner | None]":
+    """What the queries' readers get, and the latent they come from, if from any."""
+    latent, states, norm = block.latent, seen.latent, block.attention_norm
+    assert latent is not None
+    assert states is not None
+    if latent.q_down is None or latent.q_norm is None or states.q_down is None:
+        delta = block.q.select(at_q)  # [b, t, heads, width]
+        along = (delta * normed_part(block.q, norm, widen(seen.q))).sum(-1)
+        return _Read(delta, delta.new_zeros(delta.shape[:-1]), along), None
+    q_down = widen(states.q_down)  # [b, t, rank]
+    inner = _Inner(block.q.module, latent.q_norm, q_down)
+    return inner.read(block.q, widen(seen.q), at_q, _offset_free(latent.q_down, norm, q_down)), inner
+
+
+def _key_value(block: Block, seen: LayerTrace, at_kv: Tensor, at_key: Tensor) -> "tuple[_Read, _Read, _Inner]":
+    """What the readers of keys and of values get, and the latent that both come from."""
+    latent, states = block.latent, seen.latent
+    assert latent is not None
+    assert states is not None
+    at_kv, output = at_kv.flatten(1, -2), widen(seen.k).flatten(1, -2)  # some keep the latents as of a single head
+    kv_down = widen(states.kv_down)  # [b, t, rank + rotary]
+    part = _offset_free(latent.kv_down, block.attention_norm, kv_down)
+    inner = _Inner(block.k.module, latent.kv_norm, kv_down[..., : latent.rank])
+    key, value = (inner.read(p, output, at_kv, part[..., : latent.rank]) for p in (block.k, block.v))
+    rotated = _turned_back(block, seen, at_key)  # [b, t, heads, rotary]
+    along = key.along + (rotated * part[..., None, latent.rank :]).sum(-1)
+    return _Read(torch.cat([key.heads, rotated], -1), key.inner, along), value, inner
 
 
 @dataclass(frozen=True, slots=True)
