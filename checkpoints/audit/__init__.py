@@ -64,10 +64,20 @@ def audit_facts(series: Series, facts: Sequence[Facts], *, depth: Depth) -> Audi
     """`audit` on facts already gathered, one per checkpoint of the series, in its order."""
     position = {checkpoint: place for place, checkpoint in enumerate(series)}
     paths = [[position[checkpoint] for checkpoint in path] for path in series.paths()]
-    findings = [*chain.from_iterable(check(facts) for check in _CHECKS), *order.off_path(facts, paths)]
+    found = chain(chain.from_iterable(check(facts) for check in _CHECKS), order.off_path(facts, paths))
+    findings = [finding for finding in found if not _left_by_choice(series, finding)]
     findings.sort(key=lambda finding: finding.severity == "warning")
     labels = tuple(checkpoint.label for checkpoint in series)
     return AuditReport(series.name, labels, tuple(findings), depth)
+
+
+def _left_by_choice(series: Series, finding: Finding) -> bool:
+    """Whether steps are missing from a part of a series alone, which has been chosen from the whole."""
+    if finding.kind != "missing_steps" or series.chosen_from is None:
+        return False
+    low, high = (series.at(label) for label in finding.checkpoints)
+    line = [c.step for c in series.chosen_from if (c.stage, c.branch) == (low.stage, low.branch)]
+    return any((low.step or 0) < (step or 0) < (high.step or 0) for step in line)
 
 
 def _sample_size(series: Series, depth: Depth) -> int:

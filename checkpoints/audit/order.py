@@ -12,6 +12,7 @@ from checkpoints.audit.report import Finding
 
 _MIN_MATRIX = 256
 _RATIO_TOLERANCE = 0.05
+_NEAR = 0.25  # of the steps that follow: a first checkpoint this close to the next shares something with it
 _DISTANCE_BUDGET = 1 << 26
 
 
@@ -67,9 +68,20 @@ def off_path(facts: Sequence[Facts], paths: Sequence[Sequence[int]]) -> Iterator
     for path in paths:
         rows = [row[position] for position in _without_repeats(facts, path) if position in row]
         for found in find_off_path(d, z, rows):
-            if found.index not in told:
+            if found.index not in told and not (
+                found.kind == "foreign" and _forgotten(facts, path, usable[found.index])
+            ):
                 told.add(found.index)
                 yield _finding(found, [facts[position] for position in usable], len(names))
+
+
+def _forgotten(facts: Sequence[Facts], path: Sequence[int], position: int) -> bool:
+    """Whether a checkpoint is the first of its path, and the next so far on that nothing of it need be left."""
+    steps = [facts[place].checkpoint.position for place in path]
+    if position != path[0] or len(path) < 3 or None in steps[:2] or steps[-1] is None:
+        return False
+    gap, rest = (steps[1] or 0) - (steps[0] or 0), steps[-1] - (steps[1] or 0)
+    return gap > _NEAR * rest
 
 
 def _finding(found: OffPath, facts: Sequence[Facts], matrices: int) -> Finding:

@@ -21,7 +21,8 @@ MIN_DETOUR = 0.6  # in order, a straight line gives 0, a random walk 0.41, jitte
 OFF_PATH_DETOUR = 2.5
 BETTER_PLACE = 0.7  # the better place costs at most this share of the own place
 CONSENSUS = 0.9  # of the matrices must agree
-MIN_GAIN = 0.05  # a new order must be shorter by this share of the edges that it changes
+MIN_GAIN = 0.1  # a new order must be shorter by this share of the edges that it changes
+MIN_END_GAIN = 0.2  # where it changes one edge, turning an end around: jitter that decays gives up to 0.18
 MAX_FOREIGN_Z = 4.0
 MIN_KIN_Z = 8.0
 _TINY = 1e-150  # in place of a distance of 0 between neighbours; costs in units of it stay finite
@@ -121,9 +122,11 @@ def _restore(d: Floats, path: Sequence[int]) -> list[int]:
     while True:
         best = min(_best_swap(length, order), _best_move(length, order), key=lambda found: _total(length, found))
         gain = _total(length, order) - _total(length, best)
-        changed = sum(length[tuple(edge)] for edge in _edges(order) - _edges(best))
+        edges = _edges(order) - _edges(best)
+        changed = sum(length[tuple(edge)] for edge in edges)
+        needed = MIN_GAIN if len(edges) > 1 else MIN_END_GAIN
         agree = np.mean(_lengths(scaled, best) < _lengths(scaled, order))
-        if gain <= MIN_GAIN * changed or agree < CONSENSUS:
+        if gain <= needed * changed or agree < CONSENSUS:
             return [int(index) for index in order]
         order = best
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from checkpoints import CorruptWeights, DriftError, open_series
 from checkpoints.audit import KINDS, audit, audit_facts
-from checkpoints.audit.facts import gather
+from checkpoints.audit.facts import Facts, gather
 from checkpoints.audit.order import missing_steps
 from checkpoints.audit.path import _best_move, _best_swap, _total, correlations, distances, find_off_path
 
@@ -420,3 +421,46 @@ def test_a_config_that_flips_the_tie_is_named_in_every_architecture(runs):
     tied = json.loads(path.read_text()).get("tie_word_embeddings", False)
     edit_config(path.parent, tie_word_embeddings=not tied)
     assert findings(runs / "seed0") == {("tie_flipped", ("16",))}
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    """The shipped series, whose learning rate decays, as an audit of samples sees it."""
+    series = open_series("demo")
+    return series, [gather(checkpoint, depth="samples", sample_size=512) for checkpoint in series]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_part_of_the_shipped_series_is_out_of_order(shipped, seed):
+    """However sparse: weights that averaged out lie nearer to the start than noisy ones of the middle."""
+    series, facts = shipped
+    drawn = sorted(random.Random(seed).sample(range(len(series)), 4 + seed % 5))
+    chosen = {0: [0, 4, 8, 12, 18], 1: [0, 12, 13, 17]}.get(seed, drawn)  # once called misplaced, and foreign
+    part = series.select(",".join(series[place].label for place in chosen))
+    assert audit_facts(part, [facts[place] for place in chosen], depth="samples").findings == ()
+
+
+def test_steps_that_were_not_chosen_are_not_missing(tmp_path):
+    for step in (0, 100, 200, 300, 400, 500, 600, 900, 1000, 1100):
+        (tmp_path / f"step{step}").mkdir()
+    series = open_series(tmp_path)
+
+    def missing(part):
+        facts = [Facts(checkpoint) for checkpoint in part]
+        return [f.evidence["steps"] for f in audit_facts(part, facts, depth="metadata").findings]
+
+    assert missing(series) == [[700, 800]]
+    assert missing(series.select("0,100,400,500")) == []
+    assert missing(series.select("500,600,900,1000")) == [[700, 800]]
+
+
+def test_swaps_in_the_shipped_series_are_found_where_its_steps_lie_apart(shipped):
+    series, facts = shipped
+    apart = [0, 1, 2, 4, 6, 8, 10, 12, 15, 18]
+    part = replace(series, checkpoints=tuple(series[place] for place in apart))
+    found = 0
+    for a, b in itertools.combinations(apart, 2):
+        swapped = {**dict(enumerate(facts)), a: moved(facts[b], series[a]), b: moved(facts[a], series[b])}
+        suspects = audit_facts(part, [swapped[place] for place in apart], depth="samples").suspects
+        found += {series[a].label, series[b].label} <= suspects.keys()
+    assert found >= 40, f"{found} of 45"
