@@ -24,7 +24,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 # Faults planted in the modules that form verdicts, tables and statistics, each against the known-answer tests that
-# reach it; what survives is listed. Goes on where it was stopped; `make mutants ONLY='heads.scores.stats*'` for a part.
+# reach it; what survives is listed. Goes on where it was stopped; `make mutants ONLY='checkpoints.stats.*'` for a part.
 mutants: $(VENV)/.mutants
 	OMP_NUM_THREADS=1 nice $(BIN)/python -m tests.mutants run $(ONLY)
 	$(BIN)/python -m tests.mutants results

@@ -93,7 +93,7 @@ class BehaviourMeasure(Measure):
 
 def interval_of(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
     """Mean and 95 % bootstrap interval over items."""
-    from heads.scores.stats import bootstrap
+    from checkpoints.stats.bootstrap import bootstrap
 
     items = np.array(values, dtype=np.float64)
     low, high = bootstrap(items)

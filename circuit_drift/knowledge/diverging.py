@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 
 from checkpoints.errors import BadPrompt
+from checkpoints.stats.ttests import false_discovery, paired_test
 from circuit_drift.knowledge.scores import Scores
-from heads.scores.stats import false_discovery, paired_test
 
 
 @dataclass(frozen=True, slots=True)

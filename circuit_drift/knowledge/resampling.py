@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
+from checkpoints.stats.bootstrap import draw_units, percentiles, resampled_means
+from checkpoints.stats.units import Floats
 from circuit_drift.knowledge.scores import Scores
 from circuit_drift.knowledge.transitions import transitions
 
@@ -27,11 +29,11 @@ class Resampled:
         draws: how many.
     """
 
-    low: dict[str, NDArray[np.float64]]
-    high: dict[str, NDArray[np.float64]]
-    known: NDArray[np.float64]
-    acquired: NDArray[np.float64]
-    forgotten: NDArray[np.float64]
+    low: dict[str, Floats]
+    high: dict[str, Floats]
+    known: Floats
+    acquired: Floats
+    forgotten: Floats
     draws: int
 
 
@@ -62,23 +64,20 @@ def resample(scores: Scores, threshold: float, *, draws: int = 1000, seed: int =
             totals[name] += found
             if name in shares:
                 shares[name][unit] = found.mean(axis=0)
-    ends = {name: np.quantile(total, [0.025, 0.975], axis=0) for name, total in totals.items()}
+    ends = {name: percentiles(total.astype(np.float64)) for name, total in totals.items()}
     low, high = ({name: end[side] for name, end in ends.items()} for side in (0, 1))
     return Resampled(low, high, shares["known"], shares["acquired"], shares["forgotten"], draws)
 
 
-def reaches(scores: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
+def reaches(scores: Floats, threshold: float) -> NDArray[np.bool_]:
     """Whether scores reach the threshold; NaN does not, and sums of probes are forgiven their rounding."""
     return np.asarray(scores >= threshold - 1e-9)
 
 
-def _resampled_means(probes: NDArray[np.float64], rng: np.random.Generator, draws: int) -> NDArray[np.float64]:
+def _resampled_means(probes: Floats, rng: np.random.Generator, draws: int) -> Floats:
     """[draws, S] mean scores of one unit over its probes drawn with replacement."""
     own = probes[:, ~np.isnan(probes).all(axis=0)]
     count = own.shape[1]
     if not count:
         return np.full((draws, len(probes)), np.nan)
-    weights = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
-    there = ~np.isnan(own)
-    with np.errstate(invalid="ignore"):
-        return np.asarray((weights @ np.where(there, own, 0.0).T) / (weights @ there.T))
+    return resampled_means(own.T, np.arange(count), draw_units(rng, count, draws))

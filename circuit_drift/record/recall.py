@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoints.stats.ttests import paired_test
+from checkpoints.stats.units import ENOUGH
 from heads.scores.change import Change
 
 if TYPE_CHECKING:
     import circuits
-
-FEWEST = 8
 
 
 def recall_by_class(graph: "circuits.AttributionGraph") -> dict[str, tuple[float, int]]:
@@ -38,14 +38,14 @@ def recall_change(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Change:
         a: [N] bool, recalled at A.
         b: [N] bool, recalled at B, in the same order.
     """
-    from scipy.stats import binomtest, t
+    from scipy.stats import binomtest
 
-    gained, lost, n = int((~a & b).sum()), int((a & ~b).sum()), len(a)
+    gained, lost = int((~a & b).sum()), int((a & ~b).sum())
     p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    difference = b.astype(float) - a.astype(float)
-    delta = float(difference.mean())
-    half = float(t.ppf(0.975, n - 1) * difference.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-    return Change("fact recall", float(a.mean()), float(b.mean()), delta, delta - half, delta + half, p)
+    test = paired_test(a.astype(float), b.astype(float))
+    return Change(
+        "fact recall", float(a.mean()), float(b.mean()), float(test.delta), float(test.low), float(test.high), p
+    )
 
 
 def recalled(
@@ -68,7 +68,7 @@ def recalled(
     kept = recalled_facts(graphs)
     if kept is not None:
         return [only(graph, kept) for graph in graphs], f"the {len(kept)} of {facts} facts recalled {where}"
-    few = f" (fewer than {FEWEST} are recalled {where})" if _fact_by_fact(graphs) else ""
+    few = f" (fewer than {ENOUGH} are recalled {where})" if _fact_by_fact(graphs) else ""
     return list(graphs), f"all {facts} facts{few}"
 
 
@@ -77,7 +77,7 @@ def recalled_facts(graphs: "Sequence[circuits.AttributionGraph]") -> NDArray[np.
     if not _fact_by_fact(graphs):
         return None
     ever = np.flatnonzero(np.any([graph.answer_rank == 0 for graph in graphs], axis=0))
-    return ever if len(ever) >= FEWEST else None
+    return ever if len(ever) >= ENOUGH else None
 
 
 def _fact_by_fact(graphs: "Sequence[circuits.AttributionGraph]") -> bool:

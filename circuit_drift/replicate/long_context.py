@@ -14,9 +14,9 @@ import numpy as np
 
 import heads
 from checkpoints import Checkpoint, Series, UnsupportedArchitecture
+from checkpoints.stats.bootstrap import Estimate
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import prompts_for
-from heads.scores.stats import Estimate
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

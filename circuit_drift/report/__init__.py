@@ -65,7 +65,7 @@ def write_pair_report(pair: PairRecord, path: Path | str) -> Path:
     return write_page(
         path,
         title=f"{pair.a.name} → {pair.b.name}",
-        subtitle=f"changes from A to B; real = q < {pair.q:g}",
+        subtitle=f"changes from A to B; real = q <= {pair.q:g}",
         verdict=pair_verdict(pair),
         warnings=[f"{measure} is not compared: {reason}" for measure, reason in pair.missing.items()],
         sections=[*_pair_sections(pair, anchor="pair"), *_refused((pair.a, pair.b))],

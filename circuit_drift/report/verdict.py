@@ -25,10 +25,10 @@ def pair_verdict(pair: PairRecord) -> tuple[str, ...]:
     told = pairings(pair)
     if pair.significant:
         parts = " and ".join(part for pairing in told for part in pairing.parts(pair))
-        opening = f"{a} and {b} differ: {parts} changed for real (q < {pair.q:g})."
+        opening = f"{a} and {b} differ: {parts} changed for real (q <= {pair.q:g})."
     else:
         compared = " and no ".join(pairing.noun for pairing in told if not pairing.needs)
-        opening = f"No {compared} changed significantly from {a} to {b} (q < {pair.q:g})."
+        opening = f"No {compared} changed significantly from {a} to {b} (q <= {pair.q:g})."
     sentences = [opening, _behaviour_sentence(pair)]
     sentences += [sentence for pairing in told for sentence in pairing.sentences(pair)]
     sentences += asked_sentences((pair.a, pair.b))

@@ -36,7 +36,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints import BadPrompt
-from heads.scores.stats import independent_units, resampled_means, resampling
+from checkpoints.stats.bootstrap import percentiles, resampled_means, resampling
+from checkpoints.stats.units import independent_units
 from heads.tracking.saturation import saturation
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Curve:
         held = _held(self.values[:split])
         best = int(np.nanargmax(held))
         drop = held[best] - self.values[split:]
-        low = np.quantile(_held(self.draws[:, :split])[:, [best]] - self.draws[:, split:], 0.025, axis=0)
+        low, _ = percentiles(_held(self.draws[:, :split])[:, [best]] - self.draws[:, split:])
         return self.steps[best] if bool((drop > bound).all() and (low > 0).all()) else None
 
 

@@ -11,8 +11,9 @@ from typing import get_args
 import numpy as np
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch, require_choice
+from checkpoints.stats.permutation import label_p, sign_flip_p
+from checkpoints.stats.ttests import TTest, difference_test, welch_test
 from circuits.comparison.graph_diff import GraphDiff, Pairing
-from circuits.comparison.noise import EdgeTests, paired_global_p, paired_tests, unpaired_global_p, welch_tests
 from circuits.comparison.profile import LARGE, ProfileChange, profile_changes
 from circuits.comparison.similarity import similarities
 from circuits.graph.pruning import circuit_size
@@ -56,11 +57,11 @@ def diff(
     writers_a, writers_b = a.scores.sum(2, dtype=np.float64), b.scores.sum(2, dtype=np.float64)
     if paired:
         difference = scores_b - scores_a
-        tests, global_p = paired_tests(difference), paired_global_p(difference, seed=seed)
-        node_tests = paired_tests(writers_b - writers_a)
+        tests, global_p = difference_test(difference), sign_flip_p(difference, seed=seed)
+        node_tests = difference_test(writers_b - writers_a)
     else:
-        tests, global_p = welch_tests(scores_a, scores_b), unpaired_global_p(scores_a, scores_b, seed=seed)
-        node_tests = welch_tests(writers_a, writers_b)
+        tests, global_p = welch_test(scores_a, scores_b), label_p(scores_a, scores_b, seed=seed)
+        node_tests = welch_test(writers_a, writers_b)
     return GraphDiff(
         shape=a.shape,
         a=scores_a.mean(0, dtype=np.float64),
@@ -114,7 +115,7 @@ def _negative(forward: GraphDiff) -> GraphDiff:
     )
 
 
-def _turned(tests: EdgeTests) -> EdgeTests:
+def _turned(tests: TTest) -> TTest:
     return replace(tests, delta=-tests.delta, low=-tests.high, high=-tests.low)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
 from checkpoints.results.artifacts import read_artifact, write_artifact
-from circuits.comparison.noise import EdgeTests
+from checkpoints.stats.ttests import TTest
 from circuits.comparison.profile import ProfileChange
 from circuits.comparison.similarity import Similarity
 from circuits.graph.circuit import Circuit
@@ -65,10 +65,10 @@ class GraphDiff:
     shape: GraphShape
     a: Floats
     b: Floats
-    tests: EdgeTests
+    tests: TTest
     nodes_a: Floats
     nodes_b: Floats
-    node_tests: EdgeTests
+    node_tests: TTest
     profile: tuple[ProfileChange, ...]
     circuit_a: Circuit
     circuit_b: Circuit
@@ -89,10 +89,10 @@ class GraphDiff:
 
     @cached_property
     def changed(self) -> NDArray[np.bool_]:
-        """[E] edges that changed for real: q below the level, and the whole graph changed at that level."""
+        """[E] edges that changed for real: q at most the level, and the whole graph changed at that level."""
         if not self.significant:
             return np.zeros(len(self.a), dtype=bool)
-        return np.asarray(self.tests.q < self.level)
+        return np.asarray(self.tests.q <= self.level)
 
     @property
     def nodes_changed(self) -> tuple[str, ...]:
@@ -100,7 +100,7 @@ class GraphDiff:
         if not self.significant:
             return ()
         order = np.argsort(-np.abs(self.node_tests.delta), kind="stable")
-        return tuple(self.shape.writers[i] for i in order if self.node_tests.q[i] < self.level)
+        return tuple(self.shape.writers[i] for i in order if self.node_tests.q[i] <= self.level)
 
     @property
     def n_significant(self) -> int:
@@ -267,7 +267,7 @@ class GraphDiff:
         roles, transfer = document["roles"], folder / "transfer"
         values: dict[str, Any] = {name: document[name] for name in (*_NUMBERS, "meta")}
         values |= {name: arrays[name] for name in _ARRAYS}
-        values |= {name: EdgeTests(*(arrays[f"{name}.{column}"] for column in _COLUMNS)) for name in _TESTS}
+        values |= {name: TTest(*(arrays[f"{name}.{column}"] for column in _COLUMNS)) for name in _TESTS}
         values |= {name: Circuit.load(folder / name) for name in _CIRCUITS}
         return cls(
             shape=GraphShape(**document["shape"]),

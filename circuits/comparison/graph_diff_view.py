@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints.results.figure import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, dress
-from circuits.comparison.noise import smallest_p
+from checkpoints.stats.permutation import smallest_sign_flip_p
 from circuits.graph.layout import Style, add_edges, canvas
 from circuits.graph.scores import meaning
 from circuits.graph.shape import GraphShape
@@ -45,29 +45,29 @@ def diff_caption(diff: "GraphDiff") -> str:
     paired = "the same" if diff.pairing == "paired" else "different"
     return (
         f"Edges of either circuit by what became of them: {counts or 'none'}; {meaning(diff.meta)}. {diff.n} units of "
-        f"{paired} facts; changes at q < {diff.level:g}."
+        f"{paired} facts; changes at q <= {diff.level:g}."
     )
 
 
 def _edges_sentence(diff: "GraphDiff") -> str:
     total = len(diff.a)
-    if diff.pairing == "paired" and smallest_p(diff.n) > diff.level:
+    if diff.pairing == "paired" and smallest_sign_flip_p(diff.n) > diff.level:
         return (
             f"{diff.n} units of facts cannot show a change at the level {diff.level:g} (their smallest possible p is "
-            f"{smallest_p(diff.n):.2g}): measure more facts."
+            f"{smallest_sign_flip_p(diff.n):.2g}): measure more facts."
         )
     if not diff.significant:
         return f"No edge of {total:,} changed beyond the noise of the prompts (global p = {diff.global_p:.2g})."
     if not diff.n_significant:
         return (
             f"The graph changed as a whole (global p = {diff.global_p:.2g}), but no single one of its {total:,} edges "
-            f"can be named at q < {diff.level:g}."
+            f"can be named at q <= {diff.level:g}."
         )
     counts = diff.counts
     told = [f"{counts[n]:,} {n}" for n in ("gained", "lost", "strengthened", "weakened", "flipped") if counts[n]]
     inside = f": within the circuits {', '.join(told)}" if told else ", none of them in a circuit"
     return (
-        f"{diff.n_significant:,} of {total:,} edges changed for real (q < {diff.level:g}, "
+        f"{diff.n_significant:,} of {total:,} edges changed for real (q <= {diff.level:g}, "
         f"global p = {diff.global_p:.2g}){inside}."
     )
 

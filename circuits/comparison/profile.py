@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoints.stats.bootstrap import draw_units, percentiles
 from circuits.graph.shape import GraphShape
 
 Floats = NDArray[np.floating]
@@ -75,13 +76,13 @@ def profile_changes(
     draws = draws or (200 if a.shape[1] <= LARGE else 40)
     profile = profiler(shape)
     rng = np.random.default_rng(seed)
-    weights_a = _resamples(rng, len(a), draws)
-    weights_b = weights_a if paired else _resamples(rng, len(b), draws)
+    weights_a = draw_units(rng, len(a), draws) / len(a)
+    weights_b = weights_a if paired else draw_units(rng, len(b), draws) / len(b)
     changes = [
         profile(w_b.astype(b.dtype) @ b) - profile(w_a.astype(a.dtype) @ a)
         for w_a, w_b in zip(np.array_split(weights_a, draws // 8), np.array_split(weights_b, draws // 8), strict=True)
     ]
-    low, high = np.quantile(np.concatenate(changes), [0.025, 0.975], axis=0)
+    low, high = percentiles(np.concatenate(changes))
     first, second = (profile(x.mean(0, dtype=np.float64)) for x in (a, b))
     columns = (first, second, second - first, low, high)
     return tuple(ProfileChange(name, *(float(c[i]) for c in columns)) for i, name in enumerate(PROFILES))
@@ -92,8 +93,3 @@ def _effective(values: Floats, total: Floats) -> Floats:
     logs = np.log(values + np.finfo(values.dtype).tiny)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.exp(np.log(total) - np.einsum("...e,...e->...", values, logs) / total))
-
-
-def _resamples(rng: np.random.Generator, units: int, draws: int) -> Floats:
-    """[draws, U] weights of bootstrap means."""
-    return rng.multinomial(units, np.full(units, 1 / units), size=draws) / units

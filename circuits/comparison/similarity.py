@@ -11,8 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoints.stats.bootstrap import percentiles
+
 Floats = NDArray[np.floating]
 COSINE = "cosine, all edges"
+SPLITS_LEVEL = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +148,8 @@ def similarities(
         across += [measures(halves_a[0], halves_b[1]), measures(halves_a[1], halves_b[0])]
     for _ in range(8):
         chance.append(measures(whole_a, Ranked(rng.permutation(whole_b.scores), sizes)))
-    low, high = np.quantile(within, [0.05, 0.95], axis=0)
-    across_low, across_high = np.quantile(across, [0.05, 0.95], axis=0)
+    low, high = percentiles(np.array(within), level=SPLITS_LEVEL)
+    across_low, across_high = percentiles(np.array(across), level=SPLITS_LEVEL)
     columns = (value, np.mean(within, 0), low, high, np.mean(across, 0), across_low, across_high, np.mean(chance, 0))
     return tuple(
         Similarity(name, *(float(column[i]) for column in columns)) for i, name in enumerate(measure_names(sizes))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import CheckpointMismatch
 from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.stats.bootstrap import DRAWS, percentiles, resampling
 from circuits.graph.pruning import default_size
 from circuits.graph.shape import GraphShape, shape_document
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.floating]
 KIND, CURVE_KIND = "faithfulness of one circuit", "faithfulness"
-LEVEL, DRAWS = 0.95, 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ class FaithfulnessCurve:
     def _area(self, height: Callable[[Floats], Floats]) -> tuple[float, tuple[float, float]]:
         value = float(np.trapezoid(height(np.array(self.values)), self.shares))
         drawn = np.stack([resampled(m, self.clean_metric, self.corrupt_metric) for m in self.metric], -1)
-        return value, _percentiles(np.asarray(np.trapezoid(height(drawn), self.shares, axis=-1)))
+        return value, _ends(np.asarray(np.trapezoid(height(drawn), self.shares, axis=-1)))
 
     @property
     def random_values(self) -> tuple[float, ...]:
@@ -232,15 +232,14 @@ def ratio(metric: Floats, clean: Floats, corrupt: Floats) -> float:
 
 def interval(metric: Floats, clean: Floats, corrupt: Floats, *, draws: int = DRAWS) -> tuple[float, float]:
     """95 % percentile interval of `ratio`, the facts drawn again with replacement."""
-    return _percentiles(resampled(metric, clean, corrupt, draws=draws))
+    return _ends(resampled(metric, clean, corrupt, draws=draws))
 
 
 def resampled(metric: Floats, clean: Floats, corrupt: Floats, *, draws: int = DRAWS) -> Floats:
     """[draws] values of `ratio`, always the same draws of as many facts."""
-    n = len(metric)
-    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=draws)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((weights @ (metric - corrupt)) / (weights @ (clean - corrupt)))
+    weights = resampling(len(metric), draws=draws)
+    whole = weights @ (clean - corrupt)
+    return np.asarray((weights @ (metric - corrupt)) / np.where(whole, whole, np.nan))
 
 
 def spread(values: tuple[float, ...]) -> str:
@@ -249,11 +248,8 @@ def spread(values: tuple[float, ...]) -> str:
     return mean if len(values) == 1 else f"{mean} ({min(values):.2f} to {max(values):.2f})"
 
 
-def _percentiles(values: Floats) -> tuple[float, float]:
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return float("nan"), float("nan")
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+def _ends(draws: Floats) -> tuple[float, float]:
+    low, high = percentiles(draws)
     return float(low), float(high)
 
 

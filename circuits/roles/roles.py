@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
 from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.stats.bootstrap import resampling
 from circuits.graph.circuit import Circuit
 from circuits.graph.shape import Floats
 
@@ -95,8 +96,7 @@ class HeadRoles:
 
         NaN = not applicable: a score that could not be taken of that head.
         """
-        draws = np.random.default_rng(seed).integers(len(self), size=(RESAMPLES, len(self)))
-        subject, relation = (_resampled(values, draws) for values in (self.subject, self.relation))
+        subject, relation = (_resampled(values, seed) for values in (self.subject, self.relation))
         ratio = np.abs(_ratio(subject, relation))
         known = ~np.isnan(ratio)
         found = {
@@ -105,8 +105,7 @@ class HeadRoles:
             "mixture": (ratio <= MOVER) & (ratio >= RELATION) & known,
         }
         for role, values in self.scores.items():
-            draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
-            found[role] = _resampled(values, draws) > self.thresholds[role]
+            found[role] = _resampled(values, seed) > self.thresholds[role]
         shares = {role: np.asarray(has.mean(0)) for role, has in found.items()}
         for role, values in self.scores.items():
             shares[role][np.isnan(values).any(0)] = np.nan
@@ -240,7 +239,7 @@ def _ratio(subject: Floats, relation: Floats) -> Floats:
         return np.asarray(subject / relation)
 
 
-def _resampled(values: Floats, draws: np.ndarray) -> Floats:
-    """[resamples, L, H] means over each draw of the first axis."""
-    counts = np.stack([np.bincount(draw, minlength=len(values)) for draw in draws]) / len(values)
-    return np.asarray(np.tensordot(counts, values, 1))
+def _resampled(values: Floats, seed: int) -> Floats:
+    """[resamples, L, H] means over each draw of the first axis; NaN where any value is."""
+    weights = resampling(len(values), draws=RESAMPLES, seed=seed)
+    return np.asarray(np.tensordot(weights / len(values), values, 1))

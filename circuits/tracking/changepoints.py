@@ -10,9 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoints.stats.bootstrap import draw_units, percentiles
+from checkpoints.stats.permutation import drawn_p
+
 Floats = NDArray[np.floating]
 LARGEST = 2048
 LEAST = 0.1
+RESAMPLES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,7 @@ def _cut(products: Products, stretch: slice, level: float, draws: int, rng: np.r
     kernel = products.kernel()[stretch, stretch]
     cut, gain = best_split(kernel)
     null = [best_split(products.shuffled(stretch, rng))[1] for _ in range(draws)]
-    p = (1 + sum(value >= gain for value in null)) / (1 + draws)
+    p = drawn_p(sum(value >= gain for value in null), draws)
     if p > level or apart(kernel, cut) < LEAST:
         return
     index = stretch.start + cut
@@ -123,14 +127,10 @@ def _cut(products: Products, stretch: slice, level: float, draws: int, rng: np.r
     yield from _cut(products, slice(index, stretch.stop), level, draws, rng)
 
 
-def resamples(units: int, rng: np.random.Generator, draws: int = 200) -> NDArray[np.integer]:
-    """[draws, units] how often each unit is drawn in a bootstrap sample."""
-    return rng.multinomial(units, np.full(units, 1 / units), size=draws)
-
-
 def _interval(products: Products, stretch: slice, rng: np.random.Generator) -> tuple[int, int]:
-    places = [best_split(products.kernel(w)[stretch, stretch])[0] for w in resamples(products.units, rng)]
-    low, high = np.quantile(places, [0.025, 0.975], method="nearest")
+    drawn = draw_units(rng, products.units, RESAMPLES)
+    places = np.array([best_split(products.kernel(w)[stretch, stretch])[0] for w in drawn], dtype=np.float64)
+    low, high = percentiles(places, method="nearest")
     return stretch.start + int(low), stretch.start + int(high)
 
 

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from circuits.comparison.noise import paired_global_p
-from circuits.tracking.changepoints import LEAST, Products, apart, resamples
+from checkpoints.stats.bootstrap import percentiles, resampling
+from checkpoints.stats.permutation import sign_flip_p
+from checkpoints.stats.units import ENOUGH
+from circuits.tracking.changepoints import LEAST, Products, apart
 
 if TYPE_CHECKING:
     from circuits.graph.scores import AttributionGraph
 
 Floats = NDArray[np.floating]
 ALL = "all facts"
-FEWEST = 8
+RESAMPLES = 200
 STANDS_OUT = 0.5
 
 
@@ -95,10 +97,11 @@ def contrast(
     lengths = np.sqrt(np.where(np.diag(kernel) > 0, np.diag(kernel), np.nan))
     raw = np.array([float(np.linalg.norm(x.mean(0))) or 1.0 for x in (first, second)])
     scale = np.where(np.isfinite(lengths), lengths, raw)
-    drawn = [products.kernel(w) for w in resamples(products.units, np.random.default_rng(seed))]
-    low, high = _interval(np.clip([apart(k, 1) for k in drawn], 0, 2))
+    drawn = [products.kernel(w) for w in resampling(products.units, draws=RESAMPLES, seed=seed)]
+    low, high = percentiles(np.clip([apart(k, 1) for k in drawn], 0, 2))
     strength = _strength(kernel)
-    strength_low, strength_high = _interval(np.array([_strength(k) for k in drawn] if np.isfinite(strength) else []))
+    grown = np.array([_strength(k) for k in drawn]) if np.isfinite(strength) else np.full(1, np.nan)
+    strength_low, strength_high = percentiles(grown)
     return Contrast(
         name=name,
         facts=facts,
@@ -108,13 +111,13 @@ def contrast(
         reliability_before=float(reliability[0]),
         reliability_after=float(reliability[1]),
         apart=float(np.clip(apart(kernel, 1), 0, 2)),
-        low=low,
-        high=high,
-        p_wiring=paired_global_p(second / scale[1] - first / scale[0], seed=seed),
+        low=float(low),
+        high=float(high),
+        p_wiring=sign_flip_p(second / scale[1] - first / scale[0], seed=seed),
         strength=strength,
-        p=paired_global_p(second - first, seed=seed),
-        strength_low=strength_low,
-        strength_high=strength_high,
+        p=sign_flip_p(second - first, seed=seed),
+        strength_low=float(strength_low),
+        strength_high=float(strength_high),
     )
 
 
@@ -122,13 +125,6 @@ def _strength(kernel: Floats) -> float:
     """Length of the second mean as a multiple of the first; NaN where one is nothing but noise."""
     before, after = np.diag(kernel)
     return float(np.sqrt(after / before)) if min(before, after) > 0 else float("nan")
-
-
-def _interval(drawn: Floats) -> tuple[float, float]:
-    """95 % percentile interval of those draws that have a value."""
-    known = drawn[np.isfinite(drawn)]
-    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
-    return float(low), float(high)
 
 
 def contrasts(
@@ -142,7 +138,7 @@ def contrasts(
         return tuple(found)
     for kind in dict.fromkeys(classes.tolist()):
         chosen = classes == kind
-        if chosen.sum() >= FEWEST:
+        if chosen.sum() >= ENOUGH:
             found.append(contrast(first[chosen], second[chosen], name=name, steps=steps, facts=kind, seed=seed))
     return tuple(found)
 

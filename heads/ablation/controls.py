@@ -6,9 +6,9 @@ from typing import Literal
 import numpy as np
 
 from checkpoints.errors import BadPrompt
+from checkpoints.stats.units import nanmean
 from heads.scores.names import head_name, parse_head
 from heads.scores.scores import RetrievalScores, retrieves
-from heads.scores.stats import nanmean
 
 Control = Literal["layer_matched", "non_retrieving", "equal_write"]
 Draw = Callable[[], tuple[str, ...]]

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.stats.bootstrap import Estimate, bootstrap, widened
+from checkpoints.stats.ttests import paired_test
+from checkpoints.stats.units import Floats, cluster_means, independent_units
 from heads.scores.change import Change
 from heads.scores.scores import GATE
-from heads.scores.stats import Estimate, Floats, bootstrap, cluster_means, independent_units, paired_test, widened
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,20 +8,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch
+from checkpoints.stats.ttests import TTest, paired_test, welch_test
+from checkpoints.stats.units import Floats, Unit, cluster_means, independent_units, nanmean
 from heads.scores.change import Change
 from heads.scores.names import head_name, head_names
 from heads.scores.scores import THRESHOLD, RetrievalScores, retrieves
-from heads.scores.stats import (
-    Floats,
-    Test,
-    Unit,
-    cluster_means,
-    false_discovery,
-    independent_units,
-    nanmean,
-    paired_test,
-    welch_test,
-)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,7 +165,7 @@ def compare(
         low=heads.low,
         high=heads.high,
         p=heads.p,
-        q=false_discovery(heads.p),
+        q=heads.q,
         accuracy=_change("needle accuracy", right_a, right_b, right),
         nll=_change("answer NLL (nats per token)", a.prompt_nll, b.prompt_nll, nll),
         level=q,
@@ -197,6 +188,6 @@ def _units(a: RetrievalScores, b: RetrievalScores, unit: Unit) -> tuple[str, Gro
     return chosen, lambda values: cluster_means(values, of_a), lambda values: cluster_means(values, of_b)
 
 
-def _change(name: str, before: Floats, after: Floats, test: Test) -> Change:
+def _change(name: str, before: Floats, after: Floats, test: TTest) -> Change:
     spread = (float(test.delta), float(test.low), float(test.high), float(test.p))
     return Change(name, float(nanmean(before)), float(nanmean(after)), *spread)

@@ -9,10 +9,11 @@ from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt
 from checkpoints.model.plain import takes_model
+from checkpoints.stats.bootstrap import percentiles, resampled_means, resampling
+from checkpoints.stats.units import independent_units
 from heads.detect.retrieval import levels, retrieval_scores, stack
 from heads.prompts.needles import NeedleSet
 from heads.scores.scores import THRESHOLD, RetrievalScores, retrieves
-from heads.scores.stats import independent_units, percentiles, resampled_means, resampling
 
 
 @takes_model  # type: ignore[arg-type]  # mypy fears a second `model` among the options

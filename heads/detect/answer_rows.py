@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoints.stats.units import Floats
 from heads.prompts.needles import NeedlePrompt, Span
-from heads.scores.stats import Floats
 
 if TYPE_CHECKING:
     import torch

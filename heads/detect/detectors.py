@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from checkpoints.stats.units import Floats
 from heads.detect.answer_rows import SINK_TOKENS, AnswerRows, EvenRows, LayerRows, ever
 from heads.prompts.needles import NeedlePrompt
-from heads.scores.stats import Floats
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from itertools import pairwise
 import numpy as np
 
 from checkpoints.errors import BadPrompt
+from checkpoints.stats.bootstrap import Estimate, bootstrap
+from checkpoints.stats.units import nanmean
 from heads.scores.scores import RetrievalScores
-from heads.scores.stats import Estimate, bootstrap, nanmean
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,8 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
 from checkpoints.results.artifacts import read_artifact, write_artifact
-from heads.scores.stats import (
-    Estimate,
-    Floats,
-    bootstrap,
-    nanmean,
-    percentiles,
-    resampled_means,
-    resampling,
-)
+from checkpoints.stats.bootstrap import Estimate, bootstrap, percentiles, resampled_means, resampling
+from checkpoints.stats.units import Floats, nanmean
 
 if TYPE_CHECKING:
     import pandas as pd

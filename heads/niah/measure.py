@@ -12,12 +12,12 @@ from checkpoints.errors import BadPrompt
 from checkpoints.model.finite import finite
 from checkpoints.model.plain import takes_model
 from checkpoints.model.rope import depends_on_length
+from checkpoints.stats.bootstrap import Estimate, bootstrap
 from checkpoints.tokenizers.framing import prompt_ids
 from heads.detect.retrieval import about, answer_nll, check_fits, check_positions
 from heads.niah.grid import NeedleMap
 from heads.prompts.building import interference_prompts, needle_prompts
 from heads.prompts.needles import Needle, NeedlePrompt, NeedleSet
-from heads.scores.stats import Estimate, bootstrap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heads.scores.stats import Floats
+from checkpoints.stats.units import Floats
 
 
 @dataclass(frozen=True, slots=True)

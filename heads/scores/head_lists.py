@@ -10,9 +10,9 @@ import numpy as np
 
 from checkpoints.errors import BadPrompt
 from checkpoints.files.reading import parse_lenient, read_text
+from checkpoints.stats.units import Floats
 from heads.scores.names import head_name
 from heads.scores.scores import THRESHOLD, HeadScores, retrieves
-from heads.scores.stats import Floats
 
 if TYPE_CHECKING:
     import pandas as pd

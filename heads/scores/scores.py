@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt, StoreError
 from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.stats.bootstrap import Estimate, bootstrap
+from checkpoints.stats.units import Floats, independent_units, nanmean, nansd
 from heads.scores.names import head_name, head_names, parse_head
-from heads.scores.stats import Estimate, Floats, bootstrap, independent_units, nanmean, nansd
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints.results.figure import SIGNED, UNSIGNED, dress
-from heads.scores.stats import Floats, nanmean
+from checkpoints.stats.units import Floats, nanmean
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

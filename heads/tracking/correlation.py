@@ -1,6 +1,5 @@
 """Does a monitor's metric go with a downstream score? With what a handful of checkpoints can and cannot bear."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +9,10 @@ import numpy as np
 
 from checkpoints.errors import BadPrompt
 from checkpoints.files.reading import read_table
-from heads.scores.stats import Floats
+from checkpoints.stats.permutation import order_p
+from checkpoints.stats.units import Floats
 
 FEW = 10
-EXACT_UP_TO = 8
-MONTE_CARLO = 20_000
 MISSING = ("", "nan")
 
 
@@ -30,7 +28,7 @@ class Correlation:
         low: lower end of its 95 % interval (Fisher's z).
         high: upper end.
         p: two-sided, t test with n - 2 degrees of freedom.
-        p_permutation: two-sided over all n! orders up to n = 8, over random orders beyond.
+        p_permutation: two-sided over all n! orders up to n = 8, by `checkpoints.stats.permutation.order_p` beyond.
         leave_one_out: least and greatest r with one checkpoint left out.
         r_differences: r of the changes between neighbouring checkpoints; monotone curves correlate without it.
     """
@@ -88,7 +86,7 @@ def correlate(metric: Floats, downstream: Floats, *, names: tuple[str, str] = ("
         low=fisher_interval(r, len(x))[0],
         high=fisher_interval(r, len(x))[1],
         p=pearson_p(r, len(x)),
-        p_permutation=permutation_p(x, y),
+        p_permutation=order_p(x, y),
         leave_one_out=(float(np.nanmin(left_out)), float(np.nanmax(left_out))),
         r_differences=pearson(np.diff(x), np.diff(y)),
     )
@@ -118,19 +116,6 @@ def fisher_interval(r: float, n: int, *, level: float = 0.95) -> tuple[float, fl
         return (-1.0, 1.0) if n <= 3 else (r, r)
     half = float(stats.norm.ppf(0.5 + level / 2)) / math.sqrt(n - 3)
     return math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)
-
-
-def permutation_p(x: Floats, y: Floats, *, seed: int = 0) -> float:
-    """Share of orders of y that correlate with x at least as strongly, sign aside: exact up to n = 8."""
-    n = len(x)
-    if n <= EXACT_UP_TO:
-        orders = np.array(list(itertools.permutations(range(n))))
-    else:
-        draw = np.random.default_rng(seed)
-        drawn = draw.permuted(np.tile(np.arange(n), (MONTE_CARLO, 1)), axis=1)
-        orders = np.concatenate([np.arange(n)[None], drawn])
-    products = np.abs((y - y.mean())[orders] @ (x - x.mean()))
-    return float(np.mean(products >= products[0] * (1 - 1e-12)))
 
 
 def read_downstream(path: Path | str) -> dict[str, dict[int, float]]:

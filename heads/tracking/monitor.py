@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.stats.units import Floats
 from heads.scores.agreement import Agreement
-from heads.scores.stats import Floats
 from heads.tracking.correlation import Correlation
 from heads.tracking.saturation import LogFit, Saturation, Trend
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heads.scores.stats import Floats
+from checkpoints.stats.bootstrap import percentiles
+from checkpoints.stats.units import Floats
 
 BOUNDS: Mapping[str, float] = {
     "needle_score": 0.02,
@@ -89,10 +90,8 @@ def saturation(
     trends = []
     for i in range(len(steps) - 1):
         time = doublings[i:]
-        slope, low, high = float(_slope(time, values[None, i:])[0]), np.nan, np.nan
-        slopes = _slope(time, draws[:, i:])
-        if np.isfinite(slopes).any():
-            low, high = np.nanquantile(slopes, [0.025, 0.975])
+        slope = float(_slope(time, values[None, i:])[0])
+        low, high = percentiles(_slope(time, draws[:, i:]))
         stray = np.abs(values[i + 1 :] - values[i]) > bound * np.maximum(1.0, time[1:] - time[0])
         still = bool(-bound <= low and high <= bound and not stray.any())
         trends.append(Trend(metric, int(steps[i]), slope, float(low), float(high), bound, still))

@@ -6,11 +6,12 @@ from itertools import pairwise
 import numpy as np
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch, require_choices
+from checkpoints.stats.bootstrap import percentiles, resampled_means, resampling, widened
+from checkpoints.stats.units import Floats, independent_units, nanmean
 from heads.comparison.diff import compare
 from heads.niah.grid import MIDDLE
 from heads.scores.agreement import agreement
 from heads.scores.scores import THRESHOLD, RetrievalScores, retrieves
-from heads.scores.stats import Floats, independent_units, nanmean, percentiles, resampled_means, resampling, widened
 from heads.tracking.correlation import Correlation, align, correlate
 from heads.tracking.monitor import CURVES, MARGIN, Curve, Monitor, Transition
 from heads.tracking.saturation import BOUNDS, count_bound, log_fit, saturation

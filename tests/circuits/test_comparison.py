@@ -185,14 +185,17 @@ def test_differences_without_a_direction_are_called_no_more_often_than_stated():
 def test_a_p_from_drawn_permutations_is_the_upper_end_of_what_they_leave_possible():
     from scipy.stats import binom
 
-    from circuits.comparison.noise import paired_global_p, smallest_p, upper_share
+    from checkpoints.stats.bootstrap import upper_share
+    from checkpoints.stats.permutation import sign_flip_p, smallest_sign_flip_p
 
     for hits in (0, 3, 40):
         assert binom.cdf(hits, 999, upper_share(hits, 999)) == pytest.approx(0.05)
     assert upper_share(999, 999) == 1.0
     sure = np.ones((24, 5))
-    assert paired_global_p(sure) == smallest_p(24)
-    assert paired_global_p(sure[:8]) == smallest_p(8) == 2 / 2**7, "all sign patterns are listed: nothing is drawn"
+    assert sign_flip_p(sure) == smallest_sign_flip_p(24)
+    assert sign_flip_p(sure[:8]) == smallest_sign_flip_p(8) == 2 / 2**7, (
+        "all sign patterns are listed: nothing is drawn"
+    )
 
 
 def test_a_change_too_spread_for_any_one_edge_still_makes_the_graph_differ():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import circuits
+from checkpoints.stats.ttests import TTest
 from circuits import NodeScores, PositionScores
 from circuits.comparison.graph_diff import GraphDiff
-from circuits.comparison.noise import EdgeTests
 from circuits.comparison.profile import ProfileChange
 from circuits.comparison.similarity import Similarity
 from circuits.graph.scores import AttributionGraph, meaning
@@ -40,7 +40,7 @@ def circuit(*members: int, scores=None) -> circuits.Circuit:
 
 def edge_tests(delta, q):
     delta, q = np.array(delta, dtype=float), np.array(q, dtype=float)
-    return EdgeTests(delta, delta - 0.1, delta + 0.1, q / 2, q)
+    return TTest(delta, delta - 0.1, delta + 0.1, q / 2, q)
 
 
 SIMILARITY = (
@@ -52,7 +52,7 @@ SIMILARITY = (
 # kept, gained, lost, strengthened, weakened, flipped, uncertain, outside
 BEFORE = np.array([0.5, 0.1, 0.6, 0.3, 0.8, 0.4001, 0.3, 0.1])
 AFTER = np.array([0.5, 0.7, 0.2, 0.65, 0.5, -0.5001, 0.2, 0.1])
-Q = np.array([0.9, 0.01, 0.01, 0.02, 0.03, 0.00104, 0.05, 0.9])
+Q = np.array([0.9, 0.01, 0.01, 0.02, 0.05, 0.00104, 0.0501, 0.9])
 
 
 def diffed(**changed) -> GraphDiff:
@@ -125,7 +125,7 @@ def test_nodes_enter_and_leave_with_their_edges():
 
 def test_the_verdict_of_a_diff_word_for_word():
     assert diffed().verdict == (
-        "5 of 8 edges changed for real (q < 0.05, global p = 0.012): within the circuits 1 gained, 1 lost, "
+        "5 of 8 edges changed for real (q <= 0.05, global p = 0.012): within the circuits 1 gained, 1 lost, "
         f"1 strengthened, 1 weakened, 1 flipped. {OVERLAP}"
     )
 
@@ -135,12 +135,14 @@ def test_the_verdicts_of_diffs_that_show_less():
     said = diffed(global_p=0.2, similarity=alike).verdict
     assert said.startswith("No edge of 8 changed beyond the noise of the prompts (global p = 0.2). Jaccard, 4 edges: ")
     assert said.endswith("and 0.05 by chance: within the prompt noise.")
-    unsure = diffed(tests=edge_tests(AFTER - BEFORE, np.full(8, 0.05))).verdict
+    unsure = diffed(tests=edge_tests(AFTER - BEFORE, np.full(8, 0.0501))).verdict
     assert unsure.startswith(
-        "The graph changed as a whole (global p = 0.012), but no single one of its 8 edges can be named at q < 0.05. "
+        "The graph changed as a whole (global p = 0.012), but no single one of its 8 edges can be named at q <= 0.05. "
     )
     outside = diffed(circuit_a=circuit(0), circuit_b=circuit(0)).verdict
-    assert outside.startswith("5 of 8 edges changed for real (q < 0.05, global p = 0.012), none of them in a circuit. ")
+    assert outside.startswith(
+        "5 of 8 edges changed for real (q <= 0.05, global p = 0.012), none of them in a circuit. "
+    )
     few = diffed(n=5).verdict
     assert few.startswith(
         "5 units of facts cannot show a change at the level 0.05 (their smallest possible p is 0.12): measure more "
@@ -162,12 +164,12 @@ def test_the_caption_of_a_diff_word_for_word():
     assert diffed().caption == (
         "Edges of either circuit by what became of them: 1 gained, 1 lost, 1 strengthened, 1 weakened, 1 flipped, "
         "1 kept, 1 uncertain; positive = corrupting the edge raises the logit difference. 12 units of the same facts; "
-        "changes at q < 0.05."
+        "changes at q <= 0.05."
     )
     bare = diffed(circuit_a=circuit(), circuit_b=circuit(), pairing="unpaired", meta={"method": "flow"}, level=0.01)
     assert bare.caption == (
         "Edges of either circuit by what became of them: none; scores are shares of what is read. 12 units of "
-        "different facts; changes at q < 0.01."
+        "different facts; changes at q <= 0.01."
     )
     assert meaning({}, "it") == "positive = corrupting it raises the metric"
 
@@ -204,7 +206,7 @@ def test_the_tables_of_a_diff():
 
 def test_the_page_of_a_diff():
     page = diffed()._repr_html_()
-    assert page.startswith("<p><b>Circuit diff</b>: 5 of 8 edges changed for real (q &lt; 0.05, global p = 0.012)")
+    assert page.startswith("<p><b>Circuit diff</b>: 5 of 8 edges changed for real (q &lt;= 0.05, global p = 0.012)")
     assert page.count("<table") == 2
 
 

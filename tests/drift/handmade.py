@@ -160,12 +160,12 @@ def faithfulness(*shares: Sequence[float], random: Sequence[float] = (), name: s
 
 
 def roles(**of: str) -> circuits.HeadRoles:
-    """Roles of the four heads over ten facts, certain; a head not named is a mixture.
+    """Roles of the four heads over twenty facts, certain; a head not named is a mixture.
 
     Args:
         of: head, as ``a0_h1``, -> ``mover`` or ``relation``.
     """
-    subject, relation = np.ones((10, 2, 2)), np.ones((10, 2, 2))
+    subject, relation = np.ones((20, 2, 2)), np.ones((20, 2, 2))
     for head, role in of.items():
         layer, place = int(head[1]), int(head[4])
         subject[:, layer, place] = {"mover": 100.0, "relation": 0.01}[role]

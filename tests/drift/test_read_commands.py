@@ -69,7 +69,7 @@ def kept(series: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             80: retrieval(high, accepted=9, correct=4, nll=math.log(4), name="checkpoint-80"),
         },
         circuit={
-            step: graph(strengths(WIRING_A if step < 40 else WIRING_B), known=8, name=f"checkpoint-{step}")
+            step: graph(strengths(WIRING_A if step < 40 else WIRING_B), facts=20, known=16, name=f"checkpoint-{step}")
             for step in STEPS
         },
         roles={step: roles(a0_h0="mover") for step in STEPS},
@@ -95,11 +95,11 @@ def _rows(text: str) -> list[list[str]]:
 @pytest.mark.parametrize(
     ("a", "b", "status", "opening"),
     [
-        (0, 10, 0, "No head and no circuit changed significantly from 0 to 10 (q < 0.05)."),
-        (10, 20, 1, "10 and 20 differ: 2 heads changed for real (q < 0.05)."),
-        (20, 40, 1, "20 and 40 differ: 2 edges changed for real (q < 0.05)."),
-        (40, 80, 1, "40 and 80 differ: answer NLL (nats per token) changed for real (q < 0.05)."),
-        (80, 0, 1, "80 and 0 differ: 2 heads and 2 edges changed for real (q < 0.05)."),
+        (0, 10, 0, "No head and no circuit changed significantly from 0 to 10 (q <= 0.05)."),
+        (10, 20, 1, "10 and 20 differ: 2 heads changed for real (q <= 0.05)."),
+        (20, 40, 1, "20 and 40 differ: 2 edges changed for real (q <= 0.05)."),
+        (40, 80, 1, "40 and 80 differ: answer NLL (nats per token) changed for real (q <= 0.05)."),
+        (80, 0, 1, "80 and 0 differ: 2 heads and 2 edges changed for real (q <= 0.05)."),
     ],
 )
 def test_a_diff_exits_with_1_where_anything_changed_and_with_0_where_nothing_did(
@@ -272,7 +272,7 @@ def test_retrieval_is_followed(measured):
 def test_the_circuit_is_followed(measured):
     done = _invoke("evolve", "--store", measured)
     assert done.exit_code == 0, done.output
-    assert done.stdout.startswith("• On the 8 of 10 facts recalled at some checkpoint: ")
+    assert done.stdout.startswith("• On the 16 of 20 facts recalled at some checkpoint: ")
     assert "Circuit over training" in done.stdout
     header, *rows = _rows(done.stdout)
     assert header == [

@@ -362,10 +362,10 @@ def test_a_run_without_a_mover_says_so_and_retrieval_is_a_role():
 
 
 def test_roles_are_those_over_the_facts_that_are_recalled():
-    """On the eight facts that are recalled a0.h0 is a mover, on the two others it writes only from the relation."""
+    """On the eight facts that are recalled a0.h0 is a mover, on the others it writes only from the relation."""
     first = _cast(0, known=8)
     subject = first.roles.subject.copy()
-    subject[:, 0, 0] = [100] * 8 + [-400] * 2
+    subject[:, 0, 0] = [100] * 8 + [-400] * 12
     run = run_of(first.with_result("roles", replace(first.roles, subject=subject)), _cast(10, known=8))
     assert ["0", "a0.h0", "mover"] in roles_frame(run).values.tolist()
 

@@ -29,7 +29,7 @@ from tests.drift.handmade import (
 )
 
 PROBE = "10 prompts of 64 tokens; needles: hand-made needles."
-FACTS = "10 facts; facts: hand-made facts."
+FACTS = "20 facts; facts: hand-made facts."
 MOVERS = (
     "Mover: what the head writes towards the answer is read from the subject, over 10 times what it reads from the "
     "relation; relation: under a tenth; mixture: between (arXiv 2502.11196); the others by their scores. A role counts "
@@ -80,14 +80,14 @@ def _one(pattern: str, text: str, group: int = 1) -> str:
 def told(tmp_path_factory: pytest.TempPathFactory) -> Page:
     """Two stages of two checkpoints; the second rewires, gains a head and learns; one measure failed."""
     store = tmp_path_factory.mktemp("store")
-    labels = [{"class": "old" if i < 5 else "new"} for i in range(10)]
-    wired = [(WIRING_A, 1), (WIRING_A, 2), (WIRING_B, 10), (WIRING_B, 9)]
+    labels = [{"class": "old" if i < 10 else "new"} for i in range(20)]
+    wired = [(WIRING_A, 2), (WIRING_A, 4), (WIRING_B, 20), (WIRING_B, 18)]
     points = []
     for i, (wiring, known) in enumerate(wired):
         name, high = f"step{100 * i}", 0.75 if i > 1 else 0.0625
         measured = {
             "heads": retrieval({(0, 1): high, (1, 0): high / 2}, accepted=2 + i, correct=i, nll=4.0 - i, name=name),
-            "circuit": graph(strengths(wiring), known=known, labels=labels, name=name),
+            "circuit": graph(strengths(wiring), facts=20, known=known, labels=labels, name=name),
             "roles": roles(a0_h0="mover") if i else roles(a0_h0="relation"),
             "faithfulness": None if i == 1 else faithfulness([0.25, 0.5], [0.5, 0.5 + i / 8]),
         }
@@ -109,11 +109,11 @@ def test_the_head_of_a_page_says_which_run_and_what_was_found(told):
     ]
     first, second = told.verdict[3:]
     assert first.startswith(
-        "Circuit, step 0 → 100, on all 10 facts (fewer than 8 are recalled at A or B): No edge of 46 changed beyond the"
+        "Circuit, step 0 → 100, on all 20 facts (fewer than 8 are recalled at A or B): No edge of 46 changed beyond the"
     )
     assert second.startswith(
-        "Circuit, step 100 → 300, on the 9 of 10 facts recalled at A or B: 2 of 46 edges changed for real (q < 0.05, "
-        "global p = 0.0078): within the circuits 1 gained, 1 lost."
+        "Circuit, step 100 → 300, on the 18 of 20 facts recalled at A or B: 2 of 46 edges changed for real (q <= 0.05, "
+        "global p = 0.006): within the circuits 1 gained, 1 lost."
     )
 
 
@@ -161,15 +161,15 @@ def test_every_caption_says_what_was_asked_and_how(told):
         "recall": FACTS,
         "circuits": f"EAP-IG edge scores; overlap and floor are both between disjoint halves of the facts. {FACTS}",
         "roles": MOVERS,
-        "phases": "Measured on the 10 of 10 facts recalled at some checkpoint; cosine of mean edge scores, corrected "
+        "phases": "Measured on the 20 of 20 facts recalled at some checkpoint; cosine of mean edge scores, corrected "
         "for prompt noise: 1 = the same wiring up to strength, blank = nothing but noise.",
         "audit": "Each finding with the public series that had it. ✕: an error of the audit names this checkpoint; "
         "!: a warning; dashed line: steps are missing there.",
     }
     assert {slug: part.caption for slug, part in told.sections.items() if part.caption and "step300" in slug} == {
-        "circuit-step100-step300": "Measured on the 9 of 10 facts recalled at A or B. Edges of either circuit by what "
+        "circuit-step100-step300": "Measured on the 18 of 20 facts recalled at A or B. Edges of either circuit by what "
         "became of them: 1 gained, 1 lost, 15 kept, 4 uncertain; positive = corrupting the edge raises the metric. "
-        "9 units of the same facts; changes at q < 0.05.",
+        "18 units of the same facts; changes at q <= 0.05.",
         "nodes-step100-step300": "A node's score is the sum over its out-edges. The table holds those that changed for "
         "real.",
         "profile-step100-step300": "Of the whole graph of |score|, with 95 % intervals of the change: where the work "
@@ -300,13 +300,13 @@ def test_phases_need_three_circuits_of_one_line(tmp_path):
 
 
 def test_the_page_of_a_pair(tmp_path):
-    a = point(0, heads=retrieval({(0, 1): 0.0625}), circuit=graph(strengths(WIRING_A)))
-    b = point(9, heads=retrieval({(0, 1): 0.75, (1, 1): 0.5}), circuit=graph(strengths(WIRING_B)))
+    a = point(0, heads=retrieval({(0, 1): 0.0625}), circuit=graph(strengths(WIRING_A), facts=20))
+    b = point(9, heads=retrieval({(0, 1): 0.75, (1, 1): 0.5}), circuit=graph(strengths(WIRING_B), facts=20))
     pair = compare(a, b, q=0.01, transfer=transfer(["0", "9"], [[0.75, 0.25], [0.5, 1.0]]))
     page = Page(write_pair_report(replace(pair, missing={"roles": "not asked for"}), tmp_path / "pair.html"))
     assert page.title == "step0 → step9"
-    assert page.subtitle == "changes from A to B; real = q < 0.01"
-    assert page.verdict[0] == "0 and 9 differ: 2 heads and 2 edges changed for real (q < 0.01)."
+    assert page.subtitle == "changes from A to B; real = q <= 0.01"
+    assert page.verdict[0] == "0 and 9 differ: 2 heads and 2 edges changed for real (q <= 0.01)."
     assert page.verdict[-1] == "Not compared: roles (not asked for)."
     assert page.warnings == ["roles is not compared: not asked for"]
     assert {slug: part.heading for slug, part in page.sections.items()} == {

@@ -23,40 +23,43 @@ from tests.drift.handmade import (
     transfer,
 )
 
-ALL_TEN = "all 10 facts (fewer than 8 are recalled at A or B)"
+ALL_TWENTY = "all 20 facts (fewer than 8 are recalled at A or B)"
 HOLM = 2.0**-9
 """The smallest p of ten units that change alike."""
 
 
 def _a(**other):
-    return point(0, heads=retrieval({(0, 1): 0.0625}, correct=2, nll=2.0), circuit=graph(strengths(WIRING_A)), **other)
+    return point(
+        0, heads=retrieval({(0, 1): 0.0625}, correct=2, nll=2.0), circuit=graph(strengths(WIRING_A), facts=20), **other
+    )
 
 
 def _b(**other):
     return point(
         1000,
         heads=retrieval({(0, 1): 0.75, (1, 1): 0.5}, correct=8, nll=1.0),
-        circuit=graph(strengths(WIRING_B)),
+        circuit=graph(strengths(WIRING_B), facts=20),
         **other,
     )
 
 
 @pytest.fixture(scope="module")
 def changed():
-    """A head gained, an edge gained and one lost, 1 then 8 facts recalled, a mover lost."""
+    """A head gained, an edge gained and one lost, 2 then 16 facts recalled, a mover lost."""
     a = point(
         0,
         tokens=0,
         heads=retrieval({(0, 1): 0.0625}, correct=2, nll=2.0),
-        circuit=graph(strengths(WIRING_A), known=[True] + [False] * 9),
+        circuit=graph(strengths(WIRING_A), facts=20, known=[True] * 2 + [False] * 18),
         roles=roles(a0_h0="mover", a1_h1="mover"),
     )
+    learned = [False] * 2 + [True] * 16 + [False] * 2
     b = point(
         1000,
         tokens=4_096_000,
         stage="late",
         heads=retrieval({(0, 1): 0.75, (1, 1): 0.5}, correct=8, nll=1.0),
-        circuit=graph(strengths(WIRING_B), known=[False] + [True] * 8 + [False], refused=[(10, "two tokens")]),
+        circuit=graph(strengths(WIRING_B), facts=20, known=learned, refused=[(20, "two tokens")]),
         roles=roles(a0_h0="mover"),
     )
     return compare(a, b, transfer=transfer(["0", "1000"], [[0.75, 0.25], [0.5, 1.0]]))
@@ -70,21 +73,22 @@ def same():
 
 def test_a_pair_that_changed_says_what_changed_by_how_much_and_on_what(changed):
     opening, behaviour, heads, circuit, role = changed.verdict
-    assert opening == "0 and 1,000 differ: 2 heads and 2 edges changed for real (q < 0.05)."
-    # accuracy: six of ten turn right, sd 0.516, half 2.262 * 0.516 / sqrt(10) = 0.37; recall: 8 of 10 gained, 1 lost,
-    # sd 0.675, half 0.48
+    assert opening == "0 and 1,000 differ: 2 heads and 2 edges changed for real (q <= 0.05)."
+    # accuracy: six of ten turn right, sd 0.516, half 2.262 * 0.516 / sqrt(10) = 0.37; recall: 16 of 20 gained, 2 lost,
+    # sd 0.657, half 2.093 * 0.657 / sqrt(20) = 0.31
     assert behaviour == (
         "Behaviour: needle accuracy 0.20 → 0.80 (Δ +0.60 [+0.23, +0.97]); answer NLL (nats per token) 2.00 → 1.00 "
-        "(Δ -1.00 [-1.00, -1.00]); fact recall 0.10 → 0.80 (Δ +0.70 [+0.22, +1.18])."
+        "(Δ -1.00 [-1.00, -1.00]); fact recall 0.10 → 0.80 (Δ +0.70 [+0.39, +1.01])."
     )
     assert heads == (
         "Heads: 2 of 4 changed their retrieval score, over 10 needles; retrieval heads (score > 0.1): "
         "2 gained (a0.h1, a1.h1), none lost."
     )
-    # nine units: p = 2 / 2^8; 19 of 21 edges are shared
+    # eighteen units, of whose signs none drawn agree: p = 2 (1 - .05^(1 / 999)); 19 of 21 edges are shared
     assert circuit.startswith(
-        "Circuit, on the 9 of 10 facts recalled at A or B: 2 of 46 edges changed for real (q < 0.05, global p = 0.0078)"
-        ": within the circuits 1 gained, 1 lost. Jaccard, 20 edges: 0.90; between halves of the facts 0.90 across the "
+        "Circuit, on the 18 of 20 facts recalled at A or B: 2 of 46 edges changed for real (q <= 0.05, "
+        "global p = 0.006): within the circuits 1 gained, 1 lost. Jaccard, 20 edges: 0.90; between halves of the facts "
+        "0.90 across the "
         "two, 1.00 [1.00, 1.00] within one checkpoint and 0."
     )
     assert "by chance: less alike than prompt noise makes them. " in circuit
@@ -95,10 +99,10 @@ def test_a_pair_that_changed_says_what_changed_by_how_much_and_on_what(changed):
 
 def test_read_the_other_way_every_sign_turns(changed):
     back = compare(changed.b, changed.a)
-    assert back.verdict[0] == "1,000 and 0 differ: 2 heads and 2 edges changed for real (q < 0.05)."
+    assert back.verdict[0] == "1,000 and 0 differ: 2 heads and 2 edges changed for real (q <= 0.05)."
     assert back.verdict[1] == (
         "Behaviour: needle accuracy 0.80 → 0.20 (Δ -0.60 [-0.97, -0.23]); answer NLL (nats per token) 1.00 → 2.00 "
-        "(Δ +1.00 [+1.00, +1.00]); fact recall 0.80 → 0.10 (Δ -0.70 [-1.18, -0.22])."
+        "(Δ +1.00 [+1.00, +1.00]); fact recall 0.80 → 0.10 (Δ -0.70 [-1.01, -0.39])."
     )
     assert "none gained, 2 lost (a0.h1, a1.h1)." in back.verdict[2]
     assert back.verdict[4] == "Roles in the circuits: 1 mover head gained (a1.h1); 1 retrieval head lost (a0.h1)."
@@ -106,14 +110,14 @@ def test_read_the_other_way_every_sign_turns(changed):
 
 def test_a_pair_that_did_not_change_says_so(same):
     assert not same.significant
-    assert same.verdict[0] == "No head and no circuit changed significantly from 0 to 1 (q < 0.05)."
+    assert same.verdict[0] == "No head and no circuit changed significantly from 0 to 1 (q <= 0.05)."
     assert same.verdict[1] == (
         "Behaviour: needle accuracy 0.20 → 0.20 (Δ +0.00 [+0.00, +0.00]); answer NLL (nats per token) 2.00 → 2.00 "
         "(Δ +0.00 [+0.00, +0.00]); fact recall 0.00 → 0.00 (Δ +0.00 [+0.00, +0.00])."
     )
     assert same.verdict[2].endswith("retrieval heads (score > 0.1): none gained, none lost.")
     assert same.verdict[3].startswith(
-        f"Circuit, on {ALL_TEN}: No edge of 46 changed beyond the noise of the prompts (global p = 1). "
+        f"Circuit, on {ALL_TWENTY}: No edge of 46 changed beyond the noise of the prompts (global p = 1). "
     )
     assert same.verdict[4] == "No head of the circuits gained or lost a role."
 
@@ -122,27 +126,27 @@ def test_a_pair_differs_by_its_circuit_alone():
     a, b = _a(), _b(tokens=None)
     pair = compare(a, b.with_result("heads", a.heads))
     assert pair.significant
-    assert pair.verdict[0] == "0 and 1,000 differ: 2 edges changed for real (q < 0.05)."
+    assert pair.verdict[0] == "0 and 1,000 differ: 2 edges changed for real (q <= 0.05)."
 
 
 def test_a_pair_differs_by_its_heads_alone():
     a, b = _a(), _b()
     pair = compare(a, b.with_result("circuit", a.circuit))
     assert pair.significant
-    assert pair.verdict[0] == "0 and 1,000 differ: 2 heads changed for real (q < 0.05)."
+    assert pair.verdict[0] == "0 and 1,000 differ: 2 heads changed for real (q <= 0.05)."
 
 
 def test_a_pair_differs_by_a_readout_alone_and_names_it():
     """NLL changes on all ten needles: p = 2^-9; accuracy on none."""
     pair = compare(point(0, heads=retrieval(nll=2.0)), point(1, heads=retrieval(nll=1.0)))
     assert pair.significant
-    assert pair.verdict[0] == "0 and 1 differ: answer NLL (nats per token) changed for real (q < 0.05)."
+    assert pair.verdict[0] == "0 and 1 differ: answer NLL (nats per token) changed for real (q <= 0.05)."
     both = compare(point(0, heads=retrieval(nll=2.0)), point(1, heads=retrieval(nll=1.0, correct=10)))
     assert both.verdict[0] == (
-        "0 and 1 differ: needle accuracy and answer NLL (nats per token) changed for real (q < 0.05)."
+        "0 and 1 differ: needle accuracy and answer NLL (nats per token) changed for real (q <= 0.05)."
     )
     accuracy = compare(point(0, heads=retrieval()), point(1, heads=retrieval(correct=10)))
-    assert accuracy.verdict[0] == "0 and 1 differ: needle accuracy changed for real (q < 0.05)."
+    assert accuracy.verdict[0] == "0 and 1 differ: needle accuracy changed for real (q <= 0.05)."
 
 
 @pytest.mark.parametrize(("level", "differs"), [(1.9 * HOLM, False), (2.1 * HOLM, True)])
@@ -157,18 +161,18 @@ def test_a_graph_may_change_as_a_whole_without_an_edge_that_can_be_named():
     none = replace(pair.circuit, tests=replace(pair.circuit.tests, q=np.ones(46)))
     alone = pair.with_change("circuit", none)
     assert alone.significant
-    assert alone.verdict[0] == "0 and 1 differ: the graph as a whole changed for real (q < 0.05)."
+    assert alone.verdict[0] == "0 and 1 differ: the graph as a whole changed for real (q <= 0.05)."
 
 
 def test_what_was_not_measured_is_not_compared_and_the_reason_is_told():
     a = point(0, heads=retrieval())
     b = point(1, heads=retrieval(), circuit=graph(strengths(WIRING_A)))
     pair = compare(replace(a, failures={"circuit": "no fact fits"}), b)
-    assert pair.verdict[0] == "No head changed significantly from 0 to 1 (q < 0.05)."
+    assert pair.verdict[0] == "No head changed significantly from 0 to 1 (q <= 0.05)."
     assert pair.verdict[-1] == "Not compared: circuit (step0: no fact fits)."
     assert len(pair.verdict) == 4
     other = compare(point(0, circuit=b.circuit), point(1, circuit=b.circuit))
-    assert other.verdict[0] == "No circuit changed significantly from 0 to 1 (q < 0.05)."
+    assert other.verdict[0] == "No circuit changed significantly from 0 to 1 (q <= 0.05)."
     assert other.verdict[-1] == "Not compared: heads (step0: not measured; step1: not measured)."
     with pytest.raises(
         CheckpointMismatch, match=r"nothing to compare\. heads: step0: not measured; step0: not measured"
@@ -180,12 +184,12 @@ def test_what_was_not_measured_is_not_compared_and_the_reason_is_told():
 
 def test_two_checkpoints_of_one_label_are_told_apart_by_their_place():
     pair = compare(point(5, stage="one", heads=retrieval()), point(5, stage="two", heads=retrieval()))
-    assert pair.verdict[0] == "No head changed significantly from one/5 to two/5 (q < 0.05)."
+    assert pair.verdict[0] == "No head changed significantly from one/5 to two/5 (q <= 0.05)."
 
 
 def test_the_level_is_the_one_asked_for(changed):
     strict = compare(changed.a, changed.b, q=0.001)
-    assert strict.verdict[0] == "No head and no circuit changed significantly from 0 to 1,000 (q < 0.001)."
+    assert strict.verdict[0] == "No head and no circuit changed significantly from 0 to 1,000 (q <= 0.001)."
     assert not strict.significant
 
 
@@ -242,14 +246,14 @@ def test_the_table_of_edges_and_nodes_holds_those_that_changed(changed):
     assert edges["b"].tolist() == [strong, 45 / 1024]
     assert edges["delta"].tolist() == [strong - 46 / 1024, 45 / 1024 - strong]
     assert edges["low"].tolist() == edges["high"].tolist() == edges["delta"].tolist()
-    assert edges["q"].tolist() == [0, 0]
+    assert edges["q"].tolist() == [46 / 2 / 2**17] * 2, "no surer than eighteen signs alike"
     assert edges["status"].tolist() == ["gained", "lost"]
     nodes = _tables(changed)["nodes"].frame
     assert list(nodes) == ["node", "a", "b", "delta", "low", "high", "q", "in_a", "in_b"]
     # a1.h1 also feeds m1 (44 / 1024), which changes on neither side
     assert nodes.values.tolist() == [
-        ["m1", 46 / 1024, strong, *[strong - 46 / 1024] * 3, 0, False, True],
-        ["a1.h1", strong + 44 / 1024, 89 / 1024, *[45 / 1024 - strong] * 3, 0, True, False],
+        ["m1", 46 / 1024, strong, *[strong - 46 / 1024] * 3, 7 / 2 / 2**17, False, True],
+        ["a1.h1", strong + 44 / 1024, 89 / 1024, *[45 / 1024 - strong] * 3, 7 / 2 / 2**17, True, False],
     ]
 
 
@@ -338,12 +342,12 @@ def test_a_pair_as_json(changed):
         "needle accuracy", "answer NLL (nats per token)", "fact recall"
     ]  # fmt: skip
     recall = document["behaviour"][2]
-    # exact McNemar: 1 of 9 that changed went the other way
-    assert recall["p"] == pytest.approx(2 * (1 + 9) / 2**9)
+    # exact McNemar: 2 of 18 that changed went the other way
+    assert recall["p"] == pytest.approx(2 * (1 + 18 + 153) / 2**18)
     assert (recall["before"], recall["after"]) == (0.1, 0.8)
     assert document["heads"][0]["name"] == "a0.h1"
     assert [row["edge"] for row in document["edges"]] == ["m1->logits", "a1.h1->logits"]
-    assert document["facts"] == "the 9 of 10 facts recalled at A or B"
+    assert document["facts"] == "the 18 of 20 facts recalled at A or B"
     assert document["not_compared"] == {}
     assert document["refused_facts"] == []
     alone = compare(point(0, heads=changed.a.heads), point(1, heads=changed.a.heads)).to_json()
@@ -365,5 +369,5 @@ def test_a_notebook_shows_a_pair(changed):
     assert html.startswith("<p><b>0 → 1,000</b></p><ul><li>0 and 1,000 differ: 2 heads and 2 edges changed")
     assert html.count("<li>") == 5
     assert html.count("<table") == 7
-    assert "q &lt; 0.05" in html
+    assert "q &lt;= 0.05" in html
     assert re.search(r"<td>a0.h1</td>\s*<td>0.0625</td>\s*<td>0.75</td>\s*<td>0.688</td>", html)

@@ -4,7 +4,8 @@ from toys import fake_scores
 
 import heads
 from checkpoints.errors import BadPrompt, CheckpointMismatch
-from heads.scores.stats import bootstrap, false_discovery, paired_test, welch_test, widened
+from checkpoints.stats.bootstrap import bootstrap, widened
+from checkpoints.stats.ttests import false_discovery, paired_test, welch_test
 
 
 def noisy(mean, n=24, seed=0):

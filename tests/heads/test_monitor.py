@@ -6,9 +6,10 @@ from toys import fake_scores
 
 import heads
 from checkpoints.errors import BadPrompt, CheckpointMismatch
+from checkpoints.stats.permutation import order_p
 from heads import Monitor
 from heads.scores.agreement import agreement, rank_biased_overlap
-from heads.tracking.correlation import correlate, fisher_interval, pearson_p, permutation_p, read_downstream
+from heads.tracking.correlation import correlate, fisher_interval, pearson_p, read_downstream
 from heads.tracking.saturation import log_fit
 
 # arXiv 2604.02650, table 4: r and the printed p over six checkpoints
@@ -48,14 +49,14 @@ def test_every_longbio_interval_spans_0(r, p):
 
 def test_permutation_p_is_exact_at_six():
     line = np.arange(6.0)
-    assert permutation_p(line, line) == pytest.approx(2 / 720)
-    assert permutation_p(line, -(line**2)) == pytest.approx(2 / 720)
+    assert order_p(line, line) == pytest.approx(2 / 720)
+    assert order_p(line, -(line**2)) == pytest.approx(2 / 720)
 
 
 def test_permutation_p_is_drawn_beyond_eight():
     draw = np.random.default_rng(0)
     x, y = draw.normal(size=(2, 20))
-    assert permutation_p(x, y) == pytest.approx(correlate(x, y).p, abs=0.03)
+    assert order_p(x, y) == pytest.approx(correlate(x, y).p, abs=0.03)
 
 
 def test_a_correlation_says_what_it_rests_on():

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats as textbook
 
+from checkpoints.stats.bootstrap import Estimate
 from heads import HeadComparison, Monitor, NeedleMap, Readout, RetrievalScores, Validation
 from heads.comparison.diff import compare
 from heads.scores.agreement import Agreement
 from heads.scores.change import Change
 from heads.scores.scores import HeadScores, retrieves
-from heads.scores.stats import Estimate
 from heads.tracking.correlation import Correlation
 from heads.tracking.monitor import Curve, Transition
 from heads.tracking.saturation import LogFit, Saturation, Trend

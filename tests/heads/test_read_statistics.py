@@ -8,23 +8,12 @@ import pytest
 from scipy import stats as textbook
 
 from checkpoints.errors import BadPrompt
+from checkpoints.stats.bootstrap import Estimate, bootstrap, percentiles, resampled_means, resampling, widened
+from checkpoints.stats.permutation import order_p
+from checkpoints.stats.ttests import false_discovery, paired_test, welch_test
+from checkpoints.stats.units import cluster_means, independent_units, nanmean, nansd
 from heads.scores.agreement import agreement, rank_biased_overlap, ranking, spearman
-from heads.scores.stats import (
-    Estimate,
-    bootstrap,
-    cluster_means,
-    false_discovery,
-    independent_units,
-    nanmean,
-    nansd,
-    paired_test,
-    percentiles,
-    resampled_means,
-    resampling,
-    welch_test,
-    widened,
-)
-from heads.tracking.correlation import Correlation, align, correlate, fisher_interval, pearson, pearson_p, permutation_p
+from heads.tracking.correlation import Correlation, align, correlate, fisher_interval, pearson, pearson_p
 from heads.tracking.saturation import BOUNDS, Saturation, Trend, count_bound, deceptive, log_fit, saturation
 
 NAN = float("nan")
@@ -327,13 +316,13 @@ def test_the_ends_of_correlation():
 
 
 def test_permutations_are_all_up_to_eight_and_drawn_beyond():
-    assert permutation_p(np.arange(8.0), np.arange(8.0)) == pytest.approx(2 / math.factorial(8))
+    assert order_p(np.arange(8.0), np.arange(8.0)) == pytest.approx(2 / math.factorial(8))
     x, y = np.arange(9.0), np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 7.0])
     rng = np.random.default_rng(0)
     drawn = rng.permuted(np.tile(np.arange(9), (20_000, 1)), axis=1)
     hits = sum(abs(np.corrcoef(x, y[order])[0, 1]) >= np.corrcoef(x, y)[0, 1] - 1e-9 for order in drawn[:400])
-    assert permutation_p(x, y) >= 1 / 20_001
-    assert permutation_p(x, y) < 0.001
+    assert order_p(x, y) >= 1 / 20_001
+    assert order_p(x, y) < 0.001
     assert hits == 0
 
 

@@ -1,0 +1,138 @@
+"""Intervals by resampling: independent units drawn anew with replacement, as many as there are."""
+
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoints.stats.units import Floats, cluster_means
+
+LEVEL = 0.95
+DRAWS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with its interval.
+
+    Attributes:
+        value: the mean.
+        low: lower end of the interval.
+        high: upper end.
+        n: how many samples it rests on.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def draw_units(rng: np.random.Generator, units: int, draws: int) -> Floats:
+    """[draws, units] how often each unit is drawn with replacement, the next of a generator's draws."""
+    return rng.multinomial(units, np.full(units, 1 / units), size=draws).astype(np.float64)
+
+
+@lru_cache(maxsize=8)
+def resampling(units: int, *, draws: int = DRAWS, seed: int = 0) -> Floats:
+    """[draws, units] how often each unit is drawn, with replacement; share it to keep several metrics paired.
+
+    The same for the same arguments, and read-only: every head of every checkpoint is resampled alike.
+    """
+    weights = draw_units(np.random.default_rng(seed), units, draws)
+    weights.flags.writeable = False
+    return weights
+
+
+def resampled_means(values: Floats, cluster: NDArray[np.integer], weights: Floats) -> Floats:
+    """Means of resampled clusters, each value counting once.
+
+    Args:
+        values: [n, ...]; NaN marks what does not apply.
+        cluster: [n] which cluster a value belongs to.
+        weights: [draws, clusters] from `resampling`.
+
+    Returns:
+        [draws, ...]; NaN where a draw holds nothing that applies.
+    """
+    _, index = np.unique(cluster, return_inverse=True)
+    member = (index == np.arange(weights.shape[1])[:, None]).astype(np.float64)
+    flat = values.reshape(len(values), -1)
+    applies = ~np.isnan(flat)
+    sums, counts = member @ np.where(applies, flat, 0.0), member @ applies
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = (weights @ sums) / (weights @ counts)
+    return np.asarray(means.reshape(len(weights), *values.shape[1:]))
+
+
+def percentiles(
+    draws: Floats, *, level: float = LEVEL, method: Literal["linear", "nearest"] = "linear"
+) -> tuple[Floats, Floats]:
+    """Ends of the percentile interval over the first axis, of the draws that have a value; NaN where none has.
+
+    Args:
+        draws: [draws, ...].
+        level: coverage.
+        method: ``nearest`` gives ends that were drawn.
+    """
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        low, high = np.nanquantile(draws, tails, axis=0, method=method)
+    return low, high
+
+
+def bootstrap(
+    values: Floats,
+    cluster: NDArray[np.integer] | None = None,
+    *,
+    level: float = LEVEL,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[Floats, Floats]:
+    """Percentile interval of the mean over the first axis, independent units drawn with replacement.
+
+    Args:
+        values: [n, ...]; NaN marks what does not apply.
+        cluster: [n] which unit a value belongs to (`units.independent_units`); each its own unless given.
+        level: coverage.
+        draws: resamples.
+        seed: of the resamples.
+
+    Returns:
+        lower and upper ends, each [...]; NaN where fewer than two units apply, which say nothing of a spread.
+    """
+    values = np.asarray(values)
+    cluster = np.arange(len(values)) if cluster is None else cluster
+    weights = resampling(len(np.unique(cluster)), draws=draws, seed=seed)
+    low, high = percentiles(resampled_means(values, cluster, weights), level=level)
+    spread = (~np.isnan(cluster_means(values, cluster))).sum(axis=0) > 1
+    return np.where(spread, low, np.nan), np.where(spread, high, np.nan)
+
+
+def widened(low: Floats, high: Floats, *, units: int, level: float = LEVEL) -> tuple[Floats, Floats]:
+    """An interval of a share, made honest where every unit agrees and resampling sees no spread at all.
+
+    At 0 of ``units`` the upper end becomes the exact binomial (Clopper-Pearson) one, at all of them the lower end.
+
+    Args:
+        low: lower ends of the bootstrap interval, any shape.
+        high: upper ends.
+        units: independent units that were resampled.
+        level: coverage.
+    """
+    reach = upper_share(0, units, level=(1 + level) / 2)
+    return np.where(low == 1, 1 - reach, low), np.where(high == 0, reach, high)
+
+
+def upper_share(hits: int, trials: int, *, level: float = LEVEL) -> float:
+    """Upper confidence limit of a share of which ``hits`` of ``trials`` were seen (Clopper and Pearson 1934)."""
+    from scipy.stats import beta
+
+    return float(beta.ppf(level, hits + 1, trials - hits)) if hits < trials else 1.0

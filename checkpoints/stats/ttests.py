@@ -1,0 +1,101 @@
+"""t tests of differences of means, element by element, with Benjamini-Hochberg q; numpy, and scipy where called."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from checkpoints.stats.units import Floats
+
+MIN_UNITS = 5
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class TTest:
+    """Differences of means, element by element, all of one shape.
+
+    Attributes:
+        delta: mean difference b - a.
+        low: lower end of its 95 % t interval.
+        high: upper end.
+        p: two-sided; 1 where nothing differs, NaN where fewer than `MIN_UNITS` units apply.
+        q: Benjamini-Hochberg over all elements that have a p.
+    """
+
+    delta: Floats
+    low: Floats
+    high: Floats
+    p: Floats
+    q: Floats
+
+
+def paired_test(a: Floats, b: Floats, *, level: float = LEVEL) -> TTest:
+    """`difference_test` of b - a, over the same units on both sides."""
+    return difference_test(b - a, level=level)
+
+
+def difference_test(difference: Floats, *, level: float = LEVEL) -> TTest:
+    """Student's t test of the mean over the first axis against 0.
+
+    Args:
+        difference: [U, ...] of one unit each; NaN marks what does not apply. Sums are of double precision.
+        level: coverage of the interval.
+    """
+    delta, variance, n = _moments(difference)
+    return _t_test(delta, variance, n - 1, n, level)
+
+
+def welch_test(a: Floats, b: Floats, *, level: float = LEVEL) -> TTest:
+    """Welch's t test of two sets of other units, [U, ...] and [V, ...], over the first axis."""
+    mean_a, va, na = _moments(a)
+    mean_b, vb, nb = _moments(b)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        freedom = (va + vb) ** 2 / (va**2 / (na - 1) + vb**2 / (nb - 1))
+    freedom = np.where(np.isfinite(freedom), freedom, na + nb - 2)
+    return _t_test(mean_b - mean_a, va + vb, freedom, np.minimum(na, nb), level)
+
+
+def smallest_p(units: Floats | int) -> Floats:
+    """The smallest p that so many units can give: that of a sign test with every sign alike, 2^(1 - units)."""
+    return np.asarray(2.0 ** (1 - np.maximum(units, 1)))
+
+
+def false_discovery(p: Floats) -> Floats:
+    """Benjamini-Hochberg q-values over all that are not NaN, in the shape given."""
+    flat = p.ravel()
+    q = np.full_like(flat, np.nan)
+    tested = np.flatnonzero(~np.isnan(flat))
+    if len(tested):
+        order = tested[np.argsort(flat[tested], kind="stable")]
+        scaled = flat[order] * len(order) / np.arange(1, len(order) + 1)
+        q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    return q.reshape(p.shape)
+
+
+def _moments(values: Floats) -> tuple[Floats, Floats, Floats]:
+    """Mean over the first axis, variance of that mean, and how many values apply; NaN where too few do."""
+    applies = ~np.isnan(values)
+    n = applies.sum(axis=0)
+    whole = bool(applies.all())
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.asarray(values.sum(axis=0, dtype=np.float64, where=True if whole else applies) / n)
+        away = np.asarray(values - mean)
+        scatter = np.square(away, out=away).sum(axis=0, where=True if whole else applies)
+        return mean, np.asarray(scatter / (n - 1) / n), np.asarray(n)
+
+
+def _t_test(delta: Floats, variance: Floats, freedom: Floats, units: Floats, level: float) -> TTest:
+    """From the variance of the mean difference, its degrees of freedom, and the units of the smaller side.
+
+    The bound of `smallest_p` keeps a handful of identical differences, whose variance is 0, from counting as proof.
+    """
+    from scipy.stats import t
+
+    error, freedom = np.sqrt(variance), np.maximum(freedom, 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = 2 * t.sf(np.abs(delta) / error, freedom)
+    p = np.where(delta == 0, 1.0, np.maximum(p, smallest_p(units)))
+    p = np.asarray(np.where(units < MIN_UNITS, np.nan, p))
+    distinct, place = np.unique(freedom, return_inverse=True)
+    half = t.ppf((1 + level) / 2, distinct)[place].reshape(np.shape(freedom)) * error
+    return TTest(delta, delta - half, delta + half, p, false_discovery(p))

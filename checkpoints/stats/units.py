@@ -1,0 +1,47 @@
+"""What may count as independent, and means over it; what does not apply is NaN and left out."""
+
+import warnings
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+Unit = Literal["auto", "needle", "prompt"]
+ENOUGH = 8
+"""Units from which a group is spoken of by itself: needles as units of prompts, a class of facts, facts recalled."""
+
+
+def nanmean(values: Floats, axis: int = 0) -> Floats:
+    """Mean over what applies; NaN, silently, where nothing does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.asarray(np.nanmean(values, axis=axis))
+
+
+def nansd(values: Floats, axis: int = 0) -> Floats:
+    """Standard deviation of the sample over what applies; NaN, silently, where fewer than two values do."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.asarray(np.nanstd(values, axis=axis, ddof=1))
+
+
+def independent_units(
+    needle: NDArray[np.integer], unit: Unit = "auto"
+) -> tuple[Literal["needle", "prompt"], NDArray[np.integer]]:
+    """What may count as independent samples, and which of them each prompt belongs to.
+
+    The prompts of one needle share its text and its haystack.
+
+    Args:
+        needle: [N] which needle a prompt hides.
+        unit: ``auto`` takes needles when there are at least eight, prompts below.
+    """
+    if unit == "prompt" or (unit == "auto" and len(np.unique(needle)) < ENOUGH):
+        return "prompt", np.arange(len(needle))
+    return "needle", needle
+
+
+def cluster_means(values: Floats, cluster: NDArray[np.integer]) -> Floats:
+    """Mean of the rows of each cluster, [clusters, ...]: the units a test may treat as independent."""
+    return np.stack([nanmean(values[cluster == c]) for c in np.unique(cluster)])
