@@ -35,6 +35,18 @@ from .facts.facts import (
 from .facts.facts import (
     load_facts as load_facts,
 )
+from .facts.questions import (
+    Question as Question,
+)
+from .facts.questions import (
+    Questions as Questions,
+)
+from .facts.questions import (
+    read_questions as read_questions,
+)
+from .facts.questions import (
+    tokenize_questions as tokenize_questions,
+)
 from .facts.tasks import (
     TASKS as TASKS,
 )

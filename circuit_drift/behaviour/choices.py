@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints import BadPrompt, LoadedModel
+from checkpoints.tokenizers.framing import prompt_ids
 from circuit_drift.behaviour.gauges import Reading
 from circuit_drift.measures.tokenizers import tokenizer_of
 
@@ -92,7 +93,7 @@ def _row(choice: Choice, unit: str, right: float, likely: NDArray[np.float64]) -
 
 
 def _ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, option: str) -> tuple[list[int], list[int]]:
-    before, whole = (list(tokenizer(text).input_ids) for text in (prompt, prompt + option))
+    before, whole = (list(prompt_ids(tokenizer, text)) for text in (prompt, prompt + option))
     if whole[: len(before)] != before or len(whole) == len(before):
         raise BadPrompt(f"the option {option!r} changes how {prompt!r} is split into tokens; begin it with a space")
     return before, whole[len(before) :]

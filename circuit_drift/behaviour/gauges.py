@@ -13,12 +13,17 @@ import circuits
 from checkpoints import BadPrompt, LoadedModel
 from checkpoints.model.finite import finite
 from checkpoints.model.plain import takes_model
+from checkpoints.tokenizers.framing import prompt_ids
 from circuit_drift.knowledge.rouge import rouge1_recall
 from circuit_drift.measures.tokenizers import tokenizer_of
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from circuits.facts.questions import QuestionSet
+
+    Asked = circuits.Fact | circuits.Question
 
 By = Literal["rank", "probability", "rouge1"]
 
@@ -61,7 +66,7 @@ class Answers:
 
 
 @takes_model
-def answers(model: "PreTrainedModel", facts: "circuits.FactSet", *, batch_size: int = 64) -> Answers:
+def answers(model: "PreTrainedModel", facts: "circuits.FactSet | QuestionSet", *, batch_size: int = 64) -> Answers:
     """Rank and probability of the first token of every fact's answer after its clean prompt; see `last_logits`.
 
     Args:
@@ -100,7 +105,8 @@ class Knowledge:
     With ``score="rouge1"`` and ``new_tokens=25`` it is the score of arXiv 2601.03858, whose ledger's threshold is 0.6.
 
     Attributes:
-        facts: what is asked; answers of several tokens only where they are written.
+        facts: what is asked; answers of several tokens only where they are written. Of questions without a corrupt twin
+            (`circuits.Question`), alone or among facts, any answer: rank and probability are of its first token.
         top: how many tokens count as recalled.
         by: the label whose values get a scalar each (exposure class).
         unit: the label that says which facts are probes of one unit of the ledger (an entity, or one fact in several
@@ -112,7 +118,7 @@ class Knowledge:
         stops: texts that end a written answer, by their last token.
     """
 
-    facts: tuple["circuits.Fact", ...]
+    facts: tuple["Asked", ...]
     top: int = 1
     by: str = "class"
     unit: str | None = None
@@ -121,7 +127,7 @@ class Knowledge:
     instruction: str = ""
     stops: tuple[str, ...] = ()
     name: str = field(default="knowledge", init=False)
-    _tokenized: list[tuple[Any, "circuits.FactSet"]] = field(
+    _tokenized: list[tuple[Any, "circuits.FactSet | QuestionSet"]] = field(
         default_factory=list, init=False, repr=False, compare=False
     )
 
@@ -149,14 +155,14 @@ class Knowledge:
         }
         if self.new_tokens:
             texts = self._write(loaded.model, tokenizer, facts)
-            pairs = zip(facts.facts, texts, strict=True)
-            columns |= {"written": texts, "rouge1": [rouge1_recall(fact.answer, text) for fact, text in pairs]}
+            right = [fact.answer for fact in facts.facts]
+            columns |= {"written": texts, "rouge1": [rouge1_recall(*pair) for pair in zip(right, texts, strict=True)]}
         scalars = self._scalars(facts.facts, columns)
         if self.score != "rank":
             columns["score"] = columns[self.score]
         return Reading(scalars, tuple(_rows(facts.facts, columns, self.unit)))
 
-    def _scalars(self, facts: "Sequence[circuits.Fact]", columns: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    def _scalars(self, facts: "Sequence[Asked]", columns: Mapping[str, Sequence[float]]) -> dict[str, float]:
         groups = np.array([str(fact.labels.get(self.by, "")) for fact in facts])
         found = {"answer_probability": float(np.mean(columns["probability"]))}
         asked = {"recall": columns["score"], **({"rouge1": columns["rouge1"]} if "rouge1" in columns else {})}
@@ -166,29 +172,37 @@ class Knowledge:
         return found
 
     def _write(
-        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", facts: "circuits.FactSet"
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", facts: "circuits.FactSet | QuestionSet"
     ) -> list[str]:
         from circuit_drift.behaviour.generation import written
 
         prompts = facts.clean
         if self.instruction:
             texts = [f"{self.instruction}{fact.clean}" for fact in facts.facts]
-            prompts = tuple(tuple(tokenizer(text).input_ids) for text in texts)
+            prompts = tuple(prompt_ids(tokenizer, text) for text in texts)
         stops = [tokenizer(text, add_special_tokens=False).input_ids[-1] for text in self.stops]
         ids = written(model, prompts, new_tokens=self.new_tokens, stop_ids=stops)
         return [str(tokenizer.decode(list(answer), skip_special_tokens=True)).strip() for answer in ids]
 
-    def _tokens(self, tokenizer: Any) -> "circuits.FactSet":
+    def _tokens(self, tokenizer: Any) -> "circuits.FactSet | QuestionSet":
         """The facts in tokens, kept from one probe to the next of the same tokenizer."""
         if not (self._tokenized and self._tokenized[0][0] is tokenizer):
-            whole: Literal["whole", "one token"] = "whole" if self.new_tokens else "one token"
-            self._tokenized[:] = [(tokenizer, circuits.tokenize_facts(tokenizer, self.facts, answers=whole))]
+            self._tokenized[:] = [(tokenizer, self._in_tokens(tokenizer))]
         return self._tokenized[0][1]
 
+    def _in_tokens(self, tokenizer: Any) -> "circuits.FactSet | QuestionSet":
+        pairs = [fact for fact in self.facts if isinstance(fact, circuits.Fact)]
+        if len(pairs) < len(self.facts):
+            return circuits.tokenize_questions(tokenizer, [_question(fact) for fact in self.facts])
+        whole: Literal["whole", "one token"] = "whole" if self.new_tokens else "one token"
+        return circuits.tokenize_facts(tokenizer, pairs, answers=whole)
 
-def _rows(
-    facts: "Sequence[circuits.Fact]", columns: Mapping[str, Sequence[Any]], unit: str | None
-) -> list[Mapping[str, Any]]:
+
+def _question(fact: "Asked") -> "circuits.Question":
+    return circuits.Question(fact.clean, fact.answer, fact.labels, fact.space)
+
+
+def _rows(facts: "Sequence[Asked]", columns: Mapping[str, Sequence[Any]], unit: str | None) -> list[Mapping[str, Any]]:
     return [
         {
             "unit": f"{fact.clean} {fact.answer.strip()}" if unit is None else str(fact.labels[unit]),
@@ -201,7 +215,12 @@ def _rows(
 
 
 def panel(
-    facts: "Sequence[circuits.Fact]", *, per_group: int, by: str = "class", unit: str | None = None, seed: int = 0
+    facts: "Sequence[circuits.Fact]",
+    *,
+    per_group: int,
+    by: str = "class",
+    unit: str | None = None,
+    seed: int = 0,
 ) -> "tuple[circuits.Fact, ...]":
     """A fixed sample of every group, so that a probe costs little and misses no group.
 

@@ -19,6 +19,7 @@ BUILT_IN = {
     "faithfulness": "circuit_drift.measures.faithfulness:FaithfulnessMeasure",
     "roles": "circuit_drift.measures.roles:RolesMeasure",
     "sft": "circuit_drift.behaviour.sft:SftMeasure",
+    "questions": "circuit_drift.behaviour.questions:QuestionsMeasure",
     "harness": "circuit_drift.behaviour.harness:HarnessMeasure",
 }
 MEASURES = ("heads", "circuit", "faithfulness", "roles")

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from checkpoints.errors import BadPrompt
 from checkpoints.files.reading import read_records
 from checkpoints.results.disk import write_file
+from checkpoints.tokenizers.framing import gap
 from circuits.facts.facts import Fact
+from circuits.facts.questions import is_by_entity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -173,6 +175,11 @@ def _records(path: Path | str) -> Iterator[tuple[str, Any]]:
             yield record.where, "the line is not JSON"
         elif isinstance(record.value, dict) and isinstance(record.value.get("samples"), list):
             yield from _samples(record.value)
+        elif is_by_entity(record.value):
+            raise BadPrompt(
+                f"{path} holds questions by entity, which have no corrupt twin: circuits need one, recall does not; "
+                "ask them with circuit-drift run --measures questions:FILE"
+            )
         else:
             yield record.where, record.value
 
@@ -278,7 +285,15 @@ def _pairs(
         corrupt = text.replace("{}", rival.subject)
         labels = {**about, "form": form}
         segments = {"subject": row.subject}
-        yield Fact(clean, corrupt, f" {row.answer}", f" {rival.answer}", labels, segments), ""
+        yield (
+            Fact(clean, corrupt, _following(clean, row.answer), _following(corrupt, rival.answer), labels, segments),
+            "",
+        )
+
+
+def _following(prompt: str, answer: str) -> str:
+    """An answer as it follows its prompt in running text, with the space that stands between."""
+    return gap(prompt, answer) + answer
 
 
 def _rival(

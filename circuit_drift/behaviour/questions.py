@@ -1,0 +1,102 @@
+"""Recall of questions that have no corrupt twin: how many answers are known, whole, and what the model writes."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+import circuits
+from checkpoints import DriftError, LoadedModel
+from checkpoints.tokenizers.framing import prompt_ids
+from circuit_drift.behaviour.generation import written
+from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure, Score, interval_of
+from circuit_drift.behaviour.skills import forced_tokens
+from circuit_drift.knowledge.rouge import rouge1_recall
+from circuit_drift.measures.base import Asked
+from circuit_drift.measures.tokenizers import tokenizer_of
+
+NEW_TOKENS = 25
+
+
+@dataclass(frozen=True)
+class QuestionsMeasure(BehaviourMeasure):
+    """Ask every question: ``run --measures questions:FILE``.
+
+    Scores: ``exact``, the share of questions of whose answer every token is the most likely one after the right ones
+    before it; ``nll``, nats per answer token; ``rouge1``, ROUGE-1 recall of the answer in what the model writes
+    greedily (arXiv 2601.03858: 25 tokens at most). Each over all questions and over each value of the label.
+
+    Attributes:
+        questions: from `circuits.read_questions`.
+        origin: where they came from.
+        by: the label whose values get scores of their own.
+        new_tokens: of a written answer, at most.
+    """
+
+    questions: circuits.Questions
+    origin: str
+    by: str = "kind"
+    new_tokens: int = NEW_TOKENS
+
+    name = "questions"
+
+    @classmethod
+    def build(cls, asked: Asked) -> Self:
+        """Over the file named, ``questions:FILE``."""
+        if len(asked.arguments) != 1:
+            raise DriftError(f"questions are those of one file: say questions:FILE, got {list(asked.arguments)}")
+        path = Path(asked.arguments[0])
+        return cls(circuits.read_questions(path), path.name)
+
+    def params(self) -> dict[str, Any]:
+        """The questions, the label, and how long answers may get."""
+        told = json.dumps([asdict(question) for question in self.questions], sort_keys=True)
+        digest = hashlib.sha256(told.encode()).hexdigest()
+        return {"questions": digest, "by": self.by, "new_tokens": self.new_tokens}
+
+    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> Behaviour:
+        """Ask them all.
+
+        Raises:
+            BadPrompt: none can be asked with this tokenizer.
+        """
+        tokenizer = tokenizer_of(loaded)
+        asked = circuits.tokenize_questions(tokenizer, self.questions)
+        hits, nll = forced_tokens(
+            loaded.model,
+            [(list(prompt), list(answer)) for prompt, answer in zip(asked.clean, asked.answer, strict=True)],
+        )
+        stop = prompt_ids(tokenizer, "\n")[-1:]
+        answers = written(loaded.model, asked.clean, new_tokens=self.new_tokens, stop_ids=stop)
+        texts = [str(tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in answers]
+        rouge = [rouge1_recall(question.answer, text) for question, text in zip(asked.facts, texts, strict=True)]
+        items = {
+            "exact": np.array([float(hit.all()) for hit in hits]),
+            "nll": np.array([values.mean() for values in nll]),
+            "rouge1": np.array(rouge),
+        }
+        kinds = np.array([str(question.labels.get(self.by, "")) for question in asked.facts])
+        scores = [score for task, chosen in _groups(kinds) for score in _scores(task, chosen, items)]
+        columns = {f"questions_{score.metric}": score.value for score in scores if score.task == "all"}
+        return Behaviour(tuple(scores), columns, _refused(asked.refused), {"origin": self.origin})
+
+
+def _groups(kinds: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """(task, [N] which questions): all of them, then by kind where there are several."""
+    named = [name for name in dict.fromkeys(kinds.tolist()) if name]
+    return [("all", np.ones(len(kinds), dtype=bool)), *((name, kinds == name) for name in named)]
+
+
+def _scores(task: str, chosen: np.ndarray, items: Mapping[str, np.ndarray]) -> list[Score]:
+    return [Score(task, metric, *interval_of(values[chosen]), int(chosen.sum())) for metric, values in items.items()]
+
+
+def _refused(refused: Sequence[tuple[int, str]]) -> dict[str, str]:
+    if not refused:
+        return {}
+    index, reason = refused[0]
+    return {"all": f"{len(refused)} refused and not asked; question {index}: {reason}"}
