@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints.errors import CorruptWeights, DriftError
-from checkpoints.files.folder import ADAPTER_FILE, loading_files
+from checkpoints.files.folder import ADAPTER_CONFIG, ADAPTER_FILE, loading_files, read_json
 from checkpoints.files.headers import read_header
 from checkpoints.loading.view import view
 
@@ -20,7 +20,7 @@ def merge_adapter(folder: Path, base: "PreTrainedModel") -> "PreTrainedModel":
     """Merge the PEFT adapter in a folder into its base model, which is used up.
 
     Raises:
-        DriftError: peft is not installed.
+        DriftError: peft is not installed, or the adapter's config names a module to import.
         CorruptWeights: the adapter does not fit the base, or does not cover what its config promises.
     """
     try:
@@ -29,6 +29,11 @@ def merge_adapter(folder: Path, base: "PreTrainedModel") -> "PreTrainedModel":
         raise DriftError(
             f"{folder} is an adapter, which needs the package peft: pip install 'circuit-drift[lora]'"
         ) from error
+    if read_json(folder / ADAPTER_CONFIG).get("megatron_config"):
+        raise DriftError(
+            f"{folder / ADAPTER_CONFIG} has peft import a module that it names (megatron_config): refused; merge the "
+            "adapter where you trust it"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other packages' deprecations; what matters is checked below

@@ -19,7 +19,7 @@ from checkpoints.files.distributed import plan, read_metadata
 from checkpoints.files.folder import ADAPTER_CONFIG, loading_files, tokenizer_files
 from checkpoints.files.hashes import stamps
 from checkpoints.files.limits import require_possible
-from checkpoints.files.trust import allows_code
+from checkpoints.files.trust import allows_code, refuse_foreign_code
 from checkpoints.loading.adapters import merge_adapter
 from checkpoints.loading.coverage import check_coverage, check_finite, explain
 from checkpoints.loading.placement import DeviceMap as DeviceMap
@@ -196,6 +196,7 @@ def _build(
     else:
         require_possible(checkpoint.config, folder=checkpoint.path, tensors=count_tensors(files),
                          size=sum(file.stat().st_size for file in files))  # fmt: skip
+        refuse_foreign_code(checkpoint.config, checkpoint.path, own=allows_code(checkpoint.path, checkpoint.repo))
     auto: Any = AutoModelForCausalLM
     model: PreTrainedModel
     code = allows_code(checkpoint.path, checkpoint.repo)
@@ -234,6 +235,7 @@ def _build_distributed(checkpoint: Checkpoint, folder: Path, dtype: str, attenti
     stored = read_metadata(folder)
     size = sum(file.stat().st_size for file in folder.glob("*.distcp"))
     require_possible(checkpoint.config, tensors=len(stored), size=size, folder=checkpoint.path)
+    refuse_foreign_code(checkpoint.config, checkpoint.path, own=False)
     try:
         config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints.errors import DriftError
+from checkpoints.files.trust import ALLOWED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,4 +28,9 @@ def read_tokenizer(folder: Path, *, gguf: str | None = None, code: bool = False)
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=code, **extra)
     except Exception as error:
         text = " ".join(str(error).split())[:300]
+        if "trust_remote_code" in str(error):
+            raise DriftError(
+                f"the tokenizer in {folder} needs code of its own, which is refused; where you have read that code, "
+                f"allow it: {ALLOWED}={folder}"
+            ) from error
         raise DriftError(f"the tokenizer in {folder} cannot be loaded: {text}; restore its files") from error

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from checkpoints.errors import DriftError, StoreError
+from checkpoints.files.states import read_state
 from checkpoints.results.disk import draft_folder, whole_file, write_file
 from checkpoints.series import manifest
 from circuit_drift.lab import probes
@@ -104,13 +105,11 @@ def _unfinished(folder: Path, what: str) -> dict[str, Any] | None:
     Raises:
         StoreError: the folder holds a finished series, or the beginning of another one.
     """
-    import torch
-
     if not (folder / STATE_FILE).exists():
         if (folder / "manifest.csv").exists():
             raise StoreError(f"{folder} holds a series already: name another folder, or delete it first")
         return None
-    kept: dict[str, Any] = torch.load(folder / STATE_FILE, weights_only=True)
+    kept = read_state(folder / STATE_FILE)
     if kept["what"] != what:
         raise StoreError(
             f"{folder} holds an unfinished series of another recipe or torch: {kept['what']}; name another folder, or "

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import Checkpoint, StoreError, open_checkpoint
+from checkpoints.files.states import read_state
 from checkpoints.results.disk import collect_drafts, draft_folder, write_file
 from circuit_drift.training.strategies.config import Config, Strategy
 from circuit_drift.training.strategies.parameters import plain, prepare, trained
@@ -91,7 +92,7 @@ def begin(original: "PreTrainedModel", strategy: Strategy, folder: Path, *, seed
     optimizer = torch.optim.AdamW(list(trained(module).values()), lr=strategy.lr)
     if last is None:
         return Progress(module, optimizer)
-    state = torch.load(last / STATE, weights_only=True, map_location=device)
+    state = read_state(last / STATE, device)
     optimizer.load_state_dict(state["optimizer"])
     with torch.no_grad():
         for name, parameter in trained(module).items():
@@ -150,10 +151,8 @@ def _without_bars() -> Iterator[None]:
 
 def finished(folder: Path, epochs: int) -> bool:
     """Whether that many epochs are done."""
-    import torch
-
     last = saved(folder)[-1:]
-    return bool(last) and torch.load(last[0] / STATE, weights_only=True, mmap=True)["epoch"] >= epochs
+    return bool(last) and read_state(last[0] / STATE, "meta")["epoch"] >= epochs
 
 
 def saved(folder: Path) -> list[Path]:
