@@ -10,7 +10,11 @@ writes one self-contained HTML page. Importing this package, and comparing store
 
 import lazy_loader
 
-from checkpoints.former import install
+from circuit_drift.shadows import require_own_packages
+
+require_own_packages()
+
+from checkpoints.former import install  # noqa: E402 - what is imported here was looked at first
 
 install()
 

@@ -5,7 +5,6 @@ Commands on stored runs are in `stored` and `exporting`, those of the lab that s
 Results go to standard output, everything else to standard error; exit statuses are listed in `status`.
 """
 
-import io
 import json
 import logging
 import sys
@@ -376,9 +375,6 @@ def start() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine("circuit-drift: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # where it cannot show a character, it says which
     app()
 
 

@@ -10,6 +10,7 @@ Nothing heavy is imported here, so that an interrupt finds this in place from th
 """
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -73,6 +74,9 @@ def end(command: Callable[[], object]) -> NoReturn:
     if sys.stdout is None:
         say("standard output is closed, so there is nowhere to print to")
         sys.exit(TROUBLE)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # where it cannot show a character, it says which
     with _interrupts_noted() as interrupts:
         try:
             status = _written(sys.stdout, _status(command, interrupts))
