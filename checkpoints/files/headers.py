@@ -86,7 +86,9 @@ def _entries(path: Path, header: dict[str, Any], data_start: int) -> dict[str, T
         if name == "__metadata__":
             continue
         dtype, shape, (start, end) = str(info["dtype"]), info["shape"], info["data_offsets"]
-        entry = TensorEntry(path, dtype, tuple(map(int, shape)), data_start + start, data_start + end)
+        if any(type(number) is not int or number < 0 for number in (*shape, start, end)):
+            raise ValueError(f"tensor {name!r}: shape {shape} and offsets {start}, {end} are to be counts")
+        entry = TensorEntry(path, dtype, tuple(shape), data_start + start, data_start + end)
         if end - start != (math.prod(entry.shape) * _BITS[dtype] + 7) // 8:
             raise ValueError(f"tensor {name!r}: {end - start} bytes for {dtype} {list(entry.shape)}")
         entries[name] = entry

@@ -18,7 +18,7 @@ from checkpoints.files.check import count_tensors, validate
 from checkpoints.files.distributed import plan, read_metadata
 from checkpoints.files.folder import ADAPTER_CONFIG, loading_files, tokenizer_files
 from checkpoints.files.hashes import stamps
-from checkpoints.files.limits import require_possible
+from checkpoints.files.limits import require_file, require_possible
 from checkpoints.files.trust import allows_code, refuse_foreign_code
 from checkpoints.loading.adapters import merge_adapter
 from checkpoints.loading.coverage import check_coverage, check_finite, explain
@@ -138,7 +138,10 @@ def load(
     require_choice("dtype", dtype, get_args(DType), error=DriftError)
     require_usable(device_map)
     checkpoint.fetch()
-    seen = stamps(checkpoint.files)
+    files = checkpoint.files
+    for file in files:
+        require_file(file)
+    seen = stamps(files)
     model = _model(checkpoint, dtype, attention, device_map)
     spread = None if device_map is None else placement_of(checkpoint.path, model, device_map)
     check_finite(checkpoint.path, dict(model.named_parameters()))
