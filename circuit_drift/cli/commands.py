@@ -27,12 +27,16 @@ from circuit_drift.cli.options import (
     DeviceOption,
     DtypeOption,
     FactsOption,
+    HaystackOption,
     LengthOption,
+    MeasuresOption,
+    NeedlesOption,
+    SeedOption,
     SeriesArgument,
     StepsOption,
     StoreOption,
     answers_of,
-    names,
+    measures_of,
     read_device_map,
 )
 from circuit_drift.cli.status import (
@@ -95,14 +99,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-NeedlesOption = Annotated[Path | None, typer.Option("--needles", help="JSONL of needles. Default: the series' own.")]
-HaystackOption = Annotated[Path | None, typer.Option("--haystack", help="Text to hide them in.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the haystack cut.")]
-MeasuresOption = Annotated[
-    str | None,
-    typer.Option("--measures", help="Comma-separated, as heads or harness:TASK. Default: the usual ones."),
-]
-
 
 @app.command()
 def run(
@@ -158,7 +154,7 @@ def run(
         opened,
         store=store,
         prompts=prompts,
-        **_asked(measures),
+        **measures_of(measures),
         device=device,
         dtype=dtype,
         attention=attention,
@@ -277,7 +273,7 @@ def diff(
         b,
         store=store,
         prompts=prompts,
-        **_asked(measures),
+        **measures_of(measures),
         device=device,
         dtype=dtype,
         attention=attention,
@@ -391,8 +387,3 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-def _asked(measures: str | None) -> dict[str, Any]:
-    """The measures that were named; those of `circuit_drift.run` and `circuit_drift.diff` where none was."""
-    return {} if measures is None else {"measures": names(measures)}

@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -47,6 +47,13 @@ AnswersOption = Annotated[
         "would refuse most facts.",
     ),
 ]
+NeedlesOption = Annotated[Path | None, typer.Option("--needles", help="JSONL of needles. Default: the series' own.")]
+HaystackOption = Annotated[Path | None, typer.Option("--haystack", help="Text to hide them in.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the haystack cut.")]
+MeasuresOption = Annotated[
+    str | None,
+    typer.Option("--measures", help="Comma-separated, as heads or harness:TASK. Default: the usual ones."),
+]
 
 
 def answers_of(given: str) -> "Answers":
@@ -83,3 +90,8 @@ def read_device_map(given: str | None) -> "DeviceMap | None":
     if not places or not all(type(place) in (str, int) for place in places):
         raise DriftError(f'the device map {given} is an object of module names with their devices, such as "cuda:0"')
     return {str(name): place for name, place in found.items()}
+
+
+def measures_of(measures: str | None) -> dict[str, Any]:
+    """The measures that were named; those of `circuit_drift.run` and `circuit_drift.diff` where none was."""
+    return {} if measures is None else {"measures": names(measures)}

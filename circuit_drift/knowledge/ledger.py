@@ -169,13 +169,13 @@ class Ledger:
     @property
     def findings(self) -> tuple[str, ...]:
         """What the numbers say, a sentence each."""
-        from circuit_drift.knowledge.findings import findings
+        from circuit_drift.knowledge.ledger_view import findings
 
         return findings(self)
 
     def plot(self) -> "go.Figure":
         """Known, acquired, retained and forgotten over the steps."""
-        from circuit_drift.knowledge.figures import plot_ledger
+        from circuit_drift.knowledge.ledger_view import plot_ledger
 
         return plot_ledger(self)
 

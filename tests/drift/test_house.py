@@ -27,11 +27,6 @@ DOORS = {
     ("checkpoints.series.series", "checkpoints.loading.load"): "the types of what Series.models gives",
 }
 """Imports that look up: a method that opens what stands above it."""
-UNTANGLING = {
-    *(f"circuit_drift.{name}" for name in ("behaviour", "knowledge", "lab", "measures")),
-    *(f"circuit_drift.{name}" for name in ("sweep.executors", "sweep.workers", "training.strategies")),
-}
-"""Rooms that are still in circles, too long or tied to the lab; this list only shrinks."""
 OUTSIDE = ("circuit_drift.lab.", "circuit_drift.replicate.")
 MODULES_A_FOLDER, LINES_A_MODULE = 13, 400
 
@@ -48,29 +43,26 @@ def test_packages_import_one_way(graph: nx.DiGraph):
 
 def test_rooms_import_one_way(graph: nx.DiGraph):
     assert set(DOORS) <= set(graph.edges), "a door that nobody uses any more; take it off the list"
-    assert [circle for circle in circles(rooms(graph, DOORS)) if not set(circle) <= UNTANGLING] == []
+    assert circles(rooms(graph, DOORS)) == []
 
 
 def test_no_circle_is_longer_than_a_value_and_its_view(graph: nx.DiGraph):
     for circle in circles(graph):
         inside = {room(module, graph.nodes[module]["path"]) for module in circle}
-        if not inside <= UNTANGLING:
-            assert len(circle) == 2, circle
-            assert len(inside) == 1 or set(DOORS) & {tuple(circle), tuple(circle[::-1])}, circle
+        assert len(circle) == 2, circle
+        assert len(inside) == 1 or set(DOORS) & {tuple(circle), tuple(circle[::-1])}, circle
 
 
 def test_a_folder_holds_about_a_dozen_modules_and_a_module_one_idea(graph: nx.DiGraph):
     inside = Counter(path.parent for _, path in graph.nodes(data="path") if path.name != "__init__.py")
     assert {str(folder.relative_to(ROOT)): n for folder, n in inside.items() if n > MODULES_A_FOLDER} == {}
-    long = {module for module, lines in graph.nodes(data="lines") if lines > LINES_A_MODULE}
-    assert {module for module in long if module.rpartition(".")[0] not in UNTANGLING} == set()
+    assert {module: n for module, n in graph.nodes(data="lines") if n > LINES_A_MODULE} == {}
 
 
 @pytest.mark.parametrize("outside", ["circuit_drift.lab", "circuit_drift.replicate"])
 def test_nothing_rests_on_what_stands_outside_the_house(graph: nx.DiGraph, outside: str):
     users = {one for one, other in graph.edges if f"{other}.".startswith(f"{outside}.")}
-    users = {user for user in users if not f"{user}.".startswith(OUTSIDE)}
-    assert {user for user in users if user.rpartition(".")[0] not in UNTANGLING} == set()
+    assert {user for user in users if not f"{user}.".startswith(OUTSIDE)} == set()
 
 
 @pytest.mark.parametrize("package", PACKAGES)

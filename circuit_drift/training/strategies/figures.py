@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from circuit_drift.knowledge.figures import COLOURS
+from circuit_drift.knowledge.ledger_view import COLOURS
 from circuit_drift.page import theme
 from circuit_drift.training.strategies.comparison import EXPOSURE, LOSS, Trained
 
