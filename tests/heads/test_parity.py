@@ -135,3 +135,46 @@ def test_one_forward_reproduces_the_published_detector(model, trial):
         np.testing.assert_allclose(stats.mass[0, :, :, 0].T, masses, atol=1e-4)
         scores = copy_readings(stats.argmax[0].numpy(), ids[0].numpy(), np.array(generated), np.arange(*span))
         np.testing.assert_allclose(scores["copy_count"], trial["retrieval_score"][layer], atol=1e-12)
+
+
+def test_the_needle_is_put_in_verbatim():
+    """Token for token what the published code does with its own full stops and a needle that begins with a newline."""
+    tokenizer, haystack, depth = with_template(), heads.default_haystack(0), 0.5
+    needle = heads.Needle("\nThe code of the mill is oak.\n", "oak", "Question: what is it?\nAnswer:")
+    bos, dot = tokenizer.bos_token_id, tokenizer.encode("noon.", add_special_tokens=False)[-1]
+    text = tokenizer.decode(tokenizer.encode(" ".join([haystack] * (LENGTH // len(haystack.split()) + 1)))[:LENGTH])
+    inserted = tokenizer.encode(needle.needle)
+    ids = tokenizer.encode(text)[: LENGTH - 200 - len(inserted)]
+    at = int(len(ids) * depth)
+    while at and ids[at - 1] not in (bos, dot):
+        at -= 1
+    expected = tokenizer.encode(tokenizer.decode([*ids[:at], *inserted, *ids[at:]]) + needle.question)
+    found, _, achieved = published_prompt(
+        tokenizer, needle, haystack, LENGTH, depth, defects=tuple(DEFECTS), provider="other"
+    )
+    assert list(found) == expected
+    assert achieved == pytest.approx(at / len(ids))
+    assert at > 1
+    mended, span, _ = published_prompt(tokenizer, needle, haystack, LENGTH, depth, defects=())
+    assert "\nThe code of the mill is oak.\n" in tokenizer.decode(mended)
+    assert tokenizer.decode(mended[slice(*span)]).strip() == "oak"
+
+
+def test_full_stops_are_those_of_the_provider():
+    """Of another provider "." is encoded with BOS, so that the search back ends at a BOS in the text at the latest."""
+    tokenizer = with_template()
+    options = {"defects": ("period_ids", "extra_bos")}
+    text = "no stop in it " * 200
+
+    def place(provider):
+        return published_prompt(tokenizer, NEEDLES[0], text, LENGTH, 0.6, provider=provider, **options)[2]
+
+    assert [place(provider) for provider in ("LLaMA", "Mistral", "GLM")] == [0, 0, 0]
+    assert 0 < place("other") < 0.1
+    with pytest.raises(BadPrompt, match="provider"):
+        place("OpenAI")
+
+
+def test_the_published_gate_stems_words():
+    assert rouge1_recall("walked happily by oxen", "walking happy by ox", stemmed=True) == 0.5
+    assert rouge1_recall("walked happily by oxen", "walking happy by ox") == 0.25
