@@ -138,6 +138,9 @@ def load(
     require_choice("dtype", dtype, get_args(DType), error=DriftError)
     require_usable(device_map)
     checkpoint.fetch()
+    asked, attention = attention, checkpoint.attention(attention)
+    if asked != attention and attention != "sdpa":
+        logger.warning("%s: its architecture has no SDPA, so attention is %s", checkpoint.name, attention)
     files = checkpoint.files
     for file in files:
         require_file(file)

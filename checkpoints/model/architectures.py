@@ -6,9 +6,10 @@ the common interface load as well; nothing is claimed of them, and what a method
 name.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,6 +94,23 @@ class CapabilityTable:
     def _cells(row: Capability) -> tuple[str, ...]:
         attention, bridge = ", ".join(row.attention), " ".join(row.bridge)
         return row.model_type, row.series, attention, row.reuse, bridge, row.particular
+
+
+AUTO = "auto"
+_EAGER_ALONE = frozenset(row.model_type for row in CAPABILITIES if row.attention == _EAGER)
+
+
+def attention_for(config: Mapping[str, Any]) -> str:
+    """The attention implementation to load a model with by default.
+
+    Args:
+        config: the content of config.json.
+
+    Returns:
+        ``"sdpa"``, or ``"eager"`` where the table knows the architecture to have no other.
+    """
+    parts = (config, *(part for part in config.values() if isinstance(part, Mapping)))
+    return "eager" if any(part.get("model_type") in _EAGER_ALONE for part in parts) else "sdpa"
 
 
 _COLUMNS = ("architecture", "series", "attention", "next checkpoint", "bridge", "particular")

@@ -1,12 +1,12 @@
 """One checkpoint: where it is, its place in the run, and the hashes of what it holds."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.errors import DriftError
+from checkpoints.errors import DriftError, NotACheckpoint
 from checkpoints.files.folder import (
     ADAPTER_CONFIG,
     CONFIG_FILE,
@@ -24,6 +24,7 @@ from checkpoints.files.folder import (
 )
 from checkpoints.files.hashes import hash_file
 from checkpoints.files.trust import allows_code
+from checkpoints.model.architectures import AUTO, attention_for
 from checkpoints.tokenizers.identity import tokenizer_identity
 
 if TYPE_CHECKING:
@@ -102,6 +103,14 @@ class Checkpoint:
         if self.hub is not None:
             return None if self.hub.base is None else self.hub.base.path
         return adapter_base(self.path)
+
+    def attention(self, asked: str = AUTO) -> str:
+        """The attention implementation that it is loaded with; see `load`."""
+        if asked != AUTO:
+            return asked
+        with suppress(NotACheckpoint):  # a GGUF file brings its own config
+            return attention_for(self.config)
+        return attention_for({})
 
     @property
     def weights_hash(self) -> str:
@@ -186,7 +195,7 @@ class Checkpoint:
         self,
         device: str = "cpu",
         dtype: str = "float32",
-        attention: str = "sdpa",
+        attention: str = AUTO,
         *,
         device_map: "DeviceMap | None" = None,
     ) -> "LoadedModel":
@@ -197,7 +206,8 @@ class Checkpoint:
         Args:
             device: torch device.
             dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; recorded with every result.
-            attention: transformers' attention implementation (``"sdpa"``, ``"eager"``, or a registered name).
+            attention: transformers' attention implementation (``"sdpa"``, ``"eager"``, or a registered name); by
+                default SDPA, and eager where the architecture has no other, as Gemma 2 and gpt-oss, which is said.
             device_map: in place of `device`, for a model that is larger than one: ``"auto"``, ``"balanced"``,
                 ``"sequential"``, or module names with their devices (needs accelerate).
 
@@ -217,7 +227,7 @@ class Checkpoint:
         self,
         device: str = "cpu",
         dtype: str = "float32",
-        attention: str = "sdpa",
+        attention: str = AUTO,
         *,
         device_map: "DeviceMap | None" = None,
     ) -> Iterator["LoadedModel"]:

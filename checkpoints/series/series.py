@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, overload
 
 from checkpoints.errors import NotACheckpoint
 from checkpoints.files.folder import is_checkpoint
+from checkpoints.model.architectures import AUTO
 from checkpoints.series.checkpoint import Checkpoint
 from checkpoints.series.hub import HUB_ID, HubRevision, find_revision, list_revisions
 from checkpoints.series.layouts import (
@@ -147,7 +148,7 @@ class Series:
         self,
         device: str = "cpu",
         dtype: str = "float32",
-        attention: str = "sdpa",
+        attention: str = AUTO,
         *,
         device_map: "DeviceMap | None" = None,
         reuse: bool = False,

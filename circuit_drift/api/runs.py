@@ -88,7 +88,8 @@ def run(
         measures: which of ``heads``, ``circuit``, ``faithfulness``, ``roles``; the third needs the second.
         device: a torch device, or ``auto``.
         dtype: the dtype of the forward passes.
-        attention: transformers' attention implementation (``"sdpa"``, ``"eager"``, or a registered name).
+        attention: transformers' attention implementation (``"sdpa"``, ``"eager"``, or a registered name); ``"auto"``
+            takes SDPA, or eager where the architecture has no other.
         device_map: in place of `device`, for models that are larger than one: ``"auto"``, ``"balanced"``,
             ``"sequential"``, or module names with their devices. By default ``"auto"`` where a worker holds several
             GPUs.

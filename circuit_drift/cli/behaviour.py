@@ -19,6 +19,7 @@ from circuit_drift.cli.options import (
     read_device_map,
 )
 from circuit_drift.cli.status import leave_partly
+from circuit_drift.measures.base import ATTENTION
 
 if TYPE_CHECKING:
     from checkpoints import Series
@@ -52,7 +53,7 @@ def sft(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the test.")] = 0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
-    attention: AttentionOption = "sdpa",
+    attention: AttentionOption = ATTENTION,
     device_map: DeviceMapOption = None,
 ) -> None:
     """Fine-tune a copy of each checkpoint alike and test it; print scores by step as CSV. Now: run --measures sft."""
@@ -88,7 +89,7 @@ def evaluate(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the choice of examples.")] = 0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
-    attention: AttentionOption = "sdpa",
+    attention: AttentionOption = ATTENTION,
     device_map: DeviceMapOption = None,
 ) -> None:
     """Run tasks of lm-evaluation-harness; print the scores by step as CSV. Now: run --measures harness:TASK."""

@@ -54,6 +54,7 @@ from circuit_drift.cli.status import (
 from circuit_drift.cli.stored import add_stored
 from circuit_drift.cli.transfer import add_transfer
 from circuit_drift.cli.upkeep import add_upkeep
+from circuit_drift.measures.base import ATTENTION
 
 if TYPE_CHECKING:
     from checkpoints.audit import Depth
@@ -116,7 +117,7 @@ def run(
     measures: MeasuresOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
-    attention: AttentionOption = "sdpa",
+    attention: AttentionOption = ATTENTION,
     device_map: DeviceMapOption = None,
     executor: Annotated[
         str, typer.Option("--executor", help="Where workers run: serial, processes, ray or slurm.")
@@ -192,7 +193,7 @@ def retrieval_heads(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
-    attention: AttentionOption = "sdpa",
+    attention: AttentionOption = ATTENTION,
     device_map: DeviceMapOption = None,
 ) -> None:
     """Score the heads of chosen checkpoints: which retrieve, with their intervals."""
@@ -246,7 +247,7 @@ def diff(
     measures: MeasuresOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
-    attention: AttentionOption = "sdpa",
+    attention: AttentionOption = ATTENTION,
     device_map: DeviceMapOption = None,
 ) -> None:
     """Compare two checkpoints: heads, circuit, behaviour, and whether the change is real.

@@ -28,7 +28,7 @@ RunOption = Annotated[str | None, typer.Option("--run", help="Which run of the s
 DeviceOption = Annotated[str, typer.Option("--device", help="A torch device; auto = an accelerator if there is one.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="Dtype of the forward passes.")]
 LengthOption = Annotated[int, typer.Option("--length", help="Needle prompt length in tokens.", min=16)]
-AttentionOption = Annotated[str, typer.Option("--attention", help="Attention implementation: sdpa, eager, ...")]
+AttentionOption = Annotated[str, typer.Option("--attention", help="Attention implementation: auto, sdpa, eager, ...")]
 DeviceMapOption = Annotated[
     str | None,
     typer.Option("--device-map", help="For models larger than one device: auto, balanced, sequential, or a JSON file."),

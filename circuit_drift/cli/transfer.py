@@ -18,6 +18,7 @@ from circuit_drift.cli.options import (
     answers_of,
     read_device_map,
 )
+from circuit_drift.measures.base import ATTENTION
 from circuit_drift.store.store import Store
 
 
@@ -35,7 +36,7 @@ def transfer(
     answers: AnswersOption = "auto",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
-    attention: AttentionOption = "sdpa",
+    attention: AttentionOption = ATTENTION,
     device_map: DeviceMapOption = None,
 ) -> None:
     """Run every checkpoint's circuit in every checkpoint's model; print the faithfulness of each as CSV."""

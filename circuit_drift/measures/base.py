@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from checkpoints import Checkpoint, DriftError, LoadedModel
+from checkpoints.model.architectures import AUTO
 from circuit_drift.measures.pairs.pairing import Pairing
 from circuit_drift.page.page import Section
 from circuit_drift.prompts import Prompts
@@ -32,7 +33,7 @@ from circuit_drift.record.record import RunRecord
 if TYPE_CHECKING:
     import pandas as pd
 
-ATTENTION = "sdpa"
+ATTENTION = AUTO
 
 
 class Result(Protocol):

@@ -39,7 +39,8 @@ def _read(kind: "Measure | type[Measure]", folder: Path) -> Any:
 
 def store_key(checkpoint: Checkpoint, measure: Measure, dtype: str, attention: str = ATTENTION) -> str:
     """The store key of one measure of one checkpoint: the hash of everything that decides its numbers."""
-    other = {} if attention == ATTENTION else {"attention": attention}
+    used = checkpoint.attention(attention)
+    other = {} if used == "sdpa" else {"attention": used}
     return key_of(
         {
             **identity(checkpoint),

@@ -4,13 +4,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from checkpoints import UnsupportedArchitecture, build_bridge, capabilities, open_checkpoint
+from checkpoints import UnsupportedArchitecture, build_bridge, capabilities, open_checkpoint, open_series
 from checkpoints.loading.stream import _Live
 from checkpoints.model.architectures import CAPABILITIES
+from circuit_drift.measures.stored import store_key
 
 from .architectures import tiny_configs
 from .conftest import save_model
 
+CAPABILITIES_BY_TYPE = {row.model_type: row for row in CAPABILITIES}
 CONFIGS = {config.model_type: config for config in tiny_configs().values()}
 
 
@@ -28,6 +30,31 @@ def test_each_row_is_so(row, tmp_path):
         else:
             with pytest.raises(UnsupportedArchitecture):
                 checkpoint.load(attention=attention)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt_oss"])
+def test_the_default_attention_runs_on_every_row_and_says_when_it_is_eager(model_type, tmp_path, caplog):
+    for step in range(2):
+        save_model(tmp_path / "run" / f"checkpoint-{step}", CONFIGS[model_type], seed=step)
+    series = open_series(tmp_path / "run")
+    used = [loaded.attention for loaded in series.models(reuse=True)]
+    eager = CAPABILITIES_BY_TYPE[model_type].attention == ("eager",)
+    assert used == ["eager" if eager else "sdpa"] * 2
+    assert [record.message for record in caplog.records] == (
+        ["checkpoint-0: its architecture has no SDPA, so attention is eager"] if eager else []
+    )
+    measure = Keyed()
+    assert store_key(series[0], measure, "float32") == store_key(series[0], measure, "float32", used[0])
+    assert (store_key(series[0], measure, "float32", "sdpa") == store_key(series[0], measure, "float32")) is not eager
+
+
+class Keyed:
+    """A measure of which only the key is asked."""
+
+    name = "keyed"
+
+    def parameters(self):
+        return {"version": 1}
 
 
 @pytest.mark.parametrize("row", CAPABILITIES, ids=lambda row: row.model_type)
