@@ -3,6 +3,7 @@
 A built-in entry is loaded when it is asked for, so that a room above, or one outside, may own it.
 """
 
+import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -16,9 +17,10 @@ def offered(group: str, built_in: Mapping[str, str]) -> tuple[EntryPoint, ...]:
         built_in: name -> ``module:attribute``.
     """
     own = tuple(EntryPoint(name, value, group) for name, value in built_in.items())
-    return (*own, *(point for point in _installed(group) if point.name not in built_in))
+    return (*own, *(point for point in _installed(group, tuple(sys.path)) if point.name not in built_in))
 
 
 @cache
-def _installed(group: str) -> tuple[EntryPoint, ...]:
+def _installed(group: str, _path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Read once for each path that packages are looked for in, since every folder of it is gone through."""
     return tuple(entry_points(group=group))

@@ -15,7 +15,7 @@ from checkpoints.series.compat import require_same_model
 from circuit_drift.comparison.pair_tables import comparable
 from circuit_drift.comparison.transfer import TRANSFER, measure_transfer, stored_transfer
 from circuit_drift.measures.base import ATTENTION, Measure
-from circuit_drift.measures.registry import MEASURES
+from circuit_drift.measures.registry import MEASURES, build_measures
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point, RunRecord
@@ -46,11 +46,10 @@ def measure_pair(
     """Measure two checkpoints where that is not stored yet, and compare them; arguments and errors as for `diff`."""
     first, second = open_checkpoint(a), open_checkpoint(b)
     require_same_model(first, second)
-    store = store if isinstance(store, Store) else Store.open(store)
     prompts = prompts or prompts_for(first.path)
+    wanted = build_measures(prompts, _without_transfer(measures), first)
+    store = store if isinstance(store, Store) else Store.open(store)
     placement: dict[str, Any] = {"device": device, "dtype": dtype, "attention": attention, "device_map": device_map}
-    needed = ["circuit"] if TRANSFER in measures else []
-    wanted = list(dict.fromkeys([*(measure for measure in measures if measure != TRANSFER), *needed]))
     points = list(measure_each([first, second], store, prompts, measures=wanted, progress=progress, **placement))
     transfer, reason = None, {}
     if TRANSFER in measures and all(point.circuit is not None for point in points):
@@ -60,6 +59,13 @@ def measure_pair(
             reason = {TRANSFER: str(error)}
     pair = compare_points(*points, q=q, transfer=transfer)
     return replace(pair, missing={**pair.missing, **reason})
+
+
+def _without_transfer(measures: Sequence[str | Measure]) -> list[str | Measure]:
+    """What is measured of each checkpoint: a transfer, which is of both, needs their circuits."""
+    wanted = [measure for measure in measures if measure != TRANSFER]
+    named = {measure if isinstance(measure, str) else measure.name for measure in wanted}
+    return [*wanted, "circuit"] if len(wanted) < len(measures) and "circuit" not in named else wanted
 
 
 def stored_pair(run: RunRecord, a: int | str, b: int | str, *, q: float = 0.05) -> PairRecord:

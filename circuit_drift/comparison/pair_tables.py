@@ -18,9 +18,9 @@ def comparable(points: Sequence[Point]) -> dict[str, Pairing]:
     return {kind.name: kind.pairing for kind in kinds if kind is not None and kind.pairing is not None}
 
 
-def pairings(pair: PairRecord) -> list[Pairing]:
+def pairings(pair: PairRecord) -> dict[str, Pairing]:
     """How each measure tells what changed, for those that were compared, in the order of `known`."""
-    return [pairing for name, pairing in comparable((pair.a, pair.b)).items() if name in pair.changes]
+    return {name: pairing for name, pairing in comparable((pair.a, pair.b)).items() if name in pair.changes}
 
 
 def table_names(pair: PairRecord) -> tuple[str, ...]:
@@ -30,5 +30,5 @@ def table_names(pair: PairRecord) -> tuple[str, ...]:
 
 def pair_tables(pair: PairRecord) -> Iterator[PairTable]:
     """Whatever was compared: heads, edges, nodes, similarity, depth and spread, transfer, roles, and others'."""
-    for pairing in pairings(pair):
+    for pairing in pairings(pair).values():
         yield from pairing.frames(pair)

@@ -105,7 +105,7 @@ def _evolution(run: RunRecord, table: "pd.DataFrame") -> Iterator[Section]:
 
 
 def _pair_sections(pair: PairRecord, *, anchor: str) -> Iterator[Section]:
-    for pairing in sorted(pairings(pair), key=lambda pairing: pairing.place):
+    for pairing in sorted(pairings(pair).values(), key=lambda pairing: pairing.place):
         yield from pairing.sections(pair, anchor=anchor)
 
 

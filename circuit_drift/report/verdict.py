@@ -24,13 +24,13 @@ def pair_verdict(pair: PairRecord) -> tuple[str, ...]:
         a, b = pair.a.place, pair.b.place
     told = pairings(pair)
     if pair.significant:
-        parts = " and ".join(part for pairing in told for part in pairing.parts(pair))
+        parts = " and ".join(part for name, how in told.items() for part in how.parts(pair.changes[name]))
         opening = f"{a} and {b} differ: {parts} changed for real (q <= {pair.q:g})."
     else:
-        compared = " and no ".join(pairing.noun for pairing in told if not pairing.needs)
+        compared = " and no ".join(how.noun for how in told.values() if not how.needs)
         opening = f"No {compared} changed significantly from {a} to {b} (q <= {pair.q:g})."
     sentences = [opening, _behaviour_sentence(pair)]
-    sentences += [sentence for pairing in told for sentence in pairing.sentences(pair)]
+    sentences += [sentence for how in told.values() for sentence in how.sentences(pair)]
     sentences += asked_sentences((pair.a, pair.b))
     sentences += [f"Not compared: {measure} ({reason})." for measure, reason in pair.missing.items()]
     return tuple(sentence for sentence in sentences if sentence)

@@ -51,12 +51,13 @@ def measure_series(
 ) -> RunRecord:
     """Measure every checkpoint of a series; arguments and errors as for `circuit_drift.run`."""
     series = series if isinstance(series, Series) else open_series(series)
-    store = store if isinstance(store, Store) else Store.open(store)
     prompts = prompts or prompts_for(series.path)
+    taken = build_measures(prompts, measures, next(iter(series), None))
+    store = store if isinstance(store, Store) else Store.open(store)
     report = _audit(series, strict=strict)
     sweep = Sweep.of(
         series.checkpoints,
-        build_measures(prompts, measures, next(iter(series), None)),
+        taken,
         store,
         device=device,
         dtype=dtype,

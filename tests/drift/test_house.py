@@ -131,6 +131,7 @@ def test_starting_up_imports_no_torch(statement: str):
         "circuit_drift",
         "circuit_drift.behaviour",
         "circuit_drift.knowledge",
+        "circuit_drift.measures",
         "circuit_drift.training",
         "circuit_drift.training.strategies",
     ],

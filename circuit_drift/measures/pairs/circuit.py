@@ -38,12 +38,11 @@ class CircuitPairing(Pairing):
         (before, after), facts = recalled([a.circuit, b.circuit], "at A or B")
         return Compared(circuits.diff(before, after, q=q), readouts=(change,), facts=facts)
 
-    def parts(self, pair: PairRecord) -> Iterator[str]:
+    def parts(self, change: circuits.GraphDiff) -> Iterator[str]:
         """Edges or, where none did, the graph as a whole."""
-        change = pair.circuit
-        if change is not None and change.n_significant:
+        if change.n_significant:
             yield f"{change.n_significant} edges"
-        elif change is not None and change.significant:
+        elif change.significant:
             yield "the graph as a whole"
 
     def sentences(self, pair: PairRecord) -> Iterator[str]:

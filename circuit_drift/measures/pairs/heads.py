@@ -26,15 +26,14 @@ class HeadPairing(Pairing):
         compared = heads.compare(a.heads, b.heads, q=q)
         return Compared(compared, readouts=(compared.accuracy, compared.nll))
 
-    def parts(self, pair: PairRecord) -> Iterator[str]:
+    def parts(self, change: heads.HeadComparison) -> Iterator[str]:
         """Heads or, where none did, what is read off the answers.
 
         The readouts' level is Holm's for two: where one of them is significant, so is every one below the level itself.
         """
-        change = pair.heads
-        if change is not None and change.n_significant:
+        if change.n_significant:
             yield f"{change.n_significant} heads"
-        elif change is not None and change.significant:
+        elif change.significant:
             yield from (readout.name for readout in (change.accuracy, change.nll) if readout.p <= change.level)
 
     def sentences(self, pair: PairRecord) -> Iterator[str]:

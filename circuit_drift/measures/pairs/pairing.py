@@ -71,9 +71,9 @@ class Pairing(ABC):
             earlier: changes of the measures in `needs`.
         """
 
-    def parts(self, pair: PairRecord) -> Iterable[str]:
-        """What changed for real, in words ("3 heads"); none by default."""
-        return ()
+    def parts(self, change: Any) -> Iterable[str]:
+        """What changed for real, in words ("3 heads"); by default the noun, where the change is significant."""
+        return [f"the {self.noun}"] if getattr(change, "significant", False) else []
 
     def sentences(self, pair: PairRecord) -> Iterable[str]:
         """What the pair's verdict says of the measure; nothing by default."""
