@@ -11,8 +11,6 @@ import csv
 import io
 import json
 import math
-import os
-import stat
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import BadPrompt, DriftError
+from checkpoints.results.disk import read_regular
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,19 +56,13 @@ def read_bytes(path: Path) -> bytes:
     """The content of a regular file.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no regular file, or too large to be held.
+        OSError: it cannot be read, or is no regular file.
+        ValueError: it is too large to be held.
     """
-    # a pipe must not be waited for
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with os.fdopen(descriptor, "rb") as stream:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode):
-            kind = "a folder" if stat.S_ISDIR(about.st_mode) else "a pipe or a device"
-            raise ValueError(f"it is {kind}, not a regular file")
-        if about.st_size > LARGEST:
-            raise ValueError(f"it has {about.st_size:,} bytes, more than the {LARGEST:,} of a text")
-        return stream.read(about.st_size)
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise ValueError(f"it has {size:,} bytes, more than the {LARGEST:,} of a text")
+    return read_regular(path)
 
 
 def decode(content: bytes) -> str:

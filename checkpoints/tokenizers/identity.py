@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import DriftError
-from checkpoints.files.folder import CONFIG_FILE, combine
+from checkpoints.files.folder import CONFIG_FILE, combine, read_json
 from checkpoints.files.hashes import cache_folder, hash_file
 from checkpoints.tokenizers.load import read_tokenizer
 
@@ -109,10 +109,9 @@ def _identity(key: str, folder: Path, gguf: str | None, code: bool) -> str | Non
 
 def _made_by(folder: Path) -> str:
     """What of a model's config decides which class of tokenizer is made."""
-    with suppress(OSError, ValueError):
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        if isinstance(config, dict):
-            return json.dumps([config.get(name) for name in ("model_type", "tokenizer_class", "auto_map")], default=str)
+    with suppress(DriftError):
+        config = read_json(folder / CONFIG_FILE)
+        return json.dumps([config.get(name) for name in ("model_type", "tokenizer_class", "auto_map")], default=str)
     return ""
 
 

@@ -70,7 +70,7 @@ def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 def read_jsonl(path: Path) -> tuple[Record, ...]:
     """Read what `write_jsonl` wrote."""
-    return tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    return tuple(json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
 
 
 def _pairs(rng: random.Random, pool: list[Fact], count: int) -> list[Record]:

@@ -11,3 +11,4 @@ from .registry import build_measures as build_measures
 from .registry import known as known
 from .registry import register as register
 from .roles import RolesMeasure as RolesMeasure
+from .tokenizers import tokenizer_of as tokenizer_of

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import Checkpoint, StoreError, open_checkpoint
+from checkpoints.files.reading import read_document
 from checkpoints.files.states import read_state
 from checkpoints.results.disk import collect_drafts, draft_folder, write_file
 from circuit_drift.training.strategies.config import Config, Strategy
@@ -59,6 +60,18 @@ def trajectory(config: Config, strategy: Strategy, base: Checkpoint) -> dict[str
     return record | {"model": base.weights_hash}
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a strategy's folder was begun with.
+
+    Raises:
+        StoreError: there is no record, or it is damaged.
+    """
+    found = read_document(folder / RECORD, "the record of a strategy", StoreError)
+    if not isinstance(found, dict):
+        raise StoreError(f"{folder / RECORD} is no record of a strategy: name another place with --out, or delete it")
+    return found
+
+
 def claim(folder: Path, record: Mapping[str, Any]) -> None:
     """Begin in a folder, or go on in one that was begun with the same record; remains of a killed start are removed.
 
@@ -68,7 +81,7 @@ def claim(folder: Path, record: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path, wanted = folder / RECORD, json.loads(json.dumps(record))
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_record(folder)
         if odd := [name for name in wanted if found.get(name) != wanted[name]]:
             raise StoreError(
                 f"{folder} was begun with another {', '.join(odd)}: name another place with --out, or delete it"
