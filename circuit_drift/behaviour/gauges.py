@@ -1,6 +1,5 @@
 """Gauges: cheap probes of a live model that return numbers, and scores of single units for the ledger."""
 
-import inspect
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,26 +75,24 @@ def answers(model: "PreTrainedModel", facts: "circuits.FactSet | QuestionSet", *
     """
     import torch
 
+    from checkpoints.model.forward import token_rank
     from circuit_drift.behaviour.packing import last_logits
 
     rank, chance = np.zeros(len(facts), dtype=np.int64), np.zeros(len(facts))
     for rows, logits in last_logits(model, facts.clean, batch_size=batch_size):
         wanted = torch.tensor(facts.answer_id[rows], device=logits.device)[:, None]
-        rank[rows] = (logits > logits.gather(1, wanted)).sum(dim=1).cpu().numpy()
+        rank[rows] = token_rank(logits, wanted[:, 0]).cpu().numpy()
         chance[rows] = logits.softmax(dim=-1).gather(1, wanted)[:, 0].cpu().numpy()
     return Answers(rank, chance)
 
 
 def logits_from(model: "PreTrainedModel", ids: "torch.Tensor", first: int) -> "torch.Tensor":
-    """Float32 logits [batch, positions - first, vocabulary] of the positions from ``first`` on.
+    """Float32 logits [batch, positions - first, vocabulary] of the positions from ``first`` on."""
+    import torch
 
-    Models that can leave the others out of the unembedding, which is most of the cost of a large vocabulary, do.
-    """
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        logits: torch.Tensor = model(input_ids=ids, use_cache=False, logits_to_keep=ids.shape[1] - first).logits
-    else:
-        logits = model(input_ids=ids, use_cache=False).logits[:, first:]
-    return finite(logits).float()
+    from checkpoints.model.forward import kept_logits
+
+    return finite(kept_logits(model, ids, torch.arange(first, ids.shape[1], device=ids.device))).float()
 
 
 @dataclass(frozen=True, slots=True)

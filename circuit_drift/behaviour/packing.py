@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from checkpoints.model.forward import row_logits
 from checkpoints.model.rope import depends_on_length, of_one_regime
-from heads.detect.retrieval import row_logits
 
 if TYPE_CHECKING:
     import torch

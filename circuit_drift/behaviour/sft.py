@@ -275,7 +275,8 @@ def _answer_logits(
     """Float32 logits [batch, T, vocabulary] that predict the answers, and their tokens [batch, T], -100 beyond."""
     import torch
 
-    from heads.detect.retrieval import pad, row_logits
+    from checkpoints.model.forward import row_logits
+    from heads.detect.retrieval import pad
 
     ids, rows = (part.to(model.device) for part in pad(prompts))
     longest = rows.shape[1]

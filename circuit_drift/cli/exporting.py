@@ -50,10 +50,8 @@ def export_circuit(run: "RunRecord", step: str, out: Path, *, edges: int | None 
         StoreError: there is no such point, or it has no circuit.
         BadPrompt: an ending that names no format.
     """
-    from circuits.graph.pruning import default_size
-
     point = run.at(step)
     if point.circuit is None:
         why = point.failures.get("circuit", "the run did not measure it: run it with --measures circuit")
         raise StoreError(f"{point.label} of {run.name} has no circuit: {why}")
-    return point.circuit.export(out, edges or default_size(int(point.circuit.mask.sum())))
+    return point.circuit.prune(edges or None).export(out)

@@ -19,7 +19,6 @@ from circuit_drift.record.recall import recalled, recalled_facts
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.stages.stages import stage_ends
 from circuit_drift.store.store import Store, key_of
-from circuits.graph.pruning import default_size
 
 if TYPE_CHECKING:
     import circuits
@@ -84,7 +83,7 @@ def measure_transfer(
         return found
     graphs = [point.circuit for point in points if point.circuit is not None]
     chosen, _ = recalled(graphs, "")
-    pruned = [graph.prune(default_size(graph.edge_scores.shape[1])) for graph in chosen]
+    pruned = [graph.prune() for graph in chosen]
     models = stream(
         checkpoints,
         device=pick_device(device),

@@ -51,14 +51,15 @@ def recall(
     """The rank and probability of each fact's value after its prompt, over the whole vocabulary."""
     import torch
 
+    from checkpoints.model.forward import row_logits, token_rank
+
     ids = [list(tokenizer(prompt).input_ids) for prompt in prompts]
     lengths = torch.tensor([len(row) for row in ids])
     padded = torch.tensor([row + [int(tokenizer.pad_token_id)] * (int(lengths.max()) - len(row)) for row in ids])
     values = torch.tensor([tokenizer(fact.value, add_special_tokens=False).input_ids for fact in facts])
     with torch.no_grad():
-        logits = model(input_ids=padded).logits[torch.arange(len(ids)), lengths - 1].float()
-    value_logits = logits.gather(1, values)
-    ranks = (logits > value_logits).sum(1).tolist()
+        logits = row_logits(model, padded, lengths[:, None] - 1)[:, 0].float()
+    ranks = token_rank(logits, values[:, 0]).tolist()
     chances = logits.softmax(-1).gather(1, values)[:, 0].tolist()
     return tuple(Recall(rank, chance) for rank, chance in zip(ranks, chances, strict=True))
 

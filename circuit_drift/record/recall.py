@@ -1,7 +1,6 @@
 """Which facts a checkpoint recalls, how that changes, and the facts a circuit diff is about."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,7 +66,7 @@ def recalled(
     facts = len(graphs[0])
     kept = recalled_facts(graphs)
     if kept is not None:
-        return [only(graph, kept) for graph in graphs], f"the {len(kept)} of {facts} facts recalled {where}"
+        return [graph.only(kept) for graph in graphs], f"the {len(kept)} of {facts} facts recalled {where}"
     few = f" (fewer than {ENOUGH} are recalled {where})" if _fact_by_fact(graphs) else ""
     return list(graphs), f"all {facts} facts{few}"
 
@@ -82,21 +81,3 @@ def recalled_facts(graphs: "Sequence[circuits.AttributionGraph]") -> NDArray[np.
 
 def _fact_by_fact(graphs: "Sequence[circuits.AttributionGraph]") -> bool:
     return all(len(graph) == len(graphs[0]) == len(graph.scores) for graph in graphs)
-
-
-def only(graph: "circuits.AttributionGraph", facts: NDArray[np.integer]) -> "circuits.AttributionGraph":
-    """A graph over some of its facts; its scores must be kept fact by fact.
-
-    Args:
-        graph: the graph.
-        facts: [M] positions of the facts to keep.
-    """
-    return replace(
-        graph,
-        scores=graph.scores[facts],
-        clean_metric=graph.clean_metric[facts],
-        corrupt_metric=graph.corrupt_metric[facts],
-        answer_rank=graph.answer_rank[facts],
-        group=np.arange(len(facts)),
-        labels=tuple(graph.labels[fact] for fact in facts),
-    )

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt
+from checkpoints.model.forward import token_rank
 from checkpoints.model.rope import of_one_regime
 from circuits.facts.facts import FactSet
 
@@ -120,7 +121,7 @@ def logit_difference(logits: Tensor, batch: Batch) -> Tensor:
 
 def answer_rank(logits: Tensor, batch: Batch) -> Tensor:
     """[b] how many tokens are ranked above the answer's; for several tokens, above the one that fares worst."""
-    rank = (logits > logits.gather(1, batch.answer[:, None])).sum(1)
+    rank = token_rank(logits, batch.answer)
     if len(rank) == len(batch.indices):
         return rank
     return rank.new_zeros(len(batch.indices)).scatter_reduce(0, batch.row, rank, "amax")

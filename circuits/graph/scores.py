@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.results.artifacts import read_artifact, write_artifact
 from circuits.graph.circuit import Circuit
-from circuits.graph.pruning import Rule, prune, threshold
+from circuits.graph.pruning import Rule, default_size, prune, threshold
 from circuits.graph.shape import Bools, Floats, GraphShape, require_same_shape, shape_document
 
 if TYPE_CHECKING:
@@ -126,11 +126,33 @@ class AttributionGraph:
         """Score of every writer: the sum over its out-edges."""
         return dict(zip(self.writers, self.mean.sum(1).tolist(), strict=True))
 
-    def prune(self, n: int, *, rule: Rule = "absolute") -> Circuit:
-        """The circuit of n edges, without the parts that lead nowhere; rules as in `circuits.prune`."""
+    def only(self, facts: NDArray[np.integer]) -> "AttributionGraph":
+        """The same over some of its facts, by their positions [M]; its scores must be kept fact by fact.
+
+        Raises:
+            BadPrompt: scores of groups of facts.
+        """
+        if len(self.scores) < len(self):
+            raise BadPrompt(f"{len(self)} facts were scored in {len(self.scores)} groups, which cannot be told apart")
+        return replace(
+            self,
+            scores=self.scores[facts],
+            clean_metric=self.clean_metric[facts],
+            corrupt_metric=self.corrupt_metric[facts],
+            answer_rank=self.answer_rank[facts],
+            group=np.arange(len(facts)),
+            labels=tuple(self.labels[fact] for fact in facts),
+        )
+
+    def prune(self, n: int | None = None, *, rule: Rule = "absolute") -> Circuit:
+        """The circuit of n edges, by default 5 % of them and at least 20, without the parts that lead nowhere.
+
+        Rules are those of `circuits.prune`.
+        """
         if rule == "lowers" and self.meta.get("method") == "flow":
             raise BadPrompt("information flow routes have no sign, so rule='lowers' has no meaning for them")
-        return prune(self.shape, self.mean, n, rule=rule)
+        size = default_size(int(self.mask.sum())) if n is None else n
+        return prune(self.shape, self.mean, size, rule=rule)
 
     def threshold(self, least: float) -> Circuit:
         """The circuit of all edges with |score| >= ``least``, without the parts that lead nowhere."""

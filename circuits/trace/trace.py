@@ -4,7 +4,6 @@ Nothing is run per head: hooks keep each layer's z (the input of the output proj
 stream, and the stream in front of each norm. Under gradients they also keep the tensors whose gradients are wanted.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel
 from checkpoints.errors import UnsupportedArchitecture
 from checkpoints.model.anatomy import Anatomy, Block, Norm
 from checkpoints.model.finite import finite
+from checkpoints.model.forward import kept_logits
 from circuits.facts.batch import Batch
 from circuits.trace.mla import LatentTrace, check_latent, watching
 
@@ -133,13 +133,7 @@ def forward(model: PreTrainedModel, batch: Batch, ids: Tensor) -> Tensor:
         CorruptWeights: some of them are NaN or infinite.
     """
     positions, place = torch.unique(batch.place, return_inverse=True)
-    options: dict[str, Any] = {}
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        options["logits_to_keep"] = positions
-    else:
-        place = batch.place
-    output = model(input_ids=ids, attention_mask=batch.attention_mask, use_cache=False, **options)
-    return finite(output.logits[batch.row, place])
+    return finite(kept_logits(model, ids, positions, attention_mask=batch.attention_mask)[batch.row, place])
 
 
 def stream_hook(anatomy: Anatomy, trace: Trace, stream: Tensor | None) -> Any:

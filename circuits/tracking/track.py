@@ -6,8 +6,9 @@ from itertools import pairwise
 import numpy as np
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch
+from checkpoints.stats.permutation import drawn_p
 from circuits.comparison.profile import profiler
-from circuits.comparison.similarity import Similarity, similarities
+from circuits.comparison.similarity import overlap
 from circuits.graph.pruning import circuit_size
 from circuits.graph.scores import HOW, AttributionGraph, require_alike, same_facts
 from circuits.graph.shape import Floats
@@ -42,6 +43,7 @@ def evolve(
         BadPrompt: fewer than two checkpoints or units, steps that do not rise, or an argument out of range.
         CheckpointMismatch: graphs of different shapes, methods or facts.
     """
+    _require_draws(draws, q)
     series = list(series)
     steps, graphs = [step for step, _ in series], [graph for _, graph in series]
     _require_series(steps, graphs)
@@ -96,14 +98,17 @@ def _overlaps(graphs: Sequence[AttributionGraph], n: int, *, splits: int, seed: 
         others = (graphs[i - 1] if i else None, graphs[0] if i else None, graphs[-1] if i < len(graphs) - 1 else None)
         for j, other in enumerate(others):
             if other is not None:
-                found = _jaccard(other, graph, n, splits=splits, seed=seed)
+                found = overlap(other, graph, n_edges=n, splits=splits, seed=seed)
                 result[i, j] = found.value, found.across, found.within, found.within_low
     return result
 
 
-def _jaccard(a: AttributionGraph, b: AttributionGraph, n: int, *, splits: int, seed: int) -> Similarity:
-    weights = (a.unit_sizes.astype(float), b.unit_sizes.astype(float))
-    return similarities(a.edge_scores, b.edge_scores, weights=weights, sizes=[n], splits=splits, seed=seed)[0]
+def _require_draws(draws: int, q: float) -> None:
+    if (least := drawn_p(0, draws)) > q:
+        raise BadPrompt(
+            f"{draws} permutations cannot show a change point at q = {q:g}, as the smallest p they leave possible is "
+            f"{least:.2g}: draw more (3 / q or more)"
+        )
 
 
 def _require_series(steps: Sequence[int], graphs: Sequence[AttributionGraph]) -> None:

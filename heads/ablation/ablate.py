@@ -11,12 +11,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt, require_choice
+from checkpoints.model.forward import row_logits
 from checkpoints.model.plain import takes_model
 from heads.ablation.controls import Control, draw_controls
 from heads.ablation.interventions import Calibration, Kind, Means, Scope, Targets, Where, ablated
 from heads.ablation.kinds import ABLATIONS
 from heads.ablation.validation import Readout, Validation
-from heads.detect.retrieval import Extra, about, check_fits, kv_heads, pad, retrieval_scores, row_logits
+from heads.detect.retrieval import Extra, about, check_fits, kv_heads, pad, retrieval_scores
 from heads.prompts.needles import NeedlePrompt, NeedleSet
 from heads.scores.names import expand_heads, parse_head
 from heads.scores.scores import RetrievalScores, retrieves

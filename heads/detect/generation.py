@@ -3,17 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 
-import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from checkpoints.model.finite import finite
+from checkpoints.model.forward import greedy, stop_tokens
 from checkpoints.model.plain import takes_model
-from checkpoints.model.rope import depends_on_length
 
 NEW_TOKENS = 50
 
 
-@torch.no_grad()
 @takes_model
 def generate(
     model: PreTrainedModel,
@@ -25,8 +22,6 @@ def generate(
 ) -> tuple[int, ...]:
     """Greedy continuation of one prompt, at least one token; a stop token ends it and is included.
 
-    Keys and values are kept from token to token, unless positions are turned by angles that depend on the length.
-
     Args:
         model: any causal language model with a cache.
         prompt: token ids.
@@ -35,22 +30,7 @@ def generate(
         end_of_sequence: the model's own end-of-sequence tokens end it too.
     """
     stops = {*stop_ids, *(stop_tokens(model) if end_of_sequence else ())}
-    keeps = not depends_on_length(model)
-    cache = DynamicCache(config=model.config.get_text_config()) if keeps else None
-    step = torch.tensor([list(prompt)], device=model.device)
-    written: list[int] = []
-    while len(written) < new_tokens and not (written and written[-1] in stops):
-        logits = model(step, past_key_values=cache, use_cache=keeps).logits[0, -1]
-        written.append(int(finite(logits).argmax()))
-        chosen = torch.tensor([[written[-1]]], device=model.device)
-        step = chosen if keeps else torch.cat([step, chosen], dim=1)
-    return tuple(written)
-
-
-def stop_tokens(model: PreTrainedModel) -> tuple[int, ...]:
-    """The model's own end-of-sequence tokens."""
-    ids = model.config.get_text_config().eos_token_id
-    return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
+    return greedy(model, [prompt], new_tokens=new_tokens, stops=stops)[0]
 
 
 def recall(written: Sequence[int], answer: Sequence[int]) -> float:

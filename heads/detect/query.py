@@ -9,9 +9,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from checkpoints.model.forward import row_logits
 from checkpoints.model.plain import takes_model
 from heads.detect.answer_rows import tokens_in
-from heads.detect.retrieval import about, check_fits, check_ids, kv_heads, row_logits, table
+from heads.detect.retrieval import about, check_fits, check_ids, kv_heads, table
 from heads.prompts.haystacks import continuation
 from heads.prompts.needles import NeedlePrompt, NeedleSet, Span
 from heads.rows.reduce import KeyGroups, RowStats

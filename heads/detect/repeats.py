@@ -10,8 +10,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt
+from checkpoints.model.forward import row_logits
 from checkpoints.model.plain import takes_model
-from heads.detect.retrieval import about, check_ids, check_positions, kv_heads, row_logits, table
+from heads.detect.retrieval import about, check_ids, check_positions, kv_heads, table
 from heads.rows.reduce import KeyGroups, RowStats
 from heads.rows.rows import RowRequest, capture_rows
 from heads.scores.scores import HeadScores

@@ -1,6 +1,5 @@
 """Retrieval scores of a model: one fused forward per batch, answer rows on the side."""
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture, require_choice
 from checkpoints.model.anatomy import anatomy
-from checkpoints.model.finite import finite
+from checkpoints.model.forward import row_logits
 from checkpoints.model.plain import takes_model
 from checkpoints.model.rope import of_one_regime
 from heads.detect.answer_rows import LayerRows, answer_groups, copied
@@ -249,27 +248,6 @@ def table(model: PreTrainedModel, layers: dict[int, tuple[dict[str, np.ndarray],
             if reachable or not TABLE[name].needs_answer:
                 scores[index, : len(value)] = value
     return out
-
-
-def row_logits(model: PreTrainedModel, ids: Tensor, rows: Tensor, **inputs: Any) -> Tensor:
-    """Logits of the given rows only, [batch, rows, vocabulary]: all positions at once would dwarf the model.
-
-    Args:
-        model: any causal language model.
-        ids: [batch, S] token ids.
-        rows: [batch, R] positions within ``ids``.
-        inputs: passed on to the model.
-
-    Raises:
-        CorruptWeights: some of them are NaN or infinite.
-    """
-    wanted, place = torch.unique(rows, return_inverse=True)
-    inputs = {"use_cache": False, **inputs}
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        logits: Tensor = model(ids, logits_to_keep=wanted, **inputs).logits
-    else:
-        logits = model(ids, **inputs).logits[:, wanted]
-    return finite(logits.gather(1, place[..., None].expand(-1, -1, logits.shape[-1])))
 
 
 def pad(prompts: Sequence[NeedlePrompt]) -> tuple[Tensor, Tensor]:

@@ -6,9 +6,7 @@ traced to its cause. The question's wording is the needle's own.
 
 import hashlib
 import json
-import re
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -17,12 +15,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from checkpoints.errors import BadPrompt, DriftError, require_choice, require_choices
+from checkpoints.errors import BadPrompt, require_choice, require_choices
 from checkpoints.model.plain import takes_model
 from checkpoints.tokenizers.framing import front_ids, prompt_ids
 from heads.detect.answer_rows import copied
 from heads.detect.generation import NEW_TOKENS, generate
 from heads.detect.retrieval import about, check_positions, kv_heads, table
+from heads.detect.rouge import published_recall, rouge1_recall
 from heads.prompts.building import answer_in
 from heads.prompts.needles import Needle, Span
 from heads.rows.reduce import RowStats
@@ -94,6 +93,7 @@ def published_scores(
     """
     require_choices("defect", defects, DEFECTS)
     grid = [(n, needle, length, depth) for length in lengths for depth in depths for n, needle in enumerate(needles)]
+    recall_of = published_recall if "stemming" in defects else rouge1_recall
     stops = _stops(tokenizer, defects)
     kept, asked, not_found = [], [], 0
     for number, needle, length, depth in tqdm(grid, desc="published scores", disable=not progress):
@@ -103,7 +103,7 @@ def published_scores(
         check_positions(model, len(ids) + NEW_TOKENS)
         written, scores = published_trial(model, ids, span, stop_ids=stops, counting="step_count" in defects)
         text = str(tokenizer.decode(list(written), skip_special_tokens=True))
-        share = rouge1_recall(needle.answer, text, stemmed="stemming" in defects)
+        share = recall_of(needle.answer, text)
         not_found += span is None
         if share > GATE or "successes_only" not in defects:
             kept.append((scores, share > GATE, achieved, number))
@@ -253,35 +253,6 @@ def published_trial(
             hits = hits & _first_time(hits, answer)
         values[layer] = ({"copy": hits.sum(axis=1) / max(len(gold), 1)}, True)
     return written, table(model, values)["copy"]
-
-
-def rouge1_recall(answer: str, written: str, *, stemmed: bool = False) -> float:
-    """Share of the answer's words that were written, lower case.
-
-    Args:
-        answer: the true one.
-        written: the model's.
-        stemmed: compare the Porter stems of words of more than three letters, as the published code's scorer does.
-
-    Raises:
-        DriftError: stems are wanted without the package nltk.
-    """
-    words = [re.findall(r"[a-z0-9]+", text.lower()) for text in (answer, written)]
-    stem = _stemmer() if stemmed else str
-    wanted, found = (Counter(map(stem, each)) for each in words)
-    return sum((wanted & found).values()) / max(sum(wanted.values()), 1)
-
-
-def _stemmer() -> Callable[[str], str]:
-    try:
-        from nltk.stem.porter import PorterStemmer
-    except ImportError as error:
-        raise DriftError(
-            "the published ROUGE stems words, which needs the package nltk: pip install 'circuit-drift[parity]', or "
-            "leave 'stemming' out of defects="
-        ) from error
-    porter = PorterStemmer()
-    return lambda word: str(porter.stem(word)) if len(word) > 3 else word
 
 
 def _first_time(hits: np.ndarray, answer: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Diffs: identities, refusals, and what they say about noise."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,17 @@ def samples(seed: int, n: int = 16, *, strength: float = 1.0, noise: float = 0.3
     pattern = np.random.default_rng(base_seed).standard_t(2, EDGES) * strength
     rng = np.random.default_rng(1000 + seed)
     return pattern * (1 + noise * rng.standard_t(4, (n, 1))) + noise * rng.standard_t(3, (n, EDGES))
+
+
+def test_a_graph_over_some_facts_and_its_circuit_of_the_usual_size():
+    whole = graph(samples(0))
+    part = whole.only(np.array([3, 1]))
+    np.testing.assert_array_equal(part.edge_scores, whole.edge_scores[[3, 1]])
+    assert len(part) == len(part.labels) == len(part.answer_rank) == 2
+    np.testing.assert_array_equal(whole.prune().mask, whole.prune(min(EDGES, 20)).mask)
+    grouped = replace(whole, scores=whole.scores[:2], group=np.arange(len(whole)) % 2)
+    with pytest.raises(BadPrompt, match="16 facts were scored in 2 groups, which cannot be told apart"):
+        grouped.only(np.array([0]))
 
 
 def test_diff_with_itself_is_empty():

@@ -53,7 +53,7 @@ def test_a_constant_series_is_one_phase_as_often_as_stated():
     found = []
     for seed in range(30):
         scores = [g.edge_scores for _, g in series(patterns(5), seed=seed)]
-        found.append(bool(splits(Products(scores), draws=39)))
+        found.append(bool(splits(Products(scores), draws=59)))
     assert np.mean(found) <= 0.12
 
 
@@ -161,7 +161,7 @@ def test_overlaps_stand_beside_their_floors():
 
 
 def test_figures_and_disk(tmp_path):
-    evolution = circuits.evolve(series(patterns(3, 3)), draws=49, stages={"a": 0, "b": 300})
+    evolution = circuits.evolve(series(patterns(3, 3)), draws=59, stages={"a": 0, "b": 300})
     back = circuits.Evolution.load(evolution.save(tmp_path / "evolution"))
     assert back.verdict == evolution.verdict
     assert back.to_frame().equals(evolution.to_frame())
@@ -190,7 +190,9 @@ def test_series_that_cannot_be_followed_are_refused():
     with pytest.raises(BadPrompt, match="circuits of 0 edges"):
         circuits.evolve(series(patterns(2)), n_edges=0)
     with pytest.raises(BadPrompt, match="one of the steps measured, 0, 100; got 7"):
-        circuits.evolve(series(patterns(2)), draws=1, stages={"b": 7})
+        circuits.evolve(series(patterns(2)), stages={"b": 7})
+    with pytest.raises(BadPrompt, match="58 permutations cannot show a change point at q = 0.05, as"):
+        circuits.evolve(series(patterns(2)), draws=58)
     with pytest.raises(BadPrompt, match="at least 2 facts"):
         circuits.evolve([(0, graph(np.ones((1, EDGES)))), (1, graph(np.ones((1, EDGES))))])
 

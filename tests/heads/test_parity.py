@@ -14,13 +14,13 @@ from transformers import LlamaForCausalLM
 import heads
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from heads.detect.answer_rows import copy_readings
+from heads.detect.rouge import published_recall, rouge1_recall
 from heads.detect.wu2024 import (
     DEFECTS,
     defect_table,
     published_prompt,
     published_scores,
     published_trial,
-    rouge1_recall,
 )
 from heads.rows.rows import RowRequest, capture_rows
 
@@ -113,6 +113,16 @@ def test_the_defect_table_names_every_defect(tokenizers):
 
 def test_the_gate_counts_words():
     assert rouge1_recall("red green blue blue", "Green, and blue!") == 0.5
+    assert published_recall("red green blue blue", "Green, and blue!") == 0.5
+    assert (rouge1_recall("running late", "he runs late"), published_recall("running late", "he runs late")) == (
+        0.5,
+        1.0,
+    )
+    # words of any script count; the published scorer knows ASCII alone
+    assert (rouge1_recall("北京", "在 北京"), published_recall("北京", "在 北京")) == (1.0, 0.0)
+    assert (rouge1_recall("Ω-1", "1"), published_recall("Ω-1", "1")) == (0.5, 1.0)
+    with pytest.raises(BadPrompt, match="no word to recall"):
+        rouge1_recall("…", "yes")
 
 
 @pytest.mark.parametrize("trial", TRIALS, ids=lambda t: str(len(t["prompt_ids"])))

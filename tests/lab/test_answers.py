@@ -95,9 +95,7 @@ def test_the_ledger_can_be_kept_by_what_is_written(tokenizer, model, world, tmp_
     first = prober.after_step(model, step=0)
     value = tokenizer(asked[0].answer, add_special_tokens=False).input_ids[0]
     other = tokenizer(" the", add_special_tokens=False).input_ids[0]
-    monkeypatch.setattr(
-        "circuit_drift.behaviour.generation._batch", lambda _, prompts, *__: [(other, value)] * len(prompts)
-    )
+    monkeypatch.setattr("checkpoints.model.forward.greedy", lambda _, prompts, **__: [(other, value)] * len(prompts))
     probe = prober.after_step(model, step=1)
     right = np.array([fact.answer == asked[0].answer for fact in asked])
     assert probe.scalars["rouge1"] == pytest.approx(right.mean())
@@ -123,8 +121,8 @@ def test_answers_of_several_words_are_written_and_scored(tokenizer, model):
 def test_an_instruction_stands_in_front(tokenizer, model, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "circuit_drift.behaviour.generation._batch",
-        lambda _, prompts, *__: seen.extend(prompts) or [(5,)] * len(prompts),
+        "checkpoints.model.forward.greedy",
+        lambda _, prompts, **__: seen.extend(prompts) or [(5,)] * len(prompts),
     )
     fact = circuits.Fact("Mara Holt plays the", "Finn Vale plays the", " violin", " cello")
     loaded = SimpleNamespace(model=model, tokenizer=tokenizer)

@@ -128,10 +128,6 @@ def rewiring_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
 
 def _overlap(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> "circuits.Similarity":
     """The Jaccard overlap at the circuits' own size, on the facts that either recalls."""
-    from circuits.comparison.similarity import similarities
-    from circuits.graph.pruning import default_size
+    from circuits.comparison.similarity import overlap
 
-    (first, second), _ = recalled([a, b], "at either")
-    sizes = [default_size(first.edge_scores.shape[1])]
-    weights = (first.unit_sizes.astype(float), second.unit_sizes.astype(float))
-    return similarities(first.edge_scores, second.edge_scores, weights=weights, sizes=sizes)[0]
+    return overlap(*recalled([a, b], "at either")[0])

@@ -9,7 +9,6 @@ from circuit_drift.page import theme
 from circuit_drift.page.axis import over_checkpoints
 from circuit_drift.record.recall import recalled, recalled_facts
 from circuit_drift.record.record import RunRecord
-from circuits.graph.pruning import default_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +29,7 @@ def roles_frame(run: RunRecord) -> "pd.DataFrame":
     for point, graph in zip(points, recalled(graphs, "")[0], strict=True):
         roles = roles_of(point)
         assert roles is not None
-        circuit = graph.prune(default_size(graph.edge_scores.shape[1]))
+        circuit = graph.prune()
         for head, names in (roles if kept is None else roles.only(kept)).of(circuit).items():
             rows += [(point.label, head, name) for name in names]
     return pd.DataFrame(rows, columns=["step", "head", "role"])

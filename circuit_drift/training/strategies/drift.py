@@ -7,7 +7,7 @@ import numpy as np
 
 from checkpoints import BadPrompt, open_checkpoint, open_series
 from circuit_drift.measures.tokenizers import tokenizer_of
-from circuit_drift.record.recall import only, recalled
+from circuit_drift.record.recall import recalled
 from circuit_drift.record.record import RunRecord
 from circuit_drift.sweep.sweep import load_record
 from circuit_drift.training.strategies.checkpointing import STORE
@@ -17,7 +17,6 @@ from circuit_drift.training.strategies.gauges import prompts_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    import circuits
 
 COLUMNS = ("step", "overlap", "floor", "floor_low", "chance", "beyond_noise", "facts")
 
@@ -31,10 +30,13 @@ def drift_frame(run: RunRecord) -> "pd.DataFrame":
     """
     import pandas as pd
 
+    from circuits.comparison.similarity import overlap
+
     traced = [(point.step, point.circuit) for point in run if point.circuit is not None]
     rows = []
     for step, graph in traced[1:]:
-        alike, facts = _overlap(traced[0][1], graph)
+        pair, facts = recalled([traced[0][1], graph], "at either")
+        alike = overlap(*pair)
         rows.append((step, alike.across, alike.within, alike.within_low, alike.random, alike.beyond_noise, facts))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -69,19 +71,9 @@ def function_frame(config: Config, out: Path | str, strategy: str, *, share: flo
         known = np.flatnonzero(graph.answer_rank == 0)
         if not len(known):
             raise BadPrompt(f"step {step} of {run.name} recalls none of the facts whose circuit was traced")
-        own = only(graph, known).prune(round(share * graph.edge_scores.shape[1]))
+        own = graph.only(known).prune(round(share * graph.edge_scores.shape[1]))
         first = own if first is None else first
         asked = facts.tokenized(tokenizer_of(loaded)).subset(list(known))
         metric, clean, corrupt = circuit_metrics(loaded.model, [first, own], asked)
         rows.append((step, *(ratio(values, clean, corrupt) for values in metric), len(known)))
     return pd.DataFrame(rows, columns=["step", "first", "own", "facts"])
-
-
-def _overlap(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> "tuple[circuits.Similarity, str]":
-    from circuits.comparison.similarity import similarities
-    from circuits.graph.pruning import default_size
-
-    (first, second), facts = recalled([a, b], "at either")
-    sizes = [default_size(first.edge_scores.shape[1])]
-    weights = (first.unit_sizes.astype(float), second.unit_sizes.astype(float))
-    return similarities(first.edge_scores, second.edge_scores, weights=weights, sizes=sizes)[0], facts
