@@ -191,7 +191,7 @@ def test_series_that_cannot_be_followed_are_refused():
         circuits.evolve(series(patterns(2)), n_edges=0)
     with pytest.raises(BadPrompt, match="one of the steps measured, 0, 100; got 7"):
         circuits.evolve(series(patterns(2)), stages={"b": 7})
-    with pytest.raises(BadPrompt, match="58 permutations cannot show a change point at q = 0.05, as"):
+    with pytest.raises(BadPrompt, match="58 permutations cannot show a change point"):
         circuits.evolve(series(patterns(2)), draws=58)
     with pytest.raises(BadPrompt, match="at least 2 facts"):
         circuits.evolve([(0, graph(np.ones((1, EDGES)))), (1, graph(np.ones((1, EDGES))))])
