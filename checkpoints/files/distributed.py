@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import CorruptWeights, DriftError
+from checkpoints.files.headers import unwrapped
 from checkpoints.files.limits import require_file, require_plain_archive
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 METADATA = ".metadata"
 _PREFIXES = ("", "model.", "app.model.", "state_dict.", "app.")
-_WRAPPERS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 # what torch's own checkpoint metadata is made of; a name outside this list is refused, and none is imported
 _NAMES = {
     "torch.distributed.checkpoint.metadata": {
@@ -134,7 +134,7 @@ def plan(folder: Path, stored: Mapping[str, Stored], model: "PreTrainedModel") -
     Raises:
         CorruptWeights: one is missing, no tensor, of another shape or not covered, or a tensor is left over.
     """
-    known = {_unwrapped(name): entry for name, entry in stored.items()}
+    known = {unwrapped(name): entry for name, entry in stored.items()}
     groups = _groups(model)
     prefix = next((p for p in _PREFIXES if all(any(p + name in known for name in group) for group in groups)), None)
     if prefix is None:
@@ -159,11 +159,6 @@ def _groups(model: "PreTrainedModel") -> list[list[str]]:
     for name, tensor in model.state_dict(keep_vars=True).items():
         found.setdefault(id(tensor), []).append(name)
     return list(found.values())
-
-
-def _unwrapped(name: str) -> str:
-    """A tensor's name without what compiling and data-parallel wrappers put into it."""
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _refuse_left_over(folder: Path, known: Mapping[str, Stored], prefix: str, groups: list[list[str]]) -> None:

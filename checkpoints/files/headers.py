@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,17 @@ _BITS = {
     "U64": 64, "I64": 64, "F64": 64, "C64": 64,
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
+
+
+_WRAPPERS = "_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module"
+WRAPPER = rf"(?:^|(?<=\.))(?:(?:{_WRAPPERS})\.)+"
+"""What compiling and data-parallel wrappers put into the names of a model's tensors."""
+PLAIN_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+
+
+def unwrapped(name: str) -> str:
+    """A tensor's name without what wrappers put into it."""
+    return re.sub(WRAPPER, "", name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,14 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import CorruptWeights, DriftError, UnsupportedArchitecture
+from checkpoints.files.check import tensor_entries
+from checkpoints.files.headers import PLAIN_FLOATS, unwrapped
 from checkpoints.files.trust import ALLOWED
 
 if TYPE_CHECKING:
@@ -40,6 +43,32 @@ def explain(folder: Path, error: Exception, said: str, *, repo: str | None) -> D
     if "device_map" in text or "device map" in text:
         return DriftError(f"{folder} cannot be spread by this device map: {text[:300]}")
     return CorruptWeights(f"{folder} cannot be loaded: {type(error).__name__}: {text[:500]}")
+
+
+def refuse_misnamed(folder: Path, config: Mapping[str, Any], files: Sequence[Path]) -> None:
+    """Refuse a config that calls plain weights quantised, and files that hold one tensor under two wrapped names.
+
+    Raises:
+        CorruptWeights: says which, and what to do.
+    """
+    if files[0].suffix != ".safetensors":
+        return
+    entries = tensor_entries(files)
+    dtypes = {entry.dtype for entry in entries.values()}
+    for part in (config, *(value for value in config.values() if isinstance(value, Mapping))):
+        if part.get("quantization_config") and dtypes <= PLAIN_FLOATS:
+            raise CorruptWeights(
+                f"{folder / 'config.json'} says that its weights are quantised (quantization_config), but the files "
+                f"hold plain {', '.join(sorted(dtypes))}: a leftover of training or merging; take that field out"
+            )
+    names = Counter(map(unwrapped, entries))
+    twice = next((name for name, count in names.items() if count > 1), None)
+    if twice is not None:
+        raise CorruptWeights(f"{folder} holds {twice!r} twice, once with a wrapper's name (_orig_mod, module) in it")
+    wrapped = [name for name in entries if unwrapped(name) != name]
+    if wrapped:
+        logger.warning("%s: %d tensors are named by a wrapper of the model, %r first; read as %r", folder, len(wrapped),
+                       wrapped[0], unwrapped(wrapped[0]))  # fmt: skip
 
 
 def check_coverage(folder: Path, info: dict[str, Any]) -> None:

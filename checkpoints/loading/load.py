@@ -18,10 +18,11 @@ from checkpoints.files.check import count_tensors, validate
 from checkpoints.files.distributed import plan, read_metadata
 from checkpoints.files.folder import ADAPTER_CONFIG, loading_files, tokenizer_files
 from checkpoints.files.hashes import stamps
+from checkpoints.files.headers import WRAPPER
 from checkpoints.files.limits import require_file, require_possible
 from checkpoints.files.trust import allows_code, refuse_foreign_code
 from checkpoints.loading.adapters import merge_adapter
-from checkpoints.loading.coverage import check_coverage, check_finite, explain
+from checkpoints.loading.coverage import check_coverage, check_finite, explain, refuse_misnamed
 from checkpoints.loading.placement import DeviceMap as DeviceMap
 from checkpoints.loading.placement import placement_of, require_packages, require_usable
 from checkpoints.loading.view import view
@@ -203,6 +204,7 @@ def _build(
         require_possible(checkpoint.config, folder=checkpoint.path, tensors=count_tensors(files),
                          size=sum(file.stat().st_size for file in files))  # fmt: skip
         refuse_foreign_code(checkpoint.config, checkpoint.path, own=allows_code(checkpoint.path, checkpoint.repo))
+        refuse_misnamed(checkpoint.path, checkpoint.config, files)
     auto: Any = AutoModelForCausalLM
     model: PreTrainedModel
     code = allows_code(checkpoint.path, checkpoint.repo)
@@ -218,7 +220,7 @@ def _build(
                     weights_only=True,
                     ignore_mismatched_sizes=True,  # they are refused below, by name
                     output_loading_info=True,
-                    **({"gguf_file": gguf} if gguf else {}),
+                    **({"gguf_file": gguf} if gguf else {"key_mapping": {WRAPPER: ""}}),
                     **({} if device_map is None else {"device_map": device_map}),
                 )
         except (SafetensorError, EOFError) as error:

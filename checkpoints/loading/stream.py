@@ -23,6 +23,7 @@ from checkpoints.errors import DriftError
 from checkpoints.files.check import tensor_entries, validate
 from checkpoints.files.folder import hash_weights, weight_files
 from checkpoints.files.hashes import stamps
+from checkpoints.files.headers import unwrapped
 from checkpoints.loading.coverage import check_finite
 from checkpoints.loading.load import DeviceMap, LoadedModel
 from checkpoints.series.checkpoint import Checkpoint
@@ -266,7 +267,7 @@ def _stored(checkpoint: Checkpoint) -> "Iterator[tuple[str, torch.Tensor]]":
     for file in weight_files(checkpoint.path):
         with safe_open(file, framework="pt") as held:
             for name in held.keys():  # noqa: SIM118
-                yield name, held.get_tensor(name)
+                yield unwrapped(name), held.get_tensor(name)
 
 
 def _fits(checkpoint: Checkpoint, places: "Mapping[str, str | None]", target: "Mapping[str, torch.Tensor]") -> bool:
@@ -274,7 +275,7 @@ def _fits(checkpoint: Checkpoint, places: "Mapping[str, str | None]", target: "M
     files = weight_files(checkpoint.path)
     if files[0].suffix != ".safetensors":
         return False
-    entries = tensor_entries(files)
+    entries = {unwrapped(name): entry for name, entry in tensor_entries(files).items()}
     known = {name: place for name, place in places.items() if place is not None}
     return entries.keys() == places.keys() and all(
         tuple(target[place].shape) == entries[name].shape for name, place in known.items()
@@ -292,7 +293,7 @@ def _places(checkpoint: Checkpoint, target: "Mapping[str, torch.Tensor]") -> "di
     files = weight_files(checkpoint.path)
     if files[0].suffix != ".safetensors":
         return None
-    filled = {id(target[name]) for name in tensor_entries(files) if name in target}
+    filled = {id(target[name]) for name in map(unwrapped, tensor_entries(files)) if name in target}
     rest = {id(tensor): name for name, tensor in target.items() if id(tensor) not in filled}
     places: dict[str, str | None] = {}
     for name, tensor in _stored(checkpoint):

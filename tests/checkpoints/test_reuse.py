@@ -197,3 +197,48 @@ def test_what_generates_otherwise_has_another_config_hash(tmp_path):
     assert checkpoint.config_hash == before
     path.write_text(json.dumps(settings | {"repetition_penalty": 1.3}))
     assert checkpoint.config_hash != before
+
+
+def infix(name):
+    return name.replace("layers.0.", "layers.0._orig_mod.")
+
+
+WRAPPINGS = {
+    "compiled": lambda name: f"_orig_mod.{name}",
+    "data parallel": lambda name: f"module.{name}",
+    "both": lambda name: f"module._orig_mod.{name}",
+    "one layer": infix,
+}
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+@pytest.mark.parametrize("wrap", WRAPPINGS.values(), ids=WRAPPINGS)
+def test_names_that_wrappers_left_are_read_and_said(tmp_path, caplog, wrap, form):
+    for step in range(2):
+        folder = save_model(tmp_path / "run" / f"checkpoint-{step}", seed=step)
+        shutil.copytree(folder, tmp_path / "plain" / folder.name)
+        wrapped = {wrap(name): tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+        if form == "bin":
+            (folder / "model.safetensors").unlink()
+            torch.save(wrapped, folder / "pytorch_model.bin")
+        else:
+            save_file(wrapped, folder / "model.safetensors", {"format": "pt"})
+    plain = open_series(tmp_path / "plain")
+    for loaded, other in zip(open_series(tmp_path / "run").models(reuse=True), plain, strict=True):
+        assert torch.equal(loaded.model(IDS).logits, other.load().model(IDS).logits)
+    assert ("named by a wrapper of the model" in caplog.text) is (form == "safetensors")
+
+
+def test_a_tensor_under_its_own_and_a_wrapped_name_is_refused(tmp_path):
+    folder = save_model(tmp_path / "checkpoint-1")
+    rewrite(folder, lambda held: held.update({"_orig_mod.lm_head.weight": held["lm_head.weight"] + 1}))
+    with pytest.raises(CorruptWeights, match=r"holds 'lm_head\.weight' twice"):
+        open_checkpoint(folder).load()
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "fp8", "of its own"])
+def test_a_leftover_quantisation_config_is_called_what_it_is(tmp_path, method):
+    folder = save_model(tmp_path / "checkpoint-1")
+    edit_config(folder, quantization_config={"quant_method": method, "load_in_4bit": True, "bits": 4})
+    with pytest.raises(CorruptWeights, match=r"says that its weights are quantised .* plain F32: a leftover"):
+        open_checkpoint(folder).load()
