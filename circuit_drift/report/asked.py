@@ -24,6 +24,11 @@ def asked_sentences(points: Sequence[Point]) -> Iterator[str]:
         yield "Facts are scored over all tokens of their answers (answers: whole)."
     if refused := needles.get("refused", ()):
         yield f"{_counted(refused, 'needle')} refused and not asked: {_reasons(refused, 'needle')}."
+    if unlike := needles.get("answers_unlike_needle", 0):
+        yield (
+            f"In {unlike} needle prompts the answer is of other tokens than in the needle, since it follows another "
+            "character there; no head can copy what differs."
+        )
     yield from depth_sentence(needles)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from checkpoints.errors import BadPrompt, require_choice
-from checkpoints.tokenizers.framing import Ids, prompt_ids
+from checkpoints.tokenizers.framing import Ids, front_ids, prompt_ids
 from circuits.facts.facts import Fact, FactSet, default_facts
 from circuits.facts.tokenizing import tokenize_facts
 
@@ -151,7 +151,7 @@ def _greater_than(tokenizer: "PreTrainedTokenizerBase", n: int, seed: int) -> Ta
     if not kept:
         raise BadPrompt(f"no year can be asked for with this tokenizer. {refused[0][1] if refused else ''}")
     clean_ids, corrupt_ids, answers, wrongs = zip(*kept, strict=True)
-    made = FactSet.from_ids(clean_ids, corrupt_ids, answers, wrongs)
+    made = FactSet.from_ids(clean_ids, corrupt_ids, answers, wrongs, front=front_ids(tokenizer))
     return Task(
         "greater-than",
         replace(made, facts=tuple(facts), refused=tuple(refused)),

@@ -34,6 +34,12 @@ def test_reasons_of_one_kind_are_counted_together_with_the_way_out():
     assert set(sentences) <= set(run_verdict(run_of(asked(refused=REFUSED), asked(refused=REFUSED))))
 
 
+def test_answers_that_no_head_can_copy_are_counted():
+    there = asked()
+    there.heads.meta["answers_unlike_needle"] = 5
+    assert list(asked_sentences([there]))[1].startswith("In 5 needle prompts the answer is of other tokens than in the")
+
+
 def test_whole_answers_are_named():
     assert "Facts are scored over all tokens of their answers (answers: whole)." in list(
         asked_sentences([asked(answers="whole")])
