@@ -12,6 +12,7 @@ from typing import Any
 from checkpoints.errors import CorruptWeights, NotACheckpoint
 from checkpoints.files.hashes import hash_file
 from checkpoints.files.reading import decode, parse_lenient, read_bytes
+from checkpoints.results.disk import can_be
 
 CONFIG_FILE = "config.json"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -118,15 +119,16 @@ def adapter_base(folder: Path) -> Path | None:
     if not (folder / ADAPTER_CONFIG).exists() or any((folder / name).exists() for names in _WHOLE for name in names):
         return None
     name = str(read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
-    for place in (Path(name), folder / name, folder.parent / name):
-        if name and (place / CONFIG_FILE).exists():
+    for place in (Path(name), folder / name, folder.parent / name) if name else ():
+        if can_be(place) and (place / CONFIG_FILE).exists():
             if weight_files(place)[0].name == ADAPTER_FILE:
                 raise NotACheckpoint(f"{place}, which {folder} names as its base, is an adapter itself: merge it first")
             return place
-    cached = _cached_snapshot(name, read_json(folder / ADAPTER_CONFIG).get("revision"))
+    revision = read_json(folder / ADAPTER_CONFIG).get("revision")
+    cached = _cached_snapshot(name, revision if isinstance(revision, str) else None)
     if cached is None:
         raise NotACheckpoint(
-            f"{folder} is an adapter on {name!r}, which is neither a folder nor in the hub client's cache; "
+            f"{folder} is an adapter on {name!r:.200}, which is neither a folder nor in the hub client's cache; "
             f"name its folder in {ADAPTER_CONFIG}, or fetch it with `hf download {name}`"
         )
     return cached
@@ -134,11 +136,10 @@ def adapter_base(folder: Path) -> Path | None:
 
 def _cached_snapshot(name: str, revision: str | None) -> Path | None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except (HFValidationError, LocalEntryNotFoundError):
+    except (OSError, ValueError):  # no such id, a name that is none, or none in the cache
         return None
 
 
@@ -147,9 +148,9 @@ def _indexed(index: Path) -> tuple[Path, ...]:
     if not isinstance(mapping, dict) or not mapping:
         raise CorruptWeights(f"{index} names no shards (no weight_map); restore the file")
     names = sorted({str(name) for name in mapping.values()})
-    outside = [name for name in names if Path(name).name != name]
+    outside = [name for name in names if Path(name).name != name or not can_be(index.parent / name)]
     if outside:
-        raise CorruptWeights(f"{index} names a shard outside its folder: {outside[0]!r}")
+        raise CorruptWeights(f"{index} names a shard outside its folder, or no name: {outside[0]!r:.200}")
     return tuple(index.parent / name for name in names)
 
 

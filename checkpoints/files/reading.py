@@ -175,10 +175,12 @@ def read_toml(path: Path | str, what: str, error: type[DriftError] = DriftError)
     """The table of a TOML file."""
     text = read_text(path, what, error)
     try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as problem:
+        table = tomllib.loads(text)
+        _require_words(table)
+    except (ValueError, RecursionError) as problem:
         reason = problem if isinstance(problem, ValueError) else _TOO_DEEP
         raise error(f"cannot read {what} from {path}: it is not TOML: {reason}") from problem
+    return table
 
 
 def read_frame(path: Path | str, what: str, error: type[DriftError] = BadPrompt) -> "pd.DataFrame":
@@ -246,6 +248,14 @@ def _require_text(value: Any) -> None:
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])[1:-1]
         raise ValueError(f"it holds {half}, half of a surrogate pair, which is no text") from error
+
+
+def _require_words(value: Any) -> None:
+    """Refuse integers of more than 64 bits, which TOML does not know."""
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise ValueError("it holds an integer of more than 64 bits")
+    for inner in _inside(value):
+        _require_words(inner)
 
 
 def _inside(value: Any) -> Iterable[Any]:

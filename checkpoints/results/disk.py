@@ -94,6 +94,15 @@ def read_regular(path: Path) -> bytes:
         return file.read()
 
 
+def can_be(path: Path) -> bool:
+    """Whether a path can be one at all: names are not longer than a file system takes, and hold no NUL."""
+    try:
+        path.exists()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def draft_of(target: Path) -> Path:
     """A name for a draft beside its target that no other writer uses."""
     writer = process_mark(os.getpid()).replace(":", "-")

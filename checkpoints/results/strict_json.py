@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 NUMBER = "$number"
+DEEPEST = 100
+"""Objects and lists inside each other; beyond that nothing that we wrote lies."""
+_TOO_DEEP = f"it is nested deeper than {DEEPEST}"
 
 
 def dump_json(value: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
@@ -31,15 +34,27 @@ def parse_json(text: str) -> Any:
         ValueError: it is no JSON, or nested too deep to be read.
     """
     try:
-        return json.loads(text, object_hook=_number)
+        value = json.loads(text, object_hook=_number)
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError(_TOO_DEEP) from error
+    _require_shallow(value)
+    return value
 
 
 def digest_json(value: Any) -> str:
     """SHA-256 of a document's content: the same for every way of writing it down."""
     read_back = parse_json(dump_json(value))  # keys of numbers become text, which sorts differently
     return hashlib.sha256(dump_json(read_back, sort_keys=True).encode()).hexdigest()
+
+
+def _require_shallow(value: Any) -> None:
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(DEEPEST):
+        inside = [inner.values() if isinstance(inner, dict) else inner for inner in level]
+        level = [inner for values in inside for inner in values if isinstance(inner, dict | list)]
+        if not level:
+            return
+    raise ValueError(_TOO_DEEP)
 
 
 def _named(value: Any) -> Any:

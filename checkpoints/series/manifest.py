@@ -65,10 +65,10 @@ def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
 def _row(path: Path, line: int, record: Mapping[str, str]) -> ManifestRow:
     step, directory, tokens = (record.get(name, "") for name in ("step", "checkpoint directory", "tokens seen"))
     if not (step.isascii() and step.isdigit() and len(step) <= _DIGITS):
-        raise NotACheckpoint(f"{path}, line {line}: step {step!r} is not a whole number")
+        raise NotACheckpoint(f"{path}, line {line}: step {step!r:.60} is not a whole number")
     if not directory:
         raise NotACheckpoint(f"{path}, line {line}: no checkpoint directory for step {step}")
     if tokens and parse_count(tokens) is None:
-        raise NotACheckpoint(f"{path}, line {line}: tokens seen {tokens!r} is not a count such as 84B")
+        raise NotACheckpoint(f"{path}, line {line}: tokens seen {tokens!r:.60} is not a count such as 84B")
     stage, branch = split_stage(record.get("stage", ""))
     return ManifestRow(int(step), path.parent / directory, stage, branch, parse_count(tokens))

@@ -14,6 +14,7 @@ from typing import Literal
 Unit = Literal["steps", "epochs", "tokens"]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+_DIGITS = 20
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kmbt]?)", re.IGNORECASE)
 _FRONT = r"(?:(?P<front>[a-z0-9][\w.=-]*?)(?:[-_.]+))??"
 _REST = r"(?:[-_](?P<seed>seed[-_]?[a-z0-9][\w-]*?))?(?P<form>[-_](?:{}))*".format(
@@ -131,6 +132,8 @@ def parse_count(text: str) -> int | None:
     if match is None:
         return None
     number, unit = match.groups()
+    if len(number) > _DIGITS:  # more than was ever trained on, or than an integer may be read from
+        return None
     scale = _UNITS[unit.lower()]
     return round(float(number) * scale) if "." in number else int(number) * scale
 

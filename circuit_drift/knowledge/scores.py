@@ -141,6 +141,9 @@ def scores_from_frame(
     if not len(frame):
         raise BadPrompt("the table holds no scores; give one row for each unit and step")
     _check_numbers(frame, step, score)
+    for told in (unit, probe):
+        if told is not None and frame[told].isna().any():
+            raise BadPrompt(f"row {int(frame[told].isna().to_numpy().argmax()) + 1} of the table has no {told}")
     (row, units), steps = pd.factorize(frame[unit].astype(str)), np.unique(frame[step])
     slot = frame.groupby(unit)[probe].transform(lambda names: names.factorize()[0]) if probe else frame[score] * 0
     slot = slot.fillna(0).astype(int).to_numpy()

@@ -99,8 +99,8 @@ def read_parquet(path: Path | str) -> Circuit:
     except ImportError as error:
         raise _no_pyarrow(path) from error
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
-    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"cannot read {path}: {' '.join(str(error.strerror or error).split())}") from error
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path} is not a table of edges that write_parquet wrote: {error!r}") from error
     return Circuit(shape, mask, None if frame["score"].isna().all() else scores)
 

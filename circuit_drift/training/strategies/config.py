@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from checkpoints import DriftError
 from checkpoints.errors import require_choice, require_choices
 from checkpoints.files.reading import read_toml
+from checkpoints.results.disk import can_be
 from circuit_drift.measures.registry import known as known_measures
 
 PATHS = ("documents", "facts", "replay", "traced", "text")
@@ -152,7 +153,7 @@ class Config:
         asked = [name.partition(":")[0] for name in self.measures]
         require_choices("measure", asked, known_measures(), error=DriftError)
         for path in (self.documents, self.facts, self.replay, self.traced, self.text):
-            if path is not None and not path.is_file():
+            if path is not None and not (can_be(path) and path.is_file()):
                 raise DriftError(f"{path} is not there; paths in a config are taken from the config's folder")
 
 
@@ -174,7 +175,7 @@ def load_config(path: Path | str) -> Config:
     known = _known(Config, table | {"strategies": strategies}, str(path))
     places = {name: path.parent / known[name] for name in PATHS if name in known}
     beside = path.parent / known["model"]
-    return Config(**known | places | ({"model": str(beside)} if beside.is_dir() else {}))
+    return Config(**known | places | ({"model": str(beside)} if can_be(beside) and beside.is_dir() else {}))
 
 
 def _strategy(entry: Mapping[str, Any], path: Path) -> Strategy:
