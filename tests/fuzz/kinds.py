@@ -243,8 +243,12 @@ def in_model(name: str) -> Callable[[Path], Path]:
     return make
 
 
-def tokenizer_identity(folder: Path) -> str | None:
-    return open_checkpoint(folder / "checkpoint-1").tokenizer_hash
+def tokenizer(folder: Path) -> list[int]:
+    from checkpoints.loading.load import load_tokenizer
+
+    checkpoint = open_checkpoint(folder / "checkpoint-1")
+    found = load_tokenizer(checkpoint)
+    return [] if checkpoint.tokenizer_hash is None or found is None else found("the code of name1 is code2 .").input_ids
 
 
 def loaded(folder: Path) -> bool:
@@ -308,8 +312,8 @@ KINDS = (
     Kind("claim", claim, read_claim, mutate),
     Kind("circuit, EAP JSON", eap_json, lambda f: read_eap_json(f / "c.eap.json").mask.tolist(), mutate),
     Kind("circuit, parquet", parquet, lambda f: read_parquet(f / "c.parquet").mask.tolist(), mutate),
-    Kind("tokenizer.json", in_model("tokenizer.json"), tokenizer_identity, mutate),
-    Kind("tokenizer_config.json", in_model("tokenizer_config.json"), tokenizer_identity, mutate),
+    Kind("tokenizer.json", in_model("tokenizer.json"), tokenizer, mutate),
+    Kind("tokenizer_config.json", in_model("tokenizer_config.json"), tokenizer, mutate),
     Kind("config.json, loaded", in_model("config.json"), loaded, mutate),
     Kind("weights, loaded", in_model("model.safetensors"), loaded, mutate_safetensors),
 )  # fmt: skip
