@@ -39,6 +39,11 @@ class BadPrompt(DriftError):
     """Prompts, needles or facts that cannot be scored as given."""
 
 
+def is_failure(error: BaseException) -> bool:
+    """Whether something failed, rather than that the program is to end: a panic of a Rust library is no `Exception`."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 class StoreError(DriftError):
     """A result that cannot be read or written."""
 

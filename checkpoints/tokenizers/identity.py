@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.errors import DriftError
+from checkpoints.errors import DriftError, is_failure
 from checkpoints.files.folder import CONFIG_FILE, combine, read_json
 from checkpoints.files.hashes import cache_folder, hash_file
 from checkpoints.tokenizers.load import read_tokenizer
@@ -90,7 +90,9 @@ def _ids(tokenizer: "PreTrainedTokenizerBase", text: str, *, special: bool) -> l
     """Ids of a text; -1 alone for one that the tokenizer refuses, as one without an unknown token may."""
     try:
         return list(tokenizer(text, add_special_tokens=special, verbose=False).input_ids)
-    except Exception:
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         return [-1]
 
 

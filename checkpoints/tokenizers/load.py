@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from checkpoints.errors import DriftError
+from checkpoints.errors import DriftError, is_failure
 from checkpoints.files.trust import ALLOWED
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ def read_tokenizer(folder: Path, *, gguf: str | None = None, code: bool = False)
     extra = {} if gguf is None else {"gguf_file": gguf}
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=code, **extra)
-    except Exception as error:
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         text = " ".join(str(error).split())[:300]
         if "trust_remote_code" in str(error):
             raise DriftError(

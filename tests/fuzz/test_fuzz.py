@@ -8,7 +8,7 @@ import pytest
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.trials import Kind, trials
 
-COUNT = 12
+COUNT = 8
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)

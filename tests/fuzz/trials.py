@@ -101,7 +101,9 @@ def trial(kind: Kind, folder: Path, content: bytes, right: Any) -> Outcome:
             result = "lines"
     except Hangs:
         result = "hang"
-    except Exception as error:
+    except BaseException as error:  # a panic of a Rust library is no `Exception`
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         result, detail = "crash", f"{type(error).__name__}: {error}"[:400]
     seconds, grown = time.process_time() - began, _peak() - before
     if result in ("read", "refused"):

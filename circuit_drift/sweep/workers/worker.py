@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from checkpoints import DamagedResult, DriftError, LoadedModel, StoreError
+from checkpoints.errors import is_failure
 from circuit_drift.store.journal import Outcome
 from circuit_drift.store.leases import Claim
 from circuit_drift.store.store import Store
@@ -90,8 +91,10 @@ def _measure(sweep: Sweep, index: int, tasks: Sequence[Task], claim: Claim, mode
             take(task, models.take(index), sweep.store, computed, failures)
     except StoreError:
         raise
-    except Exception as error:  # whatever loading runs into concerns this checkpoint alone
-        failures |= {task.name: reason(error) for task in missing if task.name not in computed}
+    except BaseException as error:  # whatever loading runs into concerns this checkpoint alone
+        if not is_failure(error):
+            raise
+        failures = {task.name: reason(error) for task in missing if task.name not in computed} | failures
     keys = {task.name: task.key for task in tasks if task.name in computed}
     return Outcome(index, keys, failures, len(computed) - len(results))
 
@@ -133,14 +136,17 @@ def take(task: Task, loaded: LoadedModel, store: Store, results: dict[str, Any],
         results[task.name] = task.compute(loaded, results, store)
     except StoreError:
         raise
-    except Exception as error:  # a method that fails on this model must not stop the others
+    except BaseException as error:  # a method that fails on this model must not stop the others
+        if not is_failure(error):
+            raise
         logger.debug("%s failed", task.name, exc_info=True)
         failures[task.name] = reason(error)
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """What went wrong, in one line."""
-    return str(error) if isinstance(error, DriftError) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, DriftError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
 
 
 def _ignore(_index: int, _measure: str) -> None:
