@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from checkpoints import CheckpointMismatch
 from checkpoints.loading.load import DeviceMap
 from circuit_drift.comparison.pair import PAIR_MEASURES, compare_points, measure_pair
-from circuit_drift.measures.base import ATTENTION
+from circuit_drift.measures.base import ATTENTION, Measure
 from circuit_drift.prompts import Prompts
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point
@@ -65,7 +65,7 @@ def diff(
     *,
     store: Store | Path | str | None = None,
     prompts: Prompts | None = None,
-    measures: Sequence[str] = PAIR_MEASURES,
+    measures: Sequence[str | Measure] = PAIR_MEASURES,
     device: str = "auto",
     dtype: str = "float32",
     attention: str = ATTENTION,
@@ -80,8 +80,7 @@ def diff(
         b: the other one.
         store: where results are kept and looked up first.
         prompts: what is asked; by default what the folder of A brings along, else the built-in prompts.
-        measures: which of ``heads``, ``circuit``, ``faithfulness``, ``roles``, and ``transfer``, which runs each
-            circuit in both models.
+        measures: as for `circuit_drift.run`, and ``transfer``, which runs each circuit in both models.
         device: a torch device, or ``auto``.
         dtype: the dtype of the forward passes.
         attention: transformers' attention implementation.

@@ -9,7 +9,7 @@ from checkpoints import Series
 from checkpoints.loading.load import DeviceMap
 from circuit_drift.api.pairs import PairDiff
 from circuit_drift.comparison.pair import stored_pair
-from circuit_drift.measures.base import ATTENTION
+from circuit_drift.measures.base import ATTENTION, Measure
 from circuit_drift.measures.registry import MEASURES
 from circuit_drift.prompts import Prompts
 from circuit_drift.record.record import RunRecord
@@ -65,7 +65,7 @@ def run(
     *,
     store: "Store | Path | str | None" = None,
     prompts: Prompts | None = None,
-    measures: Sequence[str] = MEASURES,
+    measures: Sequence[str | Measure] = MEASURES,
     device: str = "auto",
     dtype: str = "float32",
     attention: str = ATTENTION,
@@ -85,7 +85,8 @@ def run(
             (``"org/name@step*"``).
         store: where results are kept and looked up first.
         prompts: what is asked; by default the series' own prompts, else the built-in ones.
-        measures: which of ``heads``, ``circuit``, ``faithfulness``, ``roles``; the third needs the second.
+        measures: names, as in ``heads`` or ``harness:TASK``, or measures themselves (`circuit_drift.Measure`); what one
+            of them needs is measured too.
         device: a torch device, or ``auto``.
         dtype: the dtype of the forward passes.
         attention: transformers' attention implementation (``"sdpa"``, ``"eager"``, or a registered name); ``"auto"``

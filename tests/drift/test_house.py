@@ -27,6 +27,20 @@ DOORS = {
     ("checkpoints.series.series", "checkpoints.loading.load"): "the types of what Series.models gives",
 }
 """Imports that look up: a method that opens what stands above it."""
+FLOORS = (
+    ("plugins", "prompts", "shadows", "store"),
+    ("record",),
+    ("page",),
+    ("measures",),
+    ("sweep",),
+    ("stages", "comparison"),
+    ("knowledge", "behaviour"),
+    ("training",),
+    ("report",),
+    ("api",),
+    ("cli",),
+)
+"""The rooms of circuit_drift from the ground up; the lab and the replications stand outside."""
 OUTSIDE = ("circuit_drift.lab.", "circuit_drift.replicate.")
 MODULES_A_FOLDER, LINES_A_MODULE = 13, 400
 
@@ -44,6 +58,14 @@ def test_packages_import_one_way(graph: nx.DiGraph):
 def test_rooms_import_one_way(graph: nx.DiGraph):
     assert set(DOORS) <= set(graph.edges), "a door that nobody uses any more; take it off the list"
     assert circles(rooms(graph, DOORS)) == []
+
+
+def test_the_rooms_of_circuit_drift_stand_on_those_below(graph: nx.DiGraph):
+    floor = {name: height for height, names in enumerate(FLOORS) for name in names}
+    inside = {module: module.split(".")[1] for module in graph if module.startswith("circuit_drift.")}
+    assert set(inside.values()) == {*floor, *(name.split(".")[1] for name in OUTSIDE)}
+    between = {(inside[one], inside[other]) for one, other in graph.edges if {one, other} <= inside.keys()}
+    assert {(a, b) for a, b in between if a in floor and b in floor and floor[a] < floor[b]} == set()
 
 
 def test_no_circle_is_longer_than_a_value_and_its_view(graph: nx.DiGraph):

@@ -196,3 +196,4 @@ def test_a_built_in_measure_takes_no_argument(tiny_series):
         build_measures(prompts, ["heads:x"])
     with pytest.raises(DriftError, match="say harness:TASK"):
         build_measures(prompts, ["harness"])
+    assert build_measures(prompts, ["harness:one", "harness:two", "harness:one"])[0].tasks == ("one", "two")

@@ -166,6 +166,7 @@ def test_at_a_terminal(series, own, tmp_path):
     words = ["--tasks", "own_choice", "--include", str(own), "--steps", "last", "--limit", "2", "--out", str(out)]
     places = ["--store", str(tmp_path / "store"), "--device", "cpu"]
     done = CliRunner().invoke(app, ["evaluate", str(series.path), *words, *places])
+    assert "the command evaluate goes with the next release" in done.stderr
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[0] == "step,own_choice_acc"
     placed = [*places[:1], str(tmp_path / "placed"), "--attention", "eager", "--device-map", "auto"]

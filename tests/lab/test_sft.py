@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
+import circuit_drift
 import heads
 from checkpoints import BadPrompt, DriftError, StoreError, open_series
 from circuit_drift.behaviour import sft
@@ -18,6 +19,8 @@ from circuit_drift.behaviour.suites import STANDARD, family, make_task, suite_fo
 from circuit_drift.behaviour.table import BehaviourTable
 from circuit_drift.cli import app
 from circuit_drift.lab.suite import LAB
+from circuit_drift.measures import build_measures
+from circuit_drift.report.run_table import readings
 from tests.checkpoints.test_device_map import attach_hooks
 
 TUNING = Tuning(steps=3, batch=4, lr=1e-2, warmup=1, needles=4)
@@ -286,7 +289,29 @@ def test_at_a_terminal(series, tmp_path):
     done = CliRunner().invoke(app, ["sft", str(series.path), *words, *places])
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[0] == "step,sft_codes"
+    assert "goes with the next release" in done.stderr
+    assert "circuit-drift run SERIES --measures sft, or sft:TASK" in done.stderr
     assert set(heads.read_downstream(out)["sft_codes"]) == {0, 10}
+
+
+def test_it_is_a_measure_like_any_other(series, table, measures, tmp_path):
+    probe = SftMeasure(SMALL["tasks"], TUNING, SMALL["length"], SMALL["depths"], SMALL["count"])
+    options = {"store": tmp_path, "device": "cpu", "progress": False}
+    run = circuit_drift.run(series, measures=[measures[0], probe], **options)
+    assert readings(run, "sft") == table.to_downstream()
+    assert run.to_frame()["sft_codes"].tolist() == table.downstream()["sft_codes"].tolist()
+    assert "<h2>sft over training</h2>" in run.report(tmp_path / "run.html").read_text(encoding="utf-8")
+    told = CliRunner().invoke(app, ["monitor", str(tmp_path), "--downstream", "sft"])
+    assert told.exit_code == 0, told.output
+    assert "sft_codes" in told.stdout
+
+
+def test_its_tasks_are_named_or_chosen_by_the_first_tokenizer(series):
+    prompts = circuit_drift.prompts_for(series.path)
+    assert build_measures(prompts, ["sft:codes_single", "sft:mrcr"])[0].tasks == ("codes_single", "mrcr")
+    assert build_measures(prompts, ["sft"], series[0])[0].tasks == LAB
+    with pytest.raises(DriftError, match="say sft:TASK"):
+        build_measures(prompts, ["sft"])
 
 
 def test_a_spread_model_of_another_attention_is_tuned_to_the_same_scores(series, table, tmp_path, monkeypatch):
