@@ -10,6 +10,7 @@ from .files.check import validate as validate
 from .loading.load import LoadedModel as LoadedModel
 from .model.architectures import capabilities as capabilities
 from .model.bridge import build_bridge as build_bridge
+from .placement import Placement as Placement
 from .series.checkpoint import Checkpoint as Checkpoint
 from .series.compat import require_same_model as require_same_model
 from .series.series import Series as Series

@@ -1,3 +1,2 @@
-from .load import DeviceMap as DeviceMap
 from .load import LoadedModel as LoadedModel
 from .load import load_tokenizer as load_tokenizer

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
-from checkpoints.errors import CorruptWeights, DriftError, require_choice
+from checkpoints.errors import CorruptWeights, DriftError
 from checkpoints.files.check import count_tensors, validate
 from checkpoints.files.distributed import plan, read_metadata
 from checkpoints.files.folder import ADAPTER_CONFIG, loading_files, tokenizer_files
@@ -23,11 +23,11 @@ from checkpoints.files.limits import require_file, require_possible
 from checkpoints.files.trust import allows_code, refuse_foreign_code
 from checkpoints.loading.adapters import merge_adapter
 from checkpoints.loading.coverage import check_coverage, check_finite, explain, refuse_misnamed
-from checkpoints.loading.placement import DeviceMap as DeviceMap
-from checkpoints.loading.placement import placement_of, require_packages, require_usable
+from checkpoints.loading.spread import placement_of, require_packages, require_usable
 from checkpoints.loading.view import view
 from checkpoints.model.bridge import build_bridge
 from checkpoints.model.rope import forget_lengths
+from checkpoints.placement import Placement
 from checkpoints.series.checkpoint import Checkpoint
 from checkpoints.tokenizers.load import read_tokenizer
 
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from checkpoints.model.lens import SharedBridge
 
 logger = logging.getLogger(__name__)
-
-DType = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,21 +130,19 @@ class LoadedModel:
         return self._held[0]
 
 
-def load(
-    checkpoint: Checkpoint, *, device: str, dtype: str, attention: str, device_map: DeviceMap | None = None
-) -> LoadedModel:
+def load(checkpoint: Checkpoint, placement: Placement) -> LoadedModel:
     """Load a checkpoint; see `Checkpoint.load`."""
-    require_choice("dtype", dtype, get_args(DType), error=DriftError)
+    device, device_map = placement.here, placement.device_map
     require_usable(device_map)
     checkpoint.fetch()
-    asked, attention = attention, checkpoint.attention(attention)
-    if asked != attention and attention != "sdpa":
-        logger.warning("%s: its architecture has no SDPA, so attention is %s", checkpoint.name, attention)
+    asked, placement = placement, replace(placement, attention=checkpoint.attention(placement.attention))
+    if placement != asked and placement.attention != "sdpa":
+        logger.warning("%s: its architecture has no SDPA, so attention is %s", checkpoint.name, placement.attention)
     files = checkpoint.files
     for file in files:
         require_file(file)
     seen = stamps(files)
-    model = _model(checkpoint, dtype, attention, device_map)
+    model = _model(checkpoint, placement)
     spread = None if device_map is None else placement_of(checkpoint.path, model, device_map)
     check_finite(checkpoint.path, dict(model.named_parameters()))
     model.requires_grad_(requires_grad=False).train(mode=False)
@@ -156,29 +152,29 @@ def load(
         model = _move(model, device)
     else:
         device = "+".join(dict.fromkeys(spread.values()))
-    loaded = LoadedModel(checkpoint, device, dtype, attention, [(model, tokenizer)], spread, seen)
+    loaded = LoadedModel(checkpoint, device, placement.dtype, placement.attention, [(model, tokenizer)], spread, seen)
     loaded.require_unchanged()
     return loaded
 
 
-def _model(checkpoint: Checkpoint, dtype: str, attention: str, device_map: DeviceMap | None) -> "PreTrainedModel":
+def _model(checkpoint: Checkpoint, placement: Placement) -> "PreTrainedModel":
     """The model alone, of the kind of files that the checkpoint consists of, with memory of its own."""
     files = validate(checkpoint.path)
     if files[0].suffix == ".distcp":
-        if device_map is not None:
+        if placement.device_map is not None:
             raise DriftError(
                 f"{checkpoint.path} is a torch distributed checkpoint, which is put on one device: convert it to "
                 "safetensors to spread it by a device map"
             )
-        return _build_distributed(checkpoint, files[0].parent, dtype, attention)
+        return _build_distributed(checkpoint, files[0].parent, placement)
     if checkpoint.base is None:
         if (checkpoint.path / ADAPTER_CONFIG).exists():
             logger.warning("%s holds an adapter beside whole weights: %s is loaded as it is, without the adapter",
                            checkpoint.path, files[0].name)  # fmt: skip
-        model = _build(checkpoint, files, dtype, attention, device_map)
+        model = _build(checkpoint, files, placement)
     else:
         whole = replace(checkpoint, path=checkpoint.base, hub=checkpoint.hub and checkpoint.hub.base)
-        model = merge_adapter(checkpoint.path, _build(whole, validate(whole.path), dtype, attention, device_map))
+        model = merge_adapter(checkpoint.path, _build(whole, validate(whole.path), placement))
     _leave_files(model)
     return model
 
@@ -190,9 +186,7 @@ def _leave_files(model: "PreTrainedModel") -> None:
             tensor.data = tensor.data.clone()
 
 
-def _build(
-    checkpoint: Checkpoint, files: Sequence[Path], dtype: str, attention: str, device_map: DeviceMap | None
-) -> "PreTrainedModel":
+def _build(checkpoint: Checkpoint, files: Sequence[Path], placement: Placement) -> "PreTrainedModel":
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -213,15 +207,15 @@ def _build(
             with _quiet_transformers():
                 model, info = auto.from_pretrained(
                     shown,
-                    dtype=getattr(torch, dtype),
-                    attn_implementation=attention,
+                    dtype=getattr(torch, placement.dtype),
+                    attn_implementation=placement.attention,
                     local_files_only=True,
                     trust_remote_code=code,
                     weights_only=True,
                     ignore_mismatched_sizes=True,  # they are refused below, by name
                     output_loading_info=True,
                     **({"gguf_file": gguf} if gguf else {"key_mapping": {WRAPPER: ""}}),
-                    **({} if device_map is None else {"device_map": device_map}),
+                    **({} if placement.device_map is None else {"device_map": placement.device_map}),
                 )
         except (SafetensorError, EOFError) as error:
             raise CorruptWeights(f"the weights of {checkpoint.path} cannot be read: {error}") from error
@@ -234,7 +228,7 @@ def _build(
     return model
 
 
-def _build_distributed(checkpoint: Checkpoint, folder: Path, dtype: str, attention: str) -> "PreTrainedModel":
+def _build_distributed(checkpoint: Checkpoint, folder: Path, placement: Placement) -> "PreTrainedModel":
     """The config's model, filled from a torch distributed checkpoint."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -249,7 +243,9 @@ def _build_distributed(checkpoint: Checkpoint, folder: Path, dtype: str, attenti
         with torch.device("meta"):
             shape: PreTrainedModel = auto.from_config(config)
         filling = plan(folder, stored, shape)
-        model: PreTrainedModel = auto.from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention)
+        model: PreTrainedModel = auto.from_config(
+            config, dtype=getattr(torch, placement.dtype), attn_implementation=placement.attention
+        )
     except DriftError:
         raise
     except Exception as error:

@@ -25,7 +25,8 @@ from checkpoints.files.folder import hash_weights, weight_files
 from checkpoints.files.hashes import stamps
 from checkpoints.files.headers import unwrapped
 from checkpoints.loading.coverage import check_finite
-from checkpoints.loading.load import DeviceMap, LoadedModel
+from checkpoints.loading.load import LoadedModel
+from checkpoints.placement import Placement
 from checkpoints.series.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -35,11 +36,8 @@ if TYPE_CHECKING:
 
 def stream(
     checkpoints: Sequence[Checkpoint],
+    placement: Placement,
     *,
-    device: str,
-    dtype: str,
-    attention: str,
-    device_map: DeviceMap | None,
     reuse: bool,
     keep_downloads: int | None,
 ) -> Iterator[LoadedModel]:
@@ -63,7 +61,7 @@ def stream(
                 if loaded is not None:
                     loaded.release()
                 loaded = live = None
-                loaded = checkpoint.load(device, dtype, attention, device_map=device_map)
+                loaded = checkpoint.load(placement)
                 live = _Live(loaded) if reuse else None
             reader = None if upcoming is None else _Reader(upcoming, downloads, live)
             yield loaded
@@ -218,7 +216,7 @@ class _Live:
         if reading is None or stamps(reading.seen) != reading.seen:
             reading = self.read(checkpoint)
         if reading is None:
-            with checkpoint.open("cpu", self.loaded.dtype, self.loaded.attention) as fresh:
+            with checkpoint.open(dtype=self.loaded.dtype, attention=self.loaded.attention) as fresh:
                 tensors = _tensors(fresh.model)
                 reading = _Reading(tensors, fresh.files)
             if _ties(tensors) != _ties(self.tensors):

@@ -96,7 +96,6 @@ class CapabilityTable:
         return row.model_type, row.series, attention, row.reuse, bridge, row.particular
 
 
-AUTO = "auto"
 _EAGER_ALONE = frozenset(row.model_type for row in CAPABILITIES if row.attention == _EAGER)
 
 

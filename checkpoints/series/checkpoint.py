@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from checkpoints.errors import DriftError, NotACheckpoint
 from checkpoints.files.folder import (
@@ -24,11 +24,12 @@ from checkpoints.files.folder import (
 )
 from checkpoints.files.hashes import hash_file
 from checkpoints.files.trust import allows_code
-from checkpoints.model.architectures import AUTO, attention_for
+from checkpoints.model.architectures import attention_for
+from checkpoints.placement import AUTO, Placement, Where
 from checkpoints.tokenizers.identity import tokenizer_identity
 
 if TYPE_CHECKING:
-    from checkpoints.loading.load import DeviceMap, LoadedModel
+    from checkpoints.loading.load import LoadedModel
     from checkpoints.series.hub import HubRevision
 
 
@@ -191,25 +192,14 @@ class Checkpoint:
         lender = None if self.hub is None or self.hub.lender is None else self.hub.lender.path
         return tuple(folder for folder in (self.path, self.root, self.base, lender) if folder is not None)
 
-    def load(
-        self,
-        device: str = "cpu",
-        dtype: str = "float32",
-        attention: str = AUTO,
-        *,
-        device_map: "DeviceMap | None" = None,
-    ) -> "LoadedModel":
+    def load(self, placement: Placement | None = None, **where: Unpack[Where]) -> "LoadedModel":
         """Load the model: frozen, in eval mode, without a network and without running code it brings.
 
         Such code runs only where ``$CIRCUIT_DRIFT_ALLOW_CODE`` names the checkpoint; see `checkpoints.files.trust`.
 
         Args:
-            device: torch device.
-            dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; recorded with every result.
-            attention: transformers' attention implementation (``"sdpa"``, ``"eager"``, or a registered name); by
-                default SDPA, and eager where the architecture has no other, as Gemma 2 and gpt-oss, which is said.
-            device_map: in place of `device`, for a model that is larger than one: ``"auto"``, ``"balanced"``,
-                ``"sequential"``, or module names with their devices (needs accelerate).
+            placement: device, dtype, attention implementation and device map; the CPU and float32 unless said.
+            where: fields of a `Placement` by themselves: ``load(device="cuda", dtype="bfloat16")``.
 
         Raises:
             DriftError: no such device or dtype, or a map that leaves weights on no device.
@@ -220,19 +210,12 @@ class Checkpoint:
         """
         from checkpoints.loading.load import load
 
-        return load(self, device=device, dtype=dtype, attention=attention, device_map=device_map)
+        return load(self, Placement.of(placement, where, device="cpu"))
 
     @contextmanager
-    def open(
-        self,
-        device: str = "cpu",
-        dtype: str = "float32",
-        attention: str = AUTO,
-        *,
-        device_map: "DeviceMap | None" = None,
-    ) -> Iterator["LoadedModel"]:
+    def open(self, placement: Placement | None = None, **where: Unpack[Where]) -> Iterator["LoadedModel"]:
         """`load` for the length of a ``with`` block; the model is let go of at its end."""
-        loaded = self.load(device, dtype, attention, device_map=device_map)
+        loaded = self.load(placement, **where)
         try:
             yield loaded
         finally:

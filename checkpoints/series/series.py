@@ -4,11 +4,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Unpack, overload
 
 from checkpoints.errors import NotACheckpoint
 from checkpoints.files.folder import is_checkpoint
-from checkpoints.model.architectures import AUTO
+from checkpoints.placement import Placement, Where
 from checkpoints.series.checkpoint import Checkpoint
 from checkpoints.series.hub import HUB_ID, HubRevision, find_revision, list_revisions
 from checkpoints.series.layouts import (
@@ -30,7 +30,7 @@ from checkpoints.series.selection import select
 if TYPE_CHECKING:
     import networkx as nx
 
-    from checkpoints.loading.load import DeviceMap, LoadedModel
+    from checkpoints.loading.load import LoadedModel
 
 DEMO = "demo"
 DEMO_VARIABLE = "CIRCUIT_DRIFT_DEMO"
@@ -146,34 +146,27 @@ class Series:
 
     def models(
         self,
-        device: str = "cpu",
-        dtype: str = "float32",
-        attention: str = AUTO,
+        placement: Placement | None = None,
         *,
-        device_map: "DeviceMap | None" = None,
         reuse: bool = False,
         keep_downloads: int | None = None,
+        **where: Unpack[Where],
     ) -> Iterator["LoadedModel"]:
         """Load one checkpoint after the other, one model alive at a time; the next one's files are read ahead.
 
         Args:
-            device: torch device.
-            dtype: dtype of the weights.
-            attention: attention implementation.
-            device_map: in place of `device`; see `Checkpoint.load`.
+            placement: as for `Checkpoint.load`.
             reuse: put each checkpoint's weights into one and the same model object where its config is the same:
                 faster, and hooks stay in place. Do not keep the model beyond its turn: its weights change.
             keep_downloads: of the hub revisions that this sweep fetches, how many to keep once done with (beside the
                 current one and the next); None keeps all.
+            where: fields of a `Placement` by themselves.
         """
         from checkpoints.loading.stream import stream
 
         return stream(
             self.checkpoints,
-            device=device,
-            dtype=dtype,
-            attention=attention,
-            device_map=device_map,
+            Placement.of(placement, where, device="cpu"),
             reuse=reuse,
             keep_downloads=keep_downloads,
         )

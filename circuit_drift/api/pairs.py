@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from checkpoints import CheckpointMismatch
-from checkpoints.loading.load import DeviceMap
+from checkpoints.placement import Placement, Where
 from circuit_drift.comparison.pair import PAIR_MEASURES, compare_points, measure_pair
-from circuit_drift.measures.base import ATTENTION, Measure
+from circuit_drift.measures.base import Measure
 from circuit_drift.prompts import Prompts
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point
@@ -66,12 +66,10 @@ def diff(
     store: Store | Path | str | None = None,
     prompts: Prompts | None = None,
     measures: Sequence[str | Measure] = PAIR_MEASURES,
-    device: str = "auto",
-    dtype: str = "float32",
-    attention: str = ATTENTION,
-    device_map: DeviceMap | None = None,
+    placement: Placement | None = None,
     q: float = 0.05,
     progress: bool = True,
+    **where: Unpack[Where],
 ) -> PairDiff:
     """Compare two checkpoints, measuring what is not stored yet.
 
@@ -81,12 +79,10 @@ def diff(
         store: where results are kept and looked up first.
         prompts: what is asked; by default what the folder of A brings along, else the built-in prompts.
         measures: as for `circuit_drift.run`, and ``transfer``, which runs each circuit in both models.
-        device: a torch device, or ``auto``.
-        dtype: the dtype of the forward passes.
-        attention: transformers' attention implementation.
-        device_map: in place of `device`, for models that are larger than one; see `circuit_drift.run`.
+        placement: device, dtype, attention implementation and device map (`checkpoints.Placement`).
         q: the false discovery rate the changes are held to.
         progress: show a progress bar where there is a terminal or a notebook.
+        where: fields of a placement by themselves: ``device="cuda"``, ``dtype="bfloat16"``.
 
     Raises:
         NotACheckpoint, CorruptWeights: one of them cannot be opened or loaded.
@@ -100,10 +96,7 @@ def diff(
             store=store,
             prompts=prompts,
             measures=measures,
-            device=device,
-            dtype=dtype,
-            attention=attention,
-            device_map=device_map,
+            placement=Placement.of(placement, where),
             q=q,
             progress=progress,
         )

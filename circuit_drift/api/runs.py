@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from checkpoints import Series
-from checkpoints.loading.load import DeviceMap
+from checkpoints.placement import Placement, Where
 from circuit_drift.api.pairs import PairDiff
 from circuit_drift.comparison.pair import stored_pair
-from circuit_drift.measures.base import ATTENTION, Measure
+from circuit_drift.measures.base import Measure
 from circuit_drift.measures.registry import MEASURES
 from circuit_drift.prompts import Prompts
 from circuit_drift.record.record import RunRecord
@@ -66,10 +66,7 @@ def run(
     store: "Store | Path | str | None" = None,
     prompts: Prompts | None = None,
     measures: Sequence[str | Measure] = MEASURES,
-    device: str = "auto",
-    dtype: str = "float32",
-    attention: str = ATTENTION,
-    device_map: DeviceMap | None = None,
+    placement: Placement | None = None,
     strict: bool = False,
     progress: bool = True,
     executor: Executor = "serial",
@@ -77,6 +74,7 @@ def run(
     gpus_per_worker: int | None = None,
     keep_downloads: int | None = None,
     name: str | None = None,
+    **where: Unpack[Where],
 ) -> "Run":
     """Measure every checkpoint of a series, after an audit of its files.
 
@@ -87,13 +85,7 @@ def run(
         prompts: what is asked; by default the series' own prompts, else the built-in ones.
         measures: names, as in ``heads`` or ``harness:TASK``, or measures themselves (`circuit_drift.Measure`); what one
             of them needs is measured too.
-        device: a torch device, or ``auto``.
-        dtype: the dtype of the forward passes.
-        attention: transformers' attention implementation (``"sdpa"``, ``"eager"``, or a registered name); ``"auto"``
-            takes SDPA, or eager where the architecture has no other.
-        device_map: in place of `device`, for models that are larger than one: ``"auto"``, ``"balanced"``,
-            ``"sequential"``, or module names with their devices. By default ``"auto"`` where a worker holds several
-            GPUs.
+        placement: device, dtype, attention implementation and device map (`checkpoints.Placement`).
         strict: refuse a series in which the audit finds an error, instead of warning of it.
         progress: show progress bars where there is a terminal or a notebook.
         executor: where the workers run: ``serial`` (here), ``processes`` of this machine, ``ray`` or ``slurm``.
@@ -103,6 +95,7 @@ def run(
         name: what the store calls the run; by default the series' name. A stored run of that name that was asked the
             same keeps the checkpoints of the series that are not measured now; else it is replaced, with a warning,
             and its results stay.
+        where: fields of a placement by themselves: ``device="cuda"``, ``dtype="bfloat16"``.
 
     Returns:
         the run, every checkpoint in order, failures recorded.
@@ -117,10 +110,7 @@ def run(
             store=store,
             prompts=prompts,
             measures=measures,
-            device=device,
-            dtype=dtype,
-            attention=attention,
-            device_map=device_map,
+            placement=Placement.of(placement, where),
             strict=strict,
             progress=progress,
             executor=executor,

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from checkpoints import BadPrompt, DriftError, LoadedModel, Series
-from checkpoints.loading.load import DeviceMap
 from checkpoints.model.finite import finite_logits
+from checkpoints.placement import Placement, Where
 from circuit_drift.behaviour.randomness import random_states
 from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure, Score
 from circuit_drift.behaviour.table import BehaviourTable, behaviour_table
-from circuit_drift.measures.base import ATTENTION, Asked
+from circuit_drift.measures.base import Asked
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.workers.progress import has_viewer
@@ -137,11 +137,9 @@ def harness_probe(
     batch_size: int = 8,
     seed: int = 0,
     store: Store | Path | str | None = None,
-    device: str = "auto",
-    dtype: str = "float32",
-    attention: str = ATTENTION,
-    device_map: DeviceMap | None = None,
+    placement: Placement | None = None,
     progress: bool = True,
+    **where: Unpack[Where],
 ) -> BehaviourTable:
     """Run tasks of the harness on every checkpoint; a run that is killed goes on with the next one.
 
@@ -154,11 +152,9 @@ def harness_probe(
         batch_size: items in a forward pass.
         seed: of the choice of examples.
         store: where results are kept.
-        device: a torch device, or ``auto``.
-        dtype: of the forward passes.
-        attention: transformers' attention implementation.
-        device_map: in place of `device`, for models that are larger than one.
+        placement: device, dtype, attention implementation and device map (`checkpoints.Placement`).
         progress: show progress bars where there is a terminal or a notebook.
+        where: fields of a placement by themselves: ``device="cuda"``, ``dtype="bfloat16"``.
 
     Raises:
         BadPrompt: options that make no sense.
@@ -171,10 +167,7 @@ def harness_probe(
         series,
         measure,
         store=store,
-        device=device,
-        dtype=dtype,
-        attention=attention,
-        device_map=device_map,
+        placement=Placement.of(placement, where),
         progress=progress,
     )
 

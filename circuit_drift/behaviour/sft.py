@@ -17,19 +17,19 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 import heads
 from checkpoints import BadPrompt, CorruptWeights, DriftError, LoadedModel, Series
-from checkpoints.loading.load import DeviceMap
 from checkpoints.model.rope import of_one_regime
+from checkpoints.placement import Placement, Where
 from circuit_drift.behaviour.randomness import random_states
 from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure, Score, interval_of
 from circuit_drift.behaviour.suites import family, make_task, suite_for
 from circuit_drift.behaviour.table import BehaviourTable, behaviour_table
-from circuit_drift.measures.base import ATTENTION, Asked
+from circuit_drift.measures.base import Asked
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.store.store import Store
 
@@ -346,11 +346,9 @@ def sft_probe(
     count: int = 8,
     seed: int = 0,
     store: Store | Path | str | None = None,
-    device: str = "auto",
-    dtype: str = "float32",
-    attention: str = ATTENTION,
-    device_map: DeviceMap | None = None,
+    placement: Placement | None = None,
     progress: bool = True,
+    **where: Unpack[Where],
 ) -> BehaviourTable:
     """Tune a copy of each checkpoint alike and test it; a run that is killed goes on with the next checkpoint.
 
@@ -363,11 +361,9 @@ def sft_probe(
         count: test needles of each task.
         seed: of the test.
         store: where results are kept.
-        device: a torch device, or ``auto``.
-        dtype: of weights and passes; float32 unless the model is too large for it.
-        attention: transformers' attention implementation.
-        device_map: in place of `device`, for models that are larger than one.
+        placement: device, dtype, attention implementation and device map (`checkpoints.Placement`).
         progress: show progress bars where there is a terminal or a notebook.
+        where: fields of a placement by themselves: ``device="cuda"``, ``dtype="bfloat16"``.
 
     Returns:
         the table; `BehaviourTable.to_downstream` feeds ``heads.monitor(..., downstream=)``.
@@ -382,10 +378,7 @@ def sft_probe(
         series,
         measure,
         store=store,
-        device=device,
-        dtype=dtype,
-        attention=attention,
-        device_map=device_map,
+        placement=Placement.of(placement, where),
         progress=progress,
     )
 

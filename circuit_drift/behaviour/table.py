@@ -101,7 +101,7 @@ def behaviour_table(series: Series, measure: BehaviourMeasure, **options: Any) -
     Args:
         series: checkpoints with steps.
         measure: what to take.
-        options: store, device, dtype, attention, device_map and progress, as of `circuit_drift.run`.
+        options: store, placement and progress, as of `circuit_drift.run`.
 
     Raises:
         BadPrompt: a checkpoint has no step, or two have the same.

@@ -16,7 +16,7 @@ from circuit_drift.cli.options import (
     StepsOption,
     StoreOption,
     names,
-    read_device_map,
+    placed,
 )
 from circuit_drift.cli.status import leave_partly
 from circuit_drift.measures.base import ATTENTION
@@ -68,10 +68,7 @@ def sft(
         count=count,
         seed=seed,
         store=store,
-        device=device,
-        dtype=dtype,
-        attention=attention,
-        device_map=read_device_map(device_map),
+        placement=placed(device, dtype, attention, device_map),
     )
     _show(table, out)
 
@@ -105,10 +102,7 @@ def evaluate(
         batch_size=batch,
         seed=seed,
         store=store,
-        device=device,
-        dtype=dtype,
-        attention=attention,
-        device_map=read_device_map(device_map),
+        placement=placed(device, dtype, attention, device_map),
     )
     _show(table, out)
 

@@ -37,7 +37,7 @@ from circuit_drift.cli.options import (
     StoreOption,
     answers_of,
     measures_of,
-    read_device_map,
+    placed,
 )
 from circuit_drift.cli.status import (
     DIFFERENT,
@@ -139,7 +139,7 @@ def run(
     from circuit_drift.cli.render import print_run
     from circuit_drift.comparison.transfer import transfer_over_stages
 
-    placed = read_device_map(device_map)
+    placement = placed(device, dtype, attention, device_map)
     opened = open_series(series)
     opened = opened.select(steps) if steps else opened
     prompts = circuit_drift.prompts_for(
@@ -156,10 +156,7 @@ def run(
         store=store,
         prompts=prompts,
         **measures_of(measures),
-        device=device,
-        dtype=dtype,
-        attention=attention,
-        device_map=placed,
+        placement=placement,
         strict=strict,
         executor=cast("Executor", executor),
         workers=workers,
@@ -170,8 +167,7 @@ def run(
     print_run(result)
     if html is not None:
         if executor == "serial":
-            placement = {"device": device, "dtype": dtype, "attention": attention, "device_map": placed}
-            transfer_over_stages(result, opened, prompts, **placement)
+            transfer_over_stages(result, opened, prompts, placement)
         else:
             say("the report has no functional transfer, which needs the models here: circuit-drift diff adds a pair's")
         typer.echo(result.report(html))
@@ -210,10 +206,7 @@ def retrieval_heads(
         Store.open(store),
         prompts,
         measures=["heads"],
-        device=device,
-        dtype=dtype,
-        attention=attention,
-        device_map=read_device_map(device_map),
+        placement=placed(device, dtype, attention, device_map),
     )
     points = list(measured)
     scored = [(point.label, point.heads) for point in points if point.heads is not None]
@@ -275,10 +268,7 @@ def diff(
         store=store,
         prompts=prompts,
         **measures_of(measures),
-        device=device,
-        dtype=dtype,
-        attention=attention,
-        device_map=read_device_map(device_map),
+        placement=placed(device, dtype, attention, device_map),
         q=q,
     )
     if as_json:

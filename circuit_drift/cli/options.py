@@ -7,9 +7,9 @@ import typer
 
 from checkpoints.errors import DriftError
 from checkpoints.files.reading import read_document
+from checkpoints.placement import DeviceMap, Placement
 
 if TYPE_CHECKING:
-    from checkpoints.loading.load import DeviceMap
     from circuits import Answers
 
 SeriesArgument = Annotated[
@@ -75,7 +75,16 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def read_device_map(given: str | None) -> "DeviceMap | None":
+def placed(device: str, dtype: str, attention: str, device_map: str | None) -> Placement:
+    """The placement that four options ask for.
+
+    Raises:
+        DriftError: no such dtype, or a device map that cannot be read.
+    """
+    return Placement(device, dtype, attention, _device_map(device_map))
+
+
+def _device_map(given: str | None) -> DeviceMap | None:
     """The map of that name, or of a JSON file with module names and their devices.
 
     Raises:

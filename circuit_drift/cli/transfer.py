@@ -1,7 +1,7 @@
 """The command that runs each checkpoint's circuit in the others' models."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,7 +16,7 @@ from circuit_drift.cli.options import (
     StepsOption,
     StoreOption,
     answers_of,
-    read_device_map,
+    placed,
 )
 from circuit_drift.measures.base import ATTENTION
 from circuit_drift.store.store import Store
@@ -49,11 +49,9 @@ def transfer(
     opened = open_series(series)
     chosen = (opened.select(steps) if steps else opened).checkpoints
     prompts, kept = prompts_for(opened.path, facts=facts, answers=answers_of(answers)), Store.open(store)
-    placement: dict[str, Any] = {
-        "device": device, "dtype": dtype, "attention": attention, "device_map": read_device_map(device_map)
-    }  # fmt: skip
-    points = list(measure_each(chosen, kept, prompts, measures=["circuit"], **placement))
-    matrix = measure_transfer(chosen, points, kept, prompts, **placement)
+    placement = placed(device, dtype, attention, device_map)
+    points = list(measure_each(chosen, kept, prompts, measures=["circuit"], placement=placement))
+    matrix = measure_transfer(chosen, points, kept, prompts, placement=placement)
     typer.echo(matrix.to_frame().to_csv(index=False, float_format="%.4g"), nl=False)
     if html:
         typer.echo(write_file(html, matrix.plot().to_html(include_plotlyjs=True)), err=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import CheckpointMismatch, DriftError, open_checkpoint
-from checkpoints.loading.load import DeviceMap
+from checkpoints.placement import ANYWHERE, Placement
 from checkpoints.series.compat import require_same_model
 from circuit_drift.comparison.pair_tables import comparable
 from circuit_drift.comparison.transfer import TRANSFER, measure_transfer, stored_transfer
-from circuit_drift.measures.base import ATTENTION, Measure
+from circuit_drift.measures.base import Measure
 from circuit_drift.measures.registry import MEASURES, build_measures
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.record.pair import PairRecord
@@ -36,10 +36,7 @@ def measure_pair(
     store: Store | Path | str | None = None,
     prompts: Prompts | None = None,
     measures: Sequence[str | Measure] = PAIR_MEASURES,
-    device: str = "auto",
-    dtype: str = "float32",
-    attention: str = ATTENTION,
-    device_map: DeviceMap | None = None,
+    placement: Placement = ANYWHERE,
     q: float = 0.05,
     progress: bool = True,
 ) -> PairRecord:
@@ -49,12 +46,13 @@ def measure_pair(
     prompts = prompts or prompts_for(first.path)
     wanted = build_measures(prompts, _without_transfer(measures), first)
     store = store if isinstance(store, Store) else Store.open(store)
-    placement: dict[str, Any] = {"device": device, "dtype": dtype, "attention": attention, "device_map": device_map}
-    points = list(measure_each([first, second], store, prompts, measures=wanted, progress=progress, **placement))
+    points = list(
+        measure_each([first, second], store, prompts, measures=wanted, placement=placement, progress=progress)
+    )
     transfer, reason = None, {}
     if TRANSFER in measures and all(point.circuit is not None for point in points):
         try:
-            transfer = measure_transfer([first, second], points, store, prompts, **placement)
+            transfer = measure_transfer([first, second], points, store, prompts, placement=placement)
         except DriftError as error:
             reason = {TRANSFER: str(error)}
     pair = compare_points(*points, q=q, transfer=transfer)

@@ -8,11 +8,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from checkpoints import BadPrompt, Checkpoint, DamagedResult, DriftError, Series
-from checkpoints.loading.load import DeviceMap
-from circuit_drift.measures.base import ATTENTION
+from checkpoints.placement import ANYWHERE, Placement
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import Prompts
 from circuit_drift.record.recall import recalled, recalled_facts
@@ -51,10 +50,7 @@ def measure_transfer(
     store: Store,
     prompts: Prompts,
     *,
-    device: str = "auto",
-    dtype: str = "float32",
-    attention: str = ATTENTION,
-    device_map: DeviceMap | None = None,
+    placement: Placement = ANYWHERE,
 ) -> "circuits.Transfer":
     """Run every checkpoint's circuit in every checkpoint's model, on the facts that a diff of them is about.
 
@@ -63,17 +59,13 @@ def measure_transfer(
         points: their results, in the same order, each with a circuit.
         store: where the transfer is kept and looked up first.
         prompts: what the circuits were measured on.
-        device: a torch device, or ``auto``.
-        dtype: of the forward passes.
-        attention: transformers' attention implementation.
-        device_map: in place of `device`, for models that are larger than one.
+        placement: device, dtype, attention implementation and device map (`checkpoints.Placement`).
 
     Raises:
         BadPrompt: a point without a circuit, or facts other than those the circuits were measured on.
     """
     import circuits
     from checkpoints.loading.stream import stream
-    from circuit_drift.sweep.workers.models import pick_device
 
     lacking = [point.name for point in points if point.circuit is None]
     if lacking:
@@ -86,10 +78,7 @@ def measure_transfer(
     pruned = [graph.prune() for graph in chosen]
     models = stream(
         checkpoints,
-        device=pick_device(device),
-        dtype=dtype,
-        attention=attention,
-        device_map=device_map,
+        placement,
         reuse=True,
         keep_downloads=None,
     )
@@ -111,7 +100,7 @@ def measure_transfer(
     return result
 
 
-def transfer_over_stages(run: RunRecord, series: Series, prompts: Prompts, **placement: Any) -> None:
+def transfer_over_stages(run: RunRecord, series: Series, prompts: Prompts, placement: Placement) -> None:
     """Measure the transfer across each stage of a run, which its report then shows; a stage that cannot is passed over.
 
     Args:
@@ -125,7 +114,9 @@ def transfer_over_stages(run: RunRecord, series: Series, prompts: Prompts, **pla
         if any(end.circuit is None for end in ends):
             continue
         try:
-            measure_transfer([checkpoints[end.place] for end in ends], ends, Store(run.store), prompts, **placement)
+            measure_transfer(
+                [checkpoints[end.place] for end in ends], ends, Store(run.store), prompts, placement=placement
+            )
         except DriftError as error:
             logger.warning("transfer %s to %s: %s", ends[0].name, ends[1].name, error)
 

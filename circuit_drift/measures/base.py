@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from checkpoints import Checkpoint, DriftError, LoadedModel
-from checkpoints.model.architectures import AUTO
+from checkpoints.placement import AUTO
 from circuit_drift.measures.pairs.pairing import Pairing
 from circuit_drift.page.page import Section
 from circuit_drift.prompts import Prompts

@@ -6,13 +6,14 @@ the next start goes on from there. A checkpoint that cannot be measured is recor
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from checkpoints import Checkpoint, DamagedResult, DriftError, Series, StoreError, open_series
 from checkpoints.audit import AuditReport, audit
-from checkpoints.loading.load import DeviceMap
-from circuit_drift.measures.base import ATTENTION, Measure
+from checkpoints.placement import ANYWHERE, Placement
+from circuit_drift.measures.base import Measure
 from circuit_drift.measures.registry import MEASURES, build_measures, find
 from circuit_drift.measures.stored import stored_result
 from circuit_drift.prompts import Prompts, prompts_for
@@ -37,10 +38,7 @@ def measure_series(
     store: "Store | Path | str | None" = None,
     prompts: Prompts | None = None,
     measures: Sequence[str | Measure] = MEASURES,
-    device: str = "auto",
-    dtype: str = "float32",
-    attention: str = ATTENTION,
-    device_map: DeviceMap | None = None,
+    placement: Placement = ANYWHERE,
     strict: bool = False,
     progress: bool = True,
     executor: Executor = "serial",
@@ -59,10 +57,7 @@ def measure_series(
         series.checkpoints,
         taken,
         store,
-        device=device,
-        dtype=dtype,
-        attention=attention,
-        device_map=device_map or ("auto" if (gpus_per_worker or 0) > 1 else None),
+        placement=_spread(placement, gpus_per_worker),
         keep_downloads=keep_downloads,
     )
     record: dict[str, Any] = {
@@ -87,16 +82,19 @@ def measure_series(
     return RunRecord(record["name"], in_order, store.path, record["origins"], record["log"], report, parents)
 
 
+def _spread(placement: Placement, gpus_per_worker: int | None) -> Placement:
+    """The placement, over all of a worker's GPUs where it holds several and no map says otherwise."""
+    several = (gpus_per_worker or 0) > 1
+    return replace(placement, device_map="auto") if several and placement.device_map is None else placement
+
+
 def measure_each(
     checkpoints: Sequence[Checkpoint],
     store: Store,
     prompts: Prompts | None,
     *,
     measures: Sequence[str | Measure] = MEASURES,
-    device: str = "auto",
-    dtype: str = "float32",
-    attention: str = ATTENTION,
-    device_map: DeviceMap | None = None,
+    placement: Placement = ANYWHERE,
     progress: bool = True,
 ) -> Iterator[Point]:
     """Measure checkpoints here, each result stored before the next is begun; yields them in their order.
@@ -108,10 +106,7 @@ def measure_each(
         checkpoints,
         build_measures(prompts, measures, next(iter(checkpoints), None)),
         store,
-        device=device,
-        dtype=dtype,
-        attention=attention,
-        device_map=device_map,
+        placement=placement,
     )
     early: dict[int, Point] = {}
     following = 0

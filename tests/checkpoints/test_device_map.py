@@ -31,7 +31,7 @@ def attach_hooks(monkeypatch):
     plain = loading._build
 
     def build(*arguments):
-        model, device_map = plain(*arguments), arguments[-1]
+        model, device_map = plain(*arguments), arguments[-1].device_map
         return dispatch_model(model, device_map, force_hooks=True) if isinstance(device_map, dict) else model
 
     monkeypatch.setattr(loading, "_build", build)
@@ -86,7 +86,7 @@ def test_a_distributed_checkpoint_is_not_spread(tmp_path):
 
 
 def test_where_every_part_lies_is_told_in_the_coarsest_way():
-    from checkpoints.loading.placement import _devices
+    from checkpoints.loading.spread import _devices
 
     with torch.device("meta"):
         away = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))

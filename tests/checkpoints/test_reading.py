@@ -22,7 +22,7 @@ from checkpoints.files.reading import (
     read_toml,
 )  # fmt: skip
 from checkpoints.series.manifest import read_manifest
-from circuit_drift.cli.options import read_device_map
+from circuit_drift.cli.options import placed
 from circuit_drift.knowledge.scores import read_scores
 from circuit_drift.prompts import _read_text
 from circuit_drift.training.strategies import load_config, load_documents
@@ -45,7 +45,7 @@ READERS = {
     "config": load_config,
     "scores": read_scores,
     "manifest": read_manifest,
-    "device map": lambda path: read_device_map(str(path)),
+    "device map": lambda path: placed("cpu", "float32", "sdpa", str(path)),
     "config.json": read_json,
 }
 

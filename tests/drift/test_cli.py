@@ -229,7 +229,7 @@ def test_a_device_map_is_used_for_the_transfer_of_a_report_too(tiny_series, tmp_
 
     seen = []
     stream = streams.stream
-    monkeypatch.setattr(streams, "stream", lambda *a, **k: seen.append(k["device_map"]) or stream(*a, **k))
+    monkeypatch.setattr(streams, "stream", lambda *a, **k: seen.append(a[1].device_map) or stream(*a, **k))
     options = ["--store", str(tmp_path / "s"), "--measures", "circuit", "--html", str(tmp_path / "r.html")]
     mapped = tmp_path / "map.json"
     mapped.write_text('{"": "cpu"}')

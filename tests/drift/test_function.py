@@ -31,7 +31,7 @@ def test_a_diff_runs_each_circuit_in_both_models_and_keeps_what_it_found(pair, t
     assert stored_transfer(points[::-1], store) is None
     checkpoints = open_series(tiny_series).checkpoints[:2]
     series = circuit_drift.prompts_for(tiny_series)
-    with checkpoints[1].open("cpu") as loaded:
+    with checkpoints[1].open() as loaded:
         facts = circuits.tokenize_facts(loaded.tokenizer, series.facts.facts)
         own = circuits.faithfulness(loaded.model, compared.circuit.circuit_b, facts)
         assert own.value == pytest.approx(transfer.values[1, 1], abs=1e-5)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import circuit_drift
-from checkpoints import open_series
+from checkpoints import Placement, open_series
 from circuit_drift.api.runs import load_run
 from circuit_drift.cli import app
 from circuit_drift.measures.registry import build_measures
@@ -70,11 +70,11 @@ def test_a_worker_that_holds_several_gpus_spreads_its_model(tiny_series, tmp_pat
 
     def remember(sweep, *_):
         asked.append(sweep)
-        yield from work(replace(sweep, device_map=None))
+        yield from work(replace(sweep, placement=replace(sweep.placement, device_map=None)))
 
     monkeypatch.setattr("circuit_drift.sweep.sweep.execute", remember)
     run(tiny_series, tmp_path, measures=["heads"], **options)
-    assert asked[0].device_map == expected
+    assert asked[0].placement.device_map == expected
 
 
 def test_the_map_reaches_the_loader(tiny_series, tmp_path, monkeypatch):
@@ -86,11 +86,11 @@ def test_the_map_reaches_the_loader(tiny_series, tmp_path, monkeypatch):
 
     monkeypatch.setattr("checkpoints.Checkpoint.load", load)
     measures = build_measures(prompts_of(tiny_series), ["heads"])
-    sweep = Sweep.of(open_series(tiny_series).checkpoints, measures, Store.open(tmp_path), device_map="auto")
-    sweep = replace(sweep, device="cpu", dtype="float16", attention="eager")
+    placement = Placement("cpu", "float16", "eager", "auto")
+    sweep = Sweep.of(open_series(tiny_series).checkpoints, measures, Store.open(tmp_path), placement=placement)
     with Models(sweep) as models, pytest.raises(KeyboardInterrupt):
         models.take(0)
-    assert asked == [(("cpu", "float16", "eager"), {"device_map": "auto"})]
+    assert asked == [((placement,), {})]
 
 
 def test_the_command_line_takes_them(tiny_series, tmp_path):

@@ -23,7 +23,7 @@ class Processes:
 
     def __init__(self, sweep: Sweep, workforce: Workforce) -> None:
         self.sweep = sweep
-        self.environments = environments(workforce, len(sweep.checkpoints), visible_gpus(sweep.device))
+        self.environments = environments(workforce, len(sweep.checkpoints), visible_gpus(sweep.placement.device))
         self.size = len(self.environments)
         self._starts = starting_points(sweep, self.size)
         self._alive: list[BaseProcess] = []

@@ -22,7 +22,9 @@ class SlurmJobs:
         self.size = workforce.workers or min(4, len(sweep.checkpoints))
         self._starts = starting_points(sweep, self.size)
         self.executor = _import_submitit().AutoExecutor(folder=sweep.store.path / "sweeps" / "slurm-logs")
-        gpus = workforce.gpus_per_worker if workforce.gpus_per_worker is not None else int(sweep.device != "cpu")
+        gpus = (
+            workforce.gpus_per_worker if workforce.gpus_per_worker is not None else int(sweep.placement.device != "cpu")
+        )
         self.executor.update_parameters(
             name="circuit-drift", timeout_min=DAY, gpus_per_node=gpus if self.executor.cluster == "slurm" else 0
         )

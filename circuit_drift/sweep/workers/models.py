@@ -74,10 +74,7 @@ class Models:
         sweep = self.sweep
         models = stream(
             sweep.checkpoints[index:],
-            device=pick_device(sweep.device),
-            dtype=sweep.dtype,
-            attention=sweep.attention,
-            device_map=sweep.device_map,
+            sweep.placement,
             reuse=True,
             keep_downloads=sweep.keep_downloads,
         )
@@ -89,12 +86,3 @@ class Models:
             return False
         now, following = self.sweep.checkpoints[self._index], self.sweep.checkpoints[index]
         return now.tokenizer_hash == following.tokenizer_hash
-
-
-def pick_device(device: str) -> str:
-    """``auto`` as the accelerator of this machine, else the CPU; anything else as it is."""
-    if device != "auto":
-        return device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

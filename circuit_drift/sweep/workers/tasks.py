@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from checkpoints import Checkpoint, CheckpointMismatch, LoadedModel, StoreError
-from checkpoints.loading.load import DeviceMap
-from circuit_drift.measures.base import ATTENTION, Measure
+from checkpoints.placement import ANYWHERE, Placement
+from circuit_drift.measures.base import Measure
 from circuit_drift.measures.stored import identity, store_key, stored_result, with_provenance
 from circuit_drift.store.journal import Journal
 from circuit_drift.store.leases import LEASE, Claims
@@ -87,10 +87,7 @@ class Sweep:
         checkpoints: in their series' order.
         measures: in the order they must be taken.
         store: where results go.
-        device: torch device of the models, or ``auto``.
-        dtype: dtype of the forward passes.
-        attention: transformers' attention implementation.
-        device_map: in place of the device, for models that are larger than one.
+        placement: where the models lie and how they run.
         lease: seconds after which a silent worker on another machine is taken for dead.
         keep_downloads: how many used hub revisions to keep on disk; None keeps all.
     """
@@ -99,10 +96,7 @@ class Sweep:
     checkpoints: tuple[Checkpoint, ...]
     measures: tuple[Measure, ...]
     store: Store
-    device: str = "auto"
-    dtype: str = "float32"
-    attention: str = ATTENTION
-    device_map: DeviceMap | None = None
+    placement: Placement = ANYWHERE
     lease: float = LEASE
     keep_downloads: int | None = None
 
@@ -127,7 +121,7 @@ class Sweep:
     def question(self) -> dict[str, Any]:
         """What it asks of each checkpoint: stored runs are joined where what both ask is the same."""
         measures = {measure.name: key_of(measure.parameters()) for measure in self.measures}
-        return {"dtype": self.dtype, "attention": self.attention, "measures": measures}
+        return {"dtype": self.placement.dtype, "attention": self.placement.attention, "measures": measures}
 
     def tasks(self, index: int) -> tuple[Task, ...]:
         """The tasks of one checkpoint; reads (and hashes) its weights.
@@ -136,7 +130,8 @@ class Sweep:
             DriftError: the checkpoint's files cannot be read.
         """
         checkpoint = self.checkpoints[index]
-        return tuple(Task.of(checkpoint, measure, self.dtype, self.attention) for measure in self.measures)
+        dtype, attention = self.placement.dtype, self.placement.attention
+        return tuple(Task.of(checkpoint, measure, dtype, attention) for measure in self.measures)
 
     def anywhere(self) -> "Sweep":
         """The same sweep with absolute paths, for workers that run in another folder."""

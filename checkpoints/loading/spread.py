@@ -1,17 +1,14 @@
 """Where the parts of a model lie that is spread over devices by a map."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints.errors import DriftError
+from checkpoints.placement import DeviceMap
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
-
-
-DeviceMap = str | Mapping[str, str | int]
 
 
 _MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
