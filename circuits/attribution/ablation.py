@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture, require_choice
 from checkpoints.model.anatomy import Anatomy
-from circuits.attribution.contraction import Writers
 from circuits.facts.batch import Batch, batches
 from circuits.facts.facts import FactSet
 from circuits.trace.trace import Trace, run
+from circuits.trace.writers import Writers
 
 Ablation = Literal["corrupt", "zero", "mean", "mean-positional"]
 

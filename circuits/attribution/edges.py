@@ -22,11 +22,11 @@ from checkpoints.model.anatomy import Anatomy, anatomy
 from checkpoints.model.plain import takes_model
 from circuits.attribution.ablation import Ablation, find_ablation, fixed_values
 from circuits.attribution.backward import Backward, Preset, find_backward, modified
-from circuits.attribution.contraction import Contraction
 from circuits.attribution.flow import FlowScorer
 from circuits.attribution.gqa import KeyValue, expanded, view
 from circuits.attribution.integration import PathScorer, Scored
 from circuits.attribution.methods import ABLATABLE, Method, Rule, find_plan, rule_used
+from circuits.contraction.contraction import Contraction
 from circuits.facts.batch import Batch, batches, make_batch
 from circuits.facts.facts import FactSet
 from circuits.facts.metrics import Metric, MetricName, find_metric, require_gradient

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from circuits.attribution.ablation import check_share, token_share
-from circuits.attribution.contraction import Contraction, Writers
 from circuits.attribution.integration import Scored
+from circuits.contraction.contraction import Contraction
 from circuits.facts.batch import Batch, answer_rank
 from circuits.trace.trace import Trace, check_stream, head_writer, run, widen
+from circuits.trace.writers import Writers
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
+from einops import repeat
 from torch import Tensor, nn
 
 from checkpoints.errors import require_choice
@@ -75,11 +76,11 @@ def _modules(block: Block) -> dict[nn.Module, list[Projection]]:
 
 
 def _repeater(projections: Sequence[Projection]) -> Callable[..., Tensor]:
-    def repeat(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        own = (replace(p, copies=1, offset=None).select(output).repeat_interleave(p.copies, -2) for p in projections)
-        return torch.cat([heads.flatten(-2) for heads in own], -1)
+    def copy(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        own = ((replace(p, copies=1, offset=None).select(output), p.copies) for p in projections)
+        return torch.cat([repeat(x, "... kv width -> ... (kv copies width)", copies=copies) for x, copies in own], -1)
 
-    return repeat
+    return copy
 
 
 def _ungroup(block: Block) -> list[tuple[nn.Module, str, Any]]:
@@ -95,7 +96,7 @@ def _ungroup(block: Block) -> list[tuple[nn.Module, str, Any]]:
         if weight is None or groups == 1 or weight.numel() != groups * width:
             continue
         norm = getattr(block.attention, name)
-        heads = weight.detach().view(groups, width).repeat_interleave(block.k.copies, 0)
+        heads = repeat(weight.detach().view(groups, width), "kv width -> (kv copies) width", copies=block.k.copies)
         kept.append((norm, "weight", weight))
         norm.weight = nn.Parameter(heads.view(-1, *weight.shape[1:]), requires_grad=False)
     return kept

@@ -9,14 +9,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+from einops import einsum
 from torch import Tensor, nn
 
 from checkpoints.model.anatomy import Anatomy
 from circuits.attribution.ablation import check_share, everywhere, replacement
-from circuits.attribution.contraction import Contraction, Gradients, Writers
+from circuits.contraction.contraction import Contraction
+from circuits.contraction.gradients import Gradients
 from circuits.facts.batch import Batch, answer_rank
 from circuits.facts.metrics import Metric
 from circuits.trace.trace import Trace, check_stream, head_writer, hooks, output_tensor, run
+from circuits.trace.writers import Writers
 
 Kind = Literal["fixed", "increments", "own activations", "all activations"]
 Settle = Callable[[Writers, Gradients], None]
@@ -226,7 +229,7 @@ def _interpolated(
     block = parts.blocks[(group - 1) // 2]
     if group % 2:
         heads = differences.heads[block.index]
-        shift = heads.flatten(-2) @ head_writer(block, heads.dtype).flatten(0, 1)
+        shift = einsum(heads, head_writer(block, heads.dtype), "b t head width, head width d -> b t d")
         module = block.o if block.attention_post_norm is None else block.attention_post_norm.module
     else:
         shift = differences.mlps[block.index]

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 from checkpoints.errors import BadPrompt, CorruptWeights, require_choice
 from checkpoints.model.anatomy import Anatomy, Block, anatomy
 from checkpoints.model.plain import takes_model
-from circuits.attribution.contraction import Writers
 from circuits.attribution.edges import describe, graph_shape
 from circuits.attribution.integration import Plan
 from circuits.attribution.methods import Method, Rule, find_plan, rule_used
@@ -26,6 +25,7 @@ from circuits.facts.facts import FactSet
 from circuits.facts.metrics import Metric, MetricName, find_metric, require_gradient
 from circuits.graph.nodes import Level, NodeScores
 from circuits.trace.trace import Trace, check_stream, frozen, head_writer, hooks, output_tensor, run, widen
+from circuits.trace.writers import Writers
 
 INTERIORS: dict[Level, Callable[[Anatomy], Interior] | None] = {"nodes": None, "neurons": Neurons, "experts": Experts}
 

@@ -68,6 +68,16 @@ class GraphShape:
         """Column of a layer's MLP."""
         return (layer + 1) * self._readers_per_layer - 1
 
+    def columns_before(self, layer: int) -> slice:
+        """Columns read between the writes of the layer before and a layer's own, all from the same writers.
+
+        They are the MLP of the layer before, if there is one, and the layer's query, key and value readers; behind the
+        last layer (``layer`` = n_layers) its MLP and the logits. An MLP is no reader of its own output: that entry is
+        no edge (`mask`).
+        """
+        start = self.mlp_column(layer - 1) if layer else 0
+        return slice(start, self.attention_columns(layer).stop if layer < self.n_layers else len(self.readers))
+
     @property
     def _readers_per_layer(self) -> int:
         return self.n_heads + 2 * self.n_kv_heads + 1

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from checkpoints.model.anatomy import Anatomy, Block, Norm, Projection
-from circuits.attribution.contraction import Writers
 from circuits.facts.batch import Batch
 from circuits.graph.pruning import node_inputs
 from circuits.graph.shape import GraphShape
@@ -34,6 +33,7 @@ from circuits.trace.trace import (
     hooks,
     output_tensor,
 )
+from circuits.trace.writers import Writers
 
 CPU_CHUNK, GPU_CHUNK = 3 << 20, 1 << 28
 ROOM = 1 << 28

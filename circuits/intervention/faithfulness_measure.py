@@ -197,13 +197,13 @@ def circuit_metrics(
 
     from checkpoints.model.anatomy import anatomy
     from circuits.attribution.ablation import check_share, everywhere, fixed_values, replacement
-    from circuits.attribution.contraction import Writers
     from circuits.attribution.edges import graph_shape
     from circuits.attribution.gqa import expanded, view_for
     from circuits.facts.batch import batches
     from circuits.facts.metrics import find_metric
     from circuits.intervention.circuit_forward import Mixer
     from circuits.trace.trace import check_stream, frozen, run
+    from circuits.trace.writers import Writers
 
     _name, measure = find_metric(metric, facts)
     parts = anatomy(model) if not circuits else view_for(anatomy(model), circuits[0].shape)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from einops import einsum, rearrange
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from transformers import PreTrainedModel
@@ -240,8 +241,7 @@ def head_outputs(block: Block, layer: LayerTrace) -> Tensor:
 
     A post-norm divides by the size of the whole attention output; that factor goes into z.
     """
-    z = widen(layer.z)
-    z = z.view(*z.shape[:-1], block.q.heads, block.head_dim)
+    z = rearrange(widen(layer.z), "b t (head width) -> b t head width", head=block.q.heads)
     if block.attention_post_norm is None:
         return z
     assert layer.attention_raw is not None
@@ -277,7 +277,7 @@ def check_stream(anatomy: Anatomy, trace: Trace) -> None:
         if layer.latent is not None:
             check_latent(anatomy.model, block, layer.latent, layer.q, layer.k)
         z, start, mlp = head_outputs(block, layer)[:1], widen(layer.attention_in)[:1], widen(layer.mlp_out)[:1]
-        heads = z.flatten(-2) @ head_writer(block, z.dtype).flatten(0, 1)
+        heads = einsum(z, head_writer(block, z.dtype), "b t head width, head width d -> b t d")
         bias = getattr(block.o, "bias", None)
         if bias is not None:
             heads = heads + bias.detach() * block.residual_scale

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
+from einops import einsum, rearrange
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -44,7 +45,8 @@ class Writing:
         if (post := block.attention_post_norm) is not None:
             frozen = post.centre(frozen * post.gain.float())
         towards = torch.stack([self._raw, frozen])
-        return torch.einsum("vbrd,hed->vbhre", towards, block.output_weight.detach().float())
+        weight = block.output_weight.detach().float()
+        return einsum(towards, weight, "variant b row d, head width d -> variant b head row width")
 
     def finish(self, layer: int, stats: RowStats) -> RowStats:
         """Multiply the frozen variant by the norms' scales at the scored rows, known once the forward has run."""
@@ -52,7 +54,7 @@ class Writing:
             return stats
         scale = self._scales["final"] * self._scales.get(layer, 1.0)
         factors = torch.stack([torch.ones_like(scale), scale])
-        return replace(stats, written=stats.written * factors[:, :, None, :, None])
+        return replace(stats, written=stats.written * rearrange(factors, "variant b row -> variant b 1 row 1"))
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -160,14 +160,14 @@ def test_curve_survives_the_disk(model, ragged, tmp_path):
 
 def test_nothing_is_kept_for_each_step(model, ragged, monkeypatch):
     """What is waiting to be contracted is of one step, however many there are."""
-    from circuits.attribution.contraction import Gradients
+    from circuits.contraction.gradients import Gradients
 
     waiting = []
     add = Gradients.add
 
     def watched(gradients, *arguments):
         add(gradients, *arguments)
-        waiting.append(max(len(layer.x_hats) for layer in gradients.layers))
+        waiting.append(max(len(layer.along) for layer in gradients.layers))
 
     monkeypatch.setattr(Gradients, "add", watched)
     circuits.attribute(model, ragged, ig_steps=6, batch_size=len(ragged))

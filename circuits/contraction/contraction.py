@@ -1,0 +1,216 @@
+"""Differences times gradients, token chunk by token chunk.
+
+    scores[F, B] = sum over t, d of differences[F, t, d] * gradients[B, t, d]
+
+with no per-head tensor of width D beyond one chunk of tokens. Layer by layer the chunk's gradients of the readers
+between two layers' writes are made from `circuits.contraction.gradients`, multiplied with the differences of all
+writers before them, and forgotten; then the layer's own writers are added to the differences. What gradients hold along
+directions that a layer's readers share (x_hat of their norm) is subtracted last, as (difference . x_hat) times the
+readers' shares, so that one contraction serves any number of steps.
+
+Shapes: b facts, t tokens, d the stream's width D, w a head's width, r one layer's attention readers (query, key, value
+heads in turn), F the graph's writers, B its readers.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from checkpoints.model.anatomy import Anatomy, Block
+from circuits.contraction.gradients import Gradients, LayerGradients
+from circuits.contraction.mla import effective_weight
+from circuits.facts.batch import Batch
+from circuits.graph.shape import GraphShape
+from circuits.trace.trace import head_writer
+from circuits.trace.writers import Writers
+
+CPU_CHUNK, GPU_CHUNK = 36 << 20, 1 << 30
+CPU_WEIGHTS, GPU_WEIGHTS = 1 << 28, 4 << 30
+
+
+class _Chunk(NamedTuple):
+    """A stretch of one row's tokens, and which of the scores it adds to."""
+
+    target: int
+    row: int
+    tokens: slice
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """[t, ...] of [b, t, ...]."""
+        return tensor[self.row, self.tokens]
+
+    @property
+    def size(self) -> int:
+        return self.tokens.stop - self.tokens.start  # type: ignore[no-any-return]
+
+
+class _Weights(NamedTuple):
+    """[heads, w, d] from z to the stream, and [r, w, d] from a projection back to it."""
+
+    write: Tensor
+    read: Tensor
+
+
+class Contraction:
+    """Differences times gradients, chunk by chunk in the same buffers.
+
+    The maps between heads and stream are made for each contraction, while no graph is alive: kept, they would add to
+    the peak of the backward pass.
+
+    Args:
+        parts: the model.
+        shape: its graph.
+        dtype: of the scores.
+        chunk_mb: memory for the writers' buffer of one chunk of tokens; by default what suits the device.
+    """
+
+    def __init__(self, parts: Anatomy, shape: GraphShape, dtype: torch.dtype, chunk_mb: float | None = None) -> None:
+        self.parts, self.shape, self.dtype = parts, shape, dtype
+        self.device = parts.blocks[0].output_weight.device
+        on_cpu = self.device.type == "cpu"
+        chunk = (CPU_CHUNK if on_cpu else GPU_CHUNK) if chunk_mb is None else int(chunk_mb * 2**20)
+        itemsize = torch.finfo(dtype).bits // 8
+        self.tokens = max(1, chunk // (len(shape.writers) * parts.d_model * itemsize))
+        heads = parts.n_layers * (2 * parts.n_heads + 2 * parts.n_kv_heads)
+        self._fits = heads * parts.head_dim * parts.d_model * itemsize <= (CPU_WEIGHTS if on_cpu else GPU_WEIGHTS)
+        self._buffer = torch.empty(0)
+        self._reads = torch.empty(0)
+
+    def add_scores(self, scores: Tensor, batch: Batch, differences: Writers, gradients: Gradients) -> None:
+        """Add differences x gradients, summed over positions, to ``scores`` [b, B, F], readers first.
+
+        Where the batch is split into segments, ``scores`` is [b * segments, B, F], those of a row one after the other.
+        Only positions from the first difference between the prompts to the last real one contribute; elsewhere one
+        of the factors is exactly zero. Entries that are no edges hold no meaning afterwards.
+        """
+        kept = [self._weights(block) for block in self.parts.blocks] if self._fits else None
+        for chunk in self._chunks(batch):
+            written, reads = self._buffers(chunk.size)
+            written[0] = chunk.of(differences.stream)
+            for block in self.parts.blocks:
+                weights = self._weights(block) if kept is None else kept[block.index]
+                between = self._read_before(block, gradients, weights.read, chunk, reads)
+                self._multiply(scores[chunk.target], block.index, written, between)
+                self._write(written, block, weights.write, differences, chunk)
+            self._multiply(scores[chunk.target], self.parts.n_layers, written, _read_last(gradients, chunk))
+            self._subtract_along(scores[chunk.target], written, gradients, chunk)
+        self._free()
+
+    def settle(self, scores: Tensor, batch: Batch, differences: Writers, gradients: Gradients) -> None:
+        """Subtract the parts along x_hat of the steps added so far from ``scores`` [b, B, F], and forget them.
+
+        Done after every step, so that what is kept does not grow with the steps.
+        """
+        chunks = self._chunks(batch) if any(total.along for total in gradients.layers) else ()
+        for chunk in chunks:
+            written, _ = self._buffers(chunk.size)
+            written[0] = chunk.of(differences.stream)
+            for block in self.parts.blocks:
+                self._write(written, block, head_writer(block, self.dtype), differences, chunk)
+            self._subtract_along(scores[chunk.target], written, gradients, chunk)
+        self._free()
+        for total in gradients.layers:
+            total.along.clear()
+
+    def _multiply(self, scores: Tensor, layer: int, written: Tensor, gradients: Tensor) -> None:
+        """Add to [B, F] what the readers in front of a layer get from the writers before it."""
+        before = self.shape.first_writer(layer)
+        target = scores[self.shape.columns_before(layer), :before]
+        target.addmm_(
+            rearrange(gradients, "reader t d -> reader (t d)"),
+            rearrange(written[:before], "writer t d -> (t d) writer"),
+        )
+
+    def _write(self, written: Tensor, block: Block, weight: Tensor, differences: Writers, chunk: _Chunk) -> None:
+        """Fill the rows of a layer's heads and MLP."""
+        first = self.shape.first_writer(block.index)
+        mlp = first + self.parts.n_heads
+        heads = rearrange(chunk.of(differences.heads[block.index]), "t head w -> head t w")
+        torch.bmm(heads, weight, out=written[first:mlp])
+        written[mlp] = chunk.of(differences.mlps[block.index])
+
+    def _read_before(self, block: Block, gradients: Gradients, weight: Tensor, chunk: _Chunk, reads: Tensor) -> Tensor:
+        """Fill [readers, t, d] with the gradients of `GraphShape.columns_before`, but for their parts along x_hat.
+
+        The MLP of the layer before reads the same writers as this layer's heads, so that one product serves both.
+        """
+        self._read_attention(reads[1:], block, gradients.layers[block.index], weight, chunk)
+        if block.index == 0:
+            return reads[1:]
+        reads[0] = chunk.of(_known(gradients.layers[block.index - 1].mlp_btd))
+        return reads
+
+    def _read_attention(
+        self, reads: Tensor, block: Block, total: LayerGradients, weight: Tensor, chunk: _Chunk
+    ) -> None:
+        """Fill [r, t, d] with the gradients in front of the norm, but for their parts along x_hat."""
+        if not total.apart or block.attention_norm is None:
+            torch.bmm(rearrange(chunk.of(_known(total.heads_btrw)), "t r w -> r t w"), weight, out=reads)
+            return
+        reads.zero_()
+        for stream_btd, heads_btrw in total.apart:
+            behind = torch.bmm(rearrange(chunk.of(heads_btrw), "t r w -> r t w"), weight)
+            reads += block.attention_norm.pull_back(chunk.of(stream_btd), behind)
+
+    def _subtract_along(self, scores: Tensor, written: Tensor, gradients: Gradients, chunk: _Chunk) -> None:
+        """Subtract (difference . direction) x share, summed over tokens and steps, from [B, F]."""
+        directions = [chunk.of(along.direction_btd) for total in gradients.layers for along in total.along]
+        if not directions:
+            return
+        products = torch.bmm(rearrange(written, "writer t d -> t writer d"), torch.stack(directions, -1))
+        products_tf = iter(products.unbind(-1))
+        for layer, total in enumerate(gradients.layers):
+            before = self.shape.first_writer(layer)
+            target = scores[self.shape.attention_columns(layer), :before]
+            for along in total.along:
+                target.addmm_(chunk.of(along.share_btr).T, next(products_tf)[:, :before], alpha=-1)
+
+    def _weights(self, block: Block) -> _Weights:
+        """A layer's maps between its heads and the stream, the norm's gain in them."""
+        if block.latent is not None:
+            read = effective_weight(block, self.dtype)
+        else:
+            read = torch.cat([p.weight.detach() for p in (block.q, block.k, block.v)]).to(self.dtype)
+        if block.attention_norm is not None and block.attention_norm.closed:
+            read = block.attention_norm.fold_(read)
+        return _Weights(head_writer(block, self.dtype), read)
+
+    def _buffers(self, size: int) -> tuple[Tensor, Tensor]:
+        """[F, t, d] for the writers and [1 + readers, t, d] for a layer's readers, the same memory for every chunk."""
+        writers, width = len(self.shape.writers), self.parts.d_model
+        readers = 1 + self.parts.n_heads + 2 * self.parts.n_kv_heads
+        if self._buffer.numel() < writers * size * width:
+            self._buffer = torch.empty(writers * size * width, dtype=self.dtype, device=self.device)
+            self._reads = torch.empty(readers * size * width, dtype=self.dtype, device=self.device)
+        return (
+            self._buffer[: writers * size * width].view(writers, size, width),
+            self._reads[: readers * size * width].view(readers, size, width),
+        )
+
+    def _free(self) -> None:
+        """Give the buffers back, which would add to the peak of the next backward pass."""
+        self._buffer = self._reads = torch.empty(0)
+
+    def _chunks(self, batch: Batch) -> Iterator[_Chunk]:
+        """Stretches of every row's positions, of even length and short enough for the buffer."""
+        for row, (first, last) in enumerate(zip(batch.first.tolist(), batch.last.tolist(), strict=True)):
+            for target, low, stop in batch.stretches[row] if batch.stretches else ((row, 0, last + 1),):
+                start = max(low, first)
+                pieces = max(1, -(-(stop - start) // self.tokens))
+                size = max(1, -(-(stop - start) // pieces))
+                for place in range(start, stop, size):
+                    yield _Chunk(target, row, slice(place, min(place + size, stop)))
+
+
+def _read_last(gradients: Gradients, chunk: _Chunk) -> Tensor:
+    """[2, t, d] gradients of the last layer's MLP and of the logits."""
+    return torch.stack([chunk.of(_known(gradients.layers[-1].mlp_btd)), chunk.of(_known(gradients.logits_btd))])
+
+
+def _known(total: Tensor | None) -> Tensor:
+    """A sum to which a step has been added."""
+    assert total is not None
+    return total
