@@ -17,6 +17,7 @@ from checkpoints.errors import CorruptWeights, DriftError
 from checkpoints.files.check import count_tensors, validate
 from checkpoints.files.distributed import plan, read_metadata
 from checkpoints.files.folder import ADAPTER_CONFIG, loading_files, tokenizer_files
+from checkpoints.files.gguf import require_possible_gguf
 from checkpoints.files.hashes import stamps
 from checkpoints.files.headers import WRAPPER
 from checkpoints.files.limits import require_file, require_possible
@@ -194,6 +195,7 @@ def _build(checkpoint: Checkpoint, files: Sequence[Path], placement: Placement) 
     gguf = files[0].name if files[0].suffix == ".gguf" else None
     if gguf:
         require_packages(f"{checkpoint.path / gguf} is a GGUF file", "gguf", "accelerate", extra="gguf")
+        require_possible_gguf(files[0])
     else:
         require_possible(checkpoint.config, folder=checkpoint.path, tensors=count_tensors(files),
                          size=sum(file.stat().st_size for file in files))  # fmt: skip
