@@ -61,13 +61,11 @@ class Products:
         size = stretch.stop - stretch.start
         orders = np.stack([rng.permutation(size) for _ in range(self.units)], axis=1) + stretch.start
         unit = np.arange(self.units)
-        total = np.empty((size, size))
-        for i in range(size):
-            rows = self.gram[orders[i], unit]  # [units, T, units]
-            for j in range(size):
-                block = rows[:, orders[j], unit]
-                total[i, j] = block.sum() - np.trace(block)
-        return np.asarray(total / (self.units * (self.units - 1)))
+        places = orders * self.units + unit  # [T, units] rows of the products as one square table
+        table = self.gram.reshape(self.steps * self.units, -1)
+        rows = np.stack([table[own].sum(0) for own in places])
+        same = self.gram[orders[:, None], unit, orders[None], unit].sum(2)
+        return np.asarray((rows[:, places].sum(2) - same) / (self.units * (self.units - 1)))
 
     def reliability(self) -> Floats:
         """[T] share of the squared length of each mean vector that is not prompt noise."""
@@ -95,8 +93,12 @@ def apart(kernel: Floats, cut: int) -> float:
 def best_split(kernel: Floats) -> tuple[int, float]:
     """Where cutting a stretch in two lowers the scatter of directions most, and by how much."""
     likeness = np.nan_to_num(cosines(kernel), nan=0.0)
-    whole = _scatter(likeness)
-    gains = [whole - _scatter(likeness[:cut, :cut]) - _scatter(likeness[cut:, cut:]) for cut in range(1, len(likeness))]
+    sums = likeness.cumsum(0).cumsum(1)  # [i, j]: of all entries up to there, so that any part's sum is four of them
+    cut, whole = np.arange(1, len(likeness)), sums[-1, -1]
+    before = sums[cut - 1, cut - 1]
+    after = whole - sums[cut - 1, -1] - sums[-1, cut - 1] + before
+    # a part's scatter is its trace less the mean of its rows' sums; the traces of two parts are that of the whole
+    gains = before / cut + after / (len(likeness) - cut) - whole / len(likeness)
     best = int(np.argmax(gains))
     return best + 1, float(gains[best])
 
@@ -132,10 +134,6 @@ def _interval(products: Products, stretch: slice, rng: np.random.Generator) -> t
     places = np.array([best_split(products.kernel(w)[stretch, stretch])[0] for w in drawn], dtype=np.float64)
     low, high = percentiles(places, method="nearest")
     return stretch.start + int(low), stretch.start + int(high)
-
-
-def _scatter(likeness: Floats) -> float:
-    return float(np.trace(likeness) - likeness.sum() / len(likeness))
 
 
 def _merged(scores: Floats, units: int) -> Floats:

@@ -8,7 +8,7 @@ import pytest
 import circuits
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from circuits.graph.scores import AttributionGraph
-from circuits.tracking.changepoints import Products, cosines, splits
+from circuits.tracking.changepoints import Products, best_split, cosines, splits
 from circuits.tracking.contrasts import contrast
 
 SHAPE = circuits.GraphShape(2, 3, 3)
@@ -47,6 +47,24 @@ def test_change_points_are_found_where_they_were_put():
     assert "between steps 300 and 400" in evolution.verdict
     assert np.nanmin(evolution.likeness[:4, :4]) > 0.9
     assert np.nanmax(np.abs(evolution.likeness[:4, 4:7])) < 0.6
+
+
+def test_a_shuffled_stretch_and_its_best_cut_are_those_of_the_definitions():
+    """Each unit's checkpoints in an order of its own; products of different units only; every cut by itself."""
+    products = Products([g.edge_scores for _, g in series(patterns(3, 4), units=6)])
+    kernel = products.shuffled(slice(1, 6), np.random.default_rng(5))
+    rng = np.random.default_rng(5)
+    orders = [1 + rng.permutation(5) for _ in range(6)]
+    for i, j in np.ndindex(5, 5):
+        terms = [products.gram[orders[u][i], u, orders[v][j], v] for u in range(6) for v in range(6) if u != v]
+        assert kernel[i, j] == pytest.approx(np.mean(terms))
+    likeness = np.nan_to_num(cosines(kernel))
+
+    def scatter(part):
+        return np.trace(part) - part.sum() / len(part)
+
+    gains = [scatter(likeness) - scatter(likeness[:cut, :cut]) - scatter(likeness[cut:, cut:]) for cut in range(1, 5)]
+    assert best_split(kernel) == (1 + int(np.argmax(gains)), pytest.approx(max(gains)))
 
 
 def test_a_constant_series_is_one_phase_as_often_as_stated():
