@@ -14,6 +14,7 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.shape import GraphShape, shape_document
 
 FEATURE = "cross layer transcoder"
+_LARGEST, _CELLS = 1 << 26, 16  # pairs of heads that a file may ask for: at most, and for each character
 
 
 def export(circuit: Circuit, path: Path | str) -> Path:
@@ -191,7 +192,10 @@ def read_eap_json(path: Path | str) -> Circuit:
         document = parse_lenient(text)
         cfg = document["cfg"]
         parallel = bool(cfg.get("parallel_attn_mlp", False))
-        shape = GraphShape(int(cfg["n_layers"]), int(cfg["n_heads"]), int(cfg["n_heads"]), parallel)
+        layers, heads = int(cfg["n_layers"]), int(cfg["n_heads"])
+        if min(layers, heads) < 1 or layers * heads * layers * heads > max(_LARGEST, _CELLS * len(text)):
+            raise ValueError(f"{layers} layers of {heads} heads are not those of a file of {len(text)} characters")
+        shape = GraphShape(layers, heads, heads, parallel)
         rows = {name: i for i, name in enumerate(shape.writers)}
         columns = {name: i for i, name in enumerate(shape.readers)}
         mask, scores = np.zeros(shape.mask.shape, dtype=bool), np.zeros(shape.mask.shape)

@@ -3,7 +3,6 @@
 `heads.RetrievalScores.to_head_lists` writes the same; `heads.scores.agreement.agreement` compares two of them.
 """
 
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +46,8 @@ def load_head_lists(path: Path | str, *, kv_heads: int | None = None, detector: 
     if not lists or any(len(key) != 2 or values.ndim != 1 for key, values in lists.items()):
         raise BadPrompt(f"{path} holds no head lists: keys are 'layer-head', values lists of scores")
     layers, heads = (max(key[axis] for key in lists) + 1 for axis in (0, 1))
-    if missing := layers * heads - len(lists):
-        first = next(place for place in product(range(layers), range(heads)) if place not in lists)
+    if (missing := layers * heads - len(lists)) > 0:
+        first = next((x, y) for x in range(layers) for y in range(heads) if (x, y) not in lists)
         raise BadPrompt(f"{path} lacks {missing} of {layers * heads} heads, {head_name(*first)} first")
     sizes = {len(values) for values in lists.values()} - {0}
     if len(sizes) != 1:

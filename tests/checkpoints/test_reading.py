@@ -221,3 +221,14 @@ def test_values_of_other_types_in_a_config_are_named(tmp_path, line, message):
     with pytest.raises(DriftError, match=message) as caught:
         load_config(path)
     assert "\n" not in str(caught.value)
+
+
+def test_sizes_that_a_file_cannot_hold_are_refused_at_once(tmp_path):
+    path = tmp_path / "huge.json"
+    path.write_text('{"0-0": [0.5], "99999999-0": [0.5]}')
+    with pytest.raises(BadPrompt, match=r"lacks 99999998 of 100000000 heads, a1.h0 first"):
+        load_head_lists(path)
+    for layers, heads_ in ((10**9, 12), (12, 10**30), (-1, 2), (0, 0)):
+        path.write_text(json.dumps({"cfg": {"n_layers": layers, "n_heads": heads_}, "edges": {}}))
+        with pytest.raises(DriftError, match=f"{layers} layers of {heads_} heads are not those of a file of"):
+            read_eap_json(path)
