@@ -11,6 +11,7 @@ from types import ModuleType
 FORMER = {
     "checkpoints.compat": "checkpoints.series.compat",
     "heads.needles": "heads.prompts.needles",
+    "circuit_drift.report.evolution": "circuit_drift.measures.figures.heads",
     "circuit_drift.lab.cpt": "circuit_drift.training.strategies",
     "circuit_drift.lab.cpt.study": "circuit_drift.replicate.knowledge_study",
     "circuit_drift.lab.knowledge": "circuit_drift.knowledge",

@@ -331,7 +331,7 @@ def test_needles_that_were_refused_are_named(tiny_series, tmp_path):
     assert "1 needles refused" in shown.stdout
     assert "needles.jsonl was refused: answer 'code2' stands 0 times in the needle" in shown.stderr
     ran = runner.invoke(app, ["run", str(tiny_series), *options, "--measures", "heads"])
-    assert "1 needle was refused and not asked; needle 1: answer 'code2' stands 0 times" in ran.stdout
+    assert "1 needle was refused and not asked: needle 1: answer 'code2' stands 0 times" in ran.stdout
 
 
 def test_heads_of_another_checkpoint_never_pass_for_those_of_the_last(tiny_series, tmp_path):
