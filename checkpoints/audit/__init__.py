@@ -20,6 +20,7 @@ _MIN_SAMPLE, _MAX_SAMPLE = 256, 4096
 _CHECKS: tuple[Callable[[Sequence[Facts]], Iterator[Finding]], ...] = (
     checks.damaged_files,
     checks.damaged_beside,
+    checks.adapter_beside,
     checks.non_finite,
     checks.all_zero,
     checks.identical,

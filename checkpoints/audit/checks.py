@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from checkpoints.audit.facts import Facts
 from checkpoints.audit.report import Finding
-from checkpoints.files.folder import VOLATILE
+from checkpoints.files.folder import ADAPTER_CONFIG, ADAPTER_FILE, VOLATILE, weight_files
 
 Value = TypeVar("Value", bound=Hashable)
 
@@ -27,6 +27,18 @@ def damaged_beside(facts: Sequence[Facts]) -> Iterator[Finding]:
     for fact in facts:
         for problem in fact.beside:
             yield Finding("damaged_beside", (fact.label,), problem)
+
+
+def adapter_beside(facts: Sequence[Facts]) -> Iterator[Finding]:
+    """Whole weights with an adapter in their folder, which tools apply on top although it may be merged already."""
+    for fact in facts:
+        folder = fact.checkpoint.path
+        beside = fact.problem is None and (folder / ADAPTER_CONFIG).exists()
+        if beside and weight_files(folder)[0].name != ADAPTER_FILE:
+            message = (
+                "an adapter lies beside whole weights, which are measured as they are; if it is merged, move it away"
+            )
+            yield Finding("adapter_beside", (fact.label,), message)
 
 
 def non_finite(facts: Sequence[Facts]) -> Iterator[Finding]:

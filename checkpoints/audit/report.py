@@ -15,6 +15,7 @@ Severity = Literal["error", "warning"]
 # kind -> (severity, where such a fault was seen in a published series, or the rule it breaks)
 KINDS: Mapping[str, tuple[Severity, str]] = {
     "damaged_files": ("error", "a checkpoint must hold every byte its headers and index promise"),
+    "adapter_beside": ("warning", "huggingface/peft#1381"),
     "damaged_beside": ("warning", "facebookresearch/metaseq#53"),
     "non_finite": ("error", "weights must be finite"),
     "all_zero": ("error", "a trained tensor does not return to zero"),
