@@ -33,8 +33,8 @@ def adapter_beside(facts: Sequence[Facts]) -> Iterator[Finding]:
     """Whole weights with an adapter in their folder, which tools apply on top although it may be merged already."""
     for fact in facts:
         folder = fact.checkpoint.path
-        beside = fact.problem is None and (folder / ADAPTER_CONFIG).exists()
-        if beside and weight_files(folder)[0].name != ADAPTER_FILE:
+        here = fact.problem is None and fact.checkpoint.hub is None  # on the hub, metadata alone may have been fetched
+        if here and (folder / ADAPTER_CONFIG).exists() and weight_files(folder)[0].name != ADAPTER_FILE:
             message = (
                 "an adapter lies beside whole weights, which are measured as they are; if it is merged, move it away"
             )
