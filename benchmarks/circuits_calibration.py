@@ -24,7 +24,6 @@ from checkpoints import open_checkpoint
 from checkpoints.model.anatomy import anatomy, linear_weight
 from circuit_drift.lab.probes import fact_records
 from circuit_drift.lab.world import make_world
-from circuit_drift.record.recall import only
 from circuits.graph.scores import AttributionGraph
 
 SIZES = (16, 32, 48)
@@ -97,12 +96,12 @@ def null(graph: AttributionGraph, other: AttributionGraph | None, rng: Generator
     seed = int(rng.integers(1 << 30))
     order = rng.permutation(len(graph))
     if other is None:
-        first, second = (only(graph, facts) for facts in (order[:size], order[size : 2 * size]))
+        first, second = (graph.only(facts) for facts in (order[:size], order[size : 2 * size]))
         told = circuits.diff(first, second, pairing="unpaired", splits=1, seed=seed)
     else:
         pair = np.stack([graph.scores[order[:size]], other.scores[order[:size]]])
         side, fact = rng.integers(0, 2, size), np.arange(size)
-        chosen = only(graph, order[:size])
+        chosen = graph.only(order[:size])
         first, second = (replace(chosen, scores=pair[s, fact]) for s in (side, 1 - side))
         told = circuits.diff(first, second, splits=1, seed=seed)
     return told.significant, told.n_significant > 0, bool(told.nodes_changed)
@@ -117,7 +116,7 @@ def found(
     among the changed ones.
     """
     chosen = rng.permutation(len(graph))[:size]
-    told = circuits.diff(only(graph, chosen), only(after, chosen), splits=1)
+    told = circuits.diff(graph.only(chosen), after.only(chosen), splits=1)
     seen = told.to_frame().query("changed")
     edges = set(seen["edge"])
     nodes = {n.split("<")[0] for n in (*seen["writer"], *seen["reader"])} | set(told.nodes_changed)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import circuits
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PairDiff(PairRecord):
     """What changed from checkpoint A to checkpoint B; fields as of `PairRecord`."""
 
@@ -50,6 +50,9 @@ class PairDiff(PairRecord):
     def to_json(self) -> dict[str, Any]:
         """One JSON object: who, verdict, behaviour, heads, edges, similarity."""
         return pair_json(self)
+
+    def __repr__(self) -> str:
+        return f"<PairDiff of {self.a.place} and {self.b.place}: {' '.join(self.verdict)}>"
 
     def _repr_html_(self) -> str:
         return pair_html(self)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import heads
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Run(RunRecord):
     """The measured checkpoints of a series, in order, and what can be done with them; fields as of `RunRecord`."""
 

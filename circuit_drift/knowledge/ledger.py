@@ -4,14 +4,13 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
-from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.results.result import Result
 from circuit_drift.knowledge.diverging import Divergence, divergence
 from circuit_drift.knowledge.history import Spell, Survival, spells, survival
 from circuit_drift.knowledge.resampling import Resampled, reaches, resample
@@ -22,14 +21,13 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-KIND = "knowledge_ledger"
 THRESHOLD = 0.6
 """Mean ROUGE-1 recall from which arXiv 2601.03858 calls an entity learned."""
 SUPPORT = 0.95
 
 
-@dataclass(frozen=True)
-class Ledger:
+@dataclass(frozen=True, repr=False)
+class Ledger(Result):
     """What is known at each step; everything follows from the scores and the threshold.
 
     Attributes:
@@ -39,6 +37,8 @@ class Ledger:
         draws: resamples of the probes.
         seed: of the resamples.
     """
+
+    artifact = "knowledge_ledger"
 
     scores: Scores
     threshold: float = THRESHOLD
@@ -179,40 +179,31 @@ class Ledger:
 
         return plot_ledger(self)
 
+    def _columns(self) -> list[tuple[NDArray[np.float64], Bools]]:
+        return list(zip(self.scores.mean.T, self.scores.asked.T, strict=True))
+
+    @property
+    def verdict(self) -> str:
+        """The findings, after one another."""
+        return "; ".join(self.findings)
+
+    def _stored(self) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
+        scores = self.scores
+        about = {name: getattr(scores, name) for name in ("units", "steps", "name")}
+        about |= {name: getattr(self, name) for name in ("threshold", "support", "draws", "seed")}
+        return {**about, "labels": dict(scores.labels)}, {"probes": scores.probes}
+
+    @classmethod
+    def _restored(cls, document: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float64]]) -> "Ledger":
+        labels = {name: tuple(values) for name, values in document["labels"].items()}
+        steps, units = tuple(document["steps"]), tuple(document["units"])
+        scores = Scores(units, steps, arrays["probes"], labels, document["name"])
+        return cls(scores, *(document[name] for name in ("threshold", "support", "draws", "seed")))
+
     def _repr_html_(self) -> str:
         said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.findings)
         names = ["step", "asked", "mean", "known", "acquired", "retained", "forgotten", "relearned", "noise"]
         return f"<ul>{said}</ul>" + str(self.to_frame()[names].to_html(index=False, float_format="{:.3g}".format))
-
-    def save(self, folder: Path | str) -> Path:
-        """Write the ledger to a folder, atomically."""
-        scores = self.scores
-        about = {
-            "units": scores.units,
-            "steps": scores.steps,
-            "labels": dict(scores.labels),
-            "name": scores.name,
-            "threshold": self.threshold,
-            "support": self.support,
-            "draws": self.draws,
-            "seed": self.seed,
-        }
-        return write_artifact(folder, KIND, about, {"probes": scores.probes})
-
-    @classmethod
-    def load(cls, folder: Path | str) -> "Ledger":
-        """Read what `save` wrote.
-
-        Raises:
-            StoreError: nothing there, damaged, or of another kind.
-        """
-        about, arrays = read_artifact(folder, KIND)
-        labels = {name: tuple(values) for name, values in about["labels"].items()}
-        scores = Scores(tuple(about["units"]), tuple(about["steps"]), arrays["probes"], labels, about["name"])
-        return cls(scores, about["threshold"], about["support"], about["draws"], about["seed"])
-
-    def _columns(self) -> list[tuple[NDArray[np.float64], Bools]]:
-        return list(zip(self.scores.mean.T, self.scores.asked.T, strict=True))
 
 
 def ledger(

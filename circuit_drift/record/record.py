@@ -79,7 +79,7 @@ class Point:
         return "/".join(part for part in (self.stage, self.branch, str(self.step)) if part)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RunRecord:
     """The measured checkpoints of a series, in order.
 
@@ -102,6 +102,11 @@ class RunRecord:
     audit: AuditReport | None = None
     parents: Mapping[str, Sequence[str]] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        measures = ", ".join(dict.fromkeys(name for point in self.points for name in point.results)) or "no measure"
+        ends = f", {self.points[0].place} to {self.points[-1].place}" if self.points else ""
+        return f"<{type(self).__name__} of {self.name}: {len(self)} checkpoints{ends}; {measures}>"
 
     def __len__(self) -> int:
         return len(self.points)

@@ -17,6 +17,7 @@ import numpy as np
 from checkpoints.errors import BadPrompt, require_choice
 from checkpoints.model.plain import takes_model
 from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.results.result import Result
 from circuits.facts.facts import FactSet
 from circuits.graph.scores import AttributionGraph
 
@@ -33,17 +34,18 @@ if TYPE_CHECKING:
     from circuits.facts.metrics import Metric, MetricName
 
 By = Literal["segment", "token"]
-KIND = "position_scores"
 AUTOMATIC = ("changed", "last", "answer", "rest")
 
 
-@dataclass(frozen=True)
-class PositionScores:
+@dataclass(frozen=True, repr=False)
+class PositionScores(Result):
     """Edge scores for each segment of the prompts.
 
     Attributes:
         graphs: one graph for each segment, with the summands of its positions; their metrics are of the whole prompts.
     """
+
+    artifact, title = "position_scores", "Edge scores by position"
 
     graphs: Mapping[str, AttributionGraph]
 
@@ -89,9 +91,14 @@ class PositionScores:
 
         return positions_figure(self, k)
 
+    @property
+    def verdict(self) -> str:
+        """The segments, and over how many facts."""
+        return f"{', '.join(self.segments)}; {len(next(iter(self.graphs.values())))} facts"
+
     def save(self, folder: Path | str) -> Path:
         """Write to a result folder, each segment's graph to a folder in it."""
-        folder = write_artifact(folder, KIND, {"segments": list(self.segments)}, {})
+        folder = write_artifact(folder, self.artifact, {"segments": list(self.segments)}, {})
         for place, graph in enumerate(self.graphs.values()):
             graph.save(folder / str(place))
         return folder
@@ -99,12 +106,8 @@ class PositionScores:
     @classmethod
     def load(cls, folder: Path | str) -> "PositionScores":
         """Read what `save` wrote; needs no torch."""
-        names = read_artifact(folder, KIND)[0]["segments"]
+        names = read_artifact(folder, cls.artifact)[0]["segments"]
         return cls({name: AttributionGraph.load(Path(folder) / str(place)) for place, name in enumerate(names)})
-
-    def _repr_html_(self) -> str:
-        head = f"<p><b>Edge scores by position</b>: {', '.join(self.segments)}</p>"
-        return str(head + self.to_frame().head(20).to_html(index=False, border=0))
 
 
 @takes_model

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoints.results.result import Result
 from circuits.graph.scores import AttributionGraph, require_alike
 from circuits.graph.shape import Floats, GraphShape, require_same_shape
 
@@ -22,8 +23,8 @@ Ints = NDArray[np.integer]
 SWEEPS, NULLS = 50, 8
 
 
-@dataclass(frozen=True)
-class Alignment:
+@dataclass(frozen=True, repr=False)
+class Alignment(Result):
     """A matching of B's heads to A's.
 
     Attributes:
@@ -33,6 +34,8 @@ class Alignment:
         null, null_high: mean and largest cosine that aligning reaches when B's scores are shuffled among the edges
             between the same two layers, eight times, with as many starts: what the freedom to choose is worth.
     """
+
+    artifact, title = "alignment", "Alignment of heads"
 
     shape: GraphShape
     order: Ints
@@ -74,9 +77,6 @@ class Alignment:
         names = [f"a{layer}.h{head}" for layer, head in zip(layers.flat, heads.flat, strict=True)]
         matched = [f"a{layer}.h{head}" for layer, head in zip(layers.flat, self.order.flat, strict=True)]
         return pd.DataFrame({"layer": layers.ravel(), "a": names, "b": matched})
-
-    def _repr_html_(self) -> str:
-        return f"<p><b>Alignment of heads</b>: {self.verdict}</p>{self.to_frame().to_html(index=False, border=0)}"
 
 
 def align(a: AttributionGraph, b: AttributionGraph, *, starts: int = 8, seed: int = 0) -> Alignment:

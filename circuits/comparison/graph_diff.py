@@ -1,22 +1,23 @@
 """What changed from one attribution graph to another, as a value: numpy only, saved and loaded without torch."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
 from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.results.fields import Arrays, pack, unpack
+from checkpoints.results.result import ROWS, Result
 from checkpoints.stats.ttests import TTest
 from circuits.comparison.profile import ProfileChange
 from circuits.comparison.similarity import Similarity
 from circuits.graph.circuit import Circuit
-from circuits.graph.shape import Floats, GraphShape, shape_document
+from circuits.graph.shape import Floats, GraphShape
 from circuits.intervention.transfer import Transfer
 from circuits.roles.roles import RoleChange, role_changes
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from circuits.roles.roles import HeadRoles
 
-KIND = "graph_diff"
 Pairing = Literal["paired", "unpaired"]
 Status = Literal["gained", "lost", "strengthened", "weakened", "flipped", "kept", "uncertain", "outside"]
 STATUSES: tuple[Status, ...] = (
@@ -35,8 +35,8 @@ STATUSES: tuple[Status, ...] = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class GraphDiff:
+@dataclass(frozen=True, repr=False)
+class GraphDiff(Result):
     """What changed from A to B, over the E edges of the graph.
 
     Statuses: **gained** / **lost**: in one circuit only, and changed for real; **strengthened** / **weakened** /
@@ -61,6 +61,8 @@ class GraphDiff:
         roles: roles that heads of the circuits gained and lost, where roles were given.
         meta: method, metric and the other settings both graphs were made with.
     """
+
+    artifact, title = "graph_diff", "Circuit diff"
 
     shape: GraphShape
     a: Floats
@@ -244,41 +246,6 @@ class GraphDiff:
                 graph.add_edge(row["writer"], node, key=row["reader"], **row)
         return graph
 
-    def save(self, folder: Path | str) -> Path:
-        """Write to a result folder: the two circuits, and the transfer where there is one, in folders inside it."""
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
-        arrays |= {f"{name}.{column}": getattr(getattr(self, name), column) for name in _TESTS for column in _COLUMNS}
-        document = {name: getattr(self, name) for name in _NUMBERS}
-        document |= {"shape": shape_document(self.shape), "meta": dict(self.meta), "totals": list(self.totals)}
-        document |= {"profile": [asdict(p) for p in self.profile], "similarity": [asdict(s) for s in self.similarity]}
-        document["roles"] = None if self.roles is None else [asdict(change) for change in self.roles]
-        folder = write_artifact(folder, KIND, document, arrays)
-        for name in _CIRCUITS:
-            getattr(self, name).save(folder / name)
-        if self.transfer is not None:
-            self.transfer.save(folder / "transfer")
-        return folder
-
-    @classmethod
-    def load(cls, folder: Path | str) -> "GraphDiff":
-        """Read what `save` wrote; needs no torch."""
-        folder = Path(folder)
-        document, arrays = read_artifact(folder, KIND)
-        roles, transfer = document["roles"], folder / "transfer"
-        values: dict[str, Any] = {name: document[name] for name in (*_NUMBERS, "meta")}
-        values |= {name: arrays[name] for name in _ARRAYS}
-        values |= {name: TTest(*(arrays[f"{name}.{column}"] for column in _COLUMNS)) for name in _TESTS}
-        values |= {name: Circuit.load(folder / name) for name in _CIRCUITS}
-        return cls(
-            shape=GraphShape(**document["shape"]),
-            totals=tuple(document["totals"]),
-            profile=tuple(ProfileChange(**value) for value in document["profile"]),
-            similarity=tuple(Similarity(**value) for value in document["similarity"]),
-            roles=None if roles is None else tuple(RoleChange(**value) for value in roles),
-            transfer=Transfer.load(transfer) if transfer.is_dir() else None,
-            **values,
-        )
-
     def plot(self, n: int = 100) -> "go.Figure":
         """Union of both circuits in the fixed layout: the n edges of largest change, by what became of them."""
         from circuits.comparison.graph_diff_view import diff_figure
@@ -291,14 +258,31 @@ class GraphDiff:
         touched = set(Circuit(self.shape, chosen).nodes) - set(outside.nodes)
         return tuple(node for node in inside.nodes if node in touched)
 
-    def _repr_html_(self) -> str:
-        tables = [self.to_frame().head(20), self.similarity_frame()]
-        shown = "".join(table.to_html(index=False, border=0, float_format=lambda x: f"{x:.3g}") for table in tables)
-        return f"<p><b>Circuit diff</b>: {escape(self.verdict)}</p>{shown}"
+    def save(self, folder: Path | str) -> Path:
+        """Write to a result folder: the two circuits, and the transfer where there is one, in folders inside it."""
+        own: Arrays = {}
+        document = pack({name: getattr(self, name) for name in _FIELDS}, "", own)
+        folder = write_artifact(folder, self.artifact, document, own)
+        for name in _CIRCUITS:
+            getattr(self, name).save(folder / name)
+        if self.transfer is not None:
+            self.transfer.save(folder / "transfer")
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "GraphDiff":
+        """Read what `save` wrote; needs no torch."""
+        folder = Path(folder)
+        document, arrays = read_artifact(folder, cls.artifact)
+        hints, transfer = get_type_hints(cls), folder / "transfer"
+        values = {name: unpack(hints[name], document.get(name), name, arrays) for name in _FIELDS}
+        values |= {name: Circuit.load(folder / name) for name in _CIRCUITS}
+        return cls(**values, transfer=Transfer.load(transfer) if transfer.is_dir() else None)
+
+    def _table(self) -> str:
+        tables = [self.to_frame().head(ROWS), self.similarity_frame()]
+        return "".join(table.to_html(index=False, border=0, float_format=lambda x: f"{x:.3g}") for table in tables)
 
 
-_ARRAYS = ("a", "b", "nodes_a", "nodes_b")
-_NUMBERS = ("global_p", "pairing", "n", "level")
 _CIRCUITS = ("circuit_a", "circuit_b")
-_TESTS = ("tests", "node_tests")
-_COLUMNS = ("delta", "low", "high", "p", "q")
+_FIELDS = tuple(field.name for field in fields(GraphDiff) if field.name not in (*_CIRCUITS, "transfer"))

@@ -1,13 +1,13 @@
 """Circuits: sets of edges of an architecture's graph. Numpy only; nodes and edges are named in `GraphShape`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.results.result import ROWS, Result
 from circuits.graph.shape import Bools, Floats, GraphShape, shape_document
 
 if TYPE_CHECKING:
@@ -17,11 +17,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-KIND = "circuit"
 
-
-@dataclass(frozen=True)
-class Circuit:
+@dataclass(frozen=True, repr=False)
+class Circuit(Result):
     """A set of edges.
 
     Attributes:
@@ -29,6 +27,8 @@ class Circuit:
         mask: [F, B] the edges in the circuit.
         scores: [F, B] mean score of every edge of the graph, or ``None``.
     """
+
+    artifact, title = "circuit", "Circuit"
 
     shape: GraphShape
     mask: Bools
@@ -92,25 +92,6 @@ class Circuit:
 
         return export(self, path)
 
-    def save(self, folder: "Path | str") -> "Path":
-        """Write the circuit to a result folder."""
-        arrays: dict[str, NDArray[Any]] = {"mask": self.mask[self.shape.mask]}
-        if self.scores is not None:
-            arrays["scores"] = self.scores[self.shape.mask]
-        return write_artifact(folder, KIND, {"shape": shape_document(self.shape)}, arrays)
-
-    @classmethod
-    def load(cls, folder: "Path | str") -> "Circuit":
-        """Read what `save` wrote; needs no torch."""
-        document, arrays = read_artifact(folder, KIND)
-        shape = GraphShape(**document["shape"])
-        tables: dict[str, NDArray[Any]] = {
-            name: np.zeros(shape.mask.shape, dtype=edges.dtype) for name, edges in arrays.items()
-        }
-        for name, edges in arrays.items():
-            tables[name][shape.mask] = edges
-        return cls(shape, **tables)
-
     def plot(self, n: int = 150, *, metric: str | None = "metric") -> "go.Figure":
         """Its n strongest edges in the fixed layout, head on x, layer on y, told apart by the sign of their scores.
 
@@ -132,7 +113,23 @@ class Circuit:
             score = float(self.scores[i, j]) if self.scores is not None else float("nan")
             yield self.shape.writers[i], self.shape.readers[j], score
 
-    def _repr_html_(self) -> str:
-        head = f"<p><b>Circuit</b>: {self.n_edges} of {int(self.shape.mask.sum())} edges, {len(self.nodes)} nodes</p>"
+    @property
+    def verdict(self) -> str:
+        """Its size."""
+        return f"{self.n_edges} of {int(self.shape.mask.sum())} edges, {len(self.nodes)} nodes"
+
+    def _stored(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        tables = {"mask": self.mask} if self.scores is None else {"mask": self.mask, "scores": self.scores}
+        return {"shape": shape_document(self.shape)}, {n: table[self.shape.mask] for n, table in tables.items()}
+
+    @classmethod
+    def _restored(cls, document: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> "Circuit":
+        shape = GraphShape(**document["shape"])
+        tables = {name: np.zeros(shape.mask.shape, dtype=edges.dtype) for name, edges in arrays.items()}
+        for name, edges in arrays.items():
+            tables[name][shape.mask] = edges
+        return cls(shape, **tables)
+
+    def _table(self) -> str:
         strongest = self.to_frame().sort_values("score", key=np.abs, ascending=False, kind="stable")
-        return str(head + strongest.head(20).to_html(index=False, border=0))
+        return str(strongest.head(ROWS).to_html(index=False, border=0))

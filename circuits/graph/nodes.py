@@ -7,17 +7,16 @@ a layer add up to it exactly, since the biases of an MLP write the same in both 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt, require_choice
-from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.results.result import Result
 from circuits.graph.circuit import Circuit
 from circuits.graph.pruning import require_size
-from circuits.graph.shape import Bools, Floats, GraphShape, shape_document
+from circuits.graph.shape import Bools, Floats, GraphShape
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
     from circuits.graph.scores import AttributionGraph
 
-KIND = "node_scores"
 Level = Literal["nodes", "neurons", "experts"]
 NodeRule = Literal["absolute", "lowers"]
 REST = "rest"
@@ -76,8 +74,8 @@ class NodeCircuit:
         return f"{self.size} {what}"
 
 
-@dataclass(frozen=True)
-class NodeScores:
+@dataclass(frozen=True, repr=False)
+class NodeScores(Result):
     """Scores of all writers over a set of facts.
 
     **Positive = corrupting the node raises the metric**, as for edges.
@@ -93,6 +91,8 @@ class NodeScores:
         routing: [2, L, P - 1] mean routing weight of each expert on clean and on corrupt prompts, 0 where not chosen.
         meta: method, metric, prompt hash.
     """
+
+    artifact, title = "node_scores", "Node scores"
 
     scores: Floats
     shape: GraphShape
@@ -187,26 +187,14 @@ class NodeScores:
 
         return nodes_figure(self, k)
 
-    def save(self, folder: Path | str) -> Path:
-        """Write to a result folder."""
-        names = ("scores", "clean_metric", "corrupt_metric", "group", "inside", "routing")
-        arrays = {name: value for name in names if (value := getattr(self, name)) is not None}
-        document = {"shape": shape_document(self.shape), "level": self.level, "meta": dict(self.meta)}
-        return write_artifact(folder, KIND, document, arrays)
-
-    @classmethod
-    def load(cls, folder: Path | str) -> "NodeScores":
-        """Read what `save` wrote; needs no torch."""
-        document, arrays = read_artifact(folder, KIND)
-        return cls(shape=GraphShape(**document["shape"]), level=document["level"], meta=document["meta"], **arrays)
-
     def _mean(self, values: Floats) -> Floats:
         sizes = np.bincount(self.group, minlength=len(values))
         return np.asarray(np.tensordot(sizes / sizes.sum(), values, 1), dtype=np.float64)
 
-    def _repr_html_(self) -> str:
-        head = f"<p><b>Node scores</b>: {len(self.clean_metric)} facts, {len(self.shape.writers)} nodes</p>"
-        return str(head + self.to_frame().head(20).to_html(index=False, border=0))
+    @property
+    def verdict(self) -> str:
+        """What was scored."""
+        return f"{len(self.clean_metric)} facts, {len(self.shape.writers)} nodes"
 
 
 def _is_mlp(shape: GraphShape) -> Bools:

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch
-from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.results.result import Result
 from circuits.graph.circuit import Circuit
 from circuits.graph.pruning import Rule, default_size, prune, threshold
 from circuits.graph.shape import Bools, Floats, GraphShape, require_same_shape, shape_document
@@ -22,13 +21,12 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-KIND = "attribution_graph"
 HOW = {"method": None, "ig_steps": None, "rule": None, "metric": None, "backward": "plain", "ablation": "corrupt"}
 """What decides the numbers beside model and facts, and what it is where a graph does not say."""
 
 
-@dataclass(frozen=True)
-class AttributionGraph:
+@dataclass(frozen=True, repr=False)
+class AttributionGraph(Result):
     """Edge scores of one model over a set of facts.
 
     A score estimates how much corrupting that edge alone changes the metric, in the metric's unit (by default
@@ -47,6 +45,8 @@ class AttributionGraph:
         labels: N mappings, the facts' labels.
         meta: method, ig_steps, rule, metric, backward, ablation, prompt hash, refused facts, dtype.
     """
+
+    artifact, title = "attribution_graph", "Attribution graph"
 
     scores: Floats
     shape: GraphShape
@@ -196,38 +196,30 @@ class AttributionGraph:
     def _circuit(self, n: int | None) -> Circuit:
         return Circuit(self.shape, self.mask, self.mean) if n is None else self.prune(n)
 
-    def save(self, folder: Path | str) -> Path:
-        """Write the graph to a result folder."""
-        arrays = {
-            "scores": self.edge_scores,
-            "clean_metric": self.clean_metric,
-            "corrupt_metric": self.corrupt_metric,
-            "answer_rank": self.answer_rank,
-            "group": self.group,
-        }
-        document = {"shape": shape_document(self.shape), "labels": [dict(label) for label in self.labels]}
-        return write_artifact(folder, KIND, {**document, "meta": dict(self.meta)}, arrays)
-
-    @classmethod
-    def load(cls, folder: Path | str) -> "AttributionGraph":
-        """Read what `save` wrote; needs no torch."""
-        document, arrays = read_artifact(folder, KIND)
-        shape = GraphShape(**document["shape"])
-        edges = arrays.pop("scores")
-        scores = np.zeros((len(edges), *shape.mask.shape), dtype=edges.dtype)
-        scores[:, shape.mask] = edges
-        return cls(scores=scores, shape=shape, labels=tuple(document["labels"]), meta=document["meta"], **arrays)
-
-    def _repr_html_(self) -> str:
+    @property
+    def verdict(self) -> str:
+        """What was scored, and how much of the metric's change the scores account for."""
         residuals = {name: value for name, value in completeness(self).items() if not np.isnan(value)}
         told = ", ".join(f"{value:+.2g} at the {name}" for name, value in residuals.items()) or "not applicable"
-        head = (
-            f"<p><b>Attribution graph</b> ({escape(str(self.meta.get('method', '')))}, "
-            f"{escape(str(self.meta.get('metric', '')))}): {len(self)} facts, {int(self.mask.sum())} edges, "
-            f"metric {self.clean_metric.mean():.3g} clean, {self.corrupt_metric.mean():.3g} corrupt; "
-            f"completeness residual {told}</p>"
+        return (
+            f"{self.meta.get('method', '')}, {self.meta.get('metric', '')}: {len(self)} facts, {int(self.mask.sum())} "
+            f"edges, metric {self.clean_metric.mean():.3g} clean, {self.corrupt_metric.mean():.3g} corrupt; "
+            f"completeness residual {told}"
         )
-        return str(head + self.to_frame().head(20).to_html(index=False, border=0))
+
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Floats]]:
+        names = ("clean_metric", "corrupt_metric", "answer_rank", "group")
+        arrays = {"scores": self.edge_scores, **{name: getattr(self, name) for name in names}}
+        document = {"shape": shape_document(self.shape), "labels": [dict(label) for label in self.labels]}
+        return {**document, "meta": dict(self.meta)}, arrays
+
+    @classmethod
+    def _restored(cls, document: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> "AttributionGraph":
+        shape, edges = GraphShape(**document["shape"]), arrays["scores"]
+        scores = np.zeros((len(edges), *shape.mask.shape), dtype=edges.dtype)
+        scores[:, shape.mask] = edges
+        rest = {name: array for name, array in arrays.items() if name != "scores"}
+        return cls(scores=scores, shape=shape, labels=tuple(document["labels"]), meta=document["meta"], **rest)
 
 
 def meaning(how: Mapping[str, Any], part: str = "the edge") -> str:

@@ -6,28 +6,26 @@ al. 2024). 1 = all of it, 0 = none; it can exceed 1, when parts that work agains
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import CheckpointMismatch
-from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.results.result import Result
 from checkpoints.stats.bootstrap import DRAWS, percentiles, resampling
 from circuits.graph.pruning import default_size
-from circuits.graph.shape import GraphShape, shape_document
+from circuits.graph.shape import GraphShape
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 Floats = NDArray[np.floating]
-KIND, CURVE_KIND = "faithfulness of one circuit", "faithfulness"
 
 
-@dataclass(frozen=True, slots=True)
-class Faithfulness:
+@dataclass(frozen=True, repr=False, slots=True)
+class Faithfulness(Result):
     """One circuit's faithfulness.
 
     Attributes:
@@ -38,6 +36,8 @@ class Faithfulness:
         unit: what the circuit is made of.
         meta: prompt hash, metric, ablation.
     """
+
+    artifact = "faithfulness of one circuit"
 
     n_edges: int
     metric: Floats
@@ -85,29 +85,23 @@ class Faithfulness:
 
         return faithfulness_figure(self)
 
-    def save(self, folder: Path | str) -> Path:
-        """Write the result to a folder, atomically."""
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
-        return write_artifact(folder, KIND, {"n_edges": self.n_edges, "unit": self.unit, "meta": self.meta}, arrays)
-
-    @classmethod
-    def load(cls, folder: Path | str) -> "Faithfulness":
-        """Read what `save` wrote; needs no torch."""
-        document, arrays = read_artifact(folder, KIND)
-        return cls(n_edges=document["n_edges"], unit=document["unit"], meta=document["meta"], **arrays)
-
     def __str__(self) -> str:
         beside = f"; random circuits of that size {spread(self.random)}" if self.random else ""
         return (
             f"faithfulness {self.value:.2f} [{self.low:.2f}, {self.high:.2f}] with {self.n_edges} {self.unit}{beside}"
         )
 
-    def _repr_html_(self) -> str:
-        return f"<p>{self}</p>"
+    @property
+    def verdict(self) -> str:
+        """In one sentence."""
+        return str(self)
+
+    def _table(self) -> str:
+        return ""
 
 
-@dataclass(frozen=True, slots=True)
-class FaithfulnessCurve:
+@dataclass(frozen=True, repr=False, slots=True)
+class FaithfulnessCurve(Result):
     """Faithfulness at several sizes.
 
     Attributes:
@@ -119,6 +113,8 @@ class FaithfulnessCurve:
         shape: the graph.
         meta: prompt hash, total number of edges, metric.
     """
+
+    artifact, title = "faithfulness", "Faithfulness"
 
     shares: tuple[float, ...]
     n_edges: NDArray[np.integer]
@@ -204,21 +200,10 @@ class FaithfulnessCurve:
 
         return curve_figure(self)
 
-    def save(self, folder: Path | str) -> Path:
-        """Write the curve to a result folder."""
-        names = ("n_edges", *_ARRAYS)
-        document = {"shares": list(self.shares), "shape": shape_document(self.shape), "meta": dict(self.meta)}
-        return write_artifact(folder, CURVE_KIND, document, {name: getattr(self, name) for name in names})
-
-    @classmethod
-    def load(cls, folder: Path | str) -> "FaithfulnessCurve":
-        """Read what `save` wrote; needs no torch."""
-        document, arrays = read_artifact(folder, CURVE_KIND)
-        shape = GraphShape(**document["shape"])
-        return cls(shares=tuple(document["shares"]), shape=shape, meta=document["meta"], **arrays)
-
-    def _repr_html_(self) -> str:
-        return str("<p><b>Faithfulness</b></p>" + self.to_frame().to_html(index=False, border=0))
+    @property
+    def verdict(self) -> str:
+        """What the circuits keep, smallest first."""
+        return ", ".join(f"{v:.2f} with {n} edges" for v, n in zip(self.values, self.n_edges, strict=True))
 
 
 def ratio(metric: Floats, clean: Floats, corrupt: Floats) -> float:

@@ -6,14 +6,13 @@ is as faithful in B as B's own, the wiring that does the work has stayed, howeve
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
-from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.results.result import Result
 from circuits.graph.circuit import Circuit
 from circuits.intervention.faithfulness import interval, ratio
 from circuits.intervention.faithfulness_measure import circuit_metrics
@@ -28,12 +27,11 @@ if TYPE_CHECKING:
     from circuits.facts.metrics import Metric, MetricName
 
 Floats = NDArray[np.floating]
-KIND = "transfer"
 LOSS = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Transfer:
+@dataclass(frozen=True, repr=False, slots=True)
+class Transfer(Result):
     """Circuits of C checkpoints in the models of M checkpoints.
 
     Attributes:
@@ -44,6 +42,8 @@ class Transfer:
         n_edges: [C] edges in each circuit.
         meta: prompt hash, metric, ablation.
     """
+
+    artifact, title = "transfer", "Functional transfer"
 
     names: tuple[str, ...]
     models: tuple[str, ...]
@@ -103,18 +103,6 @@ class Transfer:
 
         return transfer_figure(self)
 
-    def save(self, folder: Path | str) -> Path:
-        """Write to a result folder."""
-        document = {"names": list(self.names), "models": list(self.models), "meta": self.meta}
-        arrays = {name: getattr(self, name) for name in ("metric", "clean_metric", "corrupt_metric", "n_edges")}
-        return write_artifact(folder, KIND, document, arrays)
-
-    @classmethod
-    def load(cls, folder: Path | str) -> "Transfer":
-        """Read what `save` wrote; needs no torch."""
-        document, arrays = read_artifact(folder, KIND)
-        return cls(names=tuple(document["names"]), models=tuple(document["models"]), meta=document["meta"], **arrays)
-
     def _whole(self, model: int) -> tuple[Floats, Floats]:
         return self.clean_metric[model], self.corrupt_metric[model]
 
@@ -133,9 +121,6 @@ class Transfer:
             f"{self.meta.get('metric', 'logit difference')} in {model_name}, "
             f"{loss:+.2f} [{loss_low:+.2f}, {loss_high:+.2f}] less than its own: {sense}."
         )
-
-    def _repr_html_(self) -> str:
-        return str("<p><b>Functional transfer</b></p>" + self.to_frame().to_html(index=False, border=0))
 
 
 def transfer(

@@ -11,14 +11,13 @@ previous-token, induction, retrieval.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
-from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.results.result import ROWS, Result
 from checkpoints.stats.bootstrap import resampling
 from circuits.graph.circuit import Circuit
 from circuits.graph.shape import Floats
@@ -27,15 +26,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SourceRole = Literal["mover", "relation", "mixture"]
-KIND = "head_roles"
 MOVER, RELATION = 10.0, 0.1
 CERTAIN = 0.95
 THRESHOLDS: Mapping[str, float] = {"previous-token": 0.5, "induction": 0.5, "retrieval": 0.1}
 RESAMPLES = 500
 
 
-@dataclass(frozen=True)
-class HeadRoles:
+@dataclass(frozen=True, repr=False)
+class HeadRoles(Result):
     """Where every head reads what it writes towards the answer, and what else it is known for.
 
     N facts, L layers, H query heads; heads are named ``a{layer}.h{head}``.
@@ -48,6 +46,9 @@ class HeadRoles:
         thresholds: role -> the mean score above which a head has it.
         meta: prompt hash.
     """
+
+    artifact, title = "head_roles", "Roles of heads"
+    stored_as: ClassVar[Mapping[str, str]] = {"scores": "score"}
 
     subject: Floats
     relation: Floats
@@ -144,25 +145,14 @@ class HeadRoles:
         """The same over some of the facts, by their positions [M]."""
         return replace(self, subject=self.subject[facts], relation=self.relation[facts])
 
-    def save(self, folder: Path | str) -> Path:
-        """Write to a result folder."""
-        arrays = {"subject": self.subject, "relation": self.relation}
-        arrays |= {f"score.{role}": values for role, values in self.scores.items()}
-        return write_artifact(folder, KIND, {"thresholds": dict(self.thresholds), "meta": dict(self.meta)}, arrays)
+    @property
+    def verdict(self) -> str:
+        """Over how many facts; how to read the table."""
+        return f"over {len(self)} facts; a role's column is its share of resamples"
 
-    @classmethod
-    def load(cls, folder: Path | str) -> "HeadRoles":
-        """Read what `save` wrote; needs no torch."""
-        document, arrays = read_artifact(folder, KIND)
-        scores = {name.removeprefix("score."): arrays[name] for name in arrays if name.startswith("score.")}
-        return cls(
-            arrays["subject"], arrays["relation"], scores, thresholds=document["thresholds"], meta=document["meta"]
-        )
-
-    def _repr_html_(self) -> str:
-        frame = self.to_frame().sort_values("from_subject", key=np.abs, ascending=False).head(20)
-        table = frame.to_html(index=False, border=0, float_format=lambda value: f"{value:.3g}")
-        return f"<p><b>Roles of heads</b> over {len(self)} facts; a role's column is its share of resamples</p>{table}"
+    def _table(self) -> str:
+        frame = self.to_frame().sort_values("from_subject", key=np.abs, ascending=False).head(ROWS)
+        return str(frame.to_html(index=False, border=0, float_format=lambda value: f"{value:.3g}"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.results.result import Result
 from circuits.comparison.profile import PROFILES
-from circuits.graph.shape import Bools, Floats, GraphShape, shape_document
+from circuits.graph.shape import Bools, Floats, GraphShape
 from circuits.tracking.changepoints import Split
 from circuits.tracking.contrasts import Contrast
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-KIND = "evolution"
 REFERENCES = ("previous", "first", "last")
 
 
@@ -40,8 +38,8 @@ class Phase:
     likeness: float
 
 
-@dataclass(frozen=True)
-class Evolution:
+@dataclass(frozen=True, repr=False)
+class Evolution(Result):
     """The circuits of T checkpoints.
 
     Attributes:
@@ -62,6 +60,8 @@ class Evolution:
         contrasts: what each stage did that begins inside the series, asked without looking for it.
         meta: method, metric and the other settings all graphs were made with.
     """
+
+    artifact, title = "evolution", "Evolution"
 
     steps: tuple[int, ...]
     shape: GraphShape
@@ -177,35 +177,6 @@ class Evolution:
 
         return lineage_figure(self, k)
 
-    def save(self, folder: Path | str) -> Path:
-        """Write to a result folder."""
-        names = (
-            "likeness", "reliability", "similarity", "edges", "nodes", "node_scores", "node_errors", "profile", "metric"
-        )  # fmt: skip
-        document = {
-            "steps": list(self.steps),
-            "shape": shape_document(self.shape),
-            "n_edges": self.n_edges,
-            "change_points": [[split.index, split.low, split.high, split.p] for split in self.change_points],
-            "contrasts": [asdict(contrast) for contrast in self.contrasts],
-            "meta": dict(self.meta),
-        }
-        return write_artifact(folder, KIND, document, {name: getattr(self, name) for name in names})
-
-    @classmethod
-    def load(cls, folder: Path | str) -> "Evolution":
-        """Read what `save` wrote."""
-        document, arrays = read_artifact(folder, KIND)
-        return cls(
-            steps=tuple(document["steps"]),
-            shape=GraphShape(**document["shape"]),
-            n_edges=document["n_edges"],
-            change_points=tuple(Split(*values) for values in document["change_points"]),
-            contrasts=tuple(Contrast(**values) for values in document["contrasts"]),
-            meta=document["meta"],
-            **arrays,
-        )
-
     def _leading(self, values: Floats, k: int) -> "pd.DataFrame":
         """Values [T, F] of the k writers of largest peak."""
         import pandas as pd
@@ -223,6 +194,5 @@ class Evolution:
         likeness = float(np.nanmean(apart)) if np.isfinite(apart).any() else float("nan")
         return Phase(start, stop, self.steps[start], self.steps[stop - 1], likeness)
 
-    def _repr_html_(self) -> str:
-        table = self.to_frame().to_html(index=False, border=0, float_format=lambda x: f"{x:.3g}")
-        return f"<p><b>Evolution</b>: {self.verdict}</p>{table}"
+    def _table(self) -> str:
+        return str(self.to_frame().to_html(index=False, border=0, float_format=lambda x: f"{x:.3g}"))

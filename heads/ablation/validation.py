@@ -1,15 +1,13 @@
 """What an ablation did, and whether it did more than its controls: values, numpy only."""
 
-import html
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.results.result import Result
 from checkpoints.stats.bootstrap import Estimate, bootstrap, widened
 from checkpoints.stats.ttests import paired_test
 from checkpoints.stats.units import Floats, cluster_means, independent_units
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-KIND = "head_validation"
-READOUT = "ablation"
 _ARRAYS = ("recall", "nll", "text_nll")
 LEVEL = 0.05
 READINGS: Mapping[str, str] = {
@@ -41,8 +37,8 @@ COLUMNS: Mapping[str, str] = {
 """Column of `Validation.to_frame` -> the reading it holds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Readout:
+@dataclass(frozen=True, repr=False, slots=True)
+class Readout(Result):
     """What the model does with some heads ablated, prompt by prompt.
 
     Attributes:
@@ -54,6 +50,9 @@ class Readout:
         text_nll: [N] nats per token of plain haystack text, which needs no retrieval; larger after an ablation means
             damage beyond retrieval. With scope ``decode`` the text comes before what is touched.
     """
+
+    artifact = "ablation"
+    stored_as: ClassVar[Mapping[str, str]] = {"kind": "ablation"}
 
     heads: tuple[str, ...]
     kind: str
@@ -102,30 +101,17 @@ class Readout:
 
         return plot_readout(self)
 
-    def __repr__(self) -> str:
-        return f"<Readout: {self.summary()}>"
+    @property
+    def verdict(self) -> str:
+        """See `summary`."""
+        return self.summary()
 
-    def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self.summary())}</p>"
-
-    def save(self, folder: Path | str) -> Path:
-        """Write the result to a folder, atomically."""
-        about = {"heads": list(self.heads), "ablation": self.kind, "scope": self.scope}
-        return write_artifact(folder, READOUT, about, {name: getattr(self, name) for name in _ARRAYS})
-
-    @classmethod
-    def load(cls, folder: Path | str) -> "Readout":
-        """Read what `save` wrote.
-
-        Raises:
-            StoreError: nothing there, damaged, or of another kind.
-        """
-        meta, arrays = read_artifact(folder, READOUT)
-        return cls(tuple(meta["heads"]), meta["ablation"], meta["scope"], *(arrays[name] for name in _ARRAYS))
+    def _table(self) -> str:
+        return ""
 
 
-@dataclass(frozen=True, slots=True)
-class Validation:
+@dataclass(frozen=True, repr=False, slots=True)
+class Validation(Result):
     """The tested heads' ablation beside the unablated model and its controls.
 
     Attributes:
@@ -137,6 +123,8 @@ class Validation:
         notes: kinds of control that could not be drawn, and why.
         meta: model and prompts.
     """
+
+    artifact = "head_validation"
 
     baseline: Readout
     tested: Readout
@@ -240,53 +228,41 @@ class Validation:
 
         return plot_validation(self)
 
-    def __repr__(self) -> str:
-        return f"<Validation: {self.verdict}>"
-
-    def _repr_html_(self) -> str:
-        frame = self.to_frame()
-        for name in COLUMNS:
-            ends = (frame.pop(f"{name}_{end}") for end in ("low", "high"))
-            frame[name] = [f"{v:.3g} [{low:.3g}, {high:.3g}]" for v, low, high in zip(frame[name], *ends, strict=True)]
-        table = frame.to_html(index=False)
-        return f"<p>{html.escape(self.verdict)}</p>{table}"
-
-    def save(self, folder: Path | str) -> Path:
-        """Write the result to a folder, atomically."""
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Floats]]:
         runs = [run for _, run in self.runs()]
-        about = [{"heads": list(r.heads), "kind": r.kind, "scope": r.scope} for r in runs]
         arrays = {name: np.stack([getattr(r, name) for r in runs]) for name in _ARRAYS}
-        meta = {
+        document = {
             "about": dict(self.meta),
-            "runs": about,
+            "runs": [{"heads": list(r.heads), "kind": r.kind, "scope": r.scope} for r in runs],
             "controls": [[control, len(draws)] for control, draws in self.controls.items()],
             "retrieving": list(self.retrieving),
             "notes": list(self.notes),
         }
-        return write_artifact(folder, KIND, meta, {**arrays, "needle": self.needle})
+        return document, {**arrays, "needle": self.needle}
 
     @classmethod
-    def load(cls, folder: Path | str) -> "Validation":
-        """Read what `save` wrote.
-
-        Raises:
-            StoreError: nothing there, damaged, or of another kind.
-        """
-        meta, arrays = read_artifact(folder, KIND)
+    def _restored(cls, document: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         baseline, tested, *rest = (
             Readout(tuple(r["heads"]), r["kind"], r["scope"], *(arrays[n][i] for n in _ARRAYS))
-            for i, r in enumerate(meta["runs"])
+            for i, r in enumerate(document["runs"])
         )
         left = iter(rest)
         return cls(
             baseline,
             tested,
-            {control: tuple(next(left) for _ in range(n)) for control, n in meta["controls"]},
-            retrieving=tuple(meta["retrieving"]),
+            {control: tuple(next(left) for _ in range(n)) for control, n in document["controls"]},
+            retrieving=tuple(document["retrieving"]),
             needle=arrays["needle"],
-            notes=tuple(meta["notes"]),
-            meta=meta["about"],
+            notes=tuple(document["notes"]),
+            meta=document["about"],
         )
+
+    def _table(self) -> str:
+        frame = self.to_frame()
+        for name in COLUMNS:
+            ends = (frame.pop(f"{name}_{end}") for end in ("low", "high"))
+            frame[name] = [f"{v:.3g} [{low:.3g}, {high:.3g}]" for v, low, high in zip(frame[name], *ends, strict=True)]
+        return str(frame.to_html(index=False))
 
 
 def _percent(share: Estimate) -> str:

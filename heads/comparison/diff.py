@@ -1,6 +1,5 @@
 """Two checkpoints' retrieval scores, prompt by prompt: which heads changed, by how much, how surely."""
 
-import html
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch
+from checkpoints.results.result import Result
 from checkpoints.stats.ttests import TTest, paired_test, welch_test
 from checkpoints.stats.units import Floats, Unit, cluster_means, independent_units, nanmean
 from heads.scores.change import Change
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 Pairing = Literal["paired", "unpaired"]
 
 
-@dataclass(frozen=True, slots=True)
-class HeadComparison:
+@dataclass(frozen=True, repr=False, slots=True)
+class HeadComparison(Result):
     """Change of every head's retrieval score from A to B; positive means B retrieves more.
 
     Attributes:
@@ -41,6 +41,8 @@ class HeadComparison:
         unit: what was treated as independent.
         n: number of those units (of the smaller side when unpaired).
     """
+
+    artifact = "head_comparison"
 
     before: Floats
     after: Floats
@@ -109,10 +111,6 @@ class HeadComparison:
         from heads.comparison.diff_view import plot_comparison
 
         return plot_comparison(self)
-
-    def _repr_html_(self) -> str:
-        table = self.to_frame().head(10).to_html(index=False, float_format="{:.3g}".format)
-        return f"<p>{html.escape(self.verdict)}</p>{table}"
 
 
 def compare(

@@ -1,16 +1,14 @@
 """How well the model answers over length and depth, or distance and interference: maps of answer NLL, numpy only."""
 
-import html
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
-from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.results.result import Result
 from checkpoints.stats.bootstrap import Estimate, bootstrap, percentiles, resampled_means, resampling
 from checkpoints.stats.units import Floats, nanmean
 
@@ -18,12 +16,11 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-KIND = "needle_map"
 MIDDLE = (0.3, 0.8)
 
 
-@dataclass(frozen=True)
-class NeedleMap:
+@dataclass(frozen=True, repr=False)
+class NeedleMap(Result):
     """Answer NLL and accuracy on a grid of prompts.
 
     P prompts, T tokens of the longest answer. Cells pool the prompts of one row and column.
@@ -40,6 +37,9 @@ class NeedleMap:
         achieved: [P] depth as built.
         meta: model and prompts.
     """
+
+    artifact, title = "needle_map", "Needle map"
+    stored_as: ClassVar[Mapping[str, str]] = {"meta": "about"}
 
     axes: tuple[str, str]
     rows: tuple[float, ...]
@@ -222,29 +222,14 @@ class NeedleMap:
 
         return plot_map(self)
 
-    def __repr__(self) -> str:
-        return f"<NeedleMap: {self.summary()}>"
+    @property
+    def verdict(self) -> str:
+        """See `summary`."""
+        return self.summary()
 
-    def _repr_html_(self) -> str:
+    def _table(self) -> str:
         table = self.to_frame().pivot(index=self.axes[0], columns=self.axes[1], values="answer_ppl")
-        return f"<p>{html.escape(self.summary())}</p>{table.to_html(float_format='{:.3g}'.format)}"
-
-    def save(self, folder: Path | str) -> Path:
-        """Write the result to a folder, atomically."""
-        meta = {"about": dict(self.meta), "axes": self.axes, "rows": self.rows, "columns": self.columns}
-        return write_artifact(folder, KIND, meta, {name: getattr(self, name) for name in _ARRAYS})
-
-    @classmethod
-    def load(cls, folder: Path | str) -> "NeedleMap":
-        """Read what `save` wrote.
-
-        Raises:
-            StoreError: nothing there, damaged, or of another kind.
-        """
-        meta, arrays = read_artifact(folder, KIND)
-        first, second = meta["axes"]
-        values = {name: arrays[name] for name in _ARRAYS}
-        return cls((first, second), tuple(meta["rows"]), tuple(meta["columns"]), meta=meta["about"], **values)
+        return str(table.to_html(float_format="{:.3g}".format))
 
 
 _ARRAYS = ("row", "column", "needle", "nll", "correct", "achieved")

@@ -1,18 +1,16 @@
 """Retrieval scores of one checkpoint as a value: numpy only, saved and loaded without torch."""
 
-import html
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.errors import BadPrompt, StoreError
-from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.errors import BadPrompt
+from checkpoints.results.result import Result
 from checkpoints.stats.bootstrap import Estimate, bootstrap
 from checkpoints.stats.units import Floats, independent_units, nanmean, nansd
 from heads.scores.names import head_name, head_names, parse_head
@@ -42,8 +40,8 @@ class HeadScore:
     per_prompt: Floats = field(repr=False)
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeadScores:
+@dataclass(frozen=True, repr=False, kw_only=True)
+class HeadScores(Result):
     """Detector values of every head on every prompt.
 
     NaN means *not applicable* (a layer without attention rows, a needle outside a layer's window) and is left out of
@@ -60,7 +58,7 @@ class HeadScores:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     main: ClassVar[str] = ""
-    kind: ClassVar[str] = "head_scores"
+    artifact = "head_scores"
     extra: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -192,38 +190,28 @@ class HeadScores:
         said = [f"{name}: {found[0].name} at {found[0].score}" for name, found in best.items() if found]
         return f"over {len(self)} prompts, {'; '.join(said)}"
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self.summary()}>"
+    @property
+    def verdict(self) -> str:
+        """See `summary`."""
+        return self.summary()
 
-    def _repr_html_(self) -> str:
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Floats]]:
+        arrays = {f"detector.{name}": np.asarray(values) for name, values in self.detectors.items()}
+        arrays |= {name: values for name in self.extra if (values := getattr(self, name)) is not None}
+        return {"about": dict(self.meta), "kv_heads": self.kv_heads, "detectors": list(self.detectors)}, arrays
+
+    @classmethod
+    def _restored(cls, document: Mapping[str, Any], arrays: Mapping[str, Floats]) -> Self:
+        detectors = {name: arrays[f"detector.{name}"] for name in document["detectors"]}
+        rest = {name: arrays.get(name) if name == "steps" else arrays[name] for name in cls.extra}
+        return cls(detectors=detectors, meta=document["about"], kv_heads=document["kv_heads"], **rest)
+
+    def _table(self) -> str:
         rows = "".join(
             f"<tr><td>{h.name}</td><td>{h.score.value:.3f}</td><td>[{h.score.low:.3f}, {h.score.high:.3f}]</td></tr>"
             for h in self.top(10)
         )
-        head = f"<tr><th>head</th><th>{self.leading}</th><th>95 % interval</th></tr>"
-        return f"<p>{html.escape(self.summary())}</p><table>{head}{rows}</table>"
-
-    def save(self, folder: Path | str) -> Path:
-        """Write the result to a folder, atomically."""
-        arrays = {f"detector.{name}": np.asarray(values) for name, values in self.detectors.items()}
-        arrays |= {name: values for name in self.extra if (values := getattr(self, name)) is not None}
-        about = {"about": dict(self.meta), "kv_heads": self.kv_heads, "detectors": list(self.detectors)}
-        return write_artifact(folder, self.kind, about, arrays)
-
-    @classmethod
-    def load(cls, folder: Path | str) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            StoreError: nothing there, damaged, or of another kind.
-        """
-        meta, arrays = read_artifact(folder, cls.kind)
-        try:
-            detectors = {name: arrays[f"detector.{name}"] for name in meta["detectors"]}
-            rest = {name: arrays.get(name) if name == "steps" else arrays[name] for name in cls.extra}
-            return cls(detectors=detectors, meta=meta["about"], kv_heads=meta["kv_heads"], **rest)
-        except KeyError as missing:
-            raise StoreError(f"{folder} lacks {missing}: delete the folder and run again") from missing
+        return f"<table><tr><th>head</th><th>{self.leading}</th><th>95 % interval</th></tr>{rows}</table>"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -254,7 +242,7 @@ class RetrievalScores(HeadScores):
     steps: NDArray[np.int8] | None = None
 
     main: ClassVar[str] = "copy"
-    kind: ClassVar[str] = "retrieval_scores"
+    artifact = "retrieval_scores"
     extra: ClassVar[tuple[str, ...]] = ("nll", "correct", "accepted", "depth", "needle", "steps")
 
     @property

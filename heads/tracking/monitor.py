@@ -2,23 +2,24 @@
 
 import html
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.results.fields import Arrays, pack, unpack
+from checkpoints.results.result import Result
 from checkpoints.stats.units import Floats
 from heads.scores.agreement import Agreement
 from heads.tracking.correlation import Correlation
-from heads.tracking.saturation import LogFit, Saturation, Trend
+from heads.tracking.saturation import LogFit, Saturation
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-KIND = "monitor"
+
+_DRAWN = ("curves", "margins", "position")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,8 @@ class Transition:
     died: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Monitor:
+@dataclass(frozen=True, repr=False, slots=True)
+class Monitor(Result):
     """What a series of checkpoints says about retrieval.
 
     Attributes:
@@ -68,6 +69,8 @@ class Monitor:
         unit: what was resampled.
         notes: what could not be computed, and why.
     """
+
+    artifact = "monitor"
 
     steps: tuple[int, ...]
     axis: str
@@ -124,53 +127,34 @@ class Monitor:
 
         return plot_monitor(self)
 
+    @property
+    def verdict(self) -> str:
+        """The findings, after one another."""
+        return "; ".join(self.findings)
+
     def __repr__(self) -> str:
-        return f"<Monitor of {len(self.steps)} checkpoints: {'; '.join(self.findings)}>"
+        return f"<Monitor of {len(self.steps)} checkpoints: {self.verdict}>"
+
+    def _stored(self) -> tuple[dict[str, Any], Arrays]:
+        arrays: Arrays = {}
+        about = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _DRAWN}
+        document = {"about": pack(about, "", arrays)}
+        for name, curve in {**self.curves, **{f"{MARGIN}{band}": c for band, c in self.margins.items()}}.items():
+            pack(curve, name, arrays)
+        return document, {**arrays, "position": self.position}
+
+    @classmethod
+    def _restored(cls, document: Mapping[str, Any], arrays: Mapping[str, Floats]) -> Self:
+        places = {f"curves.{name}.": f"{name}." for name in CURVES} | {"margins.": MARGIN}
+        renamed = {"position": arrays["position"]}
+        for new, old in places.items():
+            renamed |= {new + path.removeprefix(old): array for path, array in arrays.items() if path.startswith(old)}
+        found: Self = unpack(cls, document["about"], "", renamed)
+        return found
 
     def _repr_html_(self) -> str:
         said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.findings)
         return f"<ul>{said}</ul>{self.table().to_html(index=False)}"
-
-    def save(self, folder: Path | str) -> Path:
-        """Write the result to a folder, atomically."""
-        about = {name: value for name, value in asdict(self).items() if name not in ("curves", "margins", "position")}
-        curves = {**self.curves, **{f"{MARGIN}{band}": curve for band, curve in self.margins.items()}}
-        arrays = {f"{name}.{part}": getattr(c, part) for name, c in curves.items() for part in c.__slots__}
-        return write_artifact(folder, KIND, {"about": about}, {"position": self.position, **arrays})
-
-    @classmethod
-    def load(cls, folder: Path | str) -> "Monitor":
-        """Read what `save` wrote.
-
-        Raises:
-            StoreError: nothing there, damaged, or of another kind.
-        """
-        meta, arrays = read_artifact(folder, KIND)
-        about = meta["about"]
-        names = dict.fromkeys(name.rpartition(".")[0] for name in sorted(arrays) if "." in name)
-        curves = {n: Curve(*(arrays[f"{n}.{part}"] for part in Curve.__slots__)) for n in names}
-        transitions = [t | {"agreement": Agreement(**t["agreement"])} for t in about["transitions"]]
-        return cls(
-            steps=tuple(about["steps"]),
-            axis=about["axis"],
-            position=arrays["position"],
-            curves={name: curves[name] for name in CURVES if name in curves},
-            margins={n.removeprefix(MARGIN): curve for n, curve in curves.items() if n.startswith(MARGIN)},
-            transitions=tuple(
-                Transition(**{**t, "born": tuple(t["born"]), "died": tuple(t["died"])}) for t in transitions
-            ),
-            saturations=tuple(
-                Saturation(s["metric"], tuple(Trend(**t) for t in s["trends"])) for s in about["saturations"]
-            ),
-            fit=LogFit(**{**about["fit"], "residuals": tuple(about["fit"]["residuals"])}) if about["fit"] else None,
-            correlations=tuple(
-                Correlation(**{**c, "leave_one_out": tuple(c["leave_one_out"])}) for c in about["correlations"]
-            ),
-            threshold=about["threshold"],
-            initial_set=tuple(about["initial_set"]),
-            unit=about["unit"],
-            notes=tuple(about["notes"]),
-        )
 
 
 CURVES = (

@@ -452,7 +452,7 @@ def test_an_evolution_rests_on_its_graphs():
     rng = np.random.default_rng(3)
     scores = [rng.standard_normal((9, 8)) + np.array([3, 0, 0, 0, 2 * i, 0, 0, 1]) for i in range(3)]
     graphs = [graph(s, metric=float(i + 1)) for i, s in enumerate(scores)]
-    found = circuits.evolve(zip((10, 20, 30), graphs, strict=True), n_edges=3, draws=9, stages={"a": 10, "b": 30})
+    found = circuits.evolve(zip((10, 20, 30), graphs, strict=True), n_edges=3, draws=59, stages={"a": 10, "b": 30})
     np.testing.assert_allclose(found.metric, [[1, -1], [2, -2], [3, -3]])
     writers = [np.stack([s[:, :5].sum(1), s[:, 5:7].sum(1), s[:, 7]], axis=1) for s in scores]
     np.testing.assert_allclose(found.node_scores, [w.mean(0) for w in writers])
@@ -525,7 +525,7 @@ def test_the_table_of_roles():
         }
     ]  # fmt: skip
     page = roles(20)._repr_html_()
-    assert page.startswith("<p><b>Roles of heads</b> over 3 facts; a role's column is its share of resamples</p>")
+    assert page.startswith("<p><b>Roles of heads</b>: over 3 facts; a role&#x27;s column is its share of resamples</p>")
 
 
 CLEAN, CORRUPT = np.array([4.0, 2.0, 3.0, 5.0]), np.array([0.0, -1.0, 1.0, 0.0])

@@ -9,7 +9,7 @@ import pytest
 
 from checkpoints import BadPrompt
 from circuit_drift.cli.render import print_run
-from circuit_drift.record.recall import only, recall_by_class, recall_change, recalled, recalled_facts
+from circuit_drift.record.recall import recall_by_class, recall_change, recalled, recalled_facts
 from circuit_drift.record.training_log import logged_losses
 from circuit_drift.report.run_table import run_frame
 from circuit_drift.report.verdict import run_verdict
@@ -372,7 +372,7 @@ def test_with_fewer_than_eight_or_scores_of_groups_all_facts_are_used():
 
 def test_a_graph_over_some_of_its_facts_keeps_their_metrics():
     whole = replace(graph(strengths(WIRING_A)), clean_metric=np.arange(10.0), corrupt_metric=-np.arange(10.0))
-    part = only(whole, np.array([7, 2]))
+    part = whole.only(np.array([7, 2]))
     assert part.clean_metric.tolist() == [7, 2]
     assert part.corrupt_metric.tolist() == [-7, -2]
 

@@ -12,7 +12,6 @@ import pytest
 import circuits
 import heads
 from checkpoints import LoadedModel, open_checkpoint
-from circuit_drift.record.recall import only
 
 pytestmark = pytest.mark.real
 
@@ -47,12 +46,12 @@ def test_a_circuit_for_facts_it_knows(smollm2, capsys):
     graph = circuits.attribute(smollm2.model, facts)
     known = np.flatnonzero(graph.answer_rank == 0)
     curve = circuits.faithfulness_curve(
-        smollm2.model, only(graph, known), facts.subset(known.tolist()), shares=(0.002, 0.005, 0.01, 0.02)
+        smollm2.model, graph.only(known), facts.subset(known.tolist()), shares=(0.002, 0.005, 0.01, 0.02)
     )
     with capsys.disabled():
         print(f"\n{len(known)} of {len(facts)} built-in facts known ({len(facts.refused)} refused)")
         print(curve.to_frame().to_string(index=False, float_format="{:.3f}".format))
-        print("\n".join(f"{edge}  {score:+.2f}" for edge, score in only(graph, known).top(8)))
+        print("\n".join(f"{edge}  {score:+.2f}" for edge, score in graph.only(known).top(8)))
     assert len(known) >= 15
     assert curve.values[2] > 0.75
     assert all(low > random + 0.3 for (low, _), random in zip(curve.intervals, curve.random_values, strict=True))
