@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOLERANCE = 0.1
+UNIT_TOLERANCE = 0.5
 
 
 def needle_prompts(
@@ -29,7 +30,7 @@ def needle_prompts(
     length: int,
     depths: Sequence[float],
     seed: int = 0,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
 ) -> NeedleSet:
     """Hide every needle at every depth of a haystack.
 
@@ -48,7 +49,7 @@ def needle_prompts(
         depths: shares of the haystack before the needle, in [0, 1].
         seed: of the window and of the places of distractors and further parts.
         tolerance: share of the haystack by which a needle may miss its depth; one that would miss it by more is
-            refused.
+            refused. By default a tenth in running text, a half among units, which may be long.
 
     Returns:
         the prompts, and for each needle that cannot be scored the reason; a haystack of which the tokenizer does not
@@ -60,6 +61,8 @@ def needle_prompts(
     depths = [float(depth) for depth in depths]
     if not depths or not all(0 <= depth <= 1 for depth in depths):
         raise BadPrompt(f"depths must be shares in [0, 1], one at least: got {depths}")
+    if tolerance is None:
+        tolerance = TOLERANCE if isinstance(haystack, str) else UNIT_TOLERANCE
     if not 0 <= tolerance <= 1:
         raise BadPrompt(f"tolerance is a share in [0, 1] of the haystack: got {tolerance}")
     hay = Haystack.of(tokenizer, haystack)
