@@ -97,9 +97,11 @@ def read_regular(path: Path) -> bytes:
 def can_be(path: Path) -> bool:
     """Whether a path can be one at all: names are not longer than a file system takes, and hold no NUL."""
     try:
-        path.exists()
-    except (OSError, ValueError):
+        path.lstat()
+    except ValueError:
         return False
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
     return True
 
 

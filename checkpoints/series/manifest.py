@@ -12,7 +12,7 @@ from pathlib import Path
 
 from checkpoints.errors import NotACheckpoint
 from checkpoints.files.reading import read_table
-from checkpoints.results.disk import write_file
+from checkpoints.results.disk import can_be, write_file
 from checkpoints.series.names import natural, parse_count, split_stage
 
 MANIFEST_FILE = "manifest.csv"
@@ -68,6 +68,8 @@ def _row(path: Path, line: int, record: Mapping[str, str]) -> ManifestRow:
         raise NotACheckpoint(f"{path}, line {line}: step {step!r:.60} is not a whole number")
     if not directory:
         raise NotACheckpoint(f"{path}, line {line}: no checkpoint directory for step {step}")
+    if not can_be(path.parent / directory):
+        raise NotACheckpoint(f"{path}, line {line}: {directory!r:.60} can be no folder's name")
     if tokens and parse_count(tokens) is None:
         raise NotACheckpoint(f"{path}, line {line}: tokens seen {tokens!r:.60} is not a count such as 84B")
     stage, branch = split_stage(record.get("stage", ""))

@@ -25,7 +25,7 @@ def read_tokenizer(folder: Path, *, gguf: str | None = None, code: bool = False)
 
     extra = {} if gguf is None else {"gguf_file": gguf}
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=code, **extra)
+        found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=code, **extra)
     except BaseException as error:
         if not is_failure(error):
             raise
@@ -36,3 +36,7 @@ def read_tokenizer(folder: Path, *, gguf: str | None = None, code: bool = False)
                 f"allow it: {ALLOWED}={folder}"
             ) from error
         raise DriftError(f"the tokenizer in {folder} cannot be loaded: {text}; restore its files") from error
+    longest = getattr(found, "model_max_length", 0)
+    if not isinstance(longest, int | float):  # every text would be held against it
+        raise DriftError(f"the tokenizer in {folder} has the model_max_length {longest!r:.60}, which is no number")
+    return found

@@ -86,7 +86,7 @@ def test_a_diff_that_differs_says_so_unless_its_output_is_lost(series, kept):
     assert shell("> /dev/full", *diff_of(series, kept, 20))[0] == 2
 
 
-@pytest.mark.parametrize("words", [("--help",), ("--version",), ("diff", "--help"), ("architectures", "--json")])
+@pytest.mark.parametrize("words", [("--help",), ("diff", "--help")])
 def test_what_is_only_shown_fails_alike_where_it_cannot_be(words):
     assert shell("> /dev/full", *words) == (2, "circuit-drift: the output cannot be written: No space left on device")
 
@@ -110,7 +110,7 @@ INTERRUPTED_IMPORT = textwrap.dedent(
 )
 
 
-@pytest.mark.parametrize("after", [1, 20, 90, 150, 250, 450])
+@pytest.mark.parametrize("after", [1, 90, 250, 450])
 def test_an_interrupt_in_the_midst_of_imports_is_one_line(series, kept, after):
     words = [sys.executable, "-c", INTERRUPTED_IMPORT, str(after), *diff_of(series, kept, 10)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)

@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from circuit_drift.measures.measures import build_measures
 
 import circuit_drift
 from checkpoints import DriftError, StoreError, open_series
 from checkpoints.results.processes import process_mark
+from circuit_drift.measures.registry import build_measures
 from circuit_drift.store.journal import ABANDONED, Journal, Outcome
 from circuit_drift.store.leases import Claims, Holder, read_holder
 from circuit_drift.store.store import Store
