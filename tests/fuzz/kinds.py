@@ -18,7 +18,7 @@ from checkpoints import open_checkpoint, open_series, validate
 from checkpoints.audit import audit
 from circuit_drift.api.runs import load_run
 from circuit_drift.cli import app
-from circuit_drift.cli.options import read_device_map
+from circuit_drift.cli.options import placed
 from circuit_drift.knowledge.scores import read_scores
 from circuit_drift.store.journal import Journal, Outcome
 from circuit_drift.store.leases import Claims, read_holder
@@ -301,7 +301,7 @@ KINDS = (
     Kind("scores CSV", text_file("s.csv", SCORES), lambda f: read_scores(f / "s.csv", probe="probe"), mutate),
     Kind("head lists", text_file("h.json", HEAD_LISTS), lambda f: load_head_lists(f / "h.json"), mutate),
     Kind("device map", text_file("m.json", '{"model.layers.0": 0, "lm_head": "cpu"}'),
-         lambda f: read_device_map(str(f / "m.json")), mutate),
+         lambda f: placed("cpu", "float32", "sdpa", str(f / "m.json")).device_map, mutate),
     Kind("result.json", remembered(stored_file("heads", "result.json")), without_damage, mutate, sealed=True),
     Kind("stored arrays", remembered(stored_file("circuit", "arrays.safetensors")), without_damage, mutate_safetensors,
          sealed=True),
