@@ -1,16 +1,18 @@
 """What a behavioural measure finds in one checkpoint, and what such measures share."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.results.result import Result
 from circuit_drift.measures.base import Measure
 
-KIND = "behaviour"
+if TYPE_CHECKING:
+    import pandas as pd
+
+_NUMBERS = ("value", "low", "high", "n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,8 @@ class Score:
     n: int
 
 
-@dataclass(frozen=True, slots=True)
-class Behaviour:
+@dataclass(frozen=True, slots=True, repr=False)
+class Behaviour(Result):
     """What one checkpoint can do.
 
     Attributes:
@@ -45,15 +47,29 @@ class Behaviour:
         meta: what it was computed from.
     """
 
+    artifact, title = "behaviour", "Behaviour"
+
     scores: tuple[Score, ...]
     columns: Mapping[str, float]
     refused: Mapping[str, str] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
 
-    def save(self, folder: Path | str) -> Path:
-        """Write it to a folder, atomically."""
-        names = ("value", "low", "high", "n")
-        arrays = {name: np.array([getattr(score, name) for score in self.scores], dtype=np.float64) for name in names}
+    @property
+    def verdict(self) -> str:
+        """The numbers of the table, and how many tasks could not be asked in full."""
+        told = ", ".join(f"{name} {value:.3g}" for name, value in self.columns.items()) or "nothing could be asked"
+        return f"{told}; {len(self.refused)} refused" if self.refused else told
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a score: task, metric, value, low, high, n."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(score) for score in self.scores], columns=[f.name for f in fields(Score)])
+
+    def _stored(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        arrays = {
+            name: np.array([getattr(score, name) for score in self.scores], dtype=np.float64) for name in _NUMBERS
+        }
         arrays["columns"] = np.array(list(self.columns.values()), dtype=np.float64)
         about = {
             "tasks": [[score.task, score.metric] for score in self.scores],
@@ -61,23 +77,17 @@ class Behaviour:
             "refused": dict(self.refused),
             "meta": dict(self.meta),
         }
-        return write_artifact(folder, KIND, about, arrays)
+        return about, arrays
 
     @classmethod
-    def load(cls, folder: Path | str) -> "Behaviour":
-        """Read what `save` wrote.
-
-        Raises:
-            StoreError: nothing there, damaged, or of another kind.
-        """
-        about, arrays = read_artifact(folder, KIND)
-        numbers = zip(*(arrays[name].tolist() for name in ("value", "low", "high", "n")), strict=True)
+    def _restored(cls, document: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "Behaviour":
+        numbers = zip(*(arrays[name].tolist() for name in _NUMBERS), strict=True)
         scores = tuple(
             Score(task, metric, value, low, high, int(n))
-            for (task, metric), (value, low, high, n) in zip(about["tasks"], numbers, strict=True)
+            for (task, metric), (value, low, high, n) in zip(document["tasks"], numbers, strict=True)
         )
-        columns = dict(zip(about["columns"], arrays["columns"].tolist(), strict=True))
-        return cls(scores, columns, about["refused"], about["meta"])
+        columns = dict(zip(document["columns"], arrays["columns"].tolist(), strict=True))
+        return cls(scores, columns, document["refused"], document["meta"])
 
 
 class BehaviourMeasure(Measure):

@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -150,7 +150,7 @@ class Monitor(Result):
         for new, old in places.items():
             renamed |= {new + path.removeprefix(old): array for path, array in arrays.items() if path.startswith(old)}
         found: Self = unpack(cls, document["about"], "", renamed)
-        return found
+        return replace(found, curves={name: found.curves[name] for name in CURVES if name in found.curves})
 
     def _repr_html_(self) -> str:
         said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.findings)

@@ -14,6 +14,7 @@ import heads
 from checkpoints.errors import DamagedResult, StoreError
 from checkpoints.results.artifacts import read_artifact, write_artifact
 from checkpoints.results.result import Result
+from circuit_drift.behaviour.result import Behaviour, Score
 from circuit_drift.knowledge.ledger import Ledger
 
 Floats = NDArray[np.floating]
@@ -118,11 +119,21 @@ def test_a_result_shows_itself_in_a_line_and_on_a_page():
     assert page.count("<tr") == 1 + 20
 
 
+def test_what_a_checkpoint_can_do_is_told_with_its_tasks(tmp_path):
+    one = Score("lives", "exact", 0.5, 0.25, 0.75, 8)
+    behaviour = Behaviour((one,), {"sft_lives": 0.5, "sft_codes": 0.125}, {"mrcr": "too long"})
+    back = Behaviour.load(behaviour.save(tmp_path / "it"))
+    assert repr(back) == "<Behaviour: sft_lives 0.5, sft_codes 0.125; 1 refused>"
+    assert back.to_frame().values.tolist() == [["lives", "exact", 0.5, 0.25, 0.75, 8]]
+    assert Behaviour((), {}).verdict == "nothing could be asked"
+    assert list(Behaviour((), {}).to_frame()) == ["task", "metric", "value", "low", "high", "n"]
+
+
 RESULTS = [
     heads.HeadScores, heads.RetrievalScores, heads.HeadComparison, heads.Monitor, heads.NeedleMap, heads.Readout,
     heads.Validation, circuits.AttributionGraph, circuits.Circuit, circuits.GraphDiff, circuits.Evolution,
     circuits.HeadRoles, circuits.Transfer, circuits.Faithfulness, circuits.FaithfulnessCurve, circuits.NodeScores,
-    circuits.PositionScores, circuits.Alignment, Ledger,
+    circuits.PositionScores, circuits.Alignment, Ledger, Behaviour,
 ]  # fmt: skip
 
 
