@@ -286,21 +286,35 @@ def _places(checkpoint: Checkpoint, target: "Mapping[str, torch.Tensor]") -> "di
     A name that the model has not belongs to the only tensor left over that holds the same values, or, unless it is a
     weight, to none. None where a tensor's values differ, or one is left without a place or a value.
     """
-    import torch
-
     files = weight_files(checkpoint.path)
     if files[0].suffix != ".safetensors":
         return None
-    filled = {id(target[name]) for name in map(unwrapped, tensor_entries(files)) if name in target}
-    rest = {id(tensor): name for name, tensor in target.items() if id(tensor) not in filled}
+    unnamed = _left_over(files, target)
     places: dict[str, str | None] = {}
     for name, tensor in _stored(checkpoint):
-        candidates = [name] if name in target else list(rest.values())
-        live = [target[place] for place in candidates]
-        equal = [torch.equal(tensor.to(kept.device, kept.dtype), kept) for kept in live]
-        found = [place for place, same in zip(candidates, equal, strict=True) if same]
-        if len(found) > 1 or (not found and (name in target or name.endswith(".weight"))):
-            return None
+        found = [place for place in ([name] if name in target else unnamed) if _holds(target[place], tensor)]
+        if len(found) > 1:
+            return None  # several tensors have these values, so which of them it is cannot be told
+        if not found and (name in target or name.endswith(".weight")):
+            return None  # transformers changed the values, or put the weight nowhere
         places[name] = found[0] if found else None
-    taken = [id(target[place]) for place in places.values() if place is not None]
-    return places if len(set(taken)) == len(taken) and {id(tensor) for tensor in target.values()} == {*taken} else None
+    return places if _fill(places, target) else None
+
+
+def _left_over(files: Sequence[Path], target: "Mapping[str, torch.Tensor]") -> list[str]:
+    """The model's names, one a tensor, of those that no tensor of the files is named after."""
+    named = {id(target[name]) for name in map(unwrapped, tensor_entries(files)) if name in target}
+    return list({id(tensor): name for name, tensor in target.items() if id(tensor) not in named}.values())
+
+
+def _holds(kept: "torch.Tensor", stored: "torch.Tensor") -> bool:
+    """Whether a model's tensor holds a stored one's values, in its own precision."""
+    import torch
+
+    return torch.equal(stored.to(kept.device, kept.dtype), kept)
+
+
+def _fill(places: Mapping[str, str | None], target: "Mapping[str, torch.Tensor]") -> bool:
+    """Whether every tensor of the model is given once."""
+    given = [id(target[place]) for place in places.values() if place is not None]
+    return len(set(given)) == len(given) and {id(tensor) for tensor in target.values()} == {*given}

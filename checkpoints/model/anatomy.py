@@ -7,7 +7,7 @@ Phi-3, GPT-2, GPT-NeoX (parallel residual included), Mixtral, Qwen-MoE, gpt-oss,
 DeepSeek-V2 and -V3, and whatever is built like them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,32 +194,9 @@ class _Finder:
         q, k, v = self.projections(index, attention) if latent is None else self.heads_of(index, attention, latent)
         o = self.part(attention, _OUTPUTS, f"the output projection of layer {index}")
         self.require_linear(o, self.n_heads * self.head_dim, self.d_model, f"the output projection of layer {index}")
-        norms = _norm_roles(layer)
-        shared = norms["mlp"] is None and norms["mlp_post"] is None
-        parallel = shared or bool(getattr(layer, "use_parallel_residual", False))
-        found = {
-            role: None if module is None else self.norm(module, f"the {role} norm of layer {index}")
-            for role, module in norms.items()
-        }
-        if shared:
-            found["mlp"] = found["attention"]
-        before = found["attention"]
-        if latent is not None and before is not None and not before.closed:
-            raise UnsupportedArchitecture(
-                f"{self.model}: the attention norm of layer {index}, a {type(before.module).__name__}, computes "
-                "neither a LayerNorm nor an RMSNorm, which multi-head latent attention needs here"
-            )
-        after = found["attention_post"]
-        if after is not None and not after.closed:
-            raise UnsupportedArchitecture(
-                f"{self.model}: the norm on the attention output of layer {index}, a {type(after.module).__name__}, "
-                "computes neither a LayerNorm nor an RMSNorm, so a head's share of its output is not defined"
-            )
-        if after is not None and getattr(o, "bias", None) is not None:
-            raise UnsupportedArchitecture(
-                f"{self.model}: layer {index} normalises an attention output that carries a bias, "
-                "which belongs to no head; its edges cannot be scored exactly"
-            )
+        norms = self.norms(index, layer)
+        shared = norms["mlp"] is norms["attention"] and norms["mlp_post"] is None
+        self.refuse_norms(index, norms, o, has_latent=latent is not None)
         return Block(
             index=index,
             module=layer,
@@ -229,14 +206,43 @@ class _Finder:
             v=v,
             o=o,
             mlp=self.part(layer, _MLPS, f"the MLP of layer {index}"),
-            attention_norm=found["attention"],
-            mlp_norm=found["mlp"],
-            attention_post_norm=found["attention_post"],
-            mlp_post_norm=found["mlp_post"],
-            parallel=parallel,
+            attention_norm=norms["attention"],
+            mlp_norm=norms["mlp"],
+            attention_post_norm=norms["attention_post"],
+            mlp_post_norm=norms["mlp_post"],
+            parallel=shared or bool(getattr(layer, "use_parallel_residual", False)),
             residual_scale=float(getattr(layer, "residual_multiplier", 1.0)),
             latent=latent,
         )
+
+    def norms(self, index: int, layer: nn.Module) -> dict[str, Norm | None]:
+        """A layer's norms by their places; one in front of both attention and MLP stands at both."""
+        found = {
+            role: None if module is None else self.norm(module, f"the {role} norm of layer {index}")
+            for role, module in _norm_roles(layer).items()
+        }
+        if found["mlp"] is None and found["mlp_post"] is None:
+            found["mlp"] = found["attention"]
+        return found
+
+    def refuse_norms(self, index: int, norms: Mapping[str, Norm | None], output: Any, *, has_latent: bool) -> None:
+        """Refuse norms through which a head's share cannot be followed."""
+        before, after = norms["attention"], norms["attention_post"]
+        if has_latent and before is not None and not before.closed:
+            raise UnsupportedArchitecture(
+                f"{self.model}: the attention norm of layer {index}, a {type(before.module).__name__}, computes "
+                "neither a LayerNorm nor an RMSNorm, which multi-head latent attention needs here"
+            )
+        if after is not None and not after.closed:
+            raise UnsupportedArchitecture(
+                f"{self.model}: the norm on the attention output of layer {index}, a {type(after.module).__name__}, "
+                "computes neither a LayerNorm nor an RMSNorm, so a head's share of its output is not defined"
+            )
+        if after is not None and getattr(output, "bias", None) is not None:
+            raise UnsupportedArchitecture(
+                f"{self.model}: layer {index} normalises an attention output that carries a bias, "
+                "which belongs to no head; its edges cannot be scored exactly"
+            )
 
     def latent(self, index: int, attention: Any) -> Latent:
         """The low-rank path of multi-head latent attention."""

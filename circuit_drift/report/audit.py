@@ -4,7 +4,7 @@ A checkpoint that an error names is marked by a cross, one that a warning names 
 shaded band; where steps are missing a dashed line stands in the gap.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,14 @@ from checkpoints.results.text import label
 from circuit_drift.page import theme
 from circuit_drift.page.axis import COLOURS
 from circuit_drift.page.page import Section
-from circuit_drift.record.record import RunRecord
+from circuit_drift.record.record import Point, RunRecord
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
+Place = tuple[int, int]
+NAMED = 40
 _SYMBOLS = {"error": "x", "warning": "diamond"}
 _LEGEND = "✕: an error of the audit names this checkpoint; !: a warning; dashed line: steps are missing there."
 
@@ -52,39 +54,15 @@ def lineage_figure(run: RunRecord) -> "go.Figure":
     """The series as a directed acyclic graph: checkpoints by their distance from the first, a row for each branch."""
     import plotly.graph_objects as go
 
-    depth = _depths(run)
     lanes = {branch: lane for lane, branch in enumerate(dict.fromkeys(point.branch for point in run))}
+    depth = _depths(run)
     at = {point.place: (depth[point.place], -lanes[point.branch]) for point in run}
-    edges = [(at[a], at[b]) for b, parents in run.parents.items() for a in parents if a in at and b in at]
     figure = go.Figure()
-    figure.add_scatter(
-        x=[x for (start, _), (end, _) in edges for x in (start, end, None)],
-        y=[y for (_, start), (_, end) in edges for y in (start, end, None)],
-        mode="lines+markers",
-        name="is continued by",
-        line={"color": theme.GREY, "width": 1},
-        marker={"symbol": "arrow", "angleref": "previous", "size": [0, 9, 0] * len(edges), "standoff": 6},
-        hoverinfo="skip",
-    )
-    named = run.audit.suspects if run.audit is not None else {}
+    _add_arrows(figure, run, at)
+    suspects = run.audit.suspects if run.audit is not None else {}
     for kind, told in ((None, "nothing found"), ("warning", "warning"), ("error", "error")):
-        points = [point for point in run if named.get(point.place) == kind]
-        if points:
-            figure.add_scatter(
-                x=[at[point.place][0] for point in points],
-                y=[at[point.place][1] for point in points],
-                text=[f"{point.step:,}" if point.step is not None else label(point.name) for point in points],
-                customdata=[label(point.place) for point in points],
-                hovertemplate="%{customdata}<extra></extra>",
-                mode="markers+text" if len(run) <= 40 else "markers",
-                textposition="top center",
-                name=told,
-                marker={
-                    "size": 11,
-                    "color": theme.BLUE if kind is None else COLOURS[kind],
-                    "symbol": "circle" if kind is None else _SYMBOLS[kind],
-                },
-            )
+        if points := [point for point in run if suspects.get(point.place) == kind]:
+            _add_checkpoints(figure, points, at, kind, name=told, named=len(run) <= NAMED)
     figure.update_xaxes(title_text="checkpoints from the start", showgrid=False, zeroline=False)
     figure.update_yaxes(
         tickvals=[-lane for lane in lanes.values()],
@@ -98,6 +76,41 @@ def lineage_figure(run: RunRecord) -> "go.Figure":
         title=f"{len(run)} checkpoints in {len([lane for lane in lanes if lane])} branches",
         subtitle="an arrow leads from a checkpoint to those that continue it",
         height=220 + 70 * len(lanes),
+    )
+
+
+def _add_arrows(figure: "go.Figure", run: RunRecord, at: Mapping[str, Place]) -> None:
+    """One from each checkpoint to each that continues it."""
+    edges = [(at[a], at[b]) for b, parents in run.parents.items() for a in parents if a in at and b in at]
+    figure.add_scatter(
+        x=[x for (start, _), (end, _) in edges for x in (start, end, None)],
+        y=[y for (_, start), (_, end) in edges for y in (start, end, None)],
+        mode="lines+markers",
+        name="is continued by",
+        line={"color": theme.GREY, "width": 1},
+        marker={"symbol": "arrow", "angleref": "previous", "size": [0, 9, 0] * len(edges), "standoff": 6},
+        hoverinfo="skip",
+    )
+
+
+def _add_checkpoints(
+    figure: "go.Figure", points: Sequence[Point], at: Mapping[str, Place], kind: str | None, *, name: str, named: bool
+) -> None:
+    """The checkpoints of which the audit says the same, by step where there is room for it."""
+    figure.add_scatter(
+        x=[at[point.place][0] for point in points],
+        y=[at[point.place][1] for point in points],
+        text=[f"{point.step:,}" if point.step is not None else label(point.name) for point in points],
+        customdata=[label(point.place) for point in points],
+        hovertemplate="%{customdata}<extra></extra>",
+        mode="markers+text" if named else "markers",
+        textposition="top center",
+        name=name,
+        marker={
+            "size": 11,
+            "color": theme.BLUE if kind is None else COLOURS[kind],
+            "symbol": "circle" if kind is None else _SYMBOLS[kind],
+        },
     )
 
 

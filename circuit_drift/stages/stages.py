@@ -88,10 +88,11 @@ def continued(groups: Sequence[list[Point]], index: int) -> Point | None:
     None for the first stage, and where several branches were merged.
     """
     first = groups[index][0]
-    ends = [group[-1] for group in groups[:index] if group[0].stage != first.stage]
-    ends = [end for end in ends if end.stage == ends[-1].stage]
-    ends = [end for end in ends if end.branch == first.branch] or ends
-    return ends[0] if len(ends) == 1 else None
+    others = [group for group in groups[:index] if group[0].stage != first.stage]
+    ends = [group[-1] for group in others if group[0].stage == others[-1][0].stage]
+    in_branch = [end for end in ends if end.branch == first.branch]
+    candidates = in_branch or ends
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def stage_ends(run: RunRecord) -> list[tuple[Point, Point]]:

@@ -8,7 +8,7 @@ itself puts there (`checkpoints.tokenizers.framing`).
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from checkpoints.errors import BadPrompt
 from checkpoints.tokenizers.framing import front_ids, gap
@@ -184,6 +184,15 @@ class _Pieces:
         return sum(map(len, (self.front, self.intro, self.question, *self.hidden)))
 
     @property
+    def sides(self) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+        """Which of the hidden, the needle aside, stand anywhere, which ahead of it, and which behind it."""
+        gold = len(self.answers)
+        parts, distractors = range(1, gold), range(gold, len(self.hidden))
+        if self.rank is None:
+            return distractors, (), parts
+        return (), distractors[: self.rank], (*parts, *distractors[self.rank :])
+
+    @property
     def golds(self) -> list[Ids]:
         return [ids[slice(*span)] for ids, span in zip(self.hidden, self.answers, strict=False)]
 
@@ -264,11 +273,12 @@ def _join(
     ids = [*pieces.front, *pieces.intro]
     starts = [0] * len(pieces.hidden)
     last = 0
-    for at, _, number in sorted([(place, 0, 0), *_places(pieces, window, place, f"{seed}/{index}/others")]):
-        ids += window.ids[last:at]
-        starts[number] = len(ids)
-        ids += pieces.hidden[number]
-        last = at
+    others = _others(pieces, window, place, random.Random(f"{seed}/{index}/others"))
+    for placed in sorted([_Placed(place, 0, 0), *others]):
+        ids += window.ids[last : placed.at]
+        starts[placed.number] = len(ids)
+        ids += pieces.hidden[placed.number]
+        last = placed.at
     ids += window.ids[last:] + pieces.question
     spans = tuple((start, start + len(piece)) for start, piece in zip(starts, pieces.hidden, strict=True))
     gold = len(pieces.answers)
@@ -286,19 +296,28 @@ def _join(
     )
 
 
-def _places(pieces: _Pieces, window: Window, place: int, seed: str) -> list[tuple[int, int, int]]:
-    """(place, order among equal places, number) of parts and distractors.
+class _Placed(NamedTuple):
+    """One of the hidden pieces in the window; sorted, they come as they are read.
+
+    Attributes:
+        at: haystack tokens before it.
+        turn: its order among those at the same place: below 0 ahead of the needle, which has 0, above behind it.
+        number: which of `_Pieces.hidden` it is.
+    """
+
+    at: int
+    turn: int
+    number: int
+
+
+def _others(pieces: _Pieces, window: Window, place: int, draw: random.Random) -> list[_Placed]:
+    """Places of parts and distractors, the needle's given.
 
     Scattered distractors stay where they are whatever the needle's depth, so that depths share their prefix.
     """
-    draw, size = random.Random(seed), len(window.ids)
-    gold, total = len(pieces.answers), len(pieces.hidden)
-    distractors = range(gold, total)
-    scattered = distractors if pieces.rank is None else ()
-    before = distractors[: pieces.rank or 0]
-    behind = (*range(1, gold), *(n for n in distractors if n not in scattered and n not in before))
-    places = [(draw.choice(window.bounds), n, n) for n in scattered]
-    ahead = sorted(draw.randint(0, place) for _ in before)
-    places += [(window.near(at), n - total, n) for n, at in zip(before, ahead, strict=True)]
-    later = sorted(draw.randint(place, size) for _ in behind)
-    return places + [(max(place, window.near(at)), n, n) for n, at in zip(behind, later, strict=True)]
+    scattered, ahead, behind = pieces.sides
+    placed = [_Placed(draw.choice(window.bounds), n, n) for n in scattered]
+    before = sorted(draw.randint(0, place) for _ in ahead)
+    placed += [_Placed(window.near(at), n - len(pieces.hidden), n) for n, at in zip(ahead, before, strict=True)]
+    after = sorted(draw.randint(place, len(window.ids)) for _ in behind)
+    return placed + [_Placed(max(place, window.near(at)), n, n) for n, at in zip(behind, after, strict=True)]
