@@ -1,6 +1,7 @@
 """The house itself: what the wheel holds, which way imports run, what start-up costs."""
 
 import importlib
+import re
 import subprocess
 import sys
 import zipfile
@@ -91,6 +92,13 @@ def test_nothing_rests_on_what_stands_outside_the_house(graph: nx.DiGraph, outsi
 def test_no_module_hides_a_public_name(graph: nx.DiGraph, package: str):
     modules = {module.partition(".")[2] for module in graph if module.startswith(f"{package}.")}
     assert modules.isdisjoint(set(importlib.import_module(package).__all__))
+
+
+def test_resampling_and_corrections_stand_in_one_room(graph: nx.DiGraph):
+    own = re.compile(r"multinomial\(|quantile\(|false_discovery_control|beta\.ppf")
+    texts = {module: path.read_text(encoding="utf-8") for module, path in graph.nodes(data="path")}
+    drawn = {module for module, text in texts.items() if own.search(text)}
+    assert {module.rpartition(".")[0] for module in drawn} == {"checkpoints.stats"}
 
 
 def test_the_guard_sees_every_way_to_import(tmp_path: Path):
