@@ -37,7 +37,7 @@ def test_the_versions_of_the_libraries_are_in_the_key_and_in_the_provenance(fold
         "torch": torch.__version__.partition("+")[0], "transformers": transformers.__version__
     }  # fmt: skip
     point = next(measure_each([open_checkpoint(folder)], Store.open(tmp_path / "s"), prompts_of(tiny_series),
-                              measures=["heads"], device="cpu", progress=False))  # fmt: skip
+                              measures=["heads"], progress=False))  # fmt: skip
     assert point.heads.meta["provenance"]["libraries"] == stored.libraries()
     assert point.heads.meta["provenance"]["key"] == point.keys["heads"] == before
     versions = stored.libraries()

@@ -32,7 +32,7 @@ WORKERS = 2
 def sweep(tmp_path: Path) -> Sweep:
     series = _write_series(tmp_path / "lines", (0, 10))
     measures = build_measures(circuit_drift.prompts_for(series), ["heads"])
-    return Sweep.of(open_series(series).checkpoints, measures, Store.open(tmp_path / "store"), device="cpu")
+    return Sweep.of(open_series(series).checkpoints, measures, Store.open(tmp_path / "store"))
 
 
 def children(parent: int) -> list[int]:
