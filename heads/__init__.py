@@ -1,30 +1,19 @@
-"""Retrieval heads: which heads fetch a needle from a haystack, whether they are causal, and when they come about.
+"""Retrieval heads: which heads copy from far back in the context, whether they matter, and how they change in training.
 
-    needles = heads.needle_prompts(
-        tokenizer, heads.default_needles(), heads.default_haystack(), length=512, depths=(0.1, 0.5, 0.9)
-    )
-    scores = heads.retrieval_scores(model, needles)      # every detector, for every head and prompt
-    test = heads.validate(model, needles)                # the best heads ablated, beside controls
-    change = heads.compare(scores, later)                # which heads changed
-    course = heads.monitor([(step, tokens, scores), ...])
+How data goes through it, room by room:
 
-The way of the data, room by room; each imports only those before it:
+    prompts     needles hidden in haystacks -> NeedleSet, spans known by construction   `needle_prompts`
+    rows        a fused forward pass that hands over chosen attention rows              O(rows x S), never S x S
+    detect      rows of the answer's tokens -> one score a head and detector            `retrieval_scores`
+    scores      the scores as values [prompts, layers, heads], names, head lists        `RetrievalScores`
+    ablation    heads silenced or patched inside the attention call: are they causal?   `ablate`, `validate`
+    niah        answer likelihood over length and depth                                 `needle_map`
+    comparison  two checkpoints, prompt by prompt: gained, lost, against the noise      `compare`
+    tracking    a series: onset, saturation, correlation with other scores              `monitor`
 
-- `scores`: values of numpy arrays (`HeadScores`, `RetrievalScores`), names of heads, statistics. NaN = not applicable.
-- `prompts`: needles, the haystacks that hide them, probes generated from a seed; every span is known token by token.
-- `rows`: the few attention rows that predict an answer, computed again beside one fused forward pass, and reduced to
-  numbers before the next layer, so that no map of S x S is ever held.
-- `detect`: from these numbers to scores of heads. `detectors.TABLE` holds a row for each detector: its formula, and
-  what even attention would give. Others have a pass of their own.
-- `ablation`: the model without some heads, by interventions inside its attention call, and controls that match.
-- `niah`: how well the model answers over length and depth, distance and interference.
-- `comparison`: two checkpoints, paired by needle.
-- `tracking`: a whole run; counts with intervals, births and deaths, saturation tested, correlation with other scores.
-
-Values are frozen, with `to_frame`, `plot`, `save` and `load`; ``x_view.py`` holds the words and figures of the value in
-``x.py``. To add a detector of answer rows, add a row to `detect.detectors.TABLE`.
-
-Shapes: N prompts, L layers, H query heads, T answer tokens, S tokens of a prompt.
+One pass: for each prompt, the answer is teacher-forced; at the positions that predict its tokens each head's attention
+row is computed again in float32 beside the fused output (`rows.reduce`: running max and sum over blocks of keys), and
+reduced at once to where its largest weight lies and how much falls on the needle. Detectors are formulas on that.
 
 Reading and comparing stored results imports neither torch nor transformers; scoring a model does.
 """

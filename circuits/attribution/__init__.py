@@ -2,23 +2,26 @@
 
 The score of an edge u -> v is (u(corrupt) - u(clean)) . g, summed over positions, where g is the gradient of the metric
 at v's own copy of the residual stream: what replacing u in front of v alone would do to the metric, to first order. All
-edges of a model come from a few passes, without a tensor for any of them:
+edges come from a few passes, without a tensor for any of them. For a batch of clean/corrupt prompts and the steps of a
+plan along the path between them (`edges.score_segments`, `integration.PathScorer`):
 
-1. `methods`: a method says at which points between the corrupt and the clean run gradients are taken, and what they
-   are multiplied with. `ablation` says what an edge carries in place of u(clean).
-2. `integration`: a batch is run corrupt and clean (`circuits.trace`), which gives the differences of all writers, a
-   head's in head_dim; at every point it is run once more under gradients, by the rules of `backward`.
-3. `contraction.Gradients` adds up the gradients at the outputs of the readers' projections, a head's in head_dim; what
-   the norm in front adds lies along one direction a step, which all readers of a layer share. `mla` says the same of
-   readers behind a latent.
-4. `contraction.Contraction` widens both to the stream for a chunk of tokens at a time, in two buffers, and multiplies:
-   [readers of a layer, t d] x [t d, writers before it].
-5. `edges` adds the batches up by unit of facts, in an `AttributionGraph`, and logs how far the scores of a cut are from
-   metric(corrupt) - metric(clean).
+    corrupt, clean = run(corrupt prompts), run(clean prompts)     # trace: hooks on an unmodified model
+    difference     = written(corrupt) - written(clean)            # per writer; heads stay in head_dim
+    for step k of the plan:                                       # methods: where, with which weight, times what
+        low, high  = streams before layer 0, corrupt and clean
+        seen       = run(clean prompts, input = low + alpha_k (high - low))
+        g_k        = d metric(seen.logits) / d (what every reader reads)   # one backward pass for all readers
+        gradient  += weight_k * g_k                               # contraction.gradients: nothing of width D per head
+    for each chunk of t tokens, layer by layer:                   # contraction.contraction
+        before     = differences of the writers below, [F', t, D] # difference x output projection
+        readers    = gradients at the MLP below and this layer's q, k, v, [B', t, D]   # gradient x projection x gain
+        scores[before, readers] += sum over t, D of before * readers
+        append this layer's heads and MLP to before
+    scores        -= what gradients hold along the readers' normalised streams   # the norm's own derivative, exact
+    scores         = mean over the facts of each unit, where an edge exists      # AttributionGraph [units, F, B]
 
-`flow` takes no gradient but each writer's share of what is read. `nodes` scores writers alone, `mlp_parts` neurons and
-experts, `positions` keeps the sum of step 4 apart by segment of the prompt, `gqa` tells query heads apart that share
-keys and values.
-
-Shapes: b prompts of a batch, t positions, d width of the stream, F writers, B readers, N facts in U units.
+`methods` is the table of methods (EAP, EAP-IG, conductance, ...: plans for the loop), `integration` walks the plans,
+`flow` scores without gradients; `ablation` says what an edge carries when it is cut, `backward` which rules replace the
+plain derivative, `gqa` gives every query head its own keys and values. `nodes` and `mlp_parts` score writers and
+neurons by the same differences and gradients, `positions` keeps the sum over t apart by segment.
 """

@@ -101,6 +101,16 @@ def test_resampling_and_corrections_stand_in_one_room(graph: nx.DiGraph):
     assert {module.rpartition(".")[0] for module in drawn} == {"checkpoints.stats"}
 
 
+def test_the_architecture_page_names_every_room_and_only_files_that_are_there(graph: nx.DiGraph):
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = {name for name in re.findall(r"`([\w./]+)`", page) if "/" in name}
+    assert len(named) > 15
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+    table = page[page.index("| package | room |") : page.index("Rooms import downwards")]
+    rooms_there = {module.split(".")[1] for module in graph if module.count(".") > 1}
+    assert {room for room in rooms_there if f"`{room}`" not in table} == set()
+
+
 def test_the_guard_sees_every_way_to_import(tmp_path: Path):
     files = {
         "house/__init__.py": "from house.cellar.wine import Wine",
