@@ -65,7 +65,7 @@ def one_thread():
 @pytest.fixture(scope="module")
 def plain(tokenizer, facts, one_thread, tmp_path_factory):
     """A small training run without probes."""
-    from tests.lab.training import trainer_of
+    from tests.lab.small_trainings import trainer_of
 
     trainer = trainer_of(tokenizer, facts, tmp_path_factory.mktemp("plain"))
     trainer.train()

@@ -1,0 +1,167 @@
+"""Files that promise more than they are, never end, or nest without end: one line, in the time their size deserves."""
+
+import json
+import os
+import signal
+import struct
+import time
+
+import pytest
+import torch
+
+from checkpoints import CorruptWeights, DriftError, open_checkpoint, open_series
+from checkpoints.audit import audit
+from checkpoints.files.gguf import require_possible_gguf
+from checkpoints.files.limits import require_possible
+from tests.checkpoints.conftest import edit_config, save_model, save_tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save_tokenizer(save_model(tmp_path / "run" / "checkpoint-1"))
+
+
+@pytest.fixture(autouse=True)
+def soon():
+    """Whatever would wait without end is interrupted; what takes long is told."""
+
+    def late(*_):
+        raise AssertionError("it did not end")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(30)
+    started = time.monotonic()
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - started < 20
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def endless(path):
+    path.symlink_to("/dev/zero")
+
+
+def directory(path):
+    path.mkdir()
+
+
+NAMES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("make", [pipe, endless, directory])
+def test_what_is_no_regular_file_is_refused(folder, name, make):
+    (folder / name).unlink(missing_ok=True)
+    make(folder / name)
+    checkpoint = open_checkpoint(folder)
+    with pytest.raises(DriftError, match=name.partition(".")[0]):
+        checkpoint.load()
+    audit(open_series(folder.parent))
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.gguf", "model.safetensors.index.json"])
+@pytest.mark.parametrize("make", [pipe, endless])
+def test_other_formats_too(folder, name, make):
+    (folder / "model.safetensors").unlink()
+    make(folder / name)
+    with pytest.raises(DriftError):
+        open_checkpoint(folder).load()
+    with pytest.raises(DriftError):
+        _ = open_checkpoint(folder).weights_hash
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_hidden_layers", 10**6), ("num_hidden_layers", 5000), ("head_dim", 10**9), ("vocab_size", 10**12)],
+)
+def test_a_config_that_the_files_cannot_fill_is_refused_before_it_is_built(folder, form, field, value):
+    if form == "bin":
+        from safetensors.torch import load_file
+
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    edit_config(folder, **{field: value}, layer_types=None)
+    with pytest.raises(CorruptWeights, match=rf"asks for {field} {value:,}, but the weight files hold [\d,]+ "):
+        open_checkpoint(folder).load()
+
+
+def test_a_part_of_a_config_is_held_to_the_same(tmp_path):
+    with pytest.raises(CorruptWeights, match="num_hidden_layers 100, but the weight files hold 20 tensors"):
+        require_possible({"text_config": {"num_hidden_layers": 100}}, tensors=20, size=1000, folder=tmp_path)
+
+
+HEADERS = {
+    "nested": b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "beyond a float": b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 1e999]}}',
+    "shape beyond a float": b'{"a": {"dtype": "F32", "shape": [1e999], "data_offsets": [0, 4]}}',
+    "no number": b'{"a": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 4]}}',
+    "digits": b'{"a": {"dtype": "F32", "shape": [' + b"9" * 10_000 + b'], "data_offsets": [0, 4]}}',
+    "product": b'{"a": {"dtype": "F32", "shape": [9223372036854775807, 9223372036854775807], "data_offsets": [0, 4]}}',
+    "negative": b'{"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}',
+    "text": b'{"a": {"dtype": "F32", "shape": "1", "data_offsets": "04"}}',
+}
+
+
+@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
+def test_hostile_headers_are_one_line(folder, header):
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(CorruptWeights, match=r"model\.safetensors is") as caught:
+        open_checkpoint(folder).load()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 50_000, '{"num_hidden_layers": 1e999}', "9" * 10_000])
+def test_hostile_configs_are_one_line(folder, content):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(DriftError, match=r"config\.json") as caught:
+        open_checkpoint(folder).load()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_negative_or_textual_number_of_layers_is_one_line(folder):
+    for value in (-1, "many", None, [2]):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": value, "layer_types": None}))
+        with pytest.raises(DriftError) as caught:
+            open_checkpoint(folder).load()
+        assert "\n" not in str(caught.value)
+
+
+def gguf_text(text):
+    return struct.pack("<Q", len(text)) + text
+
+
+def write_gguf(path, *, tensors, layers, before=b"", entries=1):
+    head = b"GGUF" + struct.pack("<IQQ", 3, tensors, entries)
+    path.write_bytes(head + before + gguf_text(b"llama.block_count") + struct.pack("<II", 4, layers) + bytes(2000))
+    return path
+
+
+def test_a_gguf_of_more_layers_than_tensors_is_refused(tmp_path):
+    words = struct.pack("<IIQ", 9, 8, 2) + gguf_text(b"a") + gguf_text(b"bc")
+    numbers = struct.pack("<IIQ", 9, 4, 3) + bytes(12)
+    before = (
+        gguf_text(b"words") + words + gguf_text(b"numbers") + numbers + gguf_text(b"flag") + struct.pack("<IB", 7, 1)
+    )
+    path = tmp_path / "model.gguf"
+    require_possible_gguf(write_gguf(path, tensors=12, layers=2, before=before, entries=4))
+    with pytest.raises(CorruptWeights, match="promises 1,000,000 layers, but can hold 12 at most"):
+        require_possible_gguf(write_gguf(path, tensors=12, layers=10**6, before=before, entries=4))
+    with pytest.raises(CorruptWeights, match=r"promises 1,000,000 tensors, but can hold \d\d at most"):
+        require_possible_gguf(write_gguf(path, tensors=10**6, layers=2))
+
+
+@pytest.mark.parametrize(
+    "before",
+    [gguf_text(b"x") + struct.pack("<IQ", 8, 2**62), gguf_text(b"x") + struct.pack("<IIQ", 9, 8, 2**62),
+     gguf_text(b"x") + struct.pack("<IIQ", 9, 9, 1), gguf_text(b"x") + struct.pack("<I", 77), struct.pack("<Q", 2**63)],
+)  # fmt: skip
+def test_a_damaged_gguf_head_is_one_line(tmp_path, before):
+    path = write_gguf(tmp_path / "model.gguf", tensors=12, layers=2, before=before, entries=2)
+    with pytest.raises(CorruptWeights, match="damaged in its head"):
+        require_possible_gguf(path)

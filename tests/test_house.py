@@ -1,0 +1,210 @@
+"""The house itself: what the wheel holds, which way imports run, what start-up costs."""
+
+import importlib
+import re
+import subprocess
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import networkx as nx
+import pytest
+
+from tests.import_graph import circles, import_graph, room, rooms
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("checkpoints", "heads", "circuits", "circuit_drift")
+HEAVY = ("torch", "transformers", "plotly", "pandas")
+MAY_USE = {
+    "checkpoints": set(),
+    "heads": {"checkpoints"},
+    "circuits": {"checkpoints"},
+    "circuit_drift": {"checkpoints", "heads", "circuits"},
+}
+DOORS = {
+    ("checkpoints.series.checkpoint", "checkpoints.loading.load"): "Checkpoint.load, and the types of what it gives",
+    ("checkpoints.series.series", "checkpoints.loading.stream"): "Series.models",
+    ("checkpoints.series.series", "checkpoints.loading.load"): "the types of what Series.models gives",
+}
+"""Imports that look up: a method that opens what stands above it."""
+FLOORS = (
+    ("plugins", "prompts", "shadows", "store"),
+    ("record",),
+    ("page",),
+    ("measures",),
+    ("sweep",),
+    ("stages", "comparison"),
+    ("knowledge", "behaviour"),
+    ("training",),
+    ("report",),
+    ("api",),
+    ("cli",),
+)
+"""The rooms of circuit_drift from the ground up; the lab and the replications stand outside."""
+OUTSIDE = ("circuit_drift.lab.", "circuit_drift.replicate.")
+MODULES_A_FOLDER, LINES_A_MODULE = 13, 400
+
+
+@pytest.fixture(scope="module")
+def graph() -> nx.DiGraph:
+    return import_graph(ROOT, PACKAGES)
+
+
+def test_packages_import_one_way(graph: nx.DiGraph):
+    between = {(one.split(".")[0], other.split(".")[0]) for one, other in graph.edges}
+    assert between <= {(package, other) for package, allowed in MAY_USE.items() for other in {package, *allowed}}
+
+
+def test_rooms_import_one_way(graph: nx.DiGraph):
+    assert set(DOORS) <= set(graph.edges), "a door that nobody uses any more; take it off the list"
+    assert circles(rooms(graph, DOORS)) == []
+
+
+def test_the_rooms_of_circuit_drift_stand_on_those_below(graph: nx.DiGraph):
+    floor = {name: height for height, names in enumerate(FLOORS) for name in names}
+    inside = {module: module.split(".")[1] for module in graph if module.startswith("circuit_drift.")}
+    assert set(inside.values()) == {*floor, *(name.split(".")[1] for name in OUTSIDE)}
+    between = {(inside[one], inside[other]) for one, other in graph.edges if {one, other} <= inside.keys()}
+    assert {(a, b) for a, b in between if a in floor and b in floor and floor[a] < floor[b]} == set()
+
+
+def test_no_circle_is_longer_than_a_value_and_its_view(graph: nx.DiGraph):
+    for circle in circles(graph):
+        inside = {room(module, graph.nodes[module]["path"]) for module in circle}
+        assert len(circle) == 2, circle
+        assert len(inside) == 1 or set(DOORS) & {tuple(circle), tuple(circle[::-1])}, circle
+
+
+def test_a_folder_holds_about_a_dozen_modules_and_a_module_one_idea(graph: nx.DiGraph):
+    inside = Counter(path.parent for _, path in graph.nodes(data="path") if path.name != "__init__.py")
+    assert {str(folder.relative_to(ROOT)): n for folder, n in inside.items() if n > MODULES_A_FOLDER} == {}
+    assert {module: n for module, n in graph.nodes(data="lines") if n > LINES_A_MODULE} == {}
+
+
+@pytest.mark.parametrize("outside", ["tests", "benchmarks"])
+def test_folders_beside_the_packages_hold_about_a_dozen_modules_too(outside: str):
+    inside = Counter(path.parent for path in (ROOT / outside).rglob("*.py") if path.name != "__init__.py")
+    assert {str(folder.relative_to(ROOT)): n for folder, n in inside.items() if n > MODULES_A_FOLDER} == {}
+
+
+def test_tests_follow_the_rooms_of_heads_and_circuits_and_checkpoints():
+    for package in ("checkpoints", "heads", "circuits"):
+        folders = {path.name for path in (ROOT / "tests" / package).iterdir() if any(path.glob("test_*.py"))}
+        assert folders <= {path.name for path in (ROOT / package).iterdir() if path.is_dir()}, package
+
+
+@pytest.mark.parametrize("outside", ["circuit_drift.lab", "circuit_drift.replicate"])
+def test_nothing_rests_on_what_stands_outside_the_house(graph: nx.DiGraph, outside: str):
+    users = {one for one, other in graph.edges if f"{other}.".startswith(f"{outside}.")}
+    assert {user for user in users if not f"{user}.".startswith(OUTSIDE)} == set()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_hides_a_public_name(graph: nx.DiGraph, package: str):
+    modules = {module.partition(".")[2] for module in graph if module.startswith(f"{package}.")}
+    assert modules.isdisjoint(set(importlib.import_module(package).__all__))
+
+
+def test_resampling_and_corrections_stand_in_one_room(graph: nx.DiGraph):
+    own = re.compile(r"multinomial\(|quantile\(|false_discovery_control|beta\.ppf")
+    texts = {module: path.read_text(encoding="utf-8") for module, path in graph.nodes(data="path")}
+    drawn = {module for module, text in texts.items() if own.search(text)}
+    assert {module.rpartition(".")[0] for module in drawn} == {"checkpoints.stats"}
+
+
+def test_the_architecture_page_names_every_room_and_only_files_that_are_there(graph: nx.DiGraph):
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = {name for name in re.findall(r"`([\w./]+)`", page) if "/" in name}
+    assert len(named) > 15
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+    table = page[page.index("| package | room |") : page.index("Rooms import downwards")]
+    rooms_there = {module.split(".")[1] for module in graph if module.count(".") > 1}
+    assert {room for room in rooms_there if f"`{room}`" not in table} == set()
+
+
+def test_the_guard_sees_every_way_to_import(tmp_path: Path):
+    files = {
+        "house/__init__.py": "from house.cellar.wine import Wine",
+        "house/cellar/__init__.py": "",
+        "house/cellar/wine.py": "def drink():\n    from house.kitchen import Cook\n    return Cook",
+        "house/kitchen/__init__.py": "import lazy_loader",
+        "house/kitchen/__init__.pyi": "from .cook import Cook as Cook",
+        "house/kitchen/cook.py": "if TYPE_CHECKING:\n    import house.hall\n",
+        "house/hall.py": "from house.cellar import wine",
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    found = import_graph(tmp_path, ["house"])
+    assert circles(found) == [["house.cellar.wine", "house.hall", "house.kitchen.cook"]]
+    assert circles(rooms(found)) == [["house.cellar", "house.hall", "house.kitchen"]]
+    assert circles(rooms(found, [("house.cellar.wine", "house.kitchen.cook")])) == []
+
+
+def test_the_wheel_holds_the_four_packages_and_nothing_else(tmp_path: Path):
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert top == set(PACKAGES)
+    assert {"circuit_drift/page/report.html.j2", "circuit_drift/page/style.css"} <= set(names)
+    assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
+    assert wheel.stat().st_size < 2_000_000
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import checkpoints, heads, circuits, circuit_drift",
+        "import circuit_drift.cli",
+        "from circuit_drift import compare, diff, load_run, run, write_report",
+        "from heads import RetrievalScores, compare, load_needles",
+        "from circuits import AttributionGraph, diff, load_facts",
+    ],
+)
+def test_starting_up_imports_no_torch(statement: str):
+    code = f"import sys; {statement}; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "heads",
+        "circuits",
+        "circuit_drift",
+        "circuit_drift.behaviour",
+        "circuit_drift.knowledge",
+        "circuit_drift.measures",
+        "circuit_drift.training",
+        "circuit_drift.training.strategies",
+    ],
+)
+def test_what_a_package_offers_can_be_had_and_completed(name: str):
+    package = importlib.import_module(name)
+    assert len(package.__all__) > 5
+    assert set(package.__all__) <= set(dir(package))
+    assert all(getattr(package, offered) is not None for offered in package.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = package.nothing
+
+
+def test_help_is_quick_to_read_and_imports_no_torch():
+    code = (
+        "import sys; sys.argv = ['circuit-drift', '--help']\n"
+        "from circuit_drift.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert stop.code == 0, stop.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for command in ("run", "diff", "report", "show"):
+        assert f"\n  {command} " in done.stdout
