@@ -16,13 +16,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from checkpoints.model.anatomy import Anatomy, Block, Norm, Projection
 from circuits.facts.batch import Batch
 from circuits.graph.pruning import node_inputs
 from circuits.graph.shape import GraphShape
-from circuits.trace.mla import LatentTrace, States, Watcher, states_of, watching
+from circuits.intervention.latent_heads import LatentHeads
+from circuits.intervention.private_streams import PrivateStreams
+from circuits.trace.mla import Watcher, watching
 from circuits.trace.trace import (
     LayerTrace,
     Trace,
@@ -76,29 +79,40 @@ class Mixer:
 
 
 class _MixedRun:
-    """The hooks of one run, and the differences u(value) - u(live) of the writers met so far.
+    """The hooks of one run.
 
-    Differences are kept of the writers that may differ and that a mixed reader takes in part from elsewhere; ``slots``
-    [F] says where, -1 for the others.
+    Attributes:
+        none_in, mixed: [B] readers without an edge inside, and those with some inside and some outside.
+        streams: what mixed readers read; it holds the differences of the writers that may differ and that one of them
+            takes from elsewhere.
+        live: what is met layer by layer.
+        latent: the heads of layers with latent attention.
+        own_heads: of the layer that is running, once they are known.
     """
 
     def __init__(self, mixer: Mixer, mask: Tensor) -> None:
         self.mixer = mixer
-        self.outside = torch.as_tensor(mixer.shape.mask, device=mask.device) & ~mask
-        stream = mixer.corrupt.stream
-        self.start = int(mixer.batch.first.min())
-        tokens = stream.shape[0] * (stream.shape[1] - self.start)
         exist = torch.as_tensor(mixer.shape.mask, device=mask.device)
-        self.none_in = (self.outside == exist).all(0) & mixer.shortcut
-        self.mixed = self.outside.any(0) & ~self.none_in
-        kept = self.differing() & self.outside[:, self.mixed].any(1)
-        self.slots = torch.where(kept, kept.cumsum(0) - 1, -1).tolist()
-        self.weights = self.outside[kept].T.to(stream.dtype)
-        self.differences = mixer.room(len(self.weights.T), tokens)
-        self.filled = 0
+        outside = exist & ~mask
+        self.none_in = (outside == exist).all(0) & mixer.shortcut
+        self.mixed = outside.any(0) & ~self.none_in
+        kept = self.differing() & outside[:, self.mixed].any(1)
+        rows, length, _ = mixer.corrupt.stream.shape
+        start = int(mixer.batch.first.min())
+        self.streams = PrivateStreams(outside, kept, start, mixer.room(int(kept.sum()), rows * (length - start)))
         self.live = [LayerTrace() for _ in mixer.parts.blocks]
+        self.latent = {
+            block.index: LatentHeads(
+                block, live, corrupt.latent, self.first_reader(block), self.none_in, self.mixed, self.streams
+            )
+            for block, live, corrupt in zip(mixer.parts.blocks, self.live, mixer.corrupt.layers, strict=True)
+            if corrupt.latent is not None
+        }
         self.own_heads: Tensor | None = None
-        self.calls: dict[int, dict[str, Any]] = {}
+
+    def first_reader(self, block: Block) -> int:
+        """The column of a layer's first query head."""
+        return self.mixer.shape.attention_columns(block.index).start  # type: ignore[no-any-return]
 
     def differing(self) -> Tensor:
         """[F] the writers that may write other than in the corrupt run: those that read something live.
@@ -122,7 +136,8 @@ class _MixedRun:
         for block, live, corrupt in zip(self.mixer.parts.blocks, self.live, self.mixer.corrupt.layers, strict=True):
             handles.append(block.module.register_forward_pre_hook(self.enter(block, live), with_kwargs=True))
             if block.latent is not None:
-                handles.append(block.attention.register_forward_pre_hook(self.keep_call(block), with_kwargs=True))
+                keep = self.latent[block.index].keep_call()
+                handles.append(block.attention.register_forward_pre_hook(keep, with_kwargs=True))
             start = columns.attention_columns(block.index).start
             projections = ((block.q, corrupt.q), (block.k, corrupt.k), (block.v, corrupt.v))
             if block.latent is None:
@@ -144,53 +159,7 @@ class _MixedRun:
 
     def watchers(self) -> dict[nn.Module, Watcher]:
         """Where the heads of latent attention are replaced."""
-        layers = zip(self.mixer.parts.blocks, self.live, self.mixer.corrupt.layers, strict=True)
-        return {
-            block.attention: self.replaced_states(block, live, corrupt.latent)
-            for block, live, corrupt in layers
-            if corrupt.latent is not None
-        }
-
-    def keep_call(self, block: Block) -> Callable[..., None]:
-        """Keep what an attention module is called with beside its input."""
-
-        def hook(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.calls[block.index] = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-
-        return hook
-
-    def replaced_states(self, block: Block, live: LayerTrace, corrupt: LatentTrace) -> Watcher:
-        """Queries, keys and values with those heads recomputed whose own stream is mixed."""
-
-        def watch(*states: Tensor) -> States:
-            start = self.mixer.shape.attention_columns(block.index).start
-            seen = (corrupt.query, corrupt.key, corrupt.value)
-            found = []
-            for place, (live_state, corrupt_state) in enumerate(zip(states, seen, strict=True)):
-                readers = slice(start + place * block.q.heads, start + (place + 1) * block.q.heads)
-                none_in, mixed = self.kinds(readers)
-                state = live_state.clone()
-                state[:, none_in] = corrupt_state[:, none_in]
-                if len(mixed):
-                    state[:, mixed] = self.own_states(block, live, readers, mixed)[place]
-                found.append(state)
-            query, key, value = found
-            return query, key, value
-
-        return watch
-
-    def own_states(self, block: Block, live: LayerTrace, readers: slice, mixed: Tensor) -> list[Tensor]:
-        """[b, mixed, t, ...] queries, keys and values that the mixed heads make of their own streams."""
-        tails = self.own_streams(
-            live.attention_in, torch.arange(readers.start, readers.stop, device=mixed.device)[mixed]
-        )
-        streams = live.attention_in.expand(len(mixed), *live.attention_in.shape).clone()
-        streams[:, :, self.start :] = tails
-        hidden = streams if block.attention_norm is None else block.attention_norm.module.forward(streams)
-        options = {name: _repeated(value, len(mixed)) for name, value in self.calls[block.index].items()}
-        states = states_of(block.attention, hidden.flatten(0, 1), {**options, "attention_mask": None})
-        own = (state.view(*hidden.shape[:2], *state.shape[1:]) for state in states)
-        return [state[torch.arange(len(mixed)), :, mixed].transpose(0, 1) for state in own]
+        return {heads.block.attention: heads.watcher() for heads in self.latent.values()}
 
     def idle_projections(self, block: Block) -> list[Any]:
         """Keep modules from projecting the live stream where no head reads it as it is."""
@@ -216,8 +185,10 @@ class _MixedRun:
 
         def write(_module: nn.Module, _args: Any, output: Any) -> None:
             row = self.mixer.shape.first_writer(block.index) + self.mixer.parts.n_heads
-            if self.slots[row] >= 0:
-                self.record(row, self.mixer.value.mlps[block.index] - output_tensor(output) * block.residual_scale)
+            if self.streams.keeps(row):
+                self.streams.record(
+                    row, self.mixer.value.mlps[block.index] - output_tensor(output) * block.residual_scale
+                )
 
         def written(_module: nn.Module, _args: Any, output: Any) -> Any:
             return (corrupt.mlp_out, *output[1:]) if isinstance(output, tuple) else corrupt.mlp_out
@@ -243,8 +214,8 @@ class _MixedRun:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             live.attention_in = first_input(args, kwargs)
             self.own_heads = None
-            if block.index == 0 and self.slots[0] >= 0:
-                self.record(0, self.mixer.value.stream - live.attention_in)
+            if block.index == 0 and self.streams.keeps(0):
+                self.streams.record(0, self.mixer.value.stream - live.attention_in)
 
         return hook
 
@@ -270,7 +241,7 @@ class _MixedRun:
                 first = int(self.mixed[self.mixer.shape.attention_columns(block.index).start : readers.start].sum())
                 own = self.own_heads[..., first : first + len(mixed), :]
                 own = own if projection.bias is None else own + projection.bias[mixed]
-                result[:, self.start :, rows[mixed]] = own
+                result[:, self.streams.start :, rows[mixed]] = own
             return result
 
         return hook
@@ -280,31 +251,18 @@ class _MixedRun:
         start = self.mixer.shape.attention_columns(block.index).start
         mixed = self.mixed[self.mixer.shape.attention_columns(block.index)].nonzero().flatten()
         weight = torch.cat([projection.weight for projection in (block.q, block.k, block.v)])[mixed].transpose(1, 2)
-        stream = live.attention_in[:, self.start :]
-        tokens = stream.flatten(0, 1)
+        tokens = self.streams.tokens(live.attention_in)
         chunk = (CPU_CHUNK if tokens.device.type == "cpu" else GPU_CHUNK) // (len(mixed) * tokens.shape[1])
         pieces = []
         for first in range(0, len(tokens), max(1, chunk)):
-            own = self.own_tokens(tokens, start + mixed, slice(first, min(first + max(1, chunk), len(tokens))))
+            own = self.streams.of_tokens(tokens, start + mixed, slice(first, min(first + max(1, chunk), len(tokens))))
             hidden = own if block.attention_norm is None else block.attention_norm.module.forward(own)
             pieces.append(torch.bmm(hidden, weight))
-        return torch.cat(pieces, 1).transpose(0, 1).reshape(*stream.shape[:2], len(mixed), -1)
+        return rearrange(torch.cat(pieces, 1), "head (b t) width -> b t head width", b=len(live.attention_in))
 
     def kinds(self, readers: slice) -> tuple[Tensor, Tensor]:
         """Which of some readers have no edge inside, and which have some in and some out."""
         return self.none_in[readers].nonzero().flatten(), self.mixed[readers].nonzero().flatten()
-
-    def own_streams(self, stream: Tensor, columns: Tensor) -> Tensor:
-        """[readers, b, t, d] the private streams of some readers, from the first difference on."""
-        tail = stream[:, self.start :]
-        tokens = tail.flatten(0, 1)
-        return self.own_tokens(tokens, columns, slice(0, len(tokens))).view(len(columns), *tail.shape)
-
-    def own_tokens(self, tokens: Tensor, columns: Tensor, span: slice) -> Tensor:
-        """[readers, span, d] the same over a stretch of the tokens [n, d]."""
-        width = tokens.shape[1]
-        changes = self.differences[: self.filled].flatten(1)[:, span.start * width : span.stop * width]
-        return (self.weights[columns, : self.filled] @ changes).view(len(columns), -1, width).add_(tokens[span])
 
     def replaced(self, args: tuple[Any, ...], stream: Tensor, column: int, norm: Norm | None, corrupt: Tensor) -> Any:
         """Arguments of a module whose input is one reader's normalised stream."""
@@ -313,9 +271,9 @@ class _MixedRun:
             return (corrupt, *args[1:])
         if not len(mixed):
             return None
-        own = self.own_streams(stream, torch.tensor([column], device=stream.device))[0]
+        own = self.streams.of(stream, torch.tensor([column], device=stream.device))[0]
         value = args[0].clone()
-        value[:, self.start :] = own if norm is None else norm.module.forward(own)
+        value[:, self.streams.start :] = own if norm is None else norm.module.forward(own)
         return (value, *args[1:])
 
     def heads(self, block: Block, live: LayerTrace) -> Callable[..., None]:
@@ -340,23 +298,11 @@ class _MixedRun:
     def record_heads(self, block: Block, live: LayerTrace) -> None:
         """Rows of a layer's heads."""
         first = self.mixer.shape.first_writer(block.index)
-        kept = [head for head in range(self.mixer.parts.n_heads) if self.slots[first + head] >= 0]
-        if not kept:
-            return
-        change = (self.mixer.value.heads[block.index] - head_outputs(block, live))[:, self.start :]
-        flat = change[..., kept, :].flatten(0, 1).transpose(0, 1)
-        place = self.slots[first + kept[0]]
-        self.filled = place + len(kept)
-        rows, writer = self.differences[place : self.filled], head_writer(block, change.dtype)[kept]
-        if rows.dtype == change.dtype:
-            torch.bmm(flat, writer, out=rows)
-        else:
-            rows.copy_(torch.bmm(flat, writer))
-
-    def record(self, row: int, change: Tensor) -> None:
-        """One writer's row."""
-        self.differences[self.slots[row]] = change[:, self.start :].flatten(0, 1)
-        self.filled = self.slots[row] + 1
+        kept = [head for head in range(self.mixer.parts.n_heads) if self.streams.keeps(first + head)]
+        if kept:
+            change = self.mixer.value.heads[block.index] - head_outputs(block, live)
+            weight = head_writer(block, change.dtype)[kept]
+            self.streams.record_heads([first + head for head in kept], change[..., kept, :], weight)
 
     def final(self, _module: nn.Module, args: tuple[Any, ...]) -> Any:
         """What the logits read."""
@@ -367,12 +313,3 @@ class _MixedRun:
 def _first_token(_module: nn.Module, args: tuple[Any, ...]) -> Any:
     """Let a module run on one token, where its output is not needed."""
     return (args[0][:, :1], *args[1:])
-
-
-def _repeated(value: Any, times: int) -> Any:
-    """An argument of an attention module for a batch so many times as large."""
-    if isinstance(value, tuple):
-        return tuple(_repeated(part, times) for part in value)
-    if isinstance(value, Tensor) and value.ndim and value.shape[0] > 1:
-        return value.repeat(times, *([1] * (value.ndim - 1)))
-    return value
