@@ -1,4 +1,7 @@
-"""Is a series what it says it is? Published ones often are not; nothing here loads a model or imports torch."""
+"""Is a series what it says it is? Published ones often are not.
+
+Nothing here loads a model. Tokenizers are read, for which torch is imported, only where their files differ.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain

@@ -67,7 +67,7 @@ class Facts:
         checkpoint: which.
         problem: why its files cannot be used, or None.
         config: content of config.json, or None where there is none.
-        tokenizer: hash of its tokenizer, or None.
+        tokenizer: its `tokenizer_key`, or, once `confirmed`, where keys differ, its `tokenizer_hash`; None without one.
         parts: hash of each tensor, or of each weight file where tensors were not read; once `confirmed`, equal
             mappings mean equal weights.
         tensors: by name; empty where the format hides them (`.bin`, GGUF, hub metadata).
@@ -106,10 +106,10 @@ def gather(checkpoint: Checkpoint, *, depth: Depth, sample_size: int) -> Facts:
         if checkpoint.hub is not None and depth == "metadata":
             parts = {file.name: file.digest for file in checkpoint.hub.weights}
             shapes = {name: TensorFacts(*about) for name, about in checkpoint.hub.shapes().items()}
-            return Facts(checkpoint, None, checkpoint.config, checkpoint.tokenizer_hash, parts, shapes)
+            return Facts(checkpoint, None, checkpoint.config, checkpoint.tokenizer_key, parts, shapes)
         files = validate(checkpoint.fetch())
         config = checkpoint.config if (checkpoint.path / CONFIG_FILE).exists() else None
-        tokenizer = checkpoint.tokenizer_hash
+        tokenizer = checkpoint.tokenizer_key
         if files[0].suffix != ".safetensors":
             return Facts(checkpoint, None, config, tokenizer, _file_digests(files, depth), beside=_beside(checkpoint))
         tensors = {name: _about(name, entry, depth, sample_size) for name, entry in tensor_entries(files).items()}
@@ -132,10 +132,12 @@ def _beside(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def confirmed(facts: Sequence[Facts]) -> list[Facts]:
-    """The same facts, with hashes of everything in place of hashes of samples wherever agreement would be a finding.
+    """The same facts, read closer wherever what they say so far would be a finding.
 
-    That is where all of a checkpoint agrees with another, or a tensor with one further on than the next. A tensor that
-    stays as it is from one checkpoint to the next (frozen, or too slow for its dtype) is in order and not read.
+    Hashes of everything stand in place of hashes of samples wherever agreement would be one: where all of a checkpoint
+    agrees with another, or a tensor with one further on than the next. A tensor that stays as it is from one checkpoint
+    to the next (frozen, or too slow for its dtype) is in order and not read. Tokenizers are read where their files
+    differ.
     """
     homes: dict[tuple[str, str], list[int]] = defaultdict(list)
     for place, fact in enumerate(facts):
@@ -148,7 +150,16 @@ def confirmed(facts: Sequence[Facts]) -> list[Facts]:
         sampled = [part for part in fact.parts.items() if part[1].startswith(_SAMPLED)]
         names = [part[0] for part in sampled if part in apart or alike[fact.identity] > 1]
         settled.append(replace(fact, parts={**fact.parts, **_digests(fact, names)}) if names else fact)
-    return settled
+    return _with_tokenizers_read(settled)
+
+
+def _with_tokenizers_read(facts: Sequence[Facts]) -> list[Facts]:
+    """With hashes of what tokenizers do where their files differ, which need not make a difference."""
+    if len({fact.tokenizer for fact in facts} - {None}) < 2:
+        return list(facts)
+    return [
+        fact if fact.tokenizer is None else replace(fact, tokenizer=fact.checkpoint.tokenizer_hash) for fact in facts
+    ]
 
 
 def _digests(fact: Facts, names: Sequence[str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ Nothing here imports torch; hashes are over bytes, so equal hashes mean equal fi
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,32 @@ def tokenizer_files(folders: Sequence[Path]) -> tuple[Path, ...]:
             if all(file.exists() for file in files):
                 return files
     return ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerSource:
+    """What a tokenizer is read from.
+
+    Attributes:
+        files: the files that define its vocabulary and merges.
+        packed: the weight file that holds it, where there are no such files.
+    """
+
+    files: tuple[Path, ...]
+    packed: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where they lie."""
+        return self.files[0].parent
+
+
+def tokenizer_source(folder: Path, folders: Sequence[Path]) -> TokenizerSource | None:
+    """A tokenizer's files from the first folder that has any, else the one weight file of `folder` that brings it."""
+    if files := tokenizer_files(folders):
+        return TokenizerSource(files)
+    ggufs = sorted(folder.glob("*.gguf"))
+    return TokenizerSource((ggufs[0],), ggufs[0]) if len(ggufs) == 1 else None
 
 
 def tokenizer_parts(folders: Sequence[Path]) -> tuple[Path, ...]:

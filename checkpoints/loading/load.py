@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from checkpoints.errors import CorruptWeights, DriftError
 from checkpoints.files.check import count_tensors, validate
 from checkpoints.files.distributed import plan, read_metadata
-from checkpoints.files.folder import ADAPTER_CONFIG, loading_files, tokenizer_files
+from checkpoints.files.folder import ADAPTER_CONFIG, loading_files
 from checkpoints.files.gguf import require_possible_gguf
 from checkpoints.files.hashes import stamps
 from checkpoints.files.headers import WRAPPER
@@ -271,15 +271,11 @@ def load_tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase | None":
     Raises:
         DriftError: its files cannot be read.
     """
-    if checkpoint.hub is not None:
-        checkpoint.hub.fetch_tokenizer()
-    files = tokenizer_files(checkpoint.tokenizer_folders)
-    ggufs = sorted(checkpoint.path.glob("*.gguf"))
-    if not files and len(ggufs) != 1:
+    source = checkpoint.tokenizer_source()
+    if source is None:
         return None
-    folder = files[0].parent if files else checkpoint.path
-    gguf = None if files else ggufs[0].name
-    return read_tokenizer(folder, gguf=gguf, code=allows_code(folder, checkpoint.repo))
+    packed = None if source.packed is None else source.packed.name
+    return read_tokenizer(source.folder, gguf=packed, code=allows_code(source.folder, checkpoint.repo))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from checkpoints.errors import DriftError, NotACheckpoint
 from checkpoints.files.folder import (
     ADAPTER_CONFIG,
     CONFIG_FILE,
+    TokenizerSource,
     adapter_base,
     code_files,
     combine,
@@ -18,15 +19,15 @@ from checkpoints.files.folder import (
     hash_weights,
     loading_files,
     read_json,
-    tokenizer_files,
     tokenizer_parts,
+    tokenizer_source,
     weight_files,
 )
 from checkpoints.files.hashes import hash_file
 from checkpoints.files.trust import allows_code
 from checkpoints.model.architectures import attention_for
 from checkpoints.placement import AUTO, Placement, Where
-from checkpoints.tokenizers.identity import tokenizer_identity
+from checkpoints.tokenizers.identity import tokenizer_identity, tokenizer_key
 
 if TYPE_CHECKING:
     from checkpoints.loading.load import LoadedModel
@@ -146,15 +147,28 @@ class Checkpoint:
 
         Of one that cannot be loaded, of its files.
         """
+        source = self.tokenizer_source()
+        if source is None:
+            return None
+        known = tokenizer_identity(source.folder, gguf=source.packed, code=allows_code(source.folder, self.repo))
+        return known or combine({file.name: hash_file(file) for file in source.files})
+
+    @property
+    def tokenizer_key(self) -> str | None:
+        """SHA-256 of its tokenizer's files; None where there is none. Where it is equal, so is `tokenizer_hash`.
+
+        It is known without reading the tokenizer, for which transformers and torch are imported.
+        """
+        source = self.tokenizer_source()
+        if source is None:
+            return None
+        return tokenizer_key(source.folder, gguf=source.packed, code=allows_code(source.folder, self.repo))
+
+    def tokenizer_source(self) -> TokenizerSource | None:
+        """Where its tokenizer is read from, fetched if need be; None where there is none."""
         if self.hub is not None:
             self.hub.fetch_tokenizer()
-        files = tokenizer_files(self.tokenizer_folders)
-        ggufs = sorted(self.path.glob("*.gguf"))
-        if not files and len(ggufs) != 1:
-            return None
-        folder, gguf = (files[0].parent, None) if files else (self.path, ggufs[0])
-        known = tokenizer_identity(folder, gguf=gguf, code=allows_code(folder, self.repo))
-        return known or combine({file.name: hash_file(file) for file in files or ggufs})
+        return tokenizer_source(self.path, self.tokenizer_folders)
 
     @property
     def code_hash(self) -> str | None:

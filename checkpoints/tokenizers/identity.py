@@ -64,10 +64,18 @@ def tokenizer_identity(folder: Path, *, gguf: Path | None = None, code: bool = F
         gguf: the GGUF file that holds it, in place of them.
         code: whether code that it brings may run.
     """
+    key = tokenizer_key(folder, gguf=gguf, code=code)
+    return _identity(key, folder, None if gguf is None else gguf.name, code)
+
+
+def tokenizer_key(folder: Path, *, gguf: Path | None = None, code: bool = False) -> str:
+    """SHA-256 of a tokenizer's files and of what decides how they are read: known without reading the tokenizer.
+
+    Tokenizers of one key do the same. Those of two keys may do so too: `tokenizer_identity` tells, which imports torch.
+    """
     files = [path for name in _FILES if (path := folder / name).is_file()] if gguf is None else [gguf]
     parts = {path.name: hash_file(path) for path in files}
-    key = combine({**parts, "made by": _made_by(folder), "code": str(code), "versions": _versions()})
-    return _identity(key, folder, None if gguf is None else gguf.name, code)
+    return combine({**parts, "made by": _made_by(folder), "code": str(code), "versions": _versions()})
 
 
 def behaviour(tokenizer: "PreTrainedTokenizerBase") -> str:
