@@ -24,6 +24,7 @@ from checkpoints import open_checkpoint
 from checkpoints.model.anatomy import anatomy, linear_weight
 from circuit_drift.lab.probes import fact_records
 from circuit_drift.lab.world import make_world
+from circuits.facts.facts import FactSet
 from circuits.graph.scores import AttributionGraph
 
 SIZES = (16, 32, 48)
@@ -78,14 +79,14 @@ def columns(calls: Sequence[tuple[bool, ...]]) -> str:
     return " | ".join(shown)
 
 
-def world_facts(tokenizer, seed: int) -> circuits.FactSet:
+def world_facts(tokenizer, seed: int) -> FactSet:
     """Every known fact of the world, once."""
     records = fact_records(make_world(seed), seed + 1, per_class=400)
     known = [record for record in records if record["labels"]["class"] == "known"]
     return circuits.tokenize_facts(tokenizer, [circuits.Fact(**record) for record in known])
 
 
-def recalled(model: PreTrainedModel, facts: circuits.FactSet) -> circuits.FactSet:
+def recalled(model: PreTrainedModel, facts: FactSet) -> FactSet:
     """The facts whose answer is the top token."""
     rank = circuits.attribute(model, facts, method="eap").answer_rank
     return facts.subset(np.flatnonzero(rank == 0).tolist())
@@ -219,7 +220,7 @@ PLANTS: dict[str, Plant] = {
 
 
 def variants(
-    model: PreTrainedModel, graph: AttributionGraph, facts: circuits.FactSet, plant: Plant, rng: Generator, count: int
+    model: PreTrainedModel, graph: AttributionGraph, facts: FactSet, plant: Plant, rng: Generator, count: int
 ) -> Iterator[tuple[AttributionGraph, tuple[str, ...]]]:
     """Graphs of edited copies of a model, with the names of what was edited."""
     for _ in range(count):

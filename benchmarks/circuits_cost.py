@@ -28,7 +28,11 @@ import torch
 from transformers import AutoModelForCausalLM, DeepseekV3Config, GPT2Config, LlamaConfig, PretrainedConfig
 
 import circuits
+from circuits.attribution.nodes import attribute_nodes
+from circuits.attribution.positions import attribute_positions
 from circuits.facts.batch import batches, logit_difference
+from circuits.facts.facts import FactSet
+from circuits.intervention.faithfulness_measure import faithfulness_curve
 from circuits.trace.trace import forward, frozen
 
 STEPS = 5
@@ -75,16 +79,16 @@ def config(case: str, length: int) -> PretrainedConfig:
     raise SystemExit(f"unknown case {case}")
 
 
-def facts(n: int, length: int, vocab: int) -> circuits.FactSet:
+def facts(n: int, length: int, vocab: int) -> FactSet:
     """Random pairs that differ from the second token on, so that no position can be skipped."""
     generator = torch.Generator().manual_seed(0)
     clean = torch.randint(5, vocab, (n, length), generator=generator)
     corrupt = clean.clone()
     corrupt[:, 1] = (corrupt[:, 1] + 7) % vocab
-    return circuits.FactSet.from_ids(clean.tolist(), corrupt.tolist(), [1] * n, [2] * n)
+    return FactSet.from_ids(clean.tolist(), corrupt.tolist(), [1] * n, [2] * n)
 
 
-def floor(model: torch.nn.Module, data: circuits.FactSet, *, forwards: int, passes: int, size: int) -> None:
+def floor(model: torch.nn.Module, data: FactSet, *, forwards: int, passes: int, size: int) -> None:
     """Plain passes: so many without a graph, so many with a backward to the embeddings."""
     embed = model.get_input_embeddings()
 
@@ -103,7 +107,7 @@ def floor(model: torch.nn.Module, data: circuits.FactSet, *, forwards: int, pass
                 metric.backward()
 
 
-def plain_forwards(model: torch.nn.Module, data: circuits.FactSet, *, passes: int, size: int) -> None:
+def plain_forwards(model: torch.nn.Module, data: FactSet, *, passes: int, size: int) -> None:
     """Plain forward passes over the clean prompts."""
     with frozen(model), torch.no_grad():
         for batch in batches(data, size, model):
@@ -111,18 +115,18 @@ def plain_forwards(model: torch.nn.Module, data: circuits.FactSet, *, passes: in
                 forward(model, batch, batch.clean)
 
 
-def job(name: str, model: torch.nn.Module, data: circuits.FactSet, size: int) -> Callable[[], object]:
+def job(name: str, model: torch.nn.Module, data: FactSet, size: int) -> Callable[[], object]:
     if name.endswith("floor"):
         forwards, passes = (1, 1) if name == "eap floor" else (2, STEPS)
         return lambda: floor(model, data, forwards=forwards, passes=passes, size=size)
     if name == "22 plain forwards":
         return lambda: plain_forwards(model, data, passes=22, size=size)
     if name == "eap nodes":
-        return lambda: circuits.attribute_nodes(model, data, method="eap", batch_size=size)
+        return lambda: attribute_nodes(model, data, method="eap", batch_size=size)
     if name == "eap neurons":
-        return lambda: circuits.attribute_nodes(model, data, method="eap", level="neurons", batch_size=size)
+        return lambda: attribute_nodes(model, data, method="eap", level="neurons", batch_size=size)
     if name == "eap positions":
-        return lambda: circuits.attribute_positions(model, data, method="eap", batch_size=size)
+        return lambda: attribute_positions(model, data, method="eap", batch_size=size)
     if name == "eap query heads":
         return lambda: circuits.attribute(model, data, method="eap", kv="query heads", batch_size=size)
     if BASES[name].startswith("eap"):
@@ -131,12 +135,12 @@ def job(name: str, model: torch.nn.Module, data: circuits.FactSet, size: int) ->
     beside = name.endswith("beside")
     if name.startswith("20"):
         options = {"shares": SIZES, "n_random": int(beside), "batch_size": size}
-        return lambda: circuits.faithfulness_curve(model, graph, data, **options)
+        return lambda: faithfulness_curve(model, graph, data, **options)
     circuit = graph.prune(round(0.05 * int(graph.mask.sum())))
     return lambda: circuits.faithfulness(model, circuit, data, n_random=3 * beside, batch_size=size)
 
 
-def beside(options: argparse.Namespace, model: torch.nn.Module, data: circuits.FactSet) -> None:
+def beside(options: argparse.Namespace, model: torch.nn.Module, data: FactSet) -> None:
     """EAP and its floor in turn, so that both meet the same load: best seconds of each, as JSON."""
     best = {"eap floor": float("inf"), "eap": float("inf")}
     for _ in range(options.repeats):

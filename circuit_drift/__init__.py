@@ -20,16 +20,12 @@ How a run goes, room by room:
 writes the page. Importing this package, and comparing stored results, imports no torch.
 """
 
-import lazy_loader
-
 from circuit_drift.shadows import require_own_packages
 
 require_own_packages()
 
-from checkpoints.former import install  # noqa: E402 - what is imported here was looked at first
+from checkpoints.former import attach_face  # noqa: E402 - what is imported here was looked at first
 
-install()
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_face(__name__, __file__)
 
 __version__ = "0.1.0"

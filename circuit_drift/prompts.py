@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import circuits
 import heads
-from checkpoints import BadPrompt
+from checkpoints.errors import BadPrompt
 from checkpoints.files.reading import read_text
+from circuits.facts.facts import Answers, FactSet, default_facts, load_facts
+from circuits.facts.tasks import TASKS, task_facts
+from heads.prompts.needles import load_needles
+from heads.prompts.pools import default_haystack, default_needles
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,14 +74,14 @@ class FactSource:
 
     facts: tuple[circuits.Fact, ...]
     origin: str
-    answers: "circuits.Answers" = "auto"
+    answers: "Answers" = "auto"
 
     @property
     def hash(self) -> str:
         """Sha256 over the facts in their order, and which answers are kept."""
         return _digest([[asdict(fact) for fact in self.facts], self.answers])
 
-    def tokenized(self, tokenizer: "PreTrainedTokenizerBase") -> circuits.FactSet:
+    def tokenized(self, tokenizer: "PreTrainedTokenizerBase") -> FactSet:
         """The facts in tokens.
 
         Raises:
@@ -100,7 +104,7 @@ def prompts_for(
     needles: Path | str | None = None,
     haystack: Path | str | None = None,
     facts: Path | str | None = None,
-    answers: "circuits.Answers" = "auto",
+    answers: "Answers" = "auto",
     length: int = DEFAULT_LENGTH,
     depths: Sequence[float] = DEFAULT_DEPTHS,
     seed: int = 0,
@@ -111,7 +115,7 @@ def prompts_for(
         folder: a series folder, or a checkpoint folder (then its parent is looked at too).
         needles: a JSONL file of needles; asks for its own haystack or falls back to the built-in one.
         haystack: a text file.
-        facts: a JSONL file of clean/corrupt facts, or the name of a built-in task (see `circuits.TASKS`).
+        facts: a JSONL file of clean/corrupt facts, or the name of a built-in task (see `circuits.facts.tasks.TASKS`).
         answers: ``one token`` refuses longer answers, ``whole`` scores all tokens of each, ``first token`` the first;
             ``auto`` is ``one token`` unless most facts would be refused so.
         length: prompt length in tokens.
@@ -126,8 +130,8 @@ def prompts_for(
     haystack = haystack or _beside(folder, "haystack.txt")
     facts = facts or _beside(folder, "facts.jsonl")
     source = NeedleSource(
-        needles=heads.load_needles(needles) if needles else heads.default_needles(seed),
-        haystack=_read_text(Path(haystack)) if haystack else heads.default_haystack(seed),
+        needles=load_needles(needles) if needles else default_needles(seed),
+        haystack=_read_text(Path(haystack)) if haystack else default_haystack(seed),
         length=length,
         depths=tuple(depths),
         seed=seed,
@@ -141,17 +145,16 @@ def prompts_for(
 
 def _fact_source(facts: Path | str | None, seed: int) -> FactSource:
     if facts is None:
-        return FactSource(circuits.default_facts(), "built-in facts")
-    task = next((name for name in circuits.TASKS if name == str(facts)), None)
+        return FactSource(default_facts(), "built-in facts")
+    task = next((name for name in TASKS if name == str(facts)), None)
     if task is not None:
-        return FactSource(circuits.task_facts(task, seed=seed), f"built-in task {task}")
+        return FactSource(task_facts(task, seed=seed), f"built-in task {task}")
     path = Path(facts)
     if not path.exists():
         raise BadPrompt(
-            f"there is no file {path} to read facts from, nor a built-in task of that name; "
-            f"tasks: {', '.join(circuits.TASKS)}"
+            f"there is no file {path} to read facts from, nor a built-in task of that name; tasks: {', '.join(TASKS)}"
         )
-    return FactSource(circuits.load_facts(path), _origin(path))
+    return FactSource(load_facts(path), _origin(path))
 
 
 def _beside(folder: Path, name: str) -> Path | None:

@@ -10,16 +10,14 @@ How data goes through it, room by room:
     intervention  a circuit alone, all other edges cut: is it enough?                  `faithfulness`, `transfer`
     roles         where each head reads what it writes                                 `head_roles`
     comparison    two graphs -> what changed, against the noise of the facts           `diff`
-    tracking      a series of graphs -> phases, change points, births and deaths       `evolve`
+    tracking      a series of graphs -> phases, change points, births and deaths       `track`
+
+The names in `__all__` are the promised ones; what else there is lies in the rooms and may move.
 
 Values (graphs, diffs, evolutions) are numpy on disk and in memory: reading, comparing and drawing them imports neither
 torch nor transformers; measuring does.
 """
 
-import lazy_loader
+from checkpoints.former import attach_face
 
-from checkpoints.former import install
-
-install()
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_face(__name__, __file__)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import DriftError
-from checkpoints.files.check import tensor_entries, validate
+from checkpoints.files.check import check_files, tensor_entries
 from checkpoints.files.folder import CONFIG_FILE, combine, read_json, weight_files
 from checkpoints.files.hashes import hash_file
 from checkpoints.files.headers import TensorEntry
@@ -107,7 +107,7 @@ def gather(checkpoint: Checkpoint, *, depth: Depth, sample_size: int) -> Facts:
             parts = {file.name: file.digest for file in checkpoint.hub.weights}
             shapes = {name: TensorFacts(*about) for name, about in checkpoint.hub.shapes().items()}
             return Facts(checkpoint, None, checkpoint.config, checkpoint.tokenizer_key, parts, shapes)
-        files = validate(checkpoint.fetch())
+        files = check_files(checkpoint.fetch())
         config = checkpoint.config if (checkpoint.path / CONFIG_FILE).exists() else None
         tokenizer = checkpoint.tokenizer_key
         if files[0].suffix != ".safetensors":

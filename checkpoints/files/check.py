@@ -10,7 +10,7 @@ from checkpoints.files.headers import TensorEntry, read_header
 from checkpoints.files.limits import require_file, require_plain_archive
 
 
-def validate(folder: Path) -> tuple[Path, ...]:
+def check_files(folder: Path) -> tuple[Path, ...]:
     """Check that a checkpoint folder's weight files exist and hold every byte they promise.
 
     Returns:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import CorruptWeights, DriftError
-from checkpoints.files.check import count_tensors, validate
+from checkpoints.files.check import check_files, count_tensors
 from checkpoints.files.distributed import plan, read_metadata
 from checkpoints.files.folder import ADAPTER_CONFIG, loading_files
 from checkpoints.files.gguf import require_possible_gguf
@@ -160,7 +160,7 @@ def load(checkpoint: Checkpoint, placement: Placement) -> LoadedModel:
 
 def _model(checkpoint: Checkpoint, placement: Placement) -> "PreTrainedModel":
     """The model alone, of the kind of files that the checkpoint consists of, with memory of its own."""
-    files = validate(checkpoint.path)
+    files = check_files(checkpoint.path)
     if files[0].suffix == ".distcp":
         if placement.device_map is not None:
             raise DriftError(
@@ -175,7 +175,7 @@ def _model(checkpoint: Checkpoint, placement: Placement) -> "PreTrainedModel":
         model = _build(checkpoint, files, placement)
     else:
         whole = replace(checkpoint, path=checkpoint.base, hub=checkpoint.hub and checkpoint.hub.base)
-        model = merge_adapter(checkpoint.path, _build(whole, validate(whole.path), placement))
+        model = merge_adapter(checkpoint.path, _build(whole, check_files(whole.path), placement))
     _leave_files(model)
     return model
 

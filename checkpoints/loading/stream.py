@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints.errors import DriftError
-from checkpoints.files.check import tensor_entries, validate
+from checkpoints.files.check import check_files, tensor_entries
 from checkpoints.files.folder import hash_weights, weight_files
 from checkpoints.files.hashes import stamps
 from checkpoints.files.headers import unwrapped
@@ -212,7 +212,7 @@ class _Live:
         Returns:
             the new handle; None where a fresh load ties other tensors than this model does, which is left as it was.
         """
-        validate(checkpoint.fetch())
+        check_files(checkpoint.fetch())
         if reading is None or stamps(reading.seen) != reading.seen:
             reading = self.read(checkpoint)
         if reading is None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from checkpoints import CheckpointMismatch
+from checkpoints.errors import CheckpointMismatch
 from checkpoints.placement import Placement, Where
 from circuit_drift.comparison.pair import PAIR_MEASURES, compare_points, measure_pair
 from circuit_drift.measures.base import Measure
@@ -20,7 +20,7 @@ from circuit_drift.store.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-    import circuits
+    from circuits.intervention.transfer import Transfer
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -106,7 +106,7 @@ def diff(
     )
 
 
-def compare(a: Point, b: Point, *, q: float = 0.05, transfer: "circuits.Transfer | None" = None) -> PairDiff:
+def compare(a: Point, b: Point, *, q: float = 0.05, transfer: "Transfer | None" = None) -> PairDiff:
     """Compare two measured checkpoints from their results alone; no model, no torch.
 
     Args:

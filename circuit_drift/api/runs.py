@@ -23,7 +23,7 @@ from circuit_drift.sweep.sweep import load_record, measure_series
 if TYPE_CHECKING:
     import pandas as pd
 
-    import heads
+    from heads.tracking.monitor import Monitor
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -36,11 +36,11 @@ class Run(RunRecord):
         return cls(**{field.name: getattr(record, field.name) for field in fields(record)})
 
     def diff(self, a: int | str, b: int | str, *, q: float = 0.05) -> PairDiff:
-        """Compare two of its checkpoints; see `circuit_drift.compare`."""
+        """Compare two of its checkpoints; see `circuit_drift.api.pairs.compare`."""
         return PairDiff.of(stored_pair(self, a, b, q=q))
 
-    def monitor(self, stage: str | None = None, branch: str | None = None, **options: Any) -> "heads.Monitor":
-        """Follow retrieval through the run, one of its stages or one of its branches; options as of `heads.monitor`.
+    def monitor(self, stage: str | None = None, branch: str | None = None, **options: Any) -> "Monitor":
+        """Follow retrieval through the run, one of its stages or one of its branches; options as of `heads.track`.
 
         Raises:
             StoreError: no such stage or branch.

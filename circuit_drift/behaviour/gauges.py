@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import circuits
-from checkpoints import BadPrompt, LoadedModel
+from checkpoints.errors import BadPrompt
+from checkpoints.loading.load import LoadedModel
 from checkpoints.model.finite import finite
 from checkpoints.model.plain import takes_model
 from checkpoints.tokenizers.framing import prompt_ids
 from circuit_drift.knowledge.rouge import rouge1_recall
 from circuit_drift.measures.tokenizers import tokenizer_of
+from circuits.facts.facts import FactSet
+from circuits.facts.questions import Question, tokenize_questions
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
     from circuits.facts.questions import QuestionSet
 
-    Asked = circuits.Fact | circuits.Question
+    Asked = circuits.Fact | Question
 
 By = Literal["rank", "probability", "rouge1"]
 
@@ -65,7 +68,7 @@ class Answers:
 
 
 @takes_model
-def answers(model: "PreTrainedModel", facts: "circuits.FactSet | QuestionSet", *, batch_size: int = 64) -> Answers:
+def answers(model: "PreTrainedModel", facts: "FactSet | QuestionSet", *, batch_size: int = 64) -> Answers:
     """Rank and probability of the first token of every fact's answer after its clean prompt; see `last_logits`.
 
     Args:
@@ -103,7 +106,7 @@ class Knowledge:
 
     Attributes:
         facts: what is asked; answers of several tokens only where they are written. Of questions without a corrupt twin
-            (`circuits.Question`), alone or among facts, any answer: rank and probability are of its first token.
+            (`Question`), alone or among facts, any answer: rank and probability are of its first token.
         top: how many tokens count as recalled.
         by: the label whose values get a scalar each (exposure class).
         unit: the label that says which facts are probes of one unit of the ledger (an entity, or one fact in several
@@ -124,7 +127,7 @@ class Knowledge:
     instruction: str = ""
     stops: tuple[str, ...] = ()
     name: str = field(default="knowledge", init=False)
-    _tokenized: list[tuple[Any, "circuits.FactSet | QuestionSet"]] = field(
+    _tokenized: list[tuple[Any, "FactSet | QuestionSet"]] = field(
         default_factory=list, init=False, repr=False, compare=False
     )
 
@@ -169,7 +172,7 @@ class Knowledge:
         return found
 
     def _write(
-        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", facts: "circuits.FactSet | QuestionSet"
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", facts: "FactSet | QuestionSet"
     ) -> list[str]:
         from circuit_drift.behaviour.generation import written
 
@@ -181,22 +184,22 @@ class Knowledge:
         ids = written(model, prompts, new_tokens=self.new_tokens, stop_ids=stops)
         return [str(tokenizer.decode(list(answer), skip_special_tokens=True)).strip() for answer in ids]
 
-    def _tokens(self, tokenizer: Any) -> "circuits.FactSet | QuestionSet":
+    def _tokens(self, tokenizer: Any) -> "FactSet | QuestionSet":
         """The facts in tokens, kept from one probe to the next of the same tokenizer."""
         if not (self._tokenized and self._tokenized[0][0] is tokenizer):
             self._tokenized[:] = [(tokenizer, self._in_tokens(tokenizer))]
         return self._tokenized[0][1]
 
-    def _in_tokens(self, tokenizer: Any) -> "circuits.FactSet | QuestionSet":
+    def _in_tokens(self, tokenizer: Any) -> "FactSet | QuestionSet":
         pairs = [fact for fact in self.facts if isinstance(fact, circuits.Fact)]
         if len(pairs) < len(self.facts):
-            return circuits.tokenize_questions(tokenizer, [_question(fact) for fact in self.facts])
+            return tokenize_questions(tokenizer, [_question(fact) for fact in self.facts])
         whole: Literal["whole", "one token"] = "whole" if self.new_tokens else "one token"
         return circuits.tokenize_facts(tokenizer, pairs, answers=whole)
 
 
-def _question(fact: "Asked") -> "circuits.Question":
-    return circuits.Question(fact.clean, fact.answer, fact.labels, fact.space)
+def _question(fact: "Asked") -> "Question":
+    return Question(fact.clean, fact.answer, fact.labels, fact.space)
 
 
 def _rows(facts: "Sequence[Asked]", columns: Mapping[str, Sequence[Any]], unit: str | None) -> list[Mapping[str, Any]]:

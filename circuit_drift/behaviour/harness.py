@@ -18,11 +18,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from checkpoints import BadPrompt, DriftError, LoadedModel, Series
+from checkpoints import DriftError, Series
+from checkpoints.errors import BadPrompt
+from checkpoints.loading.load import LoadedModel
 from checkpoints.model.finite import finite_logits
 from checkpoints.placement import Placement, Where
 from circuit_drift.behaviour.randomness import random_states
-from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure, Score
+from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure, TaskScore
 from circuit_drift.behaviour.table import BehaviourTable, behaviour_table
 from circuit_drift.measures.base import Asked
 from circuit_drift.measures.tokenizers import tokenizer_of
@@ -91,7 +93,7 @@ class HarnessMeasure(BehaviourMeasure):
             DriftError: the harness is not installed, or none of the tasks can be run.
         """
         evaluate, wrap = _harness()
-        scores: list[Score] = []
+        scores: list[TaskScore] = []
         refused: dict[str, str] = {}
         with _quietly(), _as_it_is(loaded.model), finite_logits(loaded.model):
             lm = wrap(pretrained=loaded.model, tokenizer=tokenizer_of(loaded), batch_size=self.batch_size)
@@ -205,7 +207,7 @@ def _tasks(include: Path | None, *, defaults: bool) -> Any:
     return TaskManager(include_path=str(include) if include else None, include_defaults=defaults)
 
 
-def _scores(found: Mapping[str, Any]) -> Iterator[Score]:
+def _scores(found: Mapping[str, Any]) -> Iterator[TaskScore]:
     """The results of one evaluation: keys are ``metric,filter``, with the standard error beside."""
     for task, row in found["results"].items():
         n = found["n-samples"].get(task, {}).get("effective", 0)
@@ -216,7 +218,7 @@ def _scores(found: Mapping[str, Any]) -> Iterator[Score]:
             error = row.get(f"{metric}_stderr,{filtered}")
             half = 1.96 * error if isinstance(error, (int, float)) else math.nan
             name = metric if filtered == "none" else f"{metric}_{filtered}"
-            yield Score(task, name, float(value), float(value - half), float(value + half), n)
+            yield TaskScore(task, name, float(value), float(value - half), float(value + half), n)
 
 
 def _content(folder: Path) -> str:

@@ -9,15 +9,16 @@ from typing import Any, Self
 
 import numpy as np
 
-import circuits
-from checkpoints import DriftError, LoadedModel
+from checkpoints import DriftError
+from checkpoints.loading.load import LoadedModel
 from checkpoints.tokenizers.framing import prompt_ids
 from circuit_drift.behaviour.generation import written
-from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure, Score, interval_of
+from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure, TaskScore, interval_of
 from circuit_drift.behaviour.skills import forced_tokens
 from circuit_drift.knowledge.rouge import rouge1_recall
 from circuit_drift.measures.base import Asked
 from circuit_drift.measures.tokenizers import tokenizer_of
+from circuits.facts.questions import Questions, read_questions, tokenize_questions
 
 NEW_TOKENS = 25
 
@@ -31,13 +32,13 @@ class QuestionsMeasure(BehaviourMeasure):
     greedily (arXiv 2601.03858: 25 tokens at most). Each over all questions and over each value of the label.
 
     Attributes:
-        questions: from `circuits.read_questions`.
+        questions: from `circuits.facts.questions.read_questions`.
         origin: where they came from.
         by: the label whose values get scores of their own.
         new_tokens: of a written answer, at most.
     """
 
-    questions: circuits.Questions
+    questions: Questions
     origin: str
     by: str = "kind"
     new_tokens: int = NEW_TOKENS
@@ -50,7 +51,7 @@ class QuestionsMeasure(BehaviourMeasure):
         if len(asked.arguments) != 1:
             raise DriftError(f"questions are those of one file: say questions:FILE, got {list(asked.arguments)}")
         path = Path(asked.arguments[0])
-        return cls(circuits.read_questions(path), path.name)
+        return cls(read_questions(path), path.name)
 
     def params(self) -> dict[str, Any]:
         """The questions, the label, and how long answers may get."""
@@ -65,7 +66,7 @@ class QuestionsMeasure(BehaviourMeasure):
             BadPrompt: none can be asked with this tokenizer.
         """
         tokenizer = tokenizer_of(loaded)
-        asked = circuits.tokenize_questions(tokenizer, self.questions)
+        asked = tokenize_questions(tokenizer, self.questions)
         hits, nll = forced_tokens(
             loaded.model,
             [(list(prompt), list(answer)) for prompt, answer in zip(asked.clean, asked.answer, strict=True)],
@@ -91,8 +92,10 @@ def _groups(kinds: np.ndarray) -> list[tuple[str, np.ndarray]]:
     return [("all", np.ones(len(kinds), dtype=bool)), *((name, kinds == name) for name in named)]
 
 
-def _scores(task: str, chosen: np.ndarray, items: Mapping[str, np.ndarray]) -> list[Score]:
-    return [Score(task, metric, *interval_of(values[chosen]), int(chosen.sum())) for metric, values in items.items()]
+def _scores(task: str, chosen: np.ndarray, items: Mapping[str, np.ndarray]) -> list[TaskScore]:
+    return [
+        TaskScore(task, metric, *interval_of(values[chosen]), int(chosen.sum())) for metric, values in items.items()
+    ]
 
 
 def _refused(refused: Sequence[tuple[int, str]]) -> dict[str, str]:

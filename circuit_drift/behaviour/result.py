@@ -16,7 +16,7 @@ _NUMBERS = ("value", "low", "high", "n")
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class TaskScore:
     """One score of one task.
 
     Attributes:
@@ -49,7 +49,7 @@ class Behaviour(Result):
 
     artifact, title = "behaviour", "Behaviour"
 
-    scores: tuple[Score, ...]
+    scores: tuple[TaskScore, ...]
     columns: Mapping[str, float]
     refused: Mapping[str, str] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Behaviour(Result):
         """One row a score: task, metric, value, low, high, n."""
         import pandas as pd
 
-        return pd.DataFrame([asdict(score) for score in self.scores], columns=[f.name for f in fields(Score)])
+        return pd.DataFrame([asdict(score) for score in self.scores], columns=[f.name for f in fields(TaskScore)])
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays = {
@@ -83,7 +83,7 @@ class Behaviour(Result):
     def _restored(cls, document: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "Behaviour":
         numbers = zip(*(arrays[name].tolist() for name in _NUMBERS), strict=True)
         scores = tuple(
-            Score(task, metric, value, low, high, int(n))
+            TaskScore(task, metric, value, low, high, int(n))
             for (task, metric), (value, low, high, n) in zip(document["tasks"], numbers, strict=True)
         )
         columns = dict(zip(document["columns"], arrays["columns"].tolist(), strict=True))

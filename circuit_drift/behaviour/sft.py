@@ -21,17 +21,19 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-import heads
-from checkpoints import BadPrompt, CorruptWeights, DriftError, LoadedModel, Series
+from checkpoints import DriftError, Series
+from checkpoints.errors import BadPrompt, CorruptWeights
+from checkpoints.loading.load import LoadedModel
 from checkpoints.model.rope import of_one_regime
 from checkpoints.placement import Placement, Where
 from circuit_drift.behaviour.randomness import random_states
-from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure, Score, interval_of
+from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure, TaskScore, interval_of
 from circuit_drift.behaviour.suites import family, make_task, suite_for
 from circuit_drift.behaviour.table import BehaviourTable, behaviour_table
 from circuit_drift.measures.base import Asked
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.store.store import Store
+from heads.prompts.needles import NeedlePrompt, NeedleSet
 
 if TYPE_CHECKING:
     import torch
@@ -140,7 +142,7 @@ class SftMeasure(BehaviourMeasure):
         """The headline: pass@k."""
         return f"pass@{self.attempts}"
 
-    def _tests(self, tokenizer: "PreTrainedTokenizerBase") -> tuple[dict[str, heads.NeedleSet], dict[str, str]]:
+    def _tests(self, tokenizer: "PreTrainedTokenizerBase") -> tuple[dict[str, NeedleSet], dict[str, str]]:
         tests, refused = {}, {}
         for task in self.tasks:
             found = self._prompts(tokenizer, task, seed=self.seed, count=self.count)
@@ -154,8 +156,8 @@ class SftMeasure(BehaviourMeasure):
         return tests, refused
 
     def _training(
-        self, tokenizer: "PreTrainedTokenizerBase", tests: "dict[str, heads.NeedleSet]"
-    ) -> tuple[heads.NeedlePrompt, ...]:
+        self, tokenizer: "PreTrainedTokenizerBase", tests: "dict[str, NeedleSet]"
+    ) -> tuple[NeedlePrompt, ...]:
         """Prompts of the same tasks with other words; one that equals a test prompt is left out."""
         seen = {prompt.ids for found in tests.values() for prompt in found}
         rounds = -(-self.tuning.needles // self.count)
@@ -170,15 +172,15 @@ class SftMeasure(BehaviourMeasure):
             raise BadPrompt("no training prompt could be built: shorten the needles or raise the length")
         return tuple(made)
 
-    def _prompts(self, tokenizer: "PreTrainedTokenizerBase", task: str, *, seed: int, count: int) -> heads.NeedleSet:
+    def _prompts(self, tokenizer: "PreTrainedTokenizerBase", task: str, *, seed: int, count: int) -> NeedleSet:
         made = make_task(task, seed=seed, count=count)
         return made.prompts(tokenizer, length=self.length, depths=self.depths, seed=seed)
 
-    def _ask(self, model: "PreTrainedModel", tests: "dict[str, heads.NeedleSet]") -> "dict[str, Answered]":
+    def _ask(self, model: "PreTrainedModel", tests: "dict[str, NeedleSet]") -> "dict[str, Answered]":
         return {task: answered(model, found.prompts, self.temperature, self.batch_size)
                 for task, found in tests.items()}  # fmt: skip
 
-    def _scores(self, task: str, before: "Answered", after: "Sequence[Answered]") -> list[Score]:
+    def _scores(self, task: str, before: "Answered", after: "Sequence[Answered]") -> list[TaskScore]:
         def values(run: Answered) -> dict[str, np.ndarray]:
             passed = 1 - (1 - run.chance) ** self.attempts
             return {self.metric: passed, "accuracy": run.correct, "answer_nll": run.nll}
@@ -186,10 +188,10 @@ class SftMeasure(BehaviourMeasure):
         tuned = [values(run) for run in after]
         columns = {name: np.mean([run[name] for run in tuned], axis=0) for name in tuned[0]}
         columns |= {f"{name}_before": value for name, value in values(before).items()}
-        return [Score(task, name, *interval_of(value), len(value)) for name, value in columns.items()]
+        return [TaskScore(task, name, *interval_of(value), len(value)) for name, value in columns.items()]
 
 
-def _columns(scores: Sequence[Score], metric: str) -> dict[str, float]:
+def _columns(scores: Sequence[TaskScore], metric: str) -> dict[str, float]:
     """The headline of every family: the mean over its tasks."""
     grouped: dict[str, list[float]] = {}
     for score in scores:
@@ -222,7 +224,7 @@ class Answered:
 
 
 def answered(
-    model: "PreTrainedModel", prompts: Sequence[heads.NeedlePrompt], temperature: float = 1.0, batch_size: int = 16
+    model: "PreTrainedModel", prompts: Sequence[NeedlePrompt], temperature: float = 1.0, batch_size: int = 16
 ) -> Answered:
     """Score answers by teacher forcing, which gives greedy accuracy and the chance of a sampled answer alike.
 
@@ -257,7 +259,7 @@ def answered(
 
 
 def _together(
-    model: "PreTrainedModel", prompts: Sequence[heads.NeedlePrompt], order: Sequence[int], size: int
+    model: "PreTrainedModel", prompts: Sequence[NeedlePrompt], order: Sequence[int], size: int
 ) -> Iterator[list[int]]:
     """Prompts to run in one pass, in an order; apart where their lengths would change each other."""
     for start in range(0, len(order), size):
@@ -269,9 +271,7 @@ def _together(
 IGNORED = -100
 
 
-def _answer_logits(
-    model: "PreTrainedModel", prompts: Sequence[heads.NeedlePrompt]
-) -> "tuple[torch.Tensor, torch.Tensor]":
+def _answer_logits(model: "PreTrainedModel", prompts: Sequence[NeedlePrompt]) -> "tuple[torch.Tensor, torch.Tensor]":
     """Float32 logits [batch, T, vocabulary] that predict the answers, and their tokens [batch, T], -100 beyond."""
     import torch
 
@@ -285,7 +285,7 @@ def _answer_logits(
 
 
 def fine_tune(
-    model: "PreTrainedModel", prompts: Sequence[heads.NeedlePrompt], tuning: Tuning, *, seed: int = 0
+    model: "PreTrainedModel", prompts: Sequence[NeedlePrompt], tuning: Tuning, *, seed: int = 0
 ) -> "PreTrainedModel":
     """A tuned copy, in eval mode; the model itself, and every random state, are left as they are.
 
@@ -366,7 +366,7 @@ def sft_probe(
         where: fields of a placement by themselves: ``device="cuda"``, ``dtype="bfloat16"``.
 
     Returns:
-        the table; `BehaviourTable.to_downstream` feeds ``heads.monitor(..., downstream=)``.
+        the table; `BehaviourTable.to_downstream` feeds ``heads.track(..., downstream=)``.
 
     Raises:
         BadPrompt: a task that there is not, or none that can be posed.

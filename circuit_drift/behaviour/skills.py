@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints import BadPrompt, LoadedModel
+from checkpoints.errors import BadPrompt
+from checkpoints.loading.load import LoadedModel
 from checkpoints.tokenizers.framing import front_ids, prompt_ids
 from circuit_drift.behaviour.gauges import Reading, logits_from
 from circuit_drift.measures.tokenizers import tokenizer_of

@@ -1,8 +1,8 @@
 """Retrieval tasks for a behavioural test: RULER's, LongBio's and MRCR's forms, and suites in other words.
 
-Every task is a `heads.Probe`: needles with answers, and the haystack they are hidden in, a pure function of name, seed
-and count. A suite is for series whose tokenizer knows no words but its own, as that of the synthetic world; a package
-may bring one (entry point group ``circuit_drift.suites``).
+Every task is a `heads.prompts.probes.Probe`: needles with answers, and the haystack they are hidden in, a pure
+function of name, seed and count. A suite is for series whose tokenizer knows no words but its own, as that of the
+synthetic world; a package may bring one (entry point group ``circuit_drift.suites``).
 """
 
 import random
@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import heads
-from checkpoints import BadPrompt
+from checkpoints.errors import BadPrompt
 from circuit_drift.plugins import offered
+from heads.prompts.probes import PROBES, Probe, probe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 GROUP = "circuit_drift.suites"
 BUILT_IN = {"lab": "circuit_drift.lab.suite:SUITE"}
-STANDARD = tuple(name for name in heads.PROBES if name.startswith(("ruler_", "variable_", "longbio_", "mrcr")))
+STANDARD = tuple(name for name in PROBES if name.startswith(("ruler_", "variable_", "longbio_", "mrcr")))
 """RULER's needle variants and variable tracking, LongBio's three forms, MRCR."""
 
 Made = tuple[list[heads.Needle], str | tuple[str, ...]]
@@ -44,24 +45,24 @@ def family(task: str) -> str:
     return "ruler" if task == "variable_tracking" else task.partition("_")[0]
 
 
-def make_task(name: str, *, seed: int, count: int) -> heads.Probe:
+def make_task(name: str, *, seed: int, count: int) -> Probe:
     """A task by name.
 
     Args:
-        name: one of `STANDARD`, of a suite, or any other of `heads.PROBES`.
+        name: one of `STANDARD`, of a suite, or any other of `heads.prompts.probes.PROBES`.
         seed: of words and places.
         count: needles.
 
     Raises:
         BadPrompt: there is no such task.
     """
-    if name in heads.PROBES:
-        return heads.probe(name, seed=seed, count=count)
+    if name in PROBES:
+        return probe(name, seed=seed, count=count)
     makers = {task: make for suite in _suites() for task, make in suite.tasks.items()}
     if name not in makers:
-        raise BadPrompt(f"no task is called {name!r}; there are {', '.join((*heads.PROBES, *makers))}")
+        raise BadPrompt(f"no task is called {name!r}; there are {', '.join((*PROBES, *makers))}")
     needles, hay = makers[name](random.Random(f"{name}/{seed}"), count)
-    return heads.Probe(name, tuple(needles), hay)
+    return Probe(name, tuple(needles), hay)
 
 
 def suite_for(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:

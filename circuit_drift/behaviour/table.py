@@ -11,7 +11,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints import BadPrompt, DriftError, Series, StoreError
+from checkpoints import DriftError, Series
+from checkpoints.errors import BadPrompt, StoreError
 from checkpoints.files.reading import read_frame
 from checkpoints.results.disk import write_file
 from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure
@@ -67,7 +68,7 @@ class BehaviourTable:
         return pd.DataFrame([{"step": step, **found.columns} for step, found in self.points])
 
     def to_downstream(self) -> dict[str, dict[int, float]]:
-        """Column -> {step: value}, as `heads.monitor` takes it."""
+        """Column -> {step: value}, as `heads.track` takes it."""
         names = dict.fromkeys(name for _, found in self.points for name in found.columns)
         return {name: {step: found.columns[name] for step, found in self.points if name in found.columns}
                 for name in names}  # fmt: skip

@@ -138,11 +138,12 @@ def run(
     from checkpoints import open_series
     from circuit_drift.cli.render import print_run
     from circuit_drift.comparison.transfer import transfer_over_stages
+    from circuit_drift.prompts import prompts_for
 
     placement = placed(device, dtype, attention, device_map)
     opened = open_series(series)
     opened = opened.select(steps) if steps else opened
-    prompts = circuit_drift.prompts_for(
+    prompts = prompts_for(
         opened.path,
         needles=needles,
         haystack=haystack,
@@ -193,14 +194,14 @@ def retrieval_heads(
     device_map: DeviceMapOption = None,
 ) -> None:
     """Score the heads of chosen checkpoints: which retrieve, with their intervals."""
-    import circuit_drift
     from checkpoints import open_series
     from circuit_drift.cli.render import print_heads
+    from circuit_drift.prompts import prompts_for
     from circuit_drift.store.store import Store
     from circuit_drift.sweep.sweep import measure_each
 
     chosen = open_series(series).select(steps)
-    prompts = circuit_drift.prompts_for(chosen.path, needles=needles, haystack=haystack, length=length, seed=seed)
+    prompts = prompts_for(chosen.path, needles=needles, haystack=haystack, length=length, seed=seed)
     measured = measure_each(
         chosen.checkpoints,
         Store.open(store),
@@ -252,8 +253,9 @@ def diff(
     from checkpoints import open_checkpoint
     from circuit_drift.cli.render import print_pair
     from circuit_drift.comparison.transfer import TRANSFER
+    from circuit_drift.prompts import prompts_for
 
-    prompts = circuit_drift.prompts_for(
+    prompts = prompts_for(
         open_checkpoint(a).path,
         needles=needles,
         haystack=haystack,
@@ -330,7 +332,7 @@ def architectures(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
 ) -> None:
     """List the model architectures that the tests prove, with what each can and cannot do."""
-    from checkpoints import capabilities
+    from checkpoints.model.architectures import capabilities
 
     table = capabilities()
     typer.echo(table.to_frame().to_json(orient="records", indent=1) if as_json else table)

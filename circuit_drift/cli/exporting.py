@@ -38,7 +38,7 @@ def export(
 
 
 def export_circuit(run: "RunRecord", step: str, out: Path, *, edges: int | None = None) -> Path:
-    """Write a point's circuit for another tool; formats as in `circuits.export`.
+    """Write a point's circuit for another tool; formats as in `circuits.graph.exports.export`.
 
     Args:
         run: a stored run.

@@ -10,7 +10,7 @@ from checkpoints.files.reading import read_document
 from checkpoints.placement import DeviceMap, Placement
 
 if TYPE_CHECKING:
-    from circuits import Answers
+    from circuits.facts.facts import Answers
 
 SeriesArgument = Annotated[
     str, typer.Argument(metavar="SERIES", help="A folder of checkpoints, 'demo', or 'org/name@step*'.")
@@ -62,9 +62,9 @@ def answers_of(given: str) -> "Answers":
     Raises:
         DriftError: there is none.
     """
-    import circuits
+    from circuits.facts.facts import Answers
 
-    known = get_args(circuits.Answers)
+    known = get_args(Answers)
     if (name := given.replace("-", " ")) not in known:
         raise DriftError(f"--answers cannot be {given!r}; choose from {', '.join(known).replace(' t', '-t')}")
     return cast("Answers", name)

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-    import circuits
     import heads
     from checkpoints import Series
     from checkpoints.audit import AuditReport
+    from circuits.tracking.evolution import Evolution
+    from heads.tracking.monitor import Monitor
 
 WIDE = 1000
 
@@ -50,7 +51,7 @@ def print_pair(pair: PairRecord) -> None:
             _show(console, table.frame.head(SHOWN), title=table.title)
 
 
-def print_heads(scored: "Sequence[tuple[str, heads.RetrievalScores]]", top: int) -> None:
+def print_heads(scored: "Sequence[tuple[str, heads.Scores]]", top: int) -> None:
     """The leading heads of each checkpoint with their intervals and the main detectors."""
     console = _console()
     for label, scores in scored:
@@ -72,7 +73,7 @@ def print_audit(report: "AuditReport") -> None:
         console.print(f"  seen in: {finding.reference}", soft_wrap=True)
 
 
-def print_monitor(monitor: "heads.Monitor") -> None:
+def print_monitor(monitor: "Monitor") -> None:
     """The monitor's findings, then its table."""
     console = _console()
     for sentence in monitor.findings:
@@ -80,7 +81,7 @@ def print_monitor(monitor: "heads.Monitor") -> None:
     _show(console, monitor.table(), title="Retrieval over training [95 % interval]")
 
 
-def print_evolution(evolution: "circuits.Evolution", facts: str) -> None:
+def print_evolution(evolution: "Evolution", facts: str) -> None:
     """What became of the circuit over the series, then its table."""
     console = _console()
     console.print(f"• On {facts}: {evolution.verdict}", soft_wrap=True)

@@ -74,12 +74,12 @@ def evolve(
 
 def _downstream(run: "Run", given: str) -> dict[str, dict[int, float]]:
     """Column -> {step: value}, of a file or of a measure of the run."""
-    import heads
     from circuit_drift.measures.registry import find
     from circuit_drift.report.run_table import readings
+    from heads.tracking.correlation import read_downstream
 
     if Path(given).is_file() or find(given) is None:
-        return heads.read_downstream(Path(given))
+        return read_downstream(Path(given))
     return readings(run, given)
 
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints import CheckpointMismatch, DriftError, open_checkpoint
+from checkpoints import DriftError, open_checkpoint
+from checkpoints.errors import CheckpointMismatch
 from checkpoints.placement import ANYWHERE, Placement
 from checkpoints.series.compat import require_same_model
 from circuit_drift.comparison.pair_tables import comparable
@@ -23,8 +24,8 @@ from circuit_drift.store.store import Store
 from circuit_drift.sweep.sweep import measure_each
 
 if TYPE_CHECKING:
-    import circuits
-    from heads import Change
+    from circuits.intervention.transfer import Transfer
+    from heads.scores.change import Change
 
 PAIR_MEASURES = (*MEASURES, TRANSFER)
 
@@ -72,7 +73,7 @@ def stored_pair(run: RunRecord, a: int | str, b: int | str, *, q: float = 0.05) 
     return compare_points(*pair, q=q, transfer=stored_transfer(pair, Store(run.store)))
 
 
-def compare_points(a: Point, b: Point, *, q: float = 0.05, transfer: "circuits.Transfer | None" = None) -> PairRecord:
+def compare_points(a: Point, b: Point, *, q: float = 0.05, transfer: "Transfer | None" = None) -> PairRecord:
     """Compare two measured checkpoints from their results alone; no model, no torch.
 
     Args:

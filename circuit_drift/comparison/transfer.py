@@ -10,7 +10,8 @@ from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from checkpoints import BadPrompt, Checkpoint, DamagedResult, DriftError, Series
+from checkpoints import Checkpoint, DriftError, Series
+from checkpoints.errors import BadPrompt, DamagedResult
 from checkpoints.placement import ANYWHERE, Placement
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import Prompts
@@ -20,7 +21,7 @@ from circuit_drift.stages.stages import stage_ends
 from circuit_drift.store.store import Store, key_of
 
 if TYPE_CHECKING:
-    import circuits
+    from circuits.intervention.transfer import Transfer
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +29,9 @@ TRANSFER = "transfer"
 VERSION = 1
 
 
-def stored_transfer(points: Sequence[Point], store: Store) -> "circuits.Transfer | None":
+def stored_transfer(points: Sequence[Point], store: Store) -> "Transfer | None":
     """The transfer between these points, if it was measured."""
-    import circuits
+    from circuits.intervention.transfer import Transfer
 
     if any(point.circuit is None for point in points):
         return None
@@ -38,7 +39,7 @@ def stored_transfer(points: Sequence[Point], store: Store) -> "circuits.Transfer
     if not store.has(TRANSFER, key):
         return None
     try:
-        return circuits.Transfer.load(store.folder(TRANSFER, key))
+        return Transfer.load(store.folder(TRANSFER, key))
     except DamagedResult as error:
         logger.warning("a stored transfer is damaged, and left out until it is measured anew: %s", error)
         return None
@@ -51,7 +52,7 @@ def measure_transfer(
     prompts: Prompts,
     *,
     placement: Placement = ANYWHERE,
-) -> "circuits.Transfer":
+) -> "Transfer":
     """Run every checkpoint's circuit in every checkpoint's model, on the facts that a diff of them is about.
 
     Args:
@@ -64,8 +65,8 @@ def measure_transfer(
     Raises:
         BadPrompt: a point without a circuit, or facts other than those the circuits were measured on.
     """
-    import circuits
     from checkpoints.loading.stream import stream
+    from circuits.intervention.transfer import transfer
 
     lacking = [point.name for point in points if point.circuit is None]
     if lacking:
@@ -87,7 +88,7 @@ def measure_transfer(
     if facts.hash != graphs[0].meta["prompts"]:
         raise BadPrompt("the circuits were measured on other facts than these prompts hold; measure them again")
     kept = recalled_facts(graphs)
-    result = circuits.transfer(
+    result = transfer(
         (loaded.model for loaded in chain([first], models)),
         pruned,
         facts if kept is None else facts.subset(kept.tolist()),

@@ -7,6 +7,6 @@
 Reads tables only: no torch.
 """
 
-import lazy_loader
+from checkpoints.former import attach_face
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_face(__name__, __file__)

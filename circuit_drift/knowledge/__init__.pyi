@@ -30,7 +30,7 @@ from .resampling import (
 )
 from .rouge import rouge1_recall as rouge1_recall
 from .scores import (
-    Scores as Scores,
+    UnitScores as UnitScores,
 )
 from .scores import (
     read_scores as read_scores,

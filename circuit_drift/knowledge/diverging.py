@@ -8,7 +8,7 @@ import numpy as np
 
 from checkpoints.errors import BadPrompt
 from checkpoints.stats.ttests import false_discovery, paired_test
-from circuit_drift.knowledge.scores import Scores
+from circuit_drift.knowledge.scores import UnitScores
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Divergence:
         return said + beyond + (f"; loss fell while recall was lost at {at}" if at else "")
 
 
-def divergence(scores: Scores, loss: Mapping[int, float], *, unit: str = "intervals") -> Divergence:
+def divergence(scores: UnitScores, loss: Mapping[int, float], *, unit: str = "intervals") -> Divergence:
     """Compare the course of the loss with that of the mean score.
 
     Args:

@@ -14,7 +14,7 @@ from checkpoints.results.result import Result
 from circuit_drift.knowledge.diverging import Divergence, divergence
 from circuit_drift.knowledge.history import Spell, Survival, spells, survival
 from circuit_drift.knowledge.resampling import Resampled, reaches, resample
-from circuit_drift.knowledge.scores import Scores
+from circuit_drift.knowledge.scores import UnitScores
 from circuit_drift.knowledge.transitions import Bools, Transitions, transitions
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Ledger(Result):
 
     artifact = "knowledge_ledger"
 
-    scores: Scores
+    scores: UnitScores
     threshold: float = THRESHOLD
     support: float = SUPPORT
     draws: int = 1000
@@ -197,7 +197,7 @@ class Ledger(Result):
     def _restored(cls, document: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float64]]) -> "Ledger":
         labels = {name: tuple(values) for name, values in document["labels"].items()}
         steps, units = tuple(document["steps"]), tuple(document["units"])
-        scores = Scores(units, steps, arrays["probes"], labels, document["name"])
+        scores = UnitScores(units, steps, arrays["probes"], labels, document["name"])
         return cls(scores, *(document[name] for name in ("threshold", "support", "draws", "seed")))
 
     def _repr_html_(self) -> str:
@@ -207,7 +207,7 @@ class Ledger(Result):
 
 
 def ledger(
-    scores: Scores, *, threshold: float = THRESHOLD, support: float = SUPPORT, draws: int = 1000, seed: int = 0
+    scores: UnitScores, *, threshold: float = THRESHOLD, support: float = SUPPORT, draws: int = 1000, seed: int = 0
 ) -> Ledger:
     """Keep the ledger of a run.
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from checkpoints.errors import BadPrompt
 from checkpoints.stats.bootstrap import draw_units, percentiles, resampled_means
 from checkpoints.stats.units import Floats
-from circuit_drift.knowledge.scores import Scores
+from circuit_drift.knowledge.scores import UnitScores
 from circuit_drift.knowledge.transitions import transitions
 
 COUNTED = ("known", "acquired", "retained", "forgotten", "relearned")
@@ -37,7 +37,7 @@ class Resampled:
     draws: int
 
 
-def resample(scores: Scores, threshold: float, *, draws: int = 1000, seed: int = 0) -> Resampled:
+def resample(scores: UnitScores, threshold: float, *, draws: int = 1000, seed: int = 0) -> Resampled:
     """Resample the probes of every unit.
 
     Args:

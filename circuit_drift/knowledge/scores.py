@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class UnitScores:
     """How well each unit is known at each step; higher is better.
 
     Attributes:
@@ -59,13 +59,13 @@ class Scores:
         """[U, S] whether a unit has a score."""
         return np.asarray(~np.isnan(self.probes).all(axis=2))
 
-    def subset(self, members: NDArray[np.bool_]) -> "Scores":
+    def subset(self, members: NDArray[np.bool_]) -> "UnitScores":
         """Some of the units.
 
         Args:
             members: [U] which.
         """
-        return Scores(
+        return UnitScores(
             tuple(np.array(self.units, dtype=object)[members]),
             self.steps,
             self.probes[members],
@@ -73,12 +73,12 @@ class Scores:
             self.name,
         )
 
-    def until(self, step: int) -> "Scores":
+    def until(self, step: int) -> "UnitScores":
         """What was known of it at a step: later ones left out."""
         count = sum(s <= step for s in self.steps)
-        return Scores(self.units, self.steps[:count], self.probes[:, :count], self.labels, self.name)
+        return UnitScores(self.units, self.steps[:count], self.probes[:, :count], self.labels, self.name)
 
-    def groups(self, by: str) -> dict[str, "Scores"]:
+    def groups(self, by: str) -> dict[str, "UnitScores"]:
         """The scores of each value of a label, in order of first appearance.
 
         Raises:
@@ -98,7 +98,7 @@ def read_scores(
     score: str = "score",
     probe: str | None = None,
     labels: Sequence[str] = (),
-) -> Scores:
+) -> UnitScores:
     """Scores from a CSV file; see `scores_from_frame`.
 
     Raises:
@@ -119,7 +119,7 @@ def scores_from_frame(
     score: str = "score",
     probe: str | None = None,
     labels: Sequence[str] = (),
-) -> Scores:
+) -> UnitScores:
     """Scores from a long table: one row for each (unit, step), or each (unit, step, probe).
 
     Args:
@@ -152,7 +152,7 @@ def scores_from_frame(
     probes = np.full((len(units), len(steps), int(slot.max()) + 1), np.nan)
     probes[row, column, slot] = frame[score].to_numpy(dtype=float)
     named = {label: _label(frame, unit, label) for label in labels}
-    return Scores(tuple(units), tuple(int(s) for s in steps), probes, named, score)
+    return UnitScores(tuple(units), tuple(int(s) for s in steps), probes, named, score)
 
 
 def _check_numbers(frame: "pd.DataFrame", step: str, score: str) -> None:

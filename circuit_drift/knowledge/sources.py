@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.files.reading import read_frame
-from circuit_drift.knowledge.scores import Scores
+from circuit_drift.knowledge.scores import UnitScores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _NEEDED = ("fact", "step", "class", "relation", "batch", "rank", "prob", "held_out_paraphrase")
 
-Score = Literal["rank", "probability"]
+AnswerScore = Literal["rank", "probability"]
 
 
 def rank_scores(ranks: NDArray[np.integer], *, top: int = 1) -> NDArray[np.float64]:
@@ -31,7 +31,7 @@ def rank_scores(ranks: NDArray[np.integer], *, top: int = 1) -> NDArray[np.float
     return np.asarray(ranks < top, dtype=np.float64)
 
 
-def graph_scores(graphs: Sequence[tuple[int, "circuits.AttributionGraph"]], *, top: int = 1) -> Scores:
+def graph_scores(graphs: Sequence[tuple[int, "circuits.AttributionGraph"]], *, top: int = 1) -> UnitScores:
     """Scores of the facts of a circuit run, by the rank of each fact's answer in the clean forward pass.
 
     Args:
@@ -53,7 +53,7 @@ def graph_scores(graphs: Sequence[tuple[int, "circuits.AttributionGraph"]], *, t
     ranks = np.stack([graph.answer_rank for _, graph in graphs], axis=1)
     steps = tuple(step for step, _ in graphs)
     units = tuple(f"fact {index}" for index in range(len(first)))
-    return Scores(units, steps, rank_scores(ranks, top=top)[:, :, None], _labels(first.labels), f"hit@{top}")
+    return UnitScores(units, steps, rank_scores(ranks, top=top)[:, :, None], _labels(first.labels), f"hit@{top}")
 
 
 def _labels(facts: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
@@ -62,7 +62,9 @@ def _labels(facts: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(str(fact[name]) for fact in facts) for name in shared}
 
 
-def series_scores(folder: Path | str, *, score: Score = "rank", top: int = 1, held_out: bool = False) -> Scores:
+def series_scores(
+    folder: Path | str, *, score: AnswerScore = "rank", top: int = 1, held_out: bool = False
+) -> UnitScores:
     """Scores of a lab series' facts, from its ``fact_recall.csv``.
 
     A fact's probes are its training paraphrase and the paraphrase held out of its documents. By default the
@@ -92,10 +94,10 @@ def series_scores(folder: Path | str, *, score: Score = "rank", top: int = 1, he
     table = pd.concat(parts, ignore_index=True)
     read = scores_from_frame(table, unit="fact", probe="probe", labels=("class", "relation", "batch"))
     name = f"hit@{top}" if score == "rank" else "probability"
-    return Scores(read.units, read.steps, read.probes, read.labels, name)
+    return UnitScores(read.units, read.steps, read.probes, read.labels, name)
 
 
-def _probe(frame: "pd.DataFrame", name: str, prefix: str, score: Score, top: int) -> "pd.DataFrame":
+def _probe(frame: "pd.DataFrame", name: str, prefix: str, score: AnswerScore, top: int) -> "pd.DataFrame":
     values = frame[f"{prefix}prob"] if score == "probability" else (frame[f"{prefix}rank"] < top).astype(float)
     about = frame[["fact", "step", "class", "relation", "batch"]]
     return about.assign(probe=name, score=values)

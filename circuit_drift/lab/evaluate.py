@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from circuit_drift.lab.data import Rows
-    from heads import NeedleSet
+    from heads.prompts.needles import NeedleSet
 
 DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from circuit_drift.lab.train import Moment
-    from heads import NeedleSet
+    from heads.prompts.needles import NeedleSet
 
 LIVE_NEEDLES = 8
 FEWER = 16  # needles in the measures beside the main one
@@ -91,7 +91,7 @@ def needle_columns(model: PreTrainedModel, prompts: NeedleSet) -> Row:
     """Needle accuracy, answer PPL and the leading head over needle prompts."""
     import heads
 
-    scores = heads.retrieval_scores(model, prompts, batch_size=16)
+    scores = heads.score(model, prompts, batch_size=16)
     best = scores.top(1)[0]
     return {
         "needle_accuracy": round(scores.needle_accuracy, 4),

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from checkpoints import Checkpoint, DriftError, LoadedModel
+from checkpoints import Checkpoint, DriftError
+from checkpoints.loading.load import LoadedModel
 from checkpoints.placement import AUTO
 from circuit_drift.measures.pairs.pairing import Pairing
 from circuit_drift.page.page import Section

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import circuits
-from checkpoints import LoadedModel
+from checkpoints.loading.load import LoadedModel
 from circuit_drift.measures.base import Asked, Measure
 from circuit_drift.measures.pairs.circuit import CircuitPairing
 from circuit_drift.measures.tokenizers import tokenizer_of

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import circuits
-from checkpoints import LoadedModel
+from checkpoints.loading.load import LoadedModel
 from circuit_drift.measures.base import Asked, Measure
 from circuit_drift.measures.circuit import CircuitMeasure
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.page.page import Section
 from circuit_drift.record.record import RunRecord
+from circuits.intervention.faithfulness import FaithfulnessCurve
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class FaithfulnessMeasure(Measure):
     name = "faithfulness"
     version = 3
     needs = ("circuit",)
-    result = circuits.FaithfulnessCurve
+    result = FaithfulnessCurve
 
     @classmethod
     def build(cls, asked: Asked) -> Self:
@@ -35,10 +35,12 @@ class FaithfulnessMeasure(Measure):
         """The circuit's parameters and the sizes tried."""
         return {"circuit": self.circuit.parameters(), "shares": self.shares}
 
-    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "circuits.FaithfulnessCurve":
+    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "FaithfulnessCurve":
         """Run the pruned circuit of each size in the model it was found in."""
+        from circuits.intervention.faithfulness_measure import faithfulness_curve
+
         facts = self.circuit.source.tokenized(tokenizer_of(loaded))
-        return circuits.faithfulness_curve(loaded.model, earlier["circuit"], facts, shares=self.shares)
+        return faithfulness_curve(loaded.model, earlier["circuit"], facts, shares=self.shares)
 
     @property
     def origins(self) -> dict[str, str]:
@@ -46,12 +48,12 @@ class FaithfulnessMeasure(Measure):
         return self.circuit.origins
 
     @classmethod
-    def reading(cls, result: "circuits.FaithfulnessCurve") -> dict[str, float]:
+    def reading(cls, result: "FaithfulnessCurve") -> dict[str, float]:
         """Of the circuit that is drawn and compared."""
         return {"faithfulness": float(result.values[result.drawn])}
 
     @classmethod
-    def columns(cls, result: "circuits.FaithfulnessCurve") -> dict[str, Any]:
+    def columns(cls, result: "FaithfulnessCurve") -> dict[str, Any]:
         """The same, and how many edges that circuit has."""
         return {"faithfulness": result.values[result.drawn], "circuit_edges": int(result.n_edges[result.drawn])}
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import heads
-from checkpoints import LoadedModel
+from checkpoints.loading.load import LoadedModel
 from circuit_drift.measures.base import Asked, Measure
 from circuit_drift.measures.needles import needle_prompts_of
 from circuit_drift.measures.pairs.heads import HeadPairing
@@ -36,7 +36,7 @@ class RetrievalMeasure(Measure):
 
     name = "heads"
     version = 3
-    result = heads.RetrievalScores
+    result = heads.Scores
     pairing = HeadPairing()
 
     @classmethod
@@ -49,10 +49,10 @@ class RetrievalMeasure(Measure):
         """The prompts; the batch size changes no number."""
         return {"prompts": self.source.hash}
 
-    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "heads.RetrievalScores":
+    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "heads.Scores":
         """Score every head on every needle prompt in one forward pass a batch."""
         prompts = needle_prompts_of(tokenizer_of(loaded), self.source)
-        return heads.retrieval_scores(loaded.model, prompts, batch_size=self.batch_size)
+        return heads.score(loaded.model, prompts, batch_size=self.batch_size)
 
     @property
     def origins(self) -> dict[str, str]:
@@ -60,7 +60,7 @@ class RetrievalMeasure(Measure):
         return {"needles": self.source.origin}
 
     @classmethod
-    def reading(cls, result: "heads.RetrievalScores") -> dict[str, float]:
+    def reading(cls, result: "heads.Scores") -> dict[str, float]:
         """Needle accuracy, perplexity of the answers, heads that retrieve."""
         return {
             "needle_accuracy": result.needle_accuracy,
@@ -69,7 +69,7 @@ class RetrievalMeasure(Measure):
         }
 
     @classmethod
-    def columns(cls, result: "heads.RetrievalScores") -> dict[str, Any]:
+    def columns(cls, result: "heads.Scores") -> dict[str, Any]:
         """Readouts, the number of heads that retrieve, the best head and its score."""
         best = result.top(1)
         return {

@@ -5,14 +5,15 @@ from weakref import WeakKeyDictionary
 
 import heads
 from circuit_drift.prompts import NeedleSource
+from heads.prompts.needles import NeedleSet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_built: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[NeedleSource, heads.NeedleSet]]" = WeakKeyDictionary()
+_built: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[NeedleSource, NeedleSet]]" = WeakKeyDictionary()
 
 
-def needle_prompts_of(tokenizer: "PreTrainedTokenizerBase", source: NeedleSource) -> "heads.NeedleSet":
+def needle_prompts_of(tokenizer: "PreTrainedTokenizerBase", source: NeedleSource) -> "NeedleSet":
     """The prompts in tokens; those built last with a tokenizer are kept, since a run asks the same again and again."""
     known = _built.get(tokenizer)
     if known is None or known[0] is not source:

@@ -4,9 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-import circuits
-import heads
-from checkpoints import LoadedModel
+from checkpoints.loading.load import LoadedModel
 from checkpoints.tokenizers.framing import front_ids
 from circuit_drift.measures.base import Asked, Measure
 from circuit_drift.measures.needles import needle_prompts_of
@@ -15,6 +13,9 @@ from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.page.page import Section
 from circuit_drift.prompts import FactSource, NeedleSource
 from circuit_drift.record.record import RunRecord
+from circuits.facts.facts import FactSet
+from circuits.roles.roles import HeadRoles
+from heads.prompts.needles import NeedleSet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,7 @@ class RolesMeasure(Measure):
 
     name = "roles"
     version = 2
-    result = circuits.HeadRoles
+    result = HeadRoles
     pairing = RolePairing()
 
     @classmethod
@@ -50,13 +51,16 @@ class RolesMeasure(Measure):
         prompts = {"prompts": self.source.hash, "needles": self.needles.hash}
         return {**prompts, "block": self.block, "count": self.count}
 
-    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "circuits.HeadRoles":
+    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "HeadRoles":
         """Split every head's contribution by source; score previous-token and induction on repeated tokens."""
+        from circuits.roles.measure import head_roles
+        from heads.detect.repeats import repeat_scores
+
         tokenizer = tokenizer_of(loaded)
         facts = self.source.tokenized(tokenizer)
-        roles = circuits.head_roles(loaded.model, facts)
+        roles = head_roles(loaded.model, facts)
         tokens, end = _repeated(tokenizer, needle_prompts_of(tokenizer, self.needles), facts, self.block)
-        repeated = heads.repeat_scores(
+        repeated = repeat_scores(
             loaded.model,
             block=min(self.block, len(tokens)),
             repeats=2,
@@ -94,12 +98,14 @@ class RolesMeasure(Measure):
 
 
 def _repeated(
-    tokenizer: "PreTrainedTokenizerBase", needles: "heads.NeedleSet", facts: "circuits.FactSet", block: int
+    tokenizer: "PreTrainedTokenizerBase", needles: "NeedleSet", facts: "FactSet", block: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The tokens that blocks are drawn from, and those that close a block."""
-    tokens = heads.seen_tokens(tokenizer, [prompt.answer for prompt in needles])
+    from heads.detect.repeats import seen_tokens
+
+    tokens = seen_tokens(tokenizer, [prompt.answer for prompt in needles])
     if len(tokens) < block:
         asked = (*facts.clean, *facts.corrupt, *facts.answer, *facts.wrong)
-        return heads.seen_tokens(tokenizer, [*asked, *(prompt.ids for prompt in needles)]), ()
+        return seen_tokens(tokenizer, [*asked, *(prompt.ids for prompt in needles)]), ()
     ends = {prompt.ids[prompt.answer_span[1] : prompt.needle_span[1]] for prompt in needles}
     return tokens, ends.pop() if len(ends) == 1 else ()

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import circuit_drift
-from checkpoints import Checkpoint, DamagedResult, LoadedModel
+from checkpoints import Checkpoint
+from checkpoints.errors import DamagedResult
+from checkpoints.loading.load import LoadedModel
 from circuit_drift.measures.base import ATTENTION, Measure
 from circuit_drift.store.store import Store, key_of
 

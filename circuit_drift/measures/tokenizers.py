@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from checkpoints import BadPrompt, Checkpoint, LoadedModel
-from checkpoints.loading.load import load_tokenizer
+from checkpoints import Checkpoint
+from checkpoints.errors import BadPrompt
+from checkpoints.loading.load import LoadedModel, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

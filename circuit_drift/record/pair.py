@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Self
 from circuit_drift.record.record import Point
 
 if TYPE_CHECKING:
-    import circuits
-    import heads
-    from heads import Change
+    from circuits.comparison.graph_diff import GraphDiff
+    from circuits.roles.roles import RoleChange
+    from heads.comparison.diff import HeadDiff
+    from heads.scores.change import Change
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +40,17 @@ class PairRecord:
         return f"{self.a.label} → {self.b.label}"
 
     @property
-    def heads(self) -> "heads.HeadComparison | None":
+    def heads(self) -> "HeadDiff | None":
         """Head by head; ``None`` where not compared, as for the two below."""
         return self.changes.get("heads")
 
     @property
-    def circuit(self) -> "circuits.GraphDiff | None":
+    def circuit(self) -> "GraphDiff | None":
         """Edge by edge."""
         return self.changes.get("circuit")
 
     @property
-    def roles(self) -> "tuple[circuits.RoleChange, ...] | None":
+    def roles(self) -> "tuple[RoleChange, ...] | None":
         """The roles that heads of the circuits gained and lost."""
         return self.changes.get("roles")
 

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints import StoreError
 from checkpoints.audit import AuditReport
+from checkpoints.errors import StoreError
 
 if TYPE_CHECKING:
     import circuits
     import heads
+    from circuits.intervention.faithfulness import FaithfulnessCurve
+    from circuits.roles.roles import HeadRoles
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Point:
     weights: str = ""
 
     @property
-    def heads(self) -> "heads.RetrievalScores | None":
+    def heads(self) -> "heads.Scores | None":
         """Retrieval scores; ``None`` where not asked for or failed, as for the three below."""
         return self.results.get("heads")
 
@@ -46,12 +48,12 @@ class Point:
         return self.results.get("circuit")
 
     @property
-    def faithfulness(self) -> "circuits.FaithfulnessCurve | None":
+    def faithfulness(self) -> "FaithfulnessCurve | None":
         """How much of the behaviour circuits of several sizes keep."""
         return self.results.get("faithfulness")
 
     @property
-    def roles(self) -> "circuits.HeadRoles | None":
+    def roles(self) -> "HeadRoles | None":
         """What the heads are known for."""
         return self.results.get("roles")
 

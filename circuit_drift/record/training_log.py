@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoints import BadPrompt, DriftError, Series
+from checkpoints import DriftError, Series
+from checkpoints.errors import BadPrompt
 from checkpoints.files.folder import read_json
 from checkpoints.files.reading import decode, parse_table, read_bytes
 from checkpoints.series.layouts import TRAINER_STATE

@@ -13,17 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import heads
-from checkpoints import Checkpoint, Series, UnsupportedArchitecture
+from checkpoints import Checkpoint, Series
+from checkpoints.errors import UnsupportedArchitecture
 from checkpoints.stats.bootstrap import Estimate
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import prompts_for
+from heads.ablation.validation import Validation
+from heads.niah.grid import NeedleMap
+from heads.tracking.monitor import Monitor
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from circuit_drift.record.record import RunRecord
 
-Maps = Mapping[float, heads.NeedleMap]
+Maps = Mapping[float, NeedleMap]
 """Step, or another number that tells checkpoints apart -> map."""
 TRAINED = 512
 """Tokens of the longest rows that the shipped series was trained on."""
@@ -43,7 +47,7 @@ def follow(
     since: int = 0,
     top_k: int = 10,
     downstream: Mapping[str, Mapping[int, float]] | None = None,
-) -> heads.Monitor:
+) -> Monitor:
     """Monitor one stage of a run from a step on: the heads that retrieve at that step are the frozen initial set.
 
     Args:
@@ -55,12 +59,12 @@ def follow(
     """
     points = [p for p in run if p.stage == stage and p.step is not None and p.step >= since and p.heads is not None]
     series = [(p.step, p.tokens, p.heads) for p in points if p.step is not None and p.heads is not None]
-    return heads.monitor(series, top_k=top_k, downstream=downstream)
+    return heads.track(series, top_k=top_k, downstream=downstream)
 
 
 def needle_maps(
     series: Series, *, lengths: Sequence[int] = LENGTHS, depths: Sequence[float] = DEPTHS, needles: int = 4
-) -> dict[float, heads.NeedleMap]:
+) -> dict[float, NeedleMap]:
     """Answer NLL over length and depth at every checkpoint of a series: step -> map, one needle a prompt.
 
     Args:
@@ -69,16 +73,17 @@ def needle_maps(
         depths: of the needle.
         needles: how many of the series' own needles.
     """
+    from heads.niah.measure import needle_map
 
-    def measure(model: Any, tokenizer: Any, hidden: Sequence[heads.Needle], haystack: str) -> heads.NeedleMap:
-        return heads.needle_map(model, tokenizer, hidden, haystack, lengths=lengths, depths=depths)
+    def measure(model: Any, tokenizer: Any, hidden: Sequence[heads.Needle], haystack: str) -> NeedleMap:
+        return needle_map(model, tokenizer, hidden, haystack, lengths=lengths, depths=depths)
 
     return _mapped(series, needles, measure)
 
 
 def interference_maps(
     series: Series, *, distances: Sequence[int] = DISTANCES, befores: Sequence[int] = BEFORES, needles: int = 8
-) -> dict[float, heads.NeedleMap]:
+) -> dict[float, NeedleMap]:
     """Answer NLL over the text after and before the needle at every checkpoint: step -> map.
 
     Args:
@@ -87,16 +92,15 @@ def interference_maps(
         befores: tokens before the needle.
         needles: how many of the series' own needles.
     """
+    from heads.niah.measure import interference_map
 
-    def measure(model: Any, tokenizer: Any, hidden: Sequence[heads.Needle], haystack: str) -> heads.NeedleMap:
-        return heads.interference_map(model, tokenizer, hidden, haystack, distances=distances, befores=befores)
+    def measure(model: Any, tokenizer: Any, hidden: Sequence[heads.Needle], haystack: str) -> NeedleMap:
+        return interference_map(model, tokenizer, hidden, haystack, distances=distances, befores=befores)
 
     return _mapped(series, needles, measure)
 
 
-def causal_heads(
-    series: Series, *, top_k: int, needles: int = 8, length: int = 256, **options: Any
-) -> heads.Validation:
+def causal_heads(series: Series, *, top_k: int, needles: int = 8, length: int = 256, **options: Any) -> Validation:
     """Ablate the top heads of a series' last checkpoint, ranked on some of its needles and tested on others.
 
     Args:
@@ -104,8 +108,10 @@ def causal_heads(
         top_k: heads to ablate.
         needles: how many to rank by, and how many others to test with.
         length: tokens of a prompt.
-        options: passed on to `heads.validate`.
+        options: passed on to `heads.ablation.ablate.validate`.
     """
+    from heads.ablation.ablate import validate
+
     checkpoint = series[-1]
     source = prompts_for(checkpoint.fetch()).needles
     with checkpoint.open() as loaded:
@@ -114,8 +120,8 @@ def causal_heads(
             heads.needle_prompts(tokenizer_of(loaded), part, source.haystack, length=length, depths=(0.1, 0.5, 0.9))
             for part in parts
         )
-        scores = heads.retrieval_scores(loaded.model, rank)
-        return heads.validate(loaded.model, test, scores=scores, top_k=top_k, **options)
+        scores = heads.score(loaded.model, rank)
+        return validate(loaded.model, test, scores=scores, top_k=top_k, **options)
 
 
 def extension_maps(
@@ -125,7 +131,7 @@ def extension_maps(
     lengths: Sequence[int] = EXTENDED,
     depths: Sequence[float] = DEPTHS,
     needles: int = 3,
-) -> dict[float, heads.NeedleMap]:
+) -> dict[float, NeedleMap]:
     """Answer NLL of one checkpoint under other bases of its rotary embedding, its weights untouched: base -> map.
 
     Args:
@@ -139,13 +145,15 @@ def extension_maps(
     Raises:
         UnsupportedArchitecture: a model without one rotary embedding for all layers.
     """
+    from heads.niah.measure import needle_map
+
     source = prompts_for(checkpoint.fetch()).needles
     alone = [replace(needle, distractors=()) for needle in source.needles[:needles]]
-    found: dict[float, heads.NeedleMap] = {}
+    found: dict[float, NeedleMap] = {}
     with checkpoint.open() as loaded:
         for base in bases:
             _turn(loaded.model, base)
-            found[base] = heads.needle_map(
+            found[base] = needle_map(
                 loaded.model, tokenizer_of(loaded), alone, source.haystack, lengths=lengths, depths=depths
             )
     return found
@@ -160,8 +168,8 @@ def _turn(model: Any, base: float) -> None:
     model.base_model.rotary_emb = type(rotary)(config=config).to(model.device)
 
 
-def _mapped(series: Series, needles: int, measure: Callable[..., heads.NeedleMap]) -> dict[float, heads.NeedleMap]:
-    found: dict[float, heads.NeedleMap] = {}
+def _mapped(series: Series, needles: int, measure: Callable[..., NeedleMap]) -> dict[float, NeedleMap]:
+    found: dict[float, NeedleMap] = {}
     for checkpoint in series:
         source = prompts_for(checkpoint.fetch()).needles
         alone = [replace(needle, distractors=()) for needle in source.needles[:needles]]

@@ -8,6 +8,8 @@ import numpy as np
 
 import heads
 from circuit_drift.replicate.long_context import TRAINED, Maps, nats
+from heads.ablation.validation import Validation
+from heads.tracking.monitor import Monitor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,13 +33,13 @@ class Claim:
 
 
 def claims(
-    monitor: heads.Monitor,
-    last: heads.RetrievalScores,
+    monitor: Monitor,
+    last: heads.Scores,
     *,
     maps: Maps,
     interference: Maps,
     extended: Maps,
-    ablations: Sequence[heads.Validation],
+    ablations: Sequence[Validation],
 ) -> "pd.DataFrame":
     """The findings of arXiv 2604.02650 and 2404.15574, their figures, ours, and whether ours agree.
 
@@ -68,7 +70,7 @@ def claims(
     return pd.DataFrame(columns | {"here": [r.here for r in rows], "reproduced": [words[r.holds] for r in rows]})
 
 
-def _deception(monitor: heads.Monitor) -> Claim:
+def _deception(monitor: Monitor) -> Claim:
     found = {saturation.metric: saturation for saturation in monitor.saturations}
     still = found["needle_score"].at
     claim = "the needle score saturates while the answer's perplexity still falls"
@@ -83,7 +85,7 @@ def _deception(monitor: heads.Monitor) -> Claim:
     return Claim(claim, published, here, True if trend.high < 0 else False if trend.saturated else None)
 
 
-def _amplified(monitor: heads.Monitor) -> Claim:
+def _amplified(monitor: Monitor) -> Claim:
     curve, count = monitor.curves["initial_set_mean"], monitor.curves["retrieval_heads"]
     here = (
         f"mean score of the {len(monitor.initial_set)} heads of step {monitor.steps[0]:,}: {curve.value[0]:.2f} to "
@@ -94,7 +96,7 @@ def _amplified(monitor: heads.Monitor) -> Claim:
     return Claim("the heads that retrieve at first retrieve more later", "it rises (figure 5)", here, risen)
 
 
-def _stable(monitor: heads.Monitor, last: heads.RetrievalScores) -> Claim:
+def _stable(monitor: Monitor, last: heads.Scores) -> Claim:
     """Held to the paper's least values, with the overlap that two random lists would have beside it."""
     shares = [t.agreement.shared / t.agreement.k for t in monitor.transitions]
     ranks = [t.agreement.spearman for t in monitor.transitions]
@@ -108,7 +110,7 @@ def _stable(monitor: heads.Monitor, last: heads.RetrievalScores) -> Claim:
     return Claim("the top heads stay the same between checkpoints", published, here, holds)
 
 
-def _few(last: heads.RetrievalScores) -> Claim:
+def _few(last: heads.Scores) -> Claim:
     share = last.count() / last.mean.size
     here = f"{last.count()} of {last.mean.size} ({share:.0%})"
     return Claim("few heads retrieve", "3 to 6 % of heads (2404.15574)", here, share <= 0.06)
@@ -127,7 +129,7 @@ PRINTED = {
 """Pearson r over six checkpoints, arXiv 2604.02650, table 4, by metric and the kind of task."""
 
 
-def _correlated(monitor: heads.Monitor) -> list[Claim]:
+def _correlated(monitor: Monitor) -> list[Claim]:
     """One claim for each metric and downstream column: holds when the interval of r lies on the published side of 0."""
     out = []
     for found in monitor.correlations:
@@ -141,7 +143,7 @@ def _correlated(monitor: heads.Monitor) -> list[Claim]:
     return out
 
 
-def _better_than_score(monitor: heads.Monitor) -> Claim:
+def _better_than_score(monitor: Monitor) -> Claim:
     """Whether the perplexity is the better sign: decided where the one interval of |r| lies beyond the other."""
     found = {c.metric: c for c in monitor.correlations if c.downstream.endswith("codes")}
     ppl, score = found.get("answer_ppl"), found.get("needle_accuracy")
@@ -186,7 +188,7 @@ def _extended(maps: Maps) -> Claim:
     return Claim(claim, "base 500K to 2M for 32K to 64K, with training", here, bool((nll[1] < nll[0]).all()))
 
 
-def _causal(found: heads.Validation) -> Claim:
+def _causal(found: Validation) -> Claim:
     score = found.estimate(found.tested)
     spared = [found.estimate(control) for control in found.controls["layer_matched"]]
     here = (

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints import BadPrompt
+from checkpoints.errors import BadPrompt
 from circuit_drift.comparison.pair import stored_pair
 from circuit_drift.comparison.pair_tables import pairings
 from circuit_drift.measures.registry import kinds_in

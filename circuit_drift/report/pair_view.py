@@ -46,7 +46,7 @@ def pair_html(pair: PairRecord) -> str:
     return "".join(parts)
 
 
-def _refused(result: "circuits.AttributionGraph | heads.RetrievalScores | None") -> list[dict[str, Any]]:
+def _refused(result: "circuits.AttributionGraph | heads.Scores | None") -> list[dict[str, Any]]:
     """The facts or needles that could not be scored, with their place in the input and the reason."""
     refused = result.meta.get("refused", ()) if result is not None else ()
     return [{"index": index, "reason": reason} for index, reason in refused]

@@ -5,7 +5,7 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from checkpoints import BadPrompt, StoreError
+from checkpoints.errors import BadPrompt, StoreError
 from circuit_drift.record.lineage import parents_of
 from circuit_drift.record.recall import recalled
 from circuit_drift.record.record import Point, RunRecord
@@ -13,7 +13,8 @@ from circuit_drift.store.store import Store, key_of
 
 if TYPE_CHECKING:
     import circuits
-    import heads
+    from circuits.tracking.evolution import Evolution
+    from heads.tracking.monitor import Monitor
 
 PLACES = ("stage", "branch")
 
@@ -118,8 +119,8 @@ def tokens_in_stage(run: RunRecord, chosen: Sequence[Point]) -> list[int] | None
     return [count - start for count in counts]
 
 
-def monitor(run: RunRecord, stage: str | None = None, branch: str | None = None, **options: Any) -> "heads.Monitor":
-    """Follow retrieval through a run, one of its stages or one of its branches; options as of `heads.monitor`.
+def monitor(run: RunRecord, stage: str | None = None, branch: str | None = None, **options: Any) -> "Monitor":
+    """Follow retrieval through a run, one of its stages or one of its branches; options as of `heads.track`.
 
     A stage's tokens are counted from its start, since doublings of the whole run mean little inside a short one.
 
@@ -141,11 +142,11 @@ def monitor(run: RunRecord, stage: str | None = None, branch: str | None = None,
             f"{run.name} has {len(scored)} checkpoints with retrieval scores and a step in what is followed; a "
             "monitor needs two: measure them with circuit-drift run --measures heads"
         )
-    return heads.monitor(scored, **options)
+    return heads.track(scored, **options)
 
 
-def evolve(run: RunRecord, stage: str | None = None, branch: str | None = None) -> "tuple[circuits.Evolution, str]":
-    """Follow the circuit over a run, one of its stages or one of its branches; see `circuits.evolve`.
+def evolve(run: RunRecord, stage: str | None = None, branch: str | None = None) -> "tuple[Evolution, str]":
+    """Follow the circuit over a run, one of its stages or one of its branches; see `circuits.track`.
 
     Facts that no checkpoint recalls are left out, as in a diff; see `circuit_drift.record.recall.recalled`.
 
@@ -167,11 +168,10 @@ def evolve(run: RunRecord, stage: str | None = None, branch: str | None = None) 
     return _stored(Store(run.store), chosen, graphs), facts
 
 
-def _stored(
-    store: Store, points: Sequence[Point], graphs: "Sequence[circuits.AttributionGraph]"
-) -> "circuits.Evolution":
-    """`circuits.evolve`, kept in the store: its permutations take longer than all else that needs no model."""
+def _stored(store: Store, points: Sequence[Point], graphs: "Sequence[circuits.AttributionGraph]") -> "Evolution":
+    """`circuits.track`, kept in the store: its permutations take longer than all else that needs no model."""
     import circuits
+    from circuits.tracking.evolution import Evolution
 
     steps = [point.position for point in points if point.position is not None]
     starts = {point.stage: step for point, step in zip(reversed(points), reversed(steps), strict=True) if point.stage}
@@ -180,8 +180,8 @@ def _stored(
     key = key_of(measured)
     folder = store.folder("evolution", key)
     if store.has("evolution", key):
-        return circuits.Evolution.load(folder)
-    evolution = circuits.evolve(zip(steps, graphs, strict=True), stages=stages)
+        return Evolution.load(folder)
+    evolution = circuits.track(zip(steps, graphs, strict=True), stages=stages)
     with suppress(StoreError):  # a store may be there to be read alone
         evolution.save(folder)
     return evolution

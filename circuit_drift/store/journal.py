@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from checkpoints import StoreError
+from checkpoints.errors import StoreError
 from checkpoints.results.disk import older_than, read_regular, remove, write_file
 from circuit_drift.store.leases import LEASE, Claim, Claims
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from checkpoints import StoreError
+from checkpoints.errors import StoreError
 from checkpoints.results.disk import draft_of, read_regular, remove
 from checkpoints.results.processes import process_mark, this_machine
 

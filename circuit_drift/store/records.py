@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from checkpoints import DamagedResult, Series, StoreError
+from checkpoints import Series
+from checkpoints.errors import DamagedResult, StoreError
 from circuit_drift.store.store import Store, read_record
 
 logger = logging.getLogger(__name__)

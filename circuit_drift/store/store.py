@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoints import DamagedResult, StoreError
+from checkpoints.errors import DamagedResult, StoreError
 from checkpoints.results.artifacts import RESULT_FILE
 from checkpoints.results.disk import read_regular, write_file
 from checkpoints.results.strict_json import digest_json, dump_json, parse_json

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoints import DamagedResult, StoreError
+from checkpoints.errors import DamagedResult, StoreError
 from checkpoints.results.artifacts import DIGESTS, check_artifact, read_meta
 from checkpoints.results.disk import STALE, abandoned_drafts, draft_of, older_than, remove
 from circuit_drift.store.journal import Journal

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from checkpoints import Checkpoint, DamagedResult, DriftError, Series, StoreError, open_series
+from checkpoints import Checkpoint, DriftError, Series, open_series
 from checkpoints.audit import AuditReport, audit
+from checkpoints.errors import DamagedResult, StoreError
 from checkpoints.placement import ANYWHERE, Placement
 from circuit_drift.measures.base import Measure
 from circuit_drift.measures.registry import MEASURES, build_measures, find

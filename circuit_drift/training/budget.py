@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from checkpoints import BadPrompt
+from checkpoints.errors import BadPrompt
 
 
 class Budget:

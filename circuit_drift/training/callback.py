@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from checkpoints import BadPrompt, UnsupportedArchitecture
+from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from circuit_drift.training.prober import Probe, Prober
 from circuit_drift.training.recorder import unit_scores
 from circuit_drift.training.stopping import Judgement, StoppingRule, judge

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from checkpoints import Checkpoint, LoadedModel
+from checkpoints import Checkpoint
 from checkpoints.files.folder import hash_config
+from checkpoints.loading.load import LoadedModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints import DriftError, LoadedModel
+from checkpoints import DriftError
+from checkpoints.loading.load import LoadedModel
 from circuit_drift.behaviour.gauges import Gauge
 from circuit_drift.measures.base import Measure
 from circuit_drift.measures.heads import RetrievalMeasure
@@ -135,8 +136,8 @@ class Prober:
             point, scalars = self._probe(model, step, loss=loss, tokens=tokens, stage=stage)
         return Probe(point, scalars, time.perf_counter() - began)
 
-    def retrieval(self) -> "list[tuple[int, int | None, heads.RetrievalScores]]":
-        """(step, tokens, scores) of every probe so far that has retrieval scores, as `heads.monitor` takes them."""
+    def retrieval(self) -> "list[tuple[int, int | None, heads.Scores]]":
+        """(step, tokens, scores) of every probe so far that has retrieval scores, as `heads.track` takes them."""
         store, found = self.recorder.store, []
         for point in self.recorder.points:
             if "heads" in point["keys"]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints import BadPrompt, StoreError
+from checkpoints.errors import BadPrompt, StoreError
 from checkpoints.results.disk import write_file
 from circuit_drift.record.record import Point, point_record
 from circuit_drift.store.store import Store
@@ -18,7 +18,7 @@ from circuit_drift.store.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-    from circuit_drift.knowledge import Scores
+    from circuit_drift.knowledge import UnitScores
 
 Row = dict[str, Any]
 MEASURED = ("step", "unit", "probe", "score", "rank", "probability", "rouge1", "written")
@@ -92,7 +92,7 @@ class Recorder:
                 path.unlink()
 
 
-def unit_scores(store: Store | Path | str | None, name: str, *, score: str = "score") -> "Scores":
+def unit_scores(store: Store | Path | str | None, name: str, *, score: str = "score") -> "UnitScores":
     """What a run in progress (or finished) knew at each of its probes.
 
     Args:
@@ -113,7 +113,7 @@ def unit_scores(store: Store | Path | str | None, name: str, *, score: str = "sc
     return units_table(pd.concat(frames, ignore_index=True), score=score)
 
 
-def units_table(frame: "pd.DataFrame", *, score: str = "score") -> "Scores":
+def units_table(frame: "pd.DataFrame", *, score: str = "score") -> "UnitScores":
     """Scores from rows of gauges with their step: the labels that are constant within a unit stay labels of it."""
     from circuit_drift.knowledge import scores_from_frame
 

@@ -2,15 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-from checkpoints import BadPrompt, Series
+from checkpoints import Series
+from checkpoints.errors import BadPrompt
 from circuit_drift.behaviour.gauges import Gauge
 from circuit_drift.training.recorder import units_table
 
 if TYPE_CHECKING:
-    from circuit_drift.knowledge import Scores
+    from circuit_drift.knowledge import UnitScores
 
 
-def probe_series(series: Series, gauge: Gauge, *, device: str = "cpu", dtype: str = "float32") -> "Scores":
+def probe_series(series: Series, gauge: Gauge, *, device: str = "cpu", dtype: str = "float32") -> "UnitScores":
     """What each checkpoint of a series knows, as the ledger takes it.
 
     Args:

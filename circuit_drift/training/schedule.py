@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from checkpoints import BadPrompt
+from checkpoints.errors import BadPrompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,16 +35,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints import BadPrompt
+from checkpoints.errors import BadPrompt
 from checkpoints.stats.bootstrap import percentiles, resampled_means, resampling
 from checkpoints.stats.units import independent_units
 from heads.tracking.saturation import saturation
 
 if TYPE_CHECKING:
     import heads
-    from circuit_drift.knowledge import Scores
+    from circuit_drift.knowledge import UnitScores
 
-Retrieval = Sequence[tuple[int, "heads.RetrievalScores"]]
+Retrieval = Sequence[tuple[int, "heads.Scores"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class Verdict:
 
 
 def judge(
-    scores: "Scores | None" = None,
+    scores: "UnitScores | None" = None,
     retrieval: Retrieval = (),
     *,
     rule: StoppingRule | None = None,
@@ -206,7 +206,7 @@ def judge(
 
 
 def verdict(
-    scores: "Scores | None" = None,
+    scores: "UnitScores | None" = None,
     retrieval: Retrieval = (),
     *,
     rule: StoppingRule | None = None,
@@ -273,7 +273,9 @@ class _Watched:
         return None, None
 
 
-def _watch(scores: "Scores | None", retrieval: Retrieval, rule: StoppingRule, origin: int, by: str | None) -> _Watched:
+def _watch(
+    scores: "UnitScores | None", retrieval: Retrieval, rule: StoppingRule, origin: int, by: str | None
+) -> _Watched:
     curves, recalls = {}, []
     if scores is not None:
         curves["recall"] = _recall(scores, "recall of facts", rule, origin)
@@ -285,7 +287,7 @@ def _watch(scores: "Scores | None", retrieval: Retrieval, rule: StoppingRule, or
     return _Watched({name: curve for name, curve in curves.items() if curve.since.any()}, tuple(recalls), rule)
 
 
-def _recall(scores: "Scores", name: str, rule: StoppingRule, origin: int) -> Curve:
+def _recall(scores: "UnitScores", name: str, rule: StoppingRule, origin: int) -> Curve:
     later = np.array(scores.steps) >= origin
     values, units = scores.mean[:, later], np.arange(len(scores.units))
     draws = resampled_means(values, units, resampling(len(units), draws=rule.draws, seed=rule.seed))

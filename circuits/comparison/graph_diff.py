@@ -139,7 +139,7 @@ class GraphDiff(Result):
         return {name: int((status == name).sum()) for name in STATUSES}
 
     def with_transfer(self, transfer: Transfer) -> "GraphDiff":
-        """The same diff with what the circuits do in each other's model (`circuits.transfer` over A and B).
+        """The same diff with what the circuits do in each other's model (`Transfer` over A and B).
 
         Raises:
             BadPrompt: the transfer is not between two checkpoints.
@@ -149,7 +149,7 @@ class GraphDiff(Result):
         return replace(self, transfer=transfer)
 
     def with_roles(self, before: "HeadRoles", after: "HeadRoles") -> "GraphDiff":
-        """The same diff with the roles that heads of its circuits gained and lost, by `circuits.head_roles` at A and B.
+        """The same diff with the roles that heads of its circuits gained and lost, by `HeadRoles` at A and B.
 
         Raises:
             BadPrompt: roles of other heads than the graph's.

@@ -182,8 +182,8 @@ class FactSet:
             corrupt: N prompts, each as long as its clean one.
             answer: N answers, each one id or several.
             wrong: N wrong answers.
-            front: the tokens with which every prompt begins and that are none of its words; `circuits.head_roles`
-                leaves them out. Without it, the model's own BOS token where a prompt begins with it.
+            front: the tokens with which every prompt begins and that are none of its words; `HeadRoles` leave
+                them out. Without it, the model's own BOS token where a prompt begins with it.
 
         Raises:
             BadPrompt: a pair that cannot be scored.

@@ -49,7 +49,7 @@ class ReadFacts:
         return f"{len(self.facts)} facts" + (f"; {told}" if told else "")
 
     def write_jsonl(self, path: Path | str) -> Path:
-        """Write the facts as `circuits.load_facts` reads them; the folder is made where there is none.
+        """Write the facts as `circuits.facts.facts.load_facts` reads them; the folder is made where there is none.
 
         Raises:
             StoreError: the file cannot be written.

@@ -87,7 +87,7 @@ class Circuit(Result):
         return pd.DataFrame(rows, columns=["edge", "writer", "reader", "score"])
 
     def export(self, path: "Path | str") -> "Path":
-        """Write it for another tool, in the format the file's name ends in; see `circuits.export`."""
+        """Write it for another tool, in the format the file's name ends in; see `circuits.graph.exports.export`."""
         from circuits.graph.exports import export
 
         return export(self, path)

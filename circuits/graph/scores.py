@@ -147,7 +147,7 @@ class AttributionGraph(Result):
     def prune(self, n: int | None = None, *, rule: Rule = "absolute") -> Circuit:
         """The circuit of n edges, by default 5 % of them and at least 20, without the parts that lead nowhere.
 
-        Rules are those of `circuits.prune`.
+        Rules are those of `circuits.graph.pruning.prune`.
         """
         if rule == "lowers" and self.meta.get("method") == "flow":
             raise BadPrompt("information flow routes have no sign, so rule='lowers' has no meaning for them")
@@ -184,7 +184,7 @@ class AttributionGraph(Result):
     def export(self, path: Path | str, n: int | None = None) -> Path:
         """Write the circuit of n edges, or of all, for another tool, in the format the file's name ends in.
 
-        See `circuits.export`. A parquet table holds the scores of all edges whatever the n.
+        See `circuits.graph.exports.export`. A parquet table holds the scores of all edges whatever the n.
         """
         return self._circuit(n).export(path)
 

@@ -62,7 +62,7 @@ def node_faithfulness(
 
     Raises:
         CheckpointMismatch: the circuit belongs to another architecture.
-        UnsupportedArchitecture: as for `circuits.attribute_nodes`.
+        UnsupportedArchitecture: as for `circuits.attribution.nodes.attribute_nodes`.
     """
     rivals = _random(circuit, n_random, seed)
     metrics, clean, corrupt = node_metrics(model, [circuit, *rivals], facts, metric=metric, batch_size=batch_size)

@@ -17,7 +17,7 @@ from circuits.tracking.contrasts import Contrast, contrasts
 from circuits.tracking.evolution import Evolution
 
 
-def evolve(
+def track(
     series: Iterable[tuple[int, AttributionGraph]],
     *,
     stages: Mapping[str, int] | None = None,

@@ -17,10 +17,10 @@ from heads.ablation.controls import Control, draw_controls
 from heads.ablation.interventions import Calibration, Kind, Means, Scope, Targets, Where, ablated
 from heads.ablation.kinds import ABLATIONS
 from heads.ablation.validation import Readout, Validation
-from heads.detect.retrieval import Extra, about, check_fits, kv_heads, pad, retrieval_scores
+from heads.detect.retrieval import Extra, about, check_fits, kv_heads, pad, score
 from heads.prompts.needles import NeedlePrompt, NeedleSet
 from heads.scores.names import expand_heads, parse_head
-from heads.scores.scores import RetrievalScores, retrieves
+from heads.scores.scores import Scores, retrieves
 
 TEXT_TOKENS = 64
 
@@ -41,7 +41,7 @@ def ablate(
         model: in eval mode.
         needle_set: what `needle_prompts` built.
         heads: query heads ``a5.h1`` or KV groups ``a5.kv0``; none for the unablated model.
-        kind: ``off``, ``mean_output``, ``mean_query``, ``uniform`` or ``knockout`` (`heads.ABLATIONS`). Means are taken
+        kind: ``off``, ``mean_output``, ``mean_query``, ``uniform`` or ``knockout`` (`kinds.ABLATIONS`). Means are taken
             over all positions of these very prompts.
         scope: ``prefill`` touches the positions before the row that predicts the first answer token, ``decode``
             that row and later ones (the published masking), ``both`` all of them.
@@ -66,7 +66,7 @@ def validate(
     needle_set: NeedleSet,
     *,
     top_k: int = 5,
-    scores: RetrievalScores | None = None,
+    scores: Scores | None = None,
     kind: Kind = "off",
     scope: Scope = "both",
     against: Sequence[Control] = ("layer_matched", "non_retrieving"),
@@ -82,9 +82,9 @@ def validate(
         needle_set: what `needle_prompts` built.
         top_k: how many of the best heads to test.
         scores: to rank by; measured on the same prompts when not given.
-        kind: what ablating means (`heads.ABLATIONS`).
+        kind: what ablating means (`kinds.ABLATIONS`).
         scope: at which positions (`ablate`).
-        against: kinds of control (`heads.CONTROLS`), reported side by side; the first that can be drawn decides the
+        against: kinds of control (`kinds.CONTROLS`), reported side by side; the first that can be drawn decides the
             verdict, the others are noted. ``equal_write`` needs scores with the ``locos`` detector.
         controls: how many draws of each kind.
         batch_size: prompts at a time.
@@ -99,7 +99,7 @@ def validate(
         raise BadPrompt(f"top_k = {top_k}, controls = {controls}: test one head at least, against one draw at least")
     _check_ablation(kind, scope)
     extra: tuple[Extra, ...] = ("locos",) if "equal_write" in against else ()
-    scores = scores or retrieval_scores(model, needle_set, extra=extra, batch_size=batch_size)
+    scores = scores or score(model, needle_set, extra=extra, batch_size=batch_size)
     tested = tuple(h.name for h in scores.top(top_k))
     drawn, notes = _drawn(against, tested, scores, count=controls, seed=seed)
     means = _calibrate(model, needle_set, kind, batch_size) if kind.startswith("mean") else None
@@ -120,7 +120,7 @@ def validate(
 
 
 def _drawn(
-    against: Sequence[Control], tested: Sequence[str], scores: RetrievalScores, *, count: int, seed: int
+    against: Sequence[Control], tested: Sequence[str], scores: Scores, *, count: int, seed: int
 ) -> tuple[dict[str, tuple[tuple[str, ...], ...]], tuple[str, ...]]:
     """The controls of each kind, and why a kind has none."""
     draw = np.random.default_rng(seed)

@@ -8,16 +8,16 @@ import numpy as np
 from checkpoints.errors import BadPrompt
 from checkpoints.stats.units import nanmean
 from heads.scores.names import head_name, parse_head
-from heads.scores.scores import RetrievalScores, retrieves
+from heads.scores.scores import Scores, retrieves
 
 Control = Literal["layer_matched", "non_retrieving", "equal_write"]
 Draw = Callable[[], tuple[str, ...]]
 
 
 def draw_controls(
-    kind: Control, tested: Sequence[str], scores: RetrievalScores, *, count: int, draw: np.random.Generator
+    kind: Control, tested: Sequence[str], scores: Scores, *, count: int, draw: np.random.Generator
 ) -> tuple[tuple[str, ...], ...]:
-    """Up to ``count`` different sets of as many heads as tested (`heads.CONTROLS`).
+    """Up to ``count`` different sets of as many heads as tested (`heads.ablation.kinds.CONTROLS`).
 
     Args:
         kind: in what the controls match.
@@ -56,12 +56,12 @@ def _layer_matched(tested: Sequence[str], shape: tuple[int, int], draw: np.rando
     return tuple(chosen)
 
 
-def _non_retrieving(tested: Sequence[str], scores: RetrievalScores, draw: np.random.Generator) -> tuple[str, ...]:
+def _non_retrieving(tested: Sequence[str], scores: Scores, draw: np.random.Generator) -> tuple[str, ...]:
     free = _bystanders(tested, scores)
     return tuple(free[i] for i in sorted(draw.choice(len(free), len(tested), replace=False).tolist()))
 
 
-def _equal_write(tested: Sequence[str], scores: RetrievalScores) -> tuple[str, ...]:
+def _equal_write(tested: Sequence[str], scores: Scores) -> tuple[str, ...]:
     """For each tested head in turn the bystander left whose direct write is nearest in size."""
     size = np.abs(nanmean(scores.detector("locos")))
     free, chosen = _bystanders(tested, scores), []
@@ -72,7 +72,7 @@ def _equal_write(tested: Sequence[str], scores: RetrievalScores) -> tuple[str, .
     return tuple(sorted(chosen))
 
 
-def _bystanders(tested: Sequence[str], scores: RetrievalScores) -> list[str]:
+def _bystanders(tested: Sequence[str], scores: Scores) -> list[str]:
     """Heads that do not retrieve and are not tested; heads without rows are none."""
     still = ~retrieves(scores.mean) & ~np.isnan(scores.mean)
     names = [head_name(int(layer), int(head)) for layer, head in np.argwhere(still)]

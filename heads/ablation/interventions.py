@@ -50,7 +50,7 @@ def ablated(
         model: any model of the attention interface (``mean_query``: of `checkpoints.model.anatomy.anatomy`).
         targets: layer -> query heads.
         where: positions and columns.
-        kind: see `heads.ABLATIONS`.
+        kind: see `heads.ablation.kinds.ABLATIONS`.
         means: calibrated means, for the two kinds that need them.
     """
     if kind not in get_args(Kind):

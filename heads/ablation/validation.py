@@ -117,7 +117,7 @@ class Validation(Result):
     Attributes:
         baseline: nothing ablated.
         tested: the top heads ablated.
-        controls: kind of control (`heads.CONTROLS`) -> its draws, as many other heads each.
+        controls: kind of control (`heads.ablation.kinds.CONTROLS`) -> its draws, as many other heads each.
         retrieving: every head that retrieves, best first: a control that holds some is not clean.
         needle: [N] which needle a prompt hides.
         notes: kinds of control that could not be drawn, and why.

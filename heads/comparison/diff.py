@@ -12,7 +12,7 @@ from checkpoints.stats.ttests import TTest, paired_test, welch_test
 from checkpoints.stats.units import Floats, Unit, cluster_means, independent_units, nanmean
 from heads.scores.change import Change
 from heads.scores.names import head_name, head_names
-from heads.scores.scores import THRESHOLD, RetrievalScores, retrieves
+from heads.scores.scores import THRESHOLD, Scores, retrieves
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,7 @@ Pairing = Literal["paired", "unpaired"]
 
 
 @dataclass(frozen=True, repr=False, slots=True)
-class HeadComparison(Result):
+class HeadDiff(Result):
     """Change of every head's retrieval score from A to B; positive means B retrieves more.
 
     Attributes:
@@ -113,15 +113,15 @@ class HeadComparison(Result):
         return plot_comparison(self)
 
 
-def compare(
-    a: RetrievalScores,
-    b: RetrievalScores,
+def diff(
+    a: Scores,
+    b: Scores,
     *,
     q: float = 0.05,
     threshold: float = THRESHOLD,
     pairing: Pairing = "paired",
     unit: Unit = "auto",
-) -> HeadComparison:
+) -> HeadDiff:
     """Compare two checkpoints head by head.
 
     Paired t tests over independent units, bounded below by the sign test's 2^(1 - n); Benjamini-Hochberg over all
@@ -156,7 +156,7 @@ def compare(
     right_a, right_b = a.correct.astype(float), b.correct.astype(float)
     right = test(units_a(right_a), units_b(right_b))
     nll = test(units_a(a.prompt_nll), units_b(b.prompt_nll))
-    return HeadComparison(
+    return HeadDiff(
         before=a.mean,
         after=b.mean,
         delta=heads.delta,
@@ -177,7 +177,7 @@ def compare(
 Grouping = Callable[[Floats], Floats]
 
 
-def _units(a: RetrievalScores, b: RetrievalScores, unit: Unit) -> tuple[str, Grouping, Grouping]:
+def _units(a: Scores, b: Scores, unit: Unit) -> tuple[str, Grouping, Grouping]:
     """What is independent, and how to average a result's prompts down to it."""
     chosen, of_a = independent_units(a.needle, unit)
     other, of_b = independent_units(b.needle, unit)

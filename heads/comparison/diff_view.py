@@ -10,10 +10,10 @@ from heads.scores.scores_view import heat_map
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from heads.comparison.diff import HeadComparison
+    from heads.comparison.diff import HeadDiff
 
 
-def plot_comparison(comparison: "HeadComparison") -> "go.Figure":
+def plot_comparison(comparison: "HeadDiff") -> "go.Figure":
     """Heat map of the change B - A, significant heads outlined."""
     import plotly.graph_objects as go
 

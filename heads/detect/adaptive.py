@@ -11,9 +11,9 @@ from checkpoints.errors import BadPrompt
 from checkpoints.model.plain import takes_model
 from checkpoints.stats.bootstrap import percentiles, resampled_means, resampling
 from checkpoints.stats.units import independent_units
-from heads.detect.retrieval import levels, retrieval_scores, stack
+from heads.detect.retrieval import levels, score, stack
 from heads.prompts.needles import NeedleSet
-from heads.scores.scores import THRESHOLD, RetrievalScores, retrieves
+from heads.scores.scores import THRESHOLD, Scores, retrieves
 
 
 @takes_model  # type: ignore[arg-type]  # mypy fears a second `model` among the options
@@ -29,7 +29,7 @@ def adaptive_scores(
     draws: int = 500,
     seed: int = 0,
     **options: Any,
-) -> RetrievalScores:
+) -> Scores:
     """Score prompts in random order until the list of top heads and the count of retrieval heads are tight.
 
     Tight means: resampled needles (prompts, with fewer than eight) share at least ``overlap`` of the top-K list on
@@ -47,7 +47,7 @@ def adaptive_scores(
         step: prompts between looks.
         draws: resamples.
         seed: of order and resamples.
-        options: passed on to `retrieval_scores`.
+        options: passed on to `score`.
 
     Raises:
         BadPrompt: shares outside (0, 1], or fewer than two prompts to start with.
@@ -55,12 +55,12 @@ def adaptive_scores(
     if not 0 < overlap <= 1 or count_width <= 0 or first < 2 or step < 1:
         raise BadPrompt(f"give 0 < overlap <= 1, count_width > 0, first >= 2, step >= 1: got {overlap}, {count_width}")
     order = np.random.default_rng(seed).permutation(len(needle_set)).tolist()
-    parts: list[RetrievalScores] = []
+    parts: list[Scores] = []
     used, tight, found = 0, False, (0.0, 0.0)
     while used < len(order) and not tight:
         chosen = order[used : used + (first if not used else step)]
         subset = replace(needle_set, prompts=tuple(needle_set.prompts[i] for i in chosen))
-        parts.append(retrieval_scores(model, subset, **options))
+        parts.append(score(model, subset, **options))
         used += len(chosen)
         copy, needle = (np.concatenate([getattr(p, name) for p in parts]) for name in ("copy", "needle"))
         found = stability(copy, independent_units(needle)[1], top_k=top_k, draws=draws, seed=seed)
@@ -101,9 +101,9 @@ def stability(
     return float(np.mean(kept)), width
 
 
-def _join(parts: Sequence[RetrievalScores], meta: dict[str, Any]) -> RetrievalScores:
+def _join(parts: Sequence[Scores], meta: dict[str, Any]) -> Scores:
     detectors = {name: np.concatenate([p.detectors[name] for p in parts]) for name in parts[0].detectors}
-    return RetrievalScores(
+    return Scores(
         detectors=detectors,
         kv_heads=parts[0].kv_heads,
         nll=stack([row for p in parts for row in p.nll], fill=np.nan),

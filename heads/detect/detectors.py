@@ -164,7 +164,7 @@ DETECTORS: Mapping[str, str] = {name: detector.text for name, detector in TABLE.
 
 
 def answer_detectors(layer: LayerRows, prompt: NeedlePrompt) -> dict[str, Floats]:
-    """Every detector of the answer rows that the pass can feed, each [H]; see `heads.DETECTORS`."""
+    """Every detector of the answer rows that the pass can feed, each [H]; see `heads.detect.detectors.DETECTORS`."""
     rows = AnswerRows(layer, prompt)
     values = {name: detector.formula(rows) for name, detector in TABLE.items() if detector.formula}
     return {name: value for name, value in values.items() if value is not None}

@@ -8,7 +8,7 @@ import numpy as np
 from checkpoints.errors import BadPrompt
 from checkpoints.stats.bootstrap import Estimate, bootstrap
 from checkpoints.stats.units import nanmean
-from heads.scores.scores import RetrievalScores
+from heads.scores.scores import Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +34,21 @@ class Dynamics:
         )
 
 
-def dynamics(scores: RetrievalScores, *, top_k: int = 20) -> Dynamics:
+def dynamics(scores: Scores, *, top_k: int = 20) -> Dynamics:
     """Compare the heads that copy at each step with the static top list and with the step before.
 
-    Means over steps, then prompts, with bootstrap intervals over independent units (`HeadScores.cluster`); steps at
+    Means over steps, then prompts, with bootstrap intervals over independent units (`DetectorScores.cluster`); steps at
     which no head copies have no overlap and are left out.
 
     Args:
-        scores: of `retrieval_scores`.
+        scores: of `score`.
         top_k: length of the static list.
 
     Raises:
         BadPrompt: a result without steps.
     """
     if scores.steps is None:
-        raise BadPrompt("this result holds no steps: measure it again with retrieval_scores()")
+        raise BadPrompt("this result holds no steps: measure it again with heads.score()")
     static = np.zeros(scores.shape, dtype=bool)
     for head in scores.top(top_k):
         static[head.layer, head.head] = True
@@ -70,7 +70,7 @@ def _mean(values: list[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def _estimate(values: list[float], scores: RetrievalScores) -> Estimate:
+def _estimate(values: list[float], scores: Scores) -> Estimate:
     array = np.array(values)
     low, high = bootstrap(array, scores.cluster)
     return Estimate(float(nanmean(array)), float(low), float(high), int((~np.isnan(array)).sum()))

@@ -17,7 +17,7 @@ from heads.prompts.haystacks import continuation
 from heads.prompts.needles import NeedlePrompt, NeedleSet, Span
 from heads.rows.reduce import KeyGroups, RowStats
 from heads.rows.rows import RowRequest, capture_rows
-from heads.scores.scores import HeadScores
+from heads.scores.scores import DetectorScores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,7 +34,7 @@ def query_scores(
     null: str = "N/A",
     key_block: int = 2048,
     progress: bool = False,
-) -> HeadScores:
+) -> DetectorScores:
     """Score heads by the attention that question tokens pay to the needle sentence.
 
     ``qr`` is the sum over the needle's tokens of the attention, mean over the question's tokens (equations 2 to 4).
@@ -75,7 +75,7 @@ def query_scores(
         "needle": [p.needle for p in needle_set],
         "chances": _levels(needle_set.prompts, len(empty)),
     }
-    return HeadScores(detectors=detectors, kv_heads=kv_heads(model, detectors["qr"].shape[2]), meta=meta)
+    return DetectorScores(detectors=detectors, kv_heads=kv_heads(model, detectors["qr"].shape[2]), meta=meta)
 
 
 def _levels(prompts: Sequence[NeedlePrompt], null: int) -> dict[str, float]:

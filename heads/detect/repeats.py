@@ -15,7 +15,7 @@ from checkpoints.model.plain import takes_model
 from heads.detect.retrieval import about, check_ids, check_positions, kv_heads, table
 from heads.rows.reduce import KeyGroups, RowStats
 from heads.rows.rows import RowRequest, capture_rows
-from heads.scores.scores import HeadScores
+from heads.scores.scores import DetectorScores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,7 +36,7 @@ def repeat_scores(
     seed: int = 0,
     rows_at_once: int = 256,
     progress: bool = False,
-) -> HeadScores:
+) -> DetectorScores:
     """Score heads on ``[front] block block ...`` of random tokens, over the rows of all repeats but the first.
 
     ``echo`` is the attention on all earlier copies of the same token, ``induction`` on the tokens after them
@@ -88,7 +88,7 @@ def repeat_scores(
         "length": len(head) + period * repeats,
         "chances": repeat_levels(len(head), period, repeats),
     }
-    return HeadScores(detectors=detectors, kv_heads=kv_heads(model, detectors["echo"].shape[2]), meta=meta)
+    return DetectorScores(detectors=detectors, kv_heads=kv_heads(model, detectors["echo"].shape[2]), meta=meta)
 
 
 def seen_tokens(tokenizer: "PreTrainedTokenizerBase", sequences: Iterable[Sequence[int]]) -> tuple[int, ...]:
@@ -103,7 +103,7 @@ def seen_tokens(tokenizer: "PreTrainedTokenizerBase", sequences: Iterable[Sequen
 
 
 def repeat_levels(start: int, block: int, repeats: int) -> dict[str, float]:
-    """What even attention gives the detectors of `heads.repeat_scores`: mean over the rows after the first block.
+    """What even attention gives the detectors of `repeat_scores`: mean over the rows after the first block.
 
     Args:
         start: tokens before the first block.

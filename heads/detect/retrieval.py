@@ -24,7 +24,7 @@ from heads.prompts.needles import NeedlePrompt, NeedleSet
 from heads.rows.prefix import SharedPrefix
 from heads.rows.reduce import RowStats
 from heads.rows.rows import RowRequest, capture_rows
-from heads.scores.scores import GATE, RetrievalScores
+from heads.scores.scores import GATE, Scores
 
 Mode = Literal["teacher_forced", "generate_then_score"]
 Extra = Literal["locos"]
@@ -32,7 +32,7 @@ Prefix = Literal["separate", "shared"]
 
 
 @takes_model
-def retrieval_scores(
+def score(
     model: PreTrainedModel,
     needle_set: NeedleSet,
     *,
@@ -43,7 +43,7 @@ def retrieval_scores(
     batch_size: int = 8,
     key_block: int = 2048,
     progress: bool = False,
-) -> RetrievalScores:
+) -> Scores:
     """Score every head on every prompt with every detector that its answer rows can feed.
 
     One forward per batch through the model's fused attention; only the rows that predict answer tokens are
@@ -290,7 +290,7 @@ def answer_nll(model: PreTrainedModel, prompts: Sequence[NeedlePrompt]) -> list[
     return [found[place] for place in range(len(prompts))]
 
 
-def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Record], *, mode: str) -> RetrievalScores:
+def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Record], *, mode: str) -> Scores:
     """Stack the prompts' records into one result."""
     detectors = {name: np.stack([r.detectors[name] for r in records]) for name in records[0].detectors}
     prompts = needle_set.prompts
@@ -306,7 +306,7 @@ def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Re
         **levels(prompts),
         "layers_without_rows": [int(x) for x in np.flatnonzero(np.isnan(detectors["entropy"]).all(axis=(0, 2)))],
     }
-    return RetrievalScores(
+    return Scores(
         detectors=detectors,
         kv_heads=kv_heads(model, detectors["entropy"].shape[2]),
         nll=stack([r.nll.astype(np.float32) for r in records], fill=np.nan),

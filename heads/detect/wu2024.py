@@ -26,7 +26,7 @@ from heads.prompts.building import answer_in
 from heads.prompts.needles import Needle, Span
 from heads.rows.reduce import RowStats
 from heads.rows.rows import RowRequest, capture_rows
-from heads.scores.scores import GATE, RetrievalScores
+from heads.scores.scores import GATE, Scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +69,7 @@ def published_scores(
     defects: Collection[str] = tuple(DEFECTS),
     provider: Provider = "LLaMA",
     progress: bool = False,
-) -> RetrievalScores:
+) -> Scores:
     """Score heads as the published code does, with the defects named and without the others.
 
     Args:
@@ -86,7 +86,7 @@ def published_scores(
     Returns:
         scores whose ``copy`` detector is the published score (in the reading the defects imply), one entry per trial
         that is kept; ``depth`` is the one achieved, and ``meta["not_found"]`` counts the trials without a span.
-        Checkpoints that keep different trials cannot be paired: `heads.compare` refuses them.
+        Checkpoints that keep different trials cannot be paired: `heads.diff` refuses them.
 
     Raises:
         BadPrompt: unknown defects or provider, a length that leaves no room, or (`NothingAccepted`) no trial kept.
@@ -122,7 +122,7 @@ def published_scores(
         "length": max(lengths),
         "chance": float(np.mean([1 / len(ids) for ids, _ in asked])),
     }
-    return RetrievalScores(
+    return Scores(
         detectors={"copy": copy.astype(np.float32)},
         kv_heads=kv_heads(model, copy.shape[2]),
         nll=np.full((len(kept), 1), np.nan, dtype=np.float32),

@@ -47,7 +47,7 @@ def probe(name: str, *, seed: int = 0, count: int = 12, density: float = 0.5) ->
     """Make a probe by name.
 
     Args:
-        name: one of `heads.PROBES`.
+        name: one of `heads.prompts.probes.PROBES`.
         seed: of words and numbers.
         count: needles.
         density: LongBio: probability that another person's text also states what is asked.

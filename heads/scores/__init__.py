@@ -1,5 +1,5 @@
 """Scores of heads as values, the names of heads, and how alike two rankings are; numpy only."""
 
-import lazy_loader
+from checkpoints.former import attach_face
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_face(__name__, __file__)

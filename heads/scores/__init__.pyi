@@ -1,3 +1,3 @@
+from .scores import DetectorScores as DetectorScores
 from .scores import HeadScore as HeadScore
-from .scores import HeadScores as HeadScores
-from .scores import RetrievalScores as RetrievalScores
+from .scores import Scores as Scores

@@ -1,6 +1,6 @@
 """Head scores as others publish them: JSON of ``{"layer-head": [score of each trial]}`` (nightdessert/Retrieval_Head).
 
-`heads.RetrievalScores.to_head_lists` writes the same; `heads.scores.agreement.agreement` compares two of them.
+`heads.Scores.to_head_lists` writes the same; `heads.scores.agreement.agreement` compares two of them.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from checkpoints.errors import BadPrompt
 from checkpoints.files.reading import parse_lenient, read_text
 from checkpoints.stats.units import Floats
 from heads.scores.names import head_name
-from heads.scores.scores import THRESHOLD, HeadScores, retrieves
+from heads.scores.scores import THRESHOLD, DetectorScores, retrieves
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,7 @@ DETECTOR = "copy_count"
 STRONG = 0.5
 
 
-def load_head_lists(path: Path | str, *, kv_heads: int | None = None, detector: str = DETECTOR) -> HeadScores:
+def load_head_lists(path: Path | str, *, kv_heads: int | None = None, detector: str = DETECTOR) -> DetectorScores:
     """Read a file of head lists as scores of one detector.
 
     A head with an empty list has no scores (a layer without attention rows); all others list the same trials, in the
@@ -58,7 +58,7 @@ def load_head_lists(path: Path | str, *, kv_heads: int | None = None, detector: 
             scores[:, layer, head] = values
     if np.isinf(scores).any():
         raise BadPrompt(f"{path} holds {np.isinf(scores).sum()} infinite scores: leave those trials out")
-    return HeadScores(detectors={detector: scores}, kv_heads=kv_heads or heads, meta={"source": path.name})
+    return DetectorScores(detectors={detector: scores}, kv_heads=kv_heads or heads, meta={"source": path.name})
 
 
 def head_list_table(*files: Path | str) -> "pd.DataFrame":
@@ -76,7 +76,7 @@ def head_list_table(*files: Path | str) -> "pd.DataFrame":
     return pd.DataFrame([{"file": Path(file).name, **_row(load_head_lists(file))} for file in files])
 
 
-def _row(scores: HeadScores) -> dict[str, object]:
+def _row(scores: DetectorScores) -> dict[str, object]:
     values: Floats = scores.detector(DETECTOR)
     mean, applies = scores.mean_of(DETECTOR), ~np.isnan(values).all(axis=0)
     scoring = np.nan_to_num(values) > 0

@@ -41,14 +41,14 @@ class HeadScore:
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
-class HeadScores(Result):
+class DetectorScores(Result):
     """Detector values of every head on every prompt.
 
     NaN means *not applicable* (a layer without attention rows, a needle outside a layer's window) and is left out of
     every mean. N prompts, L layers, H heads.
 
     Attributes:
-        detectors: name -> [N, L, H] float32; `heads.DETECTORS` says what each measures.
+        detectors: name -> [N, L, H] float32; `heads.detect.detectors.DETECTORS` says what each measures.
         kv_heads: number of KV heads; query head h reads from KV head h // (H / kv_heads).
         meta: prompt hash, length, model facts.
     """
@@ -215,7 +215,7 @@ class HeadScores(Result):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class RetrievalScores(HeadScores):
+class Scores(DetectorScores):
     """How much each head retrieves, and how well the model answers, prompt by prompt.
 
     T tokens of the longest answer. ``copy`` is the retrieval score of arXiv 2604.02650, section 3.3: a share in

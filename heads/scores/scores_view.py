@@ -10,10 +10,10 @@ from checkpoints.stats.units import Floats, nanmean
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from heads.scores.scores import HeadScores
+    from heads.scores.scores import DetectorScores
 
 
-def plot_scores(scores: "HeadScores", *, by: str) -> "go.Figure":
+def plot_scores(scores: "DetectorScores", *, by: str) -> "go.Figure":
     """Heat map of a detector's mean, layer on y (input at the bottom), head on x.
 
     Copy scores are coloured from 0 to 1 (or their largest), so that checkpoints look alike where they are; others up

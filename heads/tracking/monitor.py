@@ -35,7 +35,7 @@ class Curve:
 class Transition:
     """From one checkpoint to the next: how alike their heads are, and which were born or died.
 
-    Births and deaths cross the threshold and change significantly (`heads.compare`).
+    Births and deaths cross the threshold and change significantly (`heads.diff`).
     """
 
     before: int

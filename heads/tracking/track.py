@@ -8,21 +8,21 @@ import numpy as np
 from checkpoints.errors import BadPrompt, CheckpointMismatch, require_choices
 from checkpoints.stats.bootstrap import percentiles, resampled_means, resampling, widened
 from checkpoints.stats.units import Floats, independent_units, nanmean
-from heads.comparison.diff import compare
+from heads.comparison.diff import diff
 from heads.niah.grid import MIDDLE
 from heads.scores.agreement import agreement
-from heads.scores.scores import THRESHOLD, RetrievalScores, retrieves
+from heads.scores.scores import THRESHOLD, Scores, retrieves
 from heads.tracking.correlation import Correlation, align, correlate
 from heads.tracking.monitor import CURVES, MARGIN, Curve, Monitor, Transition
 from heads.tracking.saturation import BOUNDS, count_bound, log_fit, saturation
 
-Series = Sequence[tuple[int, int | None, RetrievalScores]]
+Series = Sequence[tuple[int, int | None, Scores]]
 SHARES = ("needle_score", "needle_accuracy")
 CORRELATED = ("needle_score", "needle_accuracy", "answer_ppl", "retrieval_heads", "initial_set_mean")
 """What arXiv 2604.02650, table 4, correlates with downstream scores; its needle score in both readings."""
 
 
-def monitor(
+def track(
     series: Series,
     *,
     threshold: float = THRESHOLD,
@@ -43,7 +43,7 @@ def monitor(
         top_k: length of the lists whose overlap is reported.
         bounds: metric -> change per doubling of tokens that counts as still; names what is tested
             (`heads.tracking.saturation.BOUNDS`, and the number of heads, unless given).
-        downstream: column -> {step: value} (`heads.read_downstream`) to correlate with.
+        downstream: column -> {step: value} (`heads.tracking.correlation.read_downstream`) to correlate with.
         draws: resamples.
         seed: of the resamples.
 
@@ -101,7 +101,7 @@ def _curve(name: str, value: Floats, draws: Floats, *, units: int) -> Curve:
     return Curve(value, *(widened(low, high, units=units) if name in SHARES else (low, high)))
 
 
-def _check(steps: Sequence[int], scores: Sequence[RetrievalScores], bounds: Mapping[str, float]) -> None:
+def _check(steps: Sequence[int], scores: Sequence[Scores], bounds: Mapping[str, float]) -> None:
     if len(steps) < 2:
         raise BadPrompt(f"a monitor follows at least two checkpoints: got {len(steps)}")
     if any(b <= a for a, b in pairwise(steps)):
@@ -121,7 +121,7 @@ def _plain_mean(values: Floats) -> Floats:
 
 
 def _metrics(
-    scores: RetrievalScores, mean: Callable[[Floats], Floats], initial: np.ndarray, threshold: float
+    scores: Scores, mean: Callable[[Floats], Floats], initial: np.ndarray, threshold: float
 ) -> dict[str, Floats]:
     """Every metric of one checkpoint, [R], where ``mean`` takes R means over prompts: one of all, or many of draws."""
     by_head = mean(scores.copy)
@@ -151,11 +151,11 @@ def _metrics(
 
 
 def _transitions(
-    steps: Sequence[int], scores: Sequence[RetrievalScores], threshold: float, top_k: int
+    steps: Sequence[int], scores: Sequence[Scores], threshold: float, top_k: int
 ) -> tuple[Transition, ...]:
     out = []
     for i in range(len(steps) - 1):
-        change = compare(scores[i], scores[i + 1], threshold=threshold)
+        change = diff(scores[i], scores[i + 1], threshold=threshold)
         alike = agreement(scores[i].mean, scores[i + 1].mean, top_k=top_k)
         out.append(Transition(steps[i], steps[i + 1], alike, change.gained, change.lost))
     return tuple(out)

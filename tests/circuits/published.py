@@ -8,7 +8,7 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-import circuits
+from circuits.facts.facts import FactSet
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -25,9 +25,9 @@ def published_scores() -> dict[str, np.ndarray]:
     return load_file(FIXTURES / "gpt2_scores.safetensors")
 
 
-def published_facts(kind: str) -> circuits.FactSet:
+def published_facts(kind: str) -> FactSet:
     """``plain``: six prompts of ten tokens; ``padded``: of seven to ten."""
     data = load_file(FIXTURES / "data.safetensors")
     lengths = data["lens_pad" if kind == "padded" else "lens"]
     clean, corrupt = ([row[:n] for row, n in zip(data[key], lengths, strict=True)] for key in ("clean", "corr"))
-    return circuits.FactSet.from_ids(clean, corrupt, data["labels"][:, 0], data["labels"][:, 1])
+    return FactSet.from_ids(clean, corrupt, data["labels"][:, 0], data["labels"][:, 1])

@@ -7,11 +7,14 @@ import pytest
 
 import circuits
 from checkpoints.stats.ttests import TTest
-from circuits import NodeScores, PositionScores
+from circuits.attribution.positions import PositionScores
 from circuits.comparison.graph_diff import GraphDiff
 from circuits.comparison.profile import ProfileChange
 from circuits.comparison.similarity import Similarity
+from circuits.graph.circuit import Circuit
+from circuits.graph.nodes import NodeScores
 from circuits.graph.scores import AttributionGraph, meaning
+from circuits.graph.shape import GraphShape
 from circuits.intervention.faithfulness import Faithfulness, FaithfulnessCurve, interval, ratio, spread
 from circuits.intervention.transfer import Transfer
 from circuits.roles.roles import HeadRoles, RoleChange, changes_sentence, role_changes
@@ -20,14 +23,14 @@ from circuits.tracking.contrasts import Contrast, contrast, contrasts, sentences
 from circuits.tracking.evolution import Evolution
 
 NAN = float("nan")
-ONE = circuits.GraphShape(1, 1, 1)
+ONE = GraphShape(1, 1, 1)
 EDGES = (
     "input->a0.h0<q>", "input->a0.h0<k>", "input->a0.h0<v>", "input->m0", "input->logits", "a0.h0->m0",
     "a0.h0->logits", "m0->logits",
 )  # fmt: skip
 
 
-def circuit(*members: int, scores=None) -> circuits.Circuit:
+def circuit(*members: int, scores=None) -> Circuit:
     """The edges of `ONE` by their place in `EDGES`."""
     mask = np.zeros(ONE.mask.shape, dtype=bool)
     mask[ONE.mask] = np.isin(np.arange(8), members)
@@ -35,7 +38,7 @@ def circuit(*members: int, scores=None) -> circuits.Circuit:
     if scores is not None:
         table = np.zeros(ONE.mask.shape)
         table[ONE.mask] = scores
-    return circuits.Circuit(ONE, mask, table)
+    return Circuit(ONE, mask, table)
 
 
 def edge_tests(delta, q):
@@ -85,7 +88,7 @@ OVERLAP = (
 
 
 def test_the_outcome_of_every_edge():
-    assert circuits.Circuit(ONE, ONE.mask).edges == EDGES
+    assert Circuit(ONE, ONE.mask).edges == EDGES
     found = diffed()
     assert found.status.tolist() == [
         "kept", "gained", "lost", "strengthened", "weakened", "flipped", "uncertain", "outside",
@@ -452,7 +455,7 @@ def test_an_evolution_rests_on_its_graphs():
     rng = np.random.default_rng(3)
     scores = [rng.standard_normal((9, 8)) + np.array([3, 0, 0, 0, 2 * i, 0, 0, 1]) for i in range(3)]
     graphs = [graph(s, metric=float(i + 1)) for i, s in enumerate(scores)]
-    found = circuits.evolve(zip((10, 20, 30), graphs, strict=True), n_edges=3, draws=59, stages={"a": 10, "b": 30})
+    found = circuits.track(zip((10, 20, 30), graphs, strict=True), n_edges=3, draws=59, stages={"a": 10, "b": 30})
     np.testing.assert_allclose(found.metric, [[1, -1], [2, -2], [3, -3]])
     writers = [np.stack([s[:, :5].sum(1), s[:, 5:7].sum(1), s[:, 7]], axis=1) for s in scores]
     np.testing.assert_allclose(found.node_scores, [w.mean(0) for w in writers])

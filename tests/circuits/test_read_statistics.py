@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 from scipy import stats as textbook
 
-import circuits
 from checkpoints.stats.bootstrap import draw_units, upper_share
 from checkpoints.stats.permutation import label_p, sign_flip_p, smallest_sign_flip_p
 from checkpoints.stats.ttests import difference_test, welch_test
 from circuits.comparison.profile import PROFILES, profile_changes, profiler
 from circuits.comparison.similarity import Ranked, Similarity, measure_names, measures, similarities
+from circuits.graph.circuit import Circuit
+from circuits.graph.shape import GraphShape
 from circuits.tracking.changepoints import Products, apart, best_split, cosines, splits
 from circuits.tracking.contrasts import contrast
 
 NAN = float("nan")
-ONE = circuits.GraphShape(1, 1, 1)
+ONE = GraphShape(1, 1, 1)
 """input->q, k, v, m0, logits; a0.h0->m0, logits; m0->logits: eight edges in that order."""
-TWO = circuits.GraphShape(2, 1, 1)
+TWO = GraphShape(2, 1, 1)
 A = np.array([[0.1, 0.4, 1.0], [0.3, 0.2, 1.0], [0.2, 0.9, 1.0], [0.6, 0.5, 1.0], [0.4, 0.5, 1.0]])
 B = np.array([[0.5, 0.3, 1.0], [0.9, 0.1, 1.0], [0.3, 1.1, 1.0], [0.6, 0.2, 1.0], [0.45, 0.4, 1.0], [0.7, 0.6, 1.0]])
 
@@ -141,7 +142,7 @@ def test_the_profile_of_a_graph_by_hand():
     assert PROFILES == ("centre of mass, layers", "effective edges", "effective nodes", "total |score|")
     profile = profiler(TWO)
     scores = np.zeros(int(TWO.mask.sum()))
-    names = circuits.Circuit(TWO, TWO.mask).edges
+    names = Circuit(TWO, TWO.mask).edges
     for name, value in (("input->logits", 2.0), ("a0.h0->logits", -1.0), ("m1->logits", 1.0), ("a1.h0->m1", 2.0)):
         scores[names.index(name)] = value
     # writers a0.h0, a1.h0 and m1 weigh 1, 2 and 1 in layers 0, 1 and 1; shares of edges 2, 1, 1, 2 of 6

@@ -15,10 +15,15 @@ import heads
 from checkpoints.audit import AuditReport, Finding
 from circuit_drift.api.runs import Run
 from circuit_drift.record.record import Point
+from circuits.graph.circuit import Circuit
+from circuits.graph.shape import GraphShape
+from circuits.intervention.faithfulness import FaithfulnessCurve
+from circuits.intervention.transfer import Transfer
+from circuits.roles.roles import HeadRoles
 
-SHAPE = circuits.GraphShape(2, 2, 2)
+SHAPE = GraphShape(2, 2, 2)
 """46 edges, of which circuits keep 20: writers input, a0.h0, a0.h1, m0, a1.h0, a1.h1, m1."""
-EDGES = circuits.Circuit(SHAPE, SHAPE.mask).edges
+EDGES = Circuit(SHAPE, SHAPE.mask).edges
 CLEAN, CORRUPT = 3.0, 1.0
 
 LAST = "input->logits"
@@ -55,7 +60,7 @@ def retrieval(
     refused: Sequence[tuple[int, str]] = (),
     name: str = "step0",
     shape: tuple[int, int] = (2, 2),
-) -> heads.RetrievalScores:
+) -> heads.Scores:
     """Retrieval scores over prompts of a needle each.
 
     Args:
@@ -71,7 +76,7 @@ def retrieval(
     values = np.zeros((prompts, *shape), dtype=np.float32)
     for (layer, head), score in (copy or {}).items():
         values[:, layer, head] = score
-    return heads.RetrievalScores(
+    return heads.Scores(
         detectors={"copy": values, "needle_mass": values / 2},
         kv_heads=shape[1],
         meta={
@@ -147,7 +152,7 @@ def faithfulness(*shares: Sequence[float], random: Sequence[float] = (), name: s
     kept = np.asarray(shares, dtype=np.float64)
     drawn = np.asarray(random or [0.0] * len(kept))
     span = CLEAN - CORRUPT
-    return circuits.FaithfulnessCurve(
+    return FaithfulnessCurve(
         shares=tuple(0.1 * (i + 1) for i in range(len(kept))),
         n_edges=np.array([5 * (i + 1) for i in range(len(kept))]),
         metric=CORRUPT + span * kept,
@@ -159,7 +164,7 @@ def faithfulness(*shares: Sequence[float], random: Sequence[float] = (), name: s
     )
 
 
-def roles(**of: str) -> circuits.HeadRoles:
+def roles(**of: str) -> HeadRoles:
     """Roles of the four heads over twenty facts, certain; a head not named is a mixture.
 
     Args:
@@ -169,10 +174,10 @@ def roles(**of: str) -> circuits.HeadRoles:
     for head, role in of.items():
         layer, place = int(head[1]), int(head[4])
         subject[:, layer, place] = {"mover": 100.0, "relation": 0.01}[role]
-    return circuits.HeadRoles(subject, relation, meta={"prompts": "facts"})
+    return HeadRoles(subject, relation, meta={"prompts": "facts"})
 
 
-def transfer(names: Sequence[str], kept: Sequence[Sequence[float]]) -> circuits.Transfer:
+def transfer(names: Sequence[str], kept: Sequence[Sequence[float]]) -> Transfer:
     """What each circuit keeps in each model, on two facts alike.
 
     Args:
@@ -180,7 +185,7 @@ def transfer(names: Sequence[str], kept: Sequence[Sequence[float]]) -> circuits.
         kept: [C, M] faithfulness of circuit i in model j.
     """
     size = len(names)
-    return circuits.Transfer(
+    return Transfer(
         names=tuple(names),
         models=tuple(names),
         metric=np.repeat(CORRUPT + (CLEAN - CORRUPT) * np.asarray(kept, dtype=float)[..., None], 2, axis=-1),

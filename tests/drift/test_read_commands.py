@@ -10,11 +10,11 @@ import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-import circuit_drift
 from checkpoints import open_series
 from circuit_drift.cli import app
 from circuit_drift.measures.registry import build_measures
 from circuit_drift.measures.stored import store_key
+from circuit_drift.prompts import prompts_for
 from circuit_drift.store.store import Store
 from tests.drift.handmade import WIRING_A, WIRING_B, faithfulness, graph, retrieval, roles, strengths
 
@@ -40,7 +40,7 @@ def _keep(series: Path, store: Path, **results: dict[int, object]) -> None:
         store: where to.
         results: measure -> step -> result.
     """
-    measures = {measure.name: measure for measure in build_measures(circuit_drift.prompts_for(series))}
+    measures = {measure.name: measure for measure in build_measures(prompts_for(series))}
     for checkpoint in open_series(series):
         for name, by_step in results.items():
             if checkpoint.step in by_step:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from checkpoints import CheckpointMismatch
+from checkpoints.errors import CheckpointMismatch
 from circuit_drift.api.pairs import compare
 from circuit_drift.cli.render import print_pair
 from circuit_drift.comparison.pair_tables import pair_tables

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from checkpoints import BadPrompt
+from checkpoints.errors import BadPrompt
 from circuit_drift.cli.render import print_run
 from circuit_drift.record.recall import recall_by_class, recall_change, recalled, recalled_facts
 from circuit_drift.record.training_log import logged_losses

@@ -12,10 +12,9 @@ import numpy as np
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-import circuits
-import heads
-from checkpoints import open_checkpoint, open_series, validate
+from checkpoints import open_checkpoint, open_series
 from checkpoints.audit import audit
+from checkpoints.files.check import check_files
 from circuit_drift.api.runs import load_run
 from circuit_drift.cli import app
 from circuit_drift.cli.options import placed
@@ -25,9 +24,13 @@ from circuit_drift.store.leases import Claims, read_holder
 from circuit_drift.store.store import Store
 from circuit_drift.training.strategies.config import load_config
 from circuit_drift.training.strategies.documents import load_documents
+from circuits.facts.facts import load_facts
 from circuits.facts.readers import READERS
+from circuits.graph.circuit import Circuit
 from circuits.graph.exports import read_eap_json, read_parquet
+from heads.prompts.needles import load_needles
 from heads.scores.head_lists import load_head_lists
+from heads.tracking.correlation import read_downstream
 from tests.drift.handmade import WIRING_A, graph, retrieval, strengths
 from tests.fuzz.mutations import mutate, mutate_safetensors
 from tests.fuzz.trials import Kind, Refused
@@ -266,16 +269,16 @@ def audited(depth: str) -> Callable[[Path], Any]:
 
 
 def checked(folder: Path) -> Any:
-    validate(folder / "checkpoint-10")
+    check_files(folder / "checkpoint-10")
     return open_checkpoint(folder / "checkpoint-10").weights_hash
 
 
 def parquet(folder: Path) -> Path:
-    return circuits.Circuit.export(graph(strengths(WIRING_A), known=8, name="c").prune(5), folder / "c.parquet")
+    return Circuit.export(graph(strengths(WIRING_A), known=8, name="c").prune(5), folder / "c.parquet")
 
 
 def eap_json(folder: Path) -> Path:
-    return circuits.Circuit.export(graph(strengths(WIRING_A), known=8, name="c").prune(5), folder / "c.eap.json")
+    return Circuit.export(graph(strengths(WIRING_A), known=8, name="c").prune(5), folder / "c.eap.json")
 
 
 def facts_command(form: str, name: str) -> Callable[[Path], Any]:
@@ -290,14 +293,14 @@ KINDS = (
     Kind("weights index", sharded, checked, mutate),
     Kind("manifest.csv", manifest, lambda f: command("show", f), mutate),
     Kind("adapter_config.json", adapter, lambda f: open_checkpoint(f / "adapter").weights_hash, mutate),
-    Kind("needles.jsonl", text_file("n.jsonl", NEEDLES), lambda f: heads.load_needles(f / "n.jsonl"), mutate),
-    Kind("facts.jsonl", text_file("f.jsonl", FACTS), lambda f: circuits.load_facts(f / "f.jsonl"), mutate),
+    Kind("needles.jsonl", text_file("n.jsonl", NEEDLES), lambda f: load_needles(f / "n.jsonl"), mutate),
+    Kind("facts.jsonl", text_file("f.jsonl", FACTS), lambda f: load_facts(f / "f.jsonl"), mutate),
     Kind("CounterFact", text_file("c.json", COUNTERFACT), facts_command("counterfact", "c.json"), mutate),
     Kind("LAMA", text_file("l.jsonl", LAMA), facts_command("lama", "l.jsonl"), mutate),
     Kind("probes", text_file("p.jsonl", PROBES), lambda f: READERS["probes"](f / "p.jsonl", None), mutate),
     Kind("documents.jsonl", text_file("d.jsonl", DOCUMENTS), lambda f: load_documents(f / "d.jsonl"), mutate),
     Kind("train config", config, lambda f: load_config(f / "compare.toml"), mutate),
-    Kind("downstream CSV", text_file("d.csv", DOWNSTREAM), lambda f: heads.read_downstream(f / "d.csv"), mutate),
+    Kind("downstream CSV", text_file("d.csv", DOWNSTREAM), lambda f: read_downstream(f / "d.csv"), mutate),
     Kind("scores CSV", text_file("s.csv", SCORES), lambda f: read_scores(f / "s.csv", probe="probe"), mutate),
     Kind("head lists", text_file("h.json", HEAD_LISTS), lambda f: load_head_lists(f / "h.json"), mutate),
     Kind("device map", text_file("m.json", '{"model.layers.0": 0, "lm_head": "cpu"}'),

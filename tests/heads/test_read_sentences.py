@@ -7,13 +7,15 @@ import pytest
 from scipy import stats as textbook
 
 from checkpoints.stats.bootstrap import Estimate
-from heads import HeadComparison, Monitor, NeedleMap, Readout, RetrievalScores, Validation
-from heads.comparison.diff import compare
+from heads import Scores
+from heads.ablation.validation import Readout, Validation
+from heads.comparison.diff import HeadDiff, diff
+from heads.niah.grid import NeedleMap
 from heads.scores.agreement import Agreement
 from heads.scores.change import Change
-from heads.scores.scores import HeadScores, retrieves
+from heads.scores.scores import DetectorScores, retrieves
 from heads.tracking.correlation import Correlation
-from heads.tracking.monitor import Curve, Transition
+from heads.tracking.monitor import Curve, Monitor, Transition
 from heads.tracking.saturation import LogFit, Saturation, Trend
 
 NAN = float("nan")
@@ -21,7 +23,7 @@ RIGHT = Change("needle accuracy", 0.2501, 0.7501, 0.5001, 0.2001, 0.8001, 0.304)
 NLL = Change("answer NLL (nats per token)", 2.001, 1.501, -0.5001, -0.8001, -0.2001, 0.404)
 
 
-def comparison(**changed) -> HeadComparison:
+def comparison(**changed) -> HeadDiff:
     """Heads: up across the threshold, down across it, up within, up across but not for real."""
     values = {
         "before": np.array([[0.05, 0.40], [0.50, 0.02]]),
@@ -39,7 +41,7 @@ def comparison(**changed) -> HeadComparison:
         "unit": "needle",
         "n": 12,
     }
-    return HeadComparison(**(values | changed))
+    return HeadDiff(**(values | changed))
 
 
 def test_a_change_is_read_with_its_interval_and_p():
@@ -119,10 +121,10 @@ def test_the_figure_of_a_comparison_circles_what_changed():
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("head", "layer")
 
 
-def scores(copy, *, correct, nll, needle, prompts="p", **meta) -> RetrievalScores:
+def scores(copy, *, correct, nll, needle, prompts="p", **meta) -> Scores:
     copy = np.asarray(copy, dtype=np.float32)
     n = len(copy)
-    return RetrievalScores(
+    return Scores(
         detectors={"copy": copy, "needle_mass": copy / 2},
         kv_heads=1,
         nll=np.asarray(nll, dtype=np.float32),
@@ -145,7 +147,7 @@ def six(shift=0.0, *, correct=(1, 0, 1, 1, 0, 1), **options):
 
 def test_comparing_six_prompts_is_six_paired_t_tests():
     a, b = six(), six(0.5, correct=(1, 1, 1, 1, 1, 1))
-    found = compare(a, b)
+    found = diff(a, b)
     change = b.copy[:, 0, 1].astype(float) - a.copy[:, 0, 1]
     interval = textbook.ttest_1samp(change, 0).confidence_interval(0.95)
     assert (found.unit, found.n, found.pairing, found.level, found.threshold) == ("prompt", 6, "paired", 0.05, 0.1)
@@ -160,7 +162,7 @@ def test_comparing_six_prompts_is_six_paired_t_tests():
     # the answer NLL is the mean over an answer's two tokens: 1.5 before
     assert (found.nll.name, found.nll.before) == ("answer NLL (nats per token)", 1.5)
     assert found.nll.delta == pytest.approx(-(0.5 + 0.2 / 6) / 2, abs=1e-6)
-    back = compare(b, a)
+    back = diff(b, a)
     np.testing.assert_allclose(back.delta, -found.delta)
     assert (back.accuracy.before, back.accuracy.after) == (1.0, 4 / 6)
 
@@ -170,7 +172,7 @@ def test_unpaired_comparison_is_welchs_test_over_the_smaller_side():
         [[[0.5, 0.6]], [[0.4, 0.7]], [[0.6, 0.5]], [[0.2, 0.9]], [[0.3, 0.8]]],
         correct=(1, 1, 1, 0, 1), nll=np.full((5, 2), 1.0), needle=range(5), prompts="other",
     )  # fmt: skip
-    found = compare(a, b, pairing="unpaired", q=0.01, threshold=0.5)
+    found = diff(a, b, pairing="unpaired", q=0.01, threshold=0.5)
     expected = textbook.ttest_ind(b.copy[:, 0], a.copy[:, 0], equal_var=False)
     assert (found.n, found.pairing, found.level, found.threshold) == (5, "unpaired", 0.01, 0.5)
     np.testing.assert_allclose(found.p[0], np.maximum(expected.pvalue, 2.0**-4), rtol=1e-5)
@@ -238,9 +240,9 @@ def test_tables_of_scores():
 
 def test_the_summary_of_other_detectors_names_the_best_head_of_each():
     values = {"induction": np.array([[[0.1, 0.5]], [[0.3, 0.7]]]), "blank": np.full((2, 1, 2), NAN)}
-    found = HeadScores(detectors=values, kv_heads=2, meta={})
+    found = DetectorScores(detectors=values, kv_heads=2, meta={})
     assert found.summary() == "over 2 prompts, induction: a0.h1 at 0.6 [0.5, 0.7]"
-    assert repr(found) == "<HeadScores: over 2 prompts, induction: a0.h1 at 0.6 [0.5, 0.7]>"
+    assert repr(found) == "<DetectorScores: over 2 prompts, induction: a0.h1 at 0.6 [0.5, 0.7]>"
     page = found._repr_html_()
     assert "<tr><td>a0.h1</td><td>0.600</td><td>[0.500, 0.700]</td></tr>" in page
     assert "<th>induction</th><th>95 % interval</th>" in page
@@ -255,10 +257,10 @@ def test_titles_of_score_figures():
     np.testing.assert_allclose(figure.data[0].z, [[0.85, 0.15]], rtol=1e-6)
     half = six().plot(by="needle_mass").data[0]
     assert (half.zmin, half.zmax) == (0.0, pytest.approx(0.425))
-    signed = HeadScores(detectors={"d": np.array([[[-0.4, 0.2]]])}, kv_heads=2, meta={}).plot()
+    signed = DetectorScores(detectors={"d": np.array([[[-0.4, 0.2]]])}, kv_heads=2, meta={}).plot()
     assert (signed.data[0].zmin, signed.data[0].zmax) == (-0.4, 0.4)
     assert signed.layout.title.text == "d: a0.h1 leads with 0.2 [nan, nan]"
-    blank = HeadScores(detectors={"d": np.full((1, 1, 2), NAN)}, kv_heads=2, meta={}).plot()
+    blank = DetectorScores(detectors={"d": np.full((1, 1, 2), NAN)}, kv_heads=2, meta={}).plot()
     assert blank.layout.title.text == "d: not applicable"
 
 

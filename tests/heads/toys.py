@@ -8,18 +8,19 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-import heads
-from heads import NeedlePrompt, NeedleSet, RetrievalScores
+from heads import Scores
+from heads.prompts.needles import NeedlePrompt, NeedleSet
+from heads.prompts.pools import default_haystack, default_needles
 from heads.prompts.pools import words as words_of_all_pools
 
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
 
 
 def train_tokenizers():
-    text = [heads.default_haystack(0, sentences=200)]
+    text = [default_haystack(0, sentences=200)]
     text += [" ".join(map(str, pool)) for pool in words_of_all_pools().values()]
     text += [" ".join(string.ascii_letters + string.digits + string.punctuation)]
-    text += [f"{n.needle} {n.question} {n.answer}" for n in heads.default_needles(0, count=20)]
+    text += [f"{n.needle} {n.question} {n.answer}" for n in default_needles(0, count=20)]
     words = Tokenizer(models.WordLevel(unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
@@ -118,7 +119,7 @@ def fake_scores(copy, *, nll=None, correct=None, needle=None, prompts="same", le
     """A stored result around an [N, L, H] array."""
     copy = np.asarray(copy, dtype=np.float32)
     n = len(copy)
-    return RetrievalScores(
+    return Scores(
         detectors={"copy": copy, "needle_mass": copy / 2},
         nll=np.full((n, 3), 1.0, dtype=np.float32) if nll is None else np.asarray(nll, dtype=np.float32),
         correct=np.ones(n, dtype=bool) if correct is None else np.asarray(correct),

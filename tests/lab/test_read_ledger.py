@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats as textbook
 
-from checkpoints import BadPrompt
+from checkpoints.errors import BadPrompt
 from circuit_drift import knowledge
 
 NAN = float("nan")
@@ -24,7 +24,9 @@ CLASSES = ("old", "old", "new", "new", "new", "old")
 
 def book(**options) -> knowledge.Ledger:
     probes = np.array(list(HISTORY.values()))[:, :, None]
-    return knowledge.ledger(knowledge.Scores(tuple(HISTORY), STEPS, probes, {"class": CLASSES}, "recall"), **options)
+    return knowledge.ledger(
+        knowledge.UnitScores(tuple(HISTORY), STEPS, probes, {"class": CLASSES}, "recall"), **options
+    )
 
 
 def test_the_findings_of_a_ledger_word_for_word():
@@ -129,7 +131,7 @@ def probed(**options) -> knowledge.Ledger:
             [[1.0, 0.0, NAN, NAN], [0.0, 0.0, NAN, NAN]],
         ]
     )
-    scores = knowledge.Scores(("clear", "near", "half"), (0, 1), probes, {}, "recall")
+    scores = knowledge.UnitScores(("clear", "near", "half"), (0, 1), probes, {}, "recall")
     return knowledge.ledger(scores, **options)
 
 
@@ -202,7 +204,7 @@ MIDDLE = np.array([-0.30, -0.05, 0.01, -0.08, -0.12, -0.15, 0.03, -0.10])
 
 def divergence_over(*changes) -> knowledge.Divergence:
     course = np.cumsum([np.linspace(0.5, 0.9, 8), *changes], axis=0).T
-    scores = knowledge.Scores(tuple("abcdefgh"), tuple(range(len(changes) + 1)), course[:, :, None])
+    scores = knowledge.UnitScores(tuple("abcdefgh"), tuple(range(len(changes) + 1)), course[:, :, None])
     return knowledge.divergence(scores, dict.fromkeys(range(len(changes) + 1), 1.0))
 
 
@@ -302,5 +304,5 @@ def test_scores_that_do_not_fit_are_refused():
     }
     for said, (units, steps, shape) in cases.items():
         with pytest.raises(BadPrompt) as refused:
-            knowledge.Scores(units, steps, np.zeros(shape))
+            knowledge.UnitScores(units, steps, np.zeros(shape))
         assert str(refused.value) == said

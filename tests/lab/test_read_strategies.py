@@ -15,7 +15,7 @@ CLASSES = {"class": ("old", "old", "new", "new")}
 
 
 def trained(name="plain", history=PLAIN, loss=(3.0, 2.5, 2.6), copying=(0.9, 0.5, 0.75), **drift) -> Trained:
-    scores = knowledge.Scores(tuple("abcd"), STEPS, np.array(history)[:, :, None], CLASSES, "recall")
+    scores = knowledge.UnitScores(tuple("abcd"), STEPS, np.array(history)[:, :, None], CLASSES, "recall")
     log = pd.DataFrame({"epoch": [0, 1, 2], "step": STEPS, "document_loss": loss, "copying_accuracy": copying})
     return Trained(name, log, knowledge.ledger(scores), store=None)
 

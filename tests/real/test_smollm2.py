@@ -11,7 +11,11 @@ import pytest
 
 import circuits
 import heads
-from checkpoints import LoadedModel, open_checkpoint
+from checkpoints import open_checkpoint
+from checkpoints.loading.load import LoadedModel
+from circuits.facts.facts import default_facts
+from circuits.intervention.faithfulness_measure import faithfulness_curve
+from heads.prompts.pools import default_haystack, default_needles
 
 pytestmark = pytest.mark.real
 
@@ -28,9 +32,9 @@ def smollm2() -> LoadedModel:
 
 def test_its_retrieval_heads(smollm2, capsys):
     prompts = heads.needle_prompts(
-        smollm2.tokenizer, heads.default_needles(0), heads.default_haystack(0), length=512, depths=(0.2, 0.5, 0.8)
+        smollm2.tokenizer, default_needles(0), default_haystack(0), length=512, depths=(0.2, 0.5, 0.8)
     )
-    scores = heads.retrieval_scores(smollm2.model, prompts, batch_size=4)
+    scores = heads.score(smollm2.model, prompts, batch_size=4)
     top = scores.top(8)
     with capsys.disabled():
         print(f"\n{scores.summary()}\n" + "\n".join(f"{head.name}  {head.score}" for head in top))
@@ -42,10 +46,10 @@ def test_its_retrieval_heads(smollm2, capsys):
 
 
 def test_a_circuit_for_facts_it_knows(smollm2, capsys):
-    facts = circuits.tokenize_facts(smollm2.tokenizer, circuits.default_facts())
+    facts = circuits.tokenize_facts(smollm2.tokenizer, default_facts())
     graph = circuits.attribute(smollm2.model, facts)
     known = np.flatnonzero(graph.answer_rank == 0)
-    curve = circuits.faithfulness_curve(
+    curve = faithfulness_curve(
         smollm2.model, graph.only(known), facts.subset(known.tolist()), shares=(0.002, 0.005, 0.01, 0.02)
     )
     with capsys.disabled():

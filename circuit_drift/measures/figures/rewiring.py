@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     import circuits
+    from circuits.comparison.similarity import Similarity
 
 
 def rewiring_frame(run: RunRecord) -> "pd.DataFrame":
@@ -126,7 +127,7 @@ def rewiring_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
     return figure
 
 
-def _overlap(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> "circuits.Similarity":
+def _overlap(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> "Similarity":
     """The Jaccard overlap at the circuits' own size, on the facts that either recalls."""
     from circuits.comparison.similarity import overlap
 

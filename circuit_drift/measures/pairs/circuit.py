@@ -9,6 +9,7 @@ from circuit_drift.page.page import Section
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.recall import recall_change, recalled
 from circuit_drift.record.record import Point
+from circuits.comparison.graph_diff import GraphDiff
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +39,7 @@ class CircuitPairing(Pairing):
         (before, after), facts = recalled([a.circuit, b.circuit], "at A or B")
         return Compared(circuits.diff(before, after, q=q), readouts=(change,), facts=facts)
 
-    def parts(self, change: circuits.GraphDiff) -> Iterator[str]:
+    def parts(self, change: GraphDiff) -> Iterator[str]:
         """Edges or, where none did, the graph as a whole."""
         if change.n_significant:
             yield f"{change.n_significant} edges"

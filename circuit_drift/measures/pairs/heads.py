@@ -8,12 +8,13 @@ from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.page.page import Section
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point
+from heads.comparison.diff import HeadDiff
 
 COLUMNS = ["name", "before", "after", "delta", "low", "high", "q", "status"]
 
 
 class HeadPairing(Pairing):
-    """See `heads.compare`."""
+    """See `heads.diff`."""
 
     noun = "head"
     tables = ("heads",)
@@ -23,10 +24,10 @@ class HeadPairing(Pairing):
         """Head by head, over identical prompts."""
         if a.heads is None or b.heads is None:
             return None
-        compared = heads.compare(a.heads, b.heads, q=q)
+        compared = heads.diff(a.heads, b.heads, q=q)
         return Compared(compared, readouts=(compared.accuracy, compared.nll))
 
-    def parts(self, change: heads.HeadComparison) -> Iterator[str]:
+    def parts(self, change: HeadDiff) -> Iterator[str]:
         """Heads or, where none did, what is read off the answers.
 
         The readouts' level is Holm's for two: where one of them is significant, so is every one below the level itself.

@@ -12,7 +12,7 @@ from circuit_drift.record.record import Point
 if TYPE_CHECKING:
     import pandas as pd
 
-    from heads import Change
+    from heads.scores.change import Change
 
 
 @dataclass(frozen=True, slots=True)

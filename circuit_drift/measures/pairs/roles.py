@@ -13,7 +13,7 @@ from circuit_drift.record.record import Point
 if TYPE_CHECKING:
     import pandas as pd
 
-    import circuits
+    from circuits.roles.roles import HeadRoles, RoleChange
 
 ROLES_CAPTION = (
     "Mover: what the head writes towards the answer is read from the subject, over 10 times what it reads from the "
@@ -67,14 +67,14 @@ class RolePairing(Pairing):
             )
 
 
-def roles_of(point: Point) -> "circuits.HeadRoles | None":
+def roles_of(point: Point) -> "HeadRoles | None":
     """A point's roles with what its retrieval scores add to them."""
     if point.roles is None or point.heads is None:
         return point.roles
     return point.roles.with_scores("retrieval", point.heads.detector(point.heads.leading))
 
 
-def role_frame(changes: "tuple[circuits.RoleChange, ...]") -> "pd.DataFrame":
+def role_frame(changes: "tuple[RoleChange, ...]") -> "pd.DataFrame":
     """One row a change: head, role, change, in which share of the resamples the head has the role at A and at B, moved.
 
     ``moved``: whether the change is only that the head entered or left the circuit.

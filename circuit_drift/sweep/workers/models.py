@@ -9,7 +9,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self, cast
 
-from checkpoints import LoadedModel
+from checkpoints.loading.load import LoadedModel
 from checkpoints.loading.stream import stream
 from circuit_drift.sweep.workers.tasks import Sweep
 

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from checkpoints import Checkpoint, CheckpointMismatch, LoadedModel, StoreError
+from checkpoints import Checkpoint
+from checkpoints.errors import CheckpointMismatch, StoreError
+from checkpoints.loading.load import LoadedModel
 from checkpoints.placement import ANYWHERE, Placement
 from circuit_drift.measures.base import Measure
 from circuit_drift.measures.stored import identity, store_key, stored_result, with_provenance

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from checkpoints import DamagedResult, DriftError, LoadedModel, StoreError
-from checkpoints.errors import is_failure
+from checkpoints import DriftError
+from checkpoints.errors import DamagedResult, StoreError, is_failure
+from checkpoints.loading.load import LoadedModel
 from circuit_drift.store.journal import Outcome
 from circuit_drift.store.leases import Claim
 from circuit_drift.store.store import Store

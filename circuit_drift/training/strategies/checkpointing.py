@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints import Checkpoint, StoreError, open_checkpoint
+from checkpoints import Checkpoint, open_checkpoint
+from checkpoints.errors import StoreError
 from checkpoints.files.reading import read_document
 from checkpoints.files.states import read_state
 from checkpoints.results.disk import collect_drafts, draft_folder, write_file

@@ -6,11 +6,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import circuits
-from checkpoints import BadPrompt, Checkpoint, DriftError, open_checkpoint
+from checkpoints import Checkpoint, DriftError, open_checkpoint
+from checkpoints.errors import BadPrompt
 from checkpoints.files.folder import tokenizer_files
 from circuit_drift.training.strategies.config import Config, Strategy
 from circuit_drift.training.strategies.documents import Document, load_documents, teach_tags
 from circuit_drift.training.strategies.parameters import check_names, embedding_rows
+from circuits.facts.facts import load_facts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,7 +43,7 @@ def check(config: Config) -> Material:
     """
     texts = load_documents(config.documents)
     old = load_documents(config.replay) if config.replay is not None else ()
-    facts = circuits.load_facts(config.facts)
+    facts = load_facts(config.facts)
     for strategy in config.strategies:
         _check_documents(config, strategy, texts, facts)
     if config.retrieval:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import circuit_drift
-from checkpoints import StoreError
+from checkpoints.errors import StoreError
 from circuit_drift.knowledge import Divergence, Ledger, ledger
+from circuit_drift.record.record import RunRecord
 from circuit_drift.store.store import Store
 from circuit_drift.training import Verdict, unit_scores, verdict
 from circuit_drift.training.recorder import units_table
@@ -41,7 +42,7 @@ class Trained:
     store: Path
 
     @property
-    def run(self) -> "circuit_drift.Run":
+    def run(self) -> RunRecord:
         """Its heads and circuits, as far as they were measured."""
         return circuit_drift.load_run(self.store, self.name)
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from checkpoints import BadPrompt
+from checkpoints.errors import BadPrompt
 from checkpoints.files.reading import Record, read_records
 from checkpoints.results.disk import write_file
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from checkpoints import BadPrompt, open_checkpoint, open_series
+from checkpoints import open_checkpoint, open_series
+from checkpoints.errors import BadPrompt
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.record.recall import recalled
 from circuit_drift.record.record import RunRecord

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from checkpoints import Checkpoint, LoadedModel
+from checkpoints import Checkpoint
+from checkpoints.loading.load import LoadedModel
 from circuit_drift.behaviour import Arithmetic, Copying, Knowledge, Reading, TextPerplexity
 from circuit_drift.behaviour.gauges import Gauge
 from circuit_drift.behaviour.skills import forced_tokens

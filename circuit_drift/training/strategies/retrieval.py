@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints import BadPrompt, LoadedModel
+from checkpoints.errors import BadPrompt
+from checkpoints.loading.load import LoadedModel
 from checkpoints.results.disk import write_file
 from circuit_drift.behaviour import Knowledge
 from circuit_drift.measures.tokenizers import tokenizer_of

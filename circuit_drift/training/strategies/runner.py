@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from checkpoints import DriftError, LoadedModel
+from checkpoints import DriftError
+from checkpoints.loading.load import LoadedModel
 from circuit_drift.behaviour.gauges import Gauge
 from circuit_drift.measures.base import Measure
 from circuit_drift.measures.registry import build_measures

@@ -13,11 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from checkpoints import CorruptWeights, DriftError, open_series
+from checkpoints import DriftError, open_series
 from checkpoints.audit import KINDS, audit, audit_facts
 from checkpoints.audit.facts import Facts, gather
 from checkpoints.audit.order import missing_steps
 from checkpoints.audit.path import _best_move, _best_swap, _total, correlations, distances, find_off_path
+from checkpoints.errors import CorruptWeights
 from tests.checkpoints.conftest import edit_config, gpt2_config, llama_config, save_tokenizer
 from tests.checkpoints.runs import ARCHITECTURES, STEPS, train_run
 
@@ -42,7 +43,7 @@ def findings(root):
     """What is found, which samples of the larger matrices show as well."""
     whole = audit(open_series(root))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("checkpoints.audit._MAX_SAMPLE", 512)
+        patch.setattr(sys.modules["checkpoints.audit"], "_MAX_SAMPLE", 512)
         sampled = audit(open_series(root), depth="samples")
     assert sampled.suspects == whole.suspects
     assert sampled.examined == "samples"
@@ -388,7 +389,7 @@ def test_samples_read_little_and_in_full_only_what_they_do_not_tell_apart(runs, 
 
 def test_what_only_a_full_read_shows_is_left_to_loading(runs, monkeypatch):
     root, name = runs / "seed0", a_matrix(runs / "seed0")
-    monkeypatch.setattr("checkpoints.audit._MAX_SAMPLE", 64)
+    monkeypatch.setattr(sys.modules["checkpoints.audit"], "_MAX_SAMPLE", 64)
     edit_weights(root, 48, lambda t: t[name].view(-1)[-1:].fill_(float("nan")))
     sampled = {f.kind for f in audit(open_series(root), depth="samples").findings}
     assert sampled <= {"non_finite"}

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.distributed.checkpoint import metadata as dcp_metadata
 
-from checkpoints import CorruptWeights, open_checkpoint
+from checkpoints import open_checkpoint
+from checkpoints.errors import CorruptWeights
 from tests.checkpoints.conftest import edit_config, llama_config, save_model
 from tests.checkpoints.payloads import Payload
 

@@ -9,8 +9,9 @@ import time
 import pytest
 import torch
 
-from checkpoints import CorruptWeights, DriftError, open_checkpoint, open_series
+from checkpoints import DriftError, open_checkpoint, open_series
 from checkpoints.audit import audit
+from checkpoints.errors import CorruptWeights
 from checkpoints.files.gguf import require_possible_gguf
 from checkpoints.files.limits import require_possible
 from tests.checkpoints.conftest import edit_config, save_model, save_tokenizer

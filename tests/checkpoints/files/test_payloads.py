@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import circuits
-from checkpoints import CorruptWeights, DriftError, StoreError, UnsupportedArchitecture, open_checkpoint, open_series
+from checkpoints import DriftError, open_checkpoint, open_series
 from checkpoints.audit import audit
+from checkpoints.errors import CorruptWeights, StoreError, UnsupportedArchitecture
 from checkpoints.files.states import read_state
 from tests.checkpoints.conftest import edit_config, save_model, save_tokenizer
 from tests.checkpoints.loading.test_formats import save_adapter

@@ -5,9 +5,8 @@ import os
 
 import pytest
 
-import circuits
-import heads
-from checkpoints import BadPrompt, DriftError, NotACheckpoint
+from checkpoints import DriftError
+from checkpoints.errors import BadPrompt, NotACheckpoint
 from checkpoints.files.folder import read_json
 from checkpoints.files.reading import (
     DEEPEST,
@@ -26,14 +25,16 @@ from circuit_drift.cli.options import placed
 from circuit_drift.knowledge.scores import read_scores
 from circuit_drift.prompts import _read_text
 from circuit_drift.training.strategies import load_config, load_documents
+from circuits.facts.facts import load_facts
 from circuits.facts.readers import read_counterfact, read_lama, read_probes
 from circuits.graph.exports import read_eap_json
+from heads.prompts.needles import load_needles
 from heads.scores.head_lists import load_head_lists
 from heads.tracking.correlation import read_downstream
 
 READERS = {
-    "needles": heads.load_needles,
-    "facts": circuits.load_facts,
+    "needles": load_needles,
+    "facts": load_facts,
     "counterfact": read_counterfact,
     "lama": read_lama,
     "probes": read_probes,

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoints import CorruptWeights, DriftError, NotACheckpoint, open_checkpoint, open_series
+from checkpoints import DriftError, open_checkpoint, open_series
 from checkpoints.audit import audit
+from checkpoints.errors import CorruptWeights, NotACheckpoint
 from checkpoints.series.compat import require_same_model
 from tests.checkpoints.conftest import gpt2_config, llama_config, save_model, save_tokenizer
 

@@ -9,16 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from checkpoints import (
-    CheckpointMismatch,
-    CorruptWeights,
-    DriftError,
-    NotACheckpoint,
-    UnsupportedArchitecture,
-    open_checkpoint,
-    open_series,
-    validate,
-)
+from checkpoints import DriftError, open_checkpoint, open_series
+from checkpoints.errors import CheckpointMismatch, CorruptWeights, NotACheckpoint, UnsupportedArchitecture
+from checkpoints.files.check import check_files
 from checkpoints.files.headers import read_header
 from checkpoints.series.compat import require_same_model
 from tests.checkpoints.conftest import edit_config, gpt2_config, llama_config, save_model, save_tokenizer
@@ -187,7 +180,7 @@ def truncate(file, keep):
 def test_damaged_safetensors_are_refused_before_loading(checkpoint_folder, damage, message):
     damage(checkpoint_folder / "model.safetensors")
     with pytest.raises(CorruptWeights, match=message):
-        validate(checkpoint_folder)
+        check_files(checkpoint_folder)
     with pytest.raises(CorruptWeights, match=message):
         open_checkpoint(checkpoint_folder).load()
 
@@ -229,14 +222,14 @@ def test_an_index_that_promises_more_than_the_shards_hold(tmp_path):
     content["weight_map"]["model.extra.weight"] = shards[0].name
     index.write_text(json.dumps(content))
     with pytest.raises(CorruptWeights, match=r"lacks the tensor 'model\.extra\.weight'"):
-        validate(folder)
+        check_files(folder)
     content["weight_map"] = {"x": "../elsewhere.safetensors"}
     index.write_text(json.dumps(content))
     with pytest.raises(CorruptWeights, match="outside its folder"):
-        validate(folder)
+        check_files(folder)
     index.write_text("{}")
     with pytest.raises(CorruptWeights, match="names no shards"):
-        validate(folder)
+        check_files(folder)
 
 
 def rewrite(folder, change):
@@ -288,7 +281,7 @@ def test_several_gguf_files_are_refused(tmp_path):
     for name in "ab":
         (tmp_path / f"{name}.gguf").write_bytes(b"GGUF")
     with pytest.raises(NotACheckpoint, match="2 GGUF files"):
-        validate(tmp_path)
+        check_files(tmp_path)
 
 
 def test_a_gguf_needs_its_extra(tmp_path, monkeypatch):

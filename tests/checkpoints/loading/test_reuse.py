@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from checkpoints import CorruptWeights, open_checkpoint, open_series
+from checkpoints import open_checkpoint, open_series
 from checkpoints.audit import audit
+from checkpoints.errors import CorruptWeights
 from tests.checkpoints.architectures import tiny_configs
 from tests.checkpoints.conftest import edit_config, llama_config, save_model
 from tests.checkpoints.loading.test_formats import save_adapter

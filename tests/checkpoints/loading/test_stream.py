@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoints import CorruptWeights, DriftError, UnsupportedArchitecture, open_series
+from checkpoints import DriftError, open_series
+from checkpoints.errors import CorruptWeights, UnsupportedArchitecture
 from checkpoints.loading.stream import _Live
 from tests.checkpoints.architectures import tiny_configs
 from tests.checkpoints.conftest import edit_config, llama_config, save_model

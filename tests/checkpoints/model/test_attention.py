@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from checkpoints import UnsupportedArchitecture
+from checkpoints.errors import UnsupportedArchitecture
 from checkpoints.model.attention import HANDLED, attention_implementation, handled, handler, handler_in_force
 from tests.checkpoints.architectures import tiny_configs
 

@@ -10,7 +10,8 @@ import torch
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 from transformers import AutoModelForCausalLM, DeepseekV3Config, HeliumConfig, Phi3Config, PreTrainedTokenizerFast
 
-from checkpoints import DriftError, UnsupportedArchitecture, open_series
+from checkpoints import DriftError, open_series
+from checkpoints.errors import UnsupportedArchitecture
 from checkpoints.model.bridge import build_bridge
 from tests.checkpoints.architectures import GQA, SMALL, tiny_configs
 from tests.checkpoints.conftest import save_model, save_tokenizer

@@ -4,9 +4,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from checkpoints import UnsupportedArchitecture, build_bridge, capabilities, open_checkpoint, open_series
+from checkpoints import open_checkpoint, open_series
+from checkpoints.errors import UnsupportedArchitecture
 from checkpoints.loading.stream import _Live
-from checkpoints.model.architectures import CAPABILITIES
+from checkpoints.model.architectures import CAPABILITIES, capabilities
+from checkpoints.model.bridge import build_bridge
 from circuit_drift.measures.stored import store_key
 from tests.checkpoints.architectures import tiny_configs
 from tests.checkpoints.conftest import save_model

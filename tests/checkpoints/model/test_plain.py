@@ -8,12 +8,16 @@ from transformers import AutoModelForCausalLM
 
 import circuits
 import heads
-from checkpoints import DriftError, UnsupportedArchitecture, build_bridge
+from checkpoints import DriftError
+from checkpoints.errors import UnsupportedArchitecture
+from checkpoints.model.bridge import build_bridge
 from checkpoints.model.plain import plain_model
+from circuits.facts.facts import FactSet
+from heads.prompts.needles import NeedlePrompt, NeedleSet
 from tests.checkpoints.architectures import tiny_configs
 
 BRIDGED = [name for name in tiny_configs() if name != "hunyuan_moe"]  # TransformerLens has no adapter for it
-FACTS = circuits.FactSet.from_ids(clean=[[5, 6, 7]], corrupt=[[5, 8, 7]], answer=[9], wrong=[10])
+FACTS = FactSet.from_ids(clean=[[5, 6, 7]], corrupt=[[5, 8, 7]], answer=[9], wrong=[10])
 
 
 def build(name: str):
@@ -26,7 +30,7 @@ def stock(model):
 
 
 def needles():
-    prompt = heads.NeedlePrompt(
+    prompt = NeedlePrompt(
         ids=(*range(2, 22), 6, 7),
         answer_start=20,
         answer_spans=((4, 6),),
@@ -37,7 +41,7 @@ def needles():
         requested_depth=0.2,
         needle=0,
     )
-    return heads.NeedleSet((prompt,), (), 20)
+    return NeedleSet((prompt,), (), 20)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -60,7 +64,7 @@ def test_scores_through_a_bridge_are_the_models():
     bridge = stock(twin)
     through, direct = (circuits.attribute(m, FACTS, method="eap") for m in (bridge, model))
     np.testing.assert_allclose(through.edge_scores, direct.edge_scores, atol=1e-6)
-    by_bridge, by_model = (heads.retrieval_scores(m, needles()) for m in (bridge, model))
+    by_bridge, by_model = (heads.score(m, needles()) for m in (bridge, model))
     np.testing.assert_allclose(by_bridge.answer_nll, by_model.answer_nll, atol=1e-5)
     whole = direct.prune(6)
     assert circuits.faithfulness(bridge, whole, FACTS).value == pytest.approx(
@@ -92,9 +96,9 @@ def test_a_bridge_that_computes_something_else_than_its_model_is_refused():
     bridge = stock(build("llama"))
     bridge.add_hook("blocks.0.hook_resid_post", lambda value, hook: value * 2)
     with pytest.raises(UnsupportedArchitecture, match=r"logits differ .* reset_hooks\(\)"):
-        heads.retrieval_scores(bridge, needles())
+        heads.score(bridge, needles())
     bridge.reset_hooks()
-    assert np.isfinite(heads.retrieval_scores(bridge, needles()).answer_nll).all()
+    assert np.isfinite(heads.score(bridge, needles()).answer_nll).all()
 
 
 def test_a_hooked_transformer_is_refused_with_the_way_out():
@@ -105,4 +109,4 @@ def test_a_hooked_transformer_is_refused_with_the_way_out():
 
 def test_anything_else_is_refused():
     with pytest.raises(DriftError, match="Linear is no model of transformers"):
-        heads.retrieval_scores(torch.nn.Linear(1, 1), needles())
+        heads.score(torch.nn.Linear(1, 1), needles())

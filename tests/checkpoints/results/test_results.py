@@ -14,8 +14,22 @@ import heads
 from checkpoints.errors import DamagedResult, StoreError
 from checkpoints.results.artifacts import read_artifact, write_artifact
 from checkpoints.results.result import Result
-from circuit_drift.behaviour.result import Behaviour, Score
+from circuit_drift.behaviour.result import Behaviour, TaskScore
 from circuit_drift.knowledge.ledger import Ledger
+from circuits.attribution.positions import PositionScores
+from circuits.comparison.alignment import Alignment
+from circuits.comparison.graph_diff import GraphDiff
+from circuits.graph.circuit import Circuit
+from circuits.graph.nodes import NodeScores
+from circuits.intervention.faithfulness import Faithfulness, FaithfulnessCurve
+from circuits.intervention.transfer import Transfer
+from circuits.roles.roles import HeadRoles
+from circuits.tracking.evolution import Evolution
+from heads.ablation.validation import Readout, Validation
+from heads.comparison.diff import HeadDiff
+from heads.niah.grid import NeedleMap
+from heads.scores.scores import DetectorScores
+from heads.tracking.monitor import Monitor
 
 Floats = NDArray[np.floating]
 
@@ -120,7 +134,7 @@ def test_a_result_shows_itself_in_a_line_and_on_a_page():
 
 
 def test_what_a_checkpoint_can_do_is_told_with_its_tasks(tmp_path):
-    one = Score("lives", "exact", 0.5, 0.25, 0.75, 8)
+    one = TaskScore("lives", "exact", 0.5, 0.25, 0.75, 8)
     behaviour = Behaviour((one,), {"sft_lives": 0.5, "sft_codes": 0.125}, {"mrcr": "too long"})
     back = Behaviour.load(behaviour.save(tmp_path / "it"))
     assert repr(back) == "<Behaviour: sft_lives 0.5, sft_codes 0.125; 1 refused>"
@@ -130,10 +144,10 @@ def test_what_a_checkpoint_can_do_is_told_with_its_tasks(tmp_path):
 
 
 RESULTS = [
-    heads.HeadScores, heads.RetrievalScores, heads.HeadComparison, heads.Monitor, heads.NeedleMap, heads.Readout,
-    heads.Validation, circuits.AttributionGraph, circuits.Circuit, circuits.GraphDiff, circuits.Evolution,
-    circuits.HeadRoles, circuits.Transfer, circuits.Faithfulness, circuits.FaithfulnessCurve, circuits.NodeScores,
-    circuits.PositionScores, circuits.Alignment, Ledger, Behaviour,
+    DetectorScores, heads.Scores, HeadDiff, Monitor, NeedleMap, Readout,
+    Validation, circuits.AttributionGraph, Circuit, GraphDiff, Evolution,
+    HeadRoles, Transfer, Faithfulness, FaithfulnessCurve, NodeScores,
+    PositionScores, Alignment, Ledger, Behaviour,
 ]  # fmt: skip
 
 
@@ -142,5 +156,5 @@ def test_every_result_has_the_same_parts(kind: type[Result]):
     assert issubclass(kind, Result)
     assert kind.verdict is not Result.verdict
     assert kind.to_frame is not Result.to_frame
-    assert "__repr__" not in vars(kind) or kind is heads.Monitor, "repr=False in its decorator"
+    assert "__repr__" not in vars(kind) or kind is Monitor, "repr=False in its decorator"
     assert len({result.artifact for result in RESULTS}) == len(RESULTS)

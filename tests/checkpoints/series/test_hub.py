@@ -8,8 +8,9 @@ import sys
 import pytest
 import torch
 
-from checkpoints import CorruptWeights, DriftError, NotACheckpoint, open_checkpoint, open_series
+from checkpoints import DriftError, open_checkpoint, open_series
 from checkpoints.audit import audit
+from checkpoints.errors import CorruptWeights, NotACheckpoint
 from checkpoints.files.hashes import hash_file
 from checkpoints.series import hub_client
 from checkpoints.series.compat import require_same_model

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from checkpoints import CorruptWeights, NotACheckpoint, open_checkpoint, open_series
+from checkpoints import open_checkpoint, open_series
 from checkpoints.audit import audit
+from checkpoints.errors import CorruptWeights, NotACheckpoint
 from tests.checkpoints.conftest import save_model, save_tokenizer
 from tests.checkpoints.hub_standin import REPO, Hub, connected
 from tests.checkpoints.loading.test_formats import merged_by_hand, save_adapter

@@ -5,8 +5,9 @@ import shutil
 import pytest
 import torch
 
-from checkpoints import NotACheckpoint, open_checkpoint, open_series
+from checkpoints import open_checkpoint, open_series
 from checkpoints.audit import audit
+from checkpoints.errors import NotACheckpoint
 from checkpoints.series import hub, hub_client
 from tests.checkpoints.conftest import save_model, save_tokenizer
 from tests.checkpoints.hub_standin import REPO, Hub, connected

@@ -7,8 +7,9 @@ import shutil
 
 import pytest
 
-from checkpoints import NotACheckpoint, open_checkpoint, open_series
+from checkpoints import open_checkpoint, open_series
 from checkpoints.audit import audit
+from checkpoints.errors import NotACheckpoint
 from tests.checkpoints.conftest import save_model
 
 

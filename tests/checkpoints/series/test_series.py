@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from checkpoints import NotACheckpoint, Series, open_checkpoint, open_series
+from checkpoints import Series, open_checkpoint, open_series
+from checkpoints.errors import NotACheckpoint
 from checkpoints.series import manifest
 from checkpoints.series.manifest import ManifestRow
 from checkpoints.series.series import DEMO_VARIABLE

@@ -10,6 +10,7 @@ import circuits
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from checkpoints.model.anatomy import anatomy
 from circuits.attribution.ablation import fixed_values
+from circuits.facts.facts import FactSet
 
 
 @pytest.mark.parametrize(("kind", "ablation"), [("plain", "zero"), ("padded", "zero"), ("plain", "mean-positional")])
@@ -37,7 +38,7 @@ def test_scores_are_linear_in_the_value_put_in_place():
         how: circuits.attribute(model, facts, method="eap", ablation=how).mean
         for how in ("corrupt", "zero", "mean", "mean-positional")
     }
-    swapped = circuits.FactSet.from_ids(facts.corrupt, facts.clean, facts.answer_id, facts.wrong_id)
+    swapped = FactSet.from_ids(facts.corrupt, facts.clean, facts.answer_id, facts.wrong_id)
     back = circuits.attribute(model, swapped, method="eap", ablation="corrupt").mean
     assert all(np.abs(scores["zero"] - other).max() > 1e-3 for name, other in scores.items() if name != "zero")
     assert np.abs(back - scores["corrupt"]).max() > 1e-3

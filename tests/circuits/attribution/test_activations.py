@@ -9,6 +9,7 @@ from published import published_facts, published_model, published_scores
 
 import circuits
 from checkpoints.model.anatomy import anatomy
+from circuits.intervention.exact import exact_nodes
 from circuits.trace.trace import output_tensor
 from tests.circuits.attribution.test_families import reader_key
 
@@ -131,7 +132,7 @@ def test_sums_over_readers_complete_a_writers_own_path(family):
     """Along the path of the last MLP's output the metric rises by what that MLP's edges sum to."""
     model, facts = build(family), random_facts(2)
     graph = circuits.attribute(model, facts, method="activations", ig_steps=12)
-    exact = circuits.exact_nodes(model, facts)["m1"]
+    exact = exact_nodes(model, facts)["m1"]
     found = graph.scores[:, graph.writers.index("m1")].sum(-1)
     np.testing.assert_allclose(found, exact, rtol=5e-3, atol=1e-3)
 

@@ -7,6 +7,11 @@ from circuit_families import build, random_facts
 
 import circuits
 from checkpoints.errors import BadPrompt, CheckpointMismatch, CorruptWeights, UnsupportedArchitecture
+from circuits.graph.circuit import Circuit
+from circuits.graph.scores import completeness
+from circuits.graph.shape import GraphShape
+from circuits.intervention.faithfulness import FaithfulnessCurve
+from circuits.intervention.faithfulness_measure import faithfulness_curve
 from circuits.trace.trace import frozen
 
 
@@ -58,13 +63,11 @@ def test_left_and_right_rules_differ_by_the_ends(model, ragged):
 def test_sign_positive_means_that_corrupting_raises_the_metric(model, ragged):
     graph = circuits.attribute(model, ragged, method="conductance", ig_steps=100)
     assert graph.mean[0].sum() == pytest.approx((graph.corrupt_metric - graph.clean_metric).mean(), rel=0.02)
-    assert max(abs(v) for v in circuits.completeness(graph).values()) < 0.02
+    assert max(abs(v) for v in completeness(graph).values()) < 0.02
 
 
 def test_completeness_improves_with_steps(model, ragged):
-    residuals = [
-        abs(circuits.completeness(circuits.attribute(model, ragged, ig_steps=steps))["input"]) for steps in (1, 4, 64)
-    ]
+    residuals = [abs(completeness(circuits.attribute(model, ragged, ig_steps=steps))["input"]) for steps in (1, 4, 64)]
     assert residuals[2] < residuals[1] < residuals[0]
     assert residuals[2] < 0.01
 
@@ -136,9 +139,9 @@ def test_answer_rank_counts_the_tokens_above(model, ragged):
 
 
 def test_faithfulness_of_a_foreign_circuit_is_refused(model, ragged):
-    shape = circuits.GraphShape(3, 4, 4)
+    shape = GraphShape(3, 4, 4)
     with pytest.raises(CheckpointMismatch, match="different shapes"):
-        circuits.faithfulness(model, circuits.Circuit(shape, shape.mask), ragged)
+        circuits.faithfulness(model, Circuit(shape, shape.mask), ragged)
 
 
 def test_faithfulness_reports_interval_and_random_circuits(model, ragged):
@@ -146,14 +149,14 @@ def test_faithfulness_reports_interval_and_random_circuits(model, ragged):
     result = circuits.faithfulness(model, graph.prune(80), ragged, n_random=2)
     assert result.low <= result.value <= result.high
     assert len(result.random) == 2
-    curve = circuits.faithfulness_curve(model, graph, ragged, shares=(0.1, 0.5, 1.0))
+    curve = faithfulness_curve(model, graph, ragged, shares=(0.1, 0.5, 1.0))
     assert curve.values[-1] == 1.0
     assert list(curve.to_frame().columns) == ["share", "n_edges", "faithfulness", "low", "high", "random"]
 
 
 def test_curve_survives_the_disk(model, ragged, tmp_path):
-    curve = circuits.faithfulness_curve(model, circuits.attribute(model, ragged, method="eap"), ragged, shares=(0.2,))
-    back = circuits.FaithfulnessCurve.load(curve.save(tmp_path / "curve"))
+    curve = faithfulness_curve(model, circuits.attribute(model, ragged, method="eap"), ragged, shares=(0.2,))
+    back = FaithfulnessCurve.load(curve.save(tmp_path / "curve"))
     assert back.values == curve.values
     assert back.shares == curve.shares
 

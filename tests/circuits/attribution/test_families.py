@@ -9,6 +9,8 @@ from circuit_families import FAMILIES, REFUSED, build, random_facts, residual_pa
 import circuits
 from checkpoints.errors import UnsupportedArchitecture
 from checkpoints.model.anatomy import anatomy
+from circuits.graph.circuit import Circuit
+from circuits.graph.scores import completeness
 from circuits.intervention.faithfulness_measure import circuit_metrics
 
 MIXTURES = {"mixtral", "qwen3_moe", "qwen2_moe", "hunyuan_moe", "gpt_oss", "deepseek_v2_moe", "deepseek_v3_moe"}
@@ -51,8 +53,8 @@ def test_eap_equals_finite_differences_on_the_stock_model(family):
 def test_full_circuit_is_the_clean_run_and_empty_the_corrupt_one(family):
     model, facts = build(family, dtype=torch.float32), random_facts(3, ragged=True)
     graph = circuits.attribute(model, facts, method="eap")
-    whole = circuits.Circuit(graph.shape, graph.mask)
-    nothing = circuits.Circuit(graph.shape, np.zeros_like(graph.mask))
+    whole = Circuit(graph.shape, graph.mask)
+    nothing = Circuit(graph.shape, np.zeros_like(graph.mask))
     metrics, clean, corrupt = circuit_metrics(model, [whole, nothing], facts)
     np.testing.assert_array_equal(metrics[0], clean)
     np.testing.assert_array_equal(metrics[1], corrupt)
@@ -82,7 +84,7 @@ def test_one_edge_out_equals_running_the_reader_on_its_own_stream(family):
         row, column = shape.writers.index(writer), shape.readers.index(reader)
         mask = shape.mask.copy()
         mask[row, column] = False
-        metrics, _, _ = circuit_metrics(model, [circuits.Circuit(shape, mask)], facts)
+        metrics, _, _ = circuit_metrics(model, [Circuit(shape, mask)], facts)
         for i in range(len(facts)):
             clean, corrupt = list(facts.clean[i]), list(facts.corrupt[i])
             change = residual_parts(model, corrupt)[row] - residual_parts(model, clean)[row]
@@ -141,7 +143,7 @@ def test_norms_of_another_kind_are_exact_through_their_own_derivative():
     model.model.norm = Squashing(16).double()
     assert_equals_finite_differences(model, facts, circuits.attribute(model, facts, method="eap"), samples=20)
     graph = circuits.attribute(model, facts, method="conductance", ig_steps=30)
-    assert max(abs(v) for v in circuits.completeness(graph).values()) < 0.02
+    assert max(abs(v) for v in completeness(graph).values()) < 0.02
 
 
 def test_grouped_key_value_readers_sum_what_repeated_heads_share_out():

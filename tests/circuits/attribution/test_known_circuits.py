@@ -13,6 +13,9 @@ import circuits
 from checkpoints.errors import UnsupportedArchitecture
 from checkpoints.model.anatomy import anatomy
 from circuits.attribution.backward import GIM, RELP
+from circuits.facts.facts import FactSet
+from circuits.graph.scores import completeness
+from circuits.intervention.exact import exact_edges, exact_nodes
 
 TOKENS, PLACES = 8, 8
 METHODS = {
@@ -60,7 +63,7 @@ def linear() -> GPT2LMHeadModel:
 
 @pytest.fixture(scope="module")
 def patched(linear) -> circuits.AttributionGraph:
-    return circuits.exact_edges(linear, random_facts(4, ragged=True))
+    return exact_edges(linear, random_facts(4, ragged=True))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -69,16 +72,16 @@ def test_every_gradient_method_is_exact_on_a_linear_model(linear, patched, metho
     graph = circuits.attribute(linear, facts, **METHODS[method])
     assert np.abs(exact.scores).max() > 0.1
     np.testing.assert_allclose(graph.scores, exact.scores, atol=1e-9)
-    assert max(abs(residual) for residual in circuits.completeness(graph).values()) < 1e-9
+    assert max(abs(residual) for residual in completeness(graph).values()) < 1e-9
 
 
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 def test_other_ablations_are_exact_on_a_linear_model(linear, ablation):
     facts = random_facts(4, ragged=True)
-    exact = circuits.exact_edges(linear, facts, ablation=ablation)
+    exact = exact_edges(linear, facts, ablation=ablation)
     graph = circuits.attribute(linear, facts, method="eap", ablation=ablation)
     np.testing.assert_allclose(graph.scores, exact.scores, atol=1e-9)
-    nodes = circuits.exact_nodes(linear, facts, ablation=ablation)
+    nodes = exact_nodes(linear, facts, ablation=ablation)
     np.testing.assert_allclose(graph.scores.sum(-1).T, list(nodes.values()), atol=1e-9)
 
 
@@ -133,11 +136,11 @@ CIRCUIT = {"input->a0.h0<v>", "a0.h0->a1.h0<k>", "a1.h0->logits"}
 
 
 @pytest.fixture(scope="module")
-def repeats() -> circuits.FactSet:
+def repeats() -> FactSet:
     """x A B y z A -> B; with another token in A's first place nothing says what follows A."""
     clean = [(0, 1, 2, 3, 4, 1), (5, 6, 7, 0, 2, 6), (3, 4, 1, 6, 7, 4)]
     corrupt = [(0, 7, 2, 3, 4, 1), (5, 1, 7, 0, 2, 6), (3, 0, 1, 6, 7, 4)]
-    return circuits.FactSet.from_ids(clean, corrupt, [2, 7, 1], [3, 0, 6])
+    return FactSet.from_ids(clean, corrupt, [2, 7, 1], [3, 0, 6])
 
 
 def found(graph: circuits.AttributionGraph) -> set[str]:
@@ -164,7 +167,7 @@ def test_the_induction_circuit_is_recovered_edge_for_edge(induction, repeats, me
 
 
 def test_exact_patching_finds_the_same_and_each_edge_carries_all_of_it(induction, repeats):
-    graph = circuits.exact_edges(induction, repeats)
+    graph = exact_edges(induction, repeats)
     assert found(graph) == CIRCUIT
     for edge in CIRCUIT:
         assert graph[edge] == pytest.approx(graph.total, rel=1e-9)

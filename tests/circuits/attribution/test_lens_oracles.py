@@ -12,7 +12,7 @@ from transformer_lens.tools.analysis.attribution_patching import (
 )
 
 import circuits
-from checkpoints import build_bridge
+from checkpoints.model.bridge import build_bridge
 
 # TransformerLens refuses shared key/value heads, and post-norms: there a head's result is not what it writes
 MULTI_HEAD = {

@@ -10,10 +10,14 @@ from published import published_facts as facts
 
 import circuits
 from checkpoints.errors import BadPrompt
+from circuits.graph.circuit import Circuit
+from circuits.graph.pruning import prune
+from circuits.graph.shape import GraphShape
+from circuits.intervention.exact import exact_edges, exact_nodes
 from circuits.intervention.faithfulness import ratio
 from circuits.intervention.faithfulness_measure import circuit_metrics
 
-SHAPE = circuits.GraphShape(3, 4, 4)
+SHAPE = GraphShape(3, 4, 4)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +70,7 @@ def test_circuits_and_their_faithfulness(model, reference, published, kind, meth
         if name.startswith(f"{kind}/{method}/{selection}/")
     }
     assert len(expected) == 7
-    found = {n: circuits.prune(SHAPE, scores, n, rule=rule) for n in expected}
+    found = {n: prune(SHAPE, scores, n, rule=rule) for n in expected}
     metrics, clean, corrupt = circuit_metrics(model, list(found.values()), facts(kind), batch_size=4)
     for metric, (n, circuit) in zip(metrics, found.items(), strict=True):
         assert set(circuit.edges) == set(expected[n]["edges"])
@@ -84,21 +88,21 @@ def test_leaving_one_edge_out_is_exact_patching(model, reference, kind):
     for row, column in pairs:
         mask = SHAPE.mask.copy()
         mask[row, column] = False
-        without.append(circuits.Circuit(SHAPE, mask))
+        without.append(Circuit(SHAPE, mask))
     metrics, clean, _ = circuit_metrics(model, without, facts(kind))
     np.testing.assert_allclose(metrics.mean(1) - clean.mean(), exact[pairs[:, 0], pairs[:, 1]], atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["plain", "padded"])
 def test_exact_edges_and_nodes(model, reference, kind):
-    chosen = circuits.prune(SHAPE, reference[f"{kind}/edge/EAP/logit_diff"], 30).edges
-    graph = circuits.exact_edges(model, facts(kind), edges=chosen)
+    chosen = prune(SHAPE, reference[f"{kind}/edge/EAP/logit_diff"], 30).edges
+    graph = exact_edges(model, facts(kind), edges=chosen)
     expected = reference[f"{kind}/edge/exact/logit_diff"]
     for name in chosen:
         writer, reader = name.split("->")
         place = SHAPE.writers.index(writer), SHAPE.readers.index(reader)
         assert graph[name] == pytest.approx(expected[place], abs=1e-9)
-    nodes = circuits.exact_nodes(model, facts(kind))
+    nodes = exact_nodes(model, facts(kind))
     means = [nodes[name].mean() for name in SHAPE.writers]
     np.testing.assert_allclose(means, reference[f"{kind}/node/exact/logit_diff"], atol=1e-9)
 

@@ -8,6 +8,9 @@ from circuit_families import FAMILIES, build, random_facts
 import circuits
 from checkpoints.errors import BadPrompt
 from checkpoints.model.anatomy import anatomy
+from circuits.graph.circuit import Circuit
+from circuits.graph.shape import GraphShape
+from circuits.intervention.exact import exact_edges
 from circuits.intervention.faithfulness_measure import circuit_metrics
 
 SHARING = [
@@ -18,7 +21,7 @@ SHARING = [
 ]
 
 
-def summed(scores: np.ndarray, ungrouped: circuits.GraphShape, grouped: circuits.GraphShape) -> np.ndarray:
+def summed(scores: np.ndarray, ungrouped: GraphShape, grouped: GraphShape) -> np.ndarray:
     """Add up the members of every group."""
     total = np.zeros((*scores.shape[:-1], len(grouped.readers)))
     for j, reader in enumerate(ungrouped.readers):
@@ -82,22 +85,22 @@ def test_edges_into_query_heads_are_patched_as_in_the_model_with_repeated_heads(
     grouped, other = repeated("llama_gqa")
     facts = random_facts(2, length=5)
     names = ["input->a1.h0<k>", "a0.h1->a1.h3<v>", "m0->a1.h2<k>", "a0.h0->a1.h1<q>", "m0->logits"]
-    found = circuits.exact_edges(grouped, facts, edges=names, kv="query heads")
-    expected = circuits.exact_edges(other, facts, edges=names)
+    found = exact_edges(grouped, facts, edges=names, kv="query heads")
+    expected = exact_edges(other, facts, edges=names)
     assert found.shape == expected.shape
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5 * np.nanmax(np.abs(expected.scores)))
     assert np.nanmax(np.abs(found.scores)) > 0
     with pytest.raises(BadPrompt, match="no edge"):
-        circuits.exact_edges(grouped, facts, edges=names)
+        exact_edges(grouped, facts, edges=names)
     with pytest.raises(BadPrompt, match="kv"):
-        circuits.exact_edges(grouped, facts, kv="heads")
+        exact_edges(grouped, facts, kv="heads")
 
 
 def test_full_circuit_is_the_clean_run_and_empty_the_corrupt_one():
     model, facts = build("phi3", dtype=torch.float32), random_facts(3, ragged=True)
     graph = circuits.attribute(model, facts, method="eap", kv="query heads")
-    whole = circuits.Circuit(graph.shape, graph.mask)
-    nothing = circuits.Circuit(graph.shape, np.zeros_like(graph.mask))
+    whole = Circuit(graph.shape, graph.mask)
+    nothing = Circuit(graph.shape, np.zeros_like(graph.mask))
     metrics, clean, corrupt = circuit_metrics(model, [whole, nothing], facts)
     np.testing.assert_array_equal(metrics, [clean, corrupt])
 

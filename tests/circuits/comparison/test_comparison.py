@@ -8,8 +8,9 @@ import pytest
 import circuits
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from circuits.graph.scores import AttributionGraph
+from circuits.graph.shape import GraphShape
 
-SHAPE = circuits.GraphShape(2, 3, 3)
+SHAPE = GraphShape(2, 3, 3)
 EDGES = int(SHAPE.mask.sum())
 
 
@@ -102,7 +103,7 @@ def test_other_methods_and_shapes_and_single_facts_are_refused():
         circuits.diff(a, graph(samples(0), method="eap"))
     with pytest.raises(BadPrompt, match="at least 2"):
         circuits.diff(graph(samples(0, 1)), graph(samples(1, 1)))
-    other = circuits.GraphShape(1, 1, 1)
+    other = GraphShape(1, 1, 1)
     small = AttributionGraph(
         np.ones((4, 3, 5)) * other.mask, other, np.ones(4), np.zeros(4), np.arange(4), np.arange(4), ({},) * 4, a.meta
     )

@@ -13,6 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 import circuits
 from checkpoints.errors import BadPrompt
+from circuits.facts.facts import FactSet, load_facts
+from circuits.graph.circuit import Circuit
+from circuits.intervention.exact import exact_edges
 from circuits.intervention.faithfulness_measure import circuit_metrics
 
 ANSWERS = [(5, 9, 11), (6,), (7, 8)]
@@ -28,7 +31,7 @@ def model():
 def facts():
     """Prompts and answers of different lengths."""
     short = random_facts(3, ragged=True)
-    return circuits.FactSet.from_ids(short.clean, short.corrupt, ANSWERS, WRONGS)
+    return FactSet.from_ids(short.clean, short.corrupt, ANSWERS, WRONGS)
 
 
 def answer_logits(model, prompt, answer):
@@ -103,8 +106,8 @@ def test_edges_of_a_whole_answer_equal_finite_differences(family, facts):
 @pytest.mark.parametrize("metric", ["log probability", "kl"])
 def test_full_and_empty_circuit_are_the_two_runs(model, facts, metric):
     graph = circuits.attribute(model, facts, metric=metric, ig_steps=1)
-    whole = circuits.Circuit(graph.shape, graph.mask)
-    nothing = circuits.Circuit(graph.shape, np.zeros_like(graph.mask))
+    whole = Circuit(graph.shape, graph.mask)
+    nothing = Circuit(graph.shape, np.zeros_like(graph.mask))
     metrics, clean, corrupt = circuit_metrics(model, [whole, nothing], facts, metric=metric)
     np.testing.assert_array_equal(metrics, [clean, corrupt])
     np.testing.assert_array_equal(clean, graph.clean_metric)
@@ -113,7 +116,7 @@ def test_full_and_empty_circuit_are_the_two_runs(model, facts, metric):
 
 def test_exact_patching_measures_the_whole_answer(model, facts):
     edge = "m1->logits"
-    exact = circuits.exact_edges(model, facts, edges=[edge], metric="log probability")
+    exact = exact_edges(model, facts, edges=[edge], metric="log probability")
     for i, answer in enumerate(facts.answer):
         clean, corrupt = ([*prompts[i], *answer[:-1]] for prompts in (facts.clean, facts.corrupt))
         row = exact.writers.index("m1")
@@ -128,7 +131,7 @@ def test_exact_patching_measures_the_whole_answer(model, facts):
 
 def test_an_answer_of_one_token_is_the_same_written_either_way(model):
     plain = random_facts(2)
-    listed = circuits.FactSet.from_ids(plain.clean, plain.corrupt, plain.answer, plain.wrong)
+    listed = FactSet.from_ids(plain.clean, plain.corrupt, plain.answer, plain.wrong)
     assert listed.hash == plain.hash
     np.testing.assert_array_equal(
         circuits.attribute(model, listed, method="eap").scores, circuits.attribute(model, plain, method="eap").scores
@@ -137,7 +140,7 @@ def test_an_answer_of_one_token_is_the_same_written_either_way(model):
 
 def test_what_no_metric_can_be_taken_of_is_refused(model):
     plain = random_facts(2)
-    uneven = circuits.FactSet.from_ids(plain.clean, plain.corrupt, [5, (6, 7)], [15, 16])
+    uneven = FactSet.from_ids(plain.clean, plain.corrupt, [5, (6, 7)], [15, 16])
     with pytest.raises(BadPrompt, match="fact 1: the answer has 2 tokens and the wrong answer 1"):
         circuits.attribute(model, uneven)
     graph = circuits.attribute(model, uneven, method="eap", metric="log probability")
@@ -146,7 +149,7 @@ def test_what_no_metric_can_be_taken_of_is_refused(model):
     with pytest.raises(BadPrompt, match="one value for each answer token"):
         circuits.attribute(model, plain, metric=lambda logits, batch, clean: logits.sum())
     with pytest.raises(BadPrompt, match="the same tokens, 5 6"):
-        circuits.FactSet.from_ids(plain.clean, plain.corrupt, [(5, 6), 7], [(5, 6), 8])
+        FactSet.from_ids(plain.clean, plain.corrupt, [(5, 6), 7], [(5, 6), 8])
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +171,7 @@ def test_whole_answers_and_segments_are_tokenized_on_request(tokenizer, tmp_path
     }
     path = tmp_path / "facts.jsonl"
     path.write_text(json.dumps(record))
-    facts = circuits.load_facts(path)
+    facts = load_facts(path)
     whole = circuits.tokenize_facts(tokenizer, facts, answers="whole")
     assert whole.answer == ((7, 8),)
     assert whole.segments == ({"subject": (0, 1), "relation": (3, 5)},)
@@ -179,7 +182,7 @@ def test_whole_answers_and_segments_are_tokenized_on_request(tokenizer, tmp_path
         circuits.tokenize_facts(tokenizer, facts, answers="last token")
     path.write_text(json.dumps({**record, "segments": {"subject": "Auckland"}}))
     with pytest.raises(BadPrompt, match="'Auckland', is not in the clean prompt"):
-        circuits.tokenize_facts(tokenizer, circuits.load_facts(path), answers="whole")
+        circuits.tokenize_facts(tokenizer, load_facts(path), answers="whole")
 
 
 def test_lines_that_are_no_facts_are_refused_one_by_one_and_the_rest_go_on(tokenizer, tmp_path, caplog):
@@ -195,7 +198,7 @@ def test_lines_that_are_no_facts_are_refused_one_by_one_and_the_rest_go_on(token
     ]
     path = tmp_path / "facts.jsonl"
     path.write_text("\n".join(lines), encoding="utf-8")
-    loaded = circuits.load_facts(path)
+    loaded = load_facts(path)
     assert len(loaded) == 3 and loaded[-1].labels == {"note": "a\u2028line"}
     assert [index for index, _ in loaded.refused] == [1, 3, 4]
     assert [reason.split(":")[0].split(" must")[0] for _, reason in loaded.refused] == [
@@ -214,9 +217,9 @@ def test_a_file_without_a_fact_is_refused_with_the_first_reasons(tmp_path):
     path = tmp_path / "facts.jsonl"
     path.write_text("[]\n{")
     with pytest.raises(BadPrompt, match=r"holds no facts; .* line 1 must be an object .*; line 2 is not JSON"):
-        circuits.load_facts(path)
+        load_facts(path)
     path.write_bytes(b"\xff")
     with pytest.raises(BadPrompt, match="not UTF-8"):
-        circuits.load_facts(path)
+        load_facts(path)
     with pytest.raises(BadPrompt, match="No such file"):
-        circuits.load_facts(tmp_path / "nothing.jsonl")
+        load_facts(tmp_path / "nothing.jsonl")

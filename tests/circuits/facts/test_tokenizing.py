@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 import circuits
 from checkpoints.errors import BadPrompt
+from circuits.facts.facts import FactSet, load_facts
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_a_file_says_whether_there_is_a_space(tokenizer, tmp_path):
     path = tmp_path / "facts.jsonl"
     record = {"clean": "It is", "corrupt": "He is", "answer": "Rome", "wrong": "Oslo"}
     path.write_text("".join(json.dumps({**record, "space": space}) + "\n" for space in (True, False, None, "no")))
-    facts = circuits.load_facts(path)
+    facts = load_facts(path)
     assert [fact.space for fact in facts] == [True, False, None]
     assert "space says whether" in facts.refused[0][1]
     made = circuits.tokenize_facts(tokenizer, facts, answers="whole")
@@ -78,10 +79,10 @@ def test_by_itself_whole_answers_only_where_most_would_be_refused(tokenizer, cap
 
 
 def test_ids_given_by_hand_say_what_stands_in_front():
-    facts = circuits.FactSet.from_ids([[1, 2, 5, 6]], [[1, 2, 7, 6]], [9], [10], front=[1, 2])
+    facts = FactSet.from_ids([[1, 2, 5, 6]], [[1, 2, 7, 6]], [9], [10], front=[1, 2])
     from circuits.roles.measure import _in_front
 
     assert _in_front(facts, np.array(facts.clean[0]), 7).tolist() == [True, True, False, False]
-    untold = circuits.FactSet.from_ids([[1, 2, 5, 6]], [[1, 2, 7, 6]], [9], [10])
+    untold = FactSet.from_ids([[1, 2, 5, 6]], [[1, 2, 7, 6]], [9], [10])
     assert _in_front(untold, np.array(untold.clean[0]), 1).tolist() == [True, False, False, False]
     assert facts.subset([0]).front == (1, 2)

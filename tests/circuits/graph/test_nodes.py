@@ -10,8 +10,10 @@ import circuits
 from checkpoints.errors import BadPrompt, CheckpointMismatch, UnsupportedArchitecture
 from checkpoints.model.anatomy import anatomy, linear_weight
 from circuits.attribution.mlp_parts import Neurons
+from circuits.attribution.nodes import attribute_nodes
+from circuits.graph.nodes import NodeCircuit, NodeScores
 from circuits.intervention.faithfulness_measure import circuit_metrics
-from circuits.intervention.node_forward import node_metrics
+from circuits.intervention.node_forward import node_faithfulness, node_metrics
 
 STEP = 1e-4
 MIXTURES = ["mixtral", "qwen3_moe", "gpt_oss", "qwen2_moe", "hunyuan_moe", "deepseek_v2_moe", "deepseek_v3_moe"]
@@ -23,8 +25,8 @@ def test_a_nodes_score_is_the_sum_of_its_edges(family):
     model, facts = build(family), random_facts(3, ragged=True)
     for method in ("eap", "clean-corrupted"):
         graph = circuits.attribute(model, facts, method=method)
-        nodes = circuits.attribute_nodes(model, facts, method=method, batch_size=2)
-        summed = circuits.NodeScores.of(graph)
+        nodes = attribute_nodes(model, facts, method=method, batch_size=2)
+        summed = NodeScores.of(graph)
         np.testing.assert_allclose(nodes.scores, summed.scores, atol=2e-5 * np.abs(nodes.scores).max())
         assert summed["m1"] == pytest.approx(graph.nodes()["m1"])
         np.testing.assert_allclose(nodes.clean_metric, graph.clean_metric, rtol=1e-6)
@@ -33,7 +35,7 @@ def test_a_nodes_score_is_the_sum_of_its_edges(family):
 @pytest.mark.parametrize("family", DENSE)
 def test_neurons_sum_to_their_mlp(family):
     model, facts = build(family), random_facts(3, ragged=True)
-    nodes = circuits.attribute_nodes(model, facts, level="neurons", ig_steps=2, groups=2)
+    nodes = attribute_nodes(model, facts, level="neurons", ig_steps=2, groups=2)
     for layer in range(2):
         mlp = nodes.scores[:, nodes.shape.writers.index(f"m{layer}")]
         np.testing.assert_allclose(nodes.inside[:, layer].sum(1), mlp, atol=2e-5 * np.abs(nodes.scores).max())
@@ -44,7 +46,7 @@ def test_neurons_sum_to_their_mlp(family):
 def test_a_neuron_equals_finite_differences(family):
     """Its difference added to what the stock MLP writes, behind a norm at the scale of each run's whole output."""
     model, facts = build(family), random_facts(2, length=6)
-    nodes = circuits.attribute_nodes(model, facts, level="neurons", method="eap")
+    nodes = attribute_nodes(model, facts, level="neurons", method="eap")
     parts = anatomy(model)
     block = parts.blocks[0]
     down, end = Neurons(parts).module(block), block.mlp_post_norm.module if block.mlp_post_norm else block.mlp
@@ -88,8 +90,8 @@ def difference(model, facts, i):
 @pytest.mark.parametrize("family", MIXTURES)
 def test_experts_sum_to_their_block(family):
     model, facts = build(family), random_facts(3, ragged=True)
-    nodes = circuits.attribute_nodes(model, facts, level="experts", ig_steps=2)
-    plain = circuits.attribute_nodes(model, facts, ig_steps=2)
+    nodes = attribute_nodes(model, facts, level="experts", ig_steps=2)
+    plain = attribute_nodes(model, facts, ig_steps=2)
     np.testing.assert_allclose(nodes.scores, plain.scores, atol=1e-9)
     scale = np.abs(nodes.scores).max()
     layers = [1] if family.startswith("deepseek") else [0, 1]  # the first of those is dense
@@ -110,7 +112,7 @@ def test_experts_sum_to_their_block(family):
 def test_an_experts_share_is_its_own_output_along_the_gradient(family):
     """Leaving an expert's weights at zero takes exactly its share out of what the block writes."""
     model, facts = build(family), random_facts(1)
-    nodes = circuits.attribute_nodes(model, facts, level="experts", method="eap")
+    nodes = attribute_nodes(model, facts, level="experts", method="eap")
     block = anatomy(model).blocks[1].mlp
 
     def outputs(prompt):
@@ -142,9 +144,9 @@ def test_an_experts_share_is_its_own_output_along_the_gradient(family):
 def test_a_circuit_of_nodes_is_that_of_the_edges_among_them(family):
     heads = {"num_key_value_heads": 4} if family == "gemma2" else {}  # whose norm behind attention spans all heads
     model, facts = build(family, **heads), random_facts(3, ragged=True)
-    nodes = circuits.attribute_nodes(model, facts, method="eap")
+    nodes = attribute_nodes(model, facts, method="eap")
     some = np.isin(nodes.shape.writers, ["input", "a0.h0", "a0.h2", "m0", "a1.h1", "m1"])
-    chosen = [circuits.NodeCircuit(nodes.shape, some), nodes.prune(7, rule="lowers"), nodes.prune(99), nodes.prune(0)]
+    chosen = [NodeCircuit(nodes.shape, some), nodes.prune(7, rule="lowers"), nodes.prune(99), nodes.prune(0)]
     ours, clean, corrupt = node_metrics(model, chosen, facts)
     theirs, *_ = circuit_metrics(model, [circuit.edges() for circuit in chosen], facts)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -156,7 +158,7 @@ def test_a_circuit_of_nodes_is_that_of_the_edges_among_them(family):
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
 def test_a_circuit_of_neurons_is_the_stock_run_with_the_others_replaced(family):
     model, facts = build(family), random_facts(2, length=6)
-    nodes = circuits.attribute_nodes(model, facts, level="neurons", method="eap")
+    nodes = attribute_nodes(model, facts, level="neurons", method="eap")
     whole, most = nodes.prune_neurons(10**6), nodes.prune_neurons(40)
     assert most.size == 40
     metrics, clean, _ = node_metrics(model, [whole, most], facts)
@@ -164,7 +166,7 @@ def test_a_circuit_of_neurons_is_the_stock_run_with_the_others_replaced(family):
     if family == "gpt2":
         for i in range(len(facts)):
             np.testing.assert_allclose(metrics[1, i], patched(model, facts, i, most), rtol=1e-9)
-    result = circuits.node_faithfulness(model, most, facts, n_random=1)
+    result = node_faithfulness(model, most, facts, n_random=1)
     assert "with 40 heads and neurons" in str(result)
     assert result.metric.tolist() == metrics[1].tolist()
 
@@ -202,26 +204,26 @@ def patched(model, facts, i, circuit):
 def test_what_does_not_come_apart_is_refused_by_name():
     facts = random_facts(2)
     with pytest.raises(UnsupportedArchitecture, match="use level='experts'"):
-        circuits.attribute_nodes(build("mixtral"), facts, level="neurons")
+        attribute_nodes(build("mixtral"), facts, level="neurons")
     with pytest.raises(UnsupportedArchitecture, match="no mixture of experts"):
-        circuits.attribute_nodes(build("gpt2"), facts, level="experts")
+        attribute_nodes(build("gpt2"), facts, level="experts")
     model = build("llama_gqa")
-    nodes = circuits.attribute_nodes(model, facts)
+    nodes = attribute_nodes(model, facts)
     with pytest.raises(BadPrompt, match="stop at nodes"):
         nodes.inside_frame()
     with pytest.raises(BadPrompt, match="not by 'conductance'"):
-        circuits.attribute_nodes(model, facts, method="conductance")
+        attribute_nodes(model, facts, method="conductance")
     with pytest.raises(BadPrompt, match="unknown rule"):
         nodes.prune(3, rule="greedy")
     with pytest.raises(BadPrompt, match="no edges of their own"):
-        circuits.attribute_nodes(model, facts, level="neurons").prune_neurons(5).edges()
+        attribute_nodes(model, facts, level="neurons").prune_neurons(5).edges()
     with pytest.raises(CheckpointMismatch, match="different shapes"):
         node_metrics(build("gpt2"), [nodes.prune(3)], facts)
 
 
 def test_node_scores_survive_the_disk(tmp_path):
-    nodes = circuits.attribute_nodes(build("mixtral"), random_facts(2), level="experts", ig_steps=1)
-    back = circuits.NodeScores.load(nodes.save(tmp_path / "nodes"))
+    nodes = attribute_nodes(build("mixtral"), random_facts(2), level="experts", ig_steps=1)
+    back = NodeScores.load(nodes.save(tmp_path / "nodes"))
     np.testing.assert_array_equal(back.inside, nodes.inside)
     np.testing.assert_array_equal(back.routing, nodes.routing)
     assert (back.level, back.shape, back.meta) == (nodes.level, nodes.shape, nodes.meta)
@@ -233,11 +235,11 @@ def test_node_scores_survive_the_disk(tmp_path):
 def test_nodes_agree_where_the_published_code_is_right(kind):
     """Its MLPs take the gradient at the MLP's input; every other node, and every node patched exactly, is right."""
     model, reference, facts = published_model(), published_scores(), published_facts(kind)
-    nodes = circuits.attribute_nodes(model, facts, method="eap", level="neurons")
+    nodes = attribute_nodes(model, facts, method="eap", level="neurons")
     mlps = np.array([name.startswith("m") for name in nodes.shape.writers])
     np.testing.assert_allclose(nodes.mean[~mlps], reference[f"{kind}/node/EAP/logit_diff"][~mlps], atol=1e-9)
     np.testing.assert_allclose(nodes.mean, reference[f"{kind}/edge/EAP/logit_diff"].sum(1), atol=1e-9)
     np.testing.assert_allclose(nodes.inside_mean.sum(1), nodes.mean[mlps], atol=1e-12)
-    single = [circuits.NodeCircuit(nodes.shape, np.arange(len(mlps)) != i) for i in range(len(mlps))]
+    single = [NodeCircuit(nodes.shape, np.arange(len(mlps)) != i) for i in range(len(mlps))]
     metrics, clean, _ = node_metrics(model, single, facts)
     np.testing.assert_allclose((metrics - clean).mean(1), reference[f"{kind}/node/exact/logit_diff"], atol=1e-9)

@@ -7,6 +7,20 @@ from circuit_families import build, random_facts
 
 import circuits
 from checkpoints.errors import BadPrompt, StoreError
+from circuits.attribution.positions import attribute_positions
+from circuits.comparison.graph_diff import GraphDiff
+from circuits.graph.circuit import Circuit
+from circuits.graph.exports import read_eap_json
+from circuits.graph.nodes import NodeScores
+from circuits.graph.pruning import random_circuits
+from circuits.graph.scores import completeness
+from circuits.graph.shape import GraphShape
+from circuits.intervention.exact import exact_edges
+from circuits.intervention.faithfulness import Faithfulness, FaithfulnessCurve
+from circuits.intervention.faithfulness_measure import minimal_circuit
+from circuits.intervention.transfer import transfer
+from circuits.roles.measure import head_roles
+from circuits.roles.roles import HeadRoles
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +40,7 @@ def graph(model, facts):
 
 def test_a_graph_shows_its_completeness_residual(graph):
     cut, total = graph.mean[:, -1].sum(), np.mean(graph.corrupt_metric - graph.clean_metric)
-    residual = circuits.completeness(graph)
+    residual = completeness(graph)
     assert residual["logits"] == pytest.approx((cut - total) / abs(total))
     assert f"{residual['input']:+.2g} at the input, {residual['logits']:+.2g} at the logits" in graph._repr_html_()
 
@@ -34,17 +48,17 @@ def test_a_graph_shows_its_completeness_residual(graph):
 @pytest.mark.parametrize("how", [{"method": "flow"}, {"method": "eap", "ablation": "zero"}])
 def test_what_need_not_add_up_has_no_residual(model, facts, how):
     graph = circuits.attribute(model, facts, **how)
-    assert np.isnan(list(circuits.completeness(graph).values())).all()
+    assert np.isnan(list(completeness(graph).values())).all()
     assert "completeness residual not applicable" in graph._repr_html_()
-    segment = circuits.attribute_positions(model, facts, method="eap")["last"]
-    assert np.isnan(list(circuits.completeness(segment).values())).all()
+    segment = attribute_positions(model, facts, method="eap")["last"]
+    assert np.isnan(list(completeness(segment).values())).all()
 
 
 def test_arguments_out_of_range_are_refused_by_name(model, facts, graph):
     with pytest.raises(BadPrompt, match=r"whole number of the .* edges, not to 0\.05"):
         graph.prune(0.05)
     with pytest.raises(BadPrompt, match=r"whole number of the .* parts, not to -1"):
-        circuits.NodeScores.of(graph).prune(-1)
+        NodeScores.of(graph).prune(-1)
     with pytest.raises(BadPrompt, match=r"ig_steps must be a whole number of at least 1, got 2\.5"):
         circuits.attribute(model, facts, ig_steps=2.5)
     with pytest.raises(BadPrompt, match="no facts to score"):
@@ -54,8 +68,8 @@ def test_arguments_out_of_range_are_refused_by_name(model, facts, graph):
 
 
 def test_edges_of_a_shared_head_are_parted_so_that_scores_add_up(graph):
-    for circuit in (graph.prune(40), *circuits.random_circuits(graph.shape, 9, 5)):
-        scored = circuits.Circuit(graph.shape, circuit.mask, graph.mean)
+    for circuit in (graph.prune(40), *random_circuits(graph.shape, 9, 5)):
+        scored = Circuit(graph.shape, circuit.mask, graph.mean)
         linked = scored.to_networkx()
         total = sum(score for _, _, score in linked.edges(data="score"))
         assert total == pytest.approx(graph.mean[circuit.mask].sum())
@@ -67,12 +81,12 @@ def test_edges_of_a_shared_head_are_parted_so_that_scores_add_up(graph):
 
 def test_a_circuit_comes_back_as_it_went(graph, tmp_path):
     circuit = graph.prune(30)
-    back = circuits.Circuit.load(circuit.save(tmp_path / "circuit"))
+    back = Circuit.load(circuit.save(tmp_path / "circuit"))
     assert back.shape == circuit.shape
     np.testing.assert_array_equal(back.mask, circuit.mask)
     np.testing.assert_array_equal(back.scores, circuit.scores)
-    bare = circuits.Circuit(circuit.shape, circuit.mask)
-    assert circuits.Circuit.load(bare.save(tmp_path / "bare")).scores is None
+    bare = Circuit(circuit.shape, circuit.mask)
+    assert Circuit.load(bare.save(tmp_path / "bare")).scores is None
 
 
 def test_figures_name_what_was_measured(model, facts):
@@ -84,7 +98,7 @@ def test_figures_name_what_was_measured(model, facts):
     assert all("raises" not in str(trace.name) for trace in flow.data)
     routes = circuits.attribute(model, facts, method="flow")
     assert "scores are shares" in circuits.diff(routes, routes).caption
-    nodes = circuits.NodeScores.of(graph)
+    nodes = NodeScores.of(graph)
     bars = nodes.plot(3)
     assert "positive = corrupting the node raises the log probability" in bars.layout.title.subtitle.text
     assert list(bars.data[0].y) == nodes.to_frame()["score"].head(3).tolist()
@@ -97,14 +111,14 @@ def rewired(model, facts):
     other = build("llama_gqa", dtype=torch.float32, seed=1)
     graphs = [circuits.attribute(m, facts, method="eap") for m in (model, other)]
     found = circuits.diff(*graphs, n_edges=30)
-    moved = circuits.transfer([model, other], [found.circuit_a, found.circuit_b], facts, metric="log probability")
+    moved = transfer([model, other], [found.circuit_a, found.circuit_b], facts, metric="log probability")
     assert moved.meta["metric"] == "log probability" and "of the log probability in B" in moved.verdict
-    before, after = (circuits.head_roles(m, facts) for m in (model, other))
+    before, after = (head_roles(m, facts) for m in (model, other))
     return found.with_transfer(moved).with_roles(before, after)
 
 
 def test_a_diff_comes_back_as_it_went(rewired, tmp_path):
-    back = circuits.GraphDiff.load(rewired.save(tmp_path / "diff"))
+    back = GraphDiff.load(rewired.save(tmp_path / "diff"))
     assert back.verdict == rewired.verdict
     assert "ead of the circuits" in back.verdict or "Roles in the circuits" in back.verdict
     for frame in ("to_frame", "node_frame", "similarity_frame", "profile_frame"):
@@ -125,7 +139,7 @@ def test_a_diff_as_a_network_holds_its_table(rewired):
 
 def test_edges_that_were_not_patched_have_no_score(model, facts, tmp_path):
     edges = ["input->m0", "m0->logits"]
-    part, whole = circuits.exact_edges(model, facts, edges=edges), circuits.exact_edges(model, facts)
+    part, whole = exact_edges(model, facts, edges=edges), exact_edges(model, facts)
     assert part.to_frame()["score"].notna().sum() == 2 and set(part.to_frame()["edge"].head(2)) == set(edges)
     assert [part[edge] for edge in edges] == pytest.approx([whole[edge] for edge in edges], abs=1e-6)
     assert np.isnan(part["m1->logits"])
@@ -139,15 +153,15 @@ def test_edges_that_were_not_patched_have_no_score(model, facts, tmp_path):
 
 
 def test_roles_of_other_heads_are_refused(rewired, model, facts):
-    roles = circuits.head_roles(model, facts)
-    fewer = circuits.HeadRoles(roles.subject[..., :1], roles.relation[..., :1])
+    roles = head_roles(model, facts)
+    fewer = HeadRoles(roles.subject[..., :1], roles.relation[..., :1])
     with pytest.raises(BadPrompt, match=r"roles are of \(.*1\) \(layers, heads\)"):
         rewired.with_roles(roles, fewer)
 
 
 def test_a_circuit_with_shared_heads_runs_the_same_after_it_was_exchanged(model, facts, graph, tmp_path):
     circuit = graph.prune(40)
-    back = circuits.read_eap_json(circuit.export(tmp_path / "circuit.eap.json"))
+    back = read_eap_json(circuit.export(tmp_path / "circuit.eap.json"))
     assert (back.shape.n_kv_heads, back.n_edges > circuit.n_edges) == (circuit.shape.n_heads, True)
     ours, theirs = (circuits.faithfulness(model, c, facts, n_random=0) for c in (circuit, back))
     np.testing.assert_allclose(theirs.metric, ours.metric, rtol=1e-5)
@@ -157,14 +171,14 @@ def curve_of(values, n_facts=6):
     """A curve whose circuits keep the same share of every fact's metric."""
     clean, corrupt = np.linspace(2, 4, n_facts), np.linspace(-1, 0, n_facts)
     metric = np.stack([corrupt + value * (clean - corrupt) for value in values])
-    return circuits.FaithfulnessCurve(
+    return FaithfulnessCurve(
         shares=tuple(np.linspace(0, 1, len(values))),
         n_edges=np.arange(len(values)),
         metric=metric,
         random_metric=np.zeros((len(values), 0, n_facts)),
         clean_metric=clean,
         corrupt_metric=corrupt,
-        shape=circuits.GraphShape(1, 2, 2),
+        shape=GraphShape(1, 2, 2),
     )
 
 
@@ -188,19 +202,17 @@ def test_one_circuits_faithfulness_is_shown_and_survives_the_disk(model, facts, 
     assert found.plot().layout.title.text.startswith(f"{found.n_edges} edges keep")
     assert "log probability" in found.plot().layout.title.text
     assert f"({min(found.random):.2f} to {max(found.random):.2f})" in str(found)
-    back = circuits.Faithfulness.load(found.save(tmp_path / "one"))
+    back = Faithfulness.load(found.save(tmp_path / "one"))
     assert str(back) == str(found)
     assert back.to_frame().equals(frame)
     assert back.meta == found.meta
     with pytest.raises(StoreError, match="holds a result of kind"):
-        circuits.FaithfulnessCurve.load(tmp_path / "one")
+        FaithfulnessCurve.load(tmp_path / "one")
 
 
 def test_no_circuit_is_minimal_where_there_is_nothing_to_keep(model, facts, graph):
     with pytest.raises(BadPrompt, match="no difference to keep a share of"):
-        circuits.minimal_circuit(
-            model, graph, facts, metric=lambda logits, batch, _clean: batch.per_fact(logits[:, 0] * 0)
-        )
+        minimal_circuit(model, graph, facts, metric=lambda logits, batch, _clean: batch.per_fact(logits[:, 0] * 0))
 
 
 def test_batches_of_no_facts_are_refused(model, facts):

@@ -7,6 +7,8 @@ from circuit_families import build, random_facts
 
 import circuits
 from checkpoints.errors import BadPrompt
+from circuits.graph.circuit import Circuit
+from circuits.intervention.transfer import Transfer, transfer
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def pair():
 def test_the_diagonal_is_each_models_own_faithfulness(pair):
     models, graphs, facts = pair
     chosen = [graph.prune(50) for graph in graphs]
-    moved = circuits.transfer(iter(models), chosen, facts, names=["before", "after"])
+    moved = transfer(iter(models), chosen, facts, names=["before", "after"])
     for i, (model, circuit) in enumerate(zip(models, chosen, strict=True)):
         assert moved.values[i, i] == pytest.approx(circuits.faithfulness(model, circuit, facts, n_random=0).value)
         assert moved.loss(i, i)[0] == 0.0
@@ -33,16 +35,16 @@ def test_the_diagonal_is_each_models_own_faithfulness(pair):
 
 def test_the_full_circuit_does_everything_everywhere(pair):
     models, graphs, facts = pair
-    whole = circuits.Circuit(graphs[0].shape, graphs[0].mask)
-    moved = circuits.transfer(models, [whole, whole], facts)
+    whole = Circuit(graphs[0].shape, graphs[0].mask)
+    moved = transfer(models, [whole, whole], facts)
     np.testing.assert_array_equal(moved.values, np.ones((2, 2)))
     assert "it still does the work" in moved.verdict
 
 
 def test_a_diff_carries_its_transfer(pair, tmp_path):
     models, graphs, facts = pair
-    moved = circuits.transfer(models, [graph.prune(50) for graph in graphs], facts)
-    back = circuits.Transfer.load(moved.save(tmp_path / "transfer"))
+    moved = transfer(models, [graph.prune(50) for graph in graphs], facts)
+    back = Transfer.load(moved.save(tmp_path / "transfer"))
     np.testing.assert_array_equal(back.metric, moved.metric)
     told = circuits.diff(*graphs).with_transfer(back)
     assert told.verdict.endswith(moved.verdict)
@@ -52,4 +54,4 @@ def test_a_diff_carries_its_transfer(pair, tmp_path):
 def test_numbers_of_models_and_circuits_must_agree(pair):
     models, graphs, facts = pair
     with pytest.raises(BadPrompt, match="2 models, 1 circuits"):
-        circuits.transfer(models, [graphs[0].prune(10)], facts)
+        transfer(models, [graphs[0].prune(10)], facts)

@@ -5,11 +5,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import circuits
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from checkpoints.model.anatomy import anatomy
 from circuits.facts.batch import batches
 from circuits.facts.facts import FactSet
+from circuits.graph.circuit import Circuit
+from circuits.graph.shape import GraphShape
+from circuits.roles.measure import head_roles
 from circuits.roles.roles import HeadRoles, changes_sentence, role_changes
 from circuits.trace.trace import frozen, run
 from tests.circuits.circuit_families import build, random_facts
@@ -21,7 +23,7 @@ FAMILIES = ("llama_gqa", "gpt2", "gpt_neox", "gemma2", "olmo2", "qwen3", "phi3",
 def test_the_shares_of_all_heads_are_what_attention_adds_to_the_answers_logit(family: str) -> None:
     """Against the stream itself: what it gained beside embedding, MLPs and constants, through norm and unembedding."""
     model, facts = build(family), random_facts(3, ragged=True)
-    roles = circuits.head_roles(model, facts, batch_size=2)
+    roles = head_roles(model, facts, batch_size=2)
     parts = anatomy(model)
     with frozen(model), torch.no_grad():
         for batch in batches(facts, 1, model):
@@ -59,9 +61,9 @@ def planted() -> tuple[LlamaForCausalLM, FactSet]:
 
 def test_planted_mover_relation_and_mixture_heads_are_told_apart() -> None:
     model, facts = planted()
-    roles = circuits.head_roles(model, facts)
-    shape = circuits.GraphShape(1, 4, 4, False)
-    everything = circuits.Circuit(shape, shape.mask)
+    roles = head_roles(model, facts)
+    shape = GraphShape(1, 4, 4, False)
+    everything = Circuit(shape, shape.mask)
     assert roles.of(everything) == {"a0.h0": ("mover",), "a0.h1": ("relation",), "a0.h2": ("mixture",), "a0.h3": ()}
     assert roles.ratio[0, 2] == pytest.approx(1.0)
 
@@ -69,14 +71,14 @@ def test_planted_mover_relation_and_mixture_heads_are_told_apart() -> None:
 def test_a_named_subject_comes_before_the_tokens_that_differ() -> None:
     model, facts = planted()
     named = FactSet(facts.clean, facts.corrupt, facts.answer, facts.wrong, facts.facts, (), ({"subject": (2, 3)},) * 4)
-    assert circuits.head_roles(model, named).ratio[0, 0] == 0.0
+    assert head_roles(model, named).ratio[0, 0] == 0.0
 
 
 def test_what_stands_between_attention_and_output_is_refused() -> None:
     model, facts = planted()
     gate = model.model.layers[0].self_attn.o_proj.register_forward_pre_hook(lambda _m, args: (args[0] * 2,))
     with pytest.raises(UnsupportedArchitecture, match="layer 0: what LlamaAttention hands"):
-        circuits.head_roles(model, facts)
+        head_roles(model, facts)
     gate.remove()
     assert model.config._attn_implementation == "sdpa"
 
@@ -87,11 +89,11 @@ def roles_of(subject: float, relation: float, *, noise: float = 0.0) -> HeadRole
 
 
 def test_only_certain_changes_of_circuit_heads_are_changes() -> None:
-    shape = circuits.GraphShape(1, 4, 4, False)
-    whole, first = circuits.Circuit(shape, shape.mask), shape.mask.copy()
+    shape = GraphShape(1, 4, 4, False)
+    whole, first = Circuit(shape, shape.mask), shape.mask.copy()
     first[shape.writers.index("a0.h3")] = False
     first[:, [reader.startswith("a0.h3") for reader in shape.readers]] = False
-    without = circuits.Circuit(shape, first)
+    without = Circuit(shape, first)
     mover, relation, unsure = roles_of(11, 1), roles_of(0.01, 1), roles_of(10, 1, noise=1.0)
     assert role_changes(mover, mover, circuits=(whole, whole)) == ()
     assert role_changes(mover, unsure, circuits=(whole, whole)) == ()
@@ -108,7 +110,7 @@ def test_only_certain_changes_of_circuit_heads_are_changes() -> None:
 
 def test_the_table_tells_the_contribution_from_the_relation_from_the_role_of_that_name() -> None:
     model, facts = planted()
-    roles = circuits.head_roles(model, facts)
+    roles = head_roles(model, facts)
     frame = roles.to_frame().set_index("head")
     np.testing.assert_allclose(frame["from_subject"], roles.subject.mean((0, 1)))
     np.testing.assert_allclose(frame["from_relation"], roles.relation.mean((0, 1)))
@@ -134,7 +136,7 @@ def test_scores_give_further_roles_and_survive_saving(tmp_path) -> None:
 def test_roles_in_half_precision_are_those_of_single_precision_but_for_rounding(family, dtype) -> None:
     facts = random_facts(6, ragged=True)
     model = build(family).to(dtype)
-    half, single = (circuits.head_roles(one, facts) for one in (model, copy.deepcopy(model).float()))
+    half, single = (head_roles(one, facts) for one in (model, copy.deepcopy(model).float()))
     scale = np.abs(single.subject).max()
     np.testing.assert_allclose(half.subject, single.subject, atol=0.05 * scale)
     np.testing.assert_allclose(half.relation, single.relation, atol=0.05 * np.abs(single.relation).max())

@@ -8,10 +8,12 @@ import pytest
 import circuits
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from circuits.graph.scores import AttributionGraph
+from circuits.graph.shape import GraphShape
 from circuits.tracking.changepoints import Products, best_split, cosines, splits
 from circuits.tracking.contrasts import contrast
+from circuits.tracking.evolution import Evolution
 
-SHAPE = circuits.GraphShape(2, 3, 3)
+SHAPE = GraphShape(2, 3, 3)
 EDGES = int(SHAPE.mask.sum())
 
 
@@ -39,7 +41,7 @@ def patterns(*lengths, seed=0):
 
 
 def test_change_points_are_found_where_they_were_put():
-    evolution = circuits.evolve(series(patterns(4, 3, 4)))
+    evolution = circuits.track(series(patterns(4, 3, 4)))
     assert [split.index for split in evolution.change_points] == [4, 7]
     assert all(split.low <= split.index <= split.high for split in evolution.change_points)
     assert [(p.first, p.last) for p in evolution.phases] == [(0, 300), (400, 600), (700, 1000)]
@@ -77,7 +79,7 @@ def test_a_constant_series_is_one_phase_as_often_as_stated():
 
 def test_growth_alone_is_no_change_of_structure():
     base = patterns(1)[0]
-    evolution = circuits.evolve(series([base * strength for strength in (1, 2, 3, 4, 5)], noise=0.2))
+    evolution = circuits.track(series([base * strength for strength in (1, 2, 3, 4, 5)], noise=0.2))
     assert evolution.change_points == ()
     assert evolution.profile[-1, 3] > 2 * evolution.profile[0, 3]
 
@@ -108,7 +110,7 @@ def test_a_stage_that_moves_a_circuit_from_old_facts_to_new_ones_shows_class_by_
     """Over all facts nothing moves, so no change point can stand there; the planned contrast still tells."""
     wiring, classes = patterns(1)[0], ["old"] * 12 + ["new"] * 12
     nothing = np.zeros(EDGES)
-    moved = circuits.evolve(
+    moved = circuits.track(
         staged({"old": wiring, "new": nothing}, {"old": nothing, "new": wiring}, classes), stages={"a": 0, "b": 2}
     )
     assert moved.change_points == ()
@@ -129,7 +131,7 @@ def test_a_stage_that_moves_a_circuit_from_old_facts_to_new_ones_shows_class_by_
 def test_contrasts_tell_wiring_from_strength():
     wiring, other = patterns(1, 1)
     classes = ["grown"] * 16 + ["rewired"] * 16
-    found = circuits.evolve(
+    found = circuits.track(
         staged({"grown": wiring, "rewired": wiring}, {"grown": 3 * wiring, "rewired": other}, classes), stages={"b": 2}
     ).contrasts
     told = {contrast.facts: contrast for contrast in found}
@@ -156,7 +158,7 @@ def test_growth_is_called_other_wiring_no_more_often_than_stated():
 
 
 def test_births_deaths_and_lineage_add_up():
-    evolution = circuits.evolve(series(patterns(2, 2), noise=0.1), n_edges=25)
+    evolution = circuits.track(series(patterns(2, 2), noise=0.1), n_edges=25)
     sizes = evolution.edges.sum(1)
     np.testing.assert_array_equal(np.diff(sizes), evolution.births[1:] - evolution.deaths[1:])
     assert evolution.births[0] == 0
@@ -171,7 +173,7 @@ def test_births_deaths_and_lineage_add_up():
 
 
 def test_overlaps_stand_beside_their_floors():
-    frame = circuits.evolve(series(patterns(3, 3))).to_frame()
+    frame = circuits.track(series(patterns(3, 3))).to_frame()
     assert frame["jaccard_previous_across"][3] < frame["jaccard_previous_within"][3] - 0.15
     assert frame["jaccard_previous_across"][2] == pytest.approx(frame["jaccard_previous_within"][2], abs=0.1)
     assert np.isnan(frame["jaccard_first"][0])
@@ -179,8 +181,8 @@ def test_overlaps_stand_beside_their_floors():
 
 
 def test_figures_and_disk(tmp_path):
-    evolution = circuits.evolve(series(patterns(3, 3)), draws=59, stages={"a": 0, "b": 300})
-    back = circuits.Evolution.load(evolution.save(tmp_path / "evolution"))
+    evolution = circuits.track(series(patterns(3, 3)), draws=59, stages={"a": 0, "b": 300})
+    back = Evolution.load(evolution.save(tmp_path / "evolution"))
     assert back.verdict == evolution.verdict
     assert back.to_frame().equals(evolution.to_frame())
     assert back.contrasts == evolution.contrasts
@@ -197,22 +199,22 @@ def test_figures_and_disk(tmp_path):
 def test_series_that_cannot_be_followed_are_refused():
     one = series(patterns(1))
     with pytest.raises(BadPrompt, match="at least 2 checkpoints"):
-        circuits.evolve(one)
+        circuits.track(one)
     with pytest.raises(CheckpointMismatch, match="same facts in the same groups, but those of steps 0 and 5"):
-        circuits.evolve([*one, (5, graph(one[0][1].edge_scores, prompts="others"))])
+        circuits.track([*one, (5, graph(one[0][1].edge_scores, prompts="others"))])
     other = replace(one[0][1], meta={**one[0][1].meta, "backward": "gim"})
     with pytest.raises(CheckpointMismatch, match="different backward: 'plain' and 'gim'"):
-        circuits.evolve([*one, (5, other)])
+        circuits.track([*one, (5, other)])
     with pytest.raises(BadPrompt, match="must rise, got 100, 0"):
-        circuits.evolve(series(patterns(2))[::-1])
+        circuits.track(series(patterns(2))[::-1])
     with pytest.raises(BadPrompt, match="circuits of 0 edges"):
-        circuits.evolve(series(patterns(2)), n_edges=0)
+        circuits.track(series(patterns(2)), n_edges=0)
     with pytest.raises(BadPrompt, match="one of the steps measured, 0, 100; got 7"):
-        circuits.evolve(series(patterns(2)), stages={"b": 7})
+        circuits.track(series(patterns(2)), stages={"b": 7})
     with pytest.raises(BadPrompt, match="58 permutations cannot show a change point"):
-        circuits.evolve(series(patterns(2)), draws=58)
+        circuits.track(series(patterns(2)), draws=58)
     with pytest.raises(BadPrompt, match="at least 2 facts"):
-        circuits.evolve([(0, graph(np.ones((1, EDGES)))), (1, graph(np.ones((1, EDGES))))])
+        circuits.track([(0, graph(np.ones((1, EDGES)))), (1, graph(np.ones((1, EDGES))))])
 
 
 def test_the_interval_of_strength_holds_the_growth_that_was_planted():

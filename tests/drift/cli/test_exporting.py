@@ -5,9 +5,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-import circuits
-from circuit_drift import load_run, prompts_for, run
+from circuit_drift import load_run, run
 from circuit_drift.cli import app
+from circuit_drift.prompts import prompts_for
+from circuits.graph.exports import read_parquet
 from circuits.graph.pruning import default_size
 
 runner = CliRunner()
@@ -30,7 +31,7 @@ def test_a_stored_circuit_is_written_in_the_format_of_the_files_name(store, tmp_
     done = export(store, "last", tmp_path / "circuit.parquet", "--edges", 30)
     assert done.exit_code == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "circuit.parquet")
-    back = circuits.read_parquet(tmp_path / "circuit.parquet")
+    back = read_parquet(tmp_path / "circuit.parquet")
     assert (back.mask == graph.prune(30).mask).all()
     assert (back.scores == graph.mean).all()
     assert export(store, load_run(store).points[0].step, tmp_path / "first.json").exit_code == 0

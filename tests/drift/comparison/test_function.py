@@ -4,19 +4,21 @@ from typer.testing import CliRunner
 
 import circuit_drift
 import circuits
-from checkpoints import BadPrompt, open_series
+from checkpoints import open_series
+from checkpoints.errors import BadPrompt
 from circuit_drift.cli import app
 from circuit_drift.comparison.pair_tables import pair_tables
 from circuit_drift.comparison.transfer import measure_transfer, stored_transfer
 from circuit_drift.measures.figures.roles import roles_frame
 from circuit_drift.measures.pairs.roles import roles_of
+from circuit_drift.prompts import prompts_for
 from circuit_drift.store.store import Store
 
 
 @pytest.fixture(scope="module")
 def pair(tiny_series, tmp_path_factory):
     store = tmp_path_factory.mktemp("function") / "store"
-    prompts = circuit_drift.prompts_for(tiny_series, length=64)
+    prompts = prompts_for(tiny_series, length=64)
     compared = circuit_drift.diff(f"{tiny_series}@0", f"{tiny_series}@10", store=store, prompts=prompts, progress=False)
     return compared, Store(store)
 
@@ -30,7 +32,7 @@ def test_a_diff_runs_each_circuit_in_both_models_and_keeps_what_it_found(pair, t
     np.testing.assert_array_equal(stored_transfer(points, store).metric, transfer.metric)
     assert stored_transfer(points[::-1], store) is None
     checkpoints = open_series(tiny_series).checkpoints[:2]
-    series = circuit_drift.prompts_for(tiny_series)
+    series = prompts_for(tiny_series)
     with checkpoints[1].open() as loaded:
         facts = circuits.tokenize_facts(loaded.tokenizer, series.facts.facts)
         own = circuits.faithfulness(loaded.model, compared.circuit.circuit_b, facts)
@@ -46,7 +48,7 @@ def test_circuits_of_other_facts_are_not_transferred(pair, tiny_series, tmp_path
             open_series(tiny_series).checkpoints[:2],
             (compared.a, compared.b),
             Store(tmp_path),
-            circuit_drift.prompts_for(tiny_series, facts=_shorter(tiny_series, tmp_path)),
+            prompts_for(tiny_series, facts=_shorter(tiny_series, tmp_path)),
         )
 
 

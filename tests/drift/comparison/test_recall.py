@@ -3,6 +3,7 @@ import pytest
 
 import circuits
 from circuit_drift.record.recall import recall_by_class, recall_change
+from circuits.graph.shape import GraphShape
 
 
 def test_no_change_is_certain_to_be_none():
@@ -30,7 +31,7 @@ def test_the_sign_turns_with_the_order():
 
 
 def test_classes_are_told_apart_by_batch_where_they_have_several():
-    shape = circuits.GraphShape(1, 1, 1)
+    shape = GraphShape(1, 1, 1)
     labels = [{"class": "known", "batch": 0}] * 2 + [{"class": "new", "batch": 1}] + [{"class": "new", "batch": 2}] * 2
     graph = circuits.AttributionGraph(
         scores=np.zeros((5, *shape.mask.shape)),

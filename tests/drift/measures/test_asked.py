@@ -3,6 +3,7 @@
 import json
 
 import circuit_drift
+from circuit_drift.prompts import prompts_for
 from circuit_drift.report.asked import asked_sentences, refused_frame
 from circuit_drift.report.verdict import run_verdict
 from tests.drift.handmade import graph, point, retrieval, run_of, strengths
@@ -71,7 +72,7 @@ def test_most_answers_of_several_tokens_are_scored_whole_unless_told_otherwise(t
     path = facts_file(tmp_path)
 
     def run(answers):
-        prompts = circuit_drift.prompts_for(str(tiny_series), facts=str(path), answers=answers)
+        prompts = prompts_for(str(tiny_series), facts=str(path), answers=answers)
         options = {"store": tmp_path / "store", "measures": ["circuit"], "device": "cpu", "progress": False}
         return circuit_drift.run(tiny_series, prompts=prompts, **options)
 
@@ -88,7 +89,7 @@ def test_most_answers_of_several_tokens_are_scored_whole_unless_told_otherwise(t
         f"{tiny_series}@10",
         store=tmp_path / "store",
         measures=["circuit"],
-        prompts=circuit_drift.prompts_for(tiny_series, facts=path, answers="one token"),
+        prompts=prompts_for(tiny_series, facts=path, answers="one token"),
         device="cpu",
     )
     assert len(pair.to_json()["refused_facts"]) == 30

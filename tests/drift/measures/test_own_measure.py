@@ -10,6 +10,7 @@ from circuit_drift.api.runs import load_run
 from circuit_drift.cli import app
 from circuit_drift.measures import Measure, build_measures, known, register
 from circuit_drift.measures import registry as measure_registry
+from circuit_drift.prompts import prompts_for
 from circuit_drift.report import write_report
 from circuit_drift.store.store import Store
 from circuit_drift.training import Prober, Schedule
@@ -191,7 +192,7 @@ def test_a_measure_that_cannot_be_read_does_not_end_the_training(none_registered
 
 
 def test_a_built_in_measure_takes_no_argument(tiny_series):
-    prompts = circuit_drift.prompts_for(tiny_series)
+    prompts = prompts_for(tiny_series)
     with pytest.raises(DriftError, match="the measure heads takes no argument; got heads:x"):
         build_measures(prompts, ["heads:x"])
     with pytest.raises(DriftError, match="say harness:TASK"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from checkpoints import BadPrompt, StoreError
+from checkpoints.errors import BadPrompt, StoreError
 from circuit_drift.api.runs import Run
 from circuit_drift.cli import app
 from circuit_drift.page.axis import over_checkpoints

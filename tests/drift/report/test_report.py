@@ -8,8 +8,9 @@ import plotly.graph_objects as go
 import pytest
 
 import circuit_drift
-from checkpoints import StoreError
+from checkpoints.errors import StoreError
 from circuit_drift.page.page import Section, write_page
+from circuit_drift.prompts import prompts_for
 from circuit_drift.stages.stages import stage_ends
 
 
@@ -34,7 +35,7 @@ class _Outline(HTMLParser):
 
 @pytest.fixture(scope="module")
 def tiny_run(tiny_series: Path, tmp_path_factory: pytest.TempPathFactory):
-    prompts = circuit_drift.prompts_for(tiny_series, length=64, depths=(0.2, 0.8))
+    prompts = prompts_for(tiny_series, length=64, depths=(0.2, 0.8))
     store = tmp_path_factory.mktemp("report") / "store"
     return circuit_drift.run(tiny_series, store=store, prompts=prompts, device="cpu", progress=False)
 

@@ -16,6 +16,7 @@ from circuit_drift.api.runs import Run, load_run
 from circuit_drift.cli import app
 from circuit_drift.measures.figures.heads import head_map_figure
 from circuit_drift.page.axis import mark_audit, mark_steps, missing, over_checkpoints, tick_labels
+from circuit_drift.prompts import prompts_for
 from circuit_drift.record.record import Point
 from circuit_drift.report.audit import audit_sections, branches, lineage_figure
 from tests.drift.conftest import save_model, save_prompts
@@ -31,7 +32,7 @@ def suspect(tmp_path_factory: pytest.TempPathFactory) -> Run:
         save_model(root / f"checkpoint-{step}", seed)
     save_prompts(root)
     shutil.copy(root / "checkpoint-60" / "model.safetensors", root / "checkpoint-20" / "model.safetensors")
-    prompts = circuit_drift.prompts_for(root, length=64, depths=(0.5,))
+    prompts = prompts_for(root, length=64, depths=(0.5,))
     store = root.parent / "store"
     circuit_drift.run(root, store=store, prompts=prompts, measures=["heads"], device="cpu", progress=False)
     return load_run(store)
@@ -185,7 +186,7 @@ def test_a_long_series_has_a_depth():
 
 
 def test_the_architectures_are_listed():
-    from checkpoints import capabilities
+    from checkpoints.model.architectures import capabilities
 
     listed = CliRunner().invoke(app, ["architectures"])
     assert (listed.exit_code, listed.stdout) == (0, f"{capabilities()}\n")

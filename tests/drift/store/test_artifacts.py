@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from checkpoints import StoreError
+from checkpoints.errors import StoreError
 from checkpoints.results.artifacts import ARRAYS_FILE, RESULT_FILE, read_artifact, read_meta, write_artifact
 
 

@@ -11,10 +11,11 @@ import pytest
 from safetensors.numpy import save_file
 
 import circuit_drift
-from checkpoints import DamagedResult, StoreError
+from checkpoints.errors import DamagedResult, StoreError
 from checkpoints.results.artifacts import ARRAYS_FILE, FORMAT, RESULT_FILE, read_artifact, write_artifact
 from checkpoints.results.disk import abandoned_drafts, collect_drafts, draft_of, whole_file, write_file
 from checkpoints.results.strict_json import digest_json
+from circuit_drift.api.runs import Run
 from circuit_drift.store.store import RECORD_FORMAT, Store
 from tests.drift.sweep.test_sweep_kill import contents, prompts_of
 
@@ -94,7 +95,7 @@ def copy(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "store"))
 
 
-def measure(series: Path, store: Path, **options: object) -> circuit_drift.Run:
+def measure(series: Path, store: Path, **options: object) -> Run:
     options = {"measures": ["heads", "roles"], **options}
     folder = getattr(series, "path", series)
     return circuit_drift.run(series, store=store, prompts=prompts_of(folder), device="cpu", progress=False, **options)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoints import StoreError
+from checkpoints.errors import StoreError
 from checkpoints.results.artifacts import write_artifact
 from checkpoints.results.disk import draft_of
 from circuit_drift.store.store import KEY_LENGTH, Store, key_of

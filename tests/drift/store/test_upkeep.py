@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from checkpoints import StoreError
+from checkpoints.errors import StoreError
 from checkpoints.results.artifacts import ARRAYS_FILE, RESULT_FILE, write_artifact
 from checkpoints.results.disk import draft_of
 from circuit_drift.cli import app

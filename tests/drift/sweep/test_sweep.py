@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 
 import circuit_drift
-from checkpoints import CorruptWeights, DriftError, StoreError, open_series
+from checkpoints import DriftError, open_series
+from checkpoints.errors import CorruptWeights, StoreError
 from circuit_drift.api.runs import load_run
 from circuit_drift.measures.registry import MEASURES, build_measures
+from circuit_drift.prompts import prompts_for
 
 SMALL = {"length": 64, "depths": (0.2, 0.8)}
 
 
 def _run(series: Path, store: Path, **options):
-    prompts = circuit_drift.prompts_for(series, **SMALL)
+    prompts = prompts_for(series, **SMALL)
     return circuit_drift.run(series, store=store, prompts=prompts, device="cpu", progress=False, **options)
 
 
@@ -92,7 +94,7 @@ def test_only_what_is_asked_for_is_measured(tiny_series, store):
 
 
 def test_faithfulness_brings_the_circuit_it_needs(tiny_series):
-    prompts = circuit_drift.prompts_for(tiny_series, **SMALL)
+    prompts = prompts_for(tiny_series, **SMALL)
     assert [measure.name for measure in build_measures(prompts, ["faithfulness"])] == ["circuit", "faithfulness"]
     with pytest.raises(DriftError, match="unknown measure 'loss'"):
         build_measures(prompts, ["loss"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import StoreError
+from checkpoints.errors import StoreError
 from checkpoints.results.processes import process_mark, this_machine
 from circuit_drift.store.leases import Claims, Holder, _remove, read_holder
 

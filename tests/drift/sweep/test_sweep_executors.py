@@ -16,6 +16,7 @@ import pytest
 
 import circuit_drift
 from checkpoints import DriftError, open_series
+from circuit_drift.api.runs import Run
 from circuit_drift.measures.registry import MEASURES, build_measures
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.executors import EXECUTORS, Workforce
@@ -41,7 +42,7 @@ def damaged(tiny_series: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def serial(damaged: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[circuit_drift.Run, dict[str, bytes]]:
+def serial(damaged: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, bytes]]:
     store = tmp_path_factory.mktemp("serial") / "store"
     return run(damaged, store, executor="serial"), contents(store)
 
@@ -64,7 +65,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("submitit.slurm.slurm.SlurmExecutor.affinity", classmethod(lambda _: -1))
 
 
-def run(series: Path, store: Path, **options) -> circuit_drift.Run:
+def run(series: Path, store: Path, **options) -> Run:
     prompts = prompts_of(series)
     return circuit_drift.run(series, store=store, prompts=prompts, device="cpu", progress=False, **options)
 

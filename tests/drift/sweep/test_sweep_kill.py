@@ -11,6 +11,7 @@ import pytest
 import circuit_drift
 from checkpoints import open_series
 from circuit_drift.measures.registry import MEASURES, build_measures
+from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.executors.pool import exhaust
 from circuit_drift.sweep.workers.tasks import Sweep
@@ -58,8 +59,8 @@ def run_and_kill(server, sweep: Sweep, *, results: int, pause: float) -> None:
     process.join()
 
 
-def prompts_of(series: Path) -> circuit_drift.Prompts:
-    return circuit_drift.prompts_for(series, length=64, depths=(0.2, 0.8))
+def prompts_of(series: Path) -> Prompts:
+    return prompts_for(series, length=64, depths=(0.2, 0.8))
 
 
 def new_sweep(series: Path, store: Path) -> Sweep:

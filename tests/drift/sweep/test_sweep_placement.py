@@ -8,7 +8,7 @@ import pytest
 
 import circuit_drift
 from checkpoints import Placement, open_series
-from circuit_drift.api.runs import load_run
+from circuit_drift.api.runs import Run, load_run
 from circuit_drift.cli import app
 from circuit_drift.measures.registry import build_measures
 from circuit_drift.measures.stored import store_key
@@ -20,7 +20,7 @@ from tests.checkpoints.loading.test_device_map import SPLIT, attach_hooks
 from tests.drift.sweep.test_sweep_kill import prompts_of
 
 
-def run(series: Path, store: Path, **options) -> circuit_drift.Run:
+def run(series: Path, store: Path, **options) -> Run:
     return circuit_drift.run(series, store=store, prompts=prompts_of(series), device="cpu", progress=False, **options)
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-import circuit_drift
-from checkpoints import DriftError, StoreError, open_series
+from checkpoints import DriftError, open_series
+from checkpoints.errors import StoreError
 from checkpoints.results.processes import process_mark
 from circuit_drift.measures.registry import build_measures
+from circuit_drift.prompts import prompts_for
 from circuit_drift.store.journal import ABANDONED, Journal, Outcome
 from circuit_drift.store.leases import Claims, Holder, read_holder
 from circuit_drift.store.store import Store
@@ -31,7 +32,7 @@ WORKERS = 2
 @pytest.fixture
 def sweep(tmp_path: Path) -> Sweep:
     series = _write_series(tmp_path / "lines", (0, 10))
-    measures = build_measures(circuit_drift.prompts_for(series), ["heads"])
+    measures = build_measures(prompts_for(series), ["heads"])
     return Sweep.of(open_series(series).checkpoints, measures, Store.open(tmp_path / "store"))
 
 

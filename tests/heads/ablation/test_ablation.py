@@ -8,9 +8,10 @@ from toys import fake_scores, planted_retriever, random_prompts
 
 import heads
 from checkpoints.errors import BadPrompt, DriftError, UnsupportedArchitecture
-from heads import Readout, Validation
+from heads.ablation.ablate import validate
 from heads.ablation.controls import draw_controls
 from heads.ablation.interventions import Means, Where, ablated
+from heads.ablation.validation import Readout, Validation
 from heads.scores.names import expand_heads
 
 
@@ -121,7 +122,7 @@ def test_a_planted_retrieval_head_is_causal_by_every_kind(planted, kind):
 
 def test_validation_tells_causal_heads_from_their_controls(planted, tmp_path):
     model, prompts = planted
-    found = heads.validate(model, prompts, top_k=1, controls=2)
+    found = validate(model, prompts, top_k=1, controls=2)
     assert found.tested.heads == ("a0.h0",)
     assert {kind: [c.heads for c in runs] for kind, runs in found.controls.items()} == {
         "layer_matched": [("a0.h1",)],
@@ -156,7 +157,7 @@ def test_a_readout_is_shown_and_saved(planted, tmp_path):
 
 
 def test_indifferent_heads_are_not_called_causal():
-    found = heads.validate(build("llama"), random_prompts(count=4), top_k=2, controls=3)
+    found = validate(build("llama"), random_prompts(count=4), top_k=2, controls=3)
     assert not found.causal
     assert "are not shown to be causal" in found.verdict
 
@@ -200,13 +201,13 @@ def test_equal_write_controls_are_the_nearest_in_size():
 
 def test_controls_that_retrieve_are_called_unclean(planted):
     model, prompts = planted
-    scores = heads.retrieval_scores(model, prompts)
+    scores = heads.score(model, prompts)
     everywhere = replace(scores, detectors={**scores.detectors, "copy": np.maximum(scores.copy, 0.2)})
-    found = heads.validate(model, prompts, top_k=1, scores=everywhere, controls=1)
+    found = validate(model, prompts, top_k=1, scores=everywhere, controls=1)
     assert "layer-matched controls (1, not clean, 1.0 of each 1 heads retrieve too)" in found.verdict
     assert "no non_retrieving control: 0 of 2 heads do not retrieve" in found.verdict
     assert list(found.controls) == ["layer_matched"]
-    written = heads.validate(model, prompts, top_k=1, against=["equal_write"])
+    written = validate(model, prompts, top_k=1, against=["equal_write"])
     assert [c.heads for c in written.controls["equal_write"]] == [("a0.h1",)]
 
 
@@ -229,13 +230,13 @@ def test_what_cannot_be_ablated_is_refused():
     with pytest.raises(BadPrompt, match=r"unknown scope 'decoding'; choose from prefill, decode, both"):
         heads.ablate(model, prompts, ["a0.h0"], scope="decoding")
     with pytest.raises(BadPrompt, match="controls = 0"):
-        heads.validate(model, prompts, controls=0)
+        validate(model, prompts, controls=0)
     with pytest.raises(DriftError, match=r"there is no head a7\.h0"):
         heads.ablate(model, prompts, ["a7.h0"])
     with pytest.raises(BadPrompt, match="test fewer heads"):
-        heads.validate(model, prompts, top_k=7)
+        validate(model, prompts, top_k=7)
     with pytest.raises(BadPrompt, match="one head at least"):
-        heads.validate(model, prompts, top_k=0)
+        validate(model, prompts, top_k=0)
     with pytest.raises(UnsupportedArchitecture, match="attention interface"):
         heads.ablate(build("bloom"), prompts, ["a0.h0"])
 
@@ -243,7 +244,7 @@ def test_what_cannot_be_ablated_is_refused():
 def test_scores_of_other_prompts_only_rank(planted):
     """The verdict pairs the needles that were asked, not those on which the heads were ranked."""
     model, prompts = planted
-    ranked_on = replace(heads.retrieval_scores(model, prompts), needle=np.zeros(len(prompts), dtype=int))
-    found = heads.validate(model, prompts, top_k=1, scores=ranked_on, controls=1)
+    ranked_on = replace(heads.score(model, prompts), needle=np.zeros(len(prompts), dtype=int))
+    found = validate(model, prompts, top_k=1, scores=ranked_on, controls=1)
     assert list(found.needle) == [p.needle for p in prompts]
-    assert found.verdict == heads.validate(model, prompts, top_k=1, controls=1).verdict
+    assert found.verdict == validate(model, prompts, top_k=1, controls=1).verdict

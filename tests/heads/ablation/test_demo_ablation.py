@@ -10,6 +10,8 @@ import pytest
 
 import heads
 from checkpoints import open_series
+from heads.ablation.ablate import validate
+from heads.prompts.needles import load_needles
 
 FOLDER = Path(__file__).parents[3] / "series" / "first-light"
 
@@ -17,18 +19,18 @@ FOLDER = Path(__file__).parents[3] / "series" / "first-light"
 @pytest.fixture(scope="module")
 def last_pretrained():
     with open_series(FOLDER).at(9000).open() as loaded:
-        needles, haystack = heads.load_needles(FOLDER / "needles.jsonl"), (FOLDER / "haystack.txt").read_text("utf-8")
+        needles, haystack = load_needles(FOLDER / "needles.jsonl"), (FOLDER / "haystack.txt").read_text("utf-8")
         sets = [
             heads.needle_prompts(loaded.tokenizer, part, haystack, length=256, depths=(0.1, 0.5, 0.9))
             for part in (needles[:8], needles[8:16])
         ]
-        yield loaded.model, heads.retrieval_scores(loaded.model, sets[0]), sets[1]
+        yield loaded.model, heads.score(loaded.model, sets[0]), sets[1]
 
 
 @pytest.mark.parametrize(("kind", "scope"), [("off", "both"), ("knockout", "decode")])
 def test_without_its_retrieval_heads_the_model_retrieves_no_more(last_pretrained, kind, scope):
     model, scores, prompts = last_pretrained
-    found = heads.validate(model, prompts, scores=scores, top_k=6, kind=kind, scope=scope, controls=3)
+    found = validate(model, prompts, scores=scores, top_k=6, kind=kind, scope=scope, controls=3)
     assert found.causal
     before, after = found.estimate(found.baseline), found.estimate(found.tested)
     assert before.value > 0.95

@@ -15,7 +15,7 @@ def noisy(mean, n=24, seed=0):
 
 def test_a_result_against_itself_shows_nothing():
     scores = fake_scores(noisy(np.full((3, 4), 0.5)))
-    same = heads.compare(scores, scores)
+    same = heads.diff(scores, scores)
     assert not same.significant
     assert same.n_significant == 0
     assert (same.delta == 0).all()
@@ -27,7 +27,7 @@ def test_gained_and_lost_heads_cross_the_threshold_significantly():
     before, after = np.full((2, 3), 0.02), np.full((2, 3), 0.02)
     after[1, 2], before[0, 1] = 0.8, 0.4
     a, b = fake_scores(noisy(before)), fake_scores(noisy(after, seed=1))
-    change = heads.compare(a, b)
+    change = heads.diff(a, b)
     assert change.gained == ("a1.h2",)
     assert change.lost == ("a0.h1",)
     assert change.significant
@@ -36,7 +36,7 @@ def test_gained_and_lost_heads_cross_the_threshold_significantly():
     assert "1 gained, 1 lost" in change.verdict
     assert "a1.h2" in change._repr_html_()
     assert len(change.plot().data[1].x) == 2
-    back = heads.compare(b, a)
+    back = heads.diff(b, a)
     np.testing.assert_allclose(back.delta, -change.delta)
     np.testing.assert_allclose(back.p, change.p)
 
@@ -45,7 +45,7 @@ def test_a_change_of_the_answer_alone_counts():
     copy = noisy(np.full((2, 2), 0.5))
     rng = np.random.default_rng(1)
     nll = rng.uniform(1, 2, (24, 3))
-    change = heads.compare(fake_scores(copy, nll=nll), fake_scores(copy, nll=nll - 0.5 + rng.normal(0, 0.05, (24, 3))))
+    change = heads.diff(fake_scores(copy, nll=nll), fake_scores(copy, nll=nll - 0.5 + rng.normal(0, 0.05, (24, 3))))
     assert change.significant
     assert change.n_significant == 0
     assert change.nll.delta == pytest.approx(-0.5, abs=0.05)
@@ -55,15 +55,15 @@ def test_a_change_of_the_answer_alone_counts():
 def test_prompts_of_one_needle_are_one_unit():
     copy = noisy(np.full((1, 1), 0.5), n=40)
     needle = np.repeat(np.arange(10), 4)
-    by_needle = heads.compare(fake_scores(copy, needle=needle), fake_scores(copy, needle=needle))
+    by_needle = heads.diff(fake_scores(copy, needle=needle), fake_scores(copy, needle=needle))
     assert (by_needle.unit, by_needle.n) == ("needle", 10)
-    few = heads.compare(fake_scores(copy, needle=needle % 3), fake_scores(copy, needle=needle % 3))
+    few = heads.diff(fake_scores(copy, needle=needle % 3), fake_scores(copy, needle=needle % 3))
     assert (few.unit, few.n) == ("prompt", 40)
 
 
 def test_few_prompts_prove_nothing():
     a, b = fake_scores(np.zeros((4, 2, 2))), fake_scores(np.full((4, 2, 2), 0.9))
-    change = heads.compare(a, b)
+    change = heads.diff(a, b)
     assert np.isnan(change.p).all()
     assert not change.significant
 
@@ -71,13 +71,13 @@ def test_few_prompts_prove_nothing():
 def test_what_cannot_be_compared_is_refused():
     a = fake_scores(np.zeros((6, 2, 2)))
     with pytest.raises(CheckpointMismatch, match="not two checkpoints of one model"):
-        heads.compare(a, fake_scores(np.zeros((6, 2, 3))))
+        heads.diff(a, fake_scores(np.zeros((6, 2, 3))))
     other = fake_scores(np.full((8, 2, 2), 0.5), prompts="others")
     with pytest.raises(CheckpointMismatch, match="different prompts"):
-        heads.compare(a, other)
-    assert heads.compare(a, other, pairing="unpaired").n == 6
+        heads.diff(a, other)
+    assert heads.diff(a, other, pairing="unpaired").n == 6
     with pytest.raises(BadPrompt, match="q is a false discovery rate"):
-        heads.compare(a, a, q=5)
+        heads.diff(a, a, q=5)
 
 
 def test_paired_test_is_the_textbook_one():

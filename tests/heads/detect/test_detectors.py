@@ -12,13 +12,17 @@ from toys import fake_scores, random_prompts, train_tokenizers
 import heads
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from checkpoints.model.anatomy import anatomy
-from heads import RetrievalScores
+from heads import Scores
 from heads.detect.answer_rows import GROUPS, LOCAL_WINDOW, answer_groups, copy_readings
-from heads.detect.detectors import chance_levels
+from heads.detect.detectors import DETECTORS, chance_levels
 from heads.detect.direct_logit import Writing
+from heads.detect.dynamic import dynamics
 from heads.detect.generation import contains, generate, recall
-from heads.detect.query import calibrated
+from heads.detect.query import calibrated, query_scores
+from heads.detect.repeats import repeat_scores
+from heads.prompts.pools import default_haystack, default_needles
 from heads.rows.rows import RowRequest, capture_rows
+from heads.scores.scores import DetectorScores
 
 
 def maps(model, ids):
@@ -30,7 +34,7 @@ def maps(model, ids):
 @pytest.fixture(scope="module")
 def scored():
     model, prompts = build("llama"), random_prompts(count=2)
-    return prompts, heads.retrieval_scores(model, prompts), [maps(model, p.ids) for p in prompts]
+    return prompts, heads.score(model, prompts), [maps(model, p.ids) for p in prompts]
 
 
 def rows_of(attention, prompt):
@@ -56,9 +60,7 @@ def test_masses(scored):
 def test_what_a_model_or_prompt_does_not_have_is_not_applicable(scored):
     assert np.isnan(scored[1].detectors["distractor_mass"]).all()
     assert np.isnan(scored[1].detectors["learned_sink"]).all()
-    sinks = heads.retrieval_scores(build("gpt_oss", sliding_window=100), random_prompts(count=1)).detectors[
-        "learned_sink"
-    ]
+    sinks = heads.score(build("gpt_oss", sliding_window=100), random_prompts(count=1)).detectors["learned_sink"]
     assert (sinks > 0).all()
 
 
@@ -129,23 +131,23 @@ def test_frozen_locos_terms_add_up_to_the_layers_direct_effect(name):
 
 def test_locos_comes_with_the_pass_when_asked():
     model, prompts = build("llama"), random_prompts(count=2)
-    plain, more = heads.retrieval_scores(model, prompts), heads.retrieval_scores(model, prompts, extra=["locos"])
+    plain, more = heads.score(model, prompts), heads.score(model, prompts, extra=["locos"])
     assert "locos" not in plain.detectors
     np.testing.assert_array_equal(plain.copy, more.copy)
     assert np.isfinite(more.detectors["locos"]).all()
     assert not np.allclose(more.detectors["locos"], more.detectors["locos_frozen"])
     model.model.layers[1].self_attn.linear_attn = torch.nn.Identity()
     with pytest.raises(UnsupportedArchitecture, match="linear attention"):
-        heads.retrieval_scores(model, prompts, extra=["locos"])
+        heads.score(model, prompts, extra=["locos"])
 
 
 def test_question_scores_read_the_needle_with_and_without_a_question():
     tokenizer = train_tokenizers()["words"]
     model = build("llama", vocab_size=2000, max_position_embeddings=512)
     prompts = heads.needle_prompts(
-        tokenizer, heads.default_needles(0, count=2), heads.default_haystack(0), length=150, depths=[0.5]
+        tokenizer, default_needles(0, count=2), default_haystack(0), length=150, depths=[0.5]
     )
-    scores = heads.query_scores(model, tokenizer, prompts)
+    scores = query_scores(model, tokenizer, prompts)
     for n, prompt in enumerate(prompts):
         rows = slice(*prompt.question_span)
         assert prompt.question_span[1] == prompt.answer_start
@@ -164,7 +166,7 @@ def test_calibration_drops_outlying_tokens():
 def test_repeats_against_the_maps():
     model = build("llama")
     block, repeats = 9, 3
-    scores = heads.repeat_scores(model, block=block, repeats=repeats, count=1, seed=3, rows_at_once=5, front=[1])
+    scores = repeat_scores(model, block=block, repeats=repeats, count=1, seed=3, rows_at_once=5, front=[1])
     tokens = np.random.default_rng(3).choice(64, block, replace=False)
     attention = maps(model, [1, *np.tile(tokens, repeats)])
     size = 1 + block * repeats
@@ -183,9 +185,9 @@ def test_repeats_against_the_maps():
 
 def test_repeats_that_do_not_fit_are_refused():
     with pytest.raises(BadPrompt, match="256 positions"):
-        heads.repeat_scores(build("llama"), block=100, repeats=3)
+        repeat_scores(build("llama"), block=100, repeats=3)
     with pytest.raises(BadPrompt, match="two blocks"):
-        heads.repeat_scores(build("llama"), block=10, repeats=1)
+        repeat_scores(build("llama"), block=10, repeats=1)
 
 
 def test_generation_is_the_models_own_greedy_decoding():
@@ -200,7 +202,7 @@ def test_generation_is_the_models_own_greedy_decoding():
 
 def test_generated_answers_are_scored_and_gated(scored):
     prompts, forced, _ = scored
-    scores = heads.retrieval_scores(build("llama"), prompts, mode="generate_then_score")
+    scores = heads.score(build("llama"), prompts, mode="generate_then_score")
     np.testing.assert_allclose(scores.nll, forced.nll, atol=1e-5)
     assert scores.answer_ppl == pytest.approx(forced.answer_ppl, rel=1e-4)
     assert scores.meta["mode"] == "generate_then_score"
@@ -225,14 +227,14 @@ def test_kv_groups_and_detector_means(scored):
     grouped = scores.groups("needle_mass")
     np.testing.assert_allclose(grouped[:, :, 0], scores.needle_mass[:, :, :2].mean(-1))
     assert (scores.groups("needle_mass", reduce="max") >= grouped - 1e-9).all()
-    assert set(scores.detectors) <= set(heads.DETECTORS)
+    assert set(scores.detectors) <= set(DETECTORS)
     best = scores.top(4, by="needle_mass")
     assert all(a.score.value >= b.score.value for a, b in pairwise(best))
 
 
 def test_head_scores_without_needles_are_saved_too(tmp_path):
-    scores = heads.repeat_scores(build("llama"), block=9, repeats=2, count=2)
-    back = heads.HeadScores.load(scores.save(tmp_path / "repeats"))
+    scores = repeat_scores(build("llama"), block=9, repeats=2, count=2)
+    back = DetectorScores.load(scores.save(tmp_path / "repeats"))
     np.testing.assert_array_equal(back.detectors["echo"], scores.detectors["echo"])
     assert "echo" in back.summary()
     assert list(back.to_frame().columns)[:3] == ["name", "layer", "head"]
@@ -243,7 +245,7 @@ def test_head_scores_without_needles_are_saved_too(tmp_path):
 def test_steps_add_up_to_the_count_and_are_saved(scored, tmp_path):
     scores = scored[1]
     np.testing.assert_allclose((scores.steps == 1).sum(-1) / 12, scores.detectors["copy_count"], atol=1e-6)
-    back = RetrievalScores.load(scores.save(tmp_path / "scores"))
+    back = Scores.load(scores.save(tmp_path / "scores"))
     np.testing.assert_array_equal(back.steps, scores.steps)
 
 
@@ -254,14 +256,12 @@ def test_heads_that_take_turns_and_heads_that_do_not():
     same[:, :, :, 6:] = -1
     copy = np.zeros((6, 1, 4))
     copy[:, 0, :2] = 0.5
-    alternating, constant = (
-        heads.dynamics(replace(fake_scores(copy), steps=steps), top_k=2) for steps in (turns, same)
-    )
+    alternating, constant = (dynamics(replace(fake_scores(copy), steps=steps), top_k=2) for steps in (turns, same))
     assert (alternating.size.value, alternating.with_static.value, alternating.adjacent.value) == (1.0, 0.5, 0.0)
     assert (constant.size.value, constant.with_static.value, constant.adjacent.value) == (2.0, 1.0, 1.0)
     assert "2 heads copy" in str(constant).replace("2 [2, 2]", "2")
     with pytest.raises(BadPrompt, match="holds no steps"):
-        heads.dynamics(fake_scores(copy))
+        dynamics(fake_scores(copy))
 
 
 def test_a_head_that_attends_to_all_alike_scores_at_the_chance_level():
@@ -269,13 +269,13 @@ def test_a_head_that_attends_to_all_alike_scores_at_the_chance_level():
     with torch.no_grad():
         for layer in model.model.layers:
             layer.self_attn.q_proj.weight.zero_()
-    asked = heads.query_scores(model, train_tokenizers()["words"], prompts, null="the")
-    repeated = heads.repeat_scores(model, block=9, repeats=3, count=1)
+    asked = query_scores(model, train_tokenizers()["words"], prompts, null="the")
+    repeated = repeat_scores(model, block=9, repeats=3, count=1)
     for found in (asked, repeated):
         for name in found.detectors:
             table = found.statistics(name)
             np.testing.assert_allclose(table["mean"], table.chance, atol=1e-5, err_msg=name)
-    scores = heads.retrieval_scores(model, prompts)
+    scores = heads.score(model, prompts)
     for name in ("needle_mass", "contextual", "sink_mass", "first_token", "entropy", "reasoning", "spatial"):
         table = scores.statistics(name)
         np.testing.assert_allclose(table["mean"], table.chance, atol=1e-5, err_msg=name)
@@ -304,17 +304,17 @@ def test_every_detector_comes_with_its_statistics(scored):
         assert ((table.low <= table["mean"] + 1e-6) & (table["mean"] <= table.high + 1e-6))[applies].all()
         np.testing.assert_allclose(table.accepted_mean[applies], values[:3].mean(axis=0).ravel()[applies], rtol=1e-5)
     assert scores.statistics("needle_mass").chance.between(0.1, 0.3).all()
-    repeats = heads.repeat_scores(build("llama"), block=9, repeats=2, count=2).statistics("echo")
+    repeats = repeat_scores(build("llama"), block=9, repeats=2, count=2).statistics("echo")
     assert repeats.accepted_mean.isna().all() and (repeats.n == 2).all()
 
 
 def test_a_null_question_that_the_model_cannot_read_is_refused(tokenizers):
     model, prompts = build("llama", vocab_size=41), random_prompts(count=1, vocabulary=40)
     with pytest.raises(BadPrompt, match=r"beyond the model's vocabulary \(41\)"):
-        heads.query_scores(model, tokenizers["words"], prompts, null="mentioned in the provided text")
+        query_scores(model, tokenizers["words"], prompts, null="mentioned in the provided text")
     small = build("llama", vocab_size=2000, max_position_embeddings=len(prompts.prompts[0].ids))
     with pytest.raises(BadPrompt, match="positions"):
-        heads.query_scores(small, tokenizers["words"], prompts, null="text " * 60)
+        query_scores(small, tokenizers["words"], prompts, null="text " * 60)
 
 
 def test_kv_groups_have_statistics_of_their_own():

@@ -22,6 +22,7 @@ from heads.detect.wu2024 import (
     published_scores,
     published_trial,
 )
+from heads.prompts.pools import default_haystack, default_needles
 from heads.rows.rows import RowRequest, capture_rows
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "random_tiny"
@@ -47,11 +48,11 @@ def test_the_published_trial_is_reproduced_from_its_prompt(model, trial):
 
 
 LENGTH = 320
-NEEDLES = [heads.Needle(n.needle, n.answer, n.question) for n in heads.default_needles(0, count=1)]
+NEEDLES = [heads.Needle(n.needle, n.answer, n.question) for n in default_needles(0, count=1)]
 
 
 def prompt_of(tokenizer, depth, defects):
-    return published_prompt(tokenizer, NEEDLES[0], heads.default_haystack(0), LENGTH, depth, defects=defects)
+    return published_prompt(tokenizer, NEEDLES[0], default_haystack(0), LENGTH, depth, defects=defects)
 
 
 def test_foreign_full_stops_collapse_every_depth_but_the_last(tokenizers):
@@ -78,7 +79,7 @@ def with_template():
 
 @pytest.mark.parametrize("name", ["words", "bpe", "characters"])
 def test_the_mended_span_is_the_answer(tokenizers, name):
-    ids, span, _ = published_prompt(tokenizers[name], NEEDLES[0], heads.default_haystack(0), 900, 0.5, defects=())
+    ids, span, _ = published_prompt(tokenizers[name], NEEDLES[0], default_haystack(0), 900, 0.5, defects=())
     found = tokenizers[name].decode(ids[slice(*span)])
     assert "".join(found.split()) == "".join(NEEDLES[0].answer.split())
 
@@ -88,22 +89,22 @@ def test_the_defect_table_names_every_defect(tokenizers):
     model = build("llama", vocab_size=2000, max_position_embeddings=512)
     options = {"lengths": [LENGTH], "depths": [0.0, 0.5]}
     defects = set(DEFECTS) - {"successes_only"}
-    scores = published_scores(model, tokenizer, NEEDLES, heads.default_haystack(0), defects=defects, **options)
+    scores = published_scores(model, tokenizer, NEEDLES, default_haystack(0), defects=defects, **options)
     assert scores.meta["trials"] == len(scores) == 2
     assert len(np.unique(scores.depth)) == 1
-    again = published_scores(model, tokenizer, NEEDLES, heads.default_haystack(0), defects=defects, **options)
-    assert heads.compare(scores, again).n_significant == 0
+    again = published_scores(model, tokenizer, NEEDLES, default_haystack(0), defects=defects, **options)
+    assert heads.diff(scores, again).n_significant == 0
     shorter = {**options, "lengths": [n - 40 for n in options["lengths"]]}
-    other = published_scores(model, tokenizer, NEEDLES, heads.default_haystack(0), defects=defects, **shorter)
+    other = published_scores(model, tokenizer, NEEDLES, default_haystack(0), defects=defects, **shorter)
     with pytest.raises(CheckpointMismatch, match="different prompts"):
-        heads.compare(scores, other)
-    table = defect_table(model, tokenizer, NEEDLES, heads.default_haystack(0), **options).set_index("procedure")
+        heads.diff(scores, other)
+    table = defect_table(model, tokenizer, NEEDLES, default_haystack(0), **options).set_index("procedure")
     assert list(table.index) == ["as published", *(f"without {name}" for name in DEFECTS), "all mended"]
     assert table.trials["as published"] == 0
     assert table.depths_tested["without successes_only"] == 1
     assert table.depths_tested["all mended"] > 1
     with pytest.raises(BadPrompt, match="answered no trial right"):
-        published_scores(model, tokenizer, NEEDLES, heads.default_haystack(0), **options)
+        published_scores(model, tokenizer, NEEDLES, default_haystack(0), **options)
     with pytest.raises(BadPrompt, match="unknown defect 'luck'; choose from "):
         published_scores(model, tokenizer, NEEDLES, "text", defects=["luck"], **options)
     with pytest.raises(BadPrompt, match="leaves no context"):
@@ -149,7 +150,7 @@ def test_one_forward_reproduces_the_published_detector(model, trial):
 
 def test_the_needle_is_put_in_verbatim():
     """Token for token what the published code does with its own full stops and a needle that begins with a newline."""
-    tokenizer, haystack, depth = with_template(), heads.default_haystack(0), 0.5
+    tokenizer, haystack, depth = with_template(), default_haystack(0), 0.5
     needle = heads.Needle("\nThe code of the mill is oak.\n", "oak", "Question: what is it?\nAnswer:")
     bos, dot = tokenizer.bos_token_id, tokenizer.encode("noon.", add_special_tokens=False)[-1]
     text = tokenizer.decode(tokenizer.encode(" ".join([haystack] * (LENGTH // len(haystack.split()) + 1)))[:LENGTH])

@@ -7,11 +7,12 @@ from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
 
 import heads
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
-from heads import NeedleSet
+from heads.prompts.needles import NeedleSet
+from heads.prompts.pools import default_haystack, default_needles
 
 
 def scores_of(model, prompts, **options):
-    return heads.retrieval_scores(model, prompts, **options)
+    return heads.score(model, prompts, **options)
 
 
 def test_a_planted_copying_head_scores_1_and_a_uniform_head_nothing():
@@ -139,13 +140,13 @@ def test_what_the_model_cannot_read_is_refused_with_the_reason():
 )
 def test_an_option_of_no_meaning_is_refused(options, reason):
     with pytest.raises(BadPrompt, match=reason):
-        heads.retrieval_scores(build("llama"), random_prompts(count=1), **options)
+        heads.score(build("llama"), random_prompts(count=1), **options)
 
 
 def test_results_are_short_at_a_prompt():
     prompts = random_prompts(count=1)
-    scores = heads.retrieval_scores(build("llama"), prompts)
-    assert repr(scores) == f"<RetrievalScores: {scores.summary()}>"
+    scores = heads.score(build("llama"), prompts)
+    assert repr(scores) == f"<Scores: {scores.summary()}>"
     assert repr(prompts) == "<NeedleSet: 3 prompts of 60 tokens, 0 needles refused>"
 
 
@@ -159,7 +160,7 @@ def test_the_model_is_left_as_it_was():
 def test_the_built_in_probe_runs_on_any_tokenizer(tokenizers):
     model = build("llama", vocab_size=2000, max_position_embeddings=1024)
     prompts = heads.needle_prompts(
-        tokenizers["words"], heads.default_needles(0, count=2), heads.default_haystack(0), length=300, depths=[0.2, 0.8]
+        tokenizers["words"], default_needles(0, count=2), default_haystack(0), length=300, depths=[0.2, 0.8]
     )
     scores = scores_of(model, prompts)
     assert scores.copy.shape == (4, 2, 4)

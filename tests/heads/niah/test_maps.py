@@ -8,8 +8,10 @@ from toys import random_prompts
 
 import heads
 from checkpoints.errors import BadPrompt
-from heads import NeedleMap
-from heads.detect.adaptive import stability
+from heads.detect.adaptive import adaptive_scores, stability
+from heads.niah.grid import NeedleMap
+from heads.niah.measure import corpus_nll, interference_map, needle_map
+from heads.prompts.pools import default_haystack, default_needles
 
 DEPTHS = (0.0, 0.5, 1.0)
 
@@ -21,19 +23,17 @@ def model():
 
 @pytest.fixture(scope="module")
 def needles():
-    return [heads.Needle(n.needle, n.answer, n.question) for n in heads.default_needles(0, count=3)]
+    return [heads.Needle(n.needle, n.answer, n.question) for n in default_needles(0, count=3)]
 
 
 @pytest.fixture(scope="module")
 def drawn(model, tokenizers, needles):
-    haystack = heads.default_haystack(0)
-    return heads.needle_map(model, tokenizers["words"], needles, haystack, lengths=(120, 200), depths=DEPTHS)
+    haystack = default_haystack(0)
+    return needle_map(model, tokenizers["words"], needles, haystack, lengths=(120, 200), depths=DEPTHS)
 
 
 def test_a_cell_is_the_plain_forwards_loss(model, tokenizers, needles, drawn):
-    prompts = heads.needle_prompts(
-        tokenizers["words"], needles, heads.default_haystack(0), length=200, depths=DEPTHS
-    ).prompts
+    prompts = heads.needle_prompts(tokenizers["words"], needles, default_haystack(0), length=200, depths=DEPTHS).prompts
     losses = []
     for prompt in (p for p in prompts if p.requested_depth == 0.5):
         with torch.no_grad():
@@ -80,8 +80,8 @@ def test_the_middle_penalty_is_middle_minus_ends():
 
 
 def test_interference_maps_hold_the_distance(model, tokenizers, needles):
-    found = heads.interference_map(
-        model, tokenizers["words"], needles, heads.default_haystack(0), distances=(10, 60), befores=(5, 50, 100)
+    found = interference_map(
+        model, tokenizers["words"], needles, default_haystack(0), distances=(10, 60), befores=(5, 50, 100)
     )
     assert found.axes == ("distance", "before")
     assert found.cell_nll.shape == (2, 3)
@@ -93,40 +93,40 @@ def test_interference_maps_hold_the_distance(model, tokenizers, needles):
 
 def test_a_needle_that_does_not_fit_a_cell_is_refused_with_the_reason(model, tokenizers, needles):
     with pytest.raises(BadPrompt, match=r"needle 0 cannot stand in every cell.*raise the length of 20"):
-        heads.needle_map(model, tokenizers["words"], needles, "A day. ", lengths=(20,), depths=(0.5,))
+        needle_map(model, tokenizers["words"], needles, "A day. ", lengths=(20,), depths=(0.5,))
     with pytest.raises(BadPrompt, match="512 positions"):
-        heads.needle_map(model, tokenizers["words"], needles, "A day. ", lengths=(600,), depths=(0.5,))
+        needle_map(model, tokenizers["words"], needles, "A day. ", lengths=(600,), depths=(0.5,))
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gpt_oss"])
 def test_corpus_perplexity_in_chunks_is_that_of_one_pass(tokenizers, name):
     model, tokenizer = build(name, vocab_size=2000), tokenizers["words"]
-    texts = [heads.default_haystack(seed, sentences=12) for seed in range(4)]
-    whole = heads.corpus_nll(model, tokenizer, texts, length=100, chunk=200)
-    cut = heads.corpus_nll(model, tokenizer, texts, length=100, chunk=7)
+    texts = [default_haystack(seed, sentences=12) for seed in range(4)]
+    whole = corpus_nll(model, tokenizer, texts, length=100, chunk=200)
+    cut = corpus_nll(model, tokenizer, texts, length=100, chunk=7)
     assert cut.value == pytest.approx(whole.value, abs=1e-4)
     ids = torch.tensor([[1, *tokenizer.encode(texts[0], add_special_tokens=False)][:100]])
     with torch.no_grad():
         want = model(ids, labels=ids).loss
-    assert heads.corpus_nll(model, tokenizer, texts[:1], length=100).value == pytest.approx(float(want), abs=1e-4)
+    assert corpus_nll(model, tokenizer, texts[:1], length=100).value == pytest.approx(float(want), abs=1e-4)
     with pytest.raises(BadPrompt, match="two tokens"):
-        heads.corpus_nll(model, tokenizer, [""], length=100)
+        corpus_nll(model, tokenizer, [""], length=100)
 
 
 def test_scoring_stops_when_the_answer_is_known():
     prompts = random_prompts(vocabulary=9, count=30)
-    loose = heads.adaptive_scores(build("llama"), prompts, overlap=0.2, count_width=9.0, first=8, step=4)
+    loose = adaptive_scores(build("llama"), prompts, overlap=0.2, count_width=9.0, first=8, step=4)
     assert len(loose) == 8
     assert loose.meta["adaptive"]["tight"]
-    strict = heads.adaptive_scores(build("llama"), prompts, overlap=1.0, first=40, step=20)
+    strict = adaptive_scores(build("llama"), prompts, overlap=1.0, first=40, step=20)
     assert len(strict) == 90
     assert sorted(strict.meta["adaptive"]["order"]) == list(range(90))
-    whole = heads.retrieval_scores(build("llama"), prompts)
+    whole = heads.score(build("llama"), prompts)
     np.testing.assert_allclose(strict.mean, whole.mean, atol=1e-6)
     np.testing.assert_array_equal(strict.steps, whole.steps[strict.meta["adaptive"]["order"]])
     assert strict.meta["chances"] == pytest.approx(whole.meta["chances"])
     with pytest.raises(BadPrompt, match="overlap"):
-        heads.adaptive_scores(build("llama"), prompts, overlap=2)
+        adaptive_scores(build("llama"), prompts, overlap=2)
 
 
 def test_stability_of_a_clear_list_and_of_noise():
@@ -190,9 +190,9 @@ def test_one_needle_has_no_interval():
 
 
 def test_axes_may_be_arrays(model, tokenizers, needles, drawn):
-    haystack = heads.default_haystack(0)
+    haystack = default_haystack(0)
     lengths, depths = np.array([120, 200]), np.linspace(0, 1, 3)
-    found = heads.needle_map(model, tokenizers["words"], needles, haystack, lengths=lengths, depths=depths)
+    found = needle_map(model, tokenizers["words"], needles, haystack, lengths=lengths, depths=depths)
     np.testing.assert_array_equal(found.nll, drawn.nll)
     assert found.columns == drawn.columns
 

@@ -5,10 +5,13 @@ import pytest
 from families import build
 
 import heads
-from checkpoints import demo_folder, open_series
+from checkpoints import open_series
 from checkpoints.errors import BadPrompt
+from checkpoints.series.series import demo_folder
 from checkpoints.tokenizers.framing import front_ids
 from heads.detect import repeats
+from heads.detect.repeats import repeat_scores, seen_tokens
+from heads.prompts.needles import load_needles
 
 
 def sequences(monkeypatch, **options):
@@ -20,7 +23,7 @@ def sequences(monkeypatch, **options):
         return real(model, ids, *others)
 
     monkeypatch.setattr(repeats, "_one", noted)
-    scores = heads.repeat_scores(build("llama"), block=4, repeats=2, count=2, **options)
+    scores = repeat_scores(build("llama"), block=4, repeats=2, count=2, **options)
     return seen, scores
 
 
@@ -56,20 +59,20 @@ def test_without_tokens_the_whole_vocabulary_and_nothing_in_front(monkeypatch):
 )
 def test_tokens_that_cannot_be_read_are_refused(options, reason):
     with pytest.raises(BadPrompt, match=reason):
-        heads.repeat_scores(build("llama"), block=4, repeats=2, count=1, **options)
+        repeat_scores(build("llama"), block=4, repeats=2, count=1, **options)
 
 
 def test_the_known_circuit_of_a_closed_vocabulary_is_found():
     """The shipped series learns lists of code words: one previous-token head, and induction heads above it."""
     series = open_series(demo_folder())
-    needles, haystack = heads.load_needles(series.path / "needles.jsonl"), (series.path / "haystack.txt").read_text()
+    needles, haystack = load_needles(series.path / "needles.jsonl"), (series.path / "haystack.txt").read_text()
     found = {}
     for step in ("0", "4500"):
         with series.select(step)[0].open() as loaded:
             prompts = heads.needle_prompts(loaded.tokenizer, needles[:24], haystack, length=256, depths=(0.5,))
-            tokens = heads.seen_tokens(loaded.tokenizer, [prompt.answer for prompt in prompts])
+            tokens = seen_tokens(loaded.tokenizer, [prompt.answer for prompt in prompts])
             stop = prompts.prompts[0].ids[prompts.prompts[0].answer_span[1]]
-            found[step] = heads.repeat_scores(
+            found[step] = repeat_scores(
                 loaded.model, block=24, repeats=2, count=8, tokens=tokens, end=[stop], front=front_ids(loaded.tokenizer)
             )
     trained = {name: found["4500"].detector(name).mean(0) for name in ("previous_token", "induction")}

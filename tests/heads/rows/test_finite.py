@@ -5,11 +5,15 @@ import torch
 
 import circuits
 import heads
-from checkpoints import CorruptWeights
+from checkpoints.errors import CorruptWeights
 from circuit_drift.behaviour.gauges import answers, logits_from
 from circuit_drift.behaviour.generation import written
 from circuit_drift.behaviour.sft import answered
+from circuits.attribution.nodes import attribute_nodes
+from circuits.intervention.exact import exact_edges
+from circuits.roles.measure import head_roles
 from heads.detect.generation import generate
+from heads.detect.repeats import repeat_scores
 from heads.detect.retrieval import answer_nll
 from heads.niah.measure import _document_nll
 from heads.prompts.needles import NeedleSet
@@ -18,17 +22,17 @@ from tests.heads.rows.test_lengths import PROMPTS, build, facts_of, ids_of
 NEEDLES = NeedleSet(PROMPTS[:1], (), 20)
 FACTS = facts_of((12, 12))
 MEASURES = {
-    "retrieval": lambda model: heads.retrieval_scores(model, NEEDLES),
-    "retrieval, generated": lambda model: heads.retrieval_scores(model, NEEDLES, mode="generate_then_score"),
-    "repeats": lambda model: heads.repeat_scores(model, block=4, repeats=2, count=1, tokens=range(3, 60)),
+    "retrieval": lambda model: heads.score(model, NEEDLES),
+    "retrieval, generated": lambda model: heads.score(model, NEEDLES, mode="generate_then_score"),
+    "repeats": lambda model: repeat_scores(model, block=4, repeats=2, count=1, tokens=range(3, 60)),
     "ablation": lambda model: heads.ablate(model, NEEDLES, ["a0.h0"]),
     "answers": lambda model: answer_nll(model, PROMPTS[:1]),
     "generation": lambda model: generate(model, ids_of(12, 1)),
     "plain text": lambda model: _document_nll(model, ids_of(12, 1), 8),
     "edges": lambda model: circuits.attribute(model, FACTS),
-    "nodes": lambda model: circuits.attribute_nodes(model, FACTS),
-    "roles": lambda model: circuits.head_roles(model, FACTS),
-    "exact edges": lambda model: circuits.exact_edges(model, FACTS, edges=["m0->logits"]),
+    "nodes": lambda model: attribute_nodes(model, FACTS),
+    "roles": lambda model: head_roles(model, FACTS),
+    "exact edges": lambda model: exact_edges(model, FACTS, edges=["m0->logits"]),
     "facts": lambda model: answers(model, FACTS),
     "written": lambda model: written(model, [ids_of(12, 1)], new_tokens=2),
     "fine-tuning": lambda model: answered(model, PROMPTS[:1]),

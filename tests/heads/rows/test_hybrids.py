@@ -52,7 +52,7 @@ def build(name, extra):
 def test_rows_where_there_is_attention_and_nothing_where_there_is_none(name):
     extra, without = HYBRIDS[name]
     model, prompts = build(name, extra), random_prompts(count=1, depths=(0.5,))
-    found = heads.retrieval_scores(model, prompts)
+    found = heads.score(model, prompts)
     assert found.meta["layers_without_rows"] == without
     assert np.isnan(found.copy[:, without]).all()
     prompt = prompts.prompts[0]
@@ -72,11 +72,11 @@ def test_rows_where_there_is_attention_and_nothing_where_there_is_none(name):
 def test_what_cannot_be_told_right_is_refused(name):
     extra, reason = REFUSED[name]
     with pytest.raises(UnsupportedArchitecture, match=reason):
-        heads.retrieval_scores(build(name, extra), random_prompts(count=1, depths=(0.5,)))
+        heads.score(build(name, extra), random_prompts(count=1, depths=(0.5,)))
 
 
 def test_two_calls_of_one_layer_are_refused():
     model = build("Llama", {})
     model.model.layers[1].self_attn.layer_idx = 0
     with pytest.raises(UnsupportedArchitecture, match="two attention calls of one pass say that they are layer 0"):
-        heads.retrieval_scores(model, random_prompts(count=1, depths=(0.5,)))
+        heads.score(model, random_prompts(count=1, depths=(0.5,)))

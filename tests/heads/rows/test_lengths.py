@@ -11,6 +11,7 @@ from checkpoints.model.rope import depends_on_length, forget_lengths, of_one_reg
 from circuit_drift.behaviour.generation import written
 from circuit_drift.behaviour.packing import last_logits
 from circuit_drift.behaviour.sft import answered
+from circuits.facts.facts import FactSet
 from heads.detect.generation import generate
 from heads.niah.measure import _document_nll
 from heads.prompts.needles import NeedlePrompt, NeedleSet
@@ -81,9 +82,9 @@ def test_only_such_scalings_keep_lengths_apart(model):
 
 
 def test_retrieval_scores_are_those_of_each_prompt_alone(model):
-    together = heads.retrieval_scores(model, NeedleSet(PROMPTS, (), 56))
+    together = heads.score(model, NeedleSet(PROMPTS, (), 56))
     for place, one in enumerate(PROMPTS):
-        alone = heads.retrieval_scores(model, NeedleSet((one,), (), 56))
+        alone = heads.score(model, NeedleSet((one,), (), 56))
         np.testing.assert_allclose(together.nll[place], alone.nll[0], rtol=1e-4, atol=1e-5)
         for name in ("copy", "entropy"):
             found, wanted = together.detectors[name][place], alone.detectors[name][0]
@@ -92,7 +93,7 @@ def test_retrieval_scores_are_those_of_each_prompt_alone(model):
 
 def test_a_prefix_is_not_shared(model):
     with pytest.raises(UnsupportedArchitecture, match="prefix='separate'"):
-        heads.retrieval_scores(model, NeedleSet(PROMPTS, (), 56), prefix="shared")
+        heads.score(model, NeedleSet(PROMPTS, (), 56), prefix="shared")
 
 
 def greedy(model, ids, new):
@@ -134,7 +135,7 @@ def test_the_nll_of_a_text_does_not_depend_on_chunks(model):
 def facts_of(lengths):
     clean = [ids_of(length, length) for length in lengths]
     corrupt = [(ids[0], 61, *ids[2:]) for ids in clean]
-    return circuits.FactSet.from_ids(clean, corrupt, [5] * len(lengths), [6] * len(lengths))
+    return FactSet.from_ids(clean, corrupt, [5] * len(lengths), [6] * len(lengths))
 
 
 @pytest.mark.parametrize("name", ROPES)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from toys import fake_scores
 
-import heads
 from checkpoints.errors import BadPrompt
 from heads.detect.adaptive import stability
 from heads.scores.agreement import agreement
+from heads.scores.head_lists import head_list_table, load_head_lists
 
 
 def write(path, values):
@@ -32,7 +32,7 @@ def published():
 
 
 def test_the_table_counts_what_a_file_says(published, tmp_path):
-    (row,) = heads.head_list_table(write(tmp_path / "model.json", published)).to_dict("records")
+    (row,) = head_list_table(write(tmp_path / "model.json", published)).to_dict("records")
     best = row.pop("best")
     assert row == {
         "file": "model.json",
@@ -47,7 +47,7 @@ def test_the_table_counts_what_a_file_says(published, tmp_path):
         "always": 0,
     }
     assert best.startswith("a2.h3 0.810, a1.h4 0.180, a3.h0 0.060")
-    (kept,) = heads.head_list_table(write(tmp_path / "kept.json", published[:18])).to_dict("records")
+    (kept,) = head_list_table(write(tmp_path / "kept.json", published[:18])).to_dict("records")
     assert (kept["all_zero"], kept["always"]) == (0, 1), "two all-zero trials hide an always active head"
 
 
@@ -56,15 +56,15 @@ def test_our_own_export_comes_back(published, tmp_path):
     scores.detectors["copy"][:, 0] = np.nan
     path = tmp_path / "ours.json"
     path.write_text(json.dumps(scores.to_head_lists()))
-    back = heads.load_head_lists(path)
-    assert list(heads.load_head_lists(path, detector="copy").detectors) == ["copy"]
+    back = load_head_lists(path)
+    assert list(load_head_lists(path, detector="copy").detectors) == ["copy"]
     np.testing.assert_array_equal(back.detectors["copy_count"], scores.copy)
-    assert heads.head_list_table(path).never.item() == 12, "heads without rows are none that never score"
+    assert head_list_table(path).never.item() == 12, "heads without rows are none that never score"
     assert back.top(1)[0].name == "a2.h3"
 
 
 def test_two_files_are_compared_and_a_few_trials_give_the_list(published, tmp_path):
-    one, other = (heads.load_head_lists(write(tmp_path / f"{n}.json", published[n::2])) for n in (0, 1))
+    one, other = (load_head_lists(write(tmp_path / f"{n}.json", published[n::2])) for n in (0, 1))
     alike = agreement(one.mean_of("copy_count"), other.mean_of("copy_count"), top_k=3)
     assert (alike.shared, alike.k) == (1, 3)
     overlap, _ = stability(one.detectors["copy_count"], top_k=1, draws=100, seed=0)
@@ -89,9 +89,9 @@ def test_files_that_are_no_head_lists_are_refused(tmp_path, content, reason):
     path = tmp_path / "bad.json"
     path.write_text(content)
     with pytest.raises(BadPrompt, match=reason):
-        heads.load_head_lists(path)
+        load_head_lists(path)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(BadPrompt, match=r"gone\.json"):
-        heads.load_head_lists(tmp_path / "gone.json")
+        load_head_lists(tmp_path / "gone.json")

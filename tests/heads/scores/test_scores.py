@@ -8,7 +8,7 @@ import pytest
 from toys import fake_scores
 
 from checkpoints.errors import BadPrompt, DriftError, StoreError
-from heads import RetrievalScores
+from heads import Scores
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def scores():
 
 
 def test_a_saved_result_comes_back_identical(scores, tmp_path):
-    back = RetrievalScores.load(scores.save(tmp_path / "scores"))
+    back = Scores.load(scores.save(tmp_path / "scores"))
     for name, values in scores.detectors.items():
         np.testing.assert_array_equal(back.detectors[name], values)
     for name in ("nll", "correct", "depth", "needle"):
@@ -76,7 +76,7 @@ def test_a_damaged_result_is_named(scores, tmp_path):
     folder = scores.save(tmp_path / "scores")
     (folder / "arrays.safetensors").write_bytes(b"")
     with pytest.raises(StoreError, match="cannot be read"):
-        RetrievalScores.load(folder)
+        Scores.load(folder)
 
 
 def test_figures_are_returned(scores):
@@ -94,8 +94,8 @@ def test_reading_and_comparing_stored_results_imports_no_torch(scores, tmp_path)
     folder = scores.save(tmp_path / "scores")
     script = (
         "import sys, heads;"
-        f"s = heads.RetrievalScores.load({str(folder)!r});"
-        "heads.compare(s, s).verdict; s.top(3); s.to_frame(); s.plot();"
+        f"s = heads.Scores.load({str(folder)!r});"
+        "heads.diff(s, s).verdict; s.top(3); s.to_frame(); s.plot();"
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

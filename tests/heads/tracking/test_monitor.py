@@ -7,9 +7,9 @@ from toys import fake_scores
 import heads
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.stats.permutation import order_p
-from heads import Monitor
 from heads.scores.agreement import agreement, rank_biased_overlap
 from heads.tracking.correlation import correlate, fisher_interval, pearson_p, read_downstream
+from heads.tracking.monitor import Monitor
 from heads.tracking.saturation import log_fit
 
 # arXiv 2604.02650, table 4: r and the printed p over six checkpoints
@@ -137,7 +137,7 @@ def series(*, fall=0.15, n=16, seed=0):
 
 
 def test_deceptive_saturation_is_found_and_measured():
-    run = heads.monitor(series(fall=0.15))
+    run = heads.track(series(fall=0.15))
     by_name = {s.metric: s for s in run.saturations}
     assert by_name["needle_accuracy"].at.step == 800
     assert by_name["answer_nll"].at is None
@@ -150,7 +150,7 @@ def test_deceptive_saturation_is_found_and_measured():
 
 
 def test_honest_saturation_deceives_nobody():
-    run = heads.monitor(series(fall=0.0))
+    run = heads.track(series(fall=0.0))
     assert {s.metric: s.at.step for s in run.saturations if s.metric in ("needle_accuracy", "answer_nll")} == {
         "needle_accuracy": 800,
         "answer_nll": 800,
@@ -159,13 +159,13 @@ def test_honest_saturation_deceives_nobody():
 
 
 def test_counts_births_and_sets():
-    run = heads.monitor(series())
+    run = heads.track(series())
     assert run.curves["retrieval_heads"].value.tolist() == [0, 1, 1, 1, 1, 1, 1, 1]
     assert run.transitions[0].born == ("a1.h2",)
     assert not any(t.died for t in run.transitions)
     assert np.isnan(run.curves["initial_set_mean"].value).all()
     assert "no head retrieves at step 100" in " ".join(run.findings)
-    later = heads.monitor(series()[2:])
+    later = heads.track(series()[2:])
     assert later.initial_set == ("a1.h2",)
     assert later.curves["initial_set_mean"].value[-1] > 0.9
     for curve in later.curves.values():
@@ -175,13 +175,13 @@ def test_counts_births_and_sets():
 
 def test_perplexity_is_the_exponential_of_the_mean():
     checkpoints = series()
-    run = heads.monitor(checkpoints)
+    run = heads.track(checkpoints)
     np.testing.assert_allclose(run.curves["answer_ppl"].value, [s.answer_ppl for _, _, s in checkpoints], rtol=1e-5)
     np.testing.assert_allclose(run.curves["needle_accuracy"].value, [s.needle_accuracy for _, _, s in checkpoints])
 
 
 def test_steps_stand_in_for_unknown_tokens():
-    run = heads.monitor([(step, None, scores) for step, _, scores in series()])
+    run = heads.track([(step, None, scores) for step, _, scores in series()])
     assert run.axis == "steps"
     assert run.position.tolist() == [100 * 2**i for i in range(8)]
 
@@ -190,7 +190,7 @@ def test_downstream_scores_from_a_table(tmp_path):
     table = tmp_path / "scores.csv"
     rows = [f"{100 * 2**i},{i * i + 1},{7}" for i in range(6)]
     table.write_text("step,RULER,constant\n" + "\n".join(rows) + "\n999,,\n")
-    run = heads.monitor(series(), downstream=read_downstream(table))
+    run = heads.track(series(), downstream=read_downstream(table))
     ruler = {c.metric: c for c in run.correlations}
     assert -0.8 < ruler["answer_ppl"].r < -0.7
     assert ruler["answer_ppl"].n == 6
@@ -229,7 +229,7 @@ def test_tables_as_spreadsheets_write_them(tmp_path):
 
 
 def test_a_saved_monitor_comes_back_identical(tmp_path):
-    run = heads.monitor(series(), downstream={"RULER": {100 * 2**i: float(i) for i in range(8)}})
+    run = heads.track(series(), downstream={"RULER": {100 * 2**i: float(i) for i in range(8)}})
     back = Monitor.load(run.save(tmp_path / "monitor"))
     assert back.findings == run.findings
     assert back.transitions[1:] == run.transitions[1:]
@@ -240,7 +240,7 @@ def test_a_saved_monitor_comes_back_identical(tmp_path):
 
 
 def test_frame_figure_and_html():
-    run = heads.monitor(series())
+    run = heads.track(series())
     frame = run.to_frame()
     assert list(frame.step) == list(run.steps)
     assert frame.born.sum() == 1
@@ -263,7 +263,7 @@ def by_depth(*, needles=10, penalty=0.5):
 
 def test_margins_by_depth_and_the_middle_penalty(tmp_path):
     checkpoints, ppl = by_depth(penalty=0.5)
-    run = heads.monitor(checkpoints)
+    run = heads.track(checkpoints)
     penalty = run.curves["middle_penalty"]
     np.testing.assert_allclose(penalty.value, [0, 0.5], atol=1e-5)
     np.testing.assert_allclose([penalty.low[1], penalty.high[1]], 0.5, atol=1e-5)
@@ -281,26 +281,26 @@ def test_margins_by_depth_and_the_middle_penalty(tmp_path):
 
 def test_generated_answers_have_no_perplexity_and_are_followed_all_the_same():
     written = [(step, None, replace(s, nll=np.full_like(s.nll, np.nan))) for step, _, s in series()]
-    run = heads.monitor(written)
+    run = heads.track(written)
     assert np.isnan(run.curves["answer_ppl"].value).all()
     assert {s.metric for s in run.saturations} >= {"needle_score", "retrieval_heads"}
     assert not {s.metric for s in run.saturations} & {"answer_nll"}
 
 
 def test_the_table_shows_every_number_with_its_noise():
-    run = heads.monitor(series())
+    run = heads.track(series())
     table = run.table()
     assert table.needle_accuracy[0] == "0 [0, 0.206]", "sixteen needles, none answered: 1 - 0.025^(1/16)"
     assert table.needle_accuracy[7] == "1 [0.794, 1]"
     assert table["top K shared"][7] == "6 of 6 (chance 6)", "lists as long as the model tell nothing"
     assert "6 of 6 (chance 6)" in run._repr_html_()
-    one = heads.monitor(series(), top_k=2)
+    one = heads.track(series(), top_k=2)
     assert one.table()["top K shared"][7].endswith("of 2 (chance 0.667)")
 
 
 def test_dotted_lines_stand_where_their_own_metric_saturated():
     strict = series(fall=0.15)
-    run = heads.monitor([(s, t, replace(x, accepted=np.full(len(x), i > 0))) for i, (s, t, x) in enumerate(strict)])
+    run = heads.track([(s, t, replace(x, accepted=np.full(len(x), i > 0))) for i, (s, t, x) in enumerate(strict)])
     figure = run.plot()
     lines = {shape.yref.split()[0]: shape.x0 for shape in figure.layout.shapes}
     panels = {figure.layout[axis].title.text: axis.replace("yaxis", "y") for axis in ("yaxis", "yaxis2", "yaxis3")}
@@ -313,14 +313,14 @@ def test_dotted_lines_stand_where_their_own_metric_saturated():
 def test_series_that_cannot_be_followed_are_refused():
     checkpoints = series()
     with pytest.raises(BadPrompt, match="at least two"):
-        heads.monitor(checkpoints[:1])
+        heads.track(checkpoints[:1])
     with pytest.raises(BadPrompt, match="rise"):
-        heads.monitor(checkpoints[::-1])
+        heads.track(checkpoints[::-1])
     with pytest.raises(BadPrompt, match="unknown metric in bounds 'luck'; choose from "):
-        heads.monitor(checkpoints, bounds={"luck": 1.0})
+        heads.track(checkpoints, bounds={"luck": 1.0})
     other = fake_scores(np.zeros((16, 2, 3)), prompts="others")
     with pytest.raises(CheckpointMismatch, match="step 99999"):
-        heads.monitor([*checkpoints, (99999, 1, other)])
+        heads.track([*checkpoints, (99999, 1, other)])
 
 
 def test_the_lenient_needle_test_deceives_before_the_strict_one():
@@ -330,7 +330,7 @@ def test_the_lenient_needle_test_deceives_before_the_strict_one():
         (step, tokens, replace(scores, accepted=np.full(len(scores), i > 0)))
         for i, (step, tokens, scores) in enumerate(strict)
     ]
-    run = heads.monitor(lenient)
+    run = heads.track(lenient)
     by_name = {s.metric: s for s in run.saturations}
     assert by_name["needle_score"].at.step < by_name["needle_accuracy"].at.step
     (said,) = [s for s in run.findings if s.startswith("deceptive")]
@@ -343,5 +343,5 @@ def test_a_metric_whose_intervals_are_too_wide_is_not_said_to_move():
         (step, tokens, replace(s, nll=np.asarray(draw.normal(2, 1.5, s.nll.shape), dtype=np.float32)))
         for step, tokens, s in series()
     ]
-    findings = " ".join(heads.monitor(noisy, bounds={"answer_nll": 0.001}).findings)
+    findings = " ".join(heads.track(noisy, bounds={"answer_nll": 0.001}).findings)
     assert "per doubling: its intervals include both 0 and more than that" in findings

@@ -9,6 +9,7 @@ import pytest
 from toys import keyed_prompts, planted_induction
 
 import heads
+from heads.ablation.ablate import validate
 
 PAIR = ("a1.h1", "a1.h2")
 FEWER = keyed_prompts(count=8)
@@ -21,12 +22,12 @@ def planted():
 
 @pytest.fixture(scope="module")
 def measured(planted):
-    return {name: heads.retrieval_scores(model, keyed_prompts()) for name, model in planted.items()}
+    return {name: heads.score(model, keyed_prompts()) for name, model in planted.items()}
 
 
 @pytest.fixture(scope="module")
 def followed(measured):
-    return heads.monitor([(100, 1000, measured["early"]), (1600, 16000, measured["final"])], top_k=2)
+    return heads.track([(100, 1000, measured["early"]), (1600, 16000, measured["final"])], top_k=2)
 
 
 def test_the_same_two_heads_amplified_and_not_replaced(measured, followed):
@@ -63,7 +64,7 @@ def test_the_monitor_calls_that_saturation_deceptive(followed):
 
 @pytest.mark.parametrize("state", ["early", "final"])
 def test_masking_the_two_heads_ends_retrieval_and_masking_others_does_not(planted, state):
-    found = heads.validate(planted[state], FEWER, top_k=2, controls=2)
+    found = validate(planted[state], FEWER, top_k=2, controls=2)
     assert set(found.tested.heads) == set(PAIR)
     assert found.causal
     assert (found.baseline.score, found.tested.score) == (1.0, 0.0)

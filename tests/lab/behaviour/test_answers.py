@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
 import circuits
-from checkpoints import BadPrompt
+from checkpoints.errors import BadPrompt
 from circuit_drift import knowledge
 from circuit_drift.behaviour import Knowledge, panel
 from circuit_drift.behaviour.generation import written

@@ -7,14 +7,15 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
-import heads
-from checkpoints import BadPrompt, DriftError, open_series
+from checkpoints import DriftError, open_series
+from checkpoints.errors import BadPrompt
 from circuit_drift.behaviour import harness
 from circuit_drift.behaviour.harness import HarnessMeasure, harness_probe
 from circuit_drift.behaviour.result import Behaviour
 from circuit_drift.cli import app
 from circuit_drift.store.store import Store
 from circuit_drift.training import Prober, Schedule
+from heads.tracking.correlation import read_downstream
 
 CHOICE = """
 task: own_choice
@@ -110,7 +111,7 @@ def test_results_by_step_equal_what_the_model_answers(series, tokenizer, own, tm
     score = table.points[0][1].scores[0]
     assert (score.task, score.metric, score.n) == ("own_choice", "acc", 4)
     assert score.low <= score.value <= score.high
-    assert heads.read_downstream(table.write_csv(tmp_path / "downstream.csv")).keys() == table.to_downstream().keys()
+    assert read_downstream(table.write_csv(tmp_path / "downstream.csv")).keys() == table.to_downstream().keys()
     assert random.getstate() == states[0]
     assert np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), states[2])
@@ -174,7 +175,7 @@ def test_at_a_terminal(series, own, tmp_path):
     (result,) = Store.open(tmp_path / "placed").results("harness")
     provenance = Behaviour.load(result.folder).meta["provenance"]
     assert (provenance["attention"], provenance["device_map"]) == ("eager", {"": "cpu"})
-    assert set(heads.read_downstream(out)["own_choice_acc"]) == {10}
+    assert set(read_downstream(out)["own_choice_acc"]) == {10}
 
 
 def test_a_head_of_its_own_is_what_the_harness_measures(tokenizer, own, tmp_path):

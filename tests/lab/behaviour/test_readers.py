@@ -4,8 +4,9 @@ import pytest
 from typer.testing import CliRunner
 
 import circuits
-from checkpoints import BadPrompt
+from checkpoints.errors import BadPrompt
 from circuit_drift.cli import app
+from circuits.facts.facts import load_facts
 from circuits.facts.readers import read_counterfact, read_lama, read_probes
 
 
@@ -35,7 +36,7 @@ def test_counterfact_gives_pairs_that_circuits_take(tmp_path, tokenizer, lines):
     assert first.labels == {"fact": "1", "subject": "Mara Holt", "relation": "P19", "form": "cloze"}
     assert second.labels["fact"] == "2"
     assert len(circuits.tokenize_facts(tokenizer, found.facts)) == 3
-    assert circuits.load_facts(found.write_jsonl(tmp_path / "facts.jsonl")) == found.facts
+    assert load_facts(found.write_jsonl(tmp_path / "facts.jsonl")) == found.facts
     assert [where for where, _ in found.refused] == ["line 3" if lines else "row 3"]
     assert str(found) == "3 facts; 1 refused: no other subject of its relation has another answer"
 
@@ -154,7 +155,7 @@ def test_at_a_terminal(tmp_path):
     done = CliRunner().invoke(app, ["facts", str(path), "--format", "counterfact", "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert "row 3: no other subject" in done.stderr
-    assert len(circuits.load_facts(out)) == 3
+    assert len(load_facts(out)) == 3
     below = [str(tmp_path / "new" / "facts.jsonl"), str(out / "below a file")]
     written, refused = (
         CliRunner().invoke(app, ["facts", str(path), "--format", "counterfact", "--out", place]) for place in below

@@ -6,10 +6,11 @@ import pytest
 from typer.testing import CliRunner
 
 import circuits
-from checkpoints import BadPrompt
+from checkpoints.errors import BadPrompt
 from circuit_drift.behaviour import Knowledge
 from circuit_drift.behaviour.questions import QuestionsMeasure
 from circuit_drift.cli import app
+from circuits.facts.questions import Question, Questions, read_questions, tokenize_questions
 from tests.drift.conftest import save_model, save_prompts
 
 PUBLISHED = {
@@ -38,7 +39,7 @@ def file(tmp_path):
 
 
 def test_the_published_object_is_read_entity_by_entity(file):
-    found = circuits.read_questions(file)
+    found = read_questions(file)
     assert [question.clean for question in found] == [
         "Question: Where was Herbie born?\nAnswer:",
         "Question: What is it?\nAnswer:",
@@ -57,22 +58,22 @@ def test_lines_with_prompts_are_asked_as_they_stand(tmp_path):
     path.write_text(
         '{"prompt": "what is", "answer": "the", "class": "new"}\n{"question": "who", "answer": "a"}\n\n{}\n'
     )
-    found = circuits.read_questions(path, template="{} ?")
+    found = read_questions(path, template="{} ?")
     assert [(question.clean, question.answer) for question in found] == [("what is", "the"), ("who ?", "a")]
     assert found[0].labels == {"class": "new"}
     assert len(found.refused) == 1
     path.write_text('{"question": 3}')
     with pytest.raises(BadPrompt, match="holds no question"):
-        circuits.read_questions(path)
+        read_questions(path)
 
 
 def test_answers_of_several_tokens_are_asked_whole(series):
     from checkpoints import open_series
 
     with open_series(series)[0].open() as loaded:
-        known = circuits.Question("what is the code of name1 ?", "code1 code2", {"kind": "a"})
-        foreign = circuits.Question("what is", "elsewhere")
-        made = circuits.tokenize_questions(loaded.tokenizer, [known, foreign])
+        known = Question("what is the code of name1 ?", "code1 code2", {"kind": "a"})
+        foreign = Question("what is", "elsewhere")
+        made = tokenize_questions(loaded.tokenizer, [known, foreign])
         assert made.refused == ((1, "the tokenizer does not know all of the answer 'elsewhere'"),)
         assert [loaded.tokenizer.decode(ids) for ids in made.answer] == ["code1 code2"]
         assert made.front == made.clean[0][:1]
@@ -80,7 +81,7 @@ def test_answers_of_several_tokens_are_asked_whole(series):
         assert reading.scalars["recall"] == reading.scalars["recall_a"] == reading.units[0]["score"]
         mixed = Knowledge((known, circuits.Fact("name1 was", "name2 was", "born", "in"))).read(loaded)
         assert len(mixed.units) == 2
-        measured = QuestionsMeasure(circuits.Questions([known, foreign]), "by hand").compute(loaded, {})
+        measured = QuestionsMeasure(Questions([known, foreign]), "by hand").compute(loaded, {})
     assert [(score.task, score.metric, score.n) for score in measured.scores] == [
         (task, metric, 1) for task in ("all", "a") for metric in ("exact", "nll", "rouge1")
     ]

@@ -11,16 +11,20 @@ from typer.testing import CliRunner
 
 import circuit_drift
 import heads
-from checkpoints import BadPrompt, DriftError, StoreError, open_series
+from checkpoints import DriftError, open_series
+from checkpoints.errors import BadPrompt, StoreError
 from circuit_drift.behaviour import sft
-from circuit_drift.behaviour.result import Behaviour, Score
+from circuit_drift.behaviour.result import Behaviour, TaskScore
 from circuit_drift.behaviour.sft import SftMeasure, Tuning, answered, fine_tune, sft_probe
 from circuit_drift.behaviour.suites import STANDARD, family, make_task, suite_for
 from circuit_drift.behaviour.table import BehaviourTable
 from circuit_drift.cli import app
 from circuit_drift.lab.suite import LAB
 from circuit_drift.measures import build_measures
+from circuit_drift.prompts import prompts_for
 from circuit_drift.report.run_table import readings
+from heads.prompts.pools import default_haystack, default_needles
+from heads.tracking.correlation import read_downstream
 from tests.checkpoints.loading.test_device_map import attach_hooks
 
 TUNING = Tuning(steps=3, batch=4, lr=1e-2, warmup=1, needles=4)
@@ -150,8 +154,8 @@ def test_a_table_by_step_for_the_monitor(table, tokenizer):
     assert ((frame["low"] <= frame["value"] + 1e-9) & (frame["value"] <= frame["high"] + 1e-9)).all()
     assert list(table.downstream().columns) == ["step", "sft_codes", "sft_lives"]
     prompts = make_task("codes_single", seed=0, count=4).prompts(tokenizer, length=128, depths=(0.5,))
-    scores = [(step, None, heads.retrieval_scores(tiny(tokenizer, seed=step), prompts)) for step in (0, 5, 10)]
-    watched = heads.monitor(scores, downstream=table.to_downstream(), draws=20)
+    scores = [(step, None, heads.score(tiny(tokenizer, seed=step), prompts)) for step in (0, 5, 10)]
+    watched = heads.track(scores, downstream=table.to_downstream(), draws=20)
     assert any(c.downstream in ("sft_codes", "sft_lives") and c.n == 3 for c in watched.correlations)
 
 
@@ -232,7 +236,7 @@ def test_ruler_longbio_and_mrcr_are_asked_of_a_real_language_tokenizer():
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    text = [heads.default_haystack(0, sentences=100), *(n.needle + n.question for n in heads.default_needles(0))]
+    text = [default_haystack(0, sentences=100), *(n.needle + n.question for n in default_needles(0))]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=800, special_tokens=["<s>"], initial_alphabet=alphabet, show_progress=False
@@ -265,7 +269,7 @@ def test_arguments_that_make_no_sense():
 def test_tables_are_joined_by_step(table, tmp_path):
     path = tmp_path / "downstream.csv"
     path.write_text("step,mmlu,sft_codes\n0,0.25,9\n20,0.5,9\n")
-    read = heads.read_downstream(table.write_csv(path))
+    read = read_downstream(table.write_csv(path))
     assert read["mmlu"] == {0: 0.25, 20: 0.5}
     assert set(read["sft_codes"]) == {0, 5, 10}
     path.write_text("epoch\n1\n")
@@ -274,7 +278,7 @@ def test_tables_are_joined_by_step(table, tmp_path):
 
 
 def test_behaviour_is_saved_and_loaded(tmp_path):
-    score = Score("mrcr", "pass@3", 0.5, float("nan"), 1.0, 8)
+    score = TaskScore("mrcr", "pass@3", 0.5, float("nan"), 1.0, 8)
     found = Behaviour((score,), {"sft_mrcr": 0.5}, {"niah": "too long"}, {"provenance": {"step": 3}})
     read = Behaviour.load(found.save(tmp_path / "one"))
     assert (read.columns, read.refused, read.meta) == (found.columns, found.refused, found.meta)
@@ -291,7 +295,7 @@ def test_at_a_terminal(series, tmp_path):
     assert done.stdout.splitlines()[0] == "step,sft_codes"
     assert "goes with the next release" in done.stderr
     assert "circuit-drift run SERIES --measures sft, or sft:TASK" in done.stderr
-    assert set(heads.read_downstream(out)["sft_codes"]) == {0, 10}
+    assert set(read_downstream(out)["sft_codes"]) == {0, 10}
 
 
 def test_it_is_a_measure_like_any_other(series, table, measures, tmp_path):
@@ -307,7 +311,7 @@ def test_it_is_a_measure_like_any_other(series, table, measures, tmp_path):
 
 
 def test_its_tasks_are_named_or_chosen_by_the_first_tokenizer(series):
-    prompts = circuit_drift.prompts_for(series.path)
+    prompts = prompts_for(series.path)
     assert build_measures(prompts, ["sft:codes_single", "sft:mrcr"])[0].tasks == ("codes_single", "mrcr")
     assert build_measures(prompts, ["sft"], series[0])[0].tasks == LAB
     with pytest.raises(DriftError, match="say sft:TASK"):

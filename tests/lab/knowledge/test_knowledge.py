@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from checkpoints import BadPrompt, CheckpointMismatch, StoreError
+from checkpoints.errors import BadPrompt, CheckpointMismatch, StoreError
 from circuit_drift import knowledge
 from circuit_drift.knowledge.transitions import transitions
 
@@ -28,7 +28,7 @@ def book_of(rows, *, threshold=0.6, labels=None, **options):
     probes = np.array(rows, dtype=float)
     probes = probes[:, :, None] if probes.ndim == 2 else probes
     units = tuple(f"u{i}" for i in range(len(probes)))
-    scores = knowledge.Scores(units, tuple(range(probes.shape[1])), probes, labels or {})
+    scores = knowledge.UnitScores(units, tuple(range(probes.shape[1])), probes, labels or {})
     return knowledge.ledger(scores, threshold=threshold, **options)
 
 
@@ -246,11 +246,11 @@ def test_arguments_and_files_that_make_no_sense(tmp_path):
     with pytest.raises(BadPrompt, match="support"):
         book_of([[0.0, 1.0]], support=0)
     with pytest.raises(BadPrompt, match="must rise"):
-        knowledge.Scores(("a",), (1, 0), np.zeros((1, 2, 1)))
+        knowledge.UnitScores(("a",), (1, 0), np.zeros((1, 2, 1)))
     with pytest.raises(BadPrompt, match="do not fit"):
-        knowledge.Scores(("a",), (0, 1), np.zeros((1, 3, 1)))
+        knowledge.UnitScores(("a",), (0, 1), np.zeros((1, 3, 1)))
     with pytest.raises(BadPrompt, match="same name"):
-        knowledge.Scores(("a", "a"), (0,), np.zeros((2, 1, 1)))
+        knowledge.UnitScores(("a", "a"), (0,), np.zeros((2, 1, 1)))
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 import heads
-from checkpoints import UnsupportedArchitecture, open_series
+from checkpoints import open_series
+from checkpoints.errors import UnsupportedArchitecture
 from circuit_drift.api.runs import Run
 from circuit_drift.record.record import Point
 from circuit_drift.replicate import long_context
 from circuit_drift.replicate.long_context_findings import claims
-from heads import NeedleMap, Readout, RetrievalScores, Validation
+from heads import Scores
+from heads.ablation.validation import Readout, Validation
+from heads.niah.grid import NeedleMap
 
 STEPS = [100 * 2**i for i in range(8)]
 
@@ -23,7 +26,7 @@ def scores(i, *, fall):
     copy[:, 1, 0] = 0.2 + 0.1 * i
     nll = 3 - 0.6 * min(i, 3) - fall * max(i - 3, 0) + draw.normal(0, 0.01, (16, 4))
     passed = np.full(16, i >= 3)
-    return RetrievalScores(
+    return Scores(
         detectors={"copy": copy.astype(np.float32)},
         nll=nll.astype(np.float32),
         correct=passed,
@@ -69,7 +72,7 @@ def table_of(*, fall, middle, early, late, spared, farther):
     downstream = {"sft_codes": {step: float(i + (i % 2)) for i, step in enumerate(STEPS[:6])}}
     series = [(s, 64 * s, scores(i, fall=fall)) for i, s in enumerate(STEPS)]
     depths, befores = (0.0, 0.5, 1.0), (0.0, 128.0)
-    found = heads.monitor(series, top_k=1, downstream=downstream)
+    found = heads.track(series, top_k=1, downstream=downstream)
     table = claims(
         found,
         series[-1][2],

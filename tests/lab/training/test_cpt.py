@@ -9,12 +9,14 @@ import torch
 from typer.testing import CliRunner
 
 import circuit_drift
-from checkpoints import BadPrompt, DriftError, StoreError, open_checkpoint, open_series
+from checkpoints import DriftError, open_checkpoint, open_series
+from checkpoints.errors import BadPrompt, StoreError
 from circuit_drift.cli import app
 from circuit_drift.lab import probes
 from circuit_drift.lab.build import save_checkpoint
 from circuit_drift.lab.documents import lab_documents
 from circuit_drift.lab.train import build_model
+from circuit_drift.prompts import prompts_for
 from circuit_drift.training.strategies import (
     Config,
     Diverged,
@@ -147,7 +149,7 @@ def test_adapters_and_the_embedding_are_what_lora_trains(trained):
 
 def test_a_lora_series_is_measured_like_any_other(trained, tmp_path):
     run = circuit_drift.run(trained / "lora", store=tmp_path, measures=["circuit"], progress=False, device="cpu",
-                            prompts=circuit_drift.prompts_for(trained, facts=trained / "facts.jsonl"))  # fmt: skip
+                            prompts=prompts_for(trained, facts=trained / "facts.jsonl"))  # fmt: skip
     assert [point.step for point in run] == [0, 4, 8]
     assert not any(point.failures for point in run)
 

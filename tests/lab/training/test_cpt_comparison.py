@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import circuits
-from checkpoints import BadPrompt, open_checkpoint
+from checkpoints import open_checkpoint
+from checkpoints.errors import BadPrompt
 from circuit_drift.lab import probes
 from circuit_drift.lab.build import save_checkpoint
 from circuit_drift.lab.train import build_model
@@ -27,6 +28,7 @@ from circuit_drift.training.strategies import (
 )
 from circuit_drift.training.strategies import figures as drawn
 from circuit_drift.training.strategies.retrieval import Index, answers_given, passages
+from circuits.facts.facts import load_facts
 
 EPOCHS = 2
 
@@ -57,7 +59,7 @@ def test_every_strategy_of_the_study_has_its_own_name_and_is_known():
 
 def test_the_study_probes_every_class_of_prior_exposure(compared):
     _, config = compared
-    facts = circuits.load_facts(config.facts)
+    facts = load_facts(config.facts)
     people = {fact.labels["class"]: set() for fact in facts}
     for fact in facts:
         people[fact.labels["class"]].add(fact.labels["person"])
@@ -103,7 +105,7 @@ def test_drift_is_measured_against_the_first_circuit_and_its_floor(trained):
 
 def test_the_first_circuit_is_its_own_at_the_first_checkpoint(compared, trained, monkeypatch):
     out, config = compared
-    run, facts = trained[0].run, circuits.load_facts(config.traced)
+    run, facts = trained[0].run, load_facts(config.traced)
     with pytest.raises(BadPrompt, match=r"step 0 .* recalls none of the facts"):
         function_frame(config, out, "LoRA")
     recalled = [replace(p.circuit, answer_rank=np.zeros_like(p.circuit.answer_rank)) for p in run]
@@ -196,7 +198,7 @@ def test_references_are_taken_once(compared, monkeypatch):
     out, config = compared
     table = retrieval_frame(out).set_index("passages")
     assert set(table.index) == {"gold", "entity", "all"}
-    asked = [f for f in circuits.load_facts(config.facts) if f.labels["class"] != "known"]
+    asked = [f for f in load_facts(config.facts) if f.labels["class"] != "known"]
     assert (table["asked"] + table["refused"] == len(asked)).all()
     assert (table["units"] == 6).all()
     monkeypatch.setattr("circuit_drift.training.strategies.retrieval.answers_given", None)

@@ -9,7 +9,8 @@ import torch
 from transformers import TrainerCallback
 
 import circuit_drift
-from checkpoints import BadPrompt, open_checkpoint, open_series
+from checkpoints import open_checkpoint, open_series
+from checkpoints.errors import BadPrompt
 from circuit_drift import knowledge
 from circuit_drift.behaviour import Choice, Choices, Copying, Knowledge, Reading, TextPerplexity
 from circuit_drift.training import (

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import circuit_drift
-from checkpoints import DriftError, StoreError, UnsupportedArchitecture
+from checkpoints import DriftError
+from checkpoints.errors import StoreError, UnsupportedArchitecture
 from circuit_drift.behaviour import Knowledge, Reading
 from circuit_drift.sweep.workers.tasks import Task
 from circuit_drift.training import ProbeCallback, Prober, Schedule, TrainingDisturbed, undisturbed

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import circuits
-from checkpoints import BadPrompt
+from checkpoints.errors import BadPrompt
 from circuit_drift import knowledge
 from circuit_drift.behaviour import Arithmetic, Copying, Knowledge, TextPerplexity, answers
 from circuit_drift.behaviour.skills import forced

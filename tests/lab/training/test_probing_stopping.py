@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from checkpoints import BadPrompt
-from circuit_drift.knowledge import Scores, series_scores
+from checkpoints.errors import BadPrompt
+from circuit_drift.knowledge import UnitScores, series_scores
 from circuit_drift.training import StoppingRule, judge, verdict
 
 SERIES = Path(__file__).resolve().parents[3] / "series" / "first-light"
@@ -18,7 +18,7 @@ def recall(levels, *, units=60, spread=0.05, seed=0):
     """Scores whose mean follows the levels."""
     noise = spread * np.random.default_rng(seed).standard_normal((units, 1))
     values = np.array(levels)[None, :] + noise
-    return Scores(tuple(f"u{i}" for i in range(units)), STEPS[: len(levels)], values[:, :, None])
+    return UnitScores(tuple(f"u{i}" for i in range(units)), STEPS[: len(levels)], values[:, :, None])
 
 
 def needles(levels, *, count=20, seed=0):
@@ -74,7 +74,7 @@ def test_forgetting_stops_the_run_whatever_the_needles_do():
 def test_a_dip_within_chance_is_no_forgetting():
     rng = np.random.default_rng(0)
     values = np.clip(0.5 + 0.5 * rng.standard_normal((12, 4)) + [-0.3, 0.05, 0.0, 0.0], 0, 1)
-    scores = Scores(tuple("abcdefghijkl"), STEPS[:4], values[:, :, None])
+    scores = UnitScores(tuple("abcdefghijkl"), STEPS[:4], values[:, :, None])
     assert judge(scores, rule=StoppingRule(recall_bound=1e-6)).forgotten_since is None
 
 
@@ -88,7 +88,7 @@ def test_verdicts_are_judgements_of_what_was_known_then():
 
 def test_a_later_stage_counts_its_own_steps():
     scores = recall(PLATEAU)
-    shifted = Scores(scores.units, tuple(9000 + step for step in scores.steps), scores.probes)
+    shifted = UnitScores(scores.units, tuple(9000 + step for step in scores.steps), scores.probes)
     there, here = verdict(shifted, origin=9000), verdict(scores)
     assert there.stop.step == here.stop.step + 9000
     assert judge(shifted, origin=10_000) is None
@@ -114,7 +114,7 @@ def test_forgetting_of_one_group_is_not_hidden_by_learning_in_another():
     old, new = recall([1.0, 0.3, 0.2, 0.2]), recall([0.0, 0.8, 1.0, 1.0], seed=1)
     units = tuple(f"{kind}{unit}" for kind, part in (("old", old), ("new", new)) for unit in part.units)
     labels = {"class": ("known",) * len(old.units) + ("new",) * len(new.units)}
-    both = Scores(units, old.steps, np.concatenate([old.probes, new.probes]), labels)
+    both = UnitScores(units, old.steps, np.concatenate([old.probes, new.probes]), labels)
     assert judge(both).forgotten is None
     found = verdict(both, by="class")
     assert found.stop.step == 20
@@ -134,7 +134,7 @@ def test_flicker_alone_seldom_counts_as_forgetting():
     stopped = 0
     for _ in range(40):
         values = (rng.random((40, 7)) < 0.5).astype(float)
-        scores = Scores(tuple(map(str, range(40))), STEPS, values[:, :, None])
+        scores = UnitScores(tuple(map(str, range(40))), STEPS, values[:, :, None])
         found = verdict(scores, rule=StoppingRule(draws=100))
         stopped += found.stop is not None and found.stop.forgotten is not None
     assert stopped <= 4
@@ -144,7 +144,7 @@ def phase(first, last):
     scores = series_scores(SERIES)
     kept = [i for i, step in enumerate(scores.steps) if first <= step <= last]
     steps = tuple(scores.steps[i] for i in kept)
-    return Scores(scores.units, steps, scores.probes[:, kept], scores.labels)
+    return UnitScores(scores.units, steps, scores.probes[:, kept], scores.labels)
 
 
 def test_the_shipped_pre_training_is_stopped_when_recall_stands_and_not_for_untaught_facts():

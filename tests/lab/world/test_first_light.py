@@ -109,8 +109,9 @@ def test_tables_say_what_the_files_do(log, last_pretrained):
 
 def test_facts_can_be_asked_of_the_series(last_pretrained):
     import circuits
+    from circuits.facts.facts import load_facts
 
-    facts = circuits.load_facts(FOLDER / "facts.jsonl")
+    facts = load_facts(FOLDER / "facts.jsonl")
     tokens = circuits.tokenize_facts(last_pretrained.tokenizer, facts)
     assert len(facts) == 64 and not tokens.refused
 

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import circuits
-from checkpoints import BadPrompt
+from checkpoints.errors import BadPrompt
 from circuit_drift import knowledge
 from circuit_drift.behaviour import Choice, Choices, Knowledge
 from circuit_drift.lab import documents

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from checkpoints import DriftError, StoreError, open_series
+from checkpoints import DriftError, open_series
+from checkpoints.errors import StoreError
 from circuit_drift.lab import build
 from circuit_drift.lab.build import build_series, main, phase_change_curves, save_checkpoint
 from circuit_drift.lab.recipe import Recipe
