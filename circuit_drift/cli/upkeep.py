@@ -71,7 +71,8 @@ def store_command(
     if prune and not dry_run:
         found, left = upkeep.prune(opened, selection), upkeep.collect(opened)
     else:
-        found, left = upkeep.chosen(opened, selection), upkeep.leftovers(opened)
+        select = upkeep.prunable if prune else upkeep.chosen
+        found, left = select(opened, selection), upkeep.leftovers(opened)
     if as_json:
         results = [{"measure": e.result.measure, "key": e.result.key, "bytes": e.size, "written": e.written,
                     "runs": list(e.runs)} for e in found]  # fmt: skip

@@ -8,7 +8,9 @@ result. It belongs to one sweep and goes with it: the next start tries again wha
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -78,9 +80,19 @@ class Journal:
     def close(self) -> None:
         """Remove it, and those of sweeps that ended without doing so: led by nobody, and silent for a week."""
         remove(self.folder)
-        for other in self.folder.parent.glob("*"):
-            if older_than(other, ABANDONED) and not Journal(other).led():
-                remove(other)
+        for other in map(Journal, self.folder.parent.glob("[!.]*")):
+            if other.abandoned(ABANDONED):
+                remove(other.folder)
+
+    def abandoned(self, seconds: float) -> bool:
+        """Whether it is a sweep's, holds nothing but its outcomes and its lead, is led by nobody and silent so long."""
+        return older_than(self.folder, seconds) and self._is_a_sweep() and not self.led()
+
+    def _is_a_sweep(self) -> bool:
+        with suppress(OSError):
+            names = [path.name for path in self.folder.iterdir() if not path.name.endswith(".draft")]
+            return all(name == LEADER or re.fullmatch(r"\d+\.json", name) for name in names)
+        return False
 
     def led(self) -> bool:
         """Whether a living process wants the outcomes."""

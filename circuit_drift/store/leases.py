@@ -102,8 +102,9 @@ class Claims:
             return True
 
     def void(self) -> tuple[Path, ...]:
-        """The claims of every sweep that nobody living holds."""
-        return tuple(path for path in sorted(self.folder.glob("[!.]*")) if not self.living(path.name))
+        """The claims of every sweep that nobody living holds; what cannot be read as a claim is left alone."""
+        paths = sorted(self.folder.glob("[!.]*"))
+        return tuple(path for path in paths if read_holder(path) != UNKNOWN and not self.living(path.name))
 
     def living_holders(self) -> tuple[Holder, ...]:
         """Who of every sweep is at work."""

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.errors import DamagedResult, StoreError
-from checkpoints.results.artifacts import RESULT_FILE
-from checkpoints.results.disk import read_regular, write_file
+from checkpoints.results.artifacts import ARRAYS_FILE, RESULT_FILE
+from checkpoints.results.disk import can_be, read_regular, write_file
 from checkpoints.results.strict_json import digest_json, dump_json, parse_json
 
 KEY_LENGTH = 24
@@ -94,12 +94,15 @@ class Store:
         return tuple(sorted(name for name in entries if not name.startswith(".")))
 
     def results(self, measure: str | None = None) -> tuple[StoredResult, ...]:
-        """Every finished result, or those of one measure, by measure and key; reads names alone."""
+        """Every finished result, or those of one measure, by measure and key; reads names alone.
+
+        A folder that holds neither of a result's files is somebody else's.
+        """
         return tuple(
             StoredResult(name, key, self.path / name / key)
             for name in self.measures()
             if measure is None or name == measure
-            for key in sorted(entry.name for entry in os.scandir(self.path / name) if not entry.name.startswith("."))
+            for key in sorted(entry.name for entry in os.scandir(self.path / name) if _is_result(entry))
         )
 
     def write_run(self, name: str, record: Mapping[str, Any]) -> Path:
@@ -113,12 +116,19 @@ class Store:
         return write_file(path, dump_json({**document, SEAL: digest_json(document)}, indent=1))
 
     def run_file(self, name: str) -> Path:
-        """Where the record of a run lies, whether or not it is there."""
-        return self.path / "runs" / f"{_file_name(name)}.json"
+        """Where the record of a run lies, whether or not it is there.
+
+        Raises:
+            StoreError: no file can have that name.
+        """
+        path = self.path / "runs" / f"{_file_name(name)}.json"
+        if not can_be(path):
+            raise StoreError(f"no file can be named after the run {name!r:.300}: give it a shorter, plain name")
+        return path
 
     def run_files(self) -> tuple[Path, ...]:
-        """The records of runs, the newest last."""
-        ages = {path: _changed(path) for path in (self.path / "runs").glob("*.json") if not path.name.startswith(".")}
+        """The records of runs, the newest last; not what macOS puts beside files on other file systems, ``._NAME``."""
+        ages = {path: _changed(path) for path in (self.path / "runs").glob("*.json") if not path.name.startswith("._")}
         return tuple(sorted(ages, key=lambda path: (ages[path], path.name)))
 
     def read_run(self, name: str | None = None) -> dict[str, Any]:
@@ -129,7 +139,7 @@ class Store:
             StoreError: no such run, or a newer version's record.
         """
         runs = self.run_files()
-        chosen = [path for path in runs if name is None or path.stem == _file_name(name)]
+        chosen = [path for path in runs if name is None or path.name == f"{_file_name(name)}.json"]
         if not chosen:
             known = ", ".join(path.stem for path in runs) or "none"
             wanted = f"run {name}" if name else "run"
@@ -168,6 +178,12 @@ def _changed(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
+
+
+def _is_result(entry: "os.DirEntry[str]") -> bool:
+    if entry.name.startswith(".") or not entry.is_dir():
+        return False
+    return any(os.path.lexists(Path(entry.path, name)) for name in (RESULT_FILE, ARRAYS_FILE))
 
 
 def _file_name(run: str) -> str:

@@ -1,5 +1,6 @@
 """The upkeep of a store: what is in it and how large it is, whether it is whole, and what may go."""
 
+import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -12,10 +13,11 @@ from checkpoints.results.artifacts import DIGESTS, check_artifact, read_meta
 from checkpoints.results.disk import STALE, abandoned_drafts, draft_of, older_than, remove
 from circuit_drift.store.journal import Journal
 from circuit_drift.store.leases import Claims
-from circuit_drift.store.store import NO_RESULTS, Store, StoredResult, read_record
+from circuit_drift.store.store import KEY_LENGTH, NO_RESULTS, Store, StoredResult, read_record
 
 FAULTS = ("damaged", "missing", "newer")
 KINDS = (*FAULTS, "older", "orphaned", "leftover")
+_FORMER_DRAFT = re.compile(rf"\.[0-9a-f]{{{KEY_LENGTH}}}\.(old\.)?[a-z0-9_]{{8}}|tmp[a-z0-9_]{{8}}")
 PRUNED = "its result was pruned from the store; run the series again"
 
 
@@ -159,12 +161,12 @@ def prune(store: Store, selection: Selection) -> tuple[Entry, ...]:
         what was removed.
 
     Raises:
-        StoreError: a sweep is at work in the store, or something cannot be removed.
+        StoreError: a sweep is at work in the store, a record cannot be read, or something cannot be removed.
     """
     busy = [holder.what for holder in Claims(store.path / "claims", "").living_holders()]
     if busy:
         raise StoreError(f"a sweep is at work in {store.path} (on {busy[0]}): prune it when that is done")
-    doomed = chosen(store, selection)
+    doomed = prunable(store, selection)
     gone = {_pair(entry.result) for entry in doomed}
     try:
         if selection.run is not None and selection.whole_run:
@@ -180,6 +182,22 @@ def prune(store: Store, selection: Selection) -> tuple[Entry, ...]:
     except OSError as error:
         raise StoreError(f"cannot remove {error.filename}: {error.strerror}") from error
     return doomed
+
+
+def prunable(store: Store, selection: Selection) -> tuple[Entry, ...]:
+    """What `prune` would remove.
+
+    Raises:
+        StoreError: as `chosen`; or the record of a run cannot be read, so that nobody knows which results are its own.
+    """
+    for path in store.run_files():
+        try:
+            _sound(read_record(path), path)
+        except StoreError as error:
+            raise StoreError(
+                f"nothing is removed, since results may belong to a run whose record cannot be read: {error}"
+            ) from error
+    return chosen(store, selection)
 
 
 def chosen(store: Store, selection: Selection) -> tuple[Entry, ...]:
@@ -200,11 +218,10 @@ def leftovers(store: Store) -> tuple[Path, ...]:
     """What killed writers left: drafts, claims, folders of sweeps, and the temporary files of earlier versions."""
     folders = [store.path, *(store.path / name for name in (*store.measures(), *sorted(NO_RESULTS)))]
     found = [draft for folder in folders for draft in abandoned_drafts(folder)]
-    old = [path for folder in folders[1:] for path in (*folder.glob(".*"), *folder.glob("tmp*"))]
-    found += [path for path in old if not path.name.endswith(".draft") and older_than(path, STALE)]
+    old = [path for folder in folders[1:] for path in folder.glob("*") if _FORMER_DRAFT.fullmatch(path.name)]
+    found += [path for path in old if older_than(path, STALE)]
     found += Claims(store.path / "claims", "").void()
-    sweeps = [path for path in (store.path / "sweeps").glob("[!.]*") if path.is_dir() and path.name != "slurm-logs"]
-    found += [path for path in sweeps if older_than(path, STALE) and not Journal(path).led()]
+    found += [path for path in (store.path / "sweeps").glob("[!.]*") if Journal(path).abandoned(STALE)]
     return tuple(dict.fromkeys(found))
 
 

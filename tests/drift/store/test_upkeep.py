@@ -13,12 +13,14 @@ from checkpoints.errors import StoreError
 from checkpoints.results.artifacts import ARRAYS_FILE, RESULT_FILE, write_artifact
 from checkpoints.results.disk import draft_of
 from circuit_drift.cli import app
+from circuit_drift.store.journal import Journal
 from circuit_drift.store.leases import Claims
 from circuit_drift.store.store import Store, read_record
-from circuit_drift.store.upkeep import PRUNED, Selection, chosen, collect, inventory, leftovers, prune, verify
+from circuit_drift.store.upkeep import PRUNED, Selection, chosen, collect, inventory, leftovers, prunable, prune, verify
 
 runner = CliRunner()
 OLD = 1e9
+KEY = "0123456789abcdef01234567"
 
 
 def keep(store: Store, measure: str, key: str, **provenance: object) -> Path:
@@ -194,8 +196,8 @@ def test_what_killed_writers_left_is_named_and_removed(store):
     left = [
         store.path / "heads" / dead[0],
         store.path / "runs" / dead[1],
-        store.path / "runs" / "tmpabc123",
-        store.path / "heads" / ".h0.xyz",
+        store.path / "runs" / "tmpabc_1234",
+        store.path / "heads" / f".{KEY}.xyz_0123",
     ]
     for path in (alive, *left):
         path.mkdir()
@@ -211,3 +213,59 @@ def test_what_killed_writers_left_is_named_and_removed(store):
     assert alive.is_dir()
     assert not any(path.exists() for path in left)
     assert verify(store).whole
+
+
+FOREIGN = (
+    ".git/HEAD", "heads/.git/HEAD", "heads/.env", "heads/tmp/file", "heads/tmp.txt", "src/.git/HEAD", "src/main/a.py",
+    "src/.env.local", "runs/.gitignore", "runs/events.1", "claims/insurance.pdf", "sweeps/search/config.yaml",
+    "sweeps/slurm-logs/1_log.out", "lab/.notes", "lab/tmpdir/notes",
+)  # fmt: skip
+
+
+def test_what_is_not_the_store_s_own_is_never_removed(store):
+    """A store may lie in a folder that holds other work, whatever that is called and however old it is."""
+    for name in FOREIGN:
+        path = store.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    for path in (*store.path.rglob("*"), *store.path.rglob(".*")):
+        os.utime(path, (OLD, OLD))
+    assert leftovers(store) == ()
+    assert collect(store) == ()
+    Journal(store.path / "sweeps" / "done").close()
+    for selection in (Selection(orphans=True), Selection(older_than=1.0)):
+        assert all(entry.result.measure in ("heads", "circuit", "transfer") for entry in prune(store, selection))
+    assert prune(store, Selection(measure="src")) == ()
+    assert [name for name in FOREIGN if not (store.path / name).is_file()] == []
+    assert inventory(store) == ()
+
+
+@pytest.mark.parametrize("content", ["{", json.dumps({"format": 99, "points": []}), json.dumps({"format": 2})])
+def test_nothing_is_pruned_while_the_record_of_a_run_cannot_be_read(store, content):
+    """Its results would pass for those of no run."""
+    store.run_file("long").write_text(content)
+    for selection in (Selection(orphans=True), Selection(run="short"), Selection(measure="heads")):
+        for remove in (prunable, prune):
+            with pytest.raises(StoreError, match=r"nothing is removed.*long\.json"):
+                remove(store, selection)
+    for extra in ([], ["--dry-run"]):
+        done = runner.invoke(app, ["store", str(store.path), "--prune", "--orphans", *extra])
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert "nothing is removed" in done.stderr
+    assert len(inventory(store)) == 6
+
+
+@pytest.mark.parametrize("name", [".hidden", "..", "", "../../x", "org/name", "a\x1b[31m", " ", "é" * 120])
+def test_a_run_of_any_name_is_found_again_and_keeps_its_results(store, name):
+    record(store, name, {"heads": "h2"})
+    assert store.read_run(name)["name"] == name
+    assert store.run_file(name).parent == store.path / "runs"
+    assert names(chosen(store, Selection(orphans=True))) == []
+    assert names(prune(store, Selection(run=name))) == ["heads/h2"]
+    assert not store.run_file(name).exists()
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "é" * 126, "a\0b"])
+def test_a_run_whose_name_no_file_can_have_is_refused(store, name):
+    with pytest.raises(StoreError, match="no file can be named after the run"):
+        record(store, name, {"heads": "h2"})
