@@ -1,5 +1,6 @@
 """A run as a user holds it: the record, and what can be done with it."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,7 +16,7 @@ from circuit_drift.prompts import Prompts
 from circuit_drift.record.record import RunRecord
 from circuit_drift.report import write_report
 from circuit_drift.report.run_table import run_frame, run_html
-from circuit_drift.stages.stages import monitor
+from circuit_drift.stages.stages import track_circuit, track_heads
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.executors import Executor
 from circuit_drift.sweep.sweep import load_record, measure_series
@@ -23,6 +24,7 @@ from circuit_drift.sweep.sweep import load_record, measure_series
 if TYPE_CHECKING:
     import pandas as pd
 
+    from circuits.tracking.evolution import Evolution
     from heads.tracking.monitor import Monitor
 
 
@@ -39,14 +41,30 @@ class Run(RunRecord):
         """Compare two of its checkpoints; see `circuit_drift.api.pairs.compare`."""
         return PairDiff.of(stored_pair(self, a, b, q=q))
 
-    def monitor(self, stage: str | None = None, branch: str | None = None, **options: Any) -> "Monitor":
+    def track_heads(self, stage: str | None = None, branch: str | None = None, **options: Any) -> "Monitor":
         """Follow retrieval through the run, one of its stages or one of its branches; options as of `heads.track`.
 
         Raises:
             StoreError: no such stage or branch.
             BadPrompt: fewer than two checkpoints with retrieval scores and a step, or several lines of training.
         """
-        return monitor(self, stage, branch, **options)
+        return track_heads(self, stage, branch, **options)
+
+    def track_circuit(self, stage: str | None = None, branch: str | None = None) -> "Evolution":
+        """Follow the circuit through the run, one of its stages or one of its branches, as `circuits.track` does.
+
+        Facts that no checkpoint recalls are left out.
+
+        Raises:
+            StoreError: no such stage or branch.
+            BadPrompt: fewer than two checkpoints with a circuit and a step, or several lines of training.
+        """
+        return track_circuit(self, stage, branch)[0]
+
+    def monitor(self, stage: str | None = None, branch: str | None = None, **options: Any) -> "Monitor":
+        """The former name of `track_heads`; goes with the next release."""
+        warnings.warn("Run.monitor is now Run.track_heads", DeprecationWarning, stacklevel=2)
+        return self.track_heads(stage, branch, **options)
 
     def to_frame(self) -> "pd.DataFrame":
         """One row for each checkpoint: behaviour, heads, circuit."""

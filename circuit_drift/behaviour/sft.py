@@ -5,7 +5,7 @@ fine-tuned briefly on question and answer pairs of the tasks' own form (other ne
 variants, LongBio, MRCR. The checkpoint itself stays as it is.
 
     circuit-drift sft SERIES --out downstream.csv
-    circuit-drift monitor --downstream downstream.csv
+    circuit-drift track --downstream downstream.csv
 """
 
 import hashlib

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from circuit_drift.behaviour.table import BehaviourTable
 
 OutOption = Annotated[
-    Path | None, typer.Option("--out", help="CSV of scores by step, joined to what it holds; for monitor.")
+    Path | None, typer.Option("--out", help="CSV of scores by step, joined to what it holds; for track.")
 ]
 
 
@@ -134,7 +134,7 @@ def facts(
 def _warn_of_end(command: str, instead: str) -> None:
     typer.echo(
         f"circuit-drift: the command {command} goes with the next release; its scores are measures like any other: "
-        f"circuit-drift {instead}, and circuit-drift monitor --downstream {instead.split()[-1].split(':')[0]}",
+        f"circuit-drift {instead}, and circuit-drift track --downstream {instead.split()[-1].split(':')[0]}",
         err=True,
     )
 

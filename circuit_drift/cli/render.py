@@ -73,7 +73,7 @@ def print_audit(report: "AuditReport") -> None:
         console.print(f"  seen in: {finding.reference}", soft_wrap=True)
 
 
-def print_monitor(monitor: "Monitor") -> None:
+def print_head_track(monitor: "Monitor") -> None:
     """The monitor's findings, then its table."""
     console = _console()
     for sentence in monitor.findings:
@@ -81,7 +81,7 @@ def print_monitor(monitor: "Monitor") -> None:
     _show(console, monitor.table(), title="Retrieval over training [95 % interval]")
 
 
-def print_evolution(evolution: "Evolution", facts: str) -> None:
+def print_circuit_track(evolution: "Evolution", facts: str) -> None:
     """What became of the circuit over the series, then its table."""
     console = _console()
     console.print(f"• On {facts}: {evolution.verdict}", soft_wrap=True)

@@ -1,12 +1,15 @@
 """Commands that read stored runs: no checkpoint, no torch."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from checkpoints.errors import BadPrompt
 from circuit_drift.cli.options import RunOption, StoreArgument, StoreOption
-from circuit_drift.cli.status import leave_partly
+from circuit_drift.cli.status import leave_partly, say
 from circuit_drift.cli.upkeep import named_store
 
 if TYPE_CHECKING:
@@ -14,13 +17,18 @@ if TYPE_CHECKING:
 
 StageOption = Annotated[str | None, typer.Option("--stage", help="Only this training stage.")]
 BranchOption = Annotated[str | None, typer.Option("--branch", help="Only this branch, with what all branches share.")]
+DownstreamOption = Annotated[
+    str | None,
+    typer.Option("--downstream", help="Scores to correlate with: a CSV by step, or a measure of the run, as sft."),
+]
 
 
 def add_stored(app: typer.Typer) -> None:
     """Add them to the command line."""
     app.command()(report)
-    app.command()(monitor)
-    app.command()(evolve)
+    app.command()(track)
+    app.command(hidden=True)(monitor)
+    app.command(hidden=True)(evolve)
 
 
 def report(
@@ -36,23 +44,37 @@ def report(
     leave_partly(run.unread, f"the report of {run.name}")
 
 
+def track(
+    folder: StoreArgument = None,
+    name: RunOption = None,
+    stage: StageOption = None,
+    branch: BranchOption = None,
+    downstream: DownstreamOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Follow heads and circuit through a stored run: births, saturation and whether it deceives, change points."""
+    run = _stored_run(folder, store, name)
+    halves = (partial(_track_heads, run, stage, branch, downstream), partial(_track_circuit, run, stage, branch))
+    refused = [reason for half in halves if (reason := _refusal(half))]
+    if len(refused) == len(halves):
+        raise BadPrompt("; ".join(dict.fromkeys(refused)))
+    for reason in refused:
+        say(reason)
+    leave_partly(run.unread, f"the run {run.name}")
+
+
 def monitor(
     folder: StoreArgument = None,
     name: RunOption = None,
     stage: StageOption = None,
     branch: BranchOption = None,
-    downstream: Annotated[
-        str | None,
-        typer.Option("--downstream", help="Scores to correlate with: a CSV by step, or a measure of the run, as sft."),
-    ] = None,
+    downstream: DownstreamOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Follow retrieval through a stored run: births, agreement, saturation and whether it deceives."""
-    from circuit_drift.cli.render import print_monitor
-
+    """The heads' half of track; goes with the next release."""
+    _warn_of_end("monitor")
     run = _stored_run(folder, store, name)
-    table = _downstream(run, downstream) if downstream else None
-    print_monitor(run.monitor(stage, branch, downstream=table))
+    _track_heads(run, stage, branch, downstream)
     leave_partly(run.unread, f"the run {run.name}")
 
 
@@ -63,13 +85,38 @@ def evolve(
     branch: BranchOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Follow the circuit through a stored run: overlap, births and deaths of edges, change points, phases."""
-    from circuit_drift.cli.render import print_evolution
-    from circuit_drift.stages.stages import evolve as follow
-
+    """The circuit's half of track; goes with the next release."""
+    _warn_of_end("evolve")
     run = _stored_run(folder, store, name)
-    print_evolution(*follow(run, stage, branch))
+    _track_circuit(run, stage, branch)
     leave_partly(run.unread, f"the run {run.name}")
+
+
+def _warn_of_end(command: str) -> None:
+    say(f"the command {command} goes with the next release: track follows heads and circuit")
+
+
+def _refusal(follow: Callable[[], None]) -> str:
+    """Why something cannot be followed; empty where it was."""
+    try:
+        follow()
+    except BadPrompt as reason:
+        return str(reason)
+    return ""
+
+
+def _track_heads(run: "Run", stage: str | None, branch: str | None, downstream: str | None) -> None:
+    from circuit_drift.cli.render import print_head_track
+
+    table = _downstream(run, downstream) if downstream else None
+    print_head_track(run.track_heads(stage, branch, downstream=table))
+
+
+def _track_circuit(run: "Run", stage: str | None, branch: str | None) -> None:
+    from circuit_drift.cli.render import print_circuit_track
+    from circuit_drift.stages.stages import track_circuit
+
+    print_circuit_track(*track_circuit(run, stage, branch))
 
 
 def _downstream(run: "Run", given: str) -> dict[str, dict[int, float]]:

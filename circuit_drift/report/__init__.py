@@ -15,7 +15,7 @@ from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.report.asked import refused_frame
 from circuit_drift.report.audit import audit_sections, audit_warnings
 from circuit_drift.report.verdict import pair_verdict, run_verdict
-from circuit_drift.stages.stages import evolve, stage_ends
+from circuit_drift.stages.stages import stage_ends, track_circuit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +89,7 @@ def _evolution(run: RunRecord, table: "pd.DataFrame") -> Iterator[Section]:
         yield from kind.sections(run, table)
     if sum(point.circuit is not None and point.position is not None for point in run) > 2:
         try:
-            evolution_of_circuit, chosen = evolve(run)
+            evolution_of_circuit, chosen = track_circuit(run)
         except BadPrompt as error:
             yield Section("phases", "Phases of the circuit", text=f"Not applicable: {error}.")
             return

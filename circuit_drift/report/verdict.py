@@ -10,7 +10,7 @@ from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.recall import recall_by_class
 from circuit_drift.record.record import RunRecord
 from circuit_drift.report.asked import asked_sentences
-from circuit_drift.stages.stages import continued, monitor, stages
+from circuit_drift.stages.stages import continued, stages, track_heads
 from heads.scores.scores import THRESHOLD
 
 PASSED = 0.95
@@ -96,7 +96,7 @@ def _saturation(run: RunRecord) -> Iterator[str]:
                 f"answer perplexity falls further, {perplexity[first]:.2f} → {perplexity[lowest]:.2f}, until step "
                 f"{scored[lowest][0]}, {lowest - first} checkpoints later{where}."
             )
-        for sentence in monitor(run, stage[0].stage, stage[0].branch).findings:
+        for sentence in track_heads(run, stage[0].stage, stage[0].branch).findings:
             if sentence.startswith("deceptive"):
                 yield f"{sentence[0].upper()}{sentence[1:]}{where}."
 

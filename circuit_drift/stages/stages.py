@@ -119,7 +119,7 @@ def tokens_in_stage(run: RunRecord, chosen: Sequence[Point]) -> list[int] | None
     return [count - start for count in counts]
 
 
-def monitor(run: RunRecord, stage: str | None = None, branch: str | None = None, **options: Any) -> "Monitor":
+def track_heads(run: RunRecord, stage: str | None = None, branch: str | None = None, **options: Any) -> "Monitor":
     """Follow retrieval through a run, one of its stages or one of its branches; options as of `heads.track`.
 
     A stage's tokens are counted from its start, since doublings of the whole run mean little inside a short one.
@@ -145,7 +145,7 @@ def monitor(run: RunRecord, stage: str | None = None, branch: str | None = None,
     return heads.track(scored, **options)
 
 
-def evolve(run: RunRecord, stage: str | None = None, branch: str | None = None) -> "tuple[Evolution, str]":
+def track_circuit(run: RunRecord, stage: str | None = None, branch: str | None = None) -> "tuple[Evolution, str]":
     """Follow the circuit over a run, one of its stages or one of its branches; see `circuits.track`.
 
     Facts that no checkpoint recalls are left out, as in a diff; see `circuit_drift.record.recall.recalled`.

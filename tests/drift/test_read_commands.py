@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -285,6 +286,28 @@ def test_the_circuit_is_followed(measured):
     assert [row[6] for row in rows] == ["0.905", "0.905", "0.905", "1", "n/a"]
     assert [row[7] for row in rows] == ["0", "0", "0", "2", "0"]
     assert [row[8] for row in rows] == ["0", "0", "0", "4", "0"]
+
+
+def test_track_follows_heads_and_circuit(measured):
+    both = _invoke("track", measured)
+    assert both.exit_code == 0, both.output
+    halves = [_invoke(command, measured) for command in ("monitor", "evolve")]
+    assert both.stdout == "".join(half.stdout for half in halves)
+    for half, command in zip(halves, ("monitor", "evolve"), strict=True):
+        assert half.stderr == (
+            f"circuit-drift: the command {command} goes with the next release: track follows heads and circuit\n"
+        )
+    assert both.stderr == ""
+
+
+def test_track_says_what_it_cannot_follow(series, kept, tmp_path):
+    store = shutil.copytree(kept, tmp_path / "store")
+    assert _invoke("run", series, "--store", store, "--measures", "heads", "--run", "alone").exit_code == 0
+    done = _invoke("track", store, "--run", "alone")
+    assert done.exit_code == 0, done.output
+    assert "Retrieval over training" in done.stdout
+    assert "Circuit over training" not in done.stdout
+    assert done.stderr.startswith("circuit-drift: alone has 0 checkpoints with a circuit and a step")
 
 
 def test_a_stored_report_is_written_again(measured, tmp_path):

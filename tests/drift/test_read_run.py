@@ -13,7 +13,7 @@ from circuit_drift.record.recall import recall_by_class, recall_change, recalled
 from circuit_drift.record.training_log import logged_losses
 from circuit_drift.report.run_table import run_frame
 from circuit_drift.report.verdict import run_verdict
-from circuit_drift.stages.stages import continued, evolve, line, stage_ends, stages, tokens_in_stage
+from circuit_drift.stages.stages import continued, line, stage_ends, stages, tokens_in_stage, track_circuit
 from tests.drift.handmade import WIRING_A, WIRING_B, faithfulness, graph, point, retrieval, run_of, strengths
 
 LOG = "step,train_loss,lr\n0,4.5,1\n100,2.25,1\n,9,1\n200,,1\n"
@@ -438,13 +438,13 @@ def test_a_line_may_begin_at_step_0_and_go_on_at_step_1():
 
 def test_a_circuit_is_followed_over_the_facts_that_were_ever_recalled(tmp_path):
     run = run_of(_circuit(0), _circuit(100, known=8), point(150), _circuit(None, name="final"), store=tmp_path)
-    followed, facts = evolve(run)
+    followed, facts = track_circuit(run)
     assert facts == "the 8 of 10 facts recalled at some checkpoint"
     assert followed.steps == (0, 100)
-    again, _ = evolve(run)
+    again, _ = track_circuit(run)
     assert again.steps == followed.steps
     assert len(list((tmp_path / "evolution").iterdir())) == 1
-    other, _ = evolve(run_of(_circuit(0), _circuit(200, known=8), store=tmp_path))
+    other, _ = track_circuit(run_of(_circuit(0), _circuit(200, known=8), store=tmp_path))
     assert other.steps == (0, 200)
 
 
@@ -454,16 +454,16 @@ def test_the_stages_of_a_circuit_begin_where_they_begin(tmp_path):
         *(_circuit(step, WIRING_B, stage="two") for step in (30, 40, 50)),
         store=tmp_path,
     )
-    followed, _ = evolve(run)
+    followed, _ = track_circuit(run)
     (contrast,) = followed.contrasts
     assert (contrast.name, contrast.before, contrast.after) == ("two", 20, 50)
-    one, facts = evolve(run, "one")
+    one, facts = track_circuit(run, "one")
     assert one.steps == (0, 10, 20)
     assert facts == "all 10 facts (fewer than 8 are recalled at some checkpoint)"
     with pytest.raises(BadPrompt, match="stage one of handmade has 1 checkpoints with a circuit and a step"):
-        evolve(run_of(_circuit(0, stage="one"), point(10, stage="one"), store=tmp_path), "one")
+        track_circuit(run_of(_circuit(0, stage="one"), point(10, stage="one"), store=tmp_path), "one")
     with pytest.raises(BadPrompt, match="20 comes after 20"):
-        evolve(run_of(_circuit(20), _circuit(20), store=tmp_path))
+        track_circuit(run_of(_circuit(20), _circuit(20), store=tmp_path))
 
 
 def test_a_run_and_a_pair_are_told_in_a_line():

@@ -172,7 +172,7 @@ def test_a_misspelt_task_is_told_the_names(tiny_series, tmp_path):
     assert "ioi, greater-than" in _fails("run", tiny_series, "--facts", "oio", "--store", tmp_path / "store")
 
 
-@pytest.mark.parametrize("command", [["report", "x.html", "--store"], ["monitor"], ["evolve", "--store"]])
+@pytest.mark.parametrize("command", [["report", "x.html", "--store"], ["track"], ["track", "--store"]])
 def test_reading_a_store_that_is_not_there_makes_none(tmp_path, command):
     assert "there is no store" in _fails(*command, tmp_path / "typo")
     assert not (tmp_path / "typo").exists()
@@ -291,13 +291,12 @@ def test_a_repeated_checkpoint_is_warned_of_or_refused(tiny_series, tmp_path):
     assert "OLMo#915" in html.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("command", ["diff", "report", "monitor", "evolve"])
+@pytest.mark.parametrize("command", ["diff", "report", "track"])
 def test_stored_results_need_no_torch(tiny_series, measured, tmp_path, command):
     arguments = {
         "diff": ["diff", f"{tiny_series}@0", f"{tiny_series}@10", "--store", str(measured), "--length", "64"],
         "report": ["report", str(tmp_path / "report.html"), "--store", str(measured)],
-        "monitor": ["monitor", str(measured)],
-        "evolve": ["evolve", str(measured)],
+        "track": ["track", str(measured)],
     }[command]
     assert runner.invoke(app, arguments).exit_code in (0, 1)
     code = (

@@ -184,7 +184,7 @@ def test_what_is_done_in_part_has_a_status_of_its_own(tmp_path):
     assert invoke("run", series, "--steps", "10", *options, "--measures", "heads").exit_code == 2, "nothing was done"
 
 
-@pytest.mark.parametrize("command", [("report", "out.html"), ("monitor",)])
+@pytest.mark.parametrize("command", [("report", "out.html"), ("track",)])
 def test_a_stored_run_with_a_damaged_result_is_shown_in_part(series, kept, tmp_path, command, monkeypatch):
     import shutil
 

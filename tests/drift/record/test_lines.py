@@ -11,7 +11,7 @@ from circuit_drift.cli import app
 from circuit_drift.page.axis import over_checkpoints
 from circuit_drift.record.record import Point
 from circuit_drift.report.run_table import run_frame
-from circuit_drift.stages.stages import continued, evolve, line, stage_ends, stages, tokens_in_stage
+from circuit_drift.stages.stages import continued, line, stage_ends, stages, tokens_in_stage, track_circuit
 from tests.drift.conftest import save_model, save_prompts
 
 
@@ -71,7 +71,7 @@ def test_branches_whose_steps_rise_are_not_joined_either():
     for stage in (None, "two"):
         with pytest.raises(BadPrompt, match=r"two/b/30 does not continue two/a/20; choose one .*branch: a, b"):
             line(rising, stage)
-        for follow in (rising.monitor, lambda stage, run=rising: evolve(run, stage)):
+        for follow in (rising.track_heads, lambda stage, run=rising: track_circuit(run, stage)):
             with pytest.raises(BadPrompt, match="not one line of training"):
                 follow(stage)
     assert [point.place for point in line(rising, branch="b")] == ["one/0", "two/b/30", "two/b/40"]
@@ -111,7 +111,7 @@ def test_a_run_that_counts_tokens_alone_is_followed_by_them():
     assert line(tokens) == list(points)
     assert [point.position for point in points] == [0, 20 * 10**9, 50 * 10**9]
     with pytest.raises(BadPrompt, match="0 checkpoints with retrieval scores"):
-        tokens.monitor()
+        tokens.track_heads()
     final = Point("final", None, None, None, {})
     assert line(Run("some", (*points[:1], final, *points[1:]), Path("store"), {})) == list(points)
 
@@ -152,9 +152,9 @@ def test_tokens_that_names_round_to_the_same_are_no_clock():
 
 def test_a_run_without_the_measure_says_which_one_to_take(branched):
     with pytest.raises(BadPrompt, match=r"some has 0 checkpoints with retrieval scores .* --measures heads"):
-        branched.monitor("one")
+        branched.track_heads("one")
     with pytest.raises(BadPrompt, match=r"stage one of some has 0 checkpoints .* --measures circuit"):
-        evolve(branched, "one")
+        track_circuit(branched, "one")
 
 
 def test_the_table_names_branches_where_there_are_any(branched):
@@ -177,7 +177,7 @@ def test_a_branched_series_is_measured_reported_and_followed_by_branch(tmp_path)
     assert done.exit_code == 0, done.output
     assert "branch ingredient2" in done.stdout
     assert "not one line of training" in html.read_text(encoding="utf-8")
-    for command in ("monitor", "evolve"):
+    for command in ("track", "monitor", "evolve"):
         refused = invoke(command, store)
         assert refused.exit_code == 2, refused.output
         assert "ingredient1, ingredient2" in refused.stderr

@@ -9,7 +9,7 @@ def test_figures_of_every_package_are_dressed_alike(measured_demo):
 
     run = circuit_drift.load_run(measured_demo)
     pair, point = run.diff(1000, 9000), run.at(9000)
-    figures = [run.monitor("pretrain").plot(), pair.heads.plot(), point.heads.plot()]
+    figures = [run.track_heads("pretrain").plot(), pair.heads.plot(), point.heads.plot()]
     figures += [pair.circuit.plot(), point.circuit.plot(), point.faithfulness.plot()]
     plain = dress(go.Figure(), title="finding").layout
     for figure in figures:

@@ -73,7 +73,7 @@ def test_a_run_in_progress_reads_like_a_sweep(probed, measures):
     assert run.at(3).heads.meta["provenance"]["checkpoint"] == "checkpoint-3"
     assert run.diff(0, 12) is not None
     assert len(run.to_frame()) == 5
-    assert run.monitor().steps == (0, 3, 6, 9, 12)
+    assert run.track_heads().steps == (0, 3, 6, 9, 12)
     assert run.origins == {"needles": "the lab", "facts": "the lab"}
     assert "recall" in run.log.splitlines()[0]
 
