@@ -1,16 +1,24 @@
-"""mutmut over what people read: `python -m tests.mutants run`, then `results`, `show NAME`, `browse`.
+"""mutmut over what people read: `python -m tests.mutants run`, then `results`, `scores`, `show NAME`, `browse`.
+
+`sample 40` runs at most 40 mutants of each module, drawn with a fixed seed, where the whole takes too long.
 
 mutmut leaves out decorated methods and the text of f-strings. Verdicts are properties made of f-strings, so both are
 taken in here. Left out are errors, arguments that decide no number (the order of ties, the length of zipped lists),
 and a second and third change of one text.
 """
 
+import json
 import re
+import tomllib
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from itertools import islice
+from pathlib import Path
+from random import Random
 
+import click
 import libcst as cst
-from mutmut.__main__ import cli
+from mutmut.__main__ import _run, cli
 from mutmut.mutation import file_mutation, mutators
 
 PASSED_THROUGH = {"property", "cached_property", "lru_cache"}
@@ -71,6 +79,43 @@ mutators.mutation_operators[:] = [
     *((kind, narrowed.get(operator, operator)) for kind, operator in mutators.mutation_operators),
     (cst.FormattedStringText, change_text),
 ]
+
+
+def outcomes(module: str = "*") -> dict[str, dict[str, int | None]]:
+    """Module -> planted mutant -> exit status of its tests: 0 where none failed, 33 where none reaches it."""
+    metas = ((path, json.loads(path.read_text())) for path in sorted(Path("mutants").rglob("*.py.meta")))
+    found = {".".join(path.with_suffix("").with_suffix("").parts[1:]): meta["exit_code_by_key"] for path, meta in metas}
+    return {name: planted for name, planted in found.items() if planted and fnmatch(name, module)}
+
+
+@cli.command()
+@click.argument("number", type=int)
+@click.argument("module", default="*")
+def sample(number: int, module: str) -> None:
+    """Run at most NUMBER mutants of each MODULE (all by default) that were planted, drawn with a fixed seed."""
+    drawn = [name for planted in outcomes(module).values() for name in draw(list(planted), number)]
+    _run(drawn, 1)
+
+
+def draw(planted: Sequence[str], number: int) -> list[str]:
+    return Random(0).sample(sorted(planted), min(number, len(planted)))
+
+
+@cli.command()
+def scores() -> None:
+    """Killed of those that were run, by module; those without an effect stand in tests/mutants_equivalent.toml."""
+    equivalent = tomllib.loads(Path("tests/mutants_equivalent.toml").read_text())
+    totals = [0, 0, 0]
+    for module, planted in outcomes().items():
+        run = {name: status for name, status in planted.items() if status is not None and name not in equivalent}
+        killed = sum(status not in (0, 5, 33) for status in run.values())
+        totals = [total + more for total, more in zip(totals, (killed, len(run), len(planted)), strict=True)]
+        click.echo(
+            f"{killed / len(run) if run else 0:4.0%} {killed:5} of {len(run):5} run, {len(planted):5} planted  {module}"
+        )
+    killed, ran, planted_in_all = totals
+    click.echo(f"{killed / max(ran, 1):4.1%} {killed} of {ran} run, {planted_in_all} planted")
+
 
 if __name__ == "__main__":
     cli()

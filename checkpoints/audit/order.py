@@ -9,6 +9,7 @@ from checkpoints.audit.checks import listed
 from checkpoints.audit.facts import Facts
 from checkpoints.audit.path import OffPath, correlations, distances, find_off_path
 from checkpoints.audit.report import Finding
+from checkpoints.results.text import counted
 
 _MIN_MATRIX = 256
 _RATIO_TOLERANCE = 0.05
@@ -29,7 +30,8 @@ def missing_steps(facts: Sequence[Facts]) -> Iterator[Finding]:
         steps = [fact.checkpoint.step or 0 for fact in group]
         for place, absent in _holes(steps):
             labels = group[place].label, group[place + 1].label
-            message = f"{len(absent)} steps are missing between {labels[0]} and {labels[1]}: {listed(absent)}"
+            count = counted(len(absent), "step is", "steps are")
+            message = f"{count} missing between {labels[0]} and {labels[1]}: {listed(absent)}"
             yield Finding("missing_steps", labels, message, {"steps": absent})
 
 

@@ -6,6 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 from checkpoints.results.strict_json import dump_json
+from checkpoints.results.text import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,11 +99,11 @@ class AuditReport:
     @property
     def summary(self) -> str:
         """One sentence."""
-        count = f"{len(self.checkpoints)} checkpoints of {self.series} ({self.examined} examined)"
+        count = f"{counted(len(self.checkpoints), 'checkpoint')} of {self.series} ({self.examined} examined)"
         if not self.findings:
             return f"{count}: nothing found"
         errors = sum(finding.severity == "error" for finding in self.findings)
-        return f"{count}: {errors} errors, {len(self.findings) - errors} warnings"
+        return f"{count}: {counted(errors, 'error')}, {counted(len(self.findings) - errors, 'warning')}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: the report as one JSON object."""

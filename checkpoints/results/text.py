@@ -36,6 +36,11 @@ def label(text: str) -> str:
     return _TAG.sub("&lt;", _ENTITY.sub("&amp;", visible_line(text)))
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number of things in words: ``1 head``, ``2,000 heads``; the plural is said where it is no added s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def to_csv(frame: "pd.DataFrame") -> str:
     """A table as CSV in which no cell is a formula to a spreadsheet: such a text is led by an apostrophe."""
     out = io.StringIO()

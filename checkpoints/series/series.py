@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Unpack, overload
 from checkpoints.errors import NotACheckpoint
 from checkpoints.files.folder import is_checkpoint
 from checkpoints.placement import Placement, Where
+from checkpoints.results.text import counted
 from checkpoints.series.checkpoint import Checkpoint
 from checkpoints.series.hub import HUB_ID, HubRevision, find_revision, list_revisions
 from checkpoints.series.layouts import (
@@ -196,7 +197,7 @@ class Series:
         )
         more = f"<p>and {len(self) - 60} more</p>" if len(self) > 60 else ""
         head = "<tr><th>stage</th><th>branch</th><th>step</th><th>tokens</th><th>name</th></tr>"
-        return f"<b>{escape(self.name)}</b>: {len(self)} checkpoints<table>{head}{cells}</table>{more}"
+        return f"<b>{escape(self.name)}</b>: {counted(len(self), 'checkpoint')}<table>{head}{cells}</table>{more}"
 
 
 def open_series(ref: str | Path) -> Series:

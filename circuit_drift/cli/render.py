@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from checkpoints.results.text import visible, visible_line
+from checkpoints.results.text import counted, visible, visible_line
 from circuit_drift.comparison.pair_tables import pair_tables
 from circuit_drift.measures.registry import kinds_in
 from circuit_drift.record.pair import PairRecord
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from heads.tracking.monitor import Monitor
 
 WIDE = 1000
+MANY = 1e6
 
 
 def print_run(run: RunRecord) -> None:
@@ -35,7 +36,7 @@ def print_run(run: RunRecord) -> None:
     frame = run_frame(run).drop(columns=["checkpoint", "tokens"]).dropna(axis=1, how="all")
     for kind in kinds_in(run):
         frame = frame.rename(columns=kind.short)
-    _show(console, frame, title=f"{run.name}: {len(run)} checkpoints")
+    _show(console, frame, title=f"{run.name}: {counted(len(run), 'checkpoint')}")
     for sentence in run_verdict(run):
         console.print(f"• {sentence}", soft_wrap=True)
 
@@ -116,7 +117,7 @@ def print_series(series: "Series") -> None:
     frame = pd.DataFrame(rows)
     shown = frame if frame["branch"].notna().any() else frame.drop(columns="branch")
     console = _console()
-    _show(console, shown, title=f"{series.name}: {len(series)} checkpoints")
+    _show(console, shown, title=f"{series.name}: {counted(len(series), 'checkpoint')}")
     for each in series.left_out:
         console.print(f"• left out: {each.name} ({each.reason})", soft_wrap=True)
 
@@ -179,5 +180,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:,.0f}" if value.is_integer() and abs(value) >= 1000 else f"{value:.3g}"
+        whole = abs(value) >= 999.5 and (value.is_integer() or abs(value) < MANY)
+        return f"{value:,.0f}" if whole else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else visible_line(str(value))

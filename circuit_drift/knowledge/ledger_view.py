@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints.results.figure import BLUE, GREEN, VERMILLION, dress
+from checkpoints.results.text import counted
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -21,10 +22,12 @@ def findings(book: "Ledger") -> tuple[str, ...]:
     said = [
         f"known (mean {book.scores.name} >= {book.threshold:g}): {out['known_first']} of {n} at {steps[0]}, "
         f"{out['best']} at best ({steps[best]}), {out['known_last']} at {steps[-1]}",
-        f"{out['newly_learned']} were newly learned; {out['newly_learned_held']} of those are held at {steps[-1]}, "
-        f"{out['consolidated']} units are consolidated",
-        f"of the {out['known_first']} known at {steps[0]}, {out['kept']} are known at {steps[-1]}",
-        f"{out['acquisitions']} acquisitions ({out['relearned']} of them relearned) and {out['losses']} losses",
+        f"{counted(out['newly_learned'], 'was', 'were')} newly learned; "
+        f"{counted(out['newly_learned_held'], 'of those is', 'of those are')} held at {steps[-1]}, "
+        f"{counted(out['consolidated'], 'unit is', 'units are')} consolidated",
+        f"of the {out['known_first']} known at {steps[0]}, {counted(out['kept'], 'is', 'are')} known at {steps[-1]}",
+        f"{counted(out['acquisitions'], 'acquisition')} ({out['relearned']} of them relearned) and "
+        f"{counted(out['losses'], 'loss', 'losses')}",
     ]
     return (*said, _noise(book))
 
@@ -51,7 +54,7 @@ def plot_ledger(book: "Ledger") -> "go.Figure":
             figure.add_bar(x=steps, y=height, name=title, marker_color=COLOURS[name])
     lost = -book.moves.forgotten.sum(axis=0)
     figure.add_bar(x=steps, y=lost, name="forgotten", marker_color=COLOURS["forgotten"])
-    about = f"{len(book.scores.units)} units; known: mean {book.scores.name} >= {book.threshold:g}"
+    about = f"{counted(len(book.scores.units), 'unit')}; known: mean {book.scores.name} >= {book.threshold:g}"
     title = f"{book.outcome['known_first']} known at first, {book.outcome['known_last']} at the end"
     figure.update_layout(barmode="relative", xaxis={"type": "category", "title": "step"}, yaxis_title="units")
     return dress(figure, title=title, subtitle=about)

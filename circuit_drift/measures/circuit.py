@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import circuits
 from checkpoints.loading.load import LoadedModel
+from checkpoints.results.text import counted
 from circuit_drift.measures.base import Asked, Measure
 from circuit_drift.measures.pairs.circuit import CircuitPairing
 from circuit_drift.measures.tokenizers import tokenizer_of
@@ -76,7 +77,7 @@ class CircuitMeasure(Measure):
 
         traced = next(point.circuit for point in run if point.circuit is not None)
         recall = [column for column in table.columns if column.startswith("recall")]
-        facts = f"{len(traced.answer_rank)} facts; facts: {run.origins['facts']}."
+        facts = f"{counted(len(traced.answer_rank), 'fact')}; facts: {run.origins['facts']}."
         yield Section("recall", "Facts known", figure=recall_figure(run), caption=facts, frame=table[["step", *recall]])
         rewired = rewiring_frame(run)
         yield Section(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import heads
 from checkpoints.loading.load import LoadedModel
+from checkpoints.results.text import counted
 from circuit_drift.measures.base import Asked, Measure
 from circuit_drift.measures.needles import needle_prompts_of
 from circuit_drift.measures.pairs.heads import HeadPairing
@@ -92,7 +93,9 @@ class RetrievalMeasure(Measure):
         from circuit_drift.measures.figures import heads as figures
 
         scored = next(point.heads for point in run if point.heads is not None)
-        probe = f"{len(scored)} prompts of {scored.meta['length']} tokens; needles: {run.origins['needles']}."
+        probe = (
+            f"{counted(len(scored), 'prompt')} of {scored.meta['length']} tokens; needles: {run.origins['needles']}."
+        )
         yield Section(
             "needle",
             "Needle score against answer perplexity",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints.audit import AuditReport
 from checkpoints.errors import StoreError
+from checkpoints.results.text import counted
 
 if TYPE_CHECKING:
     import circuits
@@ -108,7 +109,7 @@ class RunRecord:
     def __repr__(self) -> str:
         measures = ", ".join(dict.fromkeys(name for point in self.points for name in point.results)) or "no measure"
         ends = f", {self.points[0].place} to {self.points[-1].place}" if self.points else ""
-        return f"<{type(self).__name__} of {self.name}: {len(self)} checkpoints{ends}; {measures}>"
+        return f"<{type(self).__name__} of {self.name}: {counted(len(self), 'checkpoint')}{ends}; {measures}>"
 
     def __len__(self) -> int:
         return len(self.points)

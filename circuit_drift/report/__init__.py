@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import BadPrompt
+from checkpoints.results.text import counted
 from circuit_drift.comparison.pair import stored_pair
 from circuit_drift.comparison.pair_tables import pairings
 from circuit_drift.measures.registry import kinds_in
@@ -48,7 +49,7 @@ def write_report(run: RunRecord, path: Path | str) -> Path:
     return write_page(
         path,
         title=f"Circuits over training: {run.name}",
-        subtitle=f"{len(run)} checkpoints, steps {run.points[0].label} to {run.points[-1].label}",
+        subtitle=f"{counted(len(run), 'checkpoint')}, steps {run.points[0].label} to {run.points[-1].label}",
         verdict=[*run_verdict(run), *(sentence for pair in pairs for sentence in _headlines(pair))],
         warnings=[*audit_warnings(run), *(f"{p.name}, {m}: {reason}" for p in run for m, reason in p.failures.items())],
         sections=sections,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from checkpoints.results.text import label
+from checkpoints.results.text import counted, label
 from circuit_drift.page import theme
 from circuit_drift.page.axis import COLOURS
 from circuit_drift.page.page import Section
@@ -73,7 +73,7 @@ def lineage_figure(run: RunRecord) -> "go.Figure":
     )
     return theme.dress(
         figure,
-        title=f"{len(run)} checkpoints in {len([lane for lane in lanes if lane])} branches",
+        title=f"{counted(len(run), 'checkpoint')} in {counted(sum(map(bool, lanes)), 'branch', 'branches')}",
         subtitle="an arrow leads from a checkpoint to those that continue it",
         height=220 + 70 * len(lanes),
     )

@@ -30,8 +30,8 @@ def pair_json(pair: PairRecord) -> dict[str, Any]:
         "behaviour": [asdict(change) for change in pair.behaviour],
         **dict.fromkeys(table_names(pair)),
         **{table.name: _records(table.frame) for table in pair_tables(pair)},
-        "refused_facts": _refused(pair.a.circuit),
-        "refused_needles": _refused(pair.a.heads),
+        "refused_facts": _refused(pair.a.circuit, pair.b.circuit),
+        "refused_needles": _refused(pair.a.heads, pair.b.heads),
         "facts": pair.facts,
         "not_compared": dict(pair.missing),
     }
@@ -46,9 +46,12 @@ def pair_html(pair: PairRecord) -> str:
     return "".join(parts)
 
 
-def _refused(result: "circuits.AttributionGraph | heads.Scores | None") -> list[dict[str, Any]]:
-    """The facts or needles that could not be scored, with their place in the input and the reason."""
-    refused = result.meta.get("refused", ()) if result is not None else ()
+def _refused(*results: "circuits.AttributionGraph | heads.Scores | None") -> list[dict[str, Any]]:
+    """The facts or needles that could not be scored, with their place in the input and the reason.
+
+    Both checkpoints are asked the same, so the first that was asked speaks for them.
+    """
+    refused = next((result.meta.get("refused", ()) for result in results if result is not None), ())
     return [{"index": index, "reason": reason} for index, reason in refused]
 
 

@@ -4,6 +4,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import DriftError
+from checkpoints.results.text import counted
 from circuit_drift.measures.registry import kinds_in
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.record.training_log import logged_losses, losses
@@ -51,7 +52,7 @@ def run_html(run: RunRecord) -> str:
 
     sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in run_verdict(run))
     table = run_frame(run).to_html(index=False, na_rep="n/a", float_format=lambda value: f"{value:.3g}", border=0)
-    return f"<p><b>{escape(run.name)}</b>: {len(run)} checkpoints</p><ul>{sentences}</ul>{table}"
+    return f"<p><b>{escape(run.name)}</b>: {counted(len(run), 'checkpoint')}</p><ul>{sentences}</ul>{table}"
 
 
 def _row(point: Point, loss: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from checkpoints.results.text import counted
 from circuit_drift.comparison.pair_tables import pairings
 from circuit_drift.record.lineage import nearest_before
 from circuit_drift.record.pair import PairRecord
@@ -94,7 +95,7 @@ def _saturation(run: RunRecord) -> Iterator[str]:
             yield (
                 f"The needle test is passed for good from step {scored[first][0]} on (score {passed[first]:.2f}), but "
                 f"answer perplexity falls further, {perplexity[first]:.2f} → {perplexity[lowest]:.2f}, until step "
-                f"{scored[lowest][0]}, {lowest - first} checkpoints later{where}."
+                f"{scored[lowest][0]}, {counted(lowest - first, 'checkpoint')} later{where}."
             )
         for sentence in track_heads(run, stage[0].stage, stage[0].branch).findings:
             if sentence.startswith("deceptive"):

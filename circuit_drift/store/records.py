@@ -11,6 +11,7 @@ from typing import Any
 
 from checkpoints import Series
 from checkpoints.errors import DamagedResult, StoreError
+from checkpoints.results.text import counted
 from circuit_drift.store.store import Store, read_record
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def warn_of_loss(old: Mapping[str, Any] | None, new: Mapping[str, Any], series: 
     if not _asked_alike(old, new):
         asked = asked or ["another question (prompts, parameters, dtype or attention)"]
         gone, left = gone | left, set()
-    lost = [*([f"{len(gone)} checkpoints that this one has not"] if gone else []), *asked]
+    lost = [*([f"{counted(len(gone), 'checkpoint')} that this one has not"] if gone else []), *asked]
     if lost:
         logger.warning(
             "the stored run %s will be replaced, which has %s; its results stay, and --run NAME keeps a run beside it",

@@ -18,6 +18,7 @@ from checkpoints.errors import BadPrompt, require_choice
 from checkpoints.model.plain import takes_model
 from checkpoints.results.artifacts import read_artifact, write_artifact
 from checkpoints.results.result import Result
+from checkpoints.results.text import counted
 from circuits.facts.facts import FactSet
 from circuits.graph.scores import AttributionGraph
 
@@ -94,7 +95,7 @@ class PositionScores(Result):
     @property
     def verdict(self) -> str:
         """The segments, and over how many facts."""
-        return f"{', '.join(self.segments)}; {len(next(iter(self.graphs.values())))} facts"
+        return f"{', '.join(self.segments)}; {counted(len(next(iter(self.graphs.values()))), 'fact')}"
 
     def save(self, folder: Path | str) -> Path:
         """Write to a result folder, each segment's graph to a folder in it."""

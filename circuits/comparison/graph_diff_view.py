@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints.results.figure import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, dress
+from checkpoints.results.text import counted
 from checkpoints.stats.permutation import smallest_sign_flip_p
 from circuits.graph.layout import Style, add_edges, canvas
 from circuits.graph.scores import meaning
@@ -108,7 +109,7 @@ def diff_figure(diff: "GraphDiff", n: int = 100) -> "go.Figure":
     gained, lost = counts["gained"], counts["lost"]
     dress(
         figure,
-        title=f"{diff.n_significant:,} edges changed for real; {gained} gained, {lost} lost",
+        title=f"{counted(diff.n_significant, 'edge')} changed for real; {gained} gained, {lost} lost",
         subtitle=f"the {len(shown)} strongest changes of the two circuits; {meaning(diff.meta)}; click a class to show "
         "or hide it",
         height=640,

@@ -18,6 +18,7 @@ from circuits.graph.scores import AttributionGraph
 Floats = NDArray[np.floating]
 COSINE = "cosine, all edges"
 SPLITS_LEVEL = 0.9
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Similarity:
     @property
     def beyond_noise(self) -> bool:
         """Whether A and B are less alike than 95 % of the splits of one checkpoint."""
-        return self.across < self.within_low
+        return self.across < self.within_low - ROUNDING
 
 
 class Ranked:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
 from checkpoints.files.reading import Record, read_records
+from checkpoints.results.text import counted
 from checkpoints.tokenizers.framing import Ids
 
 _TEXTS = ("clean", "corrupt", "answer", "wrong")
@@ -72,7 +73,7 @@ class Facts(tuple[Fact, ...]):
         return made
 
     def __repr__(self) -> str:
-        return f"{len(self)} facts{_counted(self.refused)}"
+        return f"{counted(len(self), 'fact')}{_counted(self.refused)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class FactSet:
 
     def __repr__(self) -> str:
         lengths = sorted(map(len, self.clean)) or [0]
-        return f"{len(self)} facts of {lengths[0]} to {lengths[-1]} tokens{_counted(self.refused)}"
+        return f"{counted(len(self), 'fact')} of {lengths[0]} to {lengths[-1]} tokens{_counted(self.refused)}"
 
     @property
     def answer_id(self) -> NDArray[np.int64]:

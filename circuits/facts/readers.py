@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from checkpoints.errors import BadPrompt
 from checkpoints.files.reading import read_records
 from checkpoints.results.disk import write_file
+from checkpoints.results.text import counted
 from checkpoints.tokenizers.framing import gap
 from circuits.facts.facts import Fact
 from circuits.facts.questions import is_by_entity
@@ -46,7 +47,7 @@ class ReadFacts:
     def __str__(self) -> str:
         reasons = Counter(reason for _, reason in self.refused)
         told = "; ".join(f"{count} refused: {reason}" for reason, count in reasons.most_common())
-        return f"{len(self.facts)} facts" + (f"; {told}" if told else "")
+        return counted(len(self.facts), "fact") + (f"; {told}" if told else "")
 
     def write_jsonl(self, path: Path | str) -> Path:
         """Write the facts as `circuits.facts.facts.load_facts` reads them; the folder is made where there is none.

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.results.result import ROWS, Result
+from checkpoints.results.text import counted
 from circuits.graph.shape import Bools, Floats, GraphShape, shape_document
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Circuit(Result):
         scores = self.scores[rows, columns] if self.scores is not None else np.zeros(len(rows))
         strongest = np.argsort(-np.abs(scores), kind="stable")[:n]
         edges = [(self.shape.writers[rows[i]], self.shape.readers[columns[i]]) for i in strongest]
-        title = f"Circuit of {self.n_edges:,} edges over {len(self.nodes)} nodes"
+        title = f"Circuit of {counted(self.n_edges, 'edge')} over {counted(len(self.nodes), 'node')}"
         return edges_figure(self.shape, edges, scores[strongest], title=title, metric=metric)
 
     def _rows(self) -> Iterable[tuple[str, str, float]]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt, require_choice
 from checkpoints.results.result import Result
+from checkpoints.results.text import counted
 from circuits.graph.circuit import Circuit
 from circuits.graph.pruning import require_size
 from circuits.graph.shape import Bools, Floats, GraphShape
@@ -194,7 +195,7 @@ class NodeScores(Result):
     @property
     def verdict(self) -> str:
         """What was scored."""
-        return f"{len(self.clean_metric)} facts, {len(self.shape.writers)} nodes"
+        return f"{counted(len(self.clean_metric), 'fact')}, {len(self.shape.writers)} nodes"
 
 
 def _is_mlp(shape: GraphShape) -> Bools:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.results.result import Result
+from checkpoints.results.text import counted
 from circuits.graph.circuit import Circuit
 from circuits.graph.pruning import Rule, default_size, prune, threshold
 from circuits.graph.shape import Bools, Floats, GraphShape, require_same_shape, shape_document
@@ -202,8 +203,9 @@ class AttributionGraph(Result):
         residuals = {name: value for name, value in completeness(self).items() if not np.isnan(value)}
         told = ", ".join(f"{value:+.2g} at the {name}" for name, value in residuals.items()) or "not applicable"
         return (
-            f"{self.meta.get('method', '')}, {self.meta.get('metric', '')}: {len(self)} facts, {int(self.mask.sum())} "
-            f"edges, metric {self.clean_metric.mean():.3g} clean, {self.corrupt_metric.mean():.3g} corrupt; "
+            f"{self.meta.get('method', '')}, {self.meta.get('metric', '')}: {counted(len(self), 'fact')}, "
+            f"{int(self.mask.sum())} edges, metric {self.clean_metric.mean():.3g} clean, "
+            f"{self.corrupt_metric.mean():.3g} corrupt; "
             f"completeness residual {told}"
         )
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
 from checkpoints.results.result import ROWS, Result
+from checkpoints.results.text import counted
 from checkpoints.stats.bootstrap import resampling
 from circuits.graph.circuit import Circuit
 from circuits.graph.shape import Floats
@@ -148,7 +149,7 @@ class HeadRoles(Result):
     @property
     def verdict(self) -> str:
         """Over how many facts; how to read the table."""
-        return f"over {len(self)} facts; a role's column is its share of resamples"
+        return f"over {counted(len(self), 'fact')}; a role's column is its share of resamples"
 
     def _table(self) -> str:
         frame = self.to_frame().sort_values("from_subject", key=np.abs, ascending=False).head(ROWS)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.floating]
 ALL = "all facts"
+NO_CLASS = "facts without a class"
 RESAMPLES = 200
 STANDS_OUT = 0.5
 
@@ -32,7 +33,7 @@ class Contrast:
 
     Attributes:
         name: of what lies between them, as a stage of training.
-        facts: the class of facts, or ``all facts``.
+        facts: the class of facts, ``all facts`` or ``facts without a class``.
         n: units of facts.
         before, after: steps.
         reliability_before, reliability_after: share of each mean's squared length that is not prompt noise.
@@ -133,7 +134,7 @@ def contrasts(
     """The contrast over all facts, then over each ``class`` of at least eight, where facts are of several."""
     first, second = before.edge_scores, after.edge_scores
     found = [contrast(first, second, name=name, steps=steps, seed=seed)]
-    classes = np.array([str(labels.get("class", "")) for labels in before.labels])
+    classes = np.array([str(labels.get("class", NO_CLASS)) for labels in before.labels])
     if len(first) < len(before) or len(set(classes.tolist())) == 1:
         return tuple(found)
     for kind in dict.fromkeys(classes.tolist()):

@@ -15,6 +15,7 @@ from checkpoints.results.figure import (
     VERMILLION,
     dress,
 )
+from checkpoints.results.text import counted
 from circuits.graph.scores import meaning
 from circuits.tracking.contrasts import sentences
 
@@ -79,7 +80,7 @@ def evolution_figure(evolution: "Evolution") -> "go.Figure":
     number = len(evolution.change_points)
     dress(
         figure,
-        title=f"{number} change point{'' if number == 1 else 's'} in {len(evolution)} checkpoints",
+        title=f"{counted(number, 'change point')} in {len(evolution)} checkpoints",
         subtitle="between halves of the facts; below the shade: less alike than halves at one checkpoint are; grey "
         "columns: 95 % intervals of the change points",
         height=440,

@@ -8,6 +8,7 @@ import numpy as np
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.results.result import Result
+from checkpoints.results.text import counted
 from checkpoints.stats.ttests import TTest, paired_test, welch_test
 from checkpoints.stats.units import Floats, Unit, cluster_means, independent_units, nanmean
 from heads.scores.change import Change
@@ -76,7 +77,10 @@ class HeadDiff(Result):
 
     @property
     def significant(self) -> bool:
-        """Any head changed at the level, or a readout did (Holm over the two readouts)."""
+        """Any head changed at the level, or a readout did.
+
+        Hochberg's step-up over the two readouts: one at half the level, or both at the level.
+        """
         first, second = sorted(1.0 if np.isnan(c.p) else c.p for c in (self.accuracy, self.nll))
         return self.n_significant > 0 or first <= self.level / 2 or (first <= self.level and second <= self.level)
 
@@ -90,7 +94,7 @@ class HeadDiff(Result):
         """The finding in one sentence, with its numbers."""
         heads = f"{self.n_significant} of {self.delta.size} heads changed their retrieval score (q <= {self.level})"
         crossed = f"{len(self.gained)} gained, {len(self.lost)} lost (threshold {self.threshold})"
-        return f"{heads}, {crossed}; {self.accuracy}; {self.nll}; n = {self.n} {self.unit}s, {self.pairing}"
+        return f"{heads}, {crossed}; {self.accuracy}; {self.nll}; n = {counted(self.n, self.unit)}, {self.pairing}"
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a head, strongest change first: scores, change with interval, p, q, status."""

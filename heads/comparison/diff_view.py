@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints.results.figure import SIGNED, dress
+from checkpoints.results.text import counted
 from heads.scores.scores_view import heat_map
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ def plot_comparison(comparison: "HeadDiff") -> "go.Figure":
     import plotly.graph_objects as go
 
     reach = max(float(np.nanmax(np.abs(comparison.delta), initial=0.0)), 0.01)
-    title = f"{comparison.n_significant} heads changed their retrieval score"
-    about = f"change B - A over {comparison.n} {comparison.unit}s; circled: q <= {comparison.level}"
+    title = f"{counted(comparison.n_significant, 'head changed its', 'heads changed their')} retrieval score"
+    about = f"change B - A over {counted(comparison.n, comparison.unit)}; circled: q <= {comparison.level}"
     figure = heat_map(comparison.delta, scale=SIGNED, low=-reach, high=reach)
     layers, heads = np.nonzero(comparison.q <= comparison.level)
     ring = {"symbol": "circle-open", "size": 12, "color": "black", "line": {"width": 2}}

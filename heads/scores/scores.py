@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
 from checkpoints.results.result import Result
+from checkpoints.results.text import counted
 from checkpoints.stats.bootstrap import Estimate, bootstrap
 from checkpoints.stats.units import Floats, independent_units, nanmean, nansd
 from heads.scores.names import head_name, head_names, parse_head
@@ -188,7 +189,7 @@ class DetectorScores(Result):
         """One sentence: the detectors and their best heads."""
         best = {name: self.top(1, by=name) for name in self.detectors}
         said = [f"{name}: {found[0].name} at {found[0].score}" for name, found in best.items() if found]
-        return f"over {len(self)} prompts, {'; '.join(said)}"
+        return f"over {counted(len(self), 'prompt')}, {'; '.join(said)}"
 
     @property
     def verdict(self) -> str:
@@ -339,6 +340,7 @@ class Scores(DetectorScores):
         refused = len(self.meta.get("refused", ()))
         return (
             f"{self.count()} of {self.mean.size} heads retrieve (score > {THRESHOLD}); {lead}; {answered}, over "
-            f"{len(self)} prompts of {self.meta['length']} tokens (intervals over {len(np.unique(cluster))} {unit}s)"
-            + (f"; {refused} needles refused" if refused else "")
+            f"{counted(len(self), 'prompt')} of {self.meta['length']} tokens (intervals over "
+            f"{counted(len(np.unique(cluster)), unit)})"
+            + (f"; {counted(refused, 'needle')} refused" if refused else "")
         )

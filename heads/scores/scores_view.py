@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints.results.figure import SIGNED, UNSIGNED, dress
+from checkpoints.results.text import counted
 from checkpoints.stats.units import Floats, nanmean
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def plot_scores(scores: "DetectorScores", *, by: str) -> "go.Figure":
     mean = nanmean(scores.detector(by))
     best = scores.top(1, by=by)
     title = f"{by}: {best[0].name} leads with {best[0].score}" if best else f"{by}: not applicable"
-    about = f"mean over {len(scores)} prompts; blank = not applicable"
+    about = f"mean over {counted(len(scores), 'prompt')}; blank = not applicable"
     reach = max(float(np.nanmax(np.abs(mean), initial=0.0)), 1.0 if by.startswith(("copy", "activation")) else 1e-6)
     signed = float(np.nanmin(mean, initial=0.0)) < 0
     scale, low = (SIGNED, -reach) if signed else (UNSIGNED, 0.0)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints.results.figure import BLUE, dress
+from checkpoints.results.text import counted
 from heads.tracking.saturation import Saturation, Trend, deceptive
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def _counts(monitor: "Monitor") -> str:
     born, died = (sum(len(getattr(t, what)) for t in monitor.transitions) for what in ("born", "died"))
     return (
         f"retrieval heads (score > {monitor.threshold}): {first} at step {monitor.steps[0]:,}, {last} at step "
-        f"{monitor.steps[-1]:,}; {born} births and {died} deaths on the way"
+        f"{monitor.steps[-1]:,}; {counted(born, 'birth')} and {counted(died, 'death')} on the way"
     )
 
 
@@ -55,8 +56,9 @@ def _initial(monitor: "Monitor") -> str:
             "begin the series at a later step to freeze another set"
         )
     curve = monitor.curves["initial_set_mean"]
+    begun = counted(len(monitor.initial_set), "initial retrieval head scores", "initial retrieval heads score")
     return (
-        f"the {len(monitor.initial_set)} initial retrieval heads score {curve.value[0]:.2f} at first and "
+        f"the {begun} {curve.value[0]:.2f} at first and "
         f"{curve.value[-1]:.2f} [{curve.low[-1]:.2f}, {curve.high[-1]:.2f}] at last"
     )
 

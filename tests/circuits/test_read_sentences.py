@@ -326,6 +326,9 @@ def test_classes_are_contrasted_from_eight_facts_on():
     found = contrasts(graph(scores, classes), graph(2 * scores, classes), name="s", steps=(1, 2))
     assert [(c.facts, c.n) for c in found] == [("all facts", 19), ("old", 8)]
     assert [c.strength for c in found] == pytest.approx([2.0, 2.0])
+    partly = replace(graph(scores), labels=tuple([{}] * 10 + [{"class": "old"}] * 9))
+    found = contrasts(partly, partly, name="s", steps=(1, 2))
+    assert [(c.facts, c.n) for c in found] == [("all facts", 19), ("facts without a class", 10), ("old", 9)]
     alone = contrasts(graph(scores), graph(2 * scores), name="s", steps=(1, 2))
     assert [(c.name, c.facts, c.before, c.after) for c in alone] == [("s", "all facts", 1, 2)]
 

@@ -209,7 +209,7 @@ def test_an_audit_exits_with_what_it_found_and_prints_it(tmp_path):
     gap = _invoke("audit", _write_series(tmp_path / "gap", (0, 10, 20, 30, 50, 60)))
     assert gap.exit_code == 1
     first, found, seen = gap.stdout.splitlines()
-    assert first == "6 checkpoints of gap (weights examined): 0 errors, 1 warnings"
+    assert first == "6 checkpoints of gap (weights examined): 0 errors, 1 warning"
     assert found.startswith("• warning, missing_steps (30, 50): ")
     assert seen == "  seen in: allenai/OLMo#842"
 

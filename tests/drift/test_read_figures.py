@@ -133,6 +133,11 @@ def test_recall_by_class_with_its_intervals():
     assert figure.layout.yaxis.title.text == "fact recall (top token)"
 
 
+def test_facts_of_one_class_are_told_once():
+    run = run_of(point(0, circuit=graph(strengths(WIRING_A), known=10)))
+    assert _title(recall_figure(run))[0] == "Fact recall at the end: all 1.00"
+
+
 def test_the_map_of_heads_over_the_checkpoints(behaved):
     figure = head_map_figure(behaved)
     assert _title(figure) == (
@@ -172,7 +177,6 @@ def test_the_leading_heads_over_the_checkpoints(behaved):
     assert len(head_lines_figure(behaved).data) == 4
 
 
-@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")
 def test_a_head_to_which_the_score_does_not_apply_never_leads():
     scores = retrieval({(0, 0): [float("nan")] * 10, (1, 1): 0.25})
     figure = head_lines_figure(run_of(point(0, heads=scores), point(1, heads=scores)))
@@ -293,6 +297,13 @@ def test_the_figure_counts_the_steps_that_rewire_more_than_noise(rewired, overla
     alone = rewiring_frame(bare)
     assert "faithfulness" not in alone
     assert len(rewiring_figure(bare, alone).data) == 4
+
+
+def test_a_difference_of_rounding_is_no_rewiring(rewired, overlaps):
+    near = overlaps.assign(to_previous=overlaps["floor_low"] - 1e-12)
+    assert _title(rewiring_figure(rewired, near))[0].startswith("0 of 4 steps ")
+    far = overlaps.assign(to_previous=overlaps["floor_low"] - 1e-6)
+    assert _title(rewiring_figure(rewired, far))[0].startswith("4 of 4 steps ")
 
 
 def test_error_bars_run_from_the_interval_to_the_value():

@@ -97,6 +97,17 @@ def test_a_pair_that_changed_says_what_changed_by_how_much_and_on_what(changed):
     assert changed.significant
 
 
+def test_one_edge_and_one_head_are_told_as_one():
+    turned = strengths(WIRING_A)
+    turned[EDGES.index("a1.h1->logits")] *= -1
+    a = point(0, heads=retrieval({(0, 1): 0.0625}), circuit=graph(strengths(WIRING_A), facts=20))
+    b = point(1, heads=retrieval({(0, 1): 0.75}), circuit=graph(turned, facts=20))
+    pair = compare(a, b)
+    assert pair.verdict[0] == "0 and 1 differ: 1 head and 1 edge changed for real (q <= 0.05)."
+    assert pair.heads.plot().layout.title.text == "1 head changed its retrieval score"
+    assert pair.circuit.plot().layout.title.text == "1 edge changed for real; 0 gained, 0 lost"
+
+
 def test_read_the_other_way_every_sign_turns(changed):
     back = compare(changed.b, changed.a)
     assert back.verdict[0] == "1,000 and 0 differ: 2 heads and 2 edges changed for real (q <= 0.05)."
@@ -360,6 +371,14 @@ def test_json_names_the_facts_that_were_refused_and_holds_null_for_what_is_no_nu
     a = point(0, circuit=graph(strengths(WIRING_A), refused=[(10, "two tokens")]))
     pair = compare(a, replace(a, step=1))
     assert pair.to_json()["refused_facts"] == [{"index": 10, "reason": "two tokens"}]
+    half = compare(
+        point(0, heads=retrieval()), replace(a, step=1, results={**a.results, "heads": retrieval()})
+    ).to_json()
+    assert half["refused_facts"] == [{"index": 10, "reason": "two tokens"}]
+    needles = retrieval(refused=[(3, "no such answer")])
+    assert compare(point(0, heads=needles), point(1, heads=needles)).to_json()["refused_needles"] == [
+        {"index": 3, "reason": "no such answer"}
+    ]
     few = compare(point(0, heads=retrieval(prompts=2)), point(1, heads=retrieval(prompts=2, nll=2.0)))
     assert [change["p"] for change in few.to_json()["behaviour"]] == [None, None]
 

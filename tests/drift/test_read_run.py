@@ -92,7 +92,7 @@ def test_a_needle_test_that_is_passed_before_the_perplexity_has_fallen():
     run = run_of(*_passing([2, 10, 10, 10], [9, 8, 6.8, 7.2]))
     assert _about(run, "passed for good") == [
         "The needle test is passed for good from step 200 on (score 1.00), but answer perplexity falls further, "
-        "8.00 → 6.80, until step 400, 1 checkpoints later."
+        "8.00 → 6.80, until step 400, 1 checkpoint later."
     ]
     later = run_of(*_passing([10, 2, 10, 10, 10], [9, 9, 8, 7.5, 7], stage="one"))
     assert _about(later, "passed for good") == [
@@ -302,6 +302,14 @@ def test_whole_numbers_from_a_thousand_on_are_printed_in_full(capsys):
     print_run(run_of(*points, log="step,train_loss\n123456,1000.0\n234567,12.345\n"))
     rows = _rows(capsys.readouterr().out)
     assert [row[:2] for row in rows] == [["step", "loss"], ["123,456", "1,000"], ["234,567", "12.3"]]
+
+
+def test_numbers_from_a_thousand_to_a_million_are_printed_in_full(capsys):
+    print_run(
+        run_of(*(point(step) for step in range(5)), log="step,loss\n0,2034.56\n1,999.6\n2,999.4\n3,2.5e6\n4,-2000.4\n")
+    )
+    rows = _rows(capsys.readouterr().out)
+    assert [row[1] for row in rows] == ["loss", "2,035", "1,000", "999", "2,500,000", "-2,000"]
 
 
 def test_a_notebook_shows_a_run(table):

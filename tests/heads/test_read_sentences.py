@@ -303,7 +303,7 @@ def monitored(**changed) -> Monitor:
 
 def test_the_findings_of_a_monitor_word_for_word():
     assert monitored().findings == (
-        "retrieval heads (score > 0.1): 3 [2, 5] at step 100, 12 [10, 14] at step 10,000; 3 births and 1 deaths on "
+        "retrieval heads (score > 0.1): 3 [2, 5] at step 100, 12 [10, 14] at step 10,000; 3 births and 1 death on "
         "the way",
         "the 2 initial retrieval heads score 0.40 at first and 0.25 [0.20, 0.30] at last",
         "needle score saturated at step 1,000 (+0.001 [-0.002, +0.004] per doubling after it, bound +-0.02)",

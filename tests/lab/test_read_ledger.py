@@ -32,8 +32,8 @@ def book(**options) -> knowledge.Ledger:
 def test_the_findings_of_a_ledger_word_for_word():
     assert book().findings == (
         "known (mean recall >= 0.6): 2 of 6 at 0, 4 at best (10), 3 at 30",
-        "2 were newly learned; 2 of those are held at 30, 1 units are consolidated",
-        "of the 2 known at 0, 1 are known at 30",
+        "2 were newly learned; 2 of those are held at 30, 1 unit is consolidated",
+        "of the 2 known at 0, 1 is known at 30",
         "3 acquisitions (1 of them relearned) and 3 losses",
         "one score per unit and step: how much of this is noise of the probes cannot be said",
     )

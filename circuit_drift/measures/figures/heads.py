@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from checkpoints.results.text import counted
 from circuit_drift.page import theme
 from circuit_drift.page.axis import over_checkpoints, tick_labels
 from circuit_drift.record.record import RunRecord
@@ -65,8 +66,8 @@ def behaviour_figure(run: RunRecord) -> "go.Figure":
         figure,
         title=f"Needle score {passed[0]:.2f} → {passed[-1]:.2f}, accuracy {accuracy[0]:.2f} → {accuracy[-1]:.2f}; "
         f"answer perplexity {perplexity[0]:,.2f} → {perplexity[-1]:,.2f}",
-        subtitle=f"{n} needle prompts, answers teacher-forced: score = over half of the answer's tokens are the top "
-        "token, accuracy = all are",
+        subtitle=f"{counted(n, 'needle prompt')}, answers teacher-forced: score = over half of the answer's tokens are "
+        "the top token, accuracy = all are",
     )
     return over_checkpoints(figure, run)
 
@@ -118,7 +119,7 @@ def head_lines_figure(run: RunRecord, k: int = 8) -> "go.Figure":
     indexed = [(i, point.heads.mean) for i, point in enumerate(run) if point.heads is not None]
     x = [i for i, _ in indexed]
     scores = np.stack([mean for _, mean in indexed])
-    peak = np.nan_to_num(np.nanmax(scores, axis=0), nan=-1.0)
+    peak = np.nan_to_num(np.fmax.reduce(scores, axis=0), nan=-1.0)
     leading = [divmod(int(flat), peak.shape[1]) for flat in np.argsort(-peak, axis=None, kind="stable")[:k]]
     figure = go.Figure()
     for j, (layer, head) in enumerate(leading):
@@ -136,7 +137,7 @@ def head_lines_figure(run: RunRecord, k: int = 8) -> "go.Figure":
     series = scores[:, best[0], best[1]]
     theme.dress(
         figure,
-        title=f"a{best[0]}.h{best[1]} leads: {series[0]:.2f} at the start, {np.nanmax(series):.2f} at its peak, "
+        title=f"a{best[0]}.h{best[1]} leads: {series[0]:.2f} at the start, {np.fmax.reduce(series):.2f} at its peak, "
         f"{series[-1]:.2f} at the end",
         subtitle=f"the {len(leading)} heads with the highest peak; dotted line: the {THRESHOLD} threshold",
     )

@@ -44,9 +44,10 @@ def recall_figure(run: RunRecord) -> "go.Figure":
     figure.update_yaxes(title_text="fact recall (top token)", range=[-0.03, 1.03])
     last = points[-1][1]
     best, worst = max(last, key=lambda name: last[name][0]), min(last, key=lambda name: last[name][0])
+    told = ", ".join(f"{name} {last[name][0]:.2f}" for name in dict.fromkeys((best, worst)))
     theme.dress(
         figure,
-        title=f"Fact recall at the end: {best} {last[best][0]:.2f}, {worst} {last[worst][0]:.2f}",
+        title=f"Fact recall at the end: {told}",
         subtitle="share of facts whose answer is the top token of the clean prompt; bars are Wilson 95 % intervals",
     )
     return over_checkpoints(figure, run)

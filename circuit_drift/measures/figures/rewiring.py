@@ -63,6 +63,8 @@ def rewiring_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
     """Edge overlap with the previous and the last checkpoint over the noise floor's band; faithfulness below."""
     from plotly.subplots import make_subplots
 
+    from circuits.comparison.similarity import ROUNDING
+
     x = [i for i, point in enumerate(run) if point.circuit is not None]
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
     figure.add_scatter(x=x, y=frame["floor_high"], mode="lines", line={"width": 0}, showlegend=False, hoverinfo="skip")
@@ -116,7 +118,8 @@ def rewiring_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
         )
     figure.update_yaxes(title_text="edge overlap (Jaccard)", range=[-0.03, 1.03], row=1, col=1)
     figure.update_yaxes(title_text="faithfulness", range=[-0.3, 1.3], row=2, col=1)
-    beyond, steps = int((frame["to_previous"] < frame["floor_low"]).sum()), int(frame["to_previous"].notna().sum())
+    beyond = int((frame["to_previous"] < frame["floor_low"] - ROUNDING).sum())
+    steps = int(frame["to_previous"].notna().sum())
     theme.dress(
         figure,
         title=f"{beyond} of {steps} steps between neighbours rewire more than prompt noise",

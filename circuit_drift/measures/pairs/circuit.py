@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import circuits
+from checkpoints.results.text import counted
 from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.page.page import Section
 from circuit_drift.record.pair import PairRecord
@@ -42,7 +43,7 @@ class CircuitPairing(Pairing):
     def parts(self, change: GraphDiff) -> Iterator[str]:
         """Edges or, where none did, the graph as a whole."""
         if change.n_significant:
-            yield f"{change.n_significant} edges"
+            yield counted(change.n_significant, "edge")
         elif change.significant:
             yield "the graph as a whole"
 

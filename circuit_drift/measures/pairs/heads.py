@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import heads
+from checkpoints.results.text import counted
 from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.page.page import Section
 from circuit_drift.record.pair import PairRecord
@@ -30,10 +31,11 @@ class HeadPairing(Pairing):
     def parts(self, change: HeadDiff) -> Iterator[str]:
         """Heads or, where none did, what is read off the answers.
 
-        The readouts' level is Holm's for two: where one of them is significant, so is every one below the level itself.
+        The readouts' level is Hochberg's for two: where one of them is significant, so is every one below the
+        level itself.
         """
         if change.n_significant:
-            yield f"{change.n_significant} heads"
+            yield counted(change.n_significant, "head")
         elif change.significant:
             yield from (readout.name for readout in (change.accuracy, change.nll) if readout.p <= change.level)
 
@@ -49,8 +51,8 @@ class HeadPairing(Pairing):
             for what, names in (("gained", change.gained), ("lost", change.lost))
         ]
         yield (
-            f"Heads: {change.n_significant} of {change.delta.size} changed their retrieval score, over {change.n} "
-            f"{change.unit}s; retrieval heads (score > {change.threshold}): {', '.join(crossed)}."
+            f"Heads: {change.n_significant} of {change.delta.size} changed their retrieval score, over "
+            f"{counted(change.n, change.unit)}; retrieval heads (score > {change.threshold}): {', '.join(crossed)}."
         )
 
     def frames(self, pair: PairRecord) -> Iterator[PairTable]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from checkpoints.results.text import counted
 from circuit_drift.page.page import Section, write_page
 from circuit_drift.training.strategies import figures
 from circuit_drift.training.strategies.comparison import (
@@ -34,7 +35,7 @@ def write_comparison(out: Path | str, path: Path | str, *, threshold: float = 0.
     return write_page(
         path,
         title="Does falling loss mean learning?",
-        subtitle=f"{len(trained)} strategies: {', '.join(one.name for one in trained)}",
+        subtitle=f"{counted(len(trained), 'strategy', 'strategies')}: {', '.join(one.name for one in trained)}",
         verdict=list(findings(trained, out)),
         warnings=failures,
         sections=list(_sections(trained, out, threshold)),
@@ -48,7 +49,7 @@ def findings(trained: Sequence[Trained], out: Path | str) -> Iterator[str]:
     held = {one.name: one.ledger.outcome["newly_learned_held"] for one in trained}
     kept = {one.name: one.ledger.outcome["kept"] for one in trained}
     yield (
-        f"Most learned and held to the end: {max(held.values())} units ({_best(held)}). Most kept of the "
+        f"Most learned and held to the end: {counted(max(held.values()), 'unit')} ({_best(held)}). Most kept of the "
         f"{trained[0].ledger.outcome['known_first']} known before: {max(kept.values())} ({_best(kept)})."
     )
     read = [

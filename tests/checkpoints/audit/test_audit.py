@@ -283,7 +283,7 @@ def test_the_report_is_plain_and_complete(runs):
     assert all(f["reference"] and f["severity"] and f["message"] for f in content["findings"])
     assert report.suspects == {"96": "error", "112": "error", "16": "warning"}
     assert list(report.to_frame()["checkpoint"]) == ["96", "112", "16"]
-    assert "1 errors, 1 warnings" in report._repr_html_()
+    assert "1 error, 1 warning" in report._repr_html_()
     assert all(f.kind in KINDS for f in report.findings)
 
 

@@ -327,7 +327,7 @@ def test_needles_that_were_refused_are_named(tiny_series, tmp_path):
     options = ["--needles", str(tmp_path / "needles.jsonl"), "--store", str(tmp_path / "store"), "--length", "64"]
     shown = runner.invoke(app, ["heads", str(tiny_series), *options])
     assert shown.exit_code == 0, shown.output
-    assert "1 needles refused" in shown.stdout
+    assert "1 needle refused" in shown.stdout
     assert "needles.jsonl was refused: answer 'code2' stands 0 times in the needle" in shown.stderr
     ran = runner.invoke(app, ["run", str(tiny_series), *options, "--measures", "heads"])
     assert "1 needle was refused and not asked: needle 1: answer 'code2' stands 0 times" in ran.stdout
