@@ -4,6 +4,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -115,6 +116,15 @@ def test_resampling_and_corrections_stand_in_one_room(graph: nx.DiGraph):
     texts = {module: path.read_text(encoding="utf-8") for module, path in graph.nodes(data="path")}
     drawn = {module for module, text in texts.items() if own.search(text)}
     assert {module.rpartition(".")[0] for module in drawn} == {"checkpoints.stats"}
+
+
+def test_mutants_are_planted_in_modules_that_are_there_and_killed_by_tests_that_are_there():
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutmut"]
+    named = (*asked["only_mutate"], *asked["do_not_mutate"], *asked["pytest_add_cli_args_test_selection"])
+    assert [pattern for pattern in named if not any(ROOT.glob(pattern))] == []
+    planted = {path.relative_to(ROOT).as_posix() for pattern in asked["only_mutate"] for path in ROOT.glob(pattern)}
+    views = {path.relative_to(ROOT).as_posix() for name in PACKAGES for path in (ROOT / name).rglob("*_view.py")}
+    assert views - planted == set(), "a module that words or draws a result, and that no mutant is planted in"
 
 
 def test_the_architecture_page_names_every_room_and_only_files_that_are_there(graph: nx.DiGraph):

@@ -1,0 +1,45 @@
+"""Text of others on its way to a reader, character by character, and numbers of things in words."""
+
+import pandas as pd
+import pytest
+
+from checkpoints.results.text import counted, label, to_csv, visible, visible_line
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "said"),
+    [
+        (1, ("head",), "1 head"),
+        (0, ("head",), "0 heads"),
+        (2, ("head",), "2 heads"),
+        (1234, ("edge",), "1,234 edges"),
+        (1, ("loss", "losses"), "1 loss"),
+        (3, ("loss", "losses"), "3 losses"),
+    ],
+)
+def test_a_number_of_things(number, words, said):
+    assert counted(number, *words) == said
+
+
+def test_what_a_terminal_would_obey_or_hide_is_written_out():
+    assert visible("a\x1b[1mb\r\x00\x7f\x9f") == "a\\x1b[1mb\\r\\x00\\x7f\\x9f"
+    assert visible("a\u202eb\u2066c\u200fd\u200be\ufefff") == "a\\u202eb\\u2066c\\u200fd\\u200be\\ufefff"
+    assert visible("a\udc80") == "a\\udc80"
+    assert visible("one\ttwo\nthree é 中 🙂") == "one\ttwo\nthree é 中 🙂"
+    assert visible_line("one\ttwo\nthree\x1b") == "one\\ttwo\\nthree\\x1b"
+
+
+def test_a_label_is_no_markup_to_a_figure():
+    assert label("<b>x</b> a < b & c &amp; &#38; <3\n") == "&lt;b>x&lt;/b> a < b & c &amp;amp; &amp;#38; <3\\n"
+
+
+def test_a_table_as_csv_holds_no_formula():
+    frame = pd.DataFrame(
+        {
+            "=name": ["=1+1", "+x", "-y", "@z", "\tt", "plain", "-1.5"],
+            "n": [1.5, float("nan"), None, 2.0, 3.0, 4.0, 5.0],
+        }
+    )
+    assert to_csv(frame) == "'=name,n\n'=1+1,1.5\n'+x,\n'-y,\n'@z,2.0\n'\tt,3.0\nplain,4.0\n-1.5,5.0\n"
+    mixed = pd.DataFrame({"a": [None, "x, y", 7]})
+    assert to_csv(mixed) == 'a\n""\n"x, y"\n7\n'
