@@ -4,6 +4,7 @@ A config of a million layers beside a file of fifty tensors, an archive that unp
 place of a file would otherwise take time and memory without end.
 """
 
+import re
 import stat
 import zipfile
 from collections.abc import Mapping
@@ -87,3 +88,37 @@ def require_possible(config: Mapping[str, Any], *, tensors: int, size: int, fold
                         f"{folder / 'config.json'} asks for {name} {value:,}, but the weight files hold {bound:,} "
                         f"{held}: config.json and weights belong to different models"
                     )
+
+
+_SEARCHES = 5
+_ESCAPED, _CLASS = r"\\.", r"\[\^?\]?(?:\\.|[^\]\\])*\]"
+_TOKEN = re.compile(rf"{_ESCAPED}|{_CLASS}|\(|\)|\||[*+]|\{{\d*,?\d*\}}", re.DOTALL)
+
+
+def require_bounded_pattern(pattern: str, source: Path) -> None:
+    """Refuse a regular expression whose search may take time beyond all bounds.
+
+    That is one that repeats a group which itself repeats or offers a choice, or that has many repeats in a row.
+
+    Raises:
+        CorruptWeights: shows the pattern.
+    """
+    repeats, groups = 0, [False]  # whether a group, from the outermost in, holds a repeat or a choice
+    closed = -1  # where a group that holds one ended
+    for found in _TOKEN.finditer(pattern):
+        token = found[0]
+        if token == "(":
+            groups.append(False)
+        elif token == ")" and len(groups) > 1:
+            if groups.pop():
+                groups[-1], closed = True, found.end()
+        elif token == "|":
+            groups[-1] = True
+        elif token in ("*", "+") or token.startswith("{"):
+            repeats += 1
+            groups[-1] = True
+            if closed == found.start() or repeats > _SEARCHES:
+                raise CorruptWeights(
+                    f"{source} has the pattern {pattern!r:.200}, whose search may never end: write it without repeats "
+                    f"of repeats or of choices, with at most {_SEARCHES} in all"
+                )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from checkpoints.errors import CorruptWeights, DriftError
 from checkpoints.files.folder import ADAPTER_CONFIG, ADAPTER_FILE, loading_files, read_json
 from checkpoints.files.headers import read_header
+from checkpoints.loading.size import require_possible_adapter
 from checkpoints.loading.view import view
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def merge_adapter(folder: Path, base: "PreTrainedModel") -> "PreTrainedModel":
             f"{folder / ADAPTER_CONFIG} has peft import a module that it names (megatron_config): refused; merge the "
             "adapter where you trust it"
         )
+    require_possible_adapter(folder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other packages' deprecations; what matters is checked below
@@ -51,5 +53,9 @@ def merge_adapter(folder: Path, base: "PreTrainedModel") -> "PreTrainedModel":
             f"the adapter {folder} does not fit its base model and config: {len(odd)} tensors are in one and "
             f"not in the other, {odd[0]!r} first"
         )
-    merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
+    try:
+        merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
+    except Exception as error:
+        text = " ".join(str(error).split())[:400]
+        raise CorruptWeights(f"the adapter {folder} cannot be merged into its base model: {text}") from error
     return merged

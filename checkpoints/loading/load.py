@@ -24,6 +24,7 @@ from checkpoints.files.limits import require_file, require_possible
 from checkpoints.files.trust import allows_code, refuse_foreign_code
 from checkpoints.loading.adapters import merge_adapter
 from checkpoints.loading.coverage import check_coverage, check_finite, explain, refuse_misnamed
+from checkpoints.loading.size import require_fitting_size
 from checkpoints.loading.spread import placement_of, require_packages, require_usable
 from checkpoints.loading.view import view
 from checkpoints.model.bridge import build_bridge
@@ -201,6 +202,7 @@ def _build(checkpoint: Checkpoint, files: Sequence[Path], placement: Placement) 
                          size=sum(file.stat().st_size for file in files))  # fmt: skip
         refuse_foreign_code(checkpoint.config, checkpoint.path, own=allows_code(checkpoint.path, checkpoint.repo))
         refuse_misnamed(checkpoint.path, checkpoint.config, files)
+        require_fitting_size(checkpoint.path, files)
     auto: Any = AutoModelForCausalLM
     model: PreTrainedModel
     code = allows_code(checkpoint.path, checkpoint.repo)

@@ -13,8 +13,9 @@ from checkpoints import DriftError, open_checkpoint, open_series
 from checkpoints.audit import audit
 from checkpoints.errors import CorruptWeights
 from checkpoints.files.gguf import require_possible_gguf
-from checkpoints.files.limits import require_possible
-from tests.checkpoints.conftest import edit_config, save_model, save_tokenizer
+from checkpoints.files.limits import require_bounded_pattern, require_possible
+from tests.checkpoints.conftest import edit_config, gpt2_config, save_model, save_tokenizer
+from tests.checkpoints.loading.test_formats import save_adapter
 
 
 @pytest.fixture
@@ -166,3 +167,70 @@ def test_a_damaged_gguf_head_is_one_line(tmp_path, before):
     path = write_gguf(tmp_path / "model.gguf", tensors=12, layers=2, before=before, entries=2)
     with pytest.raises(CorruptWeights, match="damaged in its head"):
         require_possible_gguf(path)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+@pytest.mark.parametrize(
+    "changes", [{"intermediate_size": 400_000}, {"hidden_size": 4096, "intermediate_size": 11_008}]
+)
+def test_a_model_larger_than_its_files_is_refused_before_it_takes_memory(folder, form, changes, monkeypatch):
+    if form == "bin":
+        from safetensors.torch import load_file
+
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    edit_config(folder, **changes)
+    monkeypatch.setattr("checkpoints.files.limits.WIDTHS", ())  # what each width alone refuses is tried above
+    monkeypatch.setattr(
+        "transformers.AutoModelForCausalLM.from_pretrained", lambda *_, **__: pytest.fail("it was built")
+    )
+    with pytest.raises(CorruptWeights, match=r"asks for a model of [\d,]{10,} parameters, but the weight files"):
+        open_checkpoint(folder).load()
+
+
+def test_learned_positions_count_too(tmp_path):
+    folder = save_model(tmp_path / "checkpoint-1", gpt2_config())
+    edit_config(folder, n_positions=10**12)
+    with pytest.raises(CorruptWeights, match="asks for a model of 32,000,000,0"):
+        open_checkpoint(folder).load()
+
+
+ADAPTERS = {
+    "rank": ({"r": 10**9}, "asks for r 1,000,000,000, but its weight file has"),
+    "rank of a module": ({"rank_pattern": {"q_proj": 10**9}}, "asks for q_proj 1,000,000,000"),
+    "virtual tokens": ({"num_virtual_tokens": 10**9}, "asks for num_virtual_tokens 1,000,000,000"),
+    "copies of layers": (
+        {"layer_replication": [[0, 1]] * 3000},
+        r"asks for 3,000 layers \(layer_replication\), but holds",
+    ),
+    "search": ({"target_modules": "((([a-z._0-9])+)+)+!"}, "whose search may never end"),
+    "search by rank": ({"rank_pattern": {"(.|a)*!": 4}}, "whose search may never end"),
+    "scale": ({"lora_alpha": 1e308}, "cannot be merged into its base model"),
+}
+
+
+@pytest.mark.parametrize(("changes", "told"), ADAPTERS.values(), ids=ADAPTERS)
+def test_an_adapter_that_asks_for_more_than_its_file_can_be_is_refused(tmp_path, folder, changes, told):
+    pytest.importorskip("peft")
+    adapter = save_adapter(tmp_path / "adapted" / "checkpoint-2", folder)
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(CorruptWeights, match=told) as caught:
+        open_checkpoint(adapter).load()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["all-linear", r".*\.(q_proj|v_proj)$", r"^(?:(?!vision_tower).)*\.(?:q|k)_proj", r"(q|k)_proj.*", r"\(a+\)+",
+     "[(+*]+x",
+     r"(?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:q_proj|k_proj).*?)", r"model\.layers\.(?:\d+)\.mlp\..*"],
+)  # fmt: skip
+def test_patterns_that_people_write_are_taken(tmp_path, pattern):
+    require_bounded_pattern(pattern, tmp_path)
+
+
+@pytest.mark.parametrize("pattern", ["(.+)+x", "((([a-z._0-9])+)+)+!", "(a|a)*b", "(a|b){3}", "(?:a+)*b", ".*" * 6])
+def test_patterns_whose_search_may_never_end_are_refused(tmp_path, pattern):
+    with pytest.raises(CorruptWeights, match="whose search may never end"):
+        require_bounded_pattern(pattern, tmp_path)
