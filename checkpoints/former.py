@@ -21,6 +21,7 @@ FORMER = {
     "circuit_drift.lab.long_context": "circuit_drift.replicate.long_context",
     "circuit_drift.lab.long_context_claims": "circuit_drift.replicate.long_context_findings",
     "circuit_drift.lab.probing": "circuit_drift.training",
+    "circuit_drift.lab.ledger": "circuit_drift.lab.tables",
     "circuit_drift.lab.readers": "circuits.facts.readers",
     "circuit_drift.lab.sft": "circuit_drift.behaviour.sft",
 }
@@ -98,6 +99,7 @@ NAMES = {
     "heads.scores.RetrievalScores": "heads.Scores",
     "circuits.evolve": "circuits.track",
     "circuit_drift.knowledge.Scores": "circuit_drift.knowledge.UnitScores",
+    "circuit_drift.training.Probe": "circuit_drift.training.ProbeRecord",
     **{
         f"{home.partition('.')[0]}.{name}": f"{home}.{name}" for home, names in _MOVED.items() for name in names.split()
     },

@@ -174,14 +174,14 @@ class Knowledge:
     def _write(
         self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", facts: "FactSet | QuestionSet"
     ) -> list[str]:
-        from circuit_drift.behaviour.generation import written
+        from circuit_drift.behaviour.generation import write_answers
 
         prompts = facts.clean
         if self.instruction:
             texts = [f"{self.instruction}{fact.clean}" for fact in facts.facts]
             prompts = tuple(prompt_ids(tokenizer, text) for text in texts)
         stops = [tokenizer(text, add_special_tokens=False).input_ids[-1] for text in self.stops]
-        ids = written(model, prompts, new_tokens=self.new_tokens, stop_ids=stops)
+        ids = write_answers(model, prompts, new_tokens=self.new_tokens, stop_ids=stops)
         return [str(tokenizer.decode(list(answer), skip_special_tokens=True)).strip() for answer in ids]
 
     def _tokens(self, tokenizer: Any) -> "FactSet | QuestionSet":

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 Ids = tuple[int, ...]
 
 
-def written(
+def write_answers(
     model: "PreTrainedModel",
     prompts: Sequence[Ids],
     *,

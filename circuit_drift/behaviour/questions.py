@@ -12,7 +12,7 @@ import numpy as np
 from checkpoints import DriftError
 from checkpoints.loading.load import LoadedModel
 from checkpoints.tokenizers.framing import prompt_ids
-from circuit_drift.behaviour.generation import written
+from circuit_drift.behaviour.generation import write_answers
 from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure, TaskScore, interval_of
 from circuit_drift.behaviour.skills import forced_tokens
 from circuit_drift.knowledge.rouge import rouge1_recall
@@ -72,7 +72,7 @@ class QuestionsMeasure(BehaviourMeasure):
             [(list(prompt), list(answer)) for prompt, answer in zip(asked.clean, asked.answer, strict=True)],
         )
         stop = prompt_ids(tokenizer, "\n")[-1:]
-        answers = written(loaded.model, asked.clean, new_tokens=self.new_tokens, stop_ids=stop)
+        answers = write_answers(loaded.model, asked.clean, new_tokens=self.new_tokens, stop_ids=stop)
         texts = [str(tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in answers]
         rouge = [rouge1_recall(question.answer, text) for question, text in zip(asked.facts, texts, strict=True)]
         items = {

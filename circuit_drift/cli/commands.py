@@ -45,11 +45,11 @@ from circuit_drift.cli.status import (
     INTERRUPT,
     INTERRUPTED,
     TROUBLE,
+    describe_error,
     leave,
     leave_partly,
     one_line,
     say,
-    told,
 )
 from circuit_drift.cli.stored import add_stored
 from circuit_drift.cli.transfer import add_transfer
@@ -84,7 +84,7 @@ def _one_line() -> Iterator[None]:
         say(str(error))
         raise typer.Exit(TROUBLE) from None
     except OSError as error:
-        say(told(error))
+        say(describe_error(error))
         raise typer.Exit(TROUBLE) from None
 
 

@@ -60,7 +60,7 @@ def leave_partly(lacking: Collection[str], whole: str) -> None:
     leave(PARTLY)
 
 
-def told(error: OSError) -> str:
+def describe_error(error: OSError) -> str:
     """What an error of the operating system says; one without a file's name is of the output."""
     why = error.strerror or str(error)
     if error.filename is not None:
@@ -96,7 +96,7 @@ def _status(command: Callable[[], object], interrupts: list[int]) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else DONE if stop.code is None else TROUBLE
     except OSError as error:
-        say(told(error))
+        say(describe_error(error))
         return TROUBLE
     except MemoryError:
         say("there is not enough memory; measure a smaller model, or fewer prompts at once")
@@ -116,7 +116,7 @@ def _written(stream: IO[str], status: int) -> int:
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if status not in (TROUBLE, INTERRUPTED):
-            say(told(error) if isinstance(error, OSError) else str(error))
+            say(describe_error(error) if isinstance(error, OSError) else str(error))
             return TROUBLE
     return status
 

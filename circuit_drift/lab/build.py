@@ -16,8 +16,8 @@ from checkpoints.files.states import read_state
 from checkpoints.results.disk import draft_folder, whole_file, write_file
 from checkpoints.series import manifest
 from circuit_drift.lab import probes
-from circuit_drift.lab.ledger import live_row, measure_series, write_csv
 from circuit_drift.lab.recipe import Recipe
+from circuit_drift.lab.tables import live_row, measure_series, write_csv
 from circuit_drift.lab.tokenizer import make_tokenizer
 from circuit_drift.lab.world import World, make_world
 

@@ -24,7 +24,7 @@ LITTLE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Finding:
     """One row of the table.
 
     Attributes:
@@ -57,12 +57,12 @@ def claims_frame(
     import pandas as pd
 
     rows = [*_learning(lora), *_strategies(lora, kl, main), _reading(lora, references), *_circuits(lora, function)]
-    return pd.DataFrame([{name: getattr(row, name) for name in Claim.__slots__} for row in rows])
+    return pd.DataFrame([{name: getattr(row, name) for name in Finding.__slots__} for row in rows])
 
 
-def _learning(lora: Trained) -> Iterator[Claim]:
+def _learning(lora: Trained) -> Iterator[Finding]:
     loss, falls = lora.log[LOSS], lora.divergence
-    yield Claim(
+    yield Finding(
         "the loss falls throughout",
         "perplexity 12.6 → 10.3, 7.8 → 5.6, 8.5 → 7.7",
         f"loss {loss.iloc[0]:.2f} → {loss.iloc[-1]:.2f}; it fell in {sum(falls.loss_fell)} of {len(falls.loss_fell)} "
@@ -72,7 +72,7 @@ def _learning(lora: Trained) -> Iterator[Claim]:
     )
     mean = lora.ledger.to_frame()["mean"]
     best = int(mean.argmax())
-    yield Claim(
+    yield Finding(
         "recall is best before the end",
         ".30 → .41 (epoch 7) → .40; .52 → .52 → .51; .41 → .46 (epoch 1) → .35",
         f"{mean.iloc[0]:.2f} → {mean.iloc[best]:.2f} (epoch {best}) → {mean.iloc[-1]:.2f}; recall fell in "
@@ -82,7 +82,7 @@ def _learning(lora: Trained) -> Iterator[Claim]:
     )
     book = lora.ledger.outcome
     held, learned = book["newly_learned_held"], book["newly_learned"]
-    yield Claim(
+    yield Finding(
         "half or more of what is newly learned is lost again",
         "held at the end: 10 of 18, 6 of 20, 6 of 17",
         f"{_share(held, learned)} held{_interval(held, learned)}",
@@ -90,7 +90,7 @@ def _learning(lora: Trained) -> Iterator[Claim]:
         f"our 95 % interval meets {HELD[0]:g} to {HELD[1]:g}",
     )
     kept, first = book["kept"], book["known_first"]
-    yield Claim(
+    yield Finding(
         "a part of what was known is lost",
         "kept: 7 of 12, 27 of 36, 7 of 17",
         f"{_share(kept, first)} kept{_interval(kept, first)}",
@@ -99,16 +99,16 @@ def _learning(lora: Trained) -> Iterator[Claim]:
     )
 
 
-def _strategies(lora: Trained, kl: Trained, main: Trained) -> Iterator[Claim]:
+def _strategies(lora: Trained, kl: Trained, main: Trained) -> Iterator[Finding]:
     text, held = _change(lora, "text_ppl"), _change(kl, "text_ppl")
-    yield Claim(
+    yield Finding(
         "skills outside the domain decline",
         "MMLU .40 → .24, .66 → .38, .50 → .43",
         f"needle accuracy {_path(lora, 'needle_accuracy')}; perplexity of other text {_path(lora, 'text_ppl')}",
         _answer(_change(lora, "needle_accuracy") < -SLACK and text > 0),
         "both are worse at the end, accuracy by more than 3 points",
     )
-    yield Claim(
+    yield Finding(
         "KL to the original model keeps them",
         "1 to 3 points lost",
         f"needle accuracy {_path(kl, 'needle_accuracy')}; perplexity of other text {_path(kl, 'text_ppl')}, "
@@ -118,7 +118,7 @@ def _strategies(lora: Trained, kl: Trained, main: Trained) -> Iterator[Claim]:
     )
     book, units = kl.ledger.outcome, len(kl.ledger.scores.units)
     net = book["known_last"] - book["known_first"]
-    yield Claim(
+    yield Finding(
         "and learns nearly nothing",
         "+1 to +2 of 100 entities",
         f"{net:+d} of {units} units known; {_share(book['newly_learned_held'], book['newly_learned'])} of those ever "
@@ -128,7 +128,7 @@ def _strategies(lora: Trained, kl: Trained, main: Trained) -> Iterator[Claim]:
     )
     known = main.ledger.known.sum(axis=0)
     peak = int(known.argmax())
-    yield Claim(
+    yield Finding(
         "main documents alone: an early peak, then a fall",
         "18 of 100 in epoch 1, 0 by epoch 30",
         f"{known[0]} → {known[peak]} (epoch {peak}) → {known[-1]} of {units} units known in {len(known) - 1} epochs",
@@ -137,10 +137,10 @@ def _strategies(lora: Trained, kl: Trained, main: Trained) -> Iterator[Claim]:
     )
 
 
-def _reading(lora: Trained, references: "pd.DataFrame") -> Claim:
+def _reading(lora: Trained, references: "pd.DataFrame") -> Finding:
     gold = references[references["passages"] == "gold"].iloc[0]
     learned = lora.ledger.to_frame()["mean"].max()
-    return Claim(
+    return Finding(
         "reading the right passage beats learning it",
         "recall .60 against .41, .68 against .52, .63 against .46",
         f"recall {gold['recall']:.2f} over {gold['asked']} probes, against {learned:.2f}",
@@ -149,10 +149,10 @@ def _reading(lora: Trained, references: "pd.DataFrame") -> Claim:
     )
 
 
-def _circuits(lora: Trained, function: "pd.DataFrame") -> Iterator[Claim]:
+def _circuits(lora: Trained, function: "pd.DataFrame") -> Iterator[Finding]:
     drift = lora.drift()
     low, high, beyond = drift["overlap"].min(), drift["overlap"].max(), int(drift["beyond_noise"].sum())
-    yield Claim(
+    yield Finding(
         "the circuit's edges are others from the first epoch on",
         "edge Jaccard with epoch 0 about .41 to .44 at every epoch (axis limits); no noise floor",
         f"{low:.2f} to {high:.2f}; two halves of the facts at one checkpoint: {drift['floor'].min():.2f} to "
@@ -161,7 +161,7 @@ def _circuits(lora: Trained, function: "pd.DataFrame") -> Iterator[Claim]:
         "every epoch is beyond the noise floor",
     )
     later = function[function["step"] > function["step"].min()]
-    yield Claim(
+    yield Finding(
         "the circuit from before training goes on working",
         "96.5 to 100 % of the model's logit difference (1B; 12.9 % of the edges)",
         f"{later['first'].min():.0%} to {later['first'].max():.0%} (before: {function['first'].iloc[0]:.0%}); each "

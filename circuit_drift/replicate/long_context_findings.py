@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Finding:
     """One finding of the literature beside ours.
 
     Attributes:
@@ -70,22 +70,22 @@ def claims(
     return pd.DataFrame(columns | {"here": [r.here for r in rows], "reproduced": [words[r.holds] for r in rows]})
 
 
-def _deception(monitor: Monitor) -> Claim:
+def _deception(monitor: Monitor) -> Finding:
     found = {saturation.metric: saturation for saturation in monitor.saturations}
     still = found["needle_score"].at
     claim = "the needle score saturates while the answer's perplexity still falls"
     published = "score near saturation at 20B tokens, PPL falls to 150B"
     if still is None:
-        return Claim(claim, published, "the needle score has not saturated", None)
+        return Finding(claim, published, "the needle score has not saturated", None)
     trend = found["answer_nll"].after(still.step)
     if trend is None:
-        return Claim(claim, published, f"the needle score saturates at step {still.step:,}, the last", None)
+        return Finding(claim, published, f"the needle score saturates at step {still.step:,}, the last", None)
     slope, low, high = (100 * np.expm1(value) for value in (trend.slope, trend.low, trend.high))
     here = f"score saturated at step {still.step:,}; PPL {slope:+.0f} % [{low:+.0f}, {high:+.0f}] per doubling after it"
-    return Claim(claim, published, here, True if trend.high < 0 else False if trend.saturated else None)
+    return Finding(claim, published, here, True if trend.high < 0 else False if trend.saturated else None)
 
 
-def _amplified(monitor: Monitor) -> Claim:
+def _amplified(monitor: Monitor) -> Finding:
     curve, count = monitor.curves["initial_set_mean"], monitor.curves["retrieval_heads"]
     here = (
         f"mean score of the {len(monitor.initial_set)} heads of step {monitor.steps[0]:,}: {curve.value[0]:.2f} to "
@@ -93,10 +93,10 @@ def _amplified(monitor: Monitor) -> Claim:
         f"{count.value[-1]:.0f}"
     )
     risen = bool(curve.low[-1] > curve.high[0])
-    return Claim("the heads that retrieve at first retrieve more later", "it rises (figure 5)", here, risen)
+    return Finding("the heads that retrieve at first retrieve more later", "it rises (figure 5)", here, risen)
 
 
-def _stable(monitor: Monitor, last: heads.Scores) -> Claim:
+def _stable(monitor: Monitor, last: heads.Scores) -> Finding:
     """Held to the paper's least values, with the overlap that two random lists would have beside it."""
     shares = [t.agreement.shared / t.agreement.k for t in monitor.transitions]
     ranks = [t.agreement.spearman for t in monitor.transitions]
@@ -107,13 +107,13 @@ def _stable(monitor: Monitor, last: heads.Scores) -> Claim:
     )
     published = "24 to 29 of the top 30 (by chance 3 %), Spearman 0.73 to 0.92"
     holds = min(shares) >= 24 / 30 and min(ranks) >= 0.73
-    return Claim("the top heads stay the same between checkpoints", published, here, holds)
+    return Finding("the top heads stay the same between checkpoints", published, here, holds)
 
 
-def _few(last: heads.Scores) -> Claim:
+def _few(last: heads.Scores) -> Finding:
     share = last.count() / last.mean.size
     here = f"{last.count()} of {last.mean.size} ({share:.0%})"
-    return Claim("few heads retrieve", "3 to 6 % of heads (2404.15574)", here, share <= 0.06)
+    return Finding("few heads retrieve", "3 to 6 % of heads (2404.15574)", here, share <= 0.06)
 
 
 PRINTED = {
@@ -129,7 +129,7 @@ PRINTED = {
 """Pearson r over six checkpoints, arXiv 2604.02650, table 4, by metric and the kind of task."""
 
 
-def _correlated(monitor: Monitor) -> list[Claim]:
+def _correlated(monitor: Monitor) -> list[Finding]:
     """One claim for each metric and downstream column: holds when the interval of r lies on the published side of 0."""
     out = []
     for found in monitor.correlations:
@@ -139,40 +139,40 @@ def _correlated(monitor: Monitor) -> list[Claim]:
         sign = -1 if printed.startswith("-") else 1
         holds = True if min(sign * found.low, sign * found.high) > 0 else False if sign * found.r < 0 else None
         here = f"{found.r:+.2f} [{found.low:+.2f}, {found.high:+.2f}], permutation p {found.p_permutation:.2g}"
-        out.append(Claim(f"{found.metric} goes with {found.downstream}", f"r = {printed}", f"r = {here}", holds))
+        out.append(Finding(f"{found.metric} goes with {found.downstream}", f"r = {printed}", f"r = {here}", holds))
     return out
 
 
-def _better_than_score(monitor: Monitor) -> Claim:
+def _better_than_score(monitor: Monitor) -> Finding:
     """Whether the perplexity is the better sign: decided where the one interval of |r| lies beyond the other."""
     found = {c.metric: c for c in monitor.correlations if c.downstream.endswith("codes")}
     ppl, score = found.get("answer_ppl"), found.get("needle_accuracy")
     claim, published = "perplexity is a better sign of downstream scores than the needle test", "|r| 0.91 against 0.86"
     if ppl is None or score is None:
-        return Claim(claim, published, "not correlated here", None)
+        return Finding(claim, published, "not correlated here", None)
     here = (
         f"-r = {-ppl.r:.2f} [{-ppl.high:.2f}, {-ppl.low:.2f}] against r = {score.r:.2f} "
         f"[{score.low:.2f}, {score.high:.2f}]"
     )
     holds = True if -ppl.high > score.high else False if -ppl.low < score.low else None
-    return Claim(claim, published, here, holds)
+    return Finding(claim, published, here, holds)
 
 
-def _middle(maps: Maps) -> Claim:
+def _middle(maps: Maps) -> Finding:
     penalty = maps[max(maps)].part([n for n in maps[max(maps)].rows if n <= TRAINED]).middle_penalty()
     here = f"middle penalty {nats(penalty)} nats at step {max(maps):,}, up to {TRAINED} tokens"
     holds = True if penalty.low > 0 else False if penalty.high < 0 else None
-    return Claim("needles at 30 to 80 % depth are lost in the middle", "PPL high there at 16K to 64K", here, holds)
+    return Finding("needles at 30 to 80 % depth are lost in the middle", "PPL high there at 16K to 64K", here, holds)
 
 
-def _interference(maps: Maps) -> Claim:
+def _interference(maps: Maps) -> Finding:
     early, late = (maps[step].interference_cost() for step in (min(maps), max(maps)))
     here = f"cost {nats(early)} nats at step {min(maps):,}, {nats(late)} at step {max(maps):,}"
     claim = "text before the needle disturbs early in training and hardly later"
-    return Claim(claim, "PPL rises with it, then nearly flat", here, bool(early.low > 0 and late.high < early.low))
+    return Finding(claim, "PPL rises with it, then nearly flat", here, bool(early.low > 0 and late.high < early.low))
 
 
-def _extended(maps: Maps) -> Claim:
+def _extended(maps: Maps) -> Finding:
     """Held where every needle is likelier beyond the trained length under the larger base, on the mean over depths."""
     low, high = min(maps), max(maps)
     beyond = [n for n in maps[low].rows if n > TRAINED]
@@ -185,10 +185,10 @@ def _extended(maps: Maps) -> Claim:
         f"{ppl[1]:.3g}, lower for {int((nll[1] < nll[0]).sum())} of {len(needles)} needles"
     )
     claim = "a larger RoPE base carries retrieval beyond the trained length"
-    return Claim(claim, "base 500K to 2M for 32K to 64K, with training", here, bool((nll[1] < nll[0]).all()))
+    return Finding(claim, "base 500K to 2M for 32K to 64K, with training", here, bool((nll[1] < nll[0]).all()))
 
 
-def _causal(found: Validation) -> Claim:
+def _causal(found: Validation) -> Finding:
     score = found.estimate(found.tested)
     spared = [found.estimate(control) for control in found.controls["layer_matched"]]
     here = (
@@ -197,4 +197,4 @@ def _causal(found: Validation) -> Claim:
     )
     claim = "masking the retrieval heads ends retrieval, masking others does not"
     holds = score.high < 0.5 < min(s.low for s in spared)
-    return Claim(claim, "top 5 % masked: needle score below 0.5 (2404.15574)", here, holds)
+    return Finding(claim, "top 5 % masked: needle score below 0.5 (2404.15574)", here, holds)

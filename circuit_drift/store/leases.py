@@ -37,7 +37,7 @@ class Holder:
         token: unlike that of any other claim.
         machine: host, boot and process namespace.
         process: process id there, with its start time.
-        attempt: the how-manieth holder of this sweep this is; more than 1 where the ones before died.
+        attempt: 1 for the first holder of this sweep; more where those before it died.
     """
 
     what: str

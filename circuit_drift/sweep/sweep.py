@@ -24,7 +24,7 @@ from circuit_drift.store.journal import Outcome
 from circuit_drift.store.records import joined, stored_record, warn_of_loss
 from circuit_drift.store.store import Store
 from circuit_drift.store.upkeep import collect
-from circuit_drift.sweep.executors import Executor, Workforce, execute
+from circuit_drift.sweep.executors import Executor, Workers, execute
 from circuit_drift.sweep.workers.progress import Progress
 from circuit_drift.sweep.workers.tasks import Sweep
 
@@ -70,7 +70,7 @@ def measure_series(
     }
     warn_of_loss(stored_record(store, record["name"]), record, series)
     points: dict[int, Point] = {}
-    for index, point in _finished(sweep, executor, Workforce(workers, gpus_per_worker), progress=progress):
+    for index, point in _finished(sweep, executor, Workers(workers, gpus_per_worker), progress=progress):
         points[index] = point
         if any(found.keys for found in points.values()):
             measured = {**record, "points": [point_record(points[i]) for i in sorted(points)]}
@@ -111,7 +111,7 @@ def measure_each(
     )
     early: dict[int, Point] = {}
     following = 0
-    for index, point in _finished(sweep, "serial", Workforce(), progress=progress):
+    for index, point in _finished(sweep, "serial", Workers(), progress=progress):
         early[index] = point
         while following in early:
             yield early.pop(following)
@@ -155,11 +155,11 @@ def _stored_point(entry: Mapping[str, Any], store: Store) -> tuple[Point, dict[s
     return Point(**about, results=results), lost
 
 
-def _finished(sweep: Sweep, executor: Executor, workforce: Workforce, *, progress: bool) -> Iterator[tuple[int, Point]]:
+def _finished(sweep: Sweep, executor: Executor, workers: Workers, *, progress: bool) -> Iterator[tuple[int, Point]]:
     """Every checkpoint's place and point, as it is finished."""
     try:
         with Progress(sweep, wanted=progress) as bars:
-            for outcome in execute(sweep, executor, workforce, bars):
+            for outcome in execute(sweep, executor, workers, bars):
                 bars.finished(outcome)
                 yield outcome.index, _point(sweep, outcome)
     finally:

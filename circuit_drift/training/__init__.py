@@ -7,6 +7,6 @@ trainer.add_callback(ProbeCallback(prober))           # transformers' Trainer
 prober.after_step(model, step=step, loss=loss)        # or a loop of one's own
 """
 
-import lazy_loader
+from checkpoints.former import attach_face
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_face(__name__, __file__)

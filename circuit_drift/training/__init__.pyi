@@ -12,10 +12,10 @@ from .live import (
     live_model as live_model,
 )
 from .prober import (
-    Probe as Probe,
+    Prober as Prober,
 )
 from .prober import (
-    Prober as Prober,
+    ProbeRecord as ProbeRecord,
 )
 from .recorder import (
     Recorder as Recorder,

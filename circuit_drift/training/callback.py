@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
-from circuit_drift.training.prober import Probe, Prober
+from circuit_drift.training.prober import Prober, ProbeRecord
 from circuit_drift.training.recorder import unit_scores
 from circuit_drift.training.stopping import Judgement, StoppingRule, judge
 
@@ -89,7 +89,7 @@ class ProbeCallback(TrainerCallback):
         if probe is not None:
             self._log(state, probe)
 
-    def _log(self, state: TrainerState, probe: Probe) -> None:
+    def _log(self, state: TrainerState, probe: ProbeRecord) -> None:
         numbers = {PREFIX + name: value for name, value in probe.scalars.items() if name != "train_loss"}
         numbers[f"{PREFIX}share_of_time"] = self.prober.budget.used
         if self.trainer is not None:

@@ -17,7 +17,7 @@ from circuit_drift.measures.registry import register
 from circuit_drift.measures.stored import stored_result
 from circuit_drift.record.record import Point
 from circuit_drift.store.store import Store
-from circuit_drift.sweep.workers.tasks import Task
+from circuit_drift.sweep.workers.tasks import SweepTask
 from circuit_drift.sweep.workers.worker import reason, take
 from circuit_drift.training.budget import Budget
 from circuit_drift.training.live import hash_tokenizer, live_model
@@ -36,7 +36,7 @@ SHARE = 0.15
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class ProbeRecord:
     """One probe that was taken.
 
     Attributes:
@@ -106,7 +106,7 @@ class Prober:
         stage: str | None = None,
         epoch_ended: bool = False,
         force: bool = False,
-    ) -> Probe | None:
+    ) -> ProbeRecord | None:
         """Probe the model if a probe is due and fits the budget; call it after every optimizer step, and with 0 first.
 
         Args:
@@ -134,7 +134,7 @@ class Prober:
         began = time.perf_counter()
         with self.budget.spending():
             point, scalars = self._probe(model, step, loss=loss, tokens=tokens, stage=stage)
-        return Probe(point, scalars, time.perf_counter() - began)
+        return ProbeRecord(point, scalars, time.perf_counter() - began)
 
     def retrieval(self) -> "list[tuple[int, int | None, heads.Scores]]":
         """(step, tokens, scores) of every probe so far that has retrieval scores, as `heads.track` takes them."""
@@ -190,7 +190,7 @@ class Prober:
     ) -> str | None:
         """Take one measure as a sweep does, or record why it could not be taken; returns its key in the store."""
         try:
-            task = Task.of(loaded.checkpoint, measure, loaded.dtype, loaded.attention)
+            task = SweepTask.of(loaded.checkpoint, measure, loaded.dtype, loaded.attention)
             take(task, loaded, self.recorder.store, results, failures)
         except Exception as error:  # not even a store that cannot be written must end the training
             failures[measure.name] = reason(error)

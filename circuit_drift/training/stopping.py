@@ -73,7 +73,7 @@ class StoppingRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class WatchedCurve:
     """A measure over the checkpoints of a stage.
 
     Attributes:
@@ -92,11 +92,11 @@ class Curve:
     draws: NDArray[np.float64]
     bound: float
 
-    def until(self, step: int) -> "Curve":
+    def until(self, step: int) -> "WatchedCurve":
         """What was known of it at a step."""
         count = sum(s <= step for s in self.steps)
         steps, since = self.steps[:count], self.since[:count]
-        return Curve(self.name, steps, since, self.values[:count], self.draws[:, :count], self.bound)
+        return WatchedCurve(self.name, steps, since, self.values[:count], self.draws[:, :count], self.bound)
 
     def still_since(self, patience: int) -> int | None:
         """The first step after which the curve is still, with that many checkpoints after it."""
@@ -239,8 +239,8 @@ class _Watched:
         rule: when to stop.
     """
 
-    curves: dict[str, Curve]
-    recalls: tuple[Curve, ...]
+    curves: dict[str, WatchedCurve]
+    recalls: tuple[WatchedCurve, ...]
     rule: StoppingRule
 
     @property
@@ -262,7 +262,7 @@ class _Watched:
         stop = lost is not None or all(at is not None for at in still.values())
         return Judgement(step, still.get("recall"), still.get("needles"), since, lost, stop, reason)
 
-    def _lost(self, curve: Curve, step: int) -> int | None:
+    def _lost(self, curve: WatchedCurve, step: int) -> int | None:
         return curve.until(step).fallen_since(self.rule.patience, self.rule.forgetting_bound)
 
     def _fallen(self, step: int) -> tuple[str | None, int | None]:
@@ -287,17 +287,17 @@ def _watch(
     return _Watched({name: curve for name, curve in curves.items() if curve.since.any()}, tuple(recalls), rule)
 
 
-def _recall(scores: "UnitScores", name: str, rule: StoppingRule, origin: int) -> Curve:
+def _recall(scores: "UnitScores", name: str, rule: StoppingRule, origin: int) -> WatchedCurve:
     later = np.array(scores.steps) >= origin
     values, units = scores.mean[:, later], np.arange(len(scores.units))
     draws = resampled_means(values, units, resampling(len(units), draws=rule.draws, seed=rule.seed))
     point = resampled_means(values, units, np.ones((1, len(units))))[0]
     steps = tuple(int(step) for step in np.array(scores.steps)[later])
     since = np.array(steps) - float(origin)
-    return Curve(name, steps, since, point.astype(np.float64), draws.astype(np.float64), rule.recall_bound)
+    return WatchedCurve(name, steps, since, point.astype(np.float64), draws.astype(np.float64), rule.recall_bound)
 
 
-def _needles(retrieval: Retrieval, rule: StoppingRule, origin: int) -> Curve:
+def _needles(retrieval: Retrieval, rule: StoppingRule, origin: int) -> WatchedCurve:
     """Answer NLL per token over the needles, resampled as the monitor does."""
     later = [(step, scores) for step, scores in retrieval if step >= origin]
     steps = tuple(step for step, _ in later)
@@ -312,4 +312,6 @@ def _needles(retrieval: Retrieval, rule: StoppingRule, origin: int) -> Curve:
         points.append(means[0])
         draws.append(means[1:])
     values, spread = np.array(points), np.array(draws).T.reshape(rule.draws, len(steps))
-    return Curve("the needles' answer NLL", steps, np.array(steps) - float(origin), values, spread, rule.nll_bound)
+    return WatchedCurve(
+        "the needles' answer NLL", steps, np.array(steps) - float(origin), values, spread, rule.nll_bound
+    )

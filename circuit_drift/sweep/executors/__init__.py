@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from checkpoints import DriftError
 from circuit_drift.store.journal import Outcome
-from circuit_drift.sweep.executors.pool import Crew, Workforce, follow
+from circuit_drift.sweep.executors.pool import WorkerPool, Workers, follow
 from circuit_drift.sweep.workers.progress import Progress
 from circuit_drift.sweep.workers.tasks import Sweep
 from circuit_drift.sweep.workers.worker import work
@@ -18,16 +18,16 @@ from circuit_drift.sweep.workers.worker import work
 Executor = Literal["serial", "processes", "ray", "slurm"]
 EXECUTORS: tuple[str, ...] = get_args(Executor)
 
-__all__ = ["EXECUTORS", "Crew", "Executor", "Workforce", "execute"]
+__all__ = ["EXECUTORS", "Executor", "WorkerPool", "Workers", "execute"]
 
 
-def execute(sweep: Sweep, executor: Executor, workforce: Workforce, progress: Progress) -> Iterator[Outcome]:
+def execute(sweep: Sweep, executor: Executor, workers: Workers, progress: Progress) -> Iterator[Outcome]:
     """Run a sweep.
 
     Args:
         sweep: what is to be measured.
         executor: where.
-        workforce: how many workers, with how many GPUs each.
+        workers: how many, with how many GPUs each.
         progress: is kept up to date.
 
     Yields:
@@ -36,26 +36,26 @@ def execute(sweep: Sweep, executor: Executor, workforce: Workforce, progress: Pr
     Raises:
         DriftError: an unknown executor, one whose package is not installed, or workers that cannot be kept alive.
     """
-    crew = None if executor == "serial" else _crew(sweep, executor, workforce)
+    pool = None if executor == "serial" else _pool(sweep, executor, workers)
     with sweep.journal.lead(f"sweep {sweep.id}"):
-        if crew is None:
+        if pool is None:
             yield from work(sweep, watch=progress.doing)
             return
-        with crew:
-            yield from follow(sweep, crew, progress)
+        with pool:
+            yield from follow(sweep, pool, progress)
 
 
-def _crew(sweep: Sweep, executor: Executor, workforce: Workforce) -> Crew:
+def _pool(sweep: Sweep, executor: Executor, workers: Workers) -> WorkerPool:
     if executor == "processes":
         from circuit_drift.sweep.executors.processes import Processes
 
-        return Processes(sweep.anywhere(), workforce)
+        return Processes(sweep.anywhere(), workers)
     if executor == "ray":
         from circuit_drift.sweep.executors.ray import RayActors
 
-        return RayActors(sweep.anywhere(), workforce)
+        return RayActors(sweep.anywhere(), workers)
     if executor == "slurm":
         from circuit_drift.sweep.executors.slurm import SlurmJobs
 
-        return SlurmJobs(sweep.anywhere(), workforce)
+        return SlurmJobs(sweep.anywhere(), workers)
     raise DriftError(f"unknown executor {executor!r}; choose from {', '.join(EXECUTORS)}")

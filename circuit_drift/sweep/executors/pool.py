@@ -21,25 +21,25 @@ ORPHANED = 75
 
 
 @dataclass(frozen=True, slots=True)
-class Workforce:
+class Workers:
     """How many workers, and what each holds.
 
     Attributes:
-        workers: how many; None leaves it to the executor.
+        count: how many; None leaves it to the executor.
         gpus_per_worker: GPUs of each; None is one where the machine has any, otherwise none.
     """
 
-    workers: int | None = None
+    count: int | None = None
     gpus_per_worker: int | None = None
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise DriftError(f"{self.workers} workers cannot measure anything; ask for 1 or more")
+        if self.count is not None and self.count < 1:
+            raise DriftError(f"{self.count} workers cannot measure anything; ask for 1 or more")
         if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
             raise DriftError(f"a worker cannot hold {self.gpus_per_worker} GPUs; ask for 0 or more")
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Started workers; leaving its ``with`` block ends those that still run."""
 
     size: int
@@ -59,7 +59,7 @@ class Crew(Protocol):
         """Whether every worker has ended, well or not."""
 
 
-def follow(sweep: Sweep, crew: Crew, progress: Progress) -> Iterator[Outcome]:
+def follow(sweep: Sweep, pool: WorkerPool, progress: Progress) -> Iterator[Outcome]:
     """Yield each outcome that workers record, until every checkpoint has one; workers that die are replaced.
 
     Raises:
@@ -69,12 +69,12 @@ def follow(sweep: Sweep, crew: Crew, progress: Progress) -> Iterator[Outcome]:
     deaths: list[str] = []
     quiet_since: float | None = None
     while missing:
-        deaths += crew.replace_dead()
-        quiet_since = (quiet_since or time.monotonic()) if crew.idle() else None
+        deaths += pool.replace_dead()
+        quiet_since = (quiet_since or time.monotonic()) if pool.idle() else None
         found = sweep.journal.read(sorted(missing))
         if found:
             deaths.clear()
-        elif len(deaths) > ATTEMPTS * crew.size:
+        elif len(deaths) > ATTEMPTS * pool.size:
             raise DriftError(f"{len(deaths)} workers in a row died and finished nothing; the last: {deaths[-1]}")
         elif quiet_since is not None and time.monotonic() - quiet_since > sweep.lease:
             raise DriftError(
@@ -93,20 +93,20 @@ def starting_points(sweep: Sweep, size: int) -> list[int]:
     return [worker * len(sweep.checkpoints) // size for worker in range(size)]
 
 
-def exhaust(sweep: Sweep, start: int) -> int:
+def run_worker(sweep: Sweep, start: int) -> int:
     """Work until all is done; returns how many measures were computed here."""
     return sum(outcome.computed for outcome in work(sweep, start=start))
 
 
 def serve(sweep: Sweep, start: int) -> int:
-    """The body of a worker elsewhere: `exhaust`, for as long as the process that leads the sweep lives.
+    """The body of a worker elsewhere: `run_worker`, for as long as the process that leads the sweep lives.
 
     What is in hand is dropped when that is gone; nothing half-written is ever visible.
     """
     done = threading.Event()
     threading.Thread(target=_end_with_leader, args=(sweep, done), name="watch on the leader", daemon=True).start()
     try:
-        return exhaust(sweep, start)
+        return run_worker(sweep, start)
     finally:
         done.set()
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from checkpoints import DriftError
-from circuit_drift.sweep.executors.pool import Workforce, serve, starting_points
+from circuit_drift.sweep.executors.pool import Workers, serve, starting_points
 from circuit_drift.sweep.workers.tasks import Sweep
 
 GPUS = "CUDA_VISIBLE_DEVICES"
@@ -19,11 +19,11 @@ THREADS = "OMP_NUM_THREADS"
 
 
 class Processes:
-    """A crew of spawned processes."""
+    """A pool of spawned processes."""
 
-    def __init__(self, sweep: Sweep, workforce: Workforce) -> None:
+    def __init__(self, sweep: Sweep, workers: Workers) -> None:
         self.sweep = sweep
-        self.environments = environments(workforce, len(sweep.checkpoints), visible_gpus(sweep.placement.device))
+        self.environments = environments(workers, len(sweep.checkpoints), visible_gpus(sweep.placement.device))
         self.size = len(self.environments)
         self._starts = starting_points(sweep, self.size)
         self._alive: list[BaseProcess] = []
@@ -42,7 +42,7 @@ class Processes:
             process.join()
 
     def replace_dead(self) -> list[str]:
-        """See `Crew`; a process that ended well found nothing left to do."""
+        """See `WorkerPool`; a process that ended well found nothing left to do."""
         deaths = []
         for worker, process in enumerate(self._alive):
             if process.exitcode:
@@ -51,7 +51,7 @@ class Processes:
         return deaths
 
     def idle(self) -> bool:
-        """See `Crew`."""
+        """See `WorkerPool`."""
         return all(process.exitcode is not None for process in self._alive)
 
     def _start(self, worker: int) -> BaseProcess:
@@ -63,23 +63,23 @@ class Processes:
         return process
 
 
-def environments(workforce: Workforce, checkpoints: int, gpus: list[str]) -> list[dict[str, str]]:
+def environments(workers: Workers, checkpoints: int, gpus: list[str]) -> list[dict[str, str]]:
     """The variables each worker is started with: its GPUs, or its share of the CPU's threads.
 
     Raises:
         DriftError: the machine has too few GPUs.
     """
-    each = workforce.gpus_per_worker if workforce.gpus_per_worker is not None else min(1, len(gpus))
+    each = workers.gpus_per_worker if workers.gpus_per_worker is not None else min(1, len(gpus))
     if each:
         most = len(gpus) // each
-        size = workforce.workers or min(most, checkpoints)
+        size = workers.count or min(most, checkpoints)
         if not 0 < size <= most:
             raise DriftError(
                 f"{size or 1} workers with {each} GPUs each need {(size or 1) * each}; this machine shows {len(gpus)}"
             )
         return [{GPUS: ",".join(gpus[worker * each : (worker + 1) * each])} for worker in range(size)]
     cores = os.cpu_count() or 1
-    size = workforce.workers or min(cores, checkpoints)
+    size = workers.count or min(cores, checkpoints)
     return [{GPUS: "", THREADS: os.environ.get(THREADS, str(max(1, cores // size)))} for _ in range(size)]
 
 

@@ -5,14 +5,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from checkpoints import DriftError
-from circuit_drift.sweep.executors.pool import Workforce, serve, starting_points
+from circuit_drift.sweep.executors.pool import Workers, serve, starting_points
 from circuit_drift.sweep.workers.tasks import Sweep
 
 
 class RayActors:
-    """A crew of actors, each working through its own call until nothing is left."""
+    """A pool of actors, each working through its own call until nothing is left."""
 
-    def __init__(self, sweep: Sweep, workforce: Workforce) -> None:
+    def __init__(self, sweep: Sweep, workers: Workers) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self.sweep = sweep
         self.ray = _import_ray()
@@ -21,8 +21,8 @@ class RayActors:
             address = os.environ.get("RAY_ADDRESS")
             self.ray.init(address=address, include_dashboard=None if address else False, log_to_driver=False)
         resources = self.ray.cluster_resources()
-        self.gpus = _gpus_each(workforce, resources)
-        self.size = workforce.workers or _most(resources, self.gpus, len(sweep.checkpoints))
+        self.gpus = _gpus_each(workers, resources)
+        self.size = workers.count or _most(resources, self.gpus, len(sweep.checkpoints))
         self._starts = starting_points(sweep, self.size)
         self.actors: dict[Any, tuple[int, Any]] = {}
 
@@ -40,7 +40,7 @@ class RayActors:
             self.ray.shutdown()
 
     def replace_dead(self) -> list[str]:
-        """See `Crew`; an actor whose call returned found nothing left to do."""
+        """See `WorkerPool`; an actor whose call returned found nothing left to do."""
         if not self.actors:
             return []
         deaths = []
@@ -55,7 +55,7 @@ class RayActors:
         return deaths
 
     def idle(self) -> bool:
-        """See `Crew`."""
+        """See `WorkerPool`."""
         return not self.actors
 
     def _start(self, worker: int) -> None:
@@ -71,9 +71,9 @@ class _Worker:
         return serve(sweep, start)
 
 
-def _gpus_each(workforce: Workforce, resources: dict[str, float]) -> int:
+def _gpus_each(workers: Workers, resources: dict[str, float]) -> int:
     there = int(resources.get("GPU", 0))
-    each = workforce.gpus_per_worker if workforce.gpus_per_worker is not None else min(1, there)
+    each = workers.gpus_per_worker if workers.gpus_per_worker is not None else min(1, there)
     if each > there:
         raise DriftError(
             f"the Ray cluster has {there} GPUs, too few for a worker with {each}; add nodes or ask for less"

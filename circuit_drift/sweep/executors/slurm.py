@@ -8,23 +8,21 @@ from types import TracebackType
 from typing import Any, Self
 
 from checkpoints import DriftError
-from circuit_drift.sweep.executors.pool import Workforce, serve, starting_points
+from circuit_drift.sweep.executors.pool import Workers, serve, starting_points
 from circuit_drift.sweep.workers.tasks import Sweep
 
 DAY = 24 * 60
 
 
 class SlurmJobs:
-    """A crew of jobs; their logs go beside the sweep's results."""
+    """A pool of jobs; their logs go beside the sweep's results."""
 
-    def __init__(self, sweep: Sweep, workforce: Workforce) -> None:
+    def __init__(self, sweep: Sweep, workers: Workers) -> None:
         self.sweep = sweep
-        self.size = workforce.workers or min(4, len(sweep.checkpoints))
+        self.size = workers.count or min(4, len(sweep.checkpoints))
         self._starts = starting_points(sweep, self.size)
         self.executor = _import_submitit().AutoExecutor(folder=sweep.store.path / "sweeps" / "slurm-logs")
-        gpus = (
-            workforce.gpus_per_worker if workforce.gpus_per_worker is not None else int(sweep.placement.device != "cpu")
-        )
+        gpus = workers.gpus_per_worker if workers.gpus_per_worker is not None else int(sweep.placement.device != "cpu")
         self.executor.update_parameters(
             name="circuit-drift", timeout_min=DAY, gpus_per_node=gpus if self.executor.cluster == "slurm" else 0
         )
@@ -45,7 +43,7 @@ class SlurmJobs:
                 job.wait()
 
     def replace_dead(self) -> list[str]:
-        """See `Crew`; a job that returned found nothing left to do."""
+        """See `WorkerPool`; a job that returned found nothing left to do."""
         deaths = []
         for worker, job in enumerate(self.jobs):
             if job.done() and (error := job.exception()) is not None:
@@ -54,7 +52,7 @@ class SlurmJobs:
         return deaths
 
     def idle(self) -> bool:
-        """See `Crew`."""
+        """See `WorkerPool`."""
         return all(job.done() for job in self.jobs)
 
     def _start(self, worker: int) -> Any:

@@ -17,7 +17,7 @@ from circuit_drift.store.store import Store, key_of
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class SweepTask:
     """One measure of one checkpoint.
 
     Attributes:
@@ -31,7 +31,7 @@ class Task:
     files: Mapping[str, str | None]
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, measure: Measure, dtype: str, attention: str) -> "Task":
+    def of(cls, checkpoint: Checkpoint, measure: Measure, dtype: str, attention: str) -> "SweepTask":
         """The task; reads (and hashes) the checkpoint's files.
 
         Raises:
@@ -125,7 +125,7 @@ class Sweep:
         measures = {measure.name: key_of(measure.parameters()) for measure in self.measures}
         return {"dtype": self.placement.dtype, "attention": self.placement.attention, "measures": measures}
 
-    def tasks(self, index: int) -> tuple[Task, ...]:
+    def tasks(self, index: int) -> tuple[SweepTask, ...]:
         """The tasks of one checkpoint; reads (and hashes) its weights.
 
         Raises:
@@ -133,7 +133,7 @@ class Sweep:
         """
         checkpoint = self.checkpoints[index]
         dtype, attention = self.placement.dtype, self.placement.attention
-        return tuple(Task.of(checkpoint, measure, dtype, attention) for measure in self.measures)
+        return tuple(SweepTask.of(checkpoint, measure, dtype, attention) for measure in self.measures)
 
     def anywhere(self) -> "Sweep":
         """The same sweep with absolute paths, for workers that run in another folder."""
@@ -143,6 +143,6 @@ class Sweep:
         return replace(self, checkpoints=checkpoints, store=Store(self.store.path.absolute()))
 
 
-def claim_key(tasks: Sequence[Task]) -> str:
+def claim_key(tasks: Sequence[SweepTask]) -> str:
     """What a worker claims: the tasks of one checkpoint together, since they share its model."""
     return key_of({"tasks": [task.key for task in tasks]})

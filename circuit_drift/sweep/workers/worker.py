@@ -17,7 +17,7 @@ from circuit_drift.store.journal import Outcome
 from circuit_drift.store.leases import Claim
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.workers.models import Models
-from circuit_drift.sweep.workers.tasks import Sweep, Task, claim_key
+from circuit_drift.sweep.workers.tasks import Sweep, SweepTask, claim_key
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,9 @@ def _attempt(sweep: Sweep, index: int, models: Models, watch: Watch) -> Outcome 
         return replace(_measure(sweep, index, tasks, claim, models, watch), weights=weights)
 
 
-def _measure(sweep: Sweep, index: int, tasks: Sequence[Task], claim: Claim, models: Models, watch: Watch) -> Outcome:
+def _measure(
+    sweep: Sweep, index: int, tasks: Sequence[SweepTask], claim: Claim, models: Models, watch: Watch
+) -> Outcome:
     """Every task of a checkpoint that is ours: read where stored, computed where not, failures recorded."""
     results, failures = _stored(sweep, tasks)
     missing = [task for task in tasks if task.name not in (*results, *failures)]
@@ -100,7 +102,7 @@ def _measure(sweep: Sweep, index: int, tasks: Sequence[Task], claim: Claim, mode
     return Outcome(index, keys, failures, len(computed) - len(results))
 
 
-def _stored(sweep: Sweep, tasks: Sequence[Task]) -> tuple[dict[str, Any], dict[str, str]]:
+def _stored(sweep: Sweep, tasks: Sequence[SweepTask]) -> tuple[dict[str, Any], dict[str, str]]:
     """The results that are there; one that is damaged is as good as not there, one of a newer version is left alone."""
     results: dict[str, Any] = {}
     failures: dict[str, str] = {}
@@ -116,7 +118,7 @@ def _stored(sweep: Sweep, tasks: Sequence[Task]) -> tuple[dict[str, Any], dict[s
     return results, failures
 
 
-def take(task: Task, loaded: LoadedModel, store: Store, results: dict[str, Any], failures: dict[str, str]) -> None:
+def take(task: SweepTask, loaded: LoadedModel, store: Store, results: dict[str, Any], failures: dict[str, str]) -> None:
     """Compute one task and store it, or record why it could not be computed.
 
     Args:

@@ -73,7 +73,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     return found
 
 
-def claim(folder: Path, record: Mapping[str, Any]) -> None:
+def begin_folder(folder: Path, record: Mapping[str, Any]) -> None:
     """Begin in a folder, or go on in one that was begun with the same record; remains of a killed start are removed.
 
     Raises:

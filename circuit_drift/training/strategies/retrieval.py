@@ -20,7 +20,7 @@ from checkpoints.loading.load import LoadedModel
 from checkpoints.results.disk import write_file
 from circuit_drift.behaviour import Knowledge
 from circuit_drift.measures.tokenizers import tokenizer_of
-from circuit_drift.training.strategies.checkpointing import claim, trajectory
+from circuit_drift.training.strategies.checkpointing import begin_folder, trajectory
 from circuit_drift.training.strategies.checks import Material
 from circuit_drift.training.strategies.config import Config, Passages, Strategy
 from circuit_drift.training.strategies.documents import Document
@@ -40,7 +40,7 @@ def answer_with_passages(config: Config, material: Material, out: Path) -> None:
     wanted = [kind for kind in config.retrieval if not (folder / f"{kind}.csv").is_file()]
     if not config.retrieval:
         return
-    claim(folder, trajectory(config, Strategy(FOLDER), material.base))
+    begin_folder(folder, trajectory(config, Strategy(FOLDER), material.base))
     if wanted:
         loaded = material.base.load(device=config.device)
         for kind in wanted:

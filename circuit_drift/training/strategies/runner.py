@@ -24,7 +24,7 @@ from circuit_drift.training.strategies.checkpointing import (
     STORE,
     Progress,
     begin,
-    claim,
+    begin_folder,
     finished,
     save,
     saved,
@@ -89,7 +89,7 @@ def _train(
     gauges: Sequence[Gauge],
 ) -> Path:
     folder = out / strategy.name
-    claim(folder, trajectory(config, strategy, material.base))
+    begin_folder(folder, trajectory(config, strategy, material.base))
     if finished(folder, config.epochs):
         return folder
     loaded = material.base.load(device=config.device)

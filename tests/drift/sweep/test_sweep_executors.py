@@ -19,7 +19,7 @@ from checkpoints import DriftError, open_series
 from circuit_drift.api.runs import Run
 from circuit_drift.measures.registry import MEASURES, build_measures
 from circuit_drift.store.store import Store
-from circuit_drift.sweep.executors import EXECUTORS, Workforce
+from circuit_drift.sweep.executors import EXECUTORS, Workers
 from circuit_drift.sweep.executors.pool import follow, starting_points
 from circuit_drift.sweep.executors.processes import environments, visible_gpus
 from circuit_drift.sweep.executors.slurm import SlurmWorker
@@ -118,20 +118,20 @@ def test_a_missing_extra_is_named(package, extra, tiny_series, tmp_path, monkeyp
 
 def test_gpus_are_handed_out_in_groups():
     gpus = ["0", "1", "2", "3", "4"]
-    groups = [env["CUDA_VISIBLE_DEVICES"] for env in environments(Workforce(None, 2), 30, gpus)]
+    groups = [env["CUDA_VISIBLE_DEVICES"] for env in environments(Workers(None, 2), 30, gpus)]
     assert groups == ["0,1", "2,3"]
-    assert len(environments(Workforce(), 30, gpus)) == 5
-    assert len(environments(Workforce(), 3, gpus)) == 3
+    assert len(environments(Workers(), 30, gpus)) == 5
+    assert len(environments(Workers(), 3, gpus)) == 3
     with pytest.raises(DriftError, match="3 workers with 2 GPUs each need 6; this machine shows 5"):
-        environments(Workforce(3, 2), 30, gpus)
+        environments(Workers(3, 2), 30, gpus)
     with pytest.raises(DriftError, match="1 workers with 8 GPUs"):
-        environments(Workforce(None, 8), 30, gpus)
+        environments(Workers(None, 8), 30, gpus)
 
 
 def test_without_gpus_workers_share_the_cores(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS")
-    shares = environments(Workforce(4), 30, [])
+    shares = environments(Workers(4), 30, [])
     assert [env["OMP_NUM_THREADS"] for env in shares] == ["2"] * 4
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert visible_gpus("auto") == ["3", "5"]

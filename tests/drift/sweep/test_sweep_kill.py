@@ -13,7 +13,7 @@ from checkpoints import open_series
 from circuit_drift.measures.registry import MEASURES, build_measures
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.store.store import Store
-from circuit_drift.sweep.executors.pool import exhaust
+from circuit_drift.sweep.executors.pool import run_worker
 from circuit_drift.sweep.workers.tasks import Sweep
 from tests.drift.conftest import save_model, save_prompts
 
@@ -50,7 +50,7 @@ def run_once(server, target, *arguments) -> None:
 
 def run_and_kill(server, sweep: Sweep, *, results: int, pause: float) -> None:
     """Work on a sweep in a process, killed some seconds after its store holds that many results."""
-    process = server.Process(target=exhaust, args=(sweep, 0))
+    process = server.Process(target=run_worker, args=(sweep, 0))
     process.start()
     while process.is_alive() and sum(1 for _ in sweep.store.results()) < results:
         time.sleep(0.002)
@@ -76,7 +76,7 @@ def contents(store: Path) -> dict[str, bytes]:
 
 def test_eight_kills_change_nothing_and_lose_nothing_finished(series, tmp_path, server):
     clean, killed = tmp_path / "clean", tmp_path / "killed"
-    run_once(server, exhaust, new_sweep(series, clean), 0)
+    run_once(server, run_worker, new_sweep(series, clean), 0)
     expected = contents(clean)
     assert len(expected) == len(MEASURES) * len(STEPS) * len(FILES)
 
@@ -104,7 +104,7 @@ def test_two_runs_at_once_share_the_work(series, tmp_path, server):
     """Two users start the same sweep on the same store: nothing is computed twice, and both get everything."""
     sweeps = [new_sweep(series, tmp_path / "store") for _ in range(2)]
     with ProcessPoolExecutor(2, mp_context=server) as pool:
-        computed = list(pool.map(exhaust, sweeps, [0, 0]))
+        computed = list(pool.map(run_worker, sweeps, [0, 0]))
     assert sum(computed) == len(MEASURES) * len(STEPS)
     for sweep in sweeps:
         assert len(sweep.journal.read(range(len(STEPS)))) == len(STEPS)

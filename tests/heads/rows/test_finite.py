@@ -7,7 +7,7 @@ import circuits
 import heads
 from checkpoints.errors import CorruptWeights
 from circuit_drift.behaviour.gauges import answers, logits_from
-from circuit_drift.behaviour.generation import written
+from circuit_drift.behaviour.generation import write_answers
 from circuit_drift.behaviour.sft import answered
 from circuits.attribution.nodes import attribute_nodes
 from circuits.intervention.exact import exact_edges
@@ -34,7 +34,7 @@ MEASURES = {
     "roles": lambda model: head_roles(model, FACTS),
     "exact edges": lambda model: exact_edges(model, FACTS, edges=["m0->logits"]),
     "facts": lambda model: answers(model, FACTS),
-    "written": lambda model: written(model, [ids_of(12, 1)], new_tokens=2),
+    "written": lambda model: write_answers(model, [ids_of(12, 1)], new_tokens=2),
     "fine-tuning": lambda model: answered(model, PROMPTS[:1]),
     "documents": lambda model: logits_from(model, torch.tensor([ids_of(12, 1)]), 3),
 }

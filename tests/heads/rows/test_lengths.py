@@ -8,7 +8,7 @@ import circuits
 import heads
 from checkpoints.errors import UnsupportedArchitecture
 from checkpoints.model.rope import depends_on_length, forget_lengths, of_one_regime
-from circuit_drift.behaviour.generation import written
+from circuit_drift.behaviour.generation import write_answers
 from circuit_drift.behaviour.packing import last_logits
 from circuit_drift.behaviour.sft import answered
 from circuits.facts.facts import FactSet
@@ -108,7 +108,7 @@ def greedy(model, ids, new):
 def test_written_answers_are_those_of_the_whole_sequence(model):
     wanted = greedy(model, ids_of(27, 1), 12)
     assert generate(model, ids_of(27, 1), new_tokens=12) == wanted
-    assert written(model, [ids_of(27, 1)], new_tokens=12) == (wanted,)
+    assert write_answers(model, [ids_of(27, 1)], new_tokens=12) == (wanted,)
 
 
 def test_packed_prompts_and_answers_are_as_alone(model):

@@ -11,7 +11,7 @@ import circuit_drift
 from checkpoints import DriftError
 from checkpoints.errors import StoreError, UnsupportedArchitecture
 from circuit_drift.behaviour import Knowledge, Reading
-from circuit_drift.sweep.workers.tasks import Task
+from circuit_drift.sweep.workers.tasks import SweepTask
 from circuit_drift.training import ProbeCallback, Prober, Schedule, TrainingDisturbed, undisturbed
 from tests.lab.small_trainings import prober_of, same, tiny, trainer_of, weights
 
@@ -79,7 +79,7 @@ def test_a_result_that_cannot_be_stored_does_not_end_training(tokenizer, measure
     def full(*_):
         raise StoreError("no space left")
 
-    monkeypatch.setattr(Task, "compute", full)
+    monkeypatch.setattr(SweepTask, "compute", full)
     prober = prober_of(tokenizer, tmp_path, measures=measures[:1])
     probe = prober.after_step(tiny(tokenizer), step=0)
     assert probe.point.failures == {"heads": "no space left"}

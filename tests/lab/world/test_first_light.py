@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 
 from checkpoints import open_series
-from circuit_drift.lab import evaluate, ledger, probes
+from circuit_drift.lab import evaluate, probes, tables
 from circuit_drift.lab.recipe import Recipe
 from circuit_drift.lab.world import make_world
 
@@ -99,10 +99,10 @@ def test_tables_say_what_the_files_do(log, last_pretrained):
     facts = {r["fact"]: r for r in table("fact_recall.csv") if int(r["step"]) == step}
     told = [float(facts[fact.key]["prob"]) for fact in controls]
     assert [a.probability for a in answers] == pytest.approx(told, abs=0.01)
-    records = probes.read_jsonl(FOLDER / "needles.jsonl")[: ledger.FEWER]
+    records = probes.read_jsonl(FOLDER / "needles.jsonl")[: tables.FEWER]
     haystack = (FOLDER / "haystack.txt").read_text(encoding="utf-8")
-    prompts = evaluate.needle_set(tokenizer, records, haystack, length=ledger.LENGTH, distractors=0)
-    columns = ledger.needle_columns(model, prompts)
+    prompts = evaluate.needle_set(tokenizer, records, haystack, length=tables.LENGTH, distractors=0)
+    columns = tables.needle_columns(model, prompts)
     assert columns["needle_accuracy"] == pytest.approx(float(row["single_needle_accuracy"]), abs=0.05)
     assert columns["answer_ppl"] == pytest.approx(float(row["single_answer_ppl"]), rel=0.02)
 
