@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import circuits
+from checkpoints.results.figure import BLUE
 from checkpoints.stats.ttests import TTest
 from circuits.attribution.positions import PositionScores
 from circuits.comparison.graph_diff import GraphDiff
@@ -211,6 +212,7 @@ def test_the_page_of_a_diff():
     page = diffed()._repr_html_()
     assert page.startswith("<p><b>Circuit diff</b>: 5 of 8 edges changed for real (q &lt;= 0.05, global p = 0.012)")
     assert page.count("<table") == 2
+    assert "border=" not in page
 
 
 def test_the_figure_of_a_diff():
@@ -532,6 +534,9 @@ def test_the_table_of_roles():
     ]  # fmt: skip
     page = roles(20)._repr_html_()
     assert page.startswith("<p><b>Roles of heads</b>: over 3 facts; a role&#x27;s column is its share of resamples</p>")
+    assert page.count("<tr") == 2
+    assert "<td>a0.h0</td>" in page
+    assert "border=" not in page
 
 
 CLEAN, CORRUPT = np.array([4.0, 2.0, 3.0, 5.0]), np.array([0.0, -1.0, 1.0, 0.0])
@@ -628,6 +633,16 @@ def test_a_curve_of_faithfulness():
     assert np.isnan(replace(found, random_metric=np.zeros((3, 0, 4))).random_values).all()
 
 
+def test_a_curve_is_told_smallest_circuit_first():
+    assert curved().verdict == "0.00 with 0 edges, 0.79 with 3 edges, 1.29 with 1200 edges"
+    assert faithful().verdict == str(faithful())
+
+
+def test_a_metric_without_a_name_is_called_metric():
+    assert replace(curved(), meta={}).plot().layout.title.text == "1,200 edges keep 129% of the metric"
+    assert replace(faithful(), meta={}).plot().layout.title.text == "12 edges keep 79% of the metric"
+
+
 def test_the_figure_of_a_curve():
     found, figure = curved(), curved().plot()
     assert figure.layout.title.text == "1,200 edges keep 129% of the logit difference"
@@ -702,6 +717,12 @@ def test_the_figures_of_positions_and_of_nodes():
         "sum over a writer's out-edges; positive = corrupting it there raises the logit difference"
     )
     assert (list(figure.data[0].x), list(figure.data[0].y)) == (["subject", "last"], ["a0.h0", "m0"])
+    across, down = figure.layout.xaxis, figure.layout.yaxis
+    assert (across.title.text, across.type) == ("segment", "category")
+    assert (down.title.text, down.type, down.autorange) == ("writer", "category", "reversed")
+    assert figure.data[0].texttemplate == "%{z:.2f}"
+    assert figure.data[0].hovertemplate == "%{y} at %{x}: %{z:.3g}<extra></extra>"
+    assert figure.layout.height == 520
     np.testing.assert_allclose(figure.data[0].z, [[0.1, 0.8], [0.2, -0.4]], rtol=1e-6)
     scores = [[0.5, 0, 0, 0, -0.8, 0, 0.1, 0.2], [0.3, 0, 0, 0, -0.4, 0, 0.1, 1.2]]
     figure = NodeScores.of(graph(scores)).plot(2)
@@ -710,6 +731,9 @@ def test_the_figures_of_positions_and_of_nodes():
         "positive = corrupting the node raises the logit difference; bars: standard errors over the facts"
     )
     assert (list(figure.data[0].x), list(figure.data[0].y)) == (["m0", "input"], pytest.approx([0.7, -0.2]))
+    assert (figure.layout.xaxis.title.text, figure.layout.xaxis.type) == ("node", "category")
+    assert figure.layout.yaxis.title.text == "score"
+    assert figure.data[0].marker.color == BLUE
     assert list(figure.data[0].error_y.array) == pytest.approx([0.5, 0.1])
 
 

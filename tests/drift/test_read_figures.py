@@ -4,10 +4,12 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from checkpoints.audit import Finding
 from circuit_drift.measures.figures.heads import behaviour_figure, head_frame, head_lines_figure, head_map_figure
+from circuit_drift.measures.figures.lines import lines_figure
 from circuit_drift.measures.figures.recall import recall_figure
 from circuit_drift.measures.figures.rewiring import rewiring_figure, rewiring_frame
 from circuit_drift.measures.figures.roles import roles_figure, roles_frame
@@ -414,6 +416,8 @@ def test_the_series_as_a_graph_says_how_many_branches_it_has():
         "5 checkpoints in 2 branches",
         "an arrow leads from a checkpoint to those that continue it",
     )
+    one = lineage_figure(run_of(*points[:3], parents={"one/0": [], "two/a/1": ["one/0"], "two/a/2": ["two/a/1"]}))
+    assert _title(one)[0] == "3 checkpoints in 1 branch"
     drawn = {
         trace.name: list(zip(trace.customdata, trace.x, trace.y, trace.text, strict=True)) for trace in figure.data[1:]
     }
@@ -433,3 +437,31 @@ def test_a_series_is_more_than_a_line_where_it_forks_or_merges():
     assert not forked({"0": [], "1": ["0"], "2": ["1"]})
     assert forked({"0": [], "1": ["0"], "2": ["0"]})
     assert forked({"0": [], "1": [], "2": ["0", "1"]})
+
+
+def test_the_figure_of_a_measure_that_brings_none_has_a_line_for_each_number():
+    run = run_of(point(0), point(100), point(200))
+    table = pd.DataFrame(
+        {
+            "own": [None, 0.12345, 20.0],
+            "words": ["a", "b", "c"],
+            "never": [math.nan] * 3,
+            "count": [1, 2, 3],
+            "flat": [5.0, math.nan, math.nan],
+            "last": [1.0, 2.0, 1234.5],
+        }
+    )
+    figure = lines_figure(run, table, ["own", "words", "never", "count", "flat", "last"])
+    assert _title(figure) == (
+        "own 0.123 → 20; count 1 → 3; flat 5 → 5",
+        "first and last checkpoint that it was measured on",
+    )
+    assert [trace.name for trace in figure.data] == ["own", "count", "flat", "last"]
+    assert {tuple(trace.x) for trace in figure.data} == {(0, 1, 2)}
+    assert [list(trace.y)[-1] for trace in figure.data if trace.name != "flat"] == [20.0, 3.0, 1234.5]
+    assert {trace.mode for trace in figure.data} == {"lines+markers"}
+    assert [trace.line.color for trace in figure.data] == list(theme.CATEGORIES[:4])
+    assert [trace.line.dash for trace in figure.data] == list(theme.DASHES[:4])
+    assert [trace.marker.symbol for trace in figure.data] == list(theme.SYMBOLS[:4])
+    assert list(figure.layout.xaxis.ticktext) == ["0", "100", "200"]
+    assert lines_figure(run, table, ["words", "never"]) is None

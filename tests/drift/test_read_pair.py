@@ -374,6 +374,7 @@ def test_json_names_the_facts_that_were_refused_and_holds_null_for_what_is_no_nu
     half = compare(
         point(0, heads=retrieval()), replace(a, step=1, results={**a.results, "heads": retrieval()})
     ).to_json()
+    assert half["refused_needles"] == []
     assert half["refused_facts"] == [{"index": 10, "reason": "two tokens"}]
     needles = retrieval(refused=[(3, "no such answer")])
     assert compare(point(0, heads=needles), point(1, heads=needles)).to_json()["refused_needles"] == [

@@ -567,6 +567,10 @@ def test_the_figure_of_a_needle_map():
     figure = grid().plot()
     assert figure.layout.title.text == grid().summary()
     assert figure.layout.title.subtitle.text == "cells: answer PPL and needle accuracy"
+    (heat,) = figure.data
+    assert (heat.texttemplate, heat.zmin, heat.colorbar.title.text) == ("%{text}", 0, "log10 PPL")
+    assert (figure.layout.xaxis.type, figure.layout.yaxis.type) == ("category", "category")
+    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("depth", "length")
     np.testing.assert_allclose(figure.data[0].z, np.array([[1.25, 2.25], [1.75, 10 / 3]]) / np.log(10))
     assert [list(row) for row in figure.data[0].text] == [
         ["3.49<br>100%", "9.49<br>50%"],

@@ -13,7 +13,15 @@ from checkpoints.stats.permutation import order_p
 from checkpoints.stats.ttests import false_discovery, paired_test, welch_test
 from checkpoints.stats.units import cluster_means, independent_units, nanmean, nansd
 from heads.scores.agreement import agreement, rank_biased_overlap, ranking, spearman
-from heads.tracking.correlation import Correlation, align, correlate, fisher_interval, pearson, pearson_p
+from heads.tracking.correlation import (
+    Correlation,
+    align,
+    correlate,
+    fisher_interval,
+    pearson,
+    pearson_p,
+    read_downstream,
+)
 from heads.tracking.saturation import BOUNDS, Saturation, Trend, count_bound, deceptive, log_fit, saturation
 
 NAN = float("nan")
@@ -352,3 +360,31 @@ def test_a_correlation_is_told_with_its_warning():
     many = Correlation("needle_score", "MMLU", 10, 0.912, 0.381, 0.991, 0.01, 0.0125, (0.85, 0.97), -0.2)
     assert many.warning == ""
     assert str(many) == told
+
+
+def test_downstream_scores_are_read_by_column_and_step(tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_text("step,MMLU,ARC\n100,0.25,\n1e3,0.5,nan\n2000,1,0.75\n")
+    assert read_downstream(path) == {"MMLU": {100: 0.25, 1000: 0.5, 2000: 1.0}, "ARC": {2000: 0.75}}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("at,MMLU\n1,2\n", "the columns ['at', 'MMLU'] and 1 rows"),
+        ("step\n1\n", "the columns ['step'] and 1 rows"),
+        ("step,a,a\n1,2,3\n", "the columns ['step', 'a', 'a'] and 1 rows"),
+        ("step,a\n", "the columns ['step', 'a'] and 0 rows"),
+        ("step,a\n1,2,3\n", "line 2 has 3 cells where the header names 2 columns"),
+        ("step,a\n1,2\n1,3\n", "line 3 gives step 1 again, which line 2 has: keep one row a checkpoint"),
+        ("step,a\n1.5,2\n", "line 2, column 'step': '1.5' is no whole number"),
+        ("step,a\n1,x\n", "line 2, column 'a': 'x' is no number"),
+        ("step,a\n1,2\n2,inf\n", "line 3, column 'a': 'inf' is not finite"),
+    ],
+)
+def test_downstream_scores_that_cannot_be_read_name_line_and_column(tmp_path, text, said):
+    path = tmp_path / "scores.csv"
+    path.write_text(text)
+    with pytest.raises(BadPrompt) as refused:
+        read_downstream(path)
+    assert str(refused.value).endswith(said)

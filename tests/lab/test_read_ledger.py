@@ -39,6 +39,14 @@ def test_the_findings_of_a_ledger_word_for_word():
     )
 
 
+def test_one_of_each_is_told_as_one():
+    probes = np.array([[0.0, 0.8, 0.9], [0.9, 0.1, 0.2]])[:, :, None]
+    told = knowledge.ledger(knowledge.UnitScores(("a", "b"), (0, 10, 20), probes, {}, "recall")).findings
+    assert told[1] == "1 was newly learned; 1 of those is held at 20, 0 units are consolidated"
+    assert told[2] == "of the 1 known at 0, 0 are known at 20"
+    assert told[3] == "1 acquisition (0 of them relearned) and 1 loss"
+
+
 def test_the_outcome_of_a_ledger():
     assert book().outcome == {
         "known_first": 2,
