@@ -2,19 +2,17 @@
 
 import importlib
 import warnings
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import CorruptWeights, DriftError
 from checkpoints.files.folder import ADAPTER_CONFIG, ADAPTER_FILE, loading_files, read_json
-from checkpoints.files.headers import read_header
 from checkpoints.loading.size import require_possible_adapter
 from checkpoints.loading.view import view
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-_EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight", "embed_in.weight", "embed_out.weight", "wte.weight")
 
 
 def merge_adapter(folder: Path, base: "PreTrainedModel") -> "PreTrainedModel":
@@ -36,26 +34,72 @@ def merge_adapter(folder: Path, base: "PreTrainedModel") -> "PreTrainedModel":
             "adapter where you trust it"
         )
     require_possible_adapter(folder)
+    if read_json(folder / ADAPTER_CONFIG).get("layer_replication"):
+        raise CorruptWeights(
+            f"{folder} repeats layers of its base (layer_replication), which share weights that a merge would change "
+            "more than once: merge it where you can check the result"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other packages' deprecations; what matters is checked below
             with view(folder, loading_files(folder, code=False)) as shown:
                 wrapped = peft.PeftModel.from_pretrained(base, str(shown), local_files_only=True)
     except Exception as error:
-        text = " ".join(str(error).split())[:400]
-        raise CorruptWeights(f"the adapter {folder} does not fit its base model: {text}") from error
-    found = set(read_header(folder / ADAPTER_FILE))
-    embeddings = any(name.endswith(_EMBEDDINGS) for name in found)  # left to itself, peft asks the hub
-    wanted = set(peft.get_peft_model_state_dict(wrapped, save_embedding_layers=embeddings))
-    odd = sorted(wanted ^ found)
+        raise CorruptWeights(f"the adapter {folder} does not fit its base model: {_line(error)}") from error
+    if not hasattr(wrapped.base_model, "merge_and_unload"):
+        kind = read_json(folder / ADAPTER_CONFIG).get("peft_type")
+        raise CorruptWeights(
+            f"the adapter {folder} cannot be merged into its base model: {kind!r:.60} adds prompts or modules and "
+            "changes no weights; only adapters that do (LoRA, DoRA, IA3, ...) can be measured"
+        )
+    _require_taken(folder, peft, wrapped)
+    _set_apart(wrapped)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tied weights, which were set apart
+            merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
+    except Exception as error:
+        raise CorruptWeights(f"the adapter {folder} cannot be merged into its base model: {_line(error)}") from error
+    return merged
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]
+
+
+def _require_taken(folder: Path, peft: Any, wrapped: Any) -> None:
+    """Refuse an adapter of which a tensor is missing, left over, or not the one that the model now holds."""
+    from safetensors.torch import load_file
+
+    stored = load_file(folder / ADAPTER_FILE)
+    # peft saves whole embeddings too where it adapts them or took them for resized; left to itself, it asks the hub
+    ways = [peft.get_peft_model_state_dict(wrapped, save_embedding_layers=whole) for whole in (False, True)]
+    held = min(ways, key=lambda way: len(way.keys() ^ stored.keys()))
+    odd = sorted(held.keys() ^ stored.keys())
     if odd:
         raise CorruptWeights(
             f"the adapter {folder} does not fit its base model and config: {len(odd)} tensors are in one and "
             f"not in the other, {odd[0]!r} first"
         )
-    try:
-        merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
-    except Exception as error:
-        text = " ".join(str(error).split())[:400]
-        raise CorruptWeights(f"the adapter {folder} cannot be merged into its base model: {text}") from error
-    return merged
+    lost = [name for name, tensor in stored.items() if not tensor.to(held[name].dtype).equal(held[name])]
+    if lost:
+        raise CorruptWeights(
+            f"the adapter {folder} holds {lost[0]!r}, of which the model took other values ({len(lost)} such tensors): "
+            "its base ties that tensor to another one; merge it, and save the two apart"
+        )
+
+
+def _set_apart(wrapped: Any) -> None:
+    """Give each adapted module weights of its own.
+
+    Where the base ties its head to its embedding, an adapter on one of them leaves the other as it is, while a merge
+    into the tensor that they share would change both.
+    """
+    import torch
+
+    users = Counter(id(tensor) for module in wrapped.modules() for tensor in module._parameters.values())
+    for module in wrapped.modules():
+        inner = getattr(module, "base_layer", None)
+        for name, tensor in list(inner.named_parameters(recurse=False)) if inner is not None else ():
+            if users[id(tensor)] > 1:
+                setattr(inner, name, torch.nn.Parameter(tensor.detach().clone(), requires_grad=False))

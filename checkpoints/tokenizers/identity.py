@@ -25,7 +25,7 @@ from checkpoints.tokenizers.load import read_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 1
+VERSION = 2
 TEXTS = (
     "The quick brown fox can't jump over 3.14 lazy dogs, isn't that so?",
     " a space in front",
@@ -45,6 +45,7 @@ TEXTS = (
     "🙂👍🏽 👩\u200d👩\u200d👧 \u00a0\u200b\ufeff",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 )
+_REFUSED = [-1]
 _FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -83,15 +84,26 @@ def behaviour(tokenizer: "PreTrainedTokenizerBase") -> str:
     added = sorted(getattr(tokenizer, "added_tokens_decoder", {}).items())
     named = "".join(f"a{token} b {token}c" for _, token in added)
     backend = getattr(tokenizer, "backend_tokenizer", None)
+    parts = {"model": None} if backend is None else json.loads(backend.to_str())
     told = {
         "vocabulary": sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0])),
-        "model": None if backend is None else json.loads(backend.to_str())["model"],
+        "model": parts["model"],
         "special": [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id],
         "all special": sorted(set(tokenizer.all_special_ids)),
         "texts": [_ids(tokenizer, text, special=False) for text in (*TEXTS, named)],
         "framed": [_ids(tokenizer, text, special=True) for text in ("", *TEXTS)],
     }
+    seldom = {"normalizer": parts.get("normalizer"), "written": _written(tokenizer)}
+    told |= {name: value for name, value in seldom.items() if value}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _written(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """What becomes of the texts that it knows, where it writes them otherwise than they were."""
+    unknown = tokenizer.unk_token_id
+    known = ((text, ids) for text in TEXTS if unknown not in (ids := _ids(tokenizer, text, special=False)))
+    written = ((text, str(tokenizer.decode(ids, skip_special_tokens=True))) for text, ids in known if ids != _REFUSED)
+    return [back for text, back in written if back != text]
 
 
 def _ids(tokenizer: "PreTrainedTokenizerBase", text: str, *, special: bool) -> list[int]:
@@ -101,7 +113,7 @@ def _ids(tokenizer: "PreTrainedTokenizerBase", text: str, *, special: bool) -> l
     except BaseException as error:
         if not is_failure(error):
             raise
-        return [-1]
+        return list(_REFUSED)
 
 
 @lru_cache(maxsize=4096)

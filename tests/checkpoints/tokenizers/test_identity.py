@@ -60,6 +60,11 @@ OTHER = {
     "a merge less": lambda content: content["model"]["merges"].pop(),
     "no front token": lambda content: content.update(post_processor=None),
     "a space put before a text": lambda content: content["pre_tokenizer"].update(add_prefix_space=True),
+    "typographic quotes made plain": lambda content: content.update(
+        normalizer={"type": "Replace", "pattern": {"String": "“"}, "content": '"'}
+    ),
+    "no decoder": lambda content: content.update(decoder=None),
+    "another decoder": lambda content: content.update(decoder={"type": "WordPiece", "prefix": "##", "cleanup": True}),
     "lower case": lambda content: content.update(normalizer={"type": "Lowercase"}),
 }
 
