@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,19 +42,30 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def to_csv(frame: "pd.DataFrame") -> str:
-    """A table as CSV in which no cell is a formula to a spreadsheet: such a text is led by an apostrophe."""
+def to_csv(frame: "pd.DataFrame", digits: int | None = None) -> str:
+    """A table as CSV in which no cell is a formula to a spreadsheet: such a text is led by an apostrophe.
+
+    Args:
+        frame: the table; its index is left out.
+        digits: significant digits of numbers that are not whole; None = all.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([_cell(str(name)) for name in frame.columns])
-    writer.writerows([[_cell(value) for value in row] for row in frame.itertuples(index=False)])
+    writer.writerows([[_cell(value, digits) for value in row] for row in frame.itertuples(index=False)])
     return out.getvalue()
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: Any, digits: int | None = None) -> Any:
     if isinstance(value, str):
         return f"'{value}" if _FORMULA.match(value) and not _is_number(value) else value
-    return "" if value is None or value != value else value
+    if value is None or value != value:
+        return ""
+    return f"{value:.{digits}g}" if digits is not None and _is_fraction(value) else value
+
+
+def _is_fraction(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, Integral)
 
 
 def _is_number(text: str) -> bool:

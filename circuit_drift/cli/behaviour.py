@@ -18,7 +18,7 @@ from circuit_drift.cli.options import (
     names,
     placed,
 )
-from circuit_drift.cli.status import leave_partly
+from circuit_drift.cli.status import leave_partly, shown_table
 from circuit_drift.measures.base import ATTENTION
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="CSV of scores by step, joined to what it holds; for track.")
 ]
+
+OWN_TASKS = (
+    "Folder with tasks of your own, in YAML; they may run Python code of theirs, so name only what you have read."
+)
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -78,7 +82,7 @@ def evaluate(
     tasks: Annotated[str, typer.Option("--tasks", help="Comma-separated tasks, groups or tags of the harness.")],
     out: OutOption = None,
     steps: StepsOption = None,
-    include: Annotated[Path | None, typer.Option("--include", help="Folder with tasks of your own, in YAML.")] = None,
+    include: Annotated[Path | None, typer.Option("--include", help=OWN_TASKS)] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Items of each task. Default: all.", min=1)] = None,
     shots: Annotated[int | None, typer.Option("--shots", help="Worked examples in front of each item.", min=0)] = None,
     batch: Annotated[int, typer.Option("--batch", help="Items in a forward pass.", min=1)] = 8,
@@ -147,7 +151,7 @@ def _opened(series: str, steps: str | None) -> "Series":
 
 
 def _show(table: "BehaviourTable", out: Path | None) -> None:
-    typer.echo(table.downstream().to_csv(index=False, float_format="%.4g"), nl=False)
+    typer.echo(shown_table(table.downstream()), nl=False)
     if out:
         typer.echo(table.write_csv(out), err=True)
     leave_partly(table.failures, "the table")

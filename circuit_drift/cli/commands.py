@@ -50,6 +50,7 @@ from circuit_drift.cli.status import (
     leave_partly,
     one_line,
     say,
+    shown_table,
 )
 from circuit_drift.cli.stored import add_stored
 from circuit_drift.cli.transfer import add_transfer
@@ -322,7 +323,7 @@ def train(
     from circuit_drift.training.strategies import comparison_frame, load_config, run_all, write_comparison
 
     run_all(load_config(config), out)
-    typer.echo(comparison_frame(out).to_csv(index=False, float_format="%.4g"), nl=False)
+    typer.echo(shown_table(comparison_frame(out)), nl=False)
     if html:
         typer.echo(write_comparison(out, html), err=True)
 

@@ -40,6 +40,13 @@ def one_line(message: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def shown_table(frame: Any) -> str:
+    """A table as CSV of four significant digits, for a terminal and a spreadsheet alike: names in it are only shown."""
+    from checkpoints.results.text import to_csv, visible
+
+    return visible(to_csv(frame, digits=4))
+
+
 def leave(status: int) -> None:
     """End a command with a status."""
     if status != DONE:

@@ -18,6 +18,7 @@ from circuit_drift.cli.options import (
     answers_of,
     placed,
 )
+from circuit_drift.cli.status import shown_table
 from circuit_drift.measures.base import ATTENTION
 from circuit_drift.store.store import Store
 
@@ -52,6 +53,6 @@ def transfer(
     placement = placed(device, dtype, attention, device_map)
     points = list(measure_each(chosen, kept, prompts, measures=["circuit"], placement=placement))
     matrix = measure_transfer(chosen, points, kept, prompts, placement=placement)
-    typer.echo(matrix.to_frame().to_csv(index=False, float_format="%.4g"), nl=False)
+    typer.echo(shown_table(matrix.to_frame()), nl=False)
     if html:
         typer.echo(write_file(html, matrix.plot().to_html(include_plotlyjs=True)), err=True)
