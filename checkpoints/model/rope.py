@@ -55,12 +55,13 @@ def _scalings(model: "PreTrainedModel") -> list[tuple[str, int]]:
     given: Any = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     parts = [given, *(part for part in given.values() if isinstance(part, Mapping))]
     longest = int(getattr(config, "max_position_embeddings", 0) or 0)
+    own_alpha = "hunyuan" in str(getattr(config, "model_type", ""))
     found = []
     for part in parts:
         kind = str(part.get("rope_type", part.get("type", "")))
         if kind in ("longrope", "su"):
             found.append(("longrope", int(part.get("original_max_position_embeddings") or longest)))
-        elif "dynamic" in kind and not part.get("alpha"):  # with alpha, HunYuan's, it is fixed
+        elif "dynamic" in kind and not (own_alpha and part.get("alpha")):  # which fixes it
             found.append(("dynamic", longest))
     return found
 

@@ -22,9 +22,11 @@ _REST = r"(?:[-_](?P<seed>seed[-_]?[a-z0-9][\w-]*?))?(?P<form>[-_](?:{}))*".form
 )
 _TOKENS = r"(?:[-_]tokens?[-_]?(?P<tokens>\d+(?:\.\d+)?[kmbt]?)|[-_](?P<seen>\d+(?:\.\d+)?[bt]))"
 _STEP = re.compile(
-    rf"{_FRONT}(?:global[-_]?step|steps?|checkpoint|ckpt|iter(?:ation)?)[-_=]?(?P<step>\d+[km]?){_TOKENS}?{_REST}",
+    rf"{_FRONT}(?:global[-_]?step|steps?|checkpoint|ckpt|iter(?:ation)?|updates?|ba(?=\d)|model(?=[-_]\d))[-_=]?"
+    rf"(?P<step>\d+[km]?){_TOKENS}?{_REST}",
     re.IGNORECASE,
 )
+_COUNTED = re.compile(rf"{_FRONT}(?P<step>\d+[km]?)[-_]?steps?{_REST}", re.IGNORECASE)
 _KEYED = re.compile(r"(?:.*[-_])??(?:global_)?step=(?P<step>\d+)(?:[-_].*)?", re.IGNORECASE)  # Lightning, NeMo
 _TOKENS_ALONE = re.compile(
     rf"{_FRONT}(?P<word>(?:ckpt|chck|checkpoint|tokens?|step|train)[-_]?)?"
@@ -41,7 +43,7 @@ _STAGE_WORD = re.compile(
     re.IGNORECASE,
 )
 _WORDLESS = re.compile(
-    r"(?:epochs?[-_=]?\d+|hf|model|ckpt|checkpoint|weights|global|iter|train|pytorch)", re.IGNORECASE
+    r"(?:ep(?:ochs?)?[-_=]?\d+|hf|model|ckpt|checkpoint|weights|global|iter|train|pytorch)", re.IGNORECASE
 )
 _UNFINISHED = re.compile(r"(?:tmp|temp|partial|incomplete|trash|deleted)", re.IGNORECASE)
 _RANKS = (
@@ -100,6 +102,8 @@ def parse_name(text: str) -> StepName | None:
     if keyed is not None:
         return StepName(text, int(keyed["step"]))
     match = _STEP.fullmatch(text)
+    if match is None and (match := _COUNTED.fullmatch(text)) is not None:
+        return _placed(text, match, "steps", parse_count(match["step"]), None)
     if match is not None:
         tokens = match["tokens"] or match["seen"]
         return _placed(
@@ -177,7 +181,7 @@ def _stage_and_branch(front: str) -> tuple[str | None, str | None]:
         front = front[word.end() :].lstrip("-_.")
     while (word := re.search(r"[^-_.]+$", front)) and _WORDLESS.fullmatch(word[0]):
         front = front[: word.start()].rstrip("-_.")
-    if not front or re.fullmatch(r"epochs?[-_=]?\d+", front, re.IGNORECASE):
+    if not front or re.fullmatch(r"ep(?:ochs?)?[-_=]?\d+", front, re.IGNORECASE):
         return None, None
     match = _STAGE_WORD.fullmatch(front)
     if match is None:

@@ -22,16 +22,22 @@ _WIDE = r"[\u3000-\u303f\uff00-\uffef]"
 _QUOTE = r"[\p{Pi}\p{Pf}\"'`]"
 _NO_SPACE_AFTER = regex.compile(
     rf"""  \s$                                        # white space
-         | [\p{{Ps}}$£€¥#@_/\\]$                     # an opening bracket, or a sign that stands before its word
+         | [\p{{Ps}}$£€¥#@_¿¡/\\]$                     # an opening bracket, or a sign that stands before its word
          | (?:^|[\s\p{{Ps}}=:,]|{_WIDE}){_QUOTE}$    # a quote that opens
-         | \S[-–—=+*&~^<>|]$                         # a sign in the middle of a word
+         | \S[-–—=+&~^<>|]$                          # a sign in the middle of a word
+         | [^\s.:!?;,*]\*+$ | (?:^|\s)\*\*+$          # the same, or bold text that opens
+         | [=:(\[]\s*[-−+]$                           # the sign of a number
          | (?:^|\s)(?:www\.|\w+://)\S*$              # an address
          | (?:{_WIDE}|{UNSPACED})$
     """,
     regex.VERBOSE,
 )
 _NO_SPACE_BEFORE = regex.compile(rf"\s|[\p{{Pe}}.,;:!?…%°]|{_WIDE}|['’](?:s|t|d|m|re|ll|ve)\b")
-_NUMBER_ENDS = regex.compile(r"\p{Nd}[.,]?$")
+_NUMBER_GOES_ON = (  # digits; a decimal part, but not of a year; three digits of a longer number
+    (regex.compile(r"\p{Nd}$"), regex.compile(r"\p{Nd}")),
+    (regex.compile(r"(?<!\p{Nd})\p{Nd}{1,3}\.$"), regex.compile(r"\p{Nd}")),
+    (regex.compile(r"(?<![\p{Nd},])\p{Nd}{1,3}(?:,\p{Nd}{3})*,$"), regex.compile(r"\p{Nd}{3}(?!\p{Nd})")),
+)
 _LAST_LETTER = regex.compile(rf"{UNSPACED}\P{{L}}*$")
 
 
@@ -76,7 +82,7 @@ def gap(before: str, after: str, space: bool | None = None) -> str:
         return " " if space else ""
     if not before or not after or _NO_SPACE_AFTER.search(before) or _NO_SPACE_BEFORE.match(after):
         return ""
-    if _NUMBER_ENDS.search(before) and regex.match(r"\p{Nd}", after):
+    if any(ends.search(before) and begins.match(after) for ends, begins in _NUMBER_GOES_ON):
         return ""
     return "" if unspaced(after) and _LAST_LETTER.search(before) else " "
 

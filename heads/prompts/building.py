@@ -250,7 +250,12 @@ def _check_unique(pieces: _Pieces, window: Ids) -> None:
     if set(pieces.front) & set(window):
         raise BadPrompt("the haystack holds a token that the tokenizer puts in front, such as a BOS token: take it out")
     distractors = pieces.hidden[len(pieces.answers) :]
-    elsewhere = [("haystack", window), ("question", pieces.question), *(("distractor", ids) for ids in distractors)]
+    elsewhere = [
+        ("haystack", window),
+        ("intro", pieces.intro),
+        ("question", pieces.question),
+        *(("distractor", ids) for ids in distractors),
+    ]
     for name, ids in elsewhere:
         if any(_contains(ids, gold) for gold in pieces.golds):
             raise BadPrompt(f"the answer also stands in the {name}: it could be copied from there")

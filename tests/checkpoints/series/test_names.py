@@ -46,6 +46,15 @@ from checkpoints.series.names import natural, parse_count, parse_name, split_sta
         # TinyLlama, MultiBERTs
         ("TinyLlama-1.1B-step-50K-105b", None, "TinyLlama-1.1B", 50_000, 105 * 10**9),
         ("step_20k", None, None, 20_000, None),
+        # MosaicML's Composer, fairseq, step counts before their word
+        ("ep3-ba1000", None, None, 1000, None),
+        ("ba1000", None, None, 1000, None),
+        ("model-1000", None, None, 1000, None),
+        ("model_1000", None, None, 1000, None),
+        ("update_1000", None, None, 1000, None),
+        ("1000-steps", None, None, 1000, None),
+        ("10k_steps", None, None, 10_000, None),
+        ("sft-100-steps", "sft", None, 100, None),
         # epochs or tokens alone
         ("epoch_3", None, None, 3, None),
         ("epoch-3", None, None, 3, None),

@@ -69,6 +69,10 @@ def test_a_short_haystack_runs_on_from_its_beginning(tokenizers):
         (Needle("The code is carpenter.", "carp", "The code is"), "merges answer"),
         (Needle("The ferry passed.", "ferry passed", "The ferry"), "also stands in the haystack"),
         (Needle("The code is red green.", "red green", "Say red green: the code is"), "also stands in the question"),
+        (
+            Needle("The code is red green.", "red green", "The code is", intro="Say red green now."),
+            "also stands in the intro",
+        ),
         (Needle("The code <bos> is red.", "red", "The code is"), "BOS token"),
         (Needle("word " * 400 + "is red.", "red", "The code is"), "tokens: raise the length of 300"),
     ],

@@ -75,6 +75,8 @@ def test_only_such_scalings_keep_lengths_apart(model):
     plain.config.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0}
     dynamic = build("dynamic", positions=32)
     assert [depends_on_length(one) for one in (model, dynamic, plain)] == [True, True, False]
+    dynamic.config.rope_parameters = {**dynamic.config.rope_parameters, "alpha": 1000.0}
+    assert depends_on_length(dynamic)  # only HunYuan's models read it
     lengths = [20, 40, 32, 33, 40]
     assert list(of_one_regime(plain, lengths)) == [[0, 1, 2, 3, 4]]
     assert list(of_one_regime(model, lengths)) == [[0, 2], [1, 3, 4]]
