@@ -242,7 +242,7 @@ def _owners(result: StoredResult, owners: Mapping[tuple[str, str], Mapping[str, 
         parts = _provenance(read_meta(result.folder)).get("circuits", ())
     except StoreError:
         return ()
-    shared = [owners.get(("circuit", str(key)), {}) for key in parts]
+    shared = [owners.get(("circuit", str(key)), {}) for key in (parts if isinstance(parts, list) else ())]
     return tuple(name for name in shared[0] if all(name in other for other in shared)) if shared else ()
 
 

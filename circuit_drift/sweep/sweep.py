@@ -133,6 +133,9 @@ def load_record(store: "Store | Path | str | None" = None, run_name: str | None 
         report = AuditReport.from_dict(record["audit"]) if record["audit"] else None
         parents = record.get("parents", {})
         name, origins, log = record["name"], dict(record["origins"]), record["log"]
+        texts = (name, *origins.values(), "" if log is None else log)
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("its name, its origins and its log are texts")
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise DamagedResult(
             f"the record of the run {run_name or ''} in {store.path} lacks what a run has "

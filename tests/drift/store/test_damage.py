@@ -205,6 +205,16 @@ def test_a_record_of_the_version_before_is_read(copy):
     assert len(circuit_drift.load_run(copy)) == 3
 
 
+@pytest.mark.parametrize("wrong", [{"name": 5}, {"origins": {"needles": [], "facts": 1}}, {"log": 5}, {"log": []}])
+def test_a_record_of_other_types_is_refused_in_one_line(copy, wrong):
+    """Records of earlier versions have no seal, so that nothing but their content speaks for them."""
+    path = next((copy / "runs").glob("*.json"))
+    record = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("format", "seal")}
+    path.write_text(json.dumps(record | wrong))
+    with pytest.raises(DamagedResult, match="its name, its origins and its log are texts"):
+        circuit_drift.load_run(copy)
+
+
 def test_a_selection_and_another_measure_join_the_stored_run(copy, tiny_series):
     from checkpoints import open_series
 

@@ -269,3 +269,9 @@ def test_a_run_of_any_name_is_found_again_and_keeps_its_results(store, name):
 def test_a_run_whose_name_no_file_can_have_is_refused(store, name):
     with pytest.raises(StoreError, match="no file can be named after the run"):
         record(store, name, {"heads": "h2"})
+
+
+def test_a_result_whose_provenance_is_no_list_belongs_to_no_run(store):
+    for key, circuits in (("t1", 5), ("t2", None), ("t3", "c0"), ("t4", {"c0": 1})):
+        keep(store, "transfer", key, circuits=circuits)
+    assert kinds(store) == {"orphaned": ["h2", "t1", "t2", "t3", "t4"]}
