@@ -4,10 +4,13 @@ Transformers applies an adapter that lies beside whole weights, loads another fi
 takes a distributed checkpoint in the same folder first: none of that is in the hash of the files that were asked for.
 """
 
+import codecs
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from checkpoints.files.reading import decode, read_bytes
 
 
 @contextmanager
@@ -19,8 +22,17 @@ def view(folder: Path, files: Iterable[Path]) -> Iterator[Path]:
         for file in files:
             link = shown / file.absolute().relative_to(folder)
             link.parent.mkdir(parents=True, exist_ok=True)
-            _link(link, file.resolve())
+            if file.suffix == ".json" and _is_marked(file):
+                link.write_text(decode(read_bytes(file)), encoding="utf-8")
+            else:
+                _link(link, file.resolve())
         yield shown
+
+
+def _is_marked(file: Path) -> bool:
+    """Whether a file begins with a byte-order mark, which transformers takes for damage."""
+    with file.open("rb") as opened:
+        return opened.read(3).startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
 def _link(link: Path, file: Path) -> None:

@@ -277,6 +277,14 @@ def test_a_damaged_config_is_named(checkpoint_folder, content):
         open_checkpoint(checkpoint_folder).load()
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_config_with_a_byte_order_mark_is_read(checkpoint_folder, encoding):
+    plain = open_checkpoint(checkpoint_folder).load().model(IDS).logits
+    path = checkpoint_folder / "config.json"
+    path.write_text(path.read_text(), encoding=encoding)
+    assert torch.equal(open_checkpoint(checkpoint_folder).load().model(IDS).logits, plain)
+
+
 def test_several_gguf_files_are_refused(tmp_path):
     for name in "ab":
         (tmp_path / f"{name}.gguf").write_bytes(b"GGUF")
