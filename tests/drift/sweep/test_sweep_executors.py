@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import circuit_drift
-from checkpoints import DriftError, open_series
+from checkpoints import DriftError, Placement, open_series
 from circuit_drift.api.runs import Run
 from circuit_drift.measures.registry import MEASURES, build_measures
 from circuit_drift.store.store import Store
@@ -67,7 +67,9 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(series: Path, store: Path, **options) -> Run:
     prompts = prompts_of(series)
-    return circuit_drift.run(series, store=store, prompts=prompts, device="cpu", progress=False, **options)
+    return circuit_drift.run(
+        series, store=store, prompts=prompts, placement=Placement(device="cpu"), progress=False, **options
+    )
 
 
 def kill_a_worker(store: Path) -> threading.Thread:
@@ -147,7 +149,9 @@ def test_workers_begin_apart(tiny_series, tmp_path):
 
 def new_sweep(series: Path, store: Path, **options) -> Sweep:
     measures = build_measures(prompts_of(series), ["heads"])
-    return Sweep.of(open_series(series).checkpoints, measures, Store.open(store), device="cpu", **options)
+    return Sweep.of(
+        open_series(series).checkpoints, measures, Store.open(store), placement=Placement(device="cpu"), **options
+    )
 
 
 def test_a_checkpoint_that_kills_its_workers_is_given_up(tiny_series, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import circuit_drift
-from checkpoints import open_series
+from checkpoints import Placement, open_series
 from circuit_drift.measures.registry import MEASURES, build_measures
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.store.store import Store
@@ -65,7 +65,7 @@ def prompts_of(series: Path) -> Prompts:
 
 def new_sweep(series: Path, store: Path) -> Sweep:
     measures = build_measures(prompts_of(series))
-    return Sweep.of(open_series(series).checkpoints, measures, Store.open(store), device="cpu")
+    return Sweep.of(open_series(series).checkpoints, measures, Store.open(store), placement=Placement(device="cpu"))
 
 
 def contents(store: Path) -> dict[str, bytes]:
@@ -93,7 +93,9 @@ def test_eight_kills_change_nothing_and_lose_nothing_finished(series, tmp_path, 
         cut_short += len(found) < len(expected)
     assert cut_short > 2, "most kills must hit a sweep at work"
 
-    circuit_drift.run(series, store=killed, prompts=prompts_of(series), device="cpu", progress=False)
+    circuit_drift.run(
+        series, store=killed, prompts=prompts_of(series), placement=Placement(device="cpu"), progress=False
+    )
     assert contents(killed) == expected
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert not list(killed.glob("claims/[!.]*"))

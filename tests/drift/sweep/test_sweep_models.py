@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from checkpoints import open_series
+from checkpoints import Placement, open_series
 from circuit_drift.api.runs import load_run
 from circuit_drift.cli import app
 from circuit_drift.measures.heads import RetrievalMeasure
@@ -22,7 +22,9 @@ from tests.drift.sweep.test_sweep_kill import contents, prompts_of
 
 def new_sweep(series: Path, store: Path, **options) -> Sweep:
     checkpoints = open_series(series).checkpoints
-    return Sweep.of(checkpoints, build_measures(prompts_of(series)), Store.open(store), device="cpu", **options)
+    return Sweep.of(
+        checkpoints, build_measures(prompts_of(series)), Store.open(store), placement=Placement(device="cpu"), **options
+    )
 
 
 def test_a_streamed_sweep_equals_one_with_fresh_models(tiny_series, tmp_path, monkeypatch):

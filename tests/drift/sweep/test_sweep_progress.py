@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from checkpoints import open_series
+from checkpoints import Placement, open_series
 from circuit_drift.measures.registry import build_measures
 from circuit_drift.store.journal import Outcome
 from circuit_drift.store.store import Store
@@ -24,7 +24,9 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def sweep(tiny_series: Path, tmp_path: Path) -> Sweep:
     measures = build_measures(prompts_of(tiny_series))
-    return Sweep.of(open_series(tiny_series).checkpoints, measures, Store.open(tmp_path), device="cpu")
+    return Sweep.of(
+        open_series(tiny_series).checkpoints, measures, Store.open(tmp_path), placement=Placement(device="cpu")
+    )
 
 
 def follow_one(sweep: Sweep, *, wanted: bool = True) -> Progress:

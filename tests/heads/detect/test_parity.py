@@ -187,5 +187,5 @@ def test_full_stops_are_those_of_the_provider():
 
 
 def test_the_published_gate_stems_words():
-    assert rouge1_recall("walked happily by oxen", "walking happy by ox", stemmed=True) == 0.5
+    assert published_recall("walked happily by oxen", "walking happy by ox") == 0.5
     assert rouge1_recall("walked happily by oxen", "walking happy by ox") == 0.25
