@@ -250,7 +250,7 @@ def test_what_transformer_lens_cannot_treat_is_refused_with_the_reason():
     with pytest.raises(UnsupportedArchitecture, match="wrong heads"):
         build_bridge(deepseek)
     model = build("llama")
-    with pytest.raises(DriftError, match="not one of native, stock"):
+    with pytest.raises(DriftError, match="unknown attention of a bridge 'eager'; choose from native, stock"):
         build_bridge(model, attention="eager")
     with pytest.raises(DriftError, match=r"call model.eval\(\) first"):
         build_bridge(model.train())

@@ -96,7 +96,7 @@ def test_nothing_in_a_prompt_or_a_name_can_run(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tiny_run, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="report cannot be written"):
+    with pytest.raises(StoreError, match=r"report\.html cannot be written"):
         tiny_run.report(tmp_path / "file" / "report.html")
 
 
