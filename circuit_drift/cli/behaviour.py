@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from checkpoints.errors import require_choice
+from checkpoints.placement import AUTO
 from circuit_drift.cli.options import (
     AttentionOption,
     DeviceMapOption,
@@ -19,7 +20,6 @@ from circuit_drift.cli.options import (
     placed,
 )
 from circuit_drift.cli.status import leave_partly, shown_table
-from circuit_drift.measures.base import ATTENTION
 
 if TYPE_CHECKING:
     from checkpoints import Series
@@ -57,7 +57,7 @@ def sft(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the test.")] = 0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
-    attention: AttentionOption = ATTENTION,
+    attention: AttentionOption = AUTO,
     device_map: DeviceMapOption = None,
 ) -> None:
     """Fine-tune a copy of each checkpoint alike and test it; print scores by step as CSV. Now: run --measures sft."""
@@ -90,7 +90,7 @@ def evaluate(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the choice of examples.")] = 0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
-    attention: AttentionOption = ATTENTION,
+    attention: AttentionOption = AUTO,
     device_map: DeviceMapOption = None,
 ) -> None:
     """Run tasks of lm-evaluation-harness; print the scores by step as CSV. Now: run --measures harness:TASK."""

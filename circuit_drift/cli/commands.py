@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from checkpoints.errors import DriftError
+from checkpoints.placement import AUTO
 from circuit_drift import __version__
 from circuit_drift.cli.behaviour import add_commands
 from circuit_drift.cli.exporting import add_export
@@ -55,7 +56,6 @@ from circuit_drift.cli.status import (
 from circuit_drift.cli.stored import add_stored
 from circuit_drift.cli.transfer import add_transfer
 from circuit_drift.cli.upkeep import add_upkeep
-from circuit_drift.measures.base import ATTENTION
 
 if TYPE_CHECKING:
     from checkpoints.audit import Depth
@@ -118,7 +118,7 @@ def run(
     measures: MeasuresOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
-    attention: AttentionOption = ATTENTION,
+    attention: AttentionOption = AUTO,
     device_map: DeviceMapOption = None,
     executor: Annotated[
         str, typer.Option("--executor", help="Where workers run: serial, processes, ray or slurm.")
@@ -191,7 +191,7 @@ def retrieval_heads(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
-    attention: AttentionOption = ATTENTION,
+    attention: AttentionOption = AUTO,
     device_map: DeviceMapOption = None,
 ) -> None:
     """Score the heads of chosen checkpoints: which retrieve, with their intervals."""
@@ -242,7 +242,7 @@ def diff(
     measures: MeasuresOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
-    attention: AttentionOption = ATTENTION,
+    attention: AttentionOption = AUTO,
     device_map: DeviceMapOption = None,
 ) -> None:
     """Compare two checkpoints: heads, circuit, behaviour, and whether the change is real.

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from checkpoints.placement import AUTO
 from circuit_drift.cli.options import (
     AnswersOption,
     AttentionOption,
@@ -19,7 +20,6 @@ from circuit_drift.cli.options import (
     placed,
 )
 from circuit_drift.cli.status import shown_table
-from circuit_drift.measures.base import ATTENTION
 from circuit_drift.store.store import Store
 
 
@@ -37,7 +37,7 @@ def transfer(
     answers: AnswersOption = "auto",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
-    attention: AttentionOption = ATTENTION,
+    attention: AttentionOption = AUTO,
     device_map: DeviceMapOption = None,
 ) -> None:
     """Run every checkpoint's circuit in every checkpoint's model; print the faithfulness of each as CSV."""
