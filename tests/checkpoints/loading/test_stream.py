@@ -209,6 +209,7 @@ def test_memory_is_flat_over_fifty_checkpoints(tmp_path, reuse):
     tensors, resident = {}, []
     for loaded in open_series(tmp_path / "run").models(reuse=reuse):
         loaded.model(IDS)
+        gc.collect()
         resident.append(resident_bytes())
         if loaded.checkpoint.step in (5, 48):
             tensors[loaded.checkpoint.step] = live_tensor_bytes()

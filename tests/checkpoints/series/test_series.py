@@ -231,9 +231,10 @@ def test_reprs_name_the_checkpoint_and_escape(tmp_path):
 
 def test_opening_imports_no_torch(run_folder):
     script = (
-        "import sys, checkpoints, checkpoints.audit; from checkpoints.series.compat import require_same_model;"
+        "import sys, checkpoints; from checkpoints.audit import audit;"
+        "from checkpoints.series.compat import require_same_model;"
         f"s = checkpoints.open_series({str(run_folder)!r}); s.select('last'); s[0].weights_hash;"
-        "require_same_model(s[0], s[1]); assert checkpoints.audit.audit(s).status == 0;"
+        "require_same_model(s[0], s[1]); assert audit(s).status == 0;"
         "assert not {'torch', 'transformers', 'pandas', 'plotly'} & set(sys.modules), 'heavy import'"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -11,7 +11,7 @@ import circuits
 from checkpoints.errors import BadPrompt
 from circuit_drift import knowledge
 from circuit_drift.behaviour import Knowledge, panel
-from circuit_drift.behaviour.generation import written
+from circuit_drift.behaviour.generation import write_answers
 from circuit_drift.behaviour.packing import keeps_keys, last_logits, shared_length
 from circuit_drift.lab.paraphrases import paraphrased
 from circuit_drift.training import Prober, Schedule, unit_scores
@@ -83,7 +83,7 @@ def test_a_running_state_is_not_continued_in_several_ways(model):
 def test_written_answers_are_those_of_one_prompt_at_a_time(model, batch_size):
     prompts = [(1, 5, 9), (1, 6, 9), (1, 7, 8, 10), (1, 8, 9), (1, 30, 2, 12)]
     stop = generate(model, prompts[0], new_tokens=6)[2]
-    found = written(model, prompts, new_tokens=6, stop_ids=[stop], batch_size=batch_size)
+    found = write_answers(model, prompts, new_tokens=6, stop_ids=[stop], batch_size=batch_size)
     assert found == tuple(generate(model, prompt, new_tokens=6, stop_ids=[stop]) for prompt in prompts)
     assert len(found[0]) == 3
 
