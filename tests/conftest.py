@@ -9,12 +9,16 @@ from hypothesis import settings
 
 settings.register_profile("no deadlines", deadline=None)  # a busy machine is no counterexample
 settings.load_profile("no deadlines")
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # a job in the background ignores it, and so would its children
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def interrupts_arrive() -> None:
+    """A job in the background may ignore or block interrupts, and the programs that a test starts would inherit it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @pytest.fixture(scope="session", autouse=True)
