@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from checkpoints.audit.facts import Facts
 from checkpoints.audit.report import Finding
-from checkpoints.files.folder import ADAPTER_CONFIG, ADAPTER_FILE, VOLATILE, weight_files
+from checkpoints.files.configs import ADAPTER_CONFIG, VOLATILE
+from checkpoints.files.formats import find_weights
 
 Value = TypeVar("Value", bound=Hashable)
 
@@ -34,7 +35,7 @@ def adapter_beside(facts: Sequence[Facts]) -> Iterator[Finding]:
     for fact in facts:
         folder = fact.checkpoint.path
         here = fact.problem is None and fact.checkpoint.hub is None  # on the hub, metadata alone may have been fetched
-        if here and (folder / ADAPTER_CONFIG).exists() and weight_files(folder)[0].name != ADAPTER_FILE:
+        if here and (folder / ADAPTER_CONFIG).exists() and not find_weights(folder).format.is_adapter:
             message = (
                 "an adapter lies beside whole weights, which are measured as they are; if it is merged, move it away"
             )

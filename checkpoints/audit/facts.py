@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import DriftError
-from checkpoints.files.check import check_files, tensor_entries
-from checkpoints.files.folder import CONFIG_FILE, combine, read_json, weight_files
+from checkpoints.files.check import checked_weights
+from checkpoints.files.configs import CONFIG_FILE, read_json
+from checkpoints.files.folder import combine
+from checkpoints.files.formats import find_weights
 from checkpoints.files.hashes import hash_file
 from checkpoints.files.headers import TensorEntry
 from checkpoints.series.checkpoint import Checkpoint
@@ -107,12 +109,14 @@ def gather(checkpoint: Checkpoint, *, depth: Depth, sample_size: int) -> Facts:
             parts = {file.name: file.digest for file in checkpoint.hub.weights}
             shapes = {name: TensorFacts(*about) for name, about in checkpoint.hub.shapes().items()}
             return Facts(checkpoint, None, checkpoint.config, checkpoint.tokenizer_key, parts, shapes)
-        files = check_files(checkpoint.fetch())
+        weights = checked_weights(checkpoint.fetch())
         config = checkpoint.config if (checkpoint.path / CONFIG_FILE).exists() else None
         tokenizer = checkpoint.tokenizer_key
-        if files[0].suffix != ".safetensors":
-            return Facts(checkpoint, None, config, tokenizer, _file_digests(files, depth), beside=_beside(checkpoint))
-        tensors = {name: _about(name, entry, depth, sample_size) for name, entry in tensor_entries(files).items()}
+        entries = weights.entries()
+        if not entries:
+            parts = _file_digests(weights.files, depth)
+            return Facts(checkpoint, None, config, tokenizer, parts, beside=_beside(checkpoint))
+        tensors = {name: _about(name, entry, depth, sample_size) for name, entry in entries.items()}
     except (DriftError, OSError) as error:
         return Facts(checkpoint, problem=str(error))
     parts = {name: tensor.digest for name, tensor in tensors.items() if tensor.digest is not None}
@@ -163,10 +167,10 @@ def _with_tokenizers_read(facts: Sequence[Facts]) -> list[Facts]:
 
 
 def _digests(fact: Facts, names: Sequence[str]) -> dict[str, str]:
-    files = weight_files(fact.checkpoint.path)
+    weights = find_weights(fact.checkpoint.path)
     if not fact.tensors:
-        return {file.name: hash_file(file) for file in files if file.name in names}
-    entries = tensor_entries(files)
+        return {file.name: hash_file(file) for file in weights.files if file.name in names}
+    entries = weights.entries()
     return {name: str(_read(name, entries[name], 0).digest) for name in names}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import CorruptWeights, DriftError
+from checkpoints.files.formats import METADATA, SHARDS
 from checkpoints.files.headers import unwrapped
 from checkpoints.files.limits import require_file, require_plain_archive
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-METADATA = ".metadata"
 _PREFIXES = ("", "model.", "app.model.", "state_dict.", "app.")
 # what torch's own checkpoint metadata is made of; a name outside this list is refused, and none is imported
 _NAMES = {
@@ -247,7 +247,7 @@ def _chunks(
             raise ValueError(f"a part of {name!r} has another number of dimensions than it")
         place = places[name, offsets]
         file, start, length = place["relative_path"], place["offset"], place["length"]
-        if Path(file).name != file or not file.endswith(".distcp"):
+        if Path(file).name != file or not Path(file).match(SHARDS):
             raise CorruptWeights(f"{folder} points outside its own .distcp files, to {file!r}: refused")
         if place.get("transform_descriptors"):
             raise CorruptWeights(f"{folder} holds {name!r} in a transformed stream, which is not read; save it plainly")

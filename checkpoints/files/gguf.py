@@ -1,15 +1,31 @@
 """The head of a GGUF file: what it says of its size, held against what it is, before a model of that size is built."""
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from checkpoints.errors import CorruptWeights
+from checkpoints.files.limits import require_file
 
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # kind -> bytes
 _WHOLE = {4: "<I", 5: "<i", 10: "<Q", 11: "<q"}
 _STRING, _ARRAY = 8, 9
 _LEAST = 24  # bytes that the description of a tensor takes
+
+
+def check_gguf(files: Sequence[Path]) -> None:
+    """Refuse a file that does not begin as GGUF does.
+
+    Raises:
+        CorruptWeights: names the file and its first bytes.
+    """
+    for file in files:
+        require_file(file)
+        with file.open("rb") as stream:
+            seen = stream.read(4)
+        if seen != b"GGUF":
+            raise CorruptWeights(f"{file} is no GGUF file (it starts with {seen!r})")
 
 
 def require_possible_gguf(path: Path) -> None:

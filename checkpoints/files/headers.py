@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,20 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             f"{path} is corrupt: it has {size} bytes, {size - promised} more than its header accounts for; "
             "restore the file"
         )
+    return entries
+
+
+def safetensors_entries(files: Sequence[Path]) -> dict[str, TensorEntry]:
+    """The tensors of safetensors files by name.
+
+    Raises:
+        CorruptWeights: a file is missing or damaged, or they hold none.
+    """
+    entries: dict[str, TensorEntry] = {}
+    for file in files:
+        entries.update(read_header(file))
+    if not entries:
+        raise CorruptWeights(f"{files[0]} holds no tensor")
     return entries
 
 

@@ -7,12 +7,13 @@ place of a file would otherwise take time and memory without end.
 import re
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from checkpoints.errors import CorruptWeights, NotACheckpoint
 
+_SMALLEST_ENTRY = 16  # bytes: a tensor's name, storage and shape take more than that in a pickle
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 WIDTHS = (
     "vocab_size", "hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "ffn_dim", "head_dim",
@@ -65,6 +66,47 @@ def require_plain_archive(source: Path | IO[bytes], size: int, name: str) -> Non
         raise CorruptWeights(f"{name} holds a compressed entry, {odd.filename!r}, which torch never writes: refused")
     if sum(entry.file_size for entry in entries) > size:
         raise CorruptWeights(f"{name} promises more than its {size} bytes; restore the file")
+
+
+def check_pickles(files: Sequence[Path]) -> None:
+    """Refuse what is no file of `torch.save`, and archives that would unpack to more than they are.
+
+    Raises:
+        CorruptWeights: names the file.
+    """
+    for file in files:
+        check_not_empty([file])
+        with file.open("rb") as stream:
+            magic = stream.read(2)
+        if magic == b"PK":
+            require_plain_archive(file, file.stat().st_size, str(file))
+        if magic not in (b"PK", b"\x80\x02"):
+            raise CorruptWeights(f"{file} is no PyTorch weight file (it starts with {magic!r}); restore the file")
+
+
+def count_pickled(files: Sequence[Path]) -> int:
+    """How many tensors files of `torch.save` can hold at most."""
+    return sum(map(_pickle_size, files)) // _SMALLEST_ENTRY
+
+
+def check_not_empty(files: Sequence[Path]) -> None:
+    """Refuse files of no bytes, and what is no regular file.
+
+    Raises:
+        CorruptWeights: names the file.
+    """
+    for file in files:
+        require_file(file)
+        if file.stat().st_size == 0:
+            raise CorruptWeights(f"{file} is empty (0 bytes); restore the file")
+
+
+def _pickle_size(file: Path) -> int:
+    """Bytes of a `.bin` file's pickle; all of them where it is of the format before archives."""
+    if not zipfile.is_zipfile(file):
+        return file.stat().st_size
+    with zipfile.ZipFile(file) as archive:
+        return sum(entry.file_size for entry in archive.infolist() if entry.filename.endswith("data.pkl"))
 
 
 def require_possible(config: Mapping[str, Any], *, tensors: int, size: int, folder: Path) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import CorruptWeights, DriftError
-from checkpoints.files.folder import ADAPTER_CONFIG, ADAPTER_FILE, loading_files, read_json
+from checkpoints.files.configs import ADAPTER_CONFIG, read_json
+from checkpoints.files.folder import loading_files
+from checkpoints.files.formats import Weights
 from checkpoints.loading.size import require_possible_adapter
 from checkpoints.loading.view import view
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def merge_adapter(folder: Path, base: "PreTrainedModel") -> "PreTrainedModel":
+def merge_adapter(folder: Path, weights: Weights, base: "PreTrainedModel") -> "PreTrainedModel":
     """Merge the PEFT adapter in a folder into its base model, which is used up.
 
     Raises:
@@ -33,7 +35,7 @@ def merge_adapter(folder: Path, base: "PreTrainedModel") -> "PreTrainedModel":
             f"{folder / ADAPTER_CONFIG} has peft import a module that it names (megatron_config): refused; merge the "
             "adapter where you trust it"
         )
-    require_possible_adapter(folder)
+    require_possible_adapter(folder, weights)
     if read_json(folder / ADAPTER_CONFIG).get("layer_replication"):
         raise CorruptWeights(
             f"{folder} repeats layers of its base (layer_replication), which share weights that a merge would change "
@@ -52,7 +54,7 @@ def merge_adapter(folder: Path, base: "PreTrainedModel") -> "PreTrainedModel":
             f"the adapter {folder} cannot be merged into its base model: {kind!r:.60} adds prompts or modules and "
             "changes no weights; only adapters that do (LoRA, DoRA, IA3, ...) can be measured"
         )
-    _require_taken(folder, peft, wrapped)
+    _require_taken(folder, weights, peft, wrapped)
     _set_apart(wrapped)
     try:
         with warnings.catch_warnings():
@@ -67,11 +69,11 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:400]
 
 
-def _require_taken(folder: Path, peft: Any, wrapped: Any) -> None:
+def _require_taken(folder: Path, weights: Weights, peft: Any, wrapped: Any) -> None:
     """Refuse an adapter of which a tensor is missing, left over, or not the one that the model now holds."""
     from safetensors.torch import load_file
 
-    stored = load_file(folder / ADAPTER_FILE)
+    stored = {name: tensor for file in weights.files for name, tensor in load_file(file).items()}
     # peft saves whole embeddings too where it adapts them or took them for resized; left to itself, it asks the hub
     ways = [peft.get_peft_model_state_dict(wrapped, save_embedding_layers=whole) for whole in (False, True)]
     held = min(ways, key=lambda way: len(way.keys() ^ stored.keys()))

@@ -3,13 +3,12 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import CorruptWeights, DriftError, UnsupportedArchitecture
-from checkpoints.files.check import tensor_entries
-from checkpoints.files.headers import PLAIN_FLOATS, unwrapped
+from checkpoints.files.headers import PLAIN_FLOATS, TensorEntry, unwrapped
 from checkpoints.files.trust import ALLOWED
 
 if TYPE_CHECKING:
@@ -45,15 +44,14 @@ def explain(folder: Path, error: Exception, said: str, *, repo: str | None) -> D
     return CorruptWeights(f"{folder} cannot be loaded: {type(error).__name__}: {text[:500]}")
 
 
-def refuse_misnamed(folder: Path, config: Mapping[str, Any], files: Sequence[Path]) -> None:
+def refuse_misnamed(folder: Path, config: Mapping[str, Any], entries: Mapping[str, TensorEntry]) -> None:
     """Refuse a config that calls plain weights quantised, and files that hold one tensor under two wrapped names.
 
     Raises:
         CorruptWeights: says which, and what to do.
     """
-    if files[0].suffix != ".safetensors":
+    if not entries:  # a format that hides its tensors
         return
-    entries = tensor_entries(files)
     dtypes = {entry.dtype for entry in entries.values()}
     for part in (config, *(value for value in config.values() if isinstance(value, Mapping))):
         if part.get("quantization_config") and dtypes <= PLAIN_FLOATS:

@@ -7,26 +7,21 @@ parameters a finite value: transformers itself fills missing weights with random
 import gc
 import logging
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
 from checkpoints.errors import CorruptWeights, DriftError
-from checkpoints.files.check import check_files, count_tensors
-from checkpoints.files.distributed import plan, read_metadata
-from checkpoints.files.folder import ADAPTER_CONFIG, loading_files
-from checkpoints.files.gguf import require_possible_gguf
+from checkpoints.files.check import checked_weights
+from checkpoints.files.configs import CONFIG_FILE
+from checkpoints.files.formats import Weights
 from checkpoints.files.hashes import stamps
-from checkpoints.files.headers import WRAPPER
 from checkpoints.files.limits import require_file, require_possible
 from checkpoints.files.trust import allows_code, refuse_foreign_code
-from checkpoints.loading.adapters import merge_adapter
-from checkpoints.loading.coverage import check_coverage, check_finite, explain, refuse_misnamed
-from checkpoints.loading.size import require_fitting_size
-from checkpoints.loading.spread import placement_of, require_packages, require_usable
-from checkpoints.loading.view import view
+from checkpoints.loading.coverage import check_finite
+from checkpoints.loading.spread import placement_of, require_usable
 from checkpoints.model.bridge import build_bridge
 from checkpoints.model.rope import forget_lengths
 from checkpoints.placement import Placement
@@ -144,7 +139,7 @@ def load(checkpoint: Checkpoint, placement: Placement) -> LoadedModel:
     for file in files:
         require_file(file)
     seen = stamps(files)
-    model = _model(checkpoint, placement)
+    model = build_model(checkpoint, placement)
     spread = None if device_map is None else placement_of(checkpoint.path, model, device_map)
     check_finite(checkpoint.path, dict(model.named_parameters()))
     model.requires_grad_(requires_grad=False).train(mode=False)
@@ -159,103 +154,25 @@ def load(checkpoint: Checkpoint, placement: Placement) -> LoadedModel:
     return loaded
 
 
-def _model(checkpoint: Checkpoint, placement: Placement) -> "PreTrainedModel":
-    """The model alone, of the kind of files that the checkpoint consists of, with memory of its own."""
-    files = check_files(checkpoint.path)
-    if files[0].suffix == ".distcp":
-        if placement.device_map is not None:
-            raise DriftError(
-                f"{checkpoint.path} is a torch distributed checkpoint, which is put on one device: convert it to "
-                "safetensors to spread it by a device map"
-            )
-        return _build_distributed(checkpoint, files[0].parent, placement)
-    if checkpoint.base is None:
-        if (checkpoint.path / ADAPTER_CONFIG).exists():
-            logger.warning("%s holds an adapter beside whole weights: %s is loaded as it is, without the adapter",
-                           checkpoint.path, files[0].name)  # fmt: skip
-        model = _build(checkpoint, files, placement)
-    else:
-        whole = replace(checkpoint, path=checkpoint.base, hub=checkpoint.hub and checkpoint.hub.base)
-        model = merge_adapter(checkpoint.path, _build(whole, check_files(whole.path), placement))
-    _leave_files(model)
-    return model
+def build_model(checkpoint: Checkpoint, placement: Placement) -> "PreTrainedModel":
+    """The model alone, by the loader of its files' format, once its config was held against its files.
 
-
-def _leave_files(model: "PreTrainedModel") -> None:
-    """Copy what is in main memory: tensors may be mapped from files, and would follow or fail what happens to those."""
-    for tensor in {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}.values():
-        if tensor.device.type == "cpu":
-            tensor.data = tensor.data.clone()
-
-
-def _build(checkpoint: Checkpoint, files: Sequence[Path], placement: Placement) -> "PreTrainedModel":
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-
-    gguf = files[0].name if files[0].suffix == ".gguf" else None
-    if gguf:
-        require_packages(f"{checkpoint.path / gguf} is a GGUF file", "gguf", "accelerate", extra="gguf")
-        require_possible_gguf(files[0])
-    else:
-        require_possible(checkpoint.config, folder=checkpoint.path, tensors=count_tensors(files),
-                         size=sum(file.stat().st_size for file in files))  # fmt: skip
+    Raises:
+        NotACheckpoint, CorruptWeights, UnsupportedArchitecture, DriftError: see `Checkpoint.load`.
+    """
+    weights = checked_weights(checkpoint.path)
+    if weights.format.config == CONFIG_FILE:
+        _require_possible(checkpoint, weights)
         refuse_foreign_code(checkpoint.config, checkpoint.path, own=allows_code(checkpoint.path, checkpoint.repo))
-        refuse_misnamed(checkpoint.path, checkpoint.config, files)
-        require_fitting_size(checkpoint.path, files)
-    auto: Any = AutoModelForCausalLM
-    model: PreTrainedModel
-    code = allows_code(checkpoint.path, checkpoint.repo)
-    with view(checkpoint.path, loading_files(checkpoint.path, code=code)) as shown:
-        try:
-            with _quiet_transformers():
-                model, info = auto.from_pretrained(
-                    shown,
-                    dtype=getattr(torch, placement.dtype),
-                    attn_implementation=placement.attention,
-                    local_files_only=True,
-                    trust_remote_code=code,
-                    weights_only=True,
-                    ignore_mismatched_sizes=True,  # they are refused below, by name
-                    output_loading_info=True,
-                    **({"gguf_file": gguf} if gguf else {"key_mapping": {WRAPPER: ""}}),
-                    **({} if placement.device_map is None else {"device_map": placement.device_map}),
-                )
-        except (SafetensorError, EOFError) as error:
-            raise CorruptWeights(f"the weights of {checkpoint.path} cannot be read: {error}") from error
-        except Exception as error:
-            said = str(error).replace(str(shown), str(checkpoint.path))
-            raise explain(checkpoint.path, error, said, repo=checkpoint.repo) from error
-    model.config.name_or_path = str(checkpoint.path)
-    model.name_or_path = str(checkpoint.path)
-    check_coverage(checkpoint.path, info)
-    return model
+    build: Callable[[Checkpoint, Weights, Placement], PreTrainedModel] = resolve_name(weights.format.loader)
+    return build(checkpoint, weights, placement)
 
 
-def _build_distributed(checkpoint: Checkpoint, folder: Path, placement: Placement) -> "PreTrainedModel":
-    """The config's model, filled from a torch distributed checkpoint."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    auto: Any = AutoModelForCausalLM
-    stored = read_metadata(folder)
-    size = sum(file.stat().st_size for file in folder.glob("*.distcp"))
-    require_possible(checkpoint.config, tensors=len(stored), size=size, folder=checkpoint.path)
-    refuse_foreign_code(checkpoint.config, checkpoint.path, own=False)
-    try:
-        config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
-            shape: PreTrainedModel = auto.from_config(config)
-        filling = plan(folder, stored, shape)
-        model: PreTrainedModel = auto.from_config(
-            config, dtype=getattr(torch, placement.dtype), attn_implementation=placement.attention
-        )
-    except DriftError:
-        raise
-    except Exception as error:
-        raise explain(checkpoint.path, error, str(error), repo=checkpoint.repo) from error
-    filling.fill(model)
-    return model
+def _require_possible(checkpoint: Checkpoint, weights: Weights) -> None:
+    """Hold the config against what the files can hold, where their format tells."""
+    count = weights.count()
+    if count is not None:
+        require_possible(checkpoint.config, folder=checkpoint.path, tensors=count, size=weights.size)
 
 
 def _move(model: "PreTrainedModel", device: str) -> "PreTrainedModel":
@@ -278,20 +195,3 @@ def load_tokenizer(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase | None":
         return None
     packed = None if source.packed is None else source.packed.name
     return read_tokenizer(source.folder, gguf=packed, code=allows_code(source.folder, checkpoint.repo))
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence transformers' progress bars and load reports; what they would warn of is checked here."""
-    from transformers.utils import logging
-
-    hf_logging: Any = logging
-    bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
-    hf_logging.disable_progress_bar()
-    hf_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()

@@ -1,22 +1,20 @@
 """What a checkpoint asks for in memory and time, held against its files before anything of that size is made."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from math import prod
 from pathlib import Path
 from typing import Any
 
 from checkpoints.errors import CorruptWeights
-from checkpoints.files.check import tensor_entries
-from checkpoints.files.folder import ADAPTER_CONFIG, ADAPTER_FILE, CONFIG_FILE, read_json
-from checkpoints.files.headers import read_header
+from checkpoints.files.configs import ADAPTER_CONFIG, CONFIG_FILE, read_json
+from checkpoints.files.formats import Weights
 from checkpoints.files.limits import require_bounded_pattern
 
 SPARE = 10_000_000
 """Parameters that files may lack before their number alone refuses them; fewer are told by name after loading."""
 
 
-def require_fitting_size(folder: Path, files: Sequence[Path]) -> None:
+def require_fitting_size(folder: Path, weights: Weights) -> None:
     """Refuse a config whose model has more parameters than the weight files can hold; none of them is allocated.
 
     A config that no model can be made of is left to loading, which says why.
@@ -32,7 +30,7 @@ def require_fitting_size(folder: Path, files: Sequence[Path]) -> None:
     with suppress(Exception), torch.device("meta"):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         asked = sum(parameter.numel() for parameter in auto.from_config(config).parameters())
-    held = _values(files)
+    held = weights.values()
     if asked > 2 * held + SPARE:
         raise CorruptWeights(
             f"{folder / CONFIG_FILE} asks for a model of {asked:,} parameters, but the weight files hold {held:,} "
@@ -40,19 +38,12 @@ def require_fitting_size(folder: Path, files: Sequence[Path]) -> None:
         )
 
 
-def _values(files: Sequence[Path]) -> int:
-    """How many numbers weight files hold, at most."""
-    if files[0].suffix == ".safetensors":
-        return sum(prod(entry.shape) for entry in tensor_entries(files).values())
-    return sum(file.stat().st_size for file in files)
-
-
 _COUNTS = ("r", "lora_r", "num_virtual_tokens", "encoder_hidden_size", "oft_block_size")
 _PATTERNS = ("target_modules", "exclude_modules", "target_parameters", "layers_pattern", "modules_to_save")
 _PATTERN_KEYS = ("rank_pattern", "alpha_pattern")
 
 
-def require_possible_adapter(folder: Path) -> None:
+def require_possible_adapter(folder: Path, weights: Weights) -> None:
     """Refuse an adapter whose config asks for ranks, copies of layers or searches that its file does not warrant.
 
     Raises:
@@ -60,7 +51,7 @@ def require_possible_adapter(folder: Path) -> None:
     """
     path = folder / ADAPTER_CONFIG
     config = read_json(path)
-    size, tensors = (folder / ADAPTER_FILE).stat().st_size, len(read_header(folder / ADAPTER_FILE))
+    size, tensors = weights.size, len(weights.entries())
     counts = {name: config.get(name) for name in _COUNTS} | _entries(config.get("rank_pattern"))
     for name, value in counts.items():
         if isinstance(value, int | float) and value > size:

@@ -12,16 +12,18 @@ is built. At most one model and one further checkpoint's tensors are in memory.
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from checkpoints.errors import DriftError
-from checkpoints.files.check import check_files, tensor_entries
+from checkpoints.files.check import check_files
 from checkpoints.files.folder import hash_weights, weight_files
+from checkpoints.files.formats import Weights, find_weights
 from checkpoints.files.hashes import stamps
 from checkpoints.files.headers import unwrapped
 from checkpoints.loading.coverage import check_finite
@@ -150,7 +152,7 @@ class _Live:
         self.names = frozenset(self.tensors)
         self.derived = {name: tensor.clone() for name, tensor in _derived(loaded.model).items()}
         self.attention = loaded.model.config._attn_implementation
-        self.places = _places(loaded.checkpoint, self.tensors)
+        self.places = _places(find_weights(loaded.checkpoint.path), self.tensors)
 
     @property
     def direct(self) -> bool:
@@ -180,11 +182,14 @@ class _Live:
 
     def read(self, checkpoint: Checkpoint) -> _Reading | None:
         """A checkpoint's tensors, in the model's dtypes and finite; None where its files are not to be taken as is."""
-        if self.places is None or not _fits(checkpoint, self.places, self.tensors):
+        if self.places is None:
+            return None
+        weights = find_weights(checkpoint.path)
+        if not _fits(weights, self.places, self.tensors):
             return None
         seen = stamps(checkpoint.files)
         tensors = {}
-        for name, tensor in _stored(checkpoint):
+        for name, tensor in _stored(weights):
             place = self.places[name]
             if place is not None:
                 tensors[place] = tensor.to(self.tensors[place].dtype, copy=True)  # no longer mapped from the file
@@ -258,40 +263,49 @@ def _put(source: "Mapping[str, torch.Tensor]", target: "Mapping[str, torch.Tenso
                 kept.copy_(tensor)
 
 
-def _stored(checkpoint: Checkpoint) -> "Iterator[tuple[str, torch.Tensor]]":
-    """Every tensor of a checkpoint's safetensors files by its name there, memory-mapped."""
+def safetensors_tensors(files: Sequence[Path]) -> "Iterator[tuple[str, torch.Tensor]]":
+    """Every tensor of safetensors files by its name there, memory-mapped."""
     from safetensors import safe_open
 
-    for file in weight_files(checkpoint.path):
+    for file in files:
         with safe_open(file, framework="pt") as held:
             for name in held.keys():  # noqa: SIM118
-                yield unwrapped(name), held.get_tensor(name)
+                yield name, held.get_tensor(name)
 
 
-def _fits(checkpoint: Checkpoint, places: "Mapping[str, str | None]", target: "Mapping[str, torch.Tensor]") -> bool:
+def _stored(weights: Weights) -> "Iterator[tuple[str, torch.Tensor]]":
+    """Every tensor of files that may be put straight in, by its name without a wrapper's."""
+    read: Callable[[Sequence[Path]], Iterator[tuple[str, torch.Tensor]]] = resolve_name(str(weights.format.tensors))
+    return ((unwrapped(name), tensor) for name, tensor in read(weights.files))
+
+
+def _shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
+    """The shapes of the files' tensors by name, from their headers."""
+    return {unwrapped(name): entry.shape for name, entry in weights.entries().items()}
+
+
+def _fits(weights: Weights, places: "Mapping[str, str | None]", target: "Mapping[str, torch.Tensor]") -> bool:
     """Whether the files hold tensors of the names and shapes that are known to have a place in the model."""
-    files = weight_files(checkpoint.path)
-    if files[0].suffix != ".safetensors":
+    if weights.format.tensors is None:
         return False
-    entries = {unwrapped(name): entry for name, entry in tensor_entries(files).items()}
+    shapes = _shapes(weights)
     known = {name: place for name, place in places.items() if place is not None}
-    return entries.keys() == places.keys() and all(
-        tuple(target[place].shape) == entries[name].shape for name, place in known.items()
+    return shapes.keys() == places.keys() and all(
+        tuple(target[place].shape) == shapes[name] for name, place in known.items()
     )
 
 
-def _places(checkpoint: Checkpoint, target: "Mapping[str, torch.Tensor]") -> "dict[str, str | None] | None":
+def _places(weights: Weights, target: "Mapping[str, torch.Tensor]") -> "dict[str, str | None] | None":
     """File's name -> model's name of every tensor, where transformers put the files as they are into the model.
 
     A name that the model has not belongs to the only tensor left over that holds the same values, or, unless it is a
     weight, to none. None where a tensor's values differ, or one is left without a place or a value.
     """
-    files = weight_files(checkpoint.path)
-    if files[0].suffix != ".safetensors":
+    if weights.format.tensors is None:
         return None
-    unnamed = _left_over(files, target)
+    unnamed = _left_over(weights, target)
     places: dict[str, str | None] = {}
-    for name, tensor in _stored(checkpoint):
+    for name, tensor in _stored(weights):
         found = [place for place in ([name] if name in target else unnamed) if _holds(target[place], tensor)]
         if len(found) > 1:
             return None  # several tensors have these values, so which of them it is cannot be told
@@ -301,9 +315,9 @@ def _places(checkpoint: Checkpoint, target: "Mapping[str, torch.Tensor]") -> "di
     return places if _fill(places, target) else None
 
 
-def _left_over(files: Sequence[Path], target: "Mapping[str, torch.Tensor]") -> list[str]:
+def _left_over(weights: Weights, target: "Mapping[str, torch.Tensor]") -> list[str]:
     """The model's names, one a tensor, of those that no tensor of the files is named after."""
-    named = {id(target[name]) for name in map(unwrapped, tensor_entries(files)) if name in target}
+    named = {id(target[name]) for name in _shapes(weights) if name in target}
     return list({id(tensor): name for name, tensor in target.items() if id(tensor) not in named}.values())
 
 

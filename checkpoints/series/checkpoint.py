@@ -7,18 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from checkpoints.errors import DriftError, NotACheckpoint
+from checkpoints.files.configs import ADAPTER_CONFIG, CONFIG_FILE, generation_settings, hash_config, read_json
 from checkpoints.files.folder import (
-    ADAPTER_CONFIG,
-    CONFIG_FILE,
     TokenizerSource,
     adapter_base,
     code_files,
     combine,
-    generation_settings,
-    hash_config,
     hash_weights,
     loading_files,
-    read_json,
     tokenizer_parts,
     tokenizer_source,
     weight_files,

@@ -3,8 +3,8 @@
 from typing import Any
 
 from checkpoints.errors import CheckpointMismatch
-from checkpoints.files.check import tensor_entries
-from checkpoints.files.folder import CONFIG_FILE, weight_files
+from checkpoints.files.configs import CONFIG_FILE
+from checkpoints.files.formats import find_weights
 from checkpoints.series.checkpoint import Checkpoint
 
 # The same quantity goes by several names; head counts do not show in the shapes of fused projections.
@@ -31,16 +31,14 @@ def require_same_model(a: Checkpoint, b: Checkpoint) -> None:
         NotACheckpoint: a folder holds none.
         CorruptWeights: a weight file is damaged.
     """
-    files_a, files_b = weight_files(a.fetch()), weight_files(b.fetch())
+    weights_a, weights_b = find_weights(a.fetch()), find_weights(b.fetch())
     config_a, config_b = _config(a), _config(b)
     if config_a is not None and config_b is not None:
         for names in SHAPE_FIELDS:
             _require_equal(a, b, names[0], _field(config_a, names), _field(config_b, names))
-    if files_a[0].suffix == files_b[0].suffix == ".safetensors":
-        shapes_a = {name: entry.shape for name, entry in tensor_entries(files_a).items()}
-        shapes_b = {name: entry.shape for name, entry in tensor_entries(files_b).items()}
-        for name in sorted(shapes_a.keys() & shapes_b.keys()):
-            _require_equal(a, b, f"the shape of {name}", shapes_a[name], shapes_b[name])
+    entries_a, entries_b = weights_a.entries(), weights_b.entries()
+    for name in sorted(entries_a.keys() & entries_b.keys()):
+        _require_equal(a, b, f"the shape of {name}", entries_a[name].shape, entries_b[name].shape)
     if a.tokenizer_key == b.tokenizer_key:
         return
     hash_a, hash_b = a.tokenizer_hash, b.tokenizer_hash

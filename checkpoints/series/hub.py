@@ -15,18 +15,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from checkpoints.errors import CorruptWeights, NotACheckpoint
-from checkpoints.files.folder import (
-    ADAPTER_CONFIG,
-    ADAPTER_FILE,
-    BIN_INDEX,
-    CONFIG_FILE,
-    SAFETENSORS_INDEX,
-    TOKENIZER_FILES,
-    combine,
-    read_json,
-)
+from checkpoints.files.configs import ADAPTER_CONFIG, CONFIG_FILE, read_json
+from checkpoints.files.folder import TOKENIZER_FILES, combine
+from checkpoints.files.formats import Format, find_published, published_configs
 from checkpoints.files.hashes import hash_file
-from checkpoints.files.headers import read_header
 from checkpoints.files.trust import allows_code
 from checkpoints.series.hub_client import (
     Unreached,
@@ -39,26 +31,7 @@ logger = logging.getLogger(__name__)
 
 MAIN = "main"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_SMALL = (
-    CONFIG_FILE,
-    ADAPTER_CONFIG,
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    SAFETENSORS_INDEX,
-    BIN_INDEX,
-)
 _TOKENIZER = TOKENIZER_FILES | {CONFIG_FILE, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
-_WEIGHTS = (
-    re.compile(r"model(-\d+-of-\d+)?\.safetensors"),
-    re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin"),
-    re.compile(re.escape(ADAPTER_FILE)),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +68,8 @@ class HubRevision:
         """The files that loading needs, with the sizes and hashes that the hub publishes; code only where allowed."""
         published = _published(self.repo, self.commit)
         code = allows_code(self.path, self.repo)
-        kept = [file for file in published if file.name in _SMALL or (code and file.name.endswith(".py"))]
+        small = _TOKENIZER | published_configs()
+        kept = [file for file in published if file.name in small or (code and file.name.endswith(".py"))]
         return (*kept, *self.weights)
 
     @property
@@ -105,14 +79,27 @@ class HubRevision:
         Raises:
             NotACheckpoint: the revision holds none.
         """
-        published = _published(self.repo, self.commit)
-        for pattern in _WEIGHTS:
-            found = [file for file in published if pattern.fullmatch(file.name)]
-            whole = [file for file in found if "-of-" not in file.name]
-            if found:
-                return tuple(whole or found)
-        names = ", ".join(file.name for file in published[:8]) or "nothing"
-        raise NotACheckpoint(f"{self.repo}@{self.revision} holds no weights that can be loaded; it has {names}")
+        chosen = self._chosen[1]
+        return tuple(file for file in _published(self.repo, self.commit) if file.name in chosen)
+
+    @property
+    def format(self) -> Format:
+        """The format of its weight files.
+
+        Raises:
+            NotACheckpoint: the revision holds none.
+        """
+        return self._chosen[0]
+
+    @property
+    def _chosen(self) -> tuple[Format, tuple[str, ...]]:
+        """The format of its weights and the names of their files."""
+        names = [file.name for file in _published(self.repo, self.commit)]
+        chosen = find_published(names)
+        if chosen is None:
+            has = ", ".join(names[:8]) or "nothing"
+            raise NotACheckpoint(f"{self.repo}@{self.revision} holds no weights that can be loaded; it has {has}")
+        return chosen
 
     @property
     def base(self) -> "HubRevision | None":
@@ -121,7 +108,7 @@ class HubRevision:
         Raises:
             NotACheckpoint: the base is not on the hub, or an adapter itself.
         """
-        if self.weights[0].name != ADAPTER_FILE:
+        if not self.format.is_adapter:
             return None
         about = read_json(self.fetch_file(ADAPTER_CONFIG))
         name, revision = about.get("base_model_name_or_path"), about.get("revision")
@@ -133,14 +120,15 @@ class HubRevision:
         return _base(str(name), str(revision or "main"))
 
     def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Tensor name -> (dtype, shape) from the headers of its safetensors files, by range if not here; else empty."""
+        """Tensor name -> (dtype, shape) from the headers of its files, by range if not here; empty where hidden."""
         from huggingface_hub import HfApi
 
         tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-        for file in self.weights:
-            if (self.path / file.name).exists() and file.name.endswith(".safetensors"):
-                tensors |= {name: (e.dtype, e.shape) for name, e in read_header(self.path / file.name).items()}
-            elif file.name.endswith(".safetensors"):
+        entries = self.format.entries
+        for file in self.weights if entries is not None else ():
+            if entries is not None and (self.path / file.name).exists():
+                tensors |= {name: (e.dtype, e.shape) for name, e in entries([self.path / file.name]).items()}
+            else:
                 with explained(self.repo, self.revision):
                     header = patiently(
                         partial(HfApi().parse_safetensors_file_metadata, self.repo, file.name, revision=self.commit)
@@ -272,7 +260,7 @@ def find_revision(repo: str, revision: str) -> HubRevision:
 def _base(repo: str, revision: str) -> HubRevision:
     """An adapter's base, pinned to the commit of its first mention: all adapters of a series get the same one."""
     found = find_revision(repo, revision)
-    if found.weights[0].name == ADAPTER_FILE:
+    if found.format.is_adapter:
         raise NotACheckpoint(f"{repo}@{revision}, named as an adapter's base, is an adapter itself: merge it first")
     return found
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.errors import NotACheckpoint
-from checkpoints.files.folder import is_checkpoint, read_json
+from checkpoints.files.configs import read_json
+from checkpoints.files.formats import is_checkpoint, is_weights_name
 from checkpoints.series.names import StepName, natural, parse_name, without_shared_branch
 
 logger = logging.getLogger(__name__)
 
 TRAINER_STATE = "trainer_state.json"
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
 _TOLD = 30
 _DEEPEST = 2
 
@@ -145,9 +145,10 @@ def _look(child: Path) -> Found | LeftOut | None:
     """What one entry of a series' folder is; None where it has nothing to do with checkpoints."""
     if not is_text(child.name):
         return LeftOut(as_text(child.name), "its name is no UTF-8 text: rename it")
-    name = parse_name(child.stem if child.suffix in _WEIGHT_SUFFIXES and child.is_file() else child.name)
+    called_weights = is_weights_name(child.name)
+    name = parse_name(child.stem if called_weights and child.is_file() else child.name)
     if not child.is_dir():
-        is_weights = child.suffix in _WEIGHT_SUFFIXES and name is not None
+        is_weights = called_weights and name is not None
         return LeftOut(child.name, "it is a file, and a checkpoint is a folder with its config") if is_weights else None
     if name is None:
         return LeftOut(child.name, "its name gives no step") if is_checkpoint(child) else None

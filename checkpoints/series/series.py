@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, overload
 
 from checkpoints.errors import NotACheckpoint
-from checkpoints.files.folder import is_checkpoint
+from checkpoints.files.formats import is_checkpoint, looked_for
 from checkpoints.placement import Placement, Where
 from checkpoints.results.text import counted
 from checkpoints.series.checkpoint import Checkpoint
@@ -312,7 +312,7 @@ def _single(folder: Path) -> Checkpoint:
             if checkpoint.path.resolve() == resolved:
                 return checkpoint
     if not is_checkpoint(path):
-        raise NotACheckpoint(f"{path} is no checkpoint: looked for config.json with weights beside it, or one *.gguf")
+        raise NotACheckpoint(f"{path} is no checkpoint: looked for {looked_for()}")
     for place in (resolved, *resolved.parents[:2]):
         name = parse_name(place.name)
         if name is not None and (place == resolved or name.plain):

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import DriftError, is_failure
-from checkpoints.files.folder import CONFIG_FILE, combine, read_json
+from checkpoints.files.configs import CONFIG_FILE, read_json
+from checkpoints.files.folder import combine
 from checkpoints.files.hashes import cache_folder, hash_file
 from checkpoints.tokenizers.load import read_tokenizer
 

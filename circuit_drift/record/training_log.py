@@ -14,7 +14,7 @@ from pathlib import Path
 
 from checkpoints import DriftError, Series
 from checkpoints.errors import BadPrompt
-from checkpoints.files.folder import read_json
+from checkpoints.files.configs import read_json
 from checkpoints.files.reading import decode, parse_table, read_bytes
 from checkpoints.series.layouts import TRAINER_STATE
 from circuit_drift.record.record import Point, RunRecord

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints import Checkpoint
-from checkpoints.files.folder import hash_config
+from checkpoints.files.configs import hash_config
 from checkpoints.loading.load import LoadedModel
 
 if TYPE_CHECKING:

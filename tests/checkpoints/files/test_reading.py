@@ -5,9 +5,8 @@ import os
 
 import pytest
 
-from checkpoints import DriftError
-from checkpoints.errors import BadPrompt, NotACheckpoint
-from checkpoints.files.folder import read_json
+from checkpoints.errors import BadPrompt, DriftError, NotACheckpoint
+from checkpoints.files.configs import read_json
 from checkpoints.files.reading import (
     DEEPEST,
     Record,

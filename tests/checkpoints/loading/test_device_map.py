@@ -25,15 +25,15 @@ def hooked(monkeypatch):
 def attach_hooks(monkeypatch):
     from accelerate import dispatch_model
 
-    from checkpoints.loading import load as loading
+    from checkpoints.loading import build as loading
 
-    plain = loading._build
+    plain = loading.build_whole
 
     def build(*arguments):
         model, device_map = plain(*arguments), arguments[-1].device_map
         return dispatch_model(model, device_map, force_hooks=True) if isinstance(device_map, dict) else model
 
-    monkeypatch.setattr(loading, "_build", build)
+    monkeypatch.setattr(loading, "build_whole", build)
 
 
 @pytest.mark.parametrize("device_map", [{"": "cpu"}, SPLIT, "auto"], ids=["whole", "split", "auto"])

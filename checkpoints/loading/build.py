@@ -1,0 +1,155 @@
+"""From checked files to a model: one function a kind of loading, named by the table of formats.
+
+Each takes a checkpoint, its weights and a placement, and gives a model of which every parameter came from the files and
+has memory of its own.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from checkpoints.errors import CorruptWeights, DriftError
+from checkpoints.files.configs import ADAPTER_CONFIG
+from checkpoints.files.distributed import plan, read_metadata
+from checkpoints.files.folder import loading_files
+from checkpoints.files.formats import Weights
+from checkpoints.files.gguf import require_possible_gguf
+from checkpoints.files.headers import WRAPPER
+from checkpoints.files.limits import require_possible
+from checkpoints.files.trust import allows_code, refuse_foreign_code
+from checkpoints.loading.adapters import merge_adapter
+from checkpoints.loading.coverage import check_coverage, explain, refuse_misnamed
+from checkpoints.loading.load import build_model
+from checkpoints.loading.size import require_fitting_size
+from checkpoints.loading.spread import require_packages
+from checkpoints.loading.view import view
+from checkpoints.placement import Placement
+from checkpoints.series.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+
+def build_whole(checkpoint: Checkpoint, weights: Weights, placement: Placement) -> "PreTrainedModel":
+    """Whole weights that transformers reads beside their config."""
+    if (checkpoint.path / ADAPTER_CONFIG).exists():
+        logger.warning("%s holds an adapter beside whole weights: %s is loaded as it is, without the adapter",
+                       checkpoint.path, weights.files[0].name)  # fmt: skip
+    refuse_misnamed(checkpoint.path, checkpoint.config, weights.entries())
+    require_fitting_size(checkpoint.path, weights)
+    return _from_pretrained(checkpoint, placement, key_mapping={WRAPPER: ""})
+
+
+def build_gguf(checkpoint: Checkpoint, weights: Weights, placement: Placement) -> "PreTrainedModel":
+    """A GGUF file, which transformers reads with its config and its quantised weights as plain ones."""
+    (file,) = weights.files
+    require_packages(f"{checkpoint.path / file.name} is a GGUF file", "gguf", "accelerate", extra="gguf")
+    require_possible_gguf(file)
+    return _from_pretrained(checkpoint, placement, gguf_file=file.name)
+
+
+def build_adapted(checkpoint: Checkpoint, weights: Weights, placement: Placement) -> "PreTrainedModel":
+    """An adapter, merged into the model of its base."""
+    if checkpoint.base is None:
+        raise CorruptWeights(
+            f"{checkpoint.path} holds {weights.files[0].name} but no {ADAPTER_CONFIG} that names its base; restore it"
+        )
+    base = replace(checkpoint, path=checkpoint.base, hub=checkpoint.hub and checkpoint.hub.base)
+    model = merge_adapter(checkpoint.path, weights, build_model(base, placement))
+    _leave_files(model)
+    return model
+
+
+def build_distributed(checkpoint: Checkpoint, weights: Weights, placement: Placement) -> "PreTrainedModel":
+    """The config's model, filled from a torch distributed checkpoint."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if placement.device_map is not None:
+        raise DriftError(
+            f"{checkpoint.path} is a torch distributed checkpoint, which is put on one device: convert it to "
+            "safetensors to spread it by a device map"
+        )
+    auto: Any = AutoModelForCausalLM
+    folder = weights.found.parent
+    stored = read_metadata(folder)
+    size = sum(file.stat().st_size for file in weights.files if file != weights.found)
+    require_possible(checkpoint.config, tensors=len(stored), size=size, folder=checkpoint.path)
+    refuse_foreign_code(checkpoint.config, checkpoint.path, own=False)
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            shape: PreTrainedModel = auto.from_config(config)
+        filling = plan(folder, stored, shape)
+        model: PreTrainedModel = auto.from_config(
+            config, dtype=getattr(torch, placement.dtype), attn_implementation=placement.attention
+        )
+    except DriftError:
+        raise
+    except Exception as error:
+        raise explain(checkpoint.path, error, str(error), repo=checkpoint.repo) from error
+    filling.fill(model)
+    return model
+
+
+def _from_pretrained(checkpoint: Checkpoint, placement: Placement, **how: Any) -> "PreTrainedModel":
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    model: PreTrainedModel
+    code = allows_code(checkpoint.path, checkpoint.repo)
+    with view(checkpoint.path, loading_files(checkpoint.path, code=code)) as shown:
+        try:
+            with _quiet_transformers():
+                model, info = auto.from_pretrained(
+                    shown,
+                    dtype=getattr(torch, placement.dtype),
+                    attn_implementation=placement.attention,
+                    local_files_only=True,
+                    trust_remote_code=code,
+                    weights_only=True,
+                    ignore_mismatched_sizes=True,  # they are refused below, by name
+                    output_loading_info=True,
+                    **how,
+                    **({} if placement.device_map is None else {"device_map": placement.device_map}),
+                )
+        except (SafetensorError, EOFError) as error:
+            raise CorruptWeights(f"the weights of {checkpoint.path} cannot be read: {error}") from error
+        except Exception as error:
+            said = str(error).replace(str(shown), str(checkpoint.path))
+            raise explain(checkpoint.path, error, said, repo=checkpoint.repo) from error
+    model.config.name_or_path = str(checkpoint.path)
+    model.name_or_path = str(checkpoint.path)
+    check_coverage(checkpoint.path, info)
+    _leave_files(model)
+    return model
+
+
+def _leave_files(model: "PreTrainedModel") -> None:
+    """Copy what is in main memory: tensors may be mapped from files, and would follow or fail what happens to those."""
+    for tensor in {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}.values():
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Silence transformers' progress bars and load reports; what they would warn of is checked here."""
+    from transformers.utils import logging
+
+    hf_logging: Any = logging
+    bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
