@@ -1,13 +1,14 @@
 """Figures of all packages look alike: one module gives them titles, fonts, margins and scales."""
 
+import checkpoints
 import circuit_drift
 from checkpoints.results.figure import SIGNED, UNSIGNED, dress
 
 
-def test_figures_of_every_package_are_dressed_alike(measured_demo):
+def test_figures_of_every_package_are_dressed_alike(store):
     import plotly.graph_objects as go
 
-    run = circuit_drift.load_run(measured_demo)
+    run = circuit_drift.run(checkpoints.open_series("demo").select("0,1000,9000"), store=store, progress=False)
     pair, point = run.diff(1000, 9000), run.at(9000)
     figures = [run.track_heads("pretrain").plot(), pair.heads.plot(), point.heads.plot()]
     figures += [pair.circuit.plot(), point.circuit.plot(), point.faithfulness.plot()]
