@@ -1,11 +1,13 @@
 """How often the circuit diff is wrong: calls on one unchanged checkpoint, and misses of planted changes.
 
-    python benchmarks/circuits_calibration.py series/first-light@9000 --draws 200
+    python benchmarks/circuits_calibration.py series/first-light@9000 --against series/first-light@9600 --draws 200
 
-The facts are those of the series' own world that the checkpoint recalls. False positives: two disjoint random sets of
-facts, the same weights (unpaired), and the scores of two different models exchanged at random fact by fact (paired),
-so that large differences remain but none has a direction. Misses: weights edited, the same facts before and after.
-Shares stand beside their exact binomial 95 % intervals.
+The facts are those of the series' own world that the checkpoint recalls. False positives, three ways: two disjoint
+random sets of facts, the same weights (unpaired); the scores of two checkpoints exchanged at random fact by fact
+(paired), so that large differences remain but none has a direction; and the scores of the other checkpoint less every
+edge's mean difference over all facts (paired), which leaves each edge its own, skewed, differences about 0: sign flips
+are exact in the second by construction, in the third they are not. Misses: weights edited, the same facts before and
+after. Shares stand beside their exact binomial 95 % intervals.
 """
 
 import argparse
@@ -27,12 +29,14 @@ from circuit_drift.lab.world import make_world
 from circuits.facts.facts import FactSet
 from circuits.graph.scores import AttributionGraph
 
+NULL_SIZES = (8, 16, 32, 53, 100)
 SIZES = (16, 32, 48)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="SERIES@STEP or a checkpoint folder of a lab series")
+    parser.add_argument("--against", help="a checkpoint whose differences the paired rows without a change take")
     parser.add_argument("--draws", type=int, default=200, help="diffs for each row")
     parser.add_argument("--null-draws", type=int, help="diffs for each row of the first table, if not the same")
     parser.add_argument("--variants", type=int, default=10, help="edited models for each kind of change")
@@ -49,9 +53,11 @@ def main() -> None:
     print("| nothing changed | facts a side | draws | called different | an edge named | a node named |")
     print("|---|---|---|---|---|---|")
     other = models["a head silenced"][0][0]
-    for name, pair in (("other facts, unpaired", None), ("exchanged at random, paired", other)):
-        for size in SIZES:
-            calls = [null(graph, pair, rng, size) for _ in range(options.null_draws or options.draws)]
+    if options.against:
+        other = circuits.attribute(open_checkpoint(options.against).load().model, facts)
+    for name in NULLS:
+        for size in NULL_SIZES:
+            calls = [null(name, graph, other, rng, size) for _ in range(options.null_draws or options.draws)]
             print(f"| {name} | {size} | {len(calls)} | {columns(calls)} |", flush=True)
     print(
         "\n| planted change | facts | size, in standard errors | draws | called different | named | it or its nodes |"
@@ -92,19 +98,26 @@ def recalled(model: PreTrainedModel, facts: FactSet) -> FactSet:
     return facts.subset(np.flatnonzero(rank == 0).tolist())
 
 
-def null(graph: AttributionGraph, other: AttributionGraph | None, rng: Generator, size: int) -> tuple[bool, ...]:
+NULLS = ("other facts, unpaired", "exchanged at random, paired", "mean difference removed, paired")
+
+
+def null(kind: str, graph: AttributionGraph, other: AttributionGraph, rng: Generator, size: int) -> tuple[bool, ...]:
     """Whether the diff of two graphs between which nothing changed sees a change, names an edge, names a node."""
     seed = int(rng.integers(1 << 30))
     order = rng.permutation(len(graph))
-    if other is None:
+    if kind == NULLS[0]:
         first, second = (graph.only(facts) for facts in (order[:size], order[size : 2 * size]))
         told = circuits.diff(first, second, pairing="unpaired", splits=1, seed=seed)
-    else:
-        pair = np.stack([graph.scores[order[:size]], other.scores[order[:size]]])
+        return told.significant, told.n_significant > 0, bool(told.nodes_changed)
+    chosen, scores = graph.only(order[:size]), other.scores
+    if kind == NULLS[1]:
+        pair = np.stack([graph.scores[order[:size]], scores[order[:size]]])
         side, fact = rng.integers(0, 2, size), np.arange(size)
-        chosen = graph.only(order[:size])
         first, second = (replace(chosen, scores=pair[s, fact]) for s in (side, 1 - side))
-        told = circuits.diff(first, second, splits=1, seed=seed)
+    else:
+        apart = (scores - graph.scores).mean(0, dtype=np.float64)
+        first, second = chosen, replace(chosen, scores=scores[order[:size]] - apart)
+    told = circuits.diff(first, second, splits=1, seed=seed)
     return told.significant, told.n_significant > 0, bool(told.nodes_changed)
 
 

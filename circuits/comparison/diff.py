@@ -11,8 +11,8 @@ from typing import get_args
 import numpy as np
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch, require_choice
-from checkpoints.stats.permutation import label_p, sign_flip_p
-from checkpoints.stats.ttests import TTest, difference_test, welch_test
+from checkpoints.stats.permutation import Exchanged, label_test, sign_flip_test
+from checkpoints.stats.ttests import TTest, difference_test, false_discovery, welch_test
 from circuits.comparison.graph_diff import GraphDiff, Pairing
 from circuits.comparison.profile import LARGE, ProfileChange, profile_changes
 from circuits.comparison.similarity import similarities
@@ -31,6 +31,10 @@ def diff(
     seed: int = 0,
 ) -> GraphDiff:
     """Compare two stored graphs.
+
+    p of an edge, a node and the whole graph are those of the moderated statistic under sign flips of facts, or of
+    permuted labels (`checkpoints.stats.permutation`); edges and nodes are held to Benjamini-Hochberg q, and named only
+    where the graph changed as a whole. Intervals are Student's, edge by edge.
 
     Args:
         a: scores at A.
@@ -56,24 +60,24 @@ def diff(
     splits = splits or (24 if edges <= LARGE else 4)
     writers_a, writers_b = a.scores.sum(2, dtype=np.float64), b.scores.sum(2, dtype=np.float64)
     if paired:
-        difference = scores_b - scores_a
-        tests, global_p = difference_test(difference), sign_flip_p(difference, seed=seed)
-        node_tests = difference_test(writers_b - writers_a)
+        difference, moved = scores_b - scores_a, writers_b - writers_a
+        tests, exchanged = difference_test(difference), sign_flip_test(difference, seed=seed)
+        node_tests, of_nodes = difference_test(moved), sign_flip_test(moved, seed=seed)
     else:
-        tests, global_p = welch_test(scores_a, scores_b), label_p(scores_a, scores_b, seed=seed)
-        node_tests = welch_test(writers_a, writers_b)
+        tests, exchanged = welch_test(scores_a, scores_b), label_test(scores_a, scores_b, seed=seed)
+        node_tests, of_nodes = welch_test(writers_a, writers_b), label_test(writers_a, writers_b, seed=seed)
     return GraphDiff(
         shape=a.shape,
         a=scores_a.mean(0, dtype=np.float64),
         b=scores_b.mean(0, dtype=np.float64),
-        tests=tests,
+        tests=_moderated(tests, exchanged),
         nodes_a=writers_a.mean(0),
         nodes_b=writers_b.mean(0),
-        node_tests=node_tests,
+        node_tests=_moderated(node_tests, of_nodes),
         profile=profile_changes(a.shape, scores_a, scores_b, paired=paired, seed=seed),
         circuit_a=a.prune(n),
         circuit_b=b.prune(n),
-        global_p=global_p,
+        global_p=exchanged.whole,
         similarity=similarities(
             scores_a,
             scores_b,
@@ -89,6 +93,12 @@ def diff(
         level=q,
         meta={name: a.meta.get(name, usual) for name, usual in HOW.items()},
     )
+
+
+def _moderated(tests: TTest, exchanged: Exchanged) -> TTest:
+    """The intervals of t tests with the p, and its q, of the moderated statistic; NaN stays where units are too few."""
+    p = np.where(np.isnan(tests.p), np.nan, exchanged.elements)
+    return replace(tests, p=p, q=false_discovery(p))
 
 
 def _sizes(n: int, edges: int) -> Sequence[int]:

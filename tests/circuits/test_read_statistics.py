@@ -8,7 +8,7 @@ import pytest
 from scipy import stats as textbook
 
 from checkpoints.stats.bootstrap import draw_units, upper_share
-from checkpoints.stats.permutation import label_p, sign_flip_p, smallest_sign_flip_p
+from checkpoints.stats.permutation import label_p, label_test, sign_flip_p, sign_flip_test, smallest_sign_flip_p
 from checkpoints.stats.ttests import difference_test, welch_test
 from circuits.comparison.profile import PROFILES, profile_changes, profiler
 from circuits.comparison.similarity import Ranked, Similarity, measure_names, measures, similarities
@@ -71,12 +71,16 @@ def test_stored_halves_are_summed_in_double_precision():
     assert (changes[-1].a, changes[-1].b) == pytest.approx((4 * a.mean(0).sum(), 4 * b.mean(0).sum()), rel=1e-12)
 
 
+def moderated(change, units):
+    """[P, E] |change| over its spread plus the median spread, 0 where no unit changed."""
+    spread = np.sqrt((units**2).sum(0))
+    return change / (spread + np.median(spread[spread > 0]))
+
+
 def global_p(contrasts, units):
     """The permutation p written out: the observed contrast first; the larger of two statistics, Bonferroni for two."""
-    change = (np.array(contrasts) @ units) ** 2
-    square = (units**2).sum(0)
-    moving = square > 0
-    largest, energy = (change[:, moving] / square[moving]).max(1), change.sum(1)
+    change = np.abs(np.array(contrasts) @ units)
+    largest, energy = moderated(change, units).max(1), (change**2).sum(1)
     reached = [(s >= s[0] * (1 - 1e-6)).sum() for s in (largest, energy)]
     return min(reached), len(contrasts)
 
@@ -88,6 +92,61 @@ def test_few_pairs_are_flipped_in_every_way(seed):
     reached, total = global_p(sorted(patterns, reverse=True), difference)
     assert total == 16
     assert sign_flip_p(difference) == pytest.approx(min(1.0, 2 * reached / total))
+
+
+def test_p_of_an_element_is_its_place_among_all_elements_under_all_exchanges():
+    difference = np.random.default_rng(3).standard_normal((6, 5)) * [1, 2, 0.1, 5, 0] + [2.0, 0, 0.01, 3, 0]
+    patterns = np.array([(1, *signs) for signs in itertools.product((1, -1), repeat=5)])
+    found = moderated(np.abs(patterns @ difference[:, :4]), difference[:, :4])
+    expected = [(found >= own * (1 - 1e-6)).mean() for own in found[0]]
+    told = sign_flip_test(difference).elements
+    np.testing.assert_allclose(told, [*expected, 1.0], atol=3 / found.size)
+    assert told[3] < told[1]
+    assert min(expected) > 0.05 / 4, "none is sure, so that all are counted among all"
+
+
+def test_elements_that_changed_for_sure_are_not_what_others_are_counted_among():
+    """One change of 2 and two of 1, all without noise: exchanged, the first alone often reaches the others' own."""
+    difference = np.tile([2.0, 1.0, 1.0, 0, 0, 0, 0, 0, 0], (8, 1))
+    found = sign_flip_test(difference).elements
+    np.testing.assert_allclose(found, [1 / 257, 1 / 128, 1 / 128, *[1.0] * 6], rtol=1e-6)
+    alone = sign_flip_test(difference[:, :3]).elements
+    np.testing.assert_allclose(alone, [1 / 384, 11 / 384, 11 / 384], rtol=1e-6)
+
+
+def test_one_elements_p_is_the_permutation_tests_own():
+    difference = np.random.default_rng(0).standard_normal((8, 1)) + 0.5
+    patterns = np.array([(1, *signs) for signs in itertools.product((1, -1), repeat=7)])
+    change = np.abs(patterns @ difference[:, 0])
+    expected = (change >= change[0] * (1 - 1e-6)).mean()
+    assert sign_flip_test(difference).elements == pytest.approx([expected], abs=1 / 128)
+    assert sign_flip_p(difference) == pytest.approx(min(1.0, 2 * expected))
+
+
+def test_skewed_differences_without_a_mean_are_called_at_the_level():
+    """Centred gamma differences, 16 units: the plain largest t calls a fifth of them, the moderated one no more."""
+    rng = np.random.default_rng(7)
+    scale = 10.0 ** rng.uniform(-3, 0, 150) * rng.choice([-1, 1], 150)
+    draws = [(rng.gamma(4, size=(16, 150)) - 4) * scale for _ in range(150)]
+    signs = np.concatenate([np.ones((1, 16)), rng.choice([-1, 1], (99, 16))])
+
+    def plain(difference):
+        largest = np.abs(signs @ difference / np.sqrt((difference**2).sum(0))).max(1)
+        return (largest >= largest[0]).mean()
+
+    assert np.mean([sign_flip_p(d, draws=199) <= 0.05 for d in draws]) <= 0.1
+    assert np.mean([plain(d) <= 0.05 for d in draws]) > 0.15
+
+
+def test_labels_of_elements_are_permuted_too():
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(size=(12, 40)), rng.normal(size=(12, 40))
+    b[:, 7] += 4.0
+    found = label_test(a, b, draws=199)
+    assert found.elements.argmin() == 7
+    assert found.elements[7] == pytest.approx(1 / 8000, abs=2 / 8000)
+    assert found.elements[np.arange(40) != 7].mean() == pytest.approx(0.5, abs=0.15)
+    assert found.whole == label_p(a, b, draws=199) <= 0.05
 
 
 def test_many_pairs_are_flipped_at_random_and_the_upper_end_is_taken():
