@@ -8,7 +8,7 @@ How a run goes, room by room:
 
     prompts     what is asked: needles and facts of the series, or one's own
     measures    what is taken of a checkpoint: heads, circuit, faithfulness, roles, or one's own    `Measure`
-    sweep       for every checkpoint and measure: in the store? else claim, load once, compute, keep
+    sweep       for every checkpoint and measure: in the store? else lease it, load once, compute, keep
     store       results by the hash of what they were computed from; many processes at once
     record      what a run and a pair remember, data only
     comparison  two points -> PairDiff; stages: which points are one line of training

@@ -1,7 +1,7 @@
 """What became of each checkpoint of a sweep, told by its workers through the store.
 
     store/sweeps/<sweep>/<index>.json
-    store/sweeps/<sweep>/leader           the claim of the process that wants the outcomes
+    store/sweeps/<sweep>/leader           the lease of the process that wants the outcomes
 
 Results speak for themselves; the journal says that a checkpoint is finished, and why some of its measures have no
 result. It belongs to one sweep and goes with it: the next start tries again what failed.
@@ -16,11 +16,11 @@ from pathlib import Path
 
 from checkpoints.errors import StoreError
 from checkpoints.results.disk import older_than, read_regular, remove, write_file
-from circuit_drift.store.leases import LEASE, Claim, Claims
+from circuit_drift.store.leases import TERM, Lease, Leases
 
 ABANDONED = 7 * 24 * 3600.0
 LEADER = "leader"
-PATIENCE = 5 * LEASE
+PATIENCE = 5 * TERM
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +98,21 @@ class Journal:
         """Whether a living process wants the outcomes."""
         return self.leaders.living(LEADER)
 
-    def lead(self, what: str) -> Claim:
+    def lead(self, what: str) -> Lease:
         """Take the lead of the sweep: its workers go on for as long as whoever has it lives.
 
         Raises:
             StoreError: another process has it, or the folder cannot be written.
         """
-        claim = self.leaders.take(LEADER, what)
-        if claim is None:
+        lease = self.leaders.take(LEADER, what)
+        if lease is None:
             raise StoreError(f"another process leads the sweep in {self.folder}")
-        return claim
+        return lease
 
     @property
-    def leaders(self) -> Claims:
-        """The claim on the lead; patient, since workers that give up too early cost more than late ones."""
-        return Claims(self.folder, self.folder.name, PATIENCE)
+    def leaders(self) -> Leases:
+        """The lease on the lead; patient, since workers that give up too early cost more than late ones."""
+        return Leases(self.folder, self.folder.name, PATIENCE)
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{index}.json"

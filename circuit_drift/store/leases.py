@@ -1,9 +1,9 @@
 """Leases on work, kept in the store, so that any processes that see the same folder share a sweep.
 
-A claim is a file that only one can create, and that appears whole (a hard link to a finished one). Its holder touches
-it while it works; a claim that was not touched for the length of a lease, or whose process on this machine is gone,
-belongs to whoever takes it. Claims only save work: a result is the same whoever computes it and appears whole, so two
-holders of one claim (after a long stall, say) cost time and nothing else.
+A lease is a file that only one can create, and that appears whole (a hard link to a finished one). Its holder touches
+it while it works; a lease that was not touched for its term, or whose process on this machine is gone, belongs to
+whoever takes it. Leases only save work: a result is the same whoever computes it and appears whole, so two holders of
+one lease (after a long stall, say) cost time and nothing else.
 """
 
 import json
@@ -23,18 +23,19 @@ from checkpoints.results.processes import process_mark, this_machine
 
 logger = logging.getLogger(__name__)
 
-LEASE = 60.0
+LEASES_FOLDER = "claims"  # in a store; earlier versions, whose workers may share it, call it so
+TERM = 60.0
 BEATS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a claim, as the file says.
+    """Who holds a lease, as the file says.
 
     Attributes:
         what: what is being worked on, for people.
         sweep: the sweep it is done for.
-        token: unlike that of any other claim.
+        token: unlike that of any other lease.
         machine: host, boot and process namespace.
         process: process id there, with its start time.
         attempt: 1 for the first holder of this sweep; more where those before it died.
@@ -52,21 +53,21 @@ UNKNOWN = Holder("unknown", sweep="", token="", machine="", process="")
 
 
 @dataclass(frozen=True, slots=True)
-class Claims:
-    """The claims of one store.
+class Leases:
+    """The leases of one store.
 
     Attributes:
         folder: where they lie.
-        sweep: the sweep that claims are taken for.
-        lease: seconds after which an untouched claim is void.
+        sweep: the sweep that leases are taken for.
+        term: seconds after which an untouched lease is void.
     """
 
     folder: Path
     sweep: str
-    lease: float = LEASE
+    term: float = TERM
 
-    def take(self, key: str, what: str) -> "Claim | None":
-        """Claim a piece of work; None where a living process holds it.
+    def take(self, key: str, what: str) -> "Lease | None":
+        """Lease a piece of work; None where a living process holds it.
 
         Raises:
             StoreError: the folder cannot be written.
@@ -82,13 +83,13 @@ class Claims:
                     return None
                 holder = self._holder(what, dead)
                 if _create(path, holder):
-                    return Claim(path, holder, self.lease / BEATS)
+                    return Lease(path, holder, self.term / BEATS)
         except OSError as error:
-            raise StoreError(f"cannot claim work in {self.folder}: {error.strerror or error}") from error
+            raise StoreError(f"cannot lease work in {self.folder}: {error.strerror or error}") from error
         return None
 
     def held(self) -> tuple[Holder, ...]:
-        """Who holds the claims of this sweep."""
+        """Who holds the leases of this sweep."""
         found = [read_holder(path) for path in sorted(self.folder.glob("[!.]*"))]
         return tuple(holder for holder in found if holder is not None and holder.sweep == self.sweep)
 
@@ -102,7 +103,7 @@ class Claims:
             return True
 
     def void(self) -> tuple[Path, ...]:
-        """The claims of every sweep that nobody living holds; what cannot be read as a claim is left alone."""
+        """The leases of every sweep that nobody living holds; what cannot be read as a lease is left alone."""
         paths = sorted(self.folder.glob("[!.]*"))
         return tuple(path for path in paths if read_holder(path) != UNKNOWN and not self.living(path.name))
 
@@ -116,14 +117,14 @@ class Claims:
         return Holder(what, self.sweep, uuid.uuid4().hex, this_machine(), process_mark(os.getpid()), attempt)
 
     def _void(self, path: Path, holder: Holder) -> bool:
-        """Whether its holder is known to be gone, or was silent for a lease; by the file system's own clock."""
+        """Whether its holder is known to be gone, or was silent for a term; by the file system's own clock."""
         pid = holder.process.partition(":")[0]
         if holder.machine == this_machine() and pid.isdecimal():
             return process_mark(int(pid)) != holder.process
         clock = draft_of(self.folder / "clock")
         clock.touch()
         try:
-            return clock.stat().st_mtime - path.stat().st_mtime > self.lease
+            return clock.stat().st_mtime - path.stat().st_mtime > self.term
         except FileNotFoundError:
             return True
         finally:
@@ -131,8 +132,8 @@ class Claims:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """A piece of work that is ours; within a ``with`` block the claim is kept alive, and given back at its end.
+class Lease:
+    """A piece of work that is ours; within a ``with`` block the lease is kept alive, and given back at its end.
 
     Attributes:
         path: the file.
@@ -146,7 +147,7 @@ class Claim:
     _done: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._beat, name=f"claim on {self.holder.what}", daemon=True).start()
+        threading.Thread(target=self._beat, name=f"lease on {self.holder.what}", daemon=True).start()
         return self
 
     def __exit__(
@@ -161,14 +162,14 @@ class Claim:
             try:
                 os.utime(self.path)
             except FileNotFoundError:
-                logger.warning("the claim on %s was taken over while it was worked on", self.holder.what)
+                logger.warning("the lease on %s was taken over while it was worked on", self.holder.what)
                 return
             except OSError as error:
-                logger.warning("the claim on %s cannot be kept alive: %s", self.holder.what, error)
+                logger.warning("the lease on %s cannot be kept alive: %s", self.holder.what, error)
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Who holds a claim, somebody unknown where its file is damaged or not complete yet; None where there is none."""
+    """Who holds a lease, somebody unknown where its file is damaged or not complete yet; None where there is none."""
     try:
         holder = Holder(**json.loads(read_regular(path)))
     except FileNotFoundError:
@@ -180,7 +181,7 @@ def read_holder(path: Path) -> Holder | None:
 
 
 def _create(path: Path, holder: Holder) -> bool:
-    """Make the claim's file, whole; False where another came first."""
+    """Make the lease's file, whole; False where another came first."""
     draft = draft_of(path)
     draft.write_text(json.dumps(asdict(holder)), encoding="utf-8")
     try:
@@ -205,7 +206,7 @@ def _create_in_place(path: Path, text: str) -> bool:
 
 
 def _remove(path: Path, holder: Holder) -> bool:
-    """Take a holder's claim away; False where it is another's by now, which is then left (or put back)."""
+    """Take a holder's lease away; False where it is another's by now, which is then left (or put back)."""
     if read_holder(path) != holder:
         return False
     aside = draft_of(path)

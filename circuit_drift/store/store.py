@@ -23,11 +23,12 @@ from checkpoints.errors import DamagedResult, StoreError
 from checkpoints.results.artifacts import ARRAYS_FILE, RESULT_FILE
 from checkpoints.results.disk import can_be, read_regular, write_file
 from checkpoints.results.strict_json import digest_json, dump_json, parse_json
+from circuit_drift.store.leases import LEASES_FOLDER
 
 KEY_LENGTH = 24
 ENVIRONMENT = "CIRCUIT_DRIFT_STORE"
 DEFAULT = ".circuit-drift"
-NO_RESULTS = frozenset({"runs", "claims", "sweeps", "lab"})
+NO_RESULTS = frozenset({"runs", LEASES_FOLDER, "sweeps", "lab"})
 RECORD_FORMAT = 2
 SEAL = "seal"
 

@@ -12,7 +12,7 @@ from checkpoints.errors import DamagedResult, StoreError
 from checkpoints.results.artifacts import DIGESTS, check_artifact, read_meta
 from checkpoints.results.disk import STALE, abandoned_drafts, draft_of, older_than, remove
 from circuit_drift.store.journal import Journal
-from circuit_drift.store.leases import Claims
+from circuit_drift.store.leases import LEASES_FOLDER, Leases
 from circuit_drift.store.store import KEY_LENGTH, NO_RESULTS, Store, StoredResult, read_record
 
 FAULTS = ("damaged", "missing", "newer")
@@ -163,7 +163,7 @@ def prune(store: Store, selection: Selection) -> tuple[Entry, ...]:
     Raises:
         StoreError: a sweep is at work in the store, a record cannot be read, or something cannot be removed.
     """
-    busy = [holder.what for holder in Claims(store.path / "claims", "").living_holders()]
+    busy = [holder.what for holder in Leases(store.path / LEASES_FOLDER, "").living_holders()]
     if busy:
         raise StoreError(f"a sweep is at work in {store.path} (on {busy[0]}): prune it when that is done")
     doomed = prunable(store, selection)
@@ -215,12 +215,12 @@ def chosen(store: Store, selection: Selection) -> tuple[Entry, ...]:
 
 
 def leftovers(store: Store) -> tuple[Path, ...]:
-    """What killed writers left: drafts, claims, folders of sweeps, and the temporary files of earlier versions."""
+    """What killed writers left: drafts, leases, folders of sweeps, and the temporary files of earlier versions."""
     folders = [store.path, *(store.path / name for name in (*store.measures(), *sorted(NO_RESULTS)))]
     found = [draft for folder in folders for draft in abandoned_drafts(folder)]
     old = [path for folder in folders[1:] for path in folder.glob("*") if _FORMER_DRAFT.fullmatch(path.name)]
     found += [path for path in old if older_than(path, STALE)]
-    found += Claims(store.path / "claims", "").void()
+    found += Leases(store.path / LEASES_FOLDER, "").void()
     found += [path for path in (store.path / "sweeps").glob("[!.]*") if Journal(path).abandoned(STALE)]
     return tuple(dict.fromkeys(found))
 

@@ -20,7 +20,7 @@ from circuit_drift.cli import app
 from circuit_drift.cli.options import placed
 from circuit_drift.knowledge.scores import read_scores
 from circuit_drift.store.journal import Journal, Outcome
-from circuit_drift.store.leases import Claims, read_holder
+from circuit_drift.store.leases import Leases, read_holder
 from circuit_drift.store.store import Store
 from circuit_drift.training.strategies.config import load_config
 from circuit_drift.training.strategies.documents import load_documents
@@ -229,8 +229,8 @@ def journal(folder: Path) -> Path:
     return folder / "sweep" / "0.json"
 
 
-def claim(folder: Path) -> Path:
-    taken = Claims(folder / "claims", "sweep").take("work", "checkpoint-1")
+def lease(folder: Path) -> Path:
+    taken = Leases(folder / "claims", "sweep").take("work", "checkpoint-1")
     return folder / "claims" / "work" if taken is None else taken.path
 
 
@@ -259,9 +259,9 @@ def loaded(folder: Path) -> bool:
     return True
 
 
-def read_claim(folder: Path) -> bool:
+def read_lease(folder: Path) -> bool:
     path = folder / "claims" / "work"
-    return Claims(path.parent, "another").living("work") or read_holder(path) is not None
+    return Leases(path.parent, "another").living("work") or read_holder(path) is not None
 
 
 def audited(depth: str) -> Callable[[Path], Any]:
@@ -312,7 +312,7 @@ KINDS = (
     Kind("store, verified", stored_file("heads", "result.json"), lambda f: command("verify", f / "store")[0], mutate),
     Kind("store, listed", stored_record, lambda f: command("store", f / "store")[0], mutate),
     Kind("journal", journal, lambda f: Journal(f / "sweep").read([0]), mutate),
-    Kind("claim", claim, read_claim, mutate),
+    Kind("lease", lease, read_lease, mutate),
     Kind("circuit, EAP JSON", eap_json, lambda f: read_eap_json(f / "c.eap.json").mask.tolist(), mutate),
     Kind("circuit, parquet", parquet, lambda f: read_parquet(f / "c.parquet").mask.tolist(), mutate),
     Kind("tokenizer.json", in_model("tokenizer.json"), tokenizer, mutate),

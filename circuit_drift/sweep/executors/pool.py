@@ -76,13 +76,13 @@ def follow(sweep: Sweep, pool: WorkerPool, progress: Progress) -> Iterator[Outco
             deaths.clear()
         elif len(deaths) > ATTEMPTS * pool.size:
             raise DriftError(f"{len(deaths)} workers in a row died and finished nothing; the last: {deaths[-1]}")
-        elif quiet_since is not None and time.monotonic() - quiet_since > sweep.lease:
+        elif quiet_since is not None and time.monotonic() - quiet_since > sweep.term:
             raise DriftError(
                 f"all workers have ended, and {len(missing)} checkpoints have no outcome: was {sweep.journal.folder} "
                 "removed? Run again; what was computed is stored"
             )
         else:
-            progress.held(holder.what for holder in sweep.claims.held())
+            progress.held(holder.what for holder in sweep.leases.held())
             time.sleep(POLL)
         missing -= {outcome.index for outcome in found}
         yield from found
@@ -114,7 +114,7 @@ def serve(sweep: Sweep, start: int) -> int:
 def _end_with_leader(sweep: Sweep, done: threading.Event) -> None:
     leaders = sweep.journal.leaders
     holder = read_holder(leaders.folder / LEADER)
-    pause = SECONDS_HERE if holder is not None and holder.machine == this_machine() else leaders.lease / BEATS
+    pause = SECONDS_HERE if holder is not None and holder.machine == this_machine() else leaders.term / BEATS
     while leaders.living(LEADER):
         if done.wait(pause):
             return

@@ -12,7 +12,7 @@ from checkpoints.placement import ANYWHERE, Placement
 from circuit_drift.measures.base import Measure
 from circuit_drift.measures.stored import identity, store_key, stored_result, with_provenance
 from circuit_drift.store.journal import Journal
-from circuit_drift.store.leases import LEASE, Claims
+from circuit_drift.store.leases import LEASES_FOLDER, TERM, Leases
 from circuit_drift.store.store import Store, key_of
 
 
@@ -90,7 +90,7 @@ class Sweep:
         measures: in the order they must be taken.
         store: where results go.
         placement: where the models lie and how they run.
-        lease: seconds after which a silent worker on another machine is taken for dead.
+        term: seconds after which a silent worker on another machine is taken for dead.
         keep_downloads: how many used hub revisions to keep on disk; None keeps all.
     """
 
@@ -99,7 +99,7 @@ class Sweep:
     measures: tuple[Measure, ...]
     store: Store
     placement: Placement = ANYWHERE
-    lease: float = LEASE
+    term: float = TERM
     keep_downloads: int | None = None
 
     @classmethod
@@ -110,9 +110,9 @@ class Sweep:
         return cls(uuid.uuid4().hex[:12], tuple(checkpoints), tuple(measures), store, **options)
 
     @property
-    def claims(self) -> Claims:
-        """The claims on its checkpoints."""
-        return Claims(self.store.path / "claims", self.id, self.lease)
+    def leases(self) -> Leases:
+        """The leases on its checkpoints."""
+        return Leases(self.store.path / LEASES_FOLDER, self.id, self.term)
 
     @property
     def journal(self) -> Journal:
@@ -143,6 +143,6 @@ class Sweep:
         return replace(self, checkpoints=checkpoints, store=Store(self.store.path.absolute()))
 
 
-def claim_key(tasks: Sequence[SweepTask]) -> str:
-    """What a worker claims: the tasks of one checkpoint together, since they share its model."""
+def lease_key(tasks: Sequence[SweepTask]) -> str:
+    """What a worker leases: the tasks of one checkpoint together, since they share its model."""
     return key_of({"tasks": [task.key for task in tasks]})

@@ -1,4 +1,4 @@
-"""One worker of a sweep: claims the next checkpoint that nobody holds, measures what is missing, until all is done.
+"""One worker of a sweep: leases the next checkpoint that nobody holds, measures what is missing, until all is done.
 
 Workers know nothing of each other. Each result is stored as soon as it exists, so a worker that is killed loses the
 measure in hand and nothing else, and another goes on from there.
@@ -14,10 +14,10 @@ from checkpoints import DriftError
 from checkpoints.errors import DamagedResult, StoreError, is_failure
 from checkpoints.loading.load import LoadedModel
 from circuit_drift.store.journal import Outcome
-from circuit_drift.store.leases import Claim
+from circuit_drift.store.leases import Lease
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.workers.models import Models
-from circuit_drift.sweep.workers.tasks import Sweep, SweepTask, claim_key
+from circuit_drift.sweep.workers.tasks import Sweep, SweepTask, lease_key
 
 logger = logging.getLogger(__name__)
 
@@ -70,24 +70,24 @@ def _attempt(sweep: Sweep, index: int, models: Models, watch: Watch) -> Outcome 
         return Outcome(index, failures=dict.fromkeys((m.name for m in sweep.measures), reason(error)))
     if all(task.stored(sweep.store) for task in tasks):
         return Outcome(index, {task.name: task.key for task in tasks}, weights=weights)
-    claim = sweep.claims.take(claim_key(tasks), checkpoint.name)
-    if claim is None:
+    lease = sweep.leases.take(lease_key(tasks), checkpoint.name)
+    if lease is None:
         return None
-    with claim:
+    with lease:
         if sweep.journal.has(index):
             return None
-        return replace(_measure(sweep, index, tasks, claim, models, watch), weights=weights)
+        return replace(_measure(sweep, index, tasks, lease, models, watch), weights=weights)
 
 
 def _measure(
-    sweep: Sweep, index: int, tasks: Sequence[SweepTask], claim: Claim, models: Models, watch: Watch
+    sweep: Sweep, index: int, tasks: Sequence[SweepTask], lease: Lease, models: Models, watch: Watch
 ) -> Outcome:
     """Every task of a checkpoint that is ours: read where stored, computed where not, failures recorded."""
     results, failures = _stored(sweep, tasks)
     missing = [task for task in tasks if task.name not in (*results, *failures)]
     computed: dict[str, Any] = dict(results)
     try:
-        if claim.holder.attempt > ATTEMPTS:
+        if lease.holder.attempt > ATTEMPTS:
             raise DriftError(f"{ATTEMPTS} workers died while measuring it (out of memory?); run again to retry")
         for task in missing:
             watch(index, task.name)

@@ -14,7 +14,7 @@ from checkpoints.results.artifacts import ARRAYS_FILE, RESULT_FILE, write_artifa
 from checkpoints.results.disk import draft_of
 from circuit_drift.cli import app
 from circuit_drift.store.journal import Journal
-from circuit_drift.store.leases import Claims
+from circuit_drift.store.leases import Leases
 from circuit_drift.store.store import Store, read_record
 from circuit_drift.store.upkeep import PRUNED, Selection, chosen, collect, inventory, leftovers, prunable, prune, verify
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_done_is_said_in_one_line(store, options, told):
 
 
 def test_a_store_at_work_is_not_pruned(store):
-    with Claims(store.path / "claims", "sweep").take("work", "checkpoint-1"):
+    with Leases(store.path / "claims", "sweep").take("work", "checkpoint-1"):
         with pytest.raises(StoreError, match=r"a sweep is at work in .*checkpoint-1"):
             prune(store, Selection(measure="heads"))
         assert leftovers(store) == ()
@@ -202,10 +202,10 @@ def test_what_killed_writers_left_is_named_and_removed(store):
     for path in (alive, *left):
         path.mkdir()
         os.utime(path, (OLD, OLD))
-    claims = Claims(store.path / "claims", "sweep")
-    with claims.take("dead", "checkpoint-1") as claim:
-        claim.path.write_text(claim.path.read_text().replace(f'"{os.getpid()}:', '"999999999:'))
-        left.append(claim.path)
+    leases = Leases(store.path / "claims", "sweep")
+    with leases.take("dead", "checkpoint-1") as lease:
+        lease.path.write_text(lease.path.read_text().replace(f'"{os.getpid()}:', '"999999999:'))
+        left.append(lease.path)
         assert set(leftovers(store)) == set(left)
         assert sorted(kinds(store)["leftover"]) == sorted(path.name for path in left)
         assert set(collect(store)) == set(left)

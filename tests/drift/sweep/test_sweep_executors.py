@@ -73,7 +73,7 @@ def run(series: Path, store: Path, **options) -> Run:
 
 
 def kill_a_worker(store: Path) -> threading.Thread:
-    """Kill the first process that holds a claim, from the outside."""
+    """Kill the first process that holds a lease, from the outside."""
 
     def wait_and_kill() -> None:
         deadline = time.monotonic() + 120
@@ -166,11 +166,11 @@ def test_a_checkpoint_that_kills_its_workers_is_given_up(tiny_series, tmp_path, 
     for _ in range(ATTEMPTS):
         with monkeypatch.context() as patch:
             patch.setattr("circuit_drift.sweep.workers.worker.take", die)
-            patch.setattr("circuit_drift.store.leases.Claim.__exit__", lambda *_: None)
-            patch.setattr("circuit_drift.store.leases.Claim._beat", lambda _: None)
+            patch.setattr("circuit_drift.store.leases.Lease.__exit__", lambda *_: None)
+            patch.setattr("circuit_drift.store.leases.Lease._beat", lambda _: None)
             with pytest.raises(Killed):
                 next(work(sweep))
-        for path in sweep.claims.folder.glob("[!.]*"):
+        for path in sweep.leases.folder.glob("[!.]*"):
             path.write_text(path.read_text().replace('"process": "', '"process": "9999'))
     outcomes = list(work(sweep))
     assert [outcome.index for outcome in outcomes] == [0, 1, 2]

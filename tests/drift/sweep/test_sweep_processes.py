@@ -19,11 +19,11 @@ from checkpoints.results.processes import process_mark
 from circuit_drift.measures.registry import build_measures
 from circuit_drift.prompts import prompts_for
 from circuit_drift.store.journal import ABANDONED, Journal, Outcome
-from circuit_drift.store.leases import Claims, Holder, read_holder
+from circuit_drift.store.leases import Holder, Leases, read_holder
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.executors.pool import follow, serve
 from circuit_drift.sweep.workers.progress import Progress
-from circuit_drift.sweep.workers.tasks import Sweep, claim_key
+from circuit_drift.sweep.workers.tasks import Sweep, lease_key
 from tests.drift.test_read_commands import _write_series
 
 WORKERS = 2
@@ -52,12 +52,12 @@ def children(parent: int) -> list[int]:
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_the_process_that_started_them(sweep, tmp_path, how):
     """Every checkpoint is in the hands of this process, so that the workers wait and the run would never end."""
-    claims = Claims(sweep.store.path / "claims", "another")
+    leases = Leases(sweep.store.path / "claims", "another")
     words = ["run", str(tmp_path / "lines"), "--store", str(sweep.store.path), "--measures", "heads"]
     words += ["--executor", "processes", "--workers", str(WORKERS)]
     with ExitStack() as held:
         for index in range(len(sweep.checkpoints)):
-            held.enter_context(claims.take(claim_key(sweep.tasks(index)), "elsewhere"))
+            held.enter_context(leases.take(lease_key(sweep.tasks(index)), "elsewhere"))
         run = subprocess.Popen(
             [sys.executable, "-m", "circuit_drift.cli", *words],
             stderr=subprocess.PIPE,
@@ -96,7 +96,7 @@ class Ended:
 
 
 def test_following_ends_where_the_outcomes_are_gone(sweep):
-    sweep = replace(sweep, lease=0.3)
+    sweep = replace(sweep, term=0.3)
     sweep.journal.write(Outcome(0))
     followed = follow(sweep, Ended(), Progress(sweep, wanted=False))
     assert next(followed) == Outcome(0)
@@ -106,7 +106,7 @@ def test_following_ends_where_the_outcomes_are_gone(sweep):
 
 
 def test_an_outcome_that_comes_after_its_worker_is_waited_for(sweep):
-    sweep = replace(sweep, lease=5.0)
+    sweep = replace(sweep, term=5.0)
     threading.Timer(0.5, lambda: [sweep.journal.write(Outcome(index)) for index in range(2)]).start()
     assert {outcome.index for outcome in follow(sweep, Ended(), Progress(sweep, wanted=False))} == {0, 1}
 
@@ -131,7 +131,7 @@ def test_a_sweep_has_one_leader_and_workers_of_none_end_at_once(sweep):
     )
     import pickle
 
-    with Claims(sweep.store.path / "claims", "another").take(claim_key(sweep.tasks(0)), "elsewhere"):
+    with Leases(sweep.store.path / "claims", "another").take(lease_key(sweep.tasks(0)), "elsewhere"):
         done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(sweep), timeout=100, check=False)
     assert done.returncode == 75, serve.__doc__
 
@@ -189,11 +189,11 @@ def test_a_claim_of_any_content_is_somebody_s(tmp_path, text):
     path.write_text(text)
     assert read_holder(path) == Holder("unknown", sweep="", token="", machine="", process="")
     os.utime(path, (0, 0))
-    assert Claims(tmp_path, "sweep").take("work", "checkpoint-1") is not None
+    assert Leases(tmp_path, "sweep").take("work", "checkpoint-1") is not None
 
 
 def test_a_claim_that_is_no_file_is_replaced(tmp_path):
     (tmp_path / "work").mkdir()
     (tmp_path / "pipe").touch()
     os.utime(tmp_path / "work", (0, 0))
-    assert Claims(tmp_path, "sweep").take("work", "checkpoint-1") is not None
+    assert Leases(tmp_path, "sweep").take("work", "checkpoint-1") is not None
