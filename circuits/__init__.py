@@ -14,7 +14,7 @@ How data goes through it, room by room:
 
 The names in `__all__` are the promised ones; what else there is lies in the rooms and may move.
 
-Values (graphs, diffs, evolutions) are numpy on disk and in memory: reading, comparing and drawing them imports neither
+Values (graphs, diffs, tracks) are numpy on disk and in memory: reading, comparing and drawing them imports neither
 torch nor transformers; measuring does.
 """
 

@@ -24,8 +24,8 @@ from circuit_drift.sweep.sweep import load_record, measure_series
 if TYPE_CHECKING:
     import pandas as pd
 
-    from circuits.tracking.evolution import Evolution
-    from heads.tracking.monitor import Monitor
+    from circuits.tracking.circuit_track import CircuitTrack
+    from heads.tracking.head_track import HeadTrack
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -41,7 +41,7 @@ class Run(RunRecord):
         """Compare two of its checkpoints; see `circuit_drift.api.pairs.compare`."""
         return PairDiff.of(stored_pair(self, a, b, q=q))
 
-    def track_heads(self, stage: str | None = None, branch: str | None = None, **options: Any) -> "Monitor":
+    def track_heads(self, stage: str | None = None, branch: str | None = None, **options: Any) -> "HeadTrack":
         """Follow retrieval through the run, one of its stages or one of its branches; options as of `heads.track`.
 
         Raises:
@@ -50,7 +50,7 @@ class Run(RunRecord):
         """
         return track_heads(self, stage, branch, **options)
 
-    def track_circuit(self, stage: str | None = None, branch: str | None = None) -> "Evolution":
+    def track_circuit(self, stage: str | None = None, branch: str | None = None) -> "CircuitTrack":
         """Follow the circuit through the run, one of its stages or one of its branches, as `circuits.track` does.
 
         Facts that no checkpoint recalls are left out.
@@ -61,7 +61,7 @@ class Run(RunRecord):
         """
         return track_circuit(self, stage, branch)[0]
 
-    def monitor(self, stage: str | None = None, branch: str | None = None, **options: Any) -> "Monitor":
+    def monitor(self, stage: str | None = None, branch: str | None = None, **options: Any) -> "HeadTrack":
         """The former name of `track_heads`; goes with the next release."""
         warnings.warn("Run.monitor is now Run.track_heads", DeprecationWarning, stacklevel=2)
         return self.track_heads(stage, branch, **options)

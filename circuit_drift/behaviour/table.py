@@ -1,4 +1,4 @@
-"""What checkpoints can do, by step: the table of downstream scores that a monitor is compared with.
+"""What checkpoints can do, by step: the table of downstream scores that tracked heads are compared with.
 
 A behavioural measure (`sft.SftMeasure`, `harness.HarnessMeasure`) runs through the sweep like every other measure: its
 results lie in the store, a killed run goes on, workers share it. Reading and writing tables needs no torch.

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import heads
     from checkpoints import Series
     from checkpoints.audit import AuditReport
-    from circuits.tracking.evolution import Evolution
-    from heads.tracking.monitor import Monitor
+    from circuits.tracking.circuit_track import CircuitTrack
+    from heads.tracking.head_track import HeadTrack
 
 WIDE = 1000
 MANY = 1e6
@@ -74,18 +74,18 @@ def print_audit(report: "AuditReport") -> None:
         console.print(f"  seen in: {finding.reference}", soft_wrap=True)
 
 
-def print_head_track(monitor: "Monitor") -> None:
-    """The monitor's findings, then its table."""
+def print_head_track(track: "HeadTrack") -> None:
+    """The track's findings, then its table."""
     console = _console()
-    for sentence in monitor.findings:
+    for sentence in track.findings:
         console.print(f"• {sentence}", soft_wrap=True)
-    _show(console, monitor.table(), title="Retrieval over training [95 % interval]")
+    _show(console, track.table(), title="Retrieval over training [95 % interval]")
 
 
-def print_circuit_track(evolution: "Evolution", facts: str) -> None:
+def print_circuit_track(track: "CircuitTrack", facts: str) -> None:
     """What became of the circuit over the series, then its table."""
     console = _console()
-    console.print(f"• On {facts}: {evolution.verdict}", soft_wrap=True)
+    console.print(f"• On {facts}: {track.verdict}", soft_wrap=True)
     columns = [
         "step",
         "phase",
@@ -94,7 +94,7 @@ def print_circuit_track(evolution: "Evolution", facts: str) -> None:
         "jaccard_previous_across",
         "jaccard_previous_within",
     ]
-    frame = evolution.to_frame()[[*columns, "jaccard_last", "births", "deaths", "centre of mass, layers"]]
+    frame = track.to_frame()[[*columns, "jaccard_last", "births", "deaths", "centre of mass, layers"]]
     _show(console, frame.rename(columns=lambda name: name.replace("jaccard", "J")), title="Circuit over training")
 
 

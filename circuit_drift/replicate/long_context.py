@@ -20,7 +20,7 @@ from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import prompts_for
 from heads.ablation.validation import Validation
 from heads.niah.grid import NeedleMap
-from heads.tracking.monitor import Monitor
+from heads.tracking.head_track import HeadTrack
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -47,8 +47,8 @@ def follow(
     since: int = 0,
     top_k: int = 10,
     downstream: Mapping[str, Mapping[int, float]] | None = None,
-) -> Monitor:
-    """Monitor one stage of a run from a step on: the heads that retrieve at that step are the frozen initial set.
+) -> HeadTrack:
+    """Track one stage of a run from a step on: the heads that retrieve at that step are the frozen initial set.
 
     Args:
         run: with retrieval scores.

@@ -9,7 +9,7 @@ import numpy as np
 import heads
 from circuit_drift.replicate.long_context import TRAINED, Maps, nats
 from heads.ablation.validation import Validation
-from heads.tracking.monitor import Monitor
+from heads.tracking.head_track import HeadTrack
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ class Finding:
 
 
 def claims(
-    monitor: Monitor,
+    monitor: HeadTrack,
     last: heads.Scores,
     *,
     maps: Maps,
@@ -70,7 +70,7 @@ def claims(
     return pd.DataFrame(columns | {"here": [r.here for r in rows], "reproduced": [words[r.holds] for r in rows]})
 
 
-def _deception(monitor: Monitor) -> Finding:
+def _deception(monitor: HeadTrack) -> Finding:
     found = {saturation.metric: saturation for saturation in monitor.saturations}
     still = found["needle_score"].at
     claim = "the needle score saturates while the answer's perplexity still falls"
@@ -85,7 +85,7 @@ def _deception(monitor: Monitor) -> Finding:
     return Finding(claim, published, here, True if trend.high < 0 else False if trend.saturated else None)
 
 
-def _amplified(monitor: Monitor) -> Finding:
+def _amplified(monitor: HeadTrack) -> Finding:
     curve, count = monitor.curves["initial_set_mean"], monitor.curves["retrieval_heads"]
     here = (
         f"mean score of the {len(monitor.initial_set)} heads of step {monitor.steps[0]:,}: {curve.value[0]:.2f} to "
@@ -96,7 +96,7 @@ def _amplified(monitor: Monitor) -> Finding:
     return Finding("the heads that retrieve at first retrieve more later", "it rises (figure 5)", here, risen)
 
 
-def _stable(monitor: Monitor, last: heads.Scores) -> Finding:
+def _stable(monitor: HeadTrack, last: heads.Scores) -> Finding:
     """Held to the paper's least values, with the overlap that two random lists would have beside it."""
     shares = [t.agreement.shared / t.agreement.k for t in monitor.transitions]
     ranks = [t.agreement.spearman for t in monitor.transitions]
@@ -129,7 +129,7 @@ PRINTED = {
 """Pearson r over six checkpoints, arXiv 2604.02650, table 4, by metric and the kind of task."""
 
 
-def _correlated(monitor: Monitor) -> list[Finding]:
+def _correlated(monitor: HeadTrack) -> list[Finding]:
     """One claim for each metric and downstream column: holds when the interval of r lies on the published side of 0."""
     out = []
     for found in monitor.correlations:
@@ -143,7 +143,7 @@ def _correlated(monitor: Monitor) -> list[Finding]:
     return out
 
 
-def _better_than_score(monitor: Monitor) -> Finding:
+def _better_than_score(monitor: HeadTrack) -> Finding:
     """Whether the perplexity is the better sign: decided where the one interval of |r| lies beyond the other."""
     found = {c.metric: c for c in monitor.correlations if c.downstream.endswith("codes")}
     ppl, score = found.get("answer_ppl"), found.get("needle_accuracy")

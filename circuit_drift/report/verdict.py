@@ -81,7 +81,7 @@ def _emergence(run: RunRecord) -> Iterator[str]:
 
 
 def _saturation(run: RunRecord) -> Iterator[str]:
-    """Per stage: a needle test that is passed for good while the perplexity still falls, and what the monitor tests."""
+    """Per stage: a needle test that is passed for good while the perplexity still falls, and what tracking tests."""
     for stage in stages(run):
         scored = [(point.label, point.heads) for point in stage if point.heads is not None and point.step]
         if len(scored) < 3:

@@ -13,8 +13,8 @@ from circuit_drift.store.store import Store, key_of
 
 if TYPE_CHECKING:
     import circuits
-    from circuits.tracking.evolution import Evolution
-    from heads.tracking.monitor import Monitor
+    from circuits.tracking.circuit_track import CircuitTrack
+    from heads.tracking.head_track import HeadTrack
 
 PLACES = ("stage", "branch")
 
@@ -119,7 +119,7 @@ def tokens_in_stage(run: RunRecord, chosen: Sequence[Point]) -> list[int] | None
     return [count - start for count in counts]
 
 
-def track_heads(run: RunRecord, stage: str | None = None, branch: str | None = None, **options: Any) -> "Monitor":
+def track_heads(run: RunRecord, stage: str | None = None, branch: str | None = None, **options: Any) -> "HeadTrack":
     """Follow retrieval through a run, one of its stages or one of its branches; options as of `heads.track`.
 
     A stage's tokens are counted from its start, since doublings of the whole run mean little inside a short one.
@@ -139,19 +139,19 @@ def track_heads(run: RunRecord, stage: str | None = None, branch: str | None = N
     ]
     if len(scored) < 2:
         raise BadPrompt(
-            f"{run.name} has {len(scored)} checkpoints with retrieval scores and a step in what is followed; a "
-            "monitor needs two: measure them with circuit-drift run --measures heads"
+            f"{run.name} has {len(scored)} checkpoints with retrieval scores and a step in what is followed; "
+            "tracking needs two: measure them with circuit-drift run --measures heads"
         )
     return heads.track(scored, **options)
 
 
-def track_circuit(run: RunRecord, stage: str | None = None, branch: str | None = None) -> "tuple[Evolution, str]":
+def track_circuit(run: RunRecord, stage: str | None = None, branch: str | None = None) -> "tuple[CircuitTrack, str]":
     """Follow the circuit over a run, one of its stages or one of its branches; see `circuits.track`.
 
     Facts that no checkpoint recalls are left out, as in a diff; see `circuit_drift.record.recall.recalled`.
 
     Returns:
-        the evolution, and the choice of facts in words.
+        the track, and the choice of facts in words.
 
     Raises:
         StoreError: no such stage or branch.
@@ -161,17 +161,17 @@ def track_circuit(run: RunRecord, stage: str | None = None, branch: str | None =
     if len(chosen) < 2:
         where = f"stage {stage} of {run.name}" if stage else run.name
         raise BadPrompt(
-            f"{where} has {len(chosen)} checkpoints with a circuit and a step; an evolution needs two: "
+            f"{where} has {len(chosen)} checkpoints with a circuit and a step; tracking needs two: "
             "measure them with circuit-drift run --measures circuit"
         )
     graphs, facts = recalled([point.circuit for point in chosen if point.circuit is not None], "at some checkpoint")
     return _stored(Store(run.store), chosen, graphs), facts
 
 
-def _stored(store: Store, points: Sequence[Point], graphs: "Sequence[circuits.AttributionGraph]") -> "Evolution":
+def _stored(store: Store, points: Sequence[Point], graphs: "Sequence[circuits.AttributionGraph]") -> "CircuitTrack":
     """`circuits.track`, kept in the store: its permutations take longer than all else that needs no model."""
     import circuits
-    from circuits.tracking.evolution import Evolution
+    from circuits.tracking.circuit_track import CircuitTrack
 
     steps = [point.position for point in points if point.position is not None]
     starts = {point.stage: step for point, step in zip(reversed(points), reversed(steps), strict=True) if point.stage}
@@ -180,8 +180,8 @@ def _stored(store: Store, points: Sequence[Point], graphs: "Sequence[circuits.At
     key = key_of(measured)
     folder = store.folder("evolution", key)
     if store.has("evolution", key):
-        return Evolution.load(folder)
-    evolution = circuits.track(zip(steps, graphs, strict=True), stages=stages)
+        return CircuitTrack.load(folder)
+    track = circuits.track(zip(steps, graphs, strict=True), stages=stages)
     with suppress(StoreError):  # a store may be there to be read alone
-        evolution.save(folder)
-    return evolution
+        track.save(folder)
+    return track

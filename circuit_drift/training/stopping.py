@@ -1,7 +1,7 @@
 """When to stop: by what the model still learns, not by its loss.
 
 Two curves are judged over the probes of one stage of training: the mean recall of facts, and the answer NLL of needles
-in a haystack. A curve is still if the monitor's test (`heads.tracking.saturation`) finds no change per doubling of
+in a haystack. A curve is still if the test of tracking (`heads.tracking.saturation`) finds no change per doubling of
 steps beyond a bound. Forgetting has begun if recall, of all facts or of one group of them (prior exposure), has fallen
 below the best it held by more than a bound and beyond what another draw of facts explains, at several checkpoints in a
 row. The best held is the recall at the start of the stage or the lower of two neighbours: the highest of many points
@@ -298,7 +298,7 @@ def _recall(scores: "UnitScores", name: str, rule: StoppingRule, origin: int) ->
 
 
 def _needles(retrieval: Retrieval, rule: StoppingRule, origin: int) -> WatchedCurve:
-    """Answer NLL per token over the needles, resampled as the monitor does."""
+    """Answer NLL per token over the needles, resampled as tracking does."""
     later = [(step, scores) for step, scores in retrieval if step >= origin]
     steps = tuple(step for step, _ in later)
     points, draws = [], []

@@ -13,8 +13,8 @@ from circuits.graph.pruning import circuit_size
 from circuits.graph.scores import HOW, AttributionGraph, require_alike, same_facts
 from circuits.graph.shape import Floats
 from circuits.tracking.changepoints import Products, cosines, splits
+from circuits.tracking.circuit_track import CircuitTrack
 from circuits.tracking.contrasts import Contrast, contrasts
-from circuits.tracking.evolution import Evolution
 
 
 def track(
@@ -26,7 +26,7 @@ def track(
     splits_per_pair: int = 8,
     draws: int = 199,
     seed: int = 0,
-) -> Evolution:
+) -> CircuitTrack:
     """Follow a circuit over stored graphs of one series, measured on the same facts.
 
     Args:
@@ -53,7 +53,7 @@ def track(
     circuits = np.stack([graph.prune(n).mask for graph in graphs])
     products = Products(scores)
     profile = profiler(shape)
-    return Evolution(
+    return CircuitTrack(
         steps=tuple(int(step) for step in steps),
         shape=shape,
         n_edges=n,
@@ -113,11 +113,11 @@ def _require_draws(draws: int, q: float) -> None:
 
 def _require_series(steps: Sequence[int], graphs: Sequence[AttributionGraph]) -> None:
     if len(graphs) < 2:
-        raise BadPrompt(f"an evolution needs at least 2 checkpoints, got {len(graphs)}")
+        raise BadPrompt(f"tracking a circuit needs at least 2 checkpoints, got {len(graphs)}")
     if any(after <= before for before, after in pairwise(steps)):
         raise BadPrompt(f"the steps of a series must rise, got {', '.join(map(str, steps))}; follow one line at a time")
     if len(graphs[0].scores) < 2:
-        raise BadPrompt("an evolution needs scores of at least 2 facts or groups to know its noise, got 1")
+        raise BadPrompt("tracking a circuit needs scores of at least 2 facts or groups to know its noise, got 1")
     for step, graph in zip(steps[1:], graphs[1:], strict=True):
         require_alike(graphs[0], graph)
         if not same_facts(graphs[0], graph):

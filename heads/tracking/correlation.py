@@ -1,4 +1,4 @@
-"""Does a monitor's metric go with a downstream score? With what a handful of checkpoints can and cannot bear."""
+"""Does a metric of tracked heads go with a downstream score? With what a handful of checkpoints can and cannot bear."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ class Correlation:
     """Pearson correlation of one metric with one downstream score over checkpoints.
 
     Attributes:
-        metric: the monitor's metric.
+        metric: a curve of `HeadTrack`.
         downstream: the column it is compared with.
         n: checkpoints in both.
         r: Pearson correlation.

@@ -13,7 +13,7 @@ from heads.niah.grid import MIDDLE
 from heads.scores.agreement import agreement
 from heads.scores.scores import THRESHOLD, Scores, retrieves
 from heads.tracking.correlation import Correlation, align, correlate
-from heads.tracking.monitor import CURVES, MARGIN, Curve, Monitor, Transition
+from heads.tracking.head_track import CURVES, MARGIN, Curve, HeadTrack, Transition
 from heads.tracking.saturation import BOUNDS, count_bound, log_fit, saturation
 
 Series = Sequence[tuple[int, int | None, Scores]]
@@ -31,7 +31,7 @@ def track(
     downstream: Mapping[str, Mapping[int, float]] | None = None,
     draws: int = 1000,
     seed: int = 0,
-) -> Monitor:
+) -> HeadTrack:
     """Follow retrieval through a training run.
 
     Intervals resample needles (or prompts, with fewer than eight needles), the same ones at every checkpoint, so
@@ -68,7 +68,7 @@ def track(
     tested = {"retrieval_heads": count_bound(point["retrieval_heads"]), **BOUNDS} if bounds is None else bounds
     later = position > 0
     correlations, missing = _correlations(steps, point, downstream or {})
-    return Monitor(
+    return HeadTrack(
         steps=steps,
         axis="tokens" if known else "steps",
         position=position,
@@ -103,7 +103,7 @@ def _curve(name: str, value: Floats, draws: Floats, *, units: int) -> Curve:
 
 def _check(steps: Sequence[int], scores: Sequence[Scores], bounds: Mapping[str, float]) -> None:
     if len(steps) < 2:
-        raise BadPrompt(f"a monitor follows at least two checkpoints: got {len(steps)}")
+        raise BadPrompt(f"tracking heads needs at least two checkpoints: got {len(steps)}")
     if any(b <= a for a, b in pairwise(steps)):
         raise BadPrompt(f"steps must rise from checkpoint to checkpoint: got {list(steps)}")
     require_choices("metric in bounds", bounds, CURVES)

@@ -20,8 +20,8 @@ from circuits.intervention.faithfulness import Faithfulness, FaithfulnessCurve, 
 from circuits.intervention.transfer import Transfer
 from circuits.roles.roles import HeadRoles, RoleChange, changes_sentence, role_changes
 from circuits.tracking.changepoints import Split
+from circuits.tracking.circuit_track import CircuitTrack
 from circuits.tracking.contrasts import Contrast, contrast, contrasts, sentences
-from circuits.tracking.evolution import Evolution
 
 NAN = float("nan")
 ONE = GraphShape(1, 1, 1)
@@ -335,7 +335,7 @@ def test_classes_are_contrasted_from_eight_facts_on():
     assert [(c.name, c.facts, c.before, c.after) for c in alone] == [("s", "all facts", 1, 2)]
 
 
-def evolved(**changed) -> Evolution:
+def evolved(**changed) -> CircuitTrack:
     edges = np.array([[1, 1, 0, 0, 1, 0, 0, 0], [1, 0, 1, 0, 1, 0, 0, 0], [0, 0, 1, 0, 1, 0, 0, 1]], dtype=bool)
     nodes = np.array([[1, 1, 0], [1, 0, 0], [1, 0, 1]], dtype=bool)
     similarity = np.full((3, 3, 4), NAN)
@@ -359,7 +359,7 @@ def evolved(**changed) -> Evolution:
         "contrasts": (),
         "meta": {"metric": "logit difference"},
     }
-    return Evolution(**(values | changed))
+    return CircuitTrack(**(values | changed))
 
 
 def test_the_verdict_of_an_evolution_word_for_word():
@@ -416,7 +416,8 @@ def test_the_tables_of_an_evolution():
         "m0": {100: 0.2, 200: 0.1, 400: 0.45},
     }
     assert evolved().lineage_errors(1).to_dict("index") == {"a0.h0": {100: 0.02, 200: 0.05, 400: 0.08}}
-    assert evolved()._repr_html_().startswith("<p><b>Evolution</b>: The circuit changes between steps 100 and 200")
+    said = evolved()._repr_html_()
+    assert said.startswith("<p><b>Circuit over training</b>: The circuit changes between steps 100 and 200")
 
 
 def test_the_figure_of_an_evolution():

@@ -15,7 +15,7 @@ from heads.scores.agreement import Agreement
 from heads.scores.change import Change
 from heads.scores.scores import DetectorScores, retrieves
 from heads.tracking.correlation import Correlation
-from heads.tracking.monitor import Curve, Monitor, Transition
+from heads.tracking.head_track import Curve, HeadTrack, Transition
 from heads.tracking.saturation import LogFit, Saturation, Trend
 
 NAN = float("nan")
@@ -279,7 +279,7 @@ CURVES = {
 }
 
 
-def monitored(**changed) -> Monitor:
+def monitored(**changed) -> HeadTrack:
     values = {
         "steps": (100, 1000, 10000),
         "axis": "tokens",
@@ -298,7 +298,7 @@ def monitored(**changed) -> Monitor:
         "notes": ("no correlation: too short",),
         "margins": {"0-20 %": Curve(np.array([3.0, 2.0, 1.0]), np.array([2.0, 1.0, 0.5]), np.array([4.0, 3.0, 1.5]))},
     }
-    return Monitor(**(values | changed))
+    return HeadTrack(**(values | changed))
 
 
 def test_the_findings_of_a_monitor_word_for_word():
@@ -386,7 +386,7 @@ def test_the_tables_of_a_monitor():
         "born": ["", "2", "1"],
         "died": ["", "0", "1"],
     }
-    assert repr(monitored()).startswith("<Monitor of 3 checkpoints: retrieval heads (score > 0.1): 3 [2, 5]")
+    assert repr(monitored()).startswith("<HeadTrack of 3 checkpoints: retrieval heads (score > 0.1): 3 [2, 5]")
 
 
 def test_the_figure_of_a_monitor_is_titled_by_its_deception_or_its_count():

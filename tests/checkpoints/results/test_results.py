@@ -24,12 +24,12 @@ from circuits.graph.nodes import NodeScores
 from circuits.intervention.faithfulness import Faithfulness, FaithfulnessCurve
 from circuits.intervention.transfer import Transfer
 from circuits.roles.roles import HeadRoles
-from circuits.tracking.evolution import Evolution
+from circuits.tracking.circuit_track import CircuitTrack
 from heads.ablation.validation import Readout, Validation
 from heads.comparison.diff import HeadDiff
 from heads.niah.grid import NeedleMap
 from heads.scores.scores import DetectorScores
-from heads.tracking.monitor import Monitor
+from heads.tracking.head_track import HeadTrack
 
 Floats = NDArray[np.floating]
 
@@ -144,8 +144,8 @@ def test_what_a_checkpoint_can_do_is_told_with_its_tasks(tmp_path):
 
 
 RESULTS = [
-    DetectorScores, heads.Scores, HeadDiff, Monitor, NeedleMap, Readout,
-    Validation, circuits.AttributionGraph, Circuit, GraphDiff, Evolution,
+    DetectorScores, heads.Scores, HeadDiff, HeadTrack, NeedleMap, Readout,
+    Validation, circuits.AttributionGraph, Circuit, GraphDiff, CircuitTrack,
     HeadRoles, Transfer, Faithfulness, FaithfulnessCurve, NodeScores,
     PositionScores, Alignment, Ledger, Behaviour,
 ]  # fmt: skip
@@ -156,5 +156,5 @@ def test_every_result_has_the_same_parts(kind: type[Result]):
     assert issubclass(kind, Result)
     assert kind.verdict is not Result.verdict
     assert kind.to_frame is not Result.to_frame
-    assert "__repr__" not in vars(kind) or kind is Monitor, "repr=False in its decorator"
+    assert "__repr__" not in vars(kind) or kind is HeadTrack, "repr=False in its decorator"
     assert len({result.artifact for result in RESULTS}) == len(RESULTS)

@@ -39,7 +39,7 @@ class Phase:
 
 
 @dataclass(frozen=True, repr=False)
-class Evolution(Result):
+class CircuitTrack(Result):
     """The circuits of T checkpoints.
 
     Attributes:
@@ -61,7 +61,8 @@ class Evolution(Result):
         meta: method, metric and the other settings all graphs were made with.
     """
 
-    artifact, title = "evolution", "Evolution"
+    artifact = "evolution"  # as earlier versions, whose results are read
+    title = "Circuit over training"
 
     steps: tuple[int, ...]
     shape: GraphShape
@@ -119,9 +120,9 @@ class Evolution(Result):
     @property
     def verdict(self) -> str:
         """When the circuit changed, and how stable it is at the end."""
-        from circuits.tracking.evolution_view import evolution_verdict
+        from circuits.tracking.circuit_track_view import circuit_track_verdict
 
-        return evolution_verdict(self)
+        return circuit_track_verdict(self)
 
     def lineage(self, k: int = 20) -> "pd.DataFrame":
         """Scores of the k writers of largest peak, one row a writer, one column a step."""
@@ -161,19 +162,19 @@ class Evolution(Result):
 
     def plot(self) -> "go.Figure":
         """Overlap with the previous and the last circuit over the series, beside the noise floor."""
-        from circuits.tracking.evolution_view import evolution_figure
+        from circuits.tracking.circuit_track_view import circuit_track_figure
 
-        return evolution_figure(self)
+        return circuit_track_figure(self)
 
     def plot_likeness(self) -> "go.Figure":
         """Every checkpoint against every other."""
-        from circuits.tracking.evolution_view import likeness_figure
+        from circuits.tracking.circuit_track_view import likeness_figure
 
         return likeness_figure(self)
 
     def plot_lineage(self, k: int = 20) -> "go.Figure":
         """Scores of the leading writers over the series."""
-        from circuits.tracking.evolution_view import lineage_figure
+        from circuits.tracking.circuit_track_view import lineage_figure
 
         return lineage_figure(self, k)
 

@@ -10,8 +10,8 @@ from checkpoints.errors import BadPrompt, CheckpointMismatch
 from circuits.graph.scores import AttributionGraph
 from circuits.graph.shape import GraphShape
 from circuits.tracking.changepoints import Products, best_split, cosines, splits
+from circuits.tracking.circuit_track import CircuitTrack
 from circuits.tracking.contrasts import contrast
-from circuits.tracking.evolution import Evolution
 
 SHAPE = GraphShape(2, 3, 3)
 EDGES = int(SHAPE.mask.sum())
@@ -182,14 +182,14 @@ def test_overlaps_stand_beside_their_floors():
 
 def test_figures_and_disk(tmp_path):
     evolution = circuits.track(series(patterns(3, 3)), draws=59, stages={"a": 0, "b": 300})
-    back = Evolution.load(evolution.save(tmp_path / "evolution"))
+    back = CircuitTrack.load(evolution.save(tmp_path / "evolution"))
     assert back.verdict == evolution.verdict
     assert back.to_frame().equals(evolution.to_frame())
     assert back.contrasts == evolution.contrasts
     assert len(back.contrasts) == 1
     for figure in (back.plot(), back.plot_likeness(), back.plot_lineage(5)):
         assert figure.layout.title.text
-    assert "Evolution" in back._repr_html_()
+    assert "Circuit over training" in back._repr_html_()
     assert back.meta == evolution.meta
     (leading,) = back.lineage(1).index
     first = series(patterns(3, 3))[0][1].scores[:, :, :].sum(2)[:, SHAPE.writers.index(leading)]

@@ -9,7 +9,7 @@ from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.stats.permutation import order_p
 from heads.scores.agreement import agreement, rank_biased_overlap
 from heads.tracking.correlation import correlate, fisher_interval, pearson_p, read_downstream
-from heads.tracking.monitor import Monitor
+from heads.tracking.head_track import HeadTrack
 from heads.tracking.saturation import log_fit
 
 # arXiv 2604.02650, table 4: r and the printed p over six checkpoints
@@ -230,7 +230,7 @@ def test_tables_as_spreadsheets_write_them(tmp_path):
 
 def test_a_saved_monitor_comes_back_identical(tmp_path):
     run = heads.track(series(), downstream={"RULER": {100 * 2**i: float(i) for i in range(8)}})
-    back = Monitor.load(run.save(tmp_path / "monitor"))
+    back = HeadTrack.load(run.save(tmp_path / "monitor"))
     assert back.findings == run.findings
     assert back.transitions[1:] == run.transitions[1:]
     assert back.saturations == run.saturations
@@ -274,7 +274,7 @@ def test_margins_by_depth_and_the_middle_penalty(tmp_path):
     assert first.low[0] < first.value[0] < first.high[0]
     assert "+0.5 [+0.5, +0.5] at step 200" in " ".join(run.findings)
     assert run.to_frame()["answer_ppl at 40-60 %"].iloc[1] == pytest.approx(worse * ppl, rel=1e-5)
-    back = Monitor.load(run.save(tmp_path / "monitor"))
+    back = HeadTrack.load(run.save(tmp_path / "monitor"))
     np.testing.assert_array_equal(back.margins["20-40 %"].high, run.margins["20-40 %"].high)
     assert list(back.margins) == list(run.margins)
 

@@ -46,7 +46,7 @@ class Transition:
 
 
 @dataclass(frozen=True, repr=False, slots=True)
-class Monitor(Result):
+class HeadTrack(Result):
     """What a series of checkpoints says about retrieval.
 
     Attributes:
@@ -70,7 +70,7 @@ class Monitor(Result):
         notes: what could not be computed, and why.
     """
 
-    artifact = "monitor"
+    artifact = "monitor"  # as earlier versions, whose results are read
 
     steps: tuple[int, ...]
     axis: str
@@ -89,7 +89,7 @@ class Monitor(Result):
     @property
     def findings(self) -> tuple[str, ...]:
         """What the numbers say, a sentence each."""
-        from heads.tracking.monitor_view import findings
+        from heads.tracking.head_track_view import findings
 
         return findings(self)
 
@@ -123,9 +123,9 @@ class Monitor(Result):
 
     def plot(self) -> "go.Figure":
         """Retrieval heads, needle score and accuracy, and answer perplexity over training, with their bands."""
-        from heads.tracking.monitor_view import plot_monitor
+        from heads.tracking.head_track_view import plot_head_track
 
-        return plot_monitor(self)
+        return plot_head_track(self)
 
     @property
     def verdict(self) -> str:
@@ -133,7 +133,7 @@ class Monitor(Result):
         return "; ".join(self.findings)
 
     def __repr__(self) -> str:
-        return f"<Monitor of {len(self.steps)} checkpoints: {self.verdict}>"
+        return f"<HeadTrack of {len(self.steps)} checkpoints: {self.verdict}>"
 
     def _stored(self) -> tuple[dict[str, Any], Arrays]:
         arrays: Arrays = {}

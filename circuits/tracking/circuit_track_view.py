@@ -22,80 +22,80 @@ from circuits.tracking.contrasts import sentences
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from circuits.tracking.evolution import Evolution
+    from circuits.tracking.circuit_track import CircuitTrack
 
 
-def evolution_verdict(evolution: "Evolution") -> str:
+def circuit_track_verdict(track: "CircuitTrack") -> str:
     """Where the circuit changed, which phases that leaves, and how settled the end is."""
-    steps = evolution.steps
-    if not evolution.change_points:
-        told = f"No change point in {len(evolution)} checkpoints (steps {steps[0]} to {steps[-1]})"
+    steps = track.steps
+    if not track.change_points:
+        told = f"No change point in {len(track)} checkpoints (steps {steps[0]} to {steps[-1]})"
     else:
         places = [
             f"between steps {steps[split.index - 1]} and {steps[split.index]} "
             f"[{steps[max(split.low - 1, 0)]}, {steps[split.high]}] (p = {split.p:.2g})"
-            for split in evolution.change_points
+            for split in track.change_points
         ]
         told = f"The circuit changes {', '.join(places)}"
-    last = evolution.phases[-1]
-    known = [step for step, share in zip(steps, evolution.reliability, strict=True) if share > 0.5]
+    last = track.phases[-1]
+    known = [step for step, share in zip(steps, track.reliability, strict=True) if share > 0.5]
     formed = (
         f"; it stands out of the prompt noise from step {known[0]} on" if known else "; it never stands out of noise"
     )
     alike = (
         f"; its last phase, from step {last.first}, is alike at {last.likeness:.2f}" if isfinite(last.likeness) else ""
     )
-    return " ".join([f"{told}{formed}{alike}.", sentences(evolution.contrasts)]).rstrip()
+    return " ".join([f"{told}{formed}{alike}.", sentences(track.contrasts)]).rstrip()
 
 
-def evolution_figure(evolution: "Evolution") -> "go.Figure":
+def circuit_track_figure(track: "CircuitTrack") -> "go.Figure":
     """Overlap with the previous and the last circuit, between halves of the facts, beside the floor."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    x = list(range(len(evolution)))
+    x = list(range(len(track)))
     for j, name, colour, dash, symbol in (
         (0, "previous", BLUE, "solid", "circle"),
         (2, "last", VERMILLION, "dash", "square"),
     ):
         figure.add_scatter(
             x=x,
-            y=evolution.similarity[:, j, 1],
+            y=track.similarity[:, j, 1],
             name=f"with the {name}",
             mode="lines+markers",
             line={"color": colour, "dash": dash},
             marker={"symbol": symbol},
         )
     floor = {"x": x, "mode": "lines", "legendgroup": "floor"}
-    figure.add_scatter(**floor, y=evolution.similarity[:, 0, 3], line={"width": 0}, showlegend=False, hoverinfo="skip")
+    figure.add_scatter(**floor, y=track.similarity[:, 0, 3], line={"width": 0}, showlegend=False, hoverinfo="skip")
     figure.add_scatter(
         **floor,
-        y=evolution.similarity[:, 0, 2],
+        y=track.similarity[:, 0, 2],
         name="within one checkpoint: floor for the previous, to its 5th percentile",
         line={"color": GREY, "dash": "dot"},
         fill="tonexty",
         fillcolor="rgba(118, 118, 118, 0.25)",
     )
-    figure.update_yaxes(title_text=f"Jaccard, {evolution.n_edges} edges", range=[0, 1])
-    number = len(evolution.change_points)
+    figure.update_yaxes(title_text=f"Jaccard, {track.n_edges} edges", range=[0, 1])
+    number = len(track.change_points)
     dress(
         figure,
-        title=f"{counted(number, 'change point')} in {len(evolution)} checkpoints",
+        title=f"{counted(number, 'change point')} in {len(track)} checkpoints",
         subtitle="between halves of the facts; below the shade: less alike than halves at one checkpoint are; grey "
         "columns: 95 % intervals of the change points",
         height=440,
     )
-    return _over_steps(figure, evolution)
+    return _over_steps(figure, track)
 
 
-def likeness_figure(evolution: "Evolution") -> "go.Figure":
+def likeness_figure(track: "CircuitTrack") -> "go.Figure":
     """The noise-corrected cosines of every checkpoint with every other."""
     import plotly.graph_objects as go
 
-    labels = [str(step) for step in evolution.steps]
+    labels = [str(step) for step in track.steps]
     figure = go.Figure(
         go.Heatmap(
-            z=evolution.likeness.astype(np.float32),
+            z=track.likeness.astype(np.float32),
             x=labels,
             y=labels,
             zmin=-1,
@@ -109,22 +109,22 @@ def likeness_figure(evolution: "Evolution") -> "go.Figure":
     figure.update_yaxes(title_text="step", type="category", autorange="reversed")
     dress(
         figure,
-        title=f"Phases: {', '.join(f'{p.first}-{p.last}' for p in evolution.phases)}",
+        title=f"Phases: {', '.join(f'{p.first}-{p.last}' for p in track.phases)}",
         subtitle="cosine of the mean edge scores, corrected for prompt noise; blank: nothing but noise",
         height=520,
     )
     return figure
 
 
-def lineage_figure(evolution: "Evolution", k: int = 20) -> "go.Figure":
+def lineage_figure(track: "CircuitTrack", k: int = 20) -> "go.Figure":
     """Scores of the k writers of largest peak."""
     import plotly.graph_objects as go
 
-    frame, errors = evolution.lineage(k), evolution.lineage_errors(k)
+    frame, errors = track.lineage(k), track.lineage_errors(k)
     figure = go.Figure()
     for i, (node, row) in enumerate(frame.iterrows()):
         figure.add_scatter(
-            x=list(range(len(evolution))),
+            x=list(range(len(track))),
             y=row.to_numpy(),
             error_y={"array": errors.loc[node].to_numpy(), "thickness": 1, "width": 2},
             name=str(node),
@@ -136,21 +136,21 @@ def lineage_figure(evolution: "Evolution", k: int = 20) -> "go.Figure":
     dress(
         figure,
         title=f"{frame.index[0]} carries most: {np.abs(frame.iloc[0]).max():.2f} at its peak",
-        subtitle=f"sum over a writer's out-edges; {meaning(evolution.meta, 'it')}; bars: standard errors",
+        subtitle=f"sum over a writer's out-edges; {meaning(track.meta, 'it')}; bars: standard errors",
         height=480,
     )
-    return _over_steps(figure, evolution)
+    return _over_steps(figure, track)
 
 
-def _over_steps(figure: "go.Figure", evolution: "Evolution") -> "go.Figure":
+def _over_steps(figure: "go.Figure", track: "CircuitTrack") -> "go.Figure":
     """The common axis, with every change point and its interval."""
     figure.update_xaxes(
         title_text="step (checkpoints evenly spaced)",
         tickmode="array",
-        tickvals=list(range(len(evolution))),
-        ticktext=[str(step) for step in evolution.steps],
+        tickvals=list(range(len(track))),
+        ticktext=[str(step) for step in track.steps],
     )
-    for split in evolution.change_points:
+    for split in track.change_points:
         figure.add_vrect(x0=split.low - 0.5, x1=split.high - 0.5, fillcolor=GREY, opacity=0.15, line_width=0)
         figure.add_vline(x=split.index - 0.5, line={"color": GREY, "dash": "dash", "width": 1})
     return figure

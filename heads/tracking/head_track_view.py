@@ -1,4 +1,4 @@
-"""The monitor in words and as a figure: every number computed, never typed; figures are returned, never shown."""
+"""The track in words and as a figure: every number computed, never typed; figures are returned, never shown."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from heads.tracking.saturation import Saturation, Trend, deceptive
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from heads.tracking.monitor import Curve, Monitor
+    from heads.tracking.head_track import Curve, HeadTrack
 
 WORDS = {
     "needle_score": "needle score",
@@ -25,47 +25,47 @@ NEEDLE_TESTS = ("needle_score", "needle_accuracy")
 READOUTS = (*NEEDLE_TESTS, "answer_nll")
 
 
-def findings(monitor: "Monitor") -> tuple[str, ...]:
+def findings(track: "HeadTrack") -> tuple[str, ...]:
     """Counts, births, saturation, deceptive saturation, fit and correlations, a sentence each."""
     return (
-        _counts(monitor),
-        _initial(monitor),
-        *_saturations(monitor),
-        *_deceptive(monitor),
-        *_middle(monitor),
-        *_fit(monitor),
-        *(str(c) for c in monitor.correlations),
-        *monitor.notes,
+        _counts(track),
+        _initial(track),
+        *_saturations(track),
+        *_deceptive(track),
+        *_middle(track),
+        *_fit(track),
+        *(str(c) for c in track.correlations),
+        *track.notes,
     )
 
 
-def _counts(monitor: "Monitor") -> str:
-    heads = monitor.curves["retrieval_heads"]
+def _counts(track: "HeadTrack") -> str:
+    heads = track.curves["retrieval_heads"]
     first, last = (f"{heads.value[i]:.0f} [{heads.low[i]:.0f}, {heads.high[i]:.0f}]" for i in (0, -1))
-    born, died = (sum(len(getattr(t, what)) for t in monitor.transitions) for what in ("born", "died"))
+    born, died = (sum(len(getattr(t, what)) for t in track.transitions) for what in ("born", "died"))
     return (
-        f"retrieval heads (score > {monitor.threshold}): {first} at step {monitor.steps[0]:,}, {last} at step "
-        f"{monitor.steps[-1]:,}; {counted(born, 'birth')} and {counted(died, 'death')} on the way"
+        f"retrieval heads (score > {track.threshold}): {first} at step {track.steps[0]:,}, {last} at step "
+        f"{track.steps[-1]:,}; {counted(born, 'birth')} and {counted(died, 'death')} on the way"
     )
 
 
-def _initial(monitor: "Monitor") -> str:
-    if not monitor.initial_set:
+def _initial(track: "HeadTrack") -> str:
+    if not track.initial_set:
         return (
-            f"no head retrieves at step {monitor.steps[0]:,}: the mean over the initial set is not applicable; "
+            f"no head retrieves at step {track.steps[0]:,}: the mean over the initial set is not applicable; "
             "begin the series at a later step to freeze another set"
         )
-    curve = monitor.curves["initial_set_mean"]
-    begun = counted(len(monitor.initial_set), "initial retrieval head scores", "initial retrieval heads score")
+    curve = track.curves["initial_set_mean"]
+    begun = counted(len(track.initial_set), "initial retrieval head scores", "initial retrieval heads score")
     return (
         f"the {begun} {curve.value[0]:.2f} at first and "
         f"{curve.value[-1]:.2f} [{curve.low[-1]:.2f}, {curve.high[-1]:.2f}] at last"
     )
 
 
-def _saturations(monitor: "Monitor") -> tuple[str, ...]:
+def _saturations(track: "HeadTrack") -> tuple[str, ...]:
     out = []
-    for saturation in monitor.saturations:
+    for saturation in track.saturations:
         if saturation.at is None:
             out.append(_unsaturated(saturation))
         else:
@@ -91,9 +91,9 @@ def _still(trend: Trend) -> str:
     return f"{name} saturated at step {trend.step:,} ({_change(trend)} per doubling after it, bound +-{_bound(trend)})"
 
 
-def _deceptive(monitor: "Monitor") -> tuple[str, ...]:
+def _deceptive(track: "HeadTrack") -> tuple[str, ...]:
     """That the needle test is over before the model is: told of the test that was over first, the stricter on a tie."""
-    readouts = [s for s in monitor.saturations if s.metric in READOUTS]
+    readouts = [s for s in track.saturations if s.metric in READOUTS]
     found = [pair for pair in deceptive(readouts) if pair[0].metric in NEEDLE_TESTS and pair[1].metric == "answer_nll"]
     if not found:
         return ()
@@ -105,15 +105,15 @@ def _deceptive(monitor: "Monitor") -> tuple[str, ...]:
     )
 
 
-def _middle(monitor: "Monitor") -> tuple[str, ...]:
+def _middle(track: "HeadTrack") -> tuple[str, ...]:
     """Whether needles in the middle of the haystack are worse answered at the end; silent where depths do not tell."""
-    curve = monitor.curves.get("middle_penalty")
+    curve = track.curves.get("middle_penalty")
     if curve is None or not np.isfinite(curve.low[-1]):
         return ()
     first, last = (f"{curve.value[i]:+.2g} [{curve.low[i]:+.2g}, {curve.high[i]:+.2g}]" for i in (0, -1))
     return (
         f"needles at 30 to 80 % depth cost {first} nats per answer token more than the others at step "
-        f"{monitor.steps[0]:,}, {last} at step {monitor.steps[-1]:,}",
+        f"{track.steps[0]:,}, {last} at step {track.steps[-1]:,}",
     )
 
 
@@ -136,18 +136,18 @@ def _percent(trend: Trend) -> str:
     return f"{sign * 100 * np.expm1(trend.slope):.1f} % [{size[0]:.1f}, {size[1]:.1f}]"
 
 
-def _fit(monitor: "Monitor") -> tuple[str, ...]:
-    fit = monitor.fit
+def _fit(track: "HeadTrack") -> tuple[str, ...]:
+    fit = track.fit
     if fit is None:
         return ()
     worst = max(map(abs, fit.residuals))
     return (
-        f"answer PPL = {fit.a:+.3g} [{fit.a_low:+.3g}, {fit.a_high:+.3g}] ln({monitor.axis}) {fit.b:+.3g}, "
+        f"answer PPL = {fit.a:+.3g} [{fit.a_low:+.3g}, {fit.a_high:+.3g}] ln({track.axis}) {fit.b:+.3g}, "
         f"R^2 = {fit.r_squared:.2f}, largest residual {worst:.2g}",
     )
 
 
-def plot_monitor(monitor: "Monitor") -> "go.Figure":
+def plot_head_track(track: "HeadTrack") -> "go.Figure":
     """Retrieval heads, needle score and accuracy, answer perplexity over training, each with its 95 % band."""
     from plotly.subplots import make_subplots
 
@@ -157,19 +157,19 @@ def plot_monitor(monitor: "Monitor") -> "go.Figure":
         ("needle_accuracy", "needle accuracy"),
         ("answer_ppl", "answer PPL"),
     )
-    still = {{"answer_nll": "answer_ppl"}.get(s.metric, s.metric): s.at for s in monitor.saturations}
+    still = {{"answer_nll": "answer_ppl"}.get(s.metric, s.metric): s.at for s in track.saturations}
     figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.05)
     for row, (name, title) in enumerate(panels, 1):
-        for trace in _band(monitor.steps, monitor.curves[name], title):
+        for trace in _band(track.steps, track.curves[name], title):
             figure.add_trace(trace, row=row, col=1)
         figure.update_yaxes(title=title, row=row, col=1)
         if (at := still.get(name)) is not None:
             figure.add_vline(x=at.step, line_dash="dot", row=row, col=1)
     figure.update_yaxes(type="log", row=len(panels), col=1)
-    figure.update_xaxes(title="step", type="log" if min(monitor.steps) > 0 else "linear", row=len(panels), col=1)
-    deceived = [sentence for sentence in monitor.findings if sentence.startswith("deceptive")]
-    title = deceived[0] if deceived else monitor.findings[0]
-    about = f"bands: 95 % over {monitor.unit}s; dotted: saturated from here on"
+    figure.update_xaxes(title="step", type="log" if min(track.steps) > 0 else "linear", row=len(panels), col=1)
+    deceived = [sentence for sentence in track.findings if sentence.startswith("deceptive")]
+    title = deceived[0] if deceived else track.findings[0]
+    about = f"bands: 95 % over {track.unit}s; dotted: saturated from here on"
     return dress(figure, title=title, subtitle=about, height=720).update_layout(showlegend=False)
 
 
