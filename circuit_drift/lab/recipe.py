@@ -105,6 +105,12 @@ class Recipe:
     )
 
     @property
+    def rates(self) -> dict[str, float]:
+        """Peak learning rates and the decay of the matrices, by name."""
+        names = ("muon_lr", "muon_weight_decay", "adam_lr")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def steps(self) -> int:
         """Optimizer steps in all."""
         return sum(stage.steps for stage in self.stages)

@@ -139,7 +139,7 @@ class Training:
         stages = self.recipe.stages
         if index == 0 or stages[index].name != stages[index - 1].name:
             _round_to_saved(self.model)
-            self._optimizers = _optimizers(self.model, self.recipe)
+            self._optimizers = optimizers(self.model, **self.recipe.rates)
         self._stage, self._first, self._told = index, self._taken, -1
         self._stream = _stream(self.recipe, stages[index], self.world, self.tokenizer)
 
@@ -179,7 +179,9 @@ def _round_to_saved(model: LlamaForCausalLM) -> None:
             weight.copy_(weight.bfloat16())
 
 
-def _optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def optimizers(
+    model: LlamaForCausalLM, *, muon_lr: float, muon_weight_decay: float, adam_lr: float
+) -> list[torch.optim.Optimizer]:
     """Muon for the layers' matrices, AdamW for embeddings and norms (Jordan et al. 2024)."""
     import torch
 
@@ -188,8 +190,8 @@ def _optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Opt
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     taken = set(map(id, matrices))
     others = [p for p in model.parameters() if id(p) not in taken]
-    muon = torch.optim.Muon(matrices, lr=recipe.muon_lr, momentum=0.95, weight_decay=recipe.muon_weight_decay)
-    adam = torch.optim.AdamW(others, lr=recipe.adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    muon = torch.optim.Muon(matrices, lr=muon_lr, momentum=0.95, weight_decay=muon_weight_decay)
+    adam = torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     for optimizer in (muon, adam):
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
