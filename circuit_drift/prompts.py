@@ -24,6 +24,9 @@ from heads.prompts.pools import default_haystack, default_needles
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from circuits.attribution.backward import Preset
+    from circuits.attribution.methods import Method, Rule
+
 DEFAULT_LENGTH = 256
 DEFAULT_DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -91,11 +94,59 @@ class FactSource:
 
 
 @dataclass(frozen=True, slots=True)
+class EdgeScoring:
+    """How the edges of knowledge circuits are scored; all of it decides the numbers, and is kept with each result.
+
+    Attributes:
+        method: as for `circuits.attribute`.
+        ig_steps: gradients along the path.
+        rule: which point of each step, counted from the corrupt end.
+        metric: what is attributed.
+        backward: ``plain``, ``gim`` or ``relp``.
+        edges: how many edges the circuit that is drawn, compared and tested is pruned from; None = 5 %, at least 20.
+    """
+
+    method: "Method" = "eap-ig"
+    ig_steps: int = 5
+    rule: "Rule" = "midpoint"
+    metric: str = "logit difference"
+    backward: "Preset" = "plain"
+    edges: int | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot be scored, before a model is loaded.
+
+        Raises:
+            BadPrompt: an unknown method, rule, metric or backward pass, two that exclude each other, or no size.
+        """
+        if self == USUAL_SCORING:
+            return
+        from circuits.attribution.backward import find_backward
+        from circuits.attribution.methods import find_plan
+        from circuits.facts.metrics import require_gradient, require_metric
+
+        find_plan(self.method, self.ig_steps, self.rule)
+        find_backward(self.backward)
+        require_metric(self.metric)
+        require_gradient(self.metric, self.method)
+        if self.edges is not None and self.edges < 1:
+            raise BadPrompt(f"a circuit of {self.edges} edges cannot be compared; leave edges out for 5 % of them")
+
+    def changed(self, *names: str) -> dict[str, Any]:
+        """The named settings that are not the usual ones."""
+        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(USUAL_SCORING, name)}
+
+
+USUAL_SCORING = EdgeScoring()
+
+
+@dataclass(frozen=True, slots=True)
 class Prompts:
-    """Everything one run asks of each checkpoint."""
+    """Everything one run asks of each checkpoint, and how its circuits are scored."""
 
     needles: NeedleSource
     facts: FactSource
+    scoring: EdgeScoring = USUAL_SCORING
 
 
 def prompts_for(
@@ -108,6 +159,7 @@ def prompts_for(
     length: int = DEFAULT_LENGTH,
     depths: Sequence[float] = DEFAULT_DEPTHS,
     seed: int = 0,
+    scoring: EdgeScoring | None = None,
 ) -> Prompts:
     """The prompts for a series or checkpoint folder: the user's, else its own, else the built-in ones.
 
@@ -121,11 +173,13 @@ def prompts_for(
         length: prompt length in tokens.
         depths: needle depths in [0, 1].
         seed: seed of the haystack cut.
+        scoring: of the circuits' edges; EAP-IG with five midpoints unless told otherwise.
 
     Raises:
-        BadPrompt: a named file is missing or holds nothing.
+        BadPrompt: a named file is missing or holds nothing, or edges cannot be scored so.
     """
-    folder = Path(folder)
+    folder, scoring = Path(folder), scoring or USUAL_SCORING
+    scoring.check()
     needles = needles or _beside(folder, "needles.jsonl")
     haystack = haystack or _beside(folder, "haystack.txt")
     facts = facts or _beside(folder, "facts.jsonl")
@@ -140,6 +194,7 @@ def prompts_for(
     return Prompts(
         needles=source,
         facts=replace(_fact_source(facts, seed), answers=answers),
+        scoring=scoring,
     )
 
 

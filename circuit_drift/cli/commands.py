@@ -21,17 +21,24 @@ from checkpoints.placement import AUTO
 from circuit_drift import __version__
 from circuit_drift.cli.behaviour import add_commands
 from circuit_drift.cli.exporting import add_export
+from circuit_drift.cli.looking import add_looking
 from circuit_drift.cli.options import (
     AnswersOption,
     AttentionOption,
+    BackwardOption,
     DeviceMapOption,
     DeviceOption,
     DtypeOption,
+    EdgesOption,
     FactsOption,
     HaystackOption,
+    IgStepsOption,
     LengthOption,
     MeasuresOption,
+    MethodOption,
+    MetricOption,
     NeedlesOption,
+    RuleOption,
     SeedOption,
     SeriesArgument,
     StepsOption,
@@ -39,6 +46,7 @@ from circuit_drift.cli.options import (
     answers_of,
     measures_of,
     placed,
+    scoring_of,
 )
 from circuit_drift.cli.status import (
     DIFFERENT,
@@ -113,6 +121,12 @@ def run(
     haystack: HaystackOption = None,
     facts: FactsOption = None,
     answers: AnswersOption = "auto",
+    method: MethodOption = "eap-ig",
+    ig_steps: IgStepsOption = 5,
+    rule: RuleOption = "midpoint",
+    metric: MetricOption = "logit difference",
+    edges: EdgesOption = None,
+    backward: BackwardOption = "plain",
     length: LengthOption = 256,
     seed: SeedOption = 0,
     measures: MeasuresOption = None,
@@ -152,6 +166,7 @@ def run(
         answers=answers_of(answers),
         length=length,
         seed=seed,
+        scoring=scoring_of(method, ig_steps, rule, metric, edges, backward),
     )
     result = circuit_drift.run(
         opened,
@@ -237,6 +252,12 @@ def diff(
     haystack: HaystackOption = None,
     facts: FactsOption = None,
     answers: AnswersOption = "auto",
+    method: MethodOption = "eap-ig",
+    ig_steps: IgStepsOption = 5,
+    rule: RuleOption = "midpoint",
+    metric: MetricOption = "logit difference",
+    edges: EdgesOption = None,
+    backward: BackwardOption = "plain",
     length: LengthOption = 256,
     seed: SeedOption = 0,
     measures: MeasuresOption = None,
@@ -264,6 +285,7 @@ def diff(
         answers=answers_of(answers),
         length=length,
         seed=seed,
+        scoring=scoring_of(method, ig_steps, rule, metric, edges, backward),
     )
     pair = circuit_drift.diff(
         a,
@@ -328,26 +350,7 @@ def train(
         typer.echo(write_comparison(out, html), err=True)
 
 
-@app.command()
-def architectures(
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
-) -> None:
-    """List the model architectures that the tests prove, with what each can and cannot do."""
-    from checkpoints.model.architectures import capabilities
-
-    table = capabilities()
-    typer.echo(table.to_frame().to_json(orient="records", indent=1) if as_json else table)
-
-
-@app.command()
-def show(series: SeriesArgument) -> None:
-    """List the checkpoints of a series: step, tokens, stage, size, hash of the weights."""
-    from checkpoints import open_series
-    from circuit_drift.cli.render import print_series
-
-    print_series(open_series(series))
-
-
+add_looking(app)
 add_stored(app)
 add_commands(app)
 add_export(app)

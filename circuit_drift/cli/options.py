@@ -10,6 +10,9 @@ from checkpoints.files.reading import read_document
 from checkpoints.placement import DeviceMap, Placement
 
 if TYPE_CHECKING:
+    from circuit_drift.prompts import EdgeScoring
+    from circuits.attribution.backward import Preset
+    from circuits.attribution.methods import Method, Rule
     from circuits.facts.facts import Answers
 
 SeriesArgument = Annotated[
@@ -47,6 +50,24 @@ AnswersOption = Annotated[
         "would refuse most facts.",
     ),
 ]
+MethodOption = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        help="How edges are scored: eap, eap-ig, clean-corrupted, conductance, activations, activations-eapig or flow.",
+    ),
+]
+IgStepsOption = Annotated[
+    int, typer.Option("--ig-steps", help="Gradients along the path from corrupt to clean.", min=1)
+]
+RuleOption = Annotated[str, typer.Option("--rule", help="Point of each step: left, right or midpoint.")]
+MetricOption = Annotated[
+    str, typer.Option("--metric", help="What is attributed: 'logit difference', 'log probability' or kl.")
+]
+EdgesOption = Annotated[
+    int | None, typer.Option("--edges", help="Edges of the circuit that is compared. Default: 5 %, at least 20.", min=1)
+]
+BackwardOption = Annotated[str, typer.Option("--backward", help="Backward pass: plain, gim or relp.")]
 NeedlesOption = Annotated[Path | None, typer.Option("--needles", help="JSONL of needles. Default: the series' own.")]
 HaystackOption = Annotated[Path | None, typer.Option("--haystack", help="Text to hide them in.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the haystack cut.")]
@@ -54,6 +75,15 @@ MeasuresOption = Annotated[
     str | None,
     typer.Option("--measures", help="Comma-separated, as heads or harness:TASK. Default: the usual ones."),
 ]
+
+
+def scoring_of(method: str, ig_steps: int, rule: str, metric: str, edges: int | None, backward: str) -> "EdgeScoring":
+    """How edges are scored, by the six options; metrics may be written with a hyphen."""
+    from circuit_drift.prompts import EdgeScoring
+
+    return EdgeScoring(
+        cast("Method", method), ig_steps, cast("Rule", rule), metric.replace("-", " "), cast("Preset", backward), edges
+    )
 
 
 def answers_of(given: str) -> "Answers":

@@ -1,8 +1,8 @@
 """Knowledge circuits: what every edge contributes to each fact's answer."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import circuits
 from checkpoints.loading.load import LoadedModel
@@ -11,7 +11,7 @@ from circuit_drift.measures.base import Asked, Measure
 from circuit_drift.measures.pairs.circuit import CircuitPairing
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.page.page import Section
-from circuit_drift.prompts import FactSource
+from circuit_drift.prompts import USUAL_SCORING, EdgeScoring, FactSource
 from circuit_drift.record.recall import recall_by_class
 from circuit_drift.record.record import RunRecord
 
@@ -21,11 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CircuitMeasure(Measure):
-    """EAP-IG edge scores per fact."""
+    """Edge scores per fact: EAP-IG with five midpoints, unless the run's `EdgeScoring` says otherwise."""
 
     source: FactSource
-    ig_steps: int = 5
-    rule: Literal["left", "right", "midpoint"] = "midpoint"
+    scoring: EdgeScoring = USUAL_SCORING
 
     name = "circuit"
     version = 3
@@ -36,16 +35,20 @@ class CircuitMeasure(Measure):
     def build(cls, asked: Asked) -> Self:
         """Over the run's facts."""
         cls.refuse_arguments(asked)
-        return cls(asked.prompts.facts)
+        return cls(asked.prompts.facts, asked.prompts.scoring)
 
     def params(self) -> dict[str, Any]:
-        """The prompts and the path integral's rule."""
-        return {"prompts": self.source.hash, "ig_steps": self.ig_steps, "rule": self.rule}
+        """The prompts and how edges are scored; usual choices are not spelled out, so that keys stay as they were."""
+        how = {"ig_steps": self.scoring.ig_steps, "rule": self.scoring.rule}
+        return {"prompts": self.source.hash, **how, **self.scoring.changed("method", "metric", "backward", "edges")}
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "circuits.AttributionGraph":
-        """Attribute the logit difference of every usable fact to every edge."""
+        """Attribute the metric of every usable fact to every edge."""
         facts = self.source.tokenized(tokenizer_of(loaded))
-        return circuits.attribute(loaded.model, facts, ig_steps=self.ig_steps, rule=self.rule)
+        how = {name: value for name, value in asdict(self.scoring).items() if name != "edges"}
+        graph = circuits.attribute(loaded.model, facts, **how)
+        size = self.scoring.changed("edges")
+        return replace(graph, meta={**graph.meta, **{f"circuit_{name}": value for name, value in size.items()}})
 
     @property
     def origins(self) -> dict[str, str]:
@@ -54,8 +57,9 @@ class CircuitMeasure(Measure):
 
     @classmethod
     def reading(cls, result: "circuits.AttributionGraph") -> dict[str, float]:
-        """Mean logit difference of the facts, in logits; positive = the answer is preferred."""
-        return {"logit_difference": float(result.clean_metric.mean())}
+        """Mean metric of the facts; the logit difference is in logits, positive = the answer is preferred."""
+        metric = str(result.meta.get("metric", "logit difference")).replace(" ", "_")
+        return {metric: float(result.clean_metric.mean())} if metric != "none" else {}
 
     @classmethod
     def columns(cls, result: "circuits.AttributionGraph") -> dict[str, Any]:
@@ -85,6 +89,13 @@ class CircuitMeasure(Measure):
             "Circuits over training",
             text="How alike each circuit is to its neighbour and to the last, beside what resampling prompts does.",
             figure=rewiring_figure(run, rewired),
-            caption=f"EAP-IG edge scores; overlap and floor are both between disjoint halves of the facts. {facts}",
+            caption=f"{_told(traced)} edge scores; overlap and floor are both between disjoint halves of the facts. "
+            f"{facts}",
             frame=rewired,
         )
+
+
+def _told(graph: "circuits.AttributionGraph") -> str:
+    """How a graph's edges were scored, in words: ``EAP-IG (5 steps, midpoint)``."""
+    steps = f" ({graph.meta['ig_steps']} steps, {graph.meta['rule']})" if graph.meta.get("ig_steps", 0) > 1 else ""
+    return f"{str(graph.meta.get('method', 'eap-ig')).upper()}{steps}"

@@ -1,9 +1,10 @@
 """Faithfulness: how much of the behaviour the circuit keeps; the report shows it beside the circuits."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from checkpoints import DriftError
 from checkpoints.loading.load import LoadedModel
 from circuit_drift.measures.base import Asked, Measure
 from circuit_drift.measures.circuit import CircuitMeasure
@@ -15,9 +16,14 @@ from circuits.intervention.faithfulness import FaithfulnessCurve
 
 @dataclass(frozen=True)
 class FaithfulnessMeasure(Measure):
-    """How much of the logit difference the circuit keeps, at several sizes, beside random circuits of that size."""
+    """How much of a metric the circuit keeps, at several sizes, beside random circuits of that size.
+
+    The metric is the run's own, or the one named: ``run --measures faithfulness:hit@10`` reads the circuit's Hit@10
+    (arXiv 2601.03858) beside the whole model's.
+    """
 
     circuit: CircuitMeasure
+    metric: str = "logit difference"
     shares: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
 
     name = "faithfulness"
@@ -27,20 +33,32 @@ class FaithfulnessMeasure(Measure):
 
     @classmethod
     def build(cls, asked: Asked) -> Self:
-        """Of the circuit of the run's facts."""
-        cls.refuse_arguments(asked)
-        return cls(CircuitMeasure.build(asked))
+        """Of the circuit of the run's facts, in the metric named, ``faithfulness:METRIC``, or the circuit's own."""
+        if len(asked.arguments) > 1:
+            raise DriftError(f"faithfulness is read in one metric; got {', '.join(asked.arguments)}")
+        circuit = CircuitMeasure.build(replace(asked, arguments=()))
+        (metric,) = asked.arguments or (asked.prompts.scoring.metric,)
+        if asked.arguments:
+            from circuits.facts.metrics import require_metric
+
+            require_metric(metric)
+        return cls(circuit, metric)
 
     def params(self) -> dict[str, Any]:
         """The circuit's parameters and the sizes tried."""
-        return {"circuit": self.circuit.parameters(), "shares": self.shares}
+        other = {} if self.metric == "logit difference" else {"metric": self.metric}
+        return {"circuit": self.circuit.parameters(), "shares": self.shares, **other}
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "FaithfulnessCurve":
         """Run the pruned circuit of each size in the model it was found in."""
         from circuits.intervention.faithfulness_measure import faithfulness_curve
 
         facts = self.circuit.source.tokenized(tokenizer_of(loaded))
-        return faithfulness_curve(loaded.model, earlier["circuit"], facts, shares=self.shares)
+        graph, shares = earlier["circuit"], set(self.shares)
+        if self.circuit.scoring.edges is not None:
+            edges = int(graph.mask.sum())
+            shares.add(min(1.0, (graph.circuit_edges + 0.5) / edges))
+        return faithfulness_curve(loaded.model, graph, facts, shares=sorted(shares), metric=self.metric)
 
     @property
     def origins(self) -> dict[str, str]:
@@ -54,8 +72,16 @@ class FaithfulnessMeasure(Measure):
 
     @classmethod
     def columns(cls, result: "FaithfulnessCurve") -> dict[str, Any]:
-        """The same, and how many edges that circuit has."""
-        return {"faithfulness": result.values[result.drawn], "circuit_edges": int(result.n_edges[result.drawn])}
+        """The same, how many edges that circuit has, and its Hit@k or rank beside the model's where that was asked."""
+        drawn = result.drawn
+        found = {"faithfulness": result.values[drawn], "circuit_edges": int(result.n_edges[drawn])}
+        metric = str(result.meta.get("metric", ""))
+        if metric == "rank" or metric.startswith("hit@"):
+            found |= {
+                metric: float(result.clean_metric.mean()),
+                f"circuit_{metric}": float(result.metric[drawn].mean()),
+            }
+        return found
 
     @classmethod
     def short(cls, column: str) -> str:

@@ -40,7 +40,7 @@ def diff(
         a: scores at A.
         b: scores at B.
         q: the false discovery rate that edges are held to, and the level of the global test.
-        n_edges: size that the circuits are pruned from; by default 5 % of the edges, at least 20.
+        n_edges: size that the circuits are pruned from; by default that of A's (`AttributionGraph.circuit_edges`).
         pairing: ``paired`` compares fact by fact and needs identical facts; ``unpaired`` takes any.
         splits: random halves for the noise floor; by default 24, and 4 for graphs of more than 200,000 edges.
         seed: of splits and permutations.
@@ -55,7 +55,7 @@ def diff(
         return _negative(diff(b, a, q=q, n_edges=n_edges, pairing=pairing, splits=splits, seed=seed))
     scores_a, scores_b = a.edge_scores, b.edge_scores
     edges = scores_a.shape[1]
-    n = circuit_size(edges, n_edges)
+    n = a.circuit_edges if n_edges is None else circuit_size(edges, n_edges)
     paired = pairing == "paired"
     splits = splits or (24 if edges <= LARGE else 4)
     writers_a, writers_b = a.scores.sum(2, dtype=np.float64), b.scores.sum(2, dtype=np.float64)

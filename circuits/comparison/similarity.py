@@ -167,13 +167,13 @@ def overlap(
     Args:
         a: scores at A.
         b: at B.
-        n_edges: size of the circuits; by default 5 % of the edges, at least 20.
+        n_edges: size of the circuits; by default that of A's (`AttributionGraph.circuit_edges`).
         splits: random halves for the floor.
         seed: of the splits.
     """
     first, second = a.edge_scores, b.edge_scores
     weights = (a.unit_sizes.astype(float), b.unit_sizes.astype(float))
-    sizes = [circuit_size(first.shape[1], n_edges)]
+    sizes = [a.circuit_edges if n_edges is None else circuit_size(first.shape[1], n_edges)]
     return similarities(first, second, weights=weights, sizes=sizes, splits=splits, seed=seed)[0]
 
 

@@ -3,18 +3,20 @@
 The metric is differentiated summed over the batch, so scores do not depend on how facts were batched.
 """
 
+import re
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from checkpoints.errors import BadPrompt, require_choice
-from circuits.facts.batch import Batch, logit_difference
+from circuits.facts.batch import Batch, answer_rank, logit_difference
 from circuits.facts.facts import FactSet
 
-MetricName = Literal["logit difference", "log probability", "kl"]
+MetricName = str
+NAMES = ("logit difference", "log probability", "kl", "rank", "hit@k")
 Metric = Callable[[Tensor, Batch, Tensor], Tensor]
+HIT = re.compile(r"hit@([1-9]\d*)")
 
 
 def log_probability(logits: Tensor, batch: Batch, _clean: Tensor) -> Tensor:
@@ -31,35 +33,70 @@ def divergence(logits: Tensor, _batch: Batch, clean: Tensor) -> Tensor:
     return (then.exp() * (then - now)).sum(-1)
 
 
+def rank(logits: Tensor, batch: Batch, _clean: Tensor) -> Tensor:
+    """[b] rank of the answer over the whole vocabulary, 1 = the top token; of several tokens the one that fares worst.
+
+    It falls as the answer gets likelier, and has no gradient.
+    """
+    return (answer_rank(logits, batch) + 1).double()
+
+
+def hit(k: int) -> Metric:
+    """Hit@k (arXiv 2402.14273 and 2601.03858): [b] 1 where the answer is among the k likeliest tokens, else 0."""
+    return lambda logits, batch, _clean: (answer_rank(logits, batch) < k).double()
+
+
 def find_metric(metric: MetricName | Metric, facts: FactSet) -> tuple[str, Metric]:
     """The name of a metric, and the function of logits [n, vocab], batch and clean logits [n, vocab] to [b].
 
     Args:
         metric: ``logit difference``: logit(answer) - logit(wrong), summed over the answer's tokens, both read after the
             answer's own earlier tokens; ``log probability`` of the whole answer; ``kl`` from the clean distributions,
-            summed over the answer's tokens; or a function of logits [n, vocab], `Batch` and clean logits [n, vocab] to
+            summed over the answer's tokens; ``hit@k``, as in ``hit@10``, and ``rank``, which read an intervention and
+            have no gradient (`hit`, `rank`); or a function of logits [n, vocab], `Batch` and clean logits [n, vocab] to
             [n], one value for each answer token (n = b for answers of one token), which is summed likewise.
         facts: what it is to be taken of.
 
     Raises:
         BadPrompt: an unknown name, or a logit difference between answers of different numbers of tokens.
     """
-    known: dict[str, Metric] = {"log probability": log_probability, "kl": divergence}
-    if callable(metric):
+    if not isinstance(metric, str):
         return str(getattr(metric, "__name__", "a function")), _summed(metric)
+    if metric == "rank":
+        return metric, rank
+    if (asked := HIT.fullmatch(metric)) is not None:
+        return metric, hit(int(asked[1]))
+    known: dict[str, Metric] = {"log probability": log_probability, "kl": divergence}
     if metric == "logit difference":
         _require_equal_lengths(facts)
         return metric, lambda logits, batch, _clean: logit_difference(logits, batch)
-    require_choice("metric", metric, (*get_args(MetricName), "a function"))
+    require_metric(metric)
     return metric, _summed(known[metric])
+
+
+def require_metric(metric: str) -> None:
+    """Refuse a name that no metric has.
+
+    Raises:
+        BadPrompt: an unknown name.
+    """
+    if not HIT.fullmatch(metric):
+        require_choice("metric", metric, (*NAMES, "a function"))
+    if metric == "hit@k":
+        raise BadPrompt("say what k is, as in hit@10")
 
 
 def require_gradient(metric: str, method: str) -> None:
     """Refuse a metric that has no gradient where a method takes it.
 
     Raises:
-        BadPrompt: KL at the clean run.
+        BadPrompt: a rank or Hit@k, or KL at the clean run.
     """
+    if method != "flow" and (metric == "rank" or HIT.fullmatch(metric)):
+        raise BadPrompt(
+            f"{metric} has no gradient, so that no edge can be scored by it: score edges by the log probability, and "
+            f"read the circuit's {metric} with faithfulness"
+        )
     if metric == "kl" and method == "eap":
         raise BadPrompt("KL has no gradient at the clean run, so every EAP score of it is zero; use method='eap-ig'")
 

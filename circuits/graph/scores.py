@@ -14,7 +14,7 @@ from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.results.result import Result
 from checkpoints.results.text import counted
 from circuits.graph.circuit import Circuit
-from circuits.graph.pruning import Rule, default_size, prune, threshold
+from circuits.graph.pruning import Rule, circuit_size, prune, threshold
 from circuits.graph.shape import Bools, Floats, GraphShape, require_same_shape, shape_document
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class AttributionGraph(Result):
             several tokens the one that fares worst counts, so that 0 = all are.
         group: [N] the unit each fact belongs to.
         labels: N mappings, the facts' labels.
-        meta: method, ig_steps, rule, metric, backward, ablation, prompt hash, refused facts, dtype.
+        meta: method, ig_steps, rule, metric, backward, ablation, prompt hash, refused facts, dtype; ``circuit_edges``,
+            how many edges its circuit is pruned from, where that was asked for.
     """
 
     artifact, title = "attribution_graph", "Attribution graph"
@@ -80,6 +81,11 @@ class AttributionGraph(Result):
     def unit_sizes(self) -> NDArray[np.integer]:
         """[U] facts in each unit."""
         return np.bincount(self.group, minlength=len(self.scores))
+
+    @property
+    def circuit_edges(self) -> int:
+        """The edges that its circuit is pruned from: as many as were asked for, by default 5 %, at least 20."""
+        return circuit_size(int(self.mask.sum()), self.meta.get("circuit_edges"))
 
     @cached_property
     def mean(self) -> Floats:
@@ -146,13 +152,13 @@ class AttributionGraph(Result):
         )
 
     def prune(self, n: int | None = None, *, rule: Rule = "absolute") -> Circuit:
-        """The circuit of n edges, by default 5 % of them and at least 20, without the parts that lead nowhere.
+        """The circuit of n edges, by default `circuit_edges`, without the parts that lead nowhere.
 
         Rules are those of `circuits.graph.pruning.prune`.
         """
         if rule == "lowers" and self.meta.get("method") == "flow":
             raise BadPrompt("information flow routes have no sign, so rule='lowers' has no meaning for them")
-        size = default_size(int(self.mask.sum())) if n is None else n
+        size = self.circuit_edges if n is None else n
         return prune(self.shape, self.mean, size, rule=rule)
 
     def threshold(self, least: float) -> Circuit:
@@ -244,7 +250,7 @@ def require_alike(a: AttributionGraph, b: AttributionGraph) -> None:
             raise BadPrompt(
                 f"{missing:,} of {graph.mask.sum():,} edges were not measured; score all of them to compare"
             )
-    for name, usual in {**HOW, "segment": None}.items():
+    for name, usual in {**HOW, "segment": None, "circuit_edges": None}.items():
         one, other = (graph.meta.get(name, usual) for graph in (a, b))
         if one != other:
             raise CheckpointMismatch(

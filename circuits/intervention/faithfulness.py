@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from checkpoints.errors import CheckpointMismatch
 from checkpoints.results.result import Result
 from checkpoints.stats.bootstrap import DRAWS, percentiles, resampling
-from circuits.graph.pruning import default_size
+from circuits.graph.pruning import circuit_size
 from circuits.graph.shape import GraphShape
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class FaithfulnessCurve(Result):
         random_metric: [S, R, N] the same for random circuits with as many edges.
         clean_metric, corrupt_metric: [N] of the whole model.
         shape: the graph.
-        meta: prompt hash, total number of edges, metric.
+        meta: prompt hash, total number of edges, metric; ``circuit_edges`` as of the graph.
     """
 
     artifact, title = "faithfulness", "Faithfulness"
@@ -129,7 +129,8 @@ class FaithfulnessCurve(Result):
     def drawn(self) -> int:
         """Which of the sizes is nearest to that of the circuits which are drawn and compared (`prune`'s default)."""
         total = int(self.shape.mask.sum())
-        return int(np.abs(np.array(self.shares) * total - default_size(total)).argmin())
+        wanted = circuit_size(total, self.meta.get("circuit_edges"))
+        return int(np.abs(np.array(self.shares) * total - wanted).argmin())
 
     @property
     def values(self) -> tuple[float, ...]:

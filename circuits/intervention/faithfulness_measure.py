@@ -132,6 +132,7 @@ def faithfulness_curve(
             "edges": edges,
             "metric": find_metric(metric, facts)[0],
             "ablation": ablation,
+            **({"circuit_edges": graph.circuit_edges} if "circuit_edges" in graph.meta else {}),
         },
     )
 

@@ -33,7 +33,7 @@ def track(
         series: (step, graph) in the order of training.
         stages: first step of each stage of training, in order. What a stage did is asked without looking for it: the
             last checkpoint before it against the last one in it, over all facts and over each of their classes.
-        n_edges: size that the circuits are pruned from; by default 5 % of the edges, at least 20.
+        n_edges: size that the circuits are pruned from; by default `AttributionGraph.circuit_edges`.
         q: level of each change point's permutation test.
         splits_per_pair: random halves for each overlap's floor.
         draws: permutations for each change point.
@@ -48,7 +48,7 @@ def track(
     steps, graphs = [step for step, _ in series], [graph for _, graph in series]
     _require_series(steps, graphs)
     shape, edges = graphs[0].shape, int(graphs[0].mask.sum())
-    n = circuit_size(edges, n_edges)
+    n = graphs[0].circuit_edges if n_edges is None else circuit_size(edges, n_edges)
     scores = [graph.edge_scores for graph in graphs]
     circuits = np.stack([graph.prune(n).mask for graph in graphs])
     products = Products(scores)
