@@ -18,6 +18,7 @@ BUILT_IN = {
     "circuit": "circuit_drift.measures.circuit:CircuitMeasure",
     "faithfulness": "circuit_drift.measures.faithfulness:FaithfulnessMeasure",
     "roles": "circuit_drift.measures.roles:RolesMeasure",
+    "maps": "circuit_drift.measures.maps:MapsMeasure",
     "sft": "circuit_drift.behaviour.sft:SftMeasure",
     "questions": "circuit_drift.behaviour.questions:QuestionsMeasure",
     "harness": "circuit_drift.behaviour.harness:HarnessMeasure",

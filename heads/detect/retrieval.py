@@ -272,21 +272,36 @@ def _judged(record: Record, prompt: NeedlePrompt, answered: NeedlePrompt, true: 
     return replace(record, nll=true[0], correct=correct, accepted=share > GATE)
 
 
-@torch.no_grad()
-@takes_model
 def answer_nll(model: PreTrainedModel, prompts: Sequence[NeedlePrompt]) -> list[tuple[np.ndarray, bool]]:
     """Nats per teacher-forced answer token, and whether all are the most likely ones, per prompt; no rows taken."""
-    found: dict[int, tuple[np.ndarray, bool]] = {}
+    return [(nll, bool(hits.all())) for nll, hits in answer_tokens(model, prompts)]
+
+
+@torch.no_grad()
+@takes_model
+def answer_tokens(
+    model: PreTrainedModel, prompts: Sequence[NeedlePrompt], cache: SharedPrefix | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Nats of each teacher-forced answer token, and whether it is the most likely one, both [T] per prompt.
+
+    Args:
+        model: in eval mode.
+        prompts: with their answers; a single one where prefixes are shared.
+        cache: keys and values of the prompt before, which this one goes on from as far as they agree.
+    """
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for places in of_one_regime(model, [len(prompt.ids) for prompt in prompts]):
         together = [prompts[place] for place in places]
         ids, rows = (part.to(model.device) for part in pad(together))
-        logits = row_logits(model, ids, rows).float()
+        start = 0 if cache is None else cache.reuse(together[0].ids, keep=together[0].answer_start - 1)
+        inputs = {} if cache is None else cache.inputs
+        logits = row_logits(model, ids[:, start:], rows - start, **inputs).float()
         targets = ids.gather(1, rows + 1)
         nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").cpu().numpy()
         right = (logits.argmax(dim=-1) == targets).cpu().numpy()
         for place, own, hit in zip(places, nll, right, strict=True):
             n = len(prompts[place].answer)
-            found[place] = (own[:n], bool(hit[:n].all()))
+            found[place] = (own[:n], hit[:n])
     return [found[place] for place in range(len(prompts))]
 
 

@@ -11,6 +11,7 @@ from checkpoints.errors import BadPrompt
 from checkpoints.results.result import Result
 from checkpoints.stats.bootstrap import Estimate, bootstrap, percentiles, resampled_means, resampling
 from checkpoints.stats.units import Floats, nanmean
+from heads.scores.scores import GATE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +36,7 @@ class NeedleMap(Result):
         nll: [P, T] nats per teacher-forced answer token, NaN beyond an answer's end.
         correct: [P] bool, every answer token is the most likely one.
         achieved: [P] depth as built.
+        recall: [P] share of the answer's tokens that are the most likely ones; None in maps that did not keep it.
         meta: model and prompts.
     """
 
@@ -50,6 +52,7 @@ class NeedleMap(Result):
     nll: Floats
     correct: NDArray[np.bool_]
     achieved: Floats
+    recall: Floats | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def grid(self, values: Floats) -> Floats:
@@ -87,6 +90,13 @@ class NeedleMap(Result):
     def cell_accuracy(self) -> Floats:
         """[rows, columns] share of prompts answered right."""
         return self.grid(self.correct.astype(float))
+
+    @property
+    def cell_score(self) -> Floats:
+        """[rows, columns] share of prompts with over half of the answer's tokens right; NaN where that was not kept."""
+        if self.recall is None:
+            return np.full((len(self.rows), len(self.columns)), np.nan)
+        return self.grid((self.recall > GATE).astype(float))
 
     @property
     def row_nll(self) -> Floats:
@@ -178,6 +188,7 @@ class NeedleMap(Result):
         kept = [i for i, value in enumerate(self.rows) if value in rows]
         inside = np.isin(self.row, kept)
         arrays = {name: getattr(self, name)[inside] for name in _ARRAYS}
+        arrays |= {} if self.recall is None else {"recall": self.recall[inside]}
         arrays["row"] = np.searchsorted(kept, arrays["row"])
         return replace(self, rows=tuple(self.rows[i] for i in kept), **arrays)
 
@@ -202,7 +213,7 @@ class NeedleMap(Result):
         rows, columns = np.meshgrid(self.rows, self.columns, indexing="ij")
         counts = [int(((self.row == r) & (self.column == c)).sum()) for r, c in np.ndindex(rows.shape)]
         low, high = (np.exp(end) for end in self._cell_interval())
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             {
                 self.axes[0]: rows.ravel(),
                 self.axes[1]: columns.ravel(),
@@ -215,6 +226,7 @@ class NeedleMap(Result):
                 "needle_accuracy": self.cell_accuracy.ravel(),
             }
         )
+        return frame if self.recall is None else frame.assign(needle_score=self.cell_score.ravel())
 
     def plot(self) -> "go.Figure":
         """The map with its cells written out: colour is answer PPL, text adds the accuracy."""

@@ -1,23 +1,26 @@
 """Answer NLL of a model over a grid of prompts, and its perplexity on plain text."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedModel
 
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, require_choice
 from checkpoints.model.finite import finite
 from checkpoints.model.plain import takes_model
 from checkpoints.model.rope import depends_on_length
 from checkpoints.stats.bootstrap import Estimate, bootstrap
 from checkpoints.tokenizers.framing import prompt_ids
-from heads.detect.retrieval import about, answer_nll, check_fits, check_positions
+from heads.detect.retrieval import Prefix, about, answer_tokens, check_fits, check_positions
 from heads.niah.grid import NeedleMap
 from heads.prompts.building import interference_prompts, needle_prompts
 from heads.prompts.needles import Needle, NeedlePrompt, NeedleSet
+from heads.rows.prefix import SharedPrefix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,6 +37,7 @@ def needle_map(
     depths: Sequence[float],
     batch_size: int = 8,
     seed: int = 0,
+    prefix: Prefix = "separate",
     progress: bool = False,
 ) -> NeedleMap:
     """Answer NLL over total length and needle depth (arXiv 2604.02650, figure 2).
@@ -47,17 +51,22 @@ def needle_map(
         depths: shares of the haystack before the needle.
         batch_size: prompts at a time.
         seed: of haystack windows.
+        prefix: ``shared`` takes the prompts one by one and reuses keys and values up to the first token that differs
+            (`heads.score`). Changes cost, not results.
         progress: show a progress bar.
 
     Raises:
-        BadPrompt: a needle that cannot be scored at every length, with the reason, or a length beyond the model.
+        BadPrompt: no needle that can be scored at every length, with the reason, or a length beyond the model. Those
+            that cannot are left out of all cells, and named in ``meta["refused"]``.
     """
     depths = [float(depth) for depth in depths]
     sets = [needle_prompts(tokenizer, needles, haystack, length=n, depths=depths, seed=seed) for n in lengths]
-    cells = [(row, prompt) for row, prompts in enumerate(sets) for prompt in _whole(prompts)]
+    refused = _refused(sets)
+    cells = [(row, prompt) for row, prompts in enumerate(sets) for prompt in prompts if prompt.needle not in refused]
     column = [depths.index(prompt.requested_depth) for _, prompt in cells]
     axes = ("length", "depth")
-    return _measure(model, cells, column, axes, lengths, depths, batch_size=batch_size, progress=progress)
+    found = _measure(model, cells, column, axes, lengths, depths, size=batch_size, prefix=prefix, progress=progress)
+    return replace(found, meta={**found.meta, "refused": [list(pair) for pair in refused.items()]})
 
 
 @takes_model
@@ -71,6 +80,7 @@ def interference_map(
     befores: Sequence[int],
     batch_size: int = 8,
     seed: int = 0,
+    prefix: Prefix = "separate",
     progress: bool = False,
 ) -> NeedleMap:
     """Answer NLL over absolute distance and interference length, in tokens (arXiv 2604.02650, figure 8).
@@ -79,18 +89,26 @@ def interference_map(
     """
     distances, befores = list(distances), list(befores)
     prompts = interference_prompts(tokenizer, needles, haystack, distances=distances, befores=befores, seed=seed)
-    cells = [(distances.index(prompt.distance), prompt) for prompt in _whole(prompts)]
+    refused = _refused([prompts])
+    cells = [(distances.index(prompt.distance), prompt) for prompt in prompts]
     column = [befores.index(prompt.before - len(prompts.front)) for _, prompt in cells]
     axes = ("distance", "before")
-    return _measure(model, cells, column, axes, distances, befores, batch_size=batch_size, progress=progress)
+    found = _measure(model, cells, column, axes, distances, befores, size=batch_size, prefix=prefix, progress=progress)
+    return replace(found, meta={**found.meta, "refused": [list(pair) for pair in refused.items()]})
 
 
-def _whole(prompts: NeedleSet) -> tuple[NeedlePrompt, ...]:
-    """The prompts, provided that no needle was refused: a map compares cells over the same needles."""
-    if prompts.refused:
-        index, reason = prompts.refused[0]
-        raise BadPrompt(f"needle {index} cannot stand in every cell of the map: {reason}")
-    return prompts.prompts
+def _refused(sets: Sequence[NeedleSet]) -> dict[int, str]:
+    """Needle -> why it is left out of all cells, since a map compares cells over the same needles.
+
+    Raises:
+        BadPrompt: none is left.
+    """
+    refused = {index: reason for prompts in reversed(sets) for index, reason in prompts.refused}
+    if not {prompt.needle for prompts in sets for prompt in prompts} - refused.keys():
+        index = min(refused, default=None)
+        why = "there is no needle" if index is None else f"needle {index} cannot stand in every cell: {refused[index]}"
+        raise BadPrompt(f"no needle is left for the map; {why}")
+    return refused
 
 
 def _measure(
@@ -101,18 +119,22 @@ def _measure(
     rows: Sequence[float],
     columns: Sequence[float],
     *,
-    batch_size: int,
+    size: int,
+    prefix: Prefix,
     progress: bool,
 ) -> NeedleMap:
+    require_choice("prefix", prefix, get_args(Prefix))
     prompts = [prompt for _, prompt in cells]
     check_fits(model, prompts)
     nll = np.full((len(prompts), max(len(p.answer) for p in prompts)), np.nan, dtype=np.float32)
-    correct = np.zeros(len(prompts), dtype=bool)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
-    for start in tqdm(range(0, len(order), batch_size), desc="needle map", disable=not progress):
-        batch = order[start : start + batch_size]
-        for i, (own, right) in zip(batch, answer_nll(model, [prompts[i] for i in batch]), strict=True):
-            nll[i, : len(own)], correct[i] = own, right
+    recall = np.zeros(len(prompts), dtype=np.float32)
+    cache = SharedPrefix(model) if prefix == "shared" else None
+    order = sorted(range(len(prompts)), key=partial(_turn, prompts, shared=cache is not None))
+    step = 1 if cache else size
+    for start in tqdm(range(0, len(order), step), desc="needle map", disable=not progress):
+        batch = order[start : start + step]
+        for i, (own, hits) in zip(batch, answer_tokens(model, [prompts[i] for i in batch], cache), strict=True):
+            nll[i, : len(own)], recall[i] = own, hits.mean()
     return NeedleMap(
         axes=axes,
         rows=tuple(map(float, rows)),
@@ -121,10 +143,17 @@ def _measure(
         column=np.array(column),
         needle=np.array([p.needle for p in prompts]),
         nll=nll,
-        correct=correct,
+        correct=recall == 1,
         achieved=np.array([p.depth for p in prompts], dtype=np.float32),
+        recall=recall,
         meta=about(model),
     )
+
+
+def _turn(prompts: Sequence[NeedlePrompt], i: int, *, shared: bool) -> tuple[int, ...]:
+    """What prompts are ordered by: alike lengths together, or those together that share the longest prefix."""
+    prompt = prompts[i]
+    return (prompt.needle, -prompt.before, len(prompt.ids)) if shared else (len(prompt.ids), i)
 
 
 @torch.no_grad()

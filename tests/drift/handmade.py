@@ -14,6 +14,7 @@ import circuits
 import heads
 from checkpoints.audit import AuditReport, Finding
 from circuit_drift.api.runs import Run
+from circuit_drift.measures.registry import BUILT_IN
 from circuit_drift.record.record import Point
 from circuits.graph.circuit import Circuit
 from circuits.graph.shape import GraphShape
@@ -198,10 +199,9 @@ def transfer(names: Sequence[str], kept: Sequence[Sequence[float]]) -> Transfer:
 def point(step: int | None, *, name: str = "", tokens: int | None = None, stage: str | None = None, **other) -> Point:
     """A measured checkpoint; every result it is given has a key."""
     name = name or f"step{step}"
-    measures = ("heads", "circuit", "faithfulness", "roles")
-    results = {measure: other[measure] for measure in measures if other.get(measure) is not None}
+    results = {measure: other[measure] for measure in BUILT_IN if other.get(measure) is not None}
     keys = {measure: f"{measure}-{stage}-{name}" for measure in results}
-    others = {key: value for key, value in other.items() if key not in measures}
+    others = {key: value for key, value in other.items() if key not in BUILT_IN}
     return Point(name=name, step=step, tokens=tokens, stage=stage, keys=keys, results=results, **others)
 
 
