@@ -6,7 +6,7 @@ How data goes through it, room by room:
     rows        a fused forward pass that hands over chosen attention rows              O(rows x S), never S x S
     detect      rows of the answer's tokens -> one score a head and detector            `score`
     scores      the scores as values [prompts, layers, heads], names, head lists        `Scores`
-    ablation    heads silenced or patched inside the attention call: are they causal?   `ablate`, `validate`
+    ablation    heads silenced or patched inside the attention call: are they causal?   `ablate`
     niah        answer likelihood over length and depth                                 `needle_map`
     comparison  two checkpoints, prompt by prompt: gained, lost, against the noise      `diff`
     tracking    a series: onset, saturation, correlation with other scores              `track`

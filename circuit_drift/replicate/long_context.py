@@ -18,7 +18,7 @@ from checkpoints.errors import UnsupportedArchitecture
 from checkpoints.stats.bootstrap import Estimate
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import prompts_for
-from heads.ablation.validation import Validation
+from heads.ablation.ablation import Ablation
 from heads.niah.grid import NeedleMap
 from heads.tracking.head_track import HeadTrack
 
@@ -100,7 +100,7 @@ def interference_maps(
     return _mapped(series, needles, measure)
 
 
-def causal_heads(series: Series, *, top_k: int, needles: int = 8, length: int = 256, **options: Any) -> Validation:
+def causal_heads(series: Series, *, top_k: int, needles: int = 8, length: int = 256, **options: Any) -> Ablation:
     """Ablate the top heads of a series' last checkpoint, ranked on some of its needles and tested on others.
 
     Args:
@@ -108,10 +108,8 @@ def causal_heads(series: Series, *, top_k: int, needles: int = 8, length: int = 
         top_k: heads to ablate.
         needles: how many to rank by, and how many others to test with.
         length: tokens of a prompt.
-        options: passed on to `heads.ablation.ablate.validate`.
+        options: passed on to `heads.ablate`.
     """
-    from heads.ablation.ablate import validate
-
     checkpoint = series[-1]
     source = prompts_for(checkpoint.fetch()).needles
     with checkpoint.open() as loaded:
@@ -121,7 +119,7 @@ def causal_heads(series: Series, *, top_k: int, needles: int = 8, length: int = 
             for part in parts
         )
         scores = heads.score(loaded.model, rank)
-        return validate(loaded.model, test, scores=scores, top_k=top_k, **options)
+        return heads.ablate(loaded.model, test, scores=scores, top_k=top_k, **options)
 
 
 def extension_maps(

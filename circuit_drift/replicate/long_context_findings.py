@@ -8,7 +8,7 @@ import numpy as np
 
 import heads
 from circuit_drift.replicate.long_context import TRAINED, Maps, nats
-from heads.ablation.validation import Validation
+from heads.ablation.ablation import Ablation
 from heads.tracking.head_track import HeadTrack
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def claims(
     maps: Maps,
     interference: Maps,
     extended: Maps,
-    ablations: Sequence[Validation],
+    ablations: Sequence[Ablation],
 ) -> "pd.DataFrame":
     """The findings of arXiv 2604.02650 and 2404.15574, their figures, ours, and whether ours agree.
 
@@ -188,7 +188,7 @@ def _extended(maps: Maps) -> Finding:
     return Finding(claim, "base 500K to 2M for 32K to 64K, with training", here, bool((nll[1] < nll[0]).all()))
 
 
-def _causal(found: Validation) -> Finding:
+def _causal(found: Ablation) -> Finding:
     score = found.estimate(found.tested)
     spared = [found.estimate(control) for control in found.controls["layer_matched"]]
     here = (

@@ -13,59 +13,26 @@ from transformers import PreTrainedModel
 from checkpoints.errors import BadPrompt, require_choice
 from checkpoints.model.forward import row_logits
 from checkpoints.model.plain import takes_model
+from heads.ablation.ablation import Ablation, Readout
 from heads.ablation.controls import Control, draw_controls
 from heads.ablation.interventions import Calibration, Kind, Means, Scope, Targets, Where, ablated
 from heads.ablation.kinds import ABLATIONS
-from heads.ablation.validation import Readout, Validation
 from heads.detect.retrieval import Extra, about, check_fits, kv_heads, pad, score
 from heads.prompts.needles import NeedlePrompt, NeedleSet
 from heads.scores.names import expand_heads, parse_head
 from heads.scores.scores import Scores, retrieves
 
 TEXT_TOKENS = 64
+TOP = 5
 
 
 @takes_model
 def ablate(
     model: PreTrainedModel,
     needle_set: NeedleSet,
-    heads: Sequence[str],
+    heads: Sequence[str] | None = None,
     *,
-    kind: Kind = "off",
-    scope: Scope = "both",
-    batch_size: int = 8,
-) -> Readout:
-    """Answer the needle prompts with some heads ablated.
-
-    Args:
-        model: in eval mode.
-        needle_set: what `needle_prompts` built.
-        heads: query heads ``a5.h1`` or KV groups ``a5.kv0``; none for the unablated model.
-        kind: ``off``, ``mean_output``, ``mean_query``, ``uniform`` or ``knockout`` (`kinds.ABLATIONS`). Means are taken
-            over all positions of these very prompts.
-        scope: ``prefill`` touches the positions before the row that predicts the first answer token, ``decode``
-            that row and later ones (the published masking), ``both`` all of them.
-        batch_size: prompts at a time.
-
-    Raises:
-        BadPrompt: prompts the model cannot read, or an unknown kind or scope.
-        DriftError: heads the model does not have.
-        UnsupportedArchitecture: the model is outside the attention interface.
-    """
-    _check_ablation(kind, scope)
-    check_fits(model, needle_set)
-    shape, groups = _shape(model), kv_heads(model, _shape(model)[1])
-    names = expand_heads(heads, shape, groups)
-    means = _calibrate(model, needle_set, kind, batch_size) if names and kind.startswith("mean") else None
-    return _readout(model, needle_set, names, kind=kind, scope=scope, means=means, batch_size=batch_size)
-
-
-@takes_model
-def validate(
-    model: PreTrainedModel,
-    needle_set: NeedleSet,
-    *,
-    top_k: int = 5,
+    top_k: int | None = None,
     scores: Scores | None = None,
     kind: Kind = "off",
     scope: Scope = "both",
@@ -74,41 +41,49 @@ def validate(
     batch_size: int = 8,
     seed: int = 0,
     progress: bool = False,
-) -> Validation:
-    """Ablate the top retrieval heads, and as many others several times over.
+) -> Ablation:
+    """Answer the needle prompts with some heads ablated, and with as many others ablated several times over.
 
     Args:
         model: in eval mode.
         needle_set: what `needle_prompts` built.
-        top_k: how many of the best heads to test.
+        heads: query heads ``a5.h1`` or KV groups ``a5.kv0``; the best retrieval heads when not given, and none for
+            the model as it is.
+        top_k: how many of the best heads, 5 when not given; not beside ``heads``.
         scores: to rank by; measured on the same prompts when not given.
-        kind: what ablating means (`kinds.ABLATIONS`).
-        scope: at which positions (`ablate`).
+        kind: ``off``, ``mean_output``, ``mean_query``, ``uniform`` or ``knockout`` (`kinds.ABLATIONS`). Means are taken
+            over all positions of these very prompts.
+        scope: ``prefill`` touches the positions before the row that predicts the first answer token, ``decode``
+            that row and later ones (the published masking), ``both`` all of them.
         against: kinds of control (`kinds.CONTROLS`), reported side by side; the first that can be drawn decides the
-            verdict, the others are noted. ``equal_write`` needs scores with the ``locos`` detector.
+            verdict, the others are noted. ``equal_write`` needs scores with the ``locos`` detector. Without any,
+            nothing is said of causes.
         controls: how many draws of each kind.
         batch_size: prompts at a time.
         seed: of the controls.
         progress: show a progress bar.
 
     Raises:
-        BadPrompt: no kind of control can be drawn, or prompts the model cannot read.
+        BadPrompt: no kind of control can be drawn, prompts the model cannot read, or an unknown kind or scope.
+        DriftError: heads the model does not have.
         UnsupportedArchitecture: the model is outside the attention interface.
     """
-    if top_k < 1 or controls < 1:
-        raise BadPrompt(f"top_k = {top_k}, controls = {controls}: test one head at least, against one draw at least")
+    _check_counts(heads, top_k, controls)
     _check_ablation(kind, scope)
+    check_fits(model, needle_set)
+    shape = _shape(model)
+    named = None if heads is None else expand_heads(heads, shape, kv_heads(model, shape[1]))
     extra: tuple[Extra, ...] = ("locos",) if "equal_write" in against else ()
     scores = scores or score(model, needle_set, extra=extra, batch_size=batch_size)
-    tested = tuple(h.name for h in scores.top(top_k))
-    drawn, notes = _drawn(against, tested, scores, count=controls, seed=seed)
-    means = _calibrate(model, needle_set, kind, batch_size) if kind.startswith("mean") else None
+    tested = tuple(h.name for h in scores.top(TOP if top_k is None else top_k)) if named is None else named
+    drawn, notes = _drawn(against, tested, scores, count=controls, seed=seed) if tested and against else ({}, ())
+    means = _calibrate(model, needle_set, kind, batch_size) if tested and kind.startswith("mean") else None
     every = [(), tested, *(names for sets in drawn.values() for names in sets)]
     runs = {
         names: _readout(model, needle_set, names, kind=kind, scope=scope, means=means, batch_size=batch_size)
         for names in tqdm(list(dict.fromkeys(every)), desc="ablations", disable=not progress)
     }
-    return Validation(
+    return Ablation(
         runs[()],
         runs[tested],
         {control: tuple(runs[names] for names in sets) for control, sets in drawn.items()},
@@ -117,6 +92,16 @@ def validate(
         notes=notes,
         meta={**about(model), "prompts": needle_set.hash, "length": needle_set.length, "seed": seed},
     )
+
+
+def _check_counts(heads: Sequence[str] | None, top_k: int | None, controls: int) -> None:
+    if heads is not None and top_k is not None:
+        raise BadPrompt(f"heads = {list(heads)} and top_k = {top_k}: name the heads, or how many of the best")
+    if controls < 1 or (top_k is not None and top_k < 1):
+        raise BadPrompt(
+            f"top_k = {top_k}, controls = {controls}: test one head at least, against one draw at least, or pass "
+            "against=() for no controls"
+        )
 
 
 def _drawn(
@@ -131,7 +116,7 @@ def _drawn(
         except BadPrompt as reason:
             notes.append(f"no {control} control: {reason}")
     if not drawn:
-        raise BadPrompt("; ".join(notes) or "name at least one kind of control in against")
+        raise BadPrompt(f"{'; '.join(notes)}; or pass against=() for no controls")
     return drawn, tuple(notes)
 
 

@@ -8,7 +8,7 @@ from scipy import stats as textbook
 
 from checkpoints.stats.bootstrap import Estimate
 from heads import Scores
-from heads.ablation.validation import Readout, Validation
+from heads.ablation.ablation import Ablation, Readout
 from heads.comparison.diff import HeadDiff, diff
 from heads.niah.grid import NeedleMap
 from heads.scores.agreement import Agreement
@@ -421,7 +421,7 @@ SPARED = (
 )
 
 
-def validation(**changed) -> Validation:
+def ablation(**changed) -> Ablation:
     values = {
         "baseline": BASELINE,
         "tested": TESTED,
@@ -429,21 +429,20 @@ def validation(**changed) -> Validation:
         "retrieving": ("a0.h0", "a1.h1", "a2.h0"),
         "needle": np.arange(6),
     }
-    return Validation(**(values | changed))
+    return Ablation(**(values | changed))
 
 
 def test_a_readout_is_summed_up():
-    assert BASELINE.summary() == (
+    assert str(BASELINE) == (
         "nothing ablated: needle score 83.3%, accuracy 66.7%, answer NLL 1, plain-text NLL 2 nats per token, over 6 "
         "prompts"
     )
-    assert TESTED.summary() == (
+    assert str(TESTED) == (
         "a0.h0, a1.h1 ablated (mean, all): needle score 33.3%, accuracy 16.7%, answer NLL 2, plain-text NLL 2.1 nats "
         "per token, over 6 prompts"
     )
-    assert repr(BASELINE) == f"<Readout: {BASELINE.summary()}>"
     figure = TESTED.plot()
-    assert figure.layout.title.text == TESTED.summary()
+    assert figure.layout.title.text == str(TESTED)
     assert [(box.name, list(box.y)) for box in figure.data] == [
         ("answer", list(TESTED.nll)),
         ("plain text", list(TESTED.text_nll)),
@@ -451,7 +450,7 @@ def test_a_readout_is_summed_up():
 
 
 def test_a_change_beside_the_controls_is_paired_by_prompt():
-    change = validation().change("nll", "same_layers")
+    change = ablation().change("nll", "same_layers")
     control = np.array([1.2, 1.0, 1.2, 1.1, 1.1, 1.1])
     expected = textbook.ttest_rel(TESTED.nll, control)
     assert (change.before, change.after) == (pytest.approx(control.mean()), 2.0)
@@ -461,8 +460,8 @@ def test_a_change_beside_the_controls_is_paired_by_prompt():
     assert change.name == "answer NLL (nats per token)"
 
 
-def test_the_verdict_of_a_validation_word_for_word():
-    found = validation(notes=("no controls of any layer: too few heads",))
+def test_the_verdict_of_an_ablation_word_for_word():
+    found = ablation(notes=("no controls of any layer: too few heads",))
     drawn = np.random.default_rng(0).multinomial(6, [1 / 6] * 6, size=2000)
     before = np.quantile(drawn @ [1, 1, 1, 1, 1, 0] / 6, [0.025, 0.975])
     after = np.quantile(drawn @ [0, 0, 1, 0, 0, 1] / 6, [0.025, 0.975])
@@ -480,27 +479,27 @@ def test_the_verdict_of_a_validation_word_for_word():
 
 
 def test_heads_are_causal_only_where_the_nll_rises_for_real_above_the_first_control():
-    assert not validation(tested=replace(TESTED, nll=np.array([1.2, 1.0, 1.2, 1.1, 1.1, 1.1]))).causal
-    falls = validation(tested=replace(TESTED, nll=np.array([0.2, 0.1, 0.2, 0.1, 0.3, 0.1])))
+    assert not ablation(tested=replace(TESTED, nll=np.array([1.2, 1.0, 1.2, 1.1, 1.1, 1.1]))).causal
+    falls = ablation(tested=replace(TESTED, nll=np.array([0.2, 0.1, 0.2, 0.1, 0.3, 0.1])))
     assert not falls.causal
     assert "a0.h0, a1.h1 are not shown to be causal for retrieval here" in falls.verdict
-    clean = validation(controls={"any_layer": SPARED[:1], "same_layers": (TESTED,)})
+    clean = ablation(controls={"any_layer": SPARED[:1], "same_layers": (TESTED,)})
     assert clean.causal
     assert "any-layer controls (1, clean, no head of theirs retrieves): needle score 83% (worst 83%)" in clean.verdict
-    swapped = validation(controls={"same_layers": (TESTED,), "any_layer": SPARED[:1]})
+    swapped = ablation(controls={"same_layers": (TESTED,), "any_layer": SPARED[:1]})
     assert not swapped.causal
 
 
 def test_shares_that_all_agree_have_the_exact_interval():
     everything = replace(BASELINE, recall=np.ones(6))
-    found = validation(baseline=everything).estimate(everything)
+    found = ablation(baseline=everything).estimate(everything)
     exact = textbook.binomtest(6, 6).proportion_ci(0.95, "exact").low
     assert (found.value, found.low, found.high, found.n) == (1.0, pytest.approx(exact), 1.0, 6)
-    assert validation().estimate(BASELINE, "nll") == Estimate(1.0, 1.0, 1.0, 6)
+    assert ablation().estimate(BASELINE, "nll") == Estimate(1.0, 1.0, 1.0, 6)
 
 
-def test_the_table_of_a_validation():
-    frame = validation().to_frame()
+def test_the_table_of_an_ablation():
+    frame = ablation().to_frame()
     assert frame["ablation"].tolist() == ["baseline", "tested", "same-layers 1", "same-layers 2"]
     assert frame["heads"].tolist() == ["", "a0.h0, a1.h1", "a0.h1, a1.h0", "a0.h1, a2.h0"]
     assert frame["retrieving"].tolist() == [0, 2, 0, 1]
@@ -510,17 +509,15 @@ def test_the_table_of_a_validation():
     assert frame["text_nll"].tolist() == pytest.approx([2.0, 2.1, 2.0, 2.2])
     assert (frame["answer_nll_low"] <= frame["answer_nll"]).all()
     assert (frame["answer_nll_high"] >= frame["answer_nll"]).all()
-    page = validation()._repr_html_()
+    page = ablation()._repr_html_()
     assert page.startswith("<p>a0.h0, a1.h1 are causal for retrieval here")
     assert "<td>1 [1, 1]</td>" in page
-    assert repr(validation()) == f"<Validation: {validation().verdict}>"
+    assert repr(ablation()) == f"<Ablation: {ablation().verdict}>"
 
 
-def test_the_figure_of_a_validation():
-    figure, frame = validation().plot(), validation().to_frame()
-    assert figure.layout.title.text == (
-        "2 top heads ablated: needle score 33%, controls 50% to 83%; causal for retrieval"
-    )
+def test_the_figure_of_an_ablation():
+    figure, frame = ablation().plot(), ablation().to_frame()
+    assert figure.layout.title.text == ("2 heads ablated: needle score 33%, controls 50% to 83%; causal for retrieval")
     assert figure.layout.title.subtitle.text == "ablation: mean, all; controls: same-layers; NLL in nats per token"
     score = figure.data[0]
     assert list(score.y) == frame["needle_score"].tolist()
@@ -529,7 +526,7 @@ def test_the_figure_of_a_validation():
     assert [note.text for note in figure.layout.annotations] == [
         "needle score", "accuracy", "answer NLL", "plain-text NLL",
     ]  # fmt: skip
-    spared = validation(tested=replace(TESTED, nll=np.ones(6))).plot()
+    spared = ablation(tested=replace(TESTED, nll=np.ones(6))).plot()
     assert spared.layout.title.text.endswith("not shown to be causal for retrieval")
 
 

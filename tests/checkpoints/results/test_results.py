@@ -25,7 +25,7 @@ from circuits.intervention.faithfulness import Faithfulness, FaithfulnessCurve
 from circuits.intervention.transfer import Transfer
 from circuits.roles.roles import HeadRoles
 from circuits.tracking.circuit_track import CircuitTrack
-from heads.ablation.validation import Readout, Validation
+from heads.ablation.ablation import Ablation
 from heads.comparison.diff import HeadDiff
 from heads.niah.grid import NeedleMap
 from heads.scores.scores import DetectorScores
@@ -144,8 +144,8 @@ def test_what_a_checkpoint_can_do_is_told_with_its_tasks(tmp_path):
 
 
 RESULTS = [
-    DetectorScores, heads.Scores, HeadDiff, HeadTrack, NeedleMap, Readout,
-    Validation, circuits.AttributionGraph, Circuit, GraphDiff, CircuitTrack,
+    DetectorScores, heads.Scores, HeadDiff, HeadTrack, NeedleMap,
+    Ablation, circuits.AttributionGraph, Circuit, GraphDiff, CircuitTrack,
     HeadRoles, Transfer, Faithfulness, FaithfulnessCurve, NodeScores,
     PositionScores, Alignment, Ledger, Behaviour,
 ]  # fmt: skip

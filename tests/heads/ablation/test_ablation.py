@@ -8,10 +8,9 @@ from toys import fake_scores, planted_retriever, random_prompts
 
 import heads
 from checkpoints.errors import BadPrompt, DriftError, UnsupportedArchitecture
-from heads.ablation.ablate import validate
+from heads.ablation.ablation import Ablation
 from heads.ablation.controls import draw_controls
 from heads.ablation.interventions import Means, Where, ablated
-from heads.ablation.validation import Readout, Validation
 from heads.scores.names import expand_heads
 
 
@@ -110,19 +109,24 @@ def planted():
     return planted_retriever(prompts.prompts), prompts
 
 
+def alone(model, prompts, names, **options):
+    """What the model does with these heads ablated, no others beside."""
+    return heads.ablate(model, prompts, names, against=(), **options).tested
+
+
 @pytest.mark.parametrize("kind", ["off", "mean_output", "mean_query", "uniform", "knockout"])
 def test_a_planted_retrieval_head_is_causal_by_every_kind(planted, kind):
     model, prompts = planted
-    assert heads.ablate(model, prompts, []).accuracy == 1.0
-    assert heads.ablate(model, prompts, ["a0.h1"], kind=kind).accuracy == 1.0
-    assert heads.ablate(model, prompts, ["a0.h0"], kind=kind).accuracy == 0.0
-    assert heads.ablate(model, prompts, ["a0.h0"], kind=kind, scope="prefill").accuracy == 1.0
-    assert heads.ablate(model, prompts, ["a0.h0"], kind=kind, scope="decode").accuracy == 0.0
+    assert alone(model, prompts, []).accuracy == 1.0
+    assert alone(model, prompts, ["a0.h1"], kind=kind).accuracy == 1.0
+    assert alone(model, prompts, ["a0.h0"], kind=kind).accuracy == 0.0
+    assert alone(model, prompts, ["a0.h0"], kind=kind, scope="prefill").accuracy == 1.0
+    assert alone(model, prompts, ["a0.h0"], kind=kind, scope="decode").accuracy == 0.0
 
 
 def test_validation_tells_causal_heads_from_their_controls(planted, tmp_path):
     model, prompts = planted
-    found = validate(model, prompts, top_k=1, controls=2)
+    found = heads.ablate(model, prompts, top_k=1, controls=2)
     assert found.tested.heads == ("a0.h0",)
     assert {kind: [c.heads for c in runs] for kind, runs in found.controls.items()} == {
         "layer_matched": [("a0.h1",)],
@@ -141,23 +145,39 @@ def test_validation_tells_causal_heads_from_their_controls(planted, tmp_path):
     np.testing.assert_allclose(found.plot().data[0].error_y.arrayminus, [1 - 0.025**0.125, 0, *[1 - 0.025**0.125] * 2])
     assert "causal" in found.plot().layout.title.text
     assert "<table" in found._repr_html_()
-    back = Validation.load(found.save(tmp_path / "validation"))
+    back = Ablation.load(found.save(tmp_path / "validation"))
     assert back.verdict == found.verdict
 
 
-def test_a_readout_is_shown_and_saved(planted, tmp_path):
+def test_an_ablation_without_controls_is_shown_and_saved_and_says_nothing_of_causes(planted, tmp_path):
     model, prompts = planted
-    found = heads.ablate(model, prompts, ["a0.h0"])
-    assert "a0.h0 ablated (off, both): needle score 0.0%, accuracy 0.0%" in found._repr_html_()
-    assert len(found.to_frame()) == len(prompts)
-    assert found.plot().layout.title.text == found.summary()
-    back = Readout.load(found.save(tmp_path / "readout"))
-    assert back.summary() == found.summary()
-    assert "nothing ablated" in heads.ablate(model, prompts, []).summary()
+    found = heads.ablate(model, prompts, ["a0.h0"], against=())
+    assert found.causal is None
+    assert found.controls == {}
+    assert "a0.h0 ablated (off, both), needle score goes from 100% [63, 100] to 0% [0, 37]" in found._repr_html_()
+    assert found.verdict.endswith("nats per token; no controls, so nothing is said of causes")
+    assert str(found.tested).startswith("a0.h0 ablated (off, both): needle score 0.0%, accuracy 0.0%")
+    assert len(found.tested.to_frame()) == len(prompts)
+    assert found.plot().layout.title.text == "1 head ablated: needle score 0%"
+    assert list(found.to_frame().ablation) == ["baseline", "tested"]
+    assert Ablation.load(found.save(tmp_path / "ablation")).verdict == found.verdict
+    nothing = heads.ablate(model, prompts, [])
+    assert nothing.verdict == str(nothing.baseline)
+    assert nothing.verdict.startswith("nothing ablated: needle score 100.0%")
+
+
+def test_heads_that_are_named_have_controls_as_the_best_ones_have(planted):
+    model, prompts = planted
+    best, named = heads.ablate(model, prompts, top_k=1, controls=2), heads.ablate(model, prompts, ["a0.h0"], controls=2)
+    assert named.verdict == best.verdict
+    other = heads.ablate(model, prompts, ["a0.h1"], against=["layer_matched"])
+    assert not other.causal
+    assert "a0.h1 are not shown to be causal" in other.verdict
+    assert [run.heads for run in other.controls["layer_matched"]] == [("a0.h0",)]
 
 
 def test_indifferent_heads_are_not_called_causal():
-    found = validate(build("llama"), random_prompts(count=4), top_k=2, controls=3)
+    found = heads.ablate(build("llama"), random_prompts(count=4), top_k=2, controls=3)
     assert not found.causal
     assert "are not shown to be causal" in found.verdict
 
@@ -203,11 +223,11 @@ def test_controls_that_retrieve_are_called_unclean(planted):
     model, prompts = planted
     scores = heads.score(model, prompts)
     everywhere = replace(scores, detectors={**scores.detectors, "copy": np.maximum(scores.copy, 0.2)})
-    found = validate(model, prompts, top_k=1, scores=everywhere, controls=1)
+    found = heads.ablate(model, prompts, top_k=1, scores=everywhere, controls=1)
     assert "layer-matched controls (1, not clean, 1.0 of each 1 heads retrieve too)" in found.verdict
     assert "no non_retrieving control: 0 of 2 heads do not retrieve" in found.verdict
     assert list(found.controls) == ["layer_matched"]
-    written = validate(model, prompts, top_k=1, against=["equal_write"])
+    written = heads.ablate(model, prompts, top_k=1, against=["equal_write"])
     assert [c.heads for c in written.controls["equal_write"]] == [("a0.h1",)]
 
 
@@ -216,9 +236,9 @@ def test_groups_are_their_query_heads():
     with pytest.raises(DriftError, match=r"there is no group a0\.kv2"):
         expand_heads(["a0.kv2"], (2, 4), 2)
     model, prompts = build("llama"), random_prompts(count=1)
-    grouped = heads.ablate(model, prompts, ["a1.kv1"])
+    grouped = alone(model, prompts, ["a1.kv1"])
     assert grouped.heads == ("a1.h2", "a1.h3")
-    np.testing.assert_allclose(grouped.nll, heads.ablate(model, prompts, ["a1.h2", "a1.h3"]).nll)
+    np.testing.assert_allclose(grouped.nll, alone(model, prompts, ["a1.h2", "a1.h3"]).nll)
 
 
 def test_what_cannot_be_ablated_is_refused():
@@ -230,13 +250,15 @@ def test_what_cannot_be_ablated_is_refused():
     with pytest.raises(BadPrompt, match=r"unknown scope 'decoding'; choose from prefill, decode, both"):
         heads.ablate(model, prompts, ["a0.h0"], scope="decoding")
     with pytest.raises(BadPrompt, match="controls = 0"):
-        validate(model, prompts, controls=0)
+        heads.ablate(model, prompts, controls=0)
     with pytest.raises(DriftError, match=r"there is no head a7\.h0"):
         heads.ablate(model, prompts, ["a7.h0"])
     with pytest.raises(BadPrompt, match="test fewer heads"):
-        validate(model, prompts, top_k=7)
-    with pytest.raises(BadPrompt, match="one head at least"):
-        validate(model, prompts, top_k=0)
+        heads.ablate(model, prompts, top_k=7)
+    with pytest.raises(BadPrompt, match=r"one head at least, .* or pass against=\(\) for no controls"):
+        heads.ablate(model, prompts, top_k=0)
+    with pytest.raises(BadPrompt, match=r"heads = \['a0.h0'\] and top_k = 2: name the heads, or how many of the best"):
+        heads.ablate(model, prompts, ["a0.h0"], top_k=2)
     with pytest.raises(UnsupportedArchitecture, match="attention interface"):
         heads.ablate(build("bloom"), prompts, ["a0.h0"])
 
@@ -245,6 +267,6 @@ def test_scores_of_other_prompts_only_rank(planted):
     """The verdict pairs the needles that were asked, not those on which the heads were ranked."""
     model, prompts = planted
     ranked_on = replace(heads.score(model, prompts), needle=np.zeros(len(prompts), dtype=int))
-    found = validate(model, prompts, top_k=1, scores=ranked_on, controls=1)
+    found = heads.ablate(model, prompts, top_k=1, scores=ranked_on, controls=1)
     assert list(found.needle) == [p.needle for p in prompts]
-    assert found.verdict == validate(model, prompts, top_k=1, controls=1).verdict
+    assert found.verdict == heads.ablate(model, prompts, top_k=1, controls=1).verdict

@@ -10,7 +10,6 @@ import pytest
 
 import heads
 from checkpoints import open_series
-from heads.ablation.ablate import validate
 from heads.prompts.needles import load_needles
 
 FOLDER = Path(__file__).parents[3] / "series" / "first-light"
@@ -30,7 +29,7 @@ def last_pretrained():
 @pytest.mark.parametrize(("kind", "scope"), [("off", "both"), ("knockout", "decode")])
 def test_without_its_retrieval_heads_the_model_retrieves_no_more(last_pretrained, kind, scope):
     model, scores, prompts = last_pretrained
-    found = validate(model, prompts, scores=scores, top_k=6, kind=kind, scope=scope, controls=3)
+    found = heads.ablate(model, prompts, scores=scores, top_k=6, kind=kind, scope=scope, controls=3)
     assert found.causal
     before, after = found.estimate(found.baseline), found.estimate(found.tested)
     assert before.value > 0.95

@@ -9,7 +9,6 @@ import pytest
 from toys import keyed_prompts, planted_induction
 
 import heads
-from heads.ablation.ablate import validate
 
 PAIR = ("a1.h1", "a1.h2")
 FEWER = keyed_prompts(count=8)
@@ -64,7 +63,7 @@ def test_the_monitor_calls_that_saturation_deceptive(followed):
 
 @pytest.mark.parametrize("state", ["early", "final"])
 def test_masking_the_two_heads_ends_retrieval_and_masking_others_does_not(planted, state):
-    found = validate(planted[state], FEWER, top_k=2, controls=2)
+    found = heads.ablate(planted[state], FEWER, top_k=2, controls=2)
     assert set(found.tested.heads) == set(PAIR)
     assert found.causal
     assert (found.baseline.score, found.tested.score) == (1.0, 0.0)
@@ -75,8 +74,9 @@ def test_masking_the_two_heads_ends_retrieval_and_masking_others_does_not(plante
 def test_the_head_that_looks_back_is_needed_and_does_not_retrieve(planted, measured):
     """What a control from an earlier layer may be: no retrieval head, and yet nothing is retrieved without it."""
     assert measured["final"]["a0.h0"].score.value == 0.0
-    assert heads.ablate(planted["final"], FEWER, ["a0.h0"]).score == 0.0
-    assert heads.ablate(planted["final"], FEWER, ["a0.h0"], kind="knockout", scope="decode").score == 1.0
+    assert heads.ablate(planted["final"], FEWER, ["a0.h0"], against=()).tested.score == 0.0
+    blind = heads.ablate(planted["final"], FEWER, ["a0.h0"], kind="knockout", scope="decode", against=())
+    assert blind.tested.score == 1.0
 
 
 def test_weight_and_argmax_tell_the_two_states_apart(measured):

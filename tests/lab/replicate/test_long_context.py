@@ -13,7 +13,7 @@ from circuit_drift.record.record import Point
 from circuit_drift.replicate import long_context
 from circuit_drift.replicate.long_context_findings import claims
 from heads import Scores
-from heads.ablation.validation import Readout, Validation
+from heads.ablation.ablation import Ablation, Readout
 from heads.niah.grid import NeedleMap
 
 STEPS = [100 * 2**i for i in range(8)]
@@ -86,7 +86,7 @@ def table_of(*, fall, middle, early, late, spared, farther):
             for base in (1000, 2000)
         },
         ablations=[
-            Validation(
+            Ablation(
                 readout(1.0),
                 readout(0.0, ["a1.h0"]),
                 {"layer_matched": (readout(spared, ["a1.h1"]),)},

@@ -1,8 +1,8 @@
-"""What an ablation did, and whether it did more than its controls: values, numpy only."""
+"""What an ablation did, and whether that is more than controls did: values, numpy only."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +34,11 @@ COLUMNS: Mapping[str, str] = {
     "answer_nll": "nll",
     "text_nll": "text_nll",
 }
-"""Column of `Validation.to_frame` -> the reading it holds."""
+"""Column of `Ablation.to_frame` -> the reading it holds."""
 
 
-@dataclass(frozen=True, repr=False, slots=True)
-class Readout(Result):
+@dataclass(frozen=True, slots=True)
+class Readout:
     """What the model does with some heads ablated, prompt by prompt.
 
     Attributes:
@@ -50,9 +50,6 @@ class Readout(Result):
         text_nll: [N] nats per token of plain haystack text, which needs no retrieval; larger after an ablation means
             damage beyond retrieval. With scope ``decode`` the text comes before what is touched.
     """
-
-    artifact = "ablation"
-    stored_as: ClassVar[Mapping[str, str]] = {"kind": "ablation"}
 
     heads: tuple[str, ...]
     kind: str
@@ -81,7 +78,7 @@ class Readout(Result):
         """Share of prompts that pass the gate, by which needle tests are scored."""
         return float(self.accepted.mean())
 
-    def summary(self) -> str:
+    def __str__(self) -> str:
         """One sentence: what was ablated, and what the model still does."""
         done = f"{', '.join(self.heads)} ablated ({self.kind}, {self.scope})" if self.heads else "nothing ablated"
         return (
@@ -97,34 +94,27 @@ class Readout(Result):
 
     def plot(self) -> "go.Figure":
         """Answer NLL and plain-text NLL of every prompt, as boxes."""
-        from heads.ablation.validation_view import plot_readout
+        from heads.ablation.ablation_view import plot_readout
 
         return plot_readout(self)
 
-    @property
-    def verdict(self) -> str:
-        """See `summary`."""
-        return self.summary()
-
-    def _table(self) -> str:
-        return ""
-
 
 @dataclass(frozen=True, repr=False, slots=True)
-class Validation(Result):
-    """The tested heads' ablation beside the unablated model and its controls.
+class Ablation(Result):
+    """Heads ablated, beside the model as it is and, where there are any, controls.
 
     Attributes:
         baseline: nothing ablated.
-        tested: the top heads ablated.
-        controls: kind of control (`heads.ablation.kinds.CONTROLS`) -> its draws, as many other heads each.
+        tested: the heads in question ablated.
+        controls: kind of control (`heads.ablation.kinds.CONTROLS`) -> its draws, as many other heads each; empty where
+            none were asked for, and then nothing is said of causes.
         retrieving: every head that retrieves, best first: a control that holds some is not clean.
         needle: [N] which needle a prompt hides.
         notes: kinds of control that could not be drawn, and why.
         meta: model and prompts.
     """
 
-    artifact = "head_validation"
+    artifact = "head_validation"  # as earlier versions, whose results are read
 
     baseline: Readout
     tested: Readout
@@ -160,28 +150,39 @@ class Validation(Result):
         return len(set(run.heads) & set(self.retrieving))
 
     @property
-    def causal(self) -> bool:
+    def causal(self) -> bool | None:
         """Ablating the tested heads raises the answer NLL significantly more than the first kind of control does.
 
-        The others stand beside it: a control from any layer may hold what the tested heads themselves depend on.
+        The others stand beside it: a control from any layer may hold what the tested heads themselves depend on. None
+        without controls: what an ablation alone does may be damage to anything.
         """
+        if not self.controls:
+            return None
         change = self.change("nll", next(iter(self.controls)))
         return bool(change.delta > 0 and change.p <= LEVEL)
 
     @property
     def verdict(self) -> str:
         """The finding in words, with its numbers, and whether its controls are clean."""
-        tested = self.tested
-        answer = "are" if self.causal else "are not shown to be"
-        before, after = self.estimate(self.baseline), self.estimate(tested)
-        said = [
-            f"{', '.join(tested.heads)} {answer} causal for retrieval here: ablated ({tested.kind}, {tested.scope}), "
-            f"needle score goes from {_percent(before)} to {_percent(after)}, accuracy from "
-            f"{self.baseline.accuracy:.0%} to {tested.accuracy:.0%}",
-            *(self._beside(control) for control in self.controls),
-            *self.notes,
-        ]
-        return "; ".join(said)
+        if not self.tested.heads:
+            return str(self.baseline)
+        return "; ".join([self._opening(), *(self._beside(control) for control in self.controls), *self.notes])
+
+    def _opening(self) -> str:
+        """What the ablation of the tested heads did, and whether they are causal where there are controls."""
+        baseline, tested, names = self.baseline, self.tested, ", ".join(self.tested.heads)
+        before, after = self.estimate(baseline), self.estimate(tested)
+        done = (
+            f"ablated ({tested.kind}, {tested.scope}), needle score goes from {_percent(before)} to {_percent(after)}, "
+            f"accuracy from {baseline.accuracy:.0%} to {tested.accuracy:.0%}"
+        )
+        if self.causal is None:
+            return (
+                f"{names} {done}, answer NLL from {baseline.nll.mean():.3g} to {tested.nll.mean():.3g}, plain-text NLL "
+                f"from {baseline.text_nll.mean():.3g} to {tested.text_nll.mean():.3g} nats per token; no controls, so "
+                "nothing is said of causes"
+            )
+        return f"{names} {'are' if self.causal else 'are not shown to be'} causal for retrieval here: {done}"
 
     def _beside(self, control: str) -> str:
         runs = self.controls[control]
@@ -224,9 +225,9 @@ class Validation(Result):
 
     def plot(self) -> "go.Figure":
         """Needle score, accuracy and NLLs of the model as it is, the tested heads and the controls."""
-        from heads.ablation.validation_view import plot_validation
+        from heads.ablation.ablation_view import plot_ablation
 
-        return plot_validation(self)
+        return plot_ablation(self)
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Floats]]:
         runs = [run for _, run in self.runs()]
