@@ -185,13 +185,13 @@ def test_reading_ahead_leaves_errors_to_loading(run_folder):
         next(models)
 
 
-def live_tensor_bytes():
+def live_tensors():
     gc.collect()
-    storages = {}
-    for item in gc.get_objects():
-        if issubclass(type(item), torch.Tensor):  # isinstance would wake deprecated modules
-            storages[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
-    return sum(storages.values())
+    return [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]  # isinstance wakes old modules
+
+
+def storages(tensors):
+    return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
 
 
 def resident_bytes():
@@ -206,13 +206,14 @@ def test_memory_is_flat_over_fifty_checkpoints(tmp_path, reuse):
     size = (source / "model.safetensors").stat().st_size
     for step in range(50):
         shutil.copytree(source, tmp_path / "run" / f"checkpoint-{step}")
-    tensors, resident = {}, []
+    earlier, tensors, resident = live_tensors(), {}, []  # those of tests before are held, so none takes their place
     for loaded in open_series(tmp_path / "run").models(reuse=reuse):
         loaded.model(IDS)
         gc.collect()
         resident.append(resident_bytes())
         if loaded.checkpoint.step in (5, 48):
-            tensors[loaded.checkpoint.step] = live_tensor_bytes()
+            ours = storages(live_tensors()).items() - storages(earlier).items()
+            tensors[loaded.checkpoint.step] = sum(size for _, size in ours)
     assert max(tensors.values()) < 2.2 * size  # one model and, once read ahead, one checkpoint's tensors
     assert max(resident[10:]) - min(resident[10:]) < 3 * size
 
