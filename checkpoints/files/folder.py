@@ -10,7 +10,7 @@ from pathlib import Path
 
 from checkpoints.errors import CorruptWeights, NotACheckpoint
 from checkpoints.files.configs import ADAPTER_CONFIG, CONFIG_FILE, read_json
-from checkpoints.files.formats import find_weights, has_whole, packed_file
+from checkpoints.files.formats import find_weights, has_whole, is_checkpoint, packed_file
 from checkpoints.files.hashes import hash_file
 from checkpoints.results.disk import can_be
 
@@ -45,8 +45,8 @@ def adapter_base(folder: Path) -> Path | None:
     if not (folder / ADAPTER_CONFIG).exists() or has_whole(folder):
         return None
     name = str(read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
-    for place in (Path(name), folder / name, folder.parent / name) if name else ():
-        if can_be(place) and (place / CONFIG_FILE).exists():
+    for place in (folder / name, folder.parent / name, Path(name)) if name else ():
+        if can_be(place) and is_checkpoint(place):
             if find_weights(place).format.is_adapter:
                 raise NotACheckpoint(f"{place}, which {folder} names as its base, is an adapter itself: merge it first")
             return place

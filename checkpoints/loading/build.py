@@ -20,6 +20,7 @@ from checkpoints.files.headers import WRAPPER
 from checkpoints.files.limits import require_possible
 from checkpoints.files.trust import allows_code, refuse_foreign_code
 from checkpoints.loading.adapters import merge_adapter
+from checkpoints.loading.bases import HeldBase
 from checkpoints.loading.coverage import check_coverage, explain, refuse_misnamed
 from checkpoints.loading.load import build_model
 from checkpoints.loading.size import require_fitting_size
@@ -52,14 +53,18 @@ def build_gguf(checkpoint: Checkpoint, weights: Weights, placement: Placement) -
     return _from_pretrained(checkpoint, placement, gguf_file=file.name)
 
 
-def build_adapted(checkpoint: Checkpoint, weights: Weights, placement: Placement) -> "PreTrainedModel":
-    """An adapter, merged into the model of its base."""
+def build_adapted(
+    checkpoint: Checkpoint, weights: Weights, placement: Placement, held: HeldBase | None = None
+) -> "PreTrainedModel":
+    """An adapter, merged into the model of its base, which is read unless it is held already."""
     if checkpoint.base is None:
         raise CorruptWeights(
             f"{checkpoint.path} holds {weights.files[0].name} but no {ADAPTER_CONFIG} that names its base; restore it"
         )
     base = replace(checkpoint, path=checkpoint.base, hub=checkpoint.hub and checkpoint.hub.base)
-    model = merge_adapter(checkpoint.path, weights, build_model(base, placement))
+    files = loading_files(base.path, code=allows_code(base.path, base.repo))
+    lent = (held or HeldBase()).lend(weights.entries(), files, placement, lambda: build_model(base, placement))
+    model = merge_adapter(checkpoint.path, weights, lent)
     _leave_files(model)
     return model
 

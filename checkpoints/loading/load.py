@@ -20,6 +20,7 @@ from checkpoints.files.formats import Weights
 from checkpoints.files.hashes import stamps
 from checkpoints.files.limits import require_file, require_possible
 from checkpoints.files.trust import allows_code, refuse_foreign_code
+from checkpoints.loading.bases import HeldBase
 from checkpoints.loading.coverage import check_finite
 from checkpoints.loading.spread import placement_of, require_usable
 from checkpoints.model.bridge import build_bridge
@@ -127,8 +128,14 @@ class LoadedModel:
         return self._held[0]
 
 
-def load(checkpoint: Checkpoint, placement: Placement) -> LoadedModel:
-    """Load a checkpoint; see `Checkpoint.load`."""
+def load(checkpoint: Checkpoint, placement: Placement, held: HeldBase | None = None) -> LoadedModel:
+    """Load a checkpoint; see `Checkpoint.load`.
+
+    Args:
+        checkpoint: what to load.
+        placement: device, dtype, attention implementation and device map.
+        held: where the base model of an adapter is kept for the next one.
+    """
     device, device_map = placement.here, placement.device_map
     require_usable(device_map)
     checkpoint.fetch()
@@ -139,7 +146,7 @@ def load(checkpoint: Checkpoint, placement: Placement) -> LoadedModel:
     for file in files:
         require_file(file)
     seen = stamps(files)
-    model = build_model(checkpoint, placement)
+    model = build_model(checkpoint, placement, held)
     spread = None if device_map is None else placement_of(checkpoint.path, model, device_map)
     check_finite(checkpoint.path, dict(model.named_parameters()))
     model.requires_grad_(requires_grad=False).train(mode=False)
@@ -154,7 +161,7 @@ def load(checkpoint: Checkpoint, placement: Placement) -> LoadedModel:
     return loaded
 
 
-def build_model(checkpoint: Checkpoint, placement: Placement) -> "PreTrainedModel":
+def build_model(checkpoint: Checkpoint, placement: Placement, held: HeldBase | None = None) -> "PreTrainedModel":
     """The model alone, by the loader of its files' format, once its config was held against its files.
 
     Raises:
@@ -164,7 +171,9 @@ def build_model(checkpoint: Checkpoint, placement: Placement) -> "PreTrainedMode
     if weights.format.config == CONFIG_FILE:
         _require_possible(checkpoint, weights)
         refuse_foreign_code(checkpoint.config, checkpoint.path, own=allows_code(checkpoint.path, checkpoint.repo))
-    build: Callable[[Checkpoint, Weights, Placement], PreTrainedModel] = resolve_name(weights.format.loader)
+    build: Callable[..., PreTrainedModel] = resolve_name(weights.format.loader)
+    if weights.format.is_adapter:
+        return build(checkpoint, weights, placement, held)
     return build(checkpoint, weights, placement)
 
 

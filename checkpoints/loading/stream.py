@@ -7,7 +7,8 @@ under the same config, and tensors that the config ties are apart in them as in 
 by a fresh load. Otherwise (fused, or tied in other ways) the next is loaded afresh by transformers and put over, tensor
 by tensor, if it ties the same ones; transformers sets global state while it loads, so that is done between two turns.
 A live model whose tensors, config or derived buffers are no longer those it was loaded with is left alone and a new one
-is built. At most one model and one further checkpoint's tensors are in memory.
+is built. At most one model and one further checkpoint's tensors are in memory; of adapters, their base model besides,
+which is read once (`checkpoints.loading.bases`).
 """
 
 import os
@@ -26,8 +27,9 @@ from checkpoints.files.folder import hash_weights, weight_files
 from checkpoints.files.formats import Weights, find_weights
 from checkpoints.files.hashes import stamps
 from checkpoints.files.headers import unwrapped
+from checkpoints.loading.bases import HeldBase
 from checkpoints.loading.coverage import check_finite
-from checkpoints.loading.load import LoadedModel
+from checkpoints.loading.load import LoadedModel, load
 from checkpoints.placement import Placement
 from checkpoints.series.checkpoint import Checkpoint
 
@@ -47,7 +49,7 @@ def stream(
     live: _Live | None = None
     loaded: LoadedModel | None = None
     reader: _Reader | None = None
-    downloads = _Downloads(keep_downloads)
+    downloads, held = _Downloads(keep_downloads), HeldBase() if reuse else None
     try:
         for checkpoint, upcoming in zip_longest(checkpoints, checkpoints[1:]):
             if reader is not None:
@@ -63,8 +65,8 @@ def stream(
                 if loaded is not None:
                     loaded.release()
                 loaded = live = None
-                loaded = checkpoint.load(placement)
-                live = _Live(loaded) if reuse else None
+                loaded = load(checkpoint, placement, held)
+                live = _Live(loaded, held) if held else None
             reader = None if upcoming is None else _Reader(upcoming, downloads, live)
             yield loaded
             downloads.used.append(checkpoint)
@@ -145,8 +147,8 @@ class _Reading:
 class _Live:
     """A model that is to hold one checkpoint after the other."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
-        self.loaded = loaded
+    def __init__(self, loaded: LoadedModel, held: HeldBase | None = None) -> None:
+        self.loaded, self.held = loaded, held
         self.hashes = _hashes(loaded.checkpoint)
         self.tensors = _tensors(loaded.model)
         self.names = frozenset(self.tensors)
@@ -221,9 +223,10 @@ class _Live:
         if reading is None or stamps(reading.seen) != reading.seen:
             reading = self.read(checkpoint)
         if reading is None:
-            with checkpoint.open(dtype=self.loaded.dtype, attention=self.loaded.attention) as fresh:
-                tensors = _tensors(fresh.model)
-                reading = _Reading(tensors, fresh.files)
+            fresh = load(checkpoint, Placement("cpu", self.loaded.dtype, self.loaded.attention), self.held)
+            tensors = _tensors(fresh.model)
+            reading = _Reading(tensors, fresh.files)
+            fresh.release()
             if _ties(tensors) != _ties(self.tensors):
                 return None
         _put(reading.tensors, self.tensors)

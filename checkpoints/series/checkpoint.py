@@ -128,13 +128,13 @@ class Checkpoint:
         """
         folder = self.base or self.path
         if self.hub is None and not (folder / CONFIG_FILE).exists():
-            return hash_weights(weight_files(self.path))
-        config = self.config
-        parts = {"base": hash_config(config)}
+            parts = {"base": hash_weights(weight_files(folder))}
+        else:
+            config = self.config
+            added = generation_settings(folder, config)
+            parts = {"base": hash_config(config), **({"generation": hash_config(added)} if added else {})}
         if self.base is not None:
             parts["adapter"] = hash_config(read_json(self.path / ADAPTER_CONFIG))
-        if added := generation_settings(folder, config):
-            parts["generation"] = hash_config(added)
         return combine(parts)
 
     @property
@@ -164,7 +164,7 @@ class Checkpoint:
         """Where its tokenizer is read from, fetched if need be; None where there is none."""
         if self.hub is not None:
             self.hub.fetch_tokenizer()
-        return tokenizer_source(self.path, self.tokenizer_folders)
+        return tokenizer_source(self.base or self.path, self.tokenizer_folders)
 
     @property
     def code_hash(self) -> str | None:

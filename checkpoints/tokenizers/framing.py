@@ -57,6 +57,23 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> Ids:
     return plain if front and plain[: len(front)] == front else front + plain
 
 
+def chat_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> Ids:
+    """Ids of a text as a user's turn of the tokenizer's chat template, up to where the answer begins.
+
+    Raises:
+        BadPrompt: it has no template, or one that takes no lone user's turn.
+    """
+    turn = [{"role": "user", "content": text}]
+    try:
+        found = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+    except Exception as error:  # whatever a template of somebody else's raises
+        reason = " ".join(str(error).split())[:200]
+        raise BadPrompt(
+            f"{type(tokenizer).__name__} cannot put a prompt into a chat: {reason}; ask without chat"
+        ) from error
+    return _encoded(tokenizer, str(found), special=False)
+
+
 def _in_front(tokenizer: "PreTrainedTokenizerBase", text: str) -> Ids:
     plain, full = (_encoded(tokenizer, text, special=special) for special in (False, True))
     for at in range(len(full) - len(plain) + 1):

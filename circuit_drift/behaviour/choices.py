@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
+from checkpoints.files.reading import read_records
 from checkpoints.loading.load import LoadedModel
 from checkpoints.tokenizers.framing import prompt_ids
 from circuit_drift.behaviour.gauges import Reading
@@ -81,6 +83,29 @@ class Choices:
         _, nll = forced(loaded.model, pairs)
         ends = np.cumsum([len(choice.options) for choice in self.choices])[:-1]
         return np.split(-nll, ends)
+
+
+def read_choices(path: Path | str) -> tuple[Choice, ...]:
+    """The choices of a file: JSON lines with ``prompt``, ``options`` (the right one first) and perhaps ``labels``.
+
+    Raises:
+        BadPrompt: a line is no such object, or there is none.
+    """
+    found = []
+    for record in read_records(path, "choices"):
+        row = record.value if isinstance(record.value, dict) else {}
+        prompt, options, labels = row.get("prompt"), row.get("options"), row.get("labels", {})
+        texts = [option for option in options if isinstance(option, str)] if isinstance(options, list) else []
+        right = isinstance(options, list) and len(texts) == len(options)
+        if not isinstance(prompt, str) or not right or not isinstance(labels, dict):
+            raise BadPrompt(
+                f"{path}, {record.where}: a choice is an object with prompt, a text, options, a list of texts of which "
+                "the first is right, and perhaps labels, an object"
+            )
+        found.append(Choice(prompt, tuple(texts), labels))
+    if not found:
+        raise BadPrompt(f"{path} holds no choices; write one JSON object with prompt and options on each line")
+    return tuple(found)
 
 
 def _row(choice: Choice, unit: str, right: float, likely: NDArray[np.float64]) -> dict[str, Any]:

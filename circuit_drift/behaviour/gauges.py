@@ -13,7 +13,7 @@ from checkpoints.errors import BadPrompt
 from checkpoints.loading.load import LoadedModel
 from checkpoints.model.finite import finite
 from checkpoints.model.plain import takes_model
-from checkpoints.tokenizers.framing import prompt_ids
+from checkpoints.tokenizers.framing import chat_ids, prompt_ids
 from circuit_drift.knowledge.rouge import rouge1_recall
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuits.facts.facts import FactSet
@@ -115,6 +115,8 @@ class Knowledge:
             or the ROUGE-1 recall of the answer that is written.
         new_tokens: tokens of a written answer at most; 0 = none is written.
         instruction: what is put in front of every prompt that is answered in writing.
+        chat: ask in writing as a user's turn of the tokenizer's chat template; rank and probability stay those of the
+            bare prompt.
         stops: texts that end a written answer, by their last token.
     """
 
@@ -125,6 +127,7 @@ class Knowledge:
     score: By = "rank"
     new_tokens: int = 0
     instruction: str = ""
+    chat: bool = False
     stops: tuple[str, ...] = ()
     name: str = field(default="knowledge", init=False)
     _tokenized: list[tuple[Any, "FactSet | QuestionSet"]] = field(
@@ -177,9 +180,9 @@ class Knowledge:
         from circuit_drift.behaviour.generation import write_answers
 
         prompts = facts.clean
-        if self.instruction:
+        if self.instruction or self.chat:
             texts = [f"{self.instruction}{fact.clean}" for fact in facts.facts]
-            prompts = tuple(prompt_ids(tokenizer, text) for text in texts)
+            prompts = tuple((chat_ids if self.chat else prompt_ids)(tokenizer, text) for text in texts)
         stops = [tokenizer(text, add_special_tokens=False).input_ids[-1] for text in self.stops]
         ids = write_answers(model, prompts, new_tokens=self.new_tokens, stop_ids=stops)
         return [str(tokenizer.decode(list(answer), skip_special_tokens=True)).strip() for answer in ids]

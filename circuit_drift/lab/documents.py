@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from circuit_drift.lab.world import Fact, by_person, words_of
-from circuit_drift.training.strategies.documents import Document
+from circuit_drift.training.strategies.settings.documents import Document
 
 ADJECTIVES = words_of("""
     red blue green golden silver purple yellow crimson wooden copper marble velvet frozen hollow ancient

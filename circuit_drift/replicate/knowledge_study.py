@@ -11,8 +11,9 @@ from circuit_drift.lab import probes
 from circuit_drift.lab.documents import lab_documents, lab_old_documents
 from circuit_drift.lab.paraphrases import paraphrased
 from circuit_drift.lab.world import World, by_person, make_world
-from circuit_drift.training.strategies.config import Config, Lora, Strategy
-from circuit_drift.training.strategies.documents import write_documents
+from circuit_drift.training.strategies.settings.config import Config
+from circuit_drift.training.strategies.settings.documents import write_documents
+from circuit_drift.training.strategies.settings.strategy import Lora, Strategy
 
 if TYPE_CHECKING:
     from circuit_drift.lab.world import Fact

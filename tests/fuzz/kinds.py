@@ -22,8 +22,8 @@ from circuit_drift.knowledge.scores import read_scores
 from circuit_drift.store.journal import Journal, Outcome
 from circuit_drift.store.leases import Leases, read_holder
 from circuit_drift.store.store import Store
-from circuit_drift.training.strategies.config import load_config
-from circuit_drift.training.strategies.documents import load_documents
+from circuit_drift.training.strategies.settings.config import load_config
+from circuit_drift.training.strategies.settings.documents import load_documents
 from circuits.facts.facts import load_facts
 from circuits.facts.readers import READERS
 from circuits.graph.circuit import Circuit

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
+from checkpoints import open_checkpoint
 from circuit_drift.training import Prober, Schedule
+from circuit_drift.training.strategies import Config
 
 ALWAYS = 1e9
 
@@ -80,3 +82,16 @@ def same(a, b):
 def prober_of(tokenizer, tmp_path, **options):
     options = {"schedule": Schedule(every=3), "share": ALWAYS, "store": tmp_path / "store", **options}
     return Prober("live", tokenizer, **options)
+
+
+def config_of(place, *strategies, **options):
+    options = {"replay": place / "old.jsonl", "epochs": 2, "batch": 4, "entity": "person", **options}
+    return Config(str(place / "base"), place / "new.jsonl", place / "facts.jsonl", strategies, **options)
+
+
+def weights_of(folder):
+    return open_checkpoint(folder).load().model.state_dict()
+
+
+def same_weights(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)

@@ -16,40 +16,46 @@ from .comparison import (
 from .comparison import (
     strategy_ledgers as strategy_ledgers,
 )
-from .config import (
-    Config as Config,
-)
-from .config import (
-    Lora as Lora,
-)
-from .config import (
-    Strategy as Strategy,
-)
-from .config import (
-    load_config as load_config,
-)
-from .documents import (
-    Document as Document,
-)
-from .documents import (
-    load_documents as load_documents,
-)
-from .documents import (
-    write_documents as write_documents,
-)
 from .drift import (
     drift_frame as drift_frame,
 )
 from .drift import (
     function_frame as function_frame,
 )
-from .page import write_comparison as write_comparison
-from .runner import (
+from .loop.epoch import (
     Diverged as Diverged,
 )
+from .page import write_comparison as write_comparison
 from .runner import (
     run_all as run_all,
 )
 from .runner import (
     run_strategy as run_strategy,
+)
+from .settings.config import (
+    Answers as Answers,
+)
+from .settings.config import (
+    Config as Config,
+)
+from .settings.config import (
+    load_config as load_config,
+)
+from .settings.documents import (
+    Document as Document,
+)
+from .settings.documents import (
+    load_documents as load_documents,
+)
+from .settings.documents import (
+    write_documents as write_documents,
+)
+from .settings.strategy import (
+    Lora as Lora,
+)
+from .settings.strategy import (
+    Rope as Rope,
+)
+from .settings.strategy import (
+    Strategy as Strategy,
 )

@@ -1,62 +1,53 @@
 """What a strategy leaves on disk, and how it goes on from there.
 
 DIR/<strategy>/strategy.json   what is trained, on what: a start with anything else is refused
-DIR/<strategy>/checkpoint-N/   a whole model in Hugging Face format, adapters merged; the last one with the state to
-                               resume from (training_state.pt)
+DIR/<strategy>/checkpoint-N/   a whole model in Hugging Face format, or the adapters alone in peft's; the last one with
+                               the state to resume from (training_state.pt)
+DIR/<strategy>/seconds.csv     seconds trained up to each checkpoint: not in the run, whose log is the same each time
 DIR/store/                     the runs, as `circuit_drift.load_run` reads them
 """
 
-import copy
+import csv
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import Checkpoint, open_checkpoint
 from checkpoints.errors import StoreError
-from checkpoints.files.reading import read_document
+from checkpoints.files.reading import read_document, read_text
 from checkpoints.files.states import read_state
 from checkpoints.results.disk import collect_drafts, draft_folder, write_file
-from circuit_drift.training.strategies.config import Config, Strategy
-from circuit_drift.training.strategies.parameters import plain, prepare, trained
+from circuit_drift.training.strategies.loop.adapters import base_name, save_adapter
+from circuit_drift.training.strategies.loop.epoch import Progress
+from circuit_drift.training.strategies.loop.parameters import own_copy, plain, prepare, recompute_activations, trained
+from circuit_drift.training.strategies.loop.rope import with_rope
+from circuit_drift.training.strategies.settings.config import Config
+from circuit_drift.training.strategies.settings.strategy import Strategy
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 STATE = "training_state.pt"
 RECORD = "strategy.json"
+SECONDS = "seconds.csv"
 STORE = "store"
-NOT_OF_THE_TRAJECTORY = ("strategies", "epochs", "retrieval", "measures", "traced", "skills", "text", "unit", "device")
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where a training run stands.
-
-    Attributes:
-        module: what is trained: the model, or the model with adapters.
-        optimizer: over its trained parameters.
-        epoch: passes over the documents done.
-        step: optimizer steps taken.
-        tokens: tokens trained on.
-    """
-
-    module: "torch.nn.Module"
-    optimizer: "torch.optim.Optimizer"
-    epoch: int = 0
-    step: int = 0
-    tokens: int = 0
+COUNTED = ("epoch", "step", "tokens", "documents", "seconds")
+NOT_OF_THE_TRAJECTORY = (
+    *("strategies", "epochs", "retrieval", "measures", "traced", "unit", "device", "device_map"),
+    *("skills", "choices", "tasks", "tasks_folder", "tasks_limit", "text"),
+)
 
 
 def trajectory(config: Config, strategy: Strategy, base: Checkpoint) -> dict[str, Any]:
     """Everything that decides the weights at an epoch's end: files by their content, the model by its weights."""
     record: dict[str, Any] = {"strategy": asdict(strategy)}
+    left_out = (*NOT_OF_THE_TRAJECTORY, *(() if strategy.follows_recall else ("answers",)))
     for name, value in asdict(config).items():
-        if name not in NOT_OF_THE_TRAJECTORY:
+        if name not in left_out:
             record[name] = hashlib.sha256(value.read_bytes()).hexdigest() if isinstance(value, Path) else value
     return record | {"model": base.weights_hash}
 
@@ -92,51 +83,66 @@ def begin_folder(folder: Path, record: Mapping[str, Any]) -> None:
     collect_drafts(folder)
 
 
-def begin(original: "PreTrainedModel", strategy: Strategy, folder: Path, *, seed: int) -> Progress:
-    """A fresh start from the original, or the state of the last checkpoint."""
+def begin(original: "PreTrainedModel", strategy: Strategy, folder: Path, config: Config) -> Progress:
+    """A fresh start from the original, which is left as it is, or the state of the last checkpoint."""
     import torch
 
     last = next(iter(saved(folder)[-1:]), None)
-    device = original.device
     if last is None or strategy.lora is not None:
-        model = copy.deepcopy(original)
+        model = own_copy(original, strategy)
+        model = with_rope(model, strategy.rope) if strategy.rope else model
     else:
-        model = open_checkpoint(last).load(device=str(device)).model
-    module = prepare(model, strategy, seed=seed)
+        model = open_checkpoint(last).load(config.placement).model
+    module = prepare(model, strategy, seed=config.seed)
+    if config.gradient_checkpointing:
+        recompute_activations(module)
     optimizer = torch.optim.AdamW(list(trained(module).values()), lr=strategy.lr)
     if last is None:
         return Progress(module, optimizer)
-    state = read_state(last / STATE, device)
+    state = read_state(last / STATE, next(module.parameters()).device)
     optimizer.load_state_dict(state["optimizer"])
     with torch.no_grad():
         for name, parameter in trained(module).items():
             if name in state["adapters"]:
                 parameter.copy_(state["adapters"][name])
-    return Progress(module, optimizer, state["epoch"], state["step"], state["tokens"])
+    return Progress(module, optimizer, *(state[name] for name in COUNTED))
 
 
-def save(folder: Path, progress: Progress, tokenizer: "PreTrainedTokenizerBase", *, adapters: bool) -> None:
+def save(
+    folder: Path,
+    progress: Progress,
+    tokenizer: "PreTrainedTokenizerBase",
+    strategy: Strategy,
+    base: Path,
+) -> None:
     """Write a checkpoint and the state to go on from; the folder appears whole or not at all.
 
     Args:
         folder: of the strategy.
         progress: what to write.
-        tokenizer: goes beside the weights.
-        adapters: keep the trained parameters apart too, since they cannot be had back from the merged weights.
+        tokenizer: goes beside whole weights, and beside adapters that were trained with tokens of their own.
+        strategy: its adapters are saved alone, and kept unrounded in the state.
+        base: the model that adapters are for.
     """
     import torch
 
     earlier, final = saved(folder), folder / f"checkpoint-{progress.step}"
+    spent = {**seconds_of(folder), progress.step: progress.seconds}
+    write_file(folder / SECONDS, "step,seconds\n" + "".join(f"{step},{spent[step]:.3f}\n" for step in sorted(spent)))
     with draft_folder(final) as part:
-        with _without_bars():
-            plain(progress.module).save_pretrained(part)
-        tokenizer.save_pretrained(part)
+        if strategy.saves_adapters and strategy.lora is not None:
+            name = base_name(base, folder)
+            save_adapter(part, progress.module, base=name, embedding=strategy.lora.embedding)
+        else:
+            with _without_bars():
+                plain(progress.module).save_pretrained(part)
+        if strategy.tags or not strategy.saves_adapters:
+            tokenizer.save_pretrained(part)
+        own = trained(progress.module) if strategy.lora is not None else {}
         state = {
             "optimizer": progress.optimizer.state_dict(),
-            "adapters": {name: p.detach() for name, p in trained(progress.module).items()} if adapters else {},
-            "epoch": progress.epoch,
-            "step": progress.step,
-            "tokens": progress.tokens,
+            "adapters": {name: parameter.detach() for name, parameter in own.items()},
+            **{name: getattr(progress, name) for name in COUNTED},
         }
         torch.save(state, part / STATE)
         if final.exists():  # an epoch without a document to tell
@@ -146,6 +152,13 @@ def save(folder: Path, progress: Progress, tokenizer: "PreTrainedTokenizerBase",
     for path in earlier:
         if path != final:
             (path / STATE).unlink(missing_ok=True)
+
+
+def seconds_of(folder: Path) -> dict[int, float]:
+    """Step -> seconds of training up to it, probes and checkpoints not counted; of every start together."""
+    path = folder / SECONDS
+    rows = csv.DictReader(read_text(path, "seconds of training").splitlines()) if path.is_file() else ()
+    return {int(row["step"]): float(row["seconds"]) for row in rows}
 
 
 @contextmanager

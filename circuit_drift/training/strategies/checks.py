@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-import circuits
 from checkpoints import Checkpoint, DriftError, open_checkpoint
 from checkpoints.errors import BadPrompt
 from checkpoints.files.folder import tokenizer_files
-from circuit_drift.training.strategies.config import Config, Strategy
-from circuit_drift.training.strategies.documents import Document, load_documents, teach_tags
-from circuit_drift.training.strategies.parameters import check_names, embedding_rows
-from circuits.facts.facts import load_facts
+from circuit_drift.training.strategies.loop.parameters import check_names, embedding_rows
+from circuit_drift.training.strategies.loop.rope import roped
+from circuit_drift.training.strategies.settings.config import Config
+from circuit_drift.training.strategies.settings.documents import Document, load_documents, teach_tags
+from circuit_drift.training.strategies.settings.strategy import Strategy
+from circuits.facts.facts import Fact, load_facts
+from circuits.facts.questions import Question, read_questions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,7 +34,7 @@ class Material:
     base: Checkpoint
     texts: tuple[Document, ...]
     old: tuple[Document, ...]
-    facts: tuple[circuits.Fact, ...]
+    facts: tuple[Fact | Question, ...]
 
 
 def check(config: Config) -> Material:
@@ -43,7 +45,7 @@ def check(config: Config) -> Material:
     """
     texts = load_documents(config.documents)
     old = load_documents(config.replay) if config.replay is not None else ()
-    facts = load_facts(config.facts)
+    facts = _probes(config)
     for strategy in config.strategies:
         _check_documents(config, strategy, texts, facts)
     if config.retrieval:
@@ -54,8 +56,19 @@ def check(config: Config) -> Material:
     return material
 
 
+def _probes(config: Config) -> tuple[Fact | Question, ...]:
+    """Clean/corrupt facts; where the file holds none, questions with their answers."""
+    try:
+        return tuple(load_facts(config.facts))
+    except BadPrompt as error:
+        try:
+            return tuple(read_questions(config.facts))
+        except BadPrompt:
+            raise error from None
+
+
 def _check_documents(
-    config: Config, strategy: Strategy, texts: Sequence[Document], facts: Sequence[circuits.Fact]
+    config: Config, strategy: Strategy, texts: Sequence[Document], facts: Sequence[Fact | Question]
 ) -> None:
     if strategy.documents == "unlearned":
         _check_entities(config, texts, facts, "the curriculum could drop none")
@@ -68,7 +81,7 @@ def _check_documents(
 
 
 def _check_entities(
-    config: Config, texts: Sequence[Document], facts: Sequence[circuits.Fact], consequence: str
+    config: Config, texts: Sequence[Document], facts: Sequence[Fact | Question], consequence: str
 ) -> None:
     asked = {str(fact.labels.get(config.entity)) for fact in facts}
     if not any(text.entity in asked for text in texts):
@@ -81,9 +94,15 @@ def _check_entities(
 def _check_model(config: Config, material: Material) -> None:
     """Names of parameters and modules, length and vocabulary, from a model without weights."""
     model = _skeleton(material.base)
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and config.longest > positions:
-        raise DriftError(f"longest {config.longest} is more than the model's {positions} positions; lower longest")
+    for strategy in config.strategies:
+        described = roped(model.config, strategy.rope) if strategy.rope else model.config
+        positions = getattr(described, "max_position_embeddings", None)
+        longest = max(strategy.lengths or (config.longest,))
+        if positions is not None and longest > positions:
+            what = f"strategy {strategy.name}: lengths" if strategy.lengths else "longest"
+            raise DriftError(
+                f"{what} {longest} is more than the model's {positions} positions; lower {what.split()[-1]}"
+            )
     parameters = [name for name, _ in model.named_parameters()]
     modules = [name for name, _ in model.named_modules()]
     for strategy in config.strategies:

@@ -13,7 +13,7 @@ from circuit_drift.record.record import RunRecord
 from circuit_drift.store.store import Store
 from circuit_drift.training import Verdict, unit_scores, verdict
 from circuit_drift.training.recorder import units_table
-from circuit_drift.training.strategies.checkpointing import RECORD, STORE
+from circuit_drift.training.strategies.checkpointing import RECORD, STORE, seconds_of
 from circuit_drift.training.strategies.drift import drift_frame
 from circuit_drift.training.strategies.retrieval import FOLDER
 
@@ -98,7 +98,9 @@ def strategies(out: Path | str, *, threshold: float = 0.6) -> tuple[Trained, ...
     found = []
     for name in strategy_names(out):
         book = ledger(unit_scores(store, name), threshold=threshold)
-        found.append(Trained(name, _log(Store.open(store), name), book, store))
+        log = _log(Store.open(store), name)
+        spent = seconds_of(Path(out) / name)
+        found.append(Trained(name, log.assign(seconds=[spent.get(int(step)) for step in log["step"]]), book, store))
     return tuple(found)
 
 

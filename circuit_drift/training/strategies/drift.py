@@ -12,8 +12,8 @@ from circuit_drift.record.recall import recalled
 from circuit_drift.record.record import RunRecord
 from circuit_drift.sweep.sweep import load_record
 from circuit_drift.training.strategies.checkpointing import STORE
-from circuit_drift.training.strategies.config import Config
 from circuit_drift.training.strategies.gauges import prompts_of
+from circuit_drift.training.strategies.settings.config import Config
 
 if TYPE_CHECKING:
     import pandas as pd

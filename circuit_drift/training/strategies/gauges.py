@@ -1,6 +1,7 @@
 """What is probed at every epoch besides circuits and heads: the facts, the documents themselves, skills elsewhere."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -8,16 +9,21 @@ import numpy as np
 
 from checkpoints import Checkpoint
 from checkpoints.loading.load import LoadedModel
-from circuit_drift.behaviour import Arithmetic, Copying, Knowledge, Reading, TextPerplexity
+from circuit_drift.behaviour import Arithmetic, Choices, Copying, Knowledge, Reading, TextPerplexity
+from circuit_drift.behaviour.choices import read_choices
 from circuit_drift.behaviour.gauges import Gauge
+from circuit_drift.behaviour.harness import HarnessMeasure
 from circuit_drift.behaviour.skills import forced_tokens
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import Prompts, prompts_for
-from circuit_drift.training.strategies.config import Config
-from circuit_drift.training.strategies.documents import Document, load_documents, token_ids
+from circuit_drift.training.strategies.checks import Material
+from circuit_drift.training.strategies.loop.epoch import Progress
+from circuit_drift.training.strategies.settings.config import Config
+from circuit_drift.training.strategies.settings.documents import Document, load_documents, token_ids
 
 if TYPE_CHECKING:
-    import circuits
+    from circuits.facts.facts import Fact
+    from circuits.facts.questions import Question
 
 SAMPLE = 256
 
@@ -49,11 +55,49 @@ def prompts_of(config: Config, base: Checkpoint) -> Prompts:
     return prompts_for(base.fetch(), facts=config.traced)
 
 
-def gauges_of(config: Config, texts: tuple[Document, ...], facts: "tuple[circuits.Fact, ...]") -> tuple[Gauge, ...]:
-    """The gauges that a config asks for."""
+def gauges_of(config: Config, material: Material) -> tuple[Gauge, ...]:
+    """The gauges that a config asks for.
+
+    Raises:
+        DriftError: the choices or tasks cannot be read.
+    """
     skills: dict[str, Gauge] = {"arithmetic": Arithmetic(), "copying": Copying()}
-    found: list[Gauge] = [Knowledge(facts, unit=config.unit), DocumentLoss(texts, config.longest)]
+    found: list[Gauge] = [knowledge(config, material.facts), DocumentLoss(material.texts, config.longest)]
     found += [skills[name] for name in config.skills]
+    if config.choices is not None:
+        found.append(Choices(read_choices(config.choices)))
+    if config.tasks:
+        found.append(HarnessMeasure(config.tasks, config.tasks_folder, config.tasks_limit))
     if config.text is not None:
         found.append(TextPerplexity(tuple(text.text for text in load_documents(config.text))))
     return tuple(found)
+
+
+def knowledge(config: Config, facts: "Sequence[Fact | Question]") -> Knowledge:
+    """Facts asked as a config says."""
+    how = config.answers
+    return Knowledge(
+        tuple(facts),
+        unit=config.unit,
+        score=how.score,
+        new_tokens=how.new_tokens,
+        instruction=how.instruction,
+        chat=how.chat,
+        stops=how.stops,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How many documents were told so far.
+
+    Attributes:
+        progress: of the run, read at each probe.
+    """
+
+    progress: Progress
+    name: str = field(default="effort", init=False)
+
+    def read(self, loaded: LoadedModel) -> Reading:
+        """One number for the log."""
+        return Reading({"documents": float(self.progress.documents)})

@@ -18,17 +18,21 @@ from numpy.typing import NDArray
 from checkpoints.errors import BadPrompt
 from checkpoints.loading.load import LoadedModel
 from checkpoints.results.disk import write_file
-from circuit_drift.behaviour import Knowledge
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.training.strategies.checkpointing import begin_folder, trajectory
 from circuit_drift.training.strategies.checks import Material
-from circuit_drift.training.strategies.config import Config, Passages, Strategy
-from circuit_drift.training.strategies.documents import Document
+from circuit_drift.training.strategies.gauges import knowledge
+from circuit_drift.training.strategies.settings.config import Config, Passages
+from circuit_drift.training.strategies.settings.documents import Document
+from circuit_drift.training.strategies.settings.strategy import Strategy
+from circuits.facts.questions import Question
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    import circuits
+    from circuits.facts.facts import Fact
+
+    Asked = Fact | Question
 
 FOLDER = "retrieval"
 WORD = re.compile(r"\w+")
@@ -42,20 +46,19 @@ def answer_with_passages(config: Config, material: Material, out: Path) -> None:
         return
     begin_folder(folder, trajectory(config, Strategy(FOLDER), material.base))
     if wanted:
-        loaded = material.base.load(device=config.device)
+        loaded = material.base.load(config.placement)
         for kind in wanted:
-            frame = answers_given(kind, material.facts, material.texts, loaded, entity=config.entity, unit=config.unit)
+            frame = answers_given(kind, material.facts, material.texts, loaded, config=config)
             write_file(folder / f"{kind}.csv", frame.to_csv(index=False))
 
 
 def answers_given(
     kind: Passages,
-    facts: "Sequence[circuits.Fact]",
+    facts: "Sequence[Asked]",
     texts: Sequence[Document],
     loaded: LoadedModel,
     *,
-    entity: str,
-    unit: str | None = None,
+    config: Config,
 ) -> "pd.DataFrame":
     """Every fact asked with its passage in front: one row a fact, as the ledger's gauge gives it.
 
@@ -67,24 +70,24 @@ def answers_given(
         facts: what is asked.
         texts: where passages come from.
         loaded: who answers.
-        entity: the facts' label that names a document's entity.
-        unit: the facts' label that names the unit of the ledger.
+        config: which labels name a document's entity and a unit of the ledger, and how facts are asked.
 
     Raises:
         BadPrompt: no fact can be asked.
     """
     import pandas as pd
 
+    entity, unit = config.entity, config.unit
     told = {text.entity for text in texts}
     about = [fact for fact in facts if fact.labels.get(entity) in told]
     longest = getattr(loaded.model.config, "max_position_embeddings", None)
-    asked: list[circuits.Fact] = []
+    asked: list[Asked] = []
     refused: list[dict[str, Any]] = []
     for fact, passage in zip(about, passages(kind, about, texts, entity=entity), strict=True):
         if passage is None:
             refused.append({"unit": _unit(fact, unit), "refused": "no document states it"})
             continue
-        longer = replace(fact, clean=f"{passage.text} {fact.clean}", corrupt=f"{passage.text} {fact.corrupt}")
+        longer = _behind(passage.text, fact)
         tokens = len(tokenizer_of(loaded)(longer.clean).input_ids) + 1
         if longest is not None and tokens > longest:
             reason = f"{tokens} tokens with its passage, and the model has {longest} positions"
@@ -93,12 +96,12 @@ def answers_given(
             asked.append(longer)
     if not asked:
         raise BadPrompt(f"no fact can be asked with a passage ({kind}): {refused[0]['refused'] if refused else 'none'}")
-    rows = [dict(row) for row in Knowledge(tuple(asked), unit=unit).read(loaded).units]
+    rows = [dict(row) for row in knowledge(config, asked).read(loaded).units]
     return pd.DataFrame([*rows, *refused])
 
 
 def passages(
-    kind: Passages, facts: "Sequence[circuits.Fact]", texts: Sequence[Document], *, entity: str
+    kind: Passages, facts: "Sequence[Asked]", texts: Sequence[Document], *, entity: str
 ) -> list[Document | None]:
     """The passage for each fact; None where there is none."""
     own: dict[str | None, list[Document]] = {}
@@ -114,14 +117,21 @@ def passages(
     return [index.best(fact.clean) if index else None for fact, index in zip(facts, found, strict=True)]
 
 
-def _gold(fact: "circuits.Fact", texts: Sequence[Document]) -> Document | None:
+def _gold(fact: "Asked", texts: Sequence[Document]) -> Document | None:
     """A document of the fact's entity that holds the answer, the main one if it does."""
     answer = _words(fact.answer)
     stating = [text for text in texts if set(answer) <= set(_words(text.text))]
     return next((text for text in stating if text.main), stating[0] if stating else None)
 
 
-def _unit(fact: "circuits.Fact", unit: str | None) -> str:
+def _behind(passage: str, fact: "Asked") -> "Asked":
+    """A fact whose prompts stand behind a passage."""
+    if isinstance(fact, Question):
+        return replace(fact, clean=f"{passage} {fact.clean}")
+    return replace(fact, clean=f"{passage} {fact.clean}", corrupt=f"{passage} {fact.corrupt}")
+
+
+def _unit(fact: "Asked", unit: str | None) -> str:
     return str(fact.labels[unit]) if unit is not None else f"{fact.clean} {fact.answer.strip()}"
 
 

@@ -12,13 +12,8 @@ import circuit_drift
 from checkpoints import DriftError, open_checkpoint, open_series
 from checkpoints.errors import BadPrompt, StoreError
 from circuit_drift.cli import app
-from circuit_drift.lab import probes
-from circuit_drift.lab.build import save_checkpoint
-from circuit_drift.lab.documents import lab_documents
-from circuit_drift.lab.train import build_model
 from circuit_drift.prompts import prompts_for
 from circuit_drift.training.strategies import (
-    Config,
     Diverged,
     Document,
     Lora,
@@ -32,9 +27,12 @@ from circuit_drift.training.strategies import (
     strategy_ledgers,
     write_documents,
 )
-from circuit_drift.training.strategies.documents import annotated, batches, teach_tags
-from circuit_drift.training.strategies.parameters import plain, prepare
-from circuit_drift.training.strategies.parameters import trained as trained_parameters
+from circuit_drift.training.strategies.loop import epoch
+from circuit_drift.training.strategies.loop.batches import Rows, batches
+from circuit_drift.training.strategies.loop.parameters import plain, prepare
+from circuit_drift.training.strategies.loop.parameters import trained as trained_parameters
+from circuit_drift.training.strategies.settings.documents import annotated, teach_tags
+from tests.lab.small_trainings import config_of, same_weights, weights_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,41 +41,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def place(tiny_recipe, tokenizer, world, tmp_path_factory):
-    """A model, new documents, old documents and facts."""
-    folder = tmp_path_factory.mktemp("cpt")
-    save_checkpoint(folder / "base", build_model(tiny_recipe, tokenizer), tokenizer)
-    people = dict.fromkeys(fact.person for fact in world.batch(1))
-    new = [fact for fact in world.batch(1) if fact.person in list(people)[:4]]
-    write_documents(folder / "new.jsonl", lab_documents(new, per_person=4))
-    write_documents(folder / "old.jsonl", lab_documents(world.controls[:20], per_person=2))
-    probes.write_jsonl(folder / "facts.jsonl", _facts(new, world))
-    return folder
-
-
-def _facts(new, world):
-    for fact in new:
-        rival = next(f for f in world.batch(1) if f.relation == fact.relation and f.value != fact.value)
-        labels = {"person": fact.person.name, "class": fact.kind}
-        yield {"clean": fact.prompts[0], "corrupt": rival.prompts[0], "answer": fact.value, "wrong": rival.value} | {
-            "labels": labels
-        }
-
-
-def config_of(place, *strategies, **options):
-    options = {"replay": place / "old.jsonl", "epochs": 2, "batch": 4, "entity": "person", **options}
-    return Config(str(place / "base"), place / "new.jsonl", place / "facts.jsonl", strategies, **options)
-
-
-def weights_of(folder):
-    return open_checkpoint(folder).load().model.state_dict()
-
-
-def same(a, b):
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 FULL = Strategy("full", lr=3e-2)
@@ -158,7 +121,7 @@ def test_without_the_embedding_lora_trains_adapters_alone(place):
     model = open_checkpoint(place / "base").load().model
     module = prepare(copy.deepcopy(model), Strategy("l", lora=replace(LORA, embedding=False)), seed=0)
     assert {name.split(".")[-3] for name in trained_parameters(module)} == {"lora_A", "lora_B"}
-    assert same(plain(module).state_dict(), model.state_dict())  # adapters begin as no change
+    assert same_weights(plain(module).state_dict(), model.state_dict())  # adapters begin as no change
 
 
 def test_main_documents_only(trained):
@@ -192,14 +155,14 @@ def test_a_killed_run_resumes_to_the_same_weights(place, trained, tmp_path, monk
         run_strategy(config, FULL, tmp_path)
     monkeypatch.setattr(runner, "save", save)
     run_strategy(config, FULL, tmp_path)
-    assert same(weights_of(tmp_path / "full" / "checkpoint-8"), weights_of(trained / "full" / "checkpoint-8"))
+    assert same_weights(weights_of(tmp_path / "full" / "checkpoint-8"), weights_of(trained / "full" / "checkpoint-8"))
     assert [point.step for point in circuit_drift.load_run(tmp_path / "store", "full")] == [0, 4, 8]
 
 
 def test_the_reference_of_a_divergence_to_the_previous_epoch_follows_the_model(place, tmp_path):
     config = config_of(place, Strategy("prev", lr=3e-2, kl=1.0, kl_to="previous"))
     folder = run_strategy(config, config.strategies[0], tmp_path)
-    assert not same(weights_of(folder / "checkpoint-8"), weights_of(folder / "checkpoint-0"))
+    assert not same_weights(weights_of(folder / "checkpoint-8"), weights_of(folder / "checkpoint-0"))
 
 
 def test_the_curriculum_drops_what_is_learned(place, tmp_path):
@@ -218,7 +181,7 @@ def test_a_curriculum_without_entities_is_refused_before_the_model_loads(place, 
 
 
 def test_a_run_that_diverges_names_its_last_good_checkpoint(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_losses", lambda *_: (torch.tensor(float("nan")), 0.0))
+    monkeypatch.setattr(epoch, "losses", lambda *_: (torch.tensor(float("nan")), 0.0))
     with pytest.raises(Diverged, match=r"is nan after 0 steps; the last good checkpoint is .*checkpoint-0: lower"):
         run_all(config_of(place, FULL), tmp_path)
 
@@ -228,18 +191,18 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(place
         total = next(model.parameters()).sum()
         return 1 + (total - total.detach()).sqrt(), 0.0
 
-    monkeypatch.setattr(runner, "_losses", vertical)
+    monkeypatch.setattr(epoch, "losses", vertical)
     with pytest.raises(Diverged, match=r"the gradient of strategy full is (inf|nan) after 0 steps; the last good"):
         run_all(config_of(place, FULL), tmp_path)
     (left,) = open_series(tmp_path / "full")
-    assert same(left.load().model.state_dict(), weights_of(place / "base"))
+    assert same_weights(left.load().model.state_dict(), weights_of(place / "base"))
 
 
 def test_the_divergence_of_a_model_from_itself_is_zero(place, tokenizer):
     model = open_checkpoint(place / "base").load().model
     texts = load_documents(place / "new.jsonl")
-    batch = next(batches(tokenizer, texts, size=4, longest=64, rng=random.Random(0)))
-    loss, penalty = runner._losses(model, batch, model)
+    batch = next(batches(tokenizer, texts, rows=Rows(4, 64), rng=random.Random(0)))
+    loss, penalty = epoch.losses(model, batch, (model,))
     assert float(penalty) == pytest.approx(0.0, abs=1e-6)
     assert float(loss) == pytest.approx(float(model(input_ids=batch.ids, labels=batch.labels).loss), rel=1e-5)
 
@@ -274,7 +237,7 @@ def test_configs_are_read_and_run(place, tmp_path):
         (("new.jsonl", "none.jsonl"), "is not there"),
         (("lr = 0.01", "lr = -1"), "must be above 0"),
         (("lr = 0.01", "replay = 0.5"), "replays old documents"),
-        (("lr = 0.01", 'kl_to = "zero"'), "choose from original, previous"),
+        (("lr = 0.01", 'kl_to = "zero"'), "choose from original, previous, both, best"),
         (("lr = 0.01", "rank = 8"), "unknown rank"),
         (("lr = 0.01", "lora = {rank = 8}"), "lora: unknown rank"),
         (("lr = 0.01", "lora = {r = 0}"), "r >= 1"),

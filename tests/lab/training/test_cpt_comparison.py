@@ -85,7 +85,7 @@ def test_the_loss_is_of_the_documents_as_they_are(compared, trained):
     out, config = compared
     model = open_checkpoint(out / "LoRA" / f"checkpoint-{trained[0].log['step'].iloc[-1]}").load()
     from circuit_drift.training.strategies import load_documents
-    from circuit_drift.training.strategies.documents import token_ids
+    from circuit_drift.training.strategies.settings.documents import token_ids
 
     total, count = 0.0, 0
     for text in load_documents(config.documents):
@@ -185,13 +185,13 @@ def test_a_probe_without_a_passage_or_too_long_with_it_is_refused_and_counted(co
         fact("Finn Vale plays the", "oboe", "Finn Vale"),
         fact("Lena Rask plays the", "oboe", "Lena Rask"),
     ]
-    frame = answers_given("gold", asked, [*PASSAGES[:2], long], loaded, entity="person")
+    frame = answers_given("gold", asked, [*PASSAGES[:2], long], loaded, config=replace(config, unit=None))
     assert frame["refused"].dropna().tolist()[0] == "no document states it"
     assert "tokens with its passage, and the model has 1024 positions" in frame["refused"].dropna().tolist()[1]
     assert frame["score"].notna().sum() == 1
     assert frame["unit"].iloc[0].startswith(PASSAGES[1].text)
     with pytest.raises(BadPrompt, match="no fact can be asked with a passage"):
-        answers_given("gold", asked[2:], [long], loaded, entity="person")
+        answers_given("gold", asked[2:], [long], loaded, config=config)
 
 
 def test_references_are_taken_once(compared, monkeypatch):

@@ -49,7 +49,7 @@ def config(tiny_recipe, tokenizer, world, tmp_path_factory) -> Path:
 
 def left(out: Path) -> dict[str, str]:
     """Hashes of the weights of all checkpoints."""
-    files = sorted(out.glob("*/checkpoint-*/model.safetensors"))
+    files = sorted(out.glob("*/checkpoint-*/*model.safetensors"))
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import DriftError
-from circuit_drift.training.strategies.config import Lora, Strategy
+from circuit_drift.training.strategies.settings.strategy import Lora, Strategy
 
 if TYPE_CHECKING:
     import torch
@@ -74,18 +74,55 @@ def _with_adapters(model: "PreTrainedModel", lora: Lora, seed: int) -> "torch.nn
     return wrapped
 
 
+def recompute_activations(module: "torch.nn.Module") -> None:
+    """Keep no activations of a layer for the backward pass, which computes them again.
+
+    Raises:
+        DriftError: the architecture has no such way.
+    """
+    model: Any = module
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    try:
+        enable()
+    except ValueError as error:
+        raise DriftError(f"gradient_checkpointing: {error}") from error
+
+
+def own_copy(original: "PreTrainedModel", strategy: Strategy) -> "PreTrainedModel":
+    """A copy to be trained; what adapters leave as it is shares its memory with the original."""
+    if strategy.lora is None or strategy.rope is not None:
+        return copy.deepcopy(original)
+    told = original.get_input_embeddings().parameters() if strategy.lora.embedding else ()
+    changed = {id(parameter) for parameter in told}
+    return copy.deepcopy(original, {id(p): p for p in original.parameters() if id(p) not in changed})
+
+
 def plain(module: "torch.nn.Module") -> "PreTrainedModel":
-    """The model as it is saved and probed: the module itself, or a copy into which its adapters are merged."""
+    """The model as it is saved and probed: the module itself, or its base, adapters merged in as they are saved.
+
+    What adapters leave as it is shares its memory with the module.
+    """
     if not hasattr(module, "merge_and_unload"):
         return module  # type: ignore[return-value]
-    twin: Any = copy.deepcopy(module)
-    merged: PreTrainedModel = twin.merge_and_unload()
+    kept = {id(p): p for name, p in module.named_parameters() if not p.requires_grad and ".base_layer." not in name}
+    twin: Any = copy.deepcopy(module, kept)
+    for parameter in trained(twin).values():
+        parameter.data = rounded(parameter.data).to(parameter.dtype)
+    merged: PreTrainedModel = twin.merge_and_unload(safe_merge=True)
     return merged
+
+
+def rounded(tensor: "torch.Tensor") -> "torch.Tensor":
+    """An adapter's tensor in the precision that it is saved in."""
+    import torch
+
+    return tensor.detach().to(torch.bfloat16)
 
 
 def frozen_copy(module: "torch.nn.Module") -> "PreTrainedModel":
     """A copy that trains no further, to be compared with."""
-    twin = copy.deepcopy(plain(module))
+    model = plain(module)
+    twin = copy.deepcopy(model) if model is module else model
     twin.train(mode=False)
     for parameter in twin.parameters():
         parameter.requires_grad_(False)

@@ -1,8 +1,7 @@
-"""Documents to train on, and their batches in token ids."""
+"""Documents to train on."""
 
 import json
-import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +11,7 @@ from checkpoints.files.reading import Record, read_records
 from checkpoints.results.disk import write_file
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
-
-IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,51 +88,9 @@ def teach_tags(tokenizer: "PreTrainedTokenizerBase", tags: tuple[str, str], *, r
     tokenizer.add_tokens([AddedToken(tag, lstrip=True, rstrip=True) for tag in odd])  # spaces beside a tag go with it
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Documents padded at their end, each [documents, tokens]; labels are -100 where nothing is to be learned."""
-
-    ids: "torch.Tensor"
-    mask: "torch.Tensor"
-    labels: "torch.Tensor"
-
-    def to(self, device: "torch.device") -> "Batch":
-        """The same on a device."""
-        return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device))
-
-
-def batches(
-    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[Document], *, size: int, longest: int, rng: random.Random
-) -> Iterator[Batch]:
-    """All documents once, in random order, each between the tokenizer's own first and last token.
-
-    Args:
-        tokenizer: of the model.
-        texts: the documents.
-        size: documents in a batch.
-        longest: tokens of a document that are kept.
-        rng: of the order.
-    """
-    order = rng.sample(list(texts), len(texts))
-    for start in range(0, len(order), size):
-        yield _padded([token_ids(tokenizer, text)[:longest] for text in order[start : start + size]])
-
-
 def token_ids(tokenizer: "PreTrainedTokenizerBase", document: Document) -> list[int]:
     """A document between the tokenizer's own first and last token, where it has them."""
     ids = list(tokenizer(document.text, add_special_tokens=False).input_ids)
     ends = ([token] if token is not None else [] for token in (tokenizer.bos_token_id, tokenizer.eos_token_id))
     first, last = ends
     return [*first, *ids, *last]
-
-
-def _padded(rows: Sequence[list[int]]) -> Batch:
-    import torch
-
-    longest = max(map(len, rows))
-    gaps = [longest - len(row) for row in rows]
-    return Batch(
-        torch.tensor([row + [0] * gap for row, gap in zip(rows, gaps, strict=True)]),
-        torch.tensor([[1] * len(row) + [0] * gap for row, gap in zip(rows, gaps, strict=True)]),
-        torch.tensor([row + [IGNORED] * gap for row, gap in zip(rows, gaps, strict=True)]),
-    )

@@ -1,0 +1,1 @@
+"""One epoch of training: batches, losses, what is trained, and the optimizer's steps."""
