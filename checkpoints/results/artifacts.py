@@ -14,17 +14,18 @@ Reading checks them, so no changed byte is taken for a number. Format 1, of earl
 import errno
 import filecmp
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save_file
 
 from checkpoints.errors import DamagedResult, StoreError
-from checkpoints.results.disk import draft_folder, draft_of, flush_to_disk, read_regular, remove
+from checkpoints.results.disk import draft_folder, draft_of, flush_to_disk, open_regular, read_regular, remove
+from checkpoints.results.stored_array import Stamp, StoredArray, stamp_of, stored_array
 from checkpoints.results.strict_json import digest_json, dump_json, parse_json
 
 RESULT_FILE = "result.json"
@@ -32,6 +33,10 @@ ARRAYS_FILE = "arrays.safetensors"
 FORMAT = 2
 WITHOUT_DIGESTS = 1
 DIGESTS = "digests"
+SMALL = 1 << 20
+"""Bytes of arrays below which a result is read whole."""
+PIECE = 1 << 20
+T = TypeVar("T")
 
 
 def write_artifact(folder: Path | str, kind: str, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Path:
@@ -51,7 +56,7 @@ def write_artifact(folder: Path | str, kind: str, meta: Mapping[str, Any], array
         with draft_folder(folder) as draft:
             save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, draft / ARRAYS_FILE)
             document = {"format": FORMAT, "kind": kind, **meta}
-            digests = {ARRAYS_FILE: _digest(read_regular(draft / ARRAYS_FILE)), RESULT_FILE: digest_json(document)}
+            digests = {ARRAYS_FILE: _digest_of(draft / ARRAYS_FILE), RESULT_FILE: digest_json(document)}
             text = dump_json({**document, DIGESTS: digests}, indent=1, sort_keys=True)
             (draft / RESULT_FILE).write_text(text, encoding="utf-8")
             for path in (draft / ARRAYS_FILE, draft / RESULT_FILE, draft):
@@ -78,14 +83,47 @@ def read_artifact(folder: Path | str, kind: str) -> tuple[dict[str, Any], dict[s
     """
     folder = Path(folder)
     meta, content = _read(folder)
-    found = meta.pop("kind", None)
-    if found != kind:
-        raise StoreError(f"{folder} holds a result of kind {found!r}, not {kind!r}")
+    _require_kind(folder, meta, kind)
     try:
         arrays = load(content)
     except SafetensorError as error:
         raise DamagedResult(f"{folder / ARRAYS_FILE} cannot be read ({error}); run again") from error
-    return {name: value for name, value in meta.items() if name not in ("format", DIGESTS)}, arrays
+    return _about(meta), arrays
+
+
+def open_artifact(
+    folder: Path | str, kind: str, on_disk: Collection[str]
+) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, StoredArray]]:
+    """`read_artifact` for a series of results: every byte is checked, large tables stay in their file.
+
+    Args:
+        folder: of the result.
+        kind: as for `read_artifact`.
+        on_disk: names of the two-dimensional arrays that are left where they are, unless they are small.
+
+    Returns:
+        its metadata, the arrays that were read, and those that were left.
+
+    Raises:
+        DamagedResult: nothing there, or not what was written.
+        StoreError: of another kind, or of a newer version.
+    """
+    path = Path(folder) / ARRAYS_FILE
+    if _size(path) < SMALL:
+        return *read_artifact(folder, kind), {}
+    meta, stamp = _twice(lambda: _opened(Path(folder)))
+    _require_kind(folder, meta, kind)
+    try:
+        with safe_open(path, framework="numpy") as held:
+            names = list(held.keys())
+            arrays = {name: held.get_tensor(name) for name in names if name not in on_disk}
+        left = {name: stored_array(path, name, stamp) for name in names if name in on_disk}
+        changed = stamp_of(path) != stamp
+    except (OSError, SafetensorError) as error:
+        raise DamagedResult(f"{path} cannot be read ({error}); run again") from error
+    if changed:
+        raise DamagedResult(f"{path} was changed while it was read; run again")
+    return _about(meta), arrays, left
 
 
 def check_artifact(folder: Path | str) -> dict[str, Any]:
@@ -126,13 +164,51 @@ def read_meta(folder: Path | str) -> dict[str, Any]:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """Both files, checked; looked at twice, since another writer may replace one by the other between them."""
+    """Both files, checked."""
+
+    def both() -> tuple[dict[str, Any], bytes]:
+        meta = read_meta(folder)
+        return meta, _checked_arrays(folder, meta)
+
+    return _twice(both)
+
+
+def _opened(folder: Path) -> tuple[dict[str, Any], Stamp]:
+    """The metadata, checked, and the stamp that the arrays' file had when its bytes were checked, piece by piece."""
+    meta = read_meta(folder)
+    path = folder / ARRAYS_FILE
     try:
-        meta = read_meta(folder)
-        return meta, _checked_arrays(folder, meta)
+        stamp = stamp_of(path)
+        found = _digest_of(path)
+    except OSError as error:
+        raise DamagedResult(f"{path} cannot be read ({error.strerror}); run again") from error
+    _require_digest(path, meta, found)
+    return meta, stamp
+
+
+def _twice(read: Callable[[], T]) -> T:
+    """What reading two files gives; done again once, since another writer may replace both between them."""
+    try:
+        return read()
     except DamagedResult:
-        meta = read_meta(folder)
-        return meta, _checked_arrays(folder, meta)
+        return read()
+
+
+def _require_kind(folder: Path | str, meta: Mapping[str, Any], kind: str) -> None:
+    found = meta.get("kind")
+    if found != kind:
+        raise StoreError(f"{folder} holds a result of kind {found!r}, not {kind!r}")
+
+
+def _about(meta: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in meta.items() if name not in ("format", "kind", DIGESTS)}
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _check_digests(path: Path, meta: Mapping[str, Any]) -> None:
@@ -148,13 +224,26 @@ def _checked_arrays(folder: Path, meta: Mapping[str, Any]) -> bytes:
         content = read_regular(path)
     except OSError as error:
         raise DamagedResult(f"{path} cannot be read ({error.strerror}); run again") from error
-    if meta["format"] != WITHOUT_DIGESTS and meta[DIGESTS].get(ARRAYS_FILE) != _digest(content):
-        raise DamagedResult(f"{path} is not what was written: its content differs from its digest; run again")
+    _require_digest(path, meta, _digest(content))
     return content
+
+
+def _require_digest(path: Path, meta: Mapping[str, Any], found: str) -> None:
+    if meta["format"] != WITHOUT_DIGESTS and meta[DIGESTS].get(ARRAYS_FILE) != found:
+        raise DamagedResult(f"{path} is not what was written: its content differs from its digest; run again")
 
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _digest_of(path: Path) -> str:
+    """The same of a file, in pieces."""
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _replace(draft: Path, folder: Path) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from checkpoints.errors import DamagedResult
-from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.results.artifacts import open_artifact, read_artifact, write_artifact
 from checkpoints.results.fields import Arrays, pack, unpack
 
 if TYPE_CHECKING:
@@ -42,11 +42,13 @@ class Result:
         artifact: what the folder on disk is called to be; another kind is refused when it is read.
         title: heads the page in a notebook; "" for none.
         stored_as: field -> its name on disk, where that is another one.
+        on_disk: names on disk of the large tables that `open` leaves in their file.
     """
 
     artifact: ClassVar[str]
     title: ClassVar[str] = ""
     stored_as: ClassVar[Mapping[str, str]] = {}
+    on_disk: ClassVar[tuple[str, ...]] = ()
 
     @property
     def verdict(self) -> str:
@@ -73,7 +75,20 @@ class Result:
         Raises:
             StoreError: nothing there, damaged, of another kind, or of a newer version.
         """
-        document, arrays = read_artifact(folder, cls.artifact)
+        return cls._of(folder, *read_artifact(folder, cls.artifact))
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Self:
+        """`load` for a series of results: as much is checked, and large tables stay in their file until they are used.
+
+        Raises:
+            StoreError: as `load`. Using a table raises DamagedResult where its file has changed since.
+        """
+        document, arrays, left = open_artifact(folder, cls.artifact, cls.on_disk)
+        return cls._of(folder, document, {**arrays, **left})
+
+    @classmethod
+    def _of(cls, folder: Path | str, document: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
         try:
             return cls._restored(document, arrays)
         except KeyError as missing:

@@ -1,7 +1,7 @@
 """A run as a user holds it: the record, and what can be done with it."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -140,12 +140,20 @@ def run(
     )
 
 
-def load_run(store: "Store | Path | str | None" = None, run_name: str | None = None) -> Run:
+def load_run(
+    store: "Store | Path | str | None" = None, run_name: str | None = None, measures: Collection[str] | None = None
+) -> Run:
     """A stored run (the newest without a name), read without its checkpoints and without torch.
 
     A result that is gone or damaged costs itself alone: a warning says so, and its point lists it with its failures.
+    Edge scores are checked and stay in their files until they are used, so that a long series fits in memory.
+
+    Args:
+        store: where it is; by default as for `run`.
+        run_name: which run.
+        measures: those whose results are read, as in ``["heads"]``; by default all that the run has.
 
     Raises:
         StoreError: no such run, a record that cannot be read, or none of its results.
     """
-    return Run.of(load_record(store, run_name))
+    return Run.of(load_record(store, run_name, measures))

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from checkpoints.errors import BadPrompt
-from circuit_drift.cli.options import RunOption, StoreArgument, StoreOption
+from circuit_drift.cli.options import RunOption, StoreArgument, StoreOption, names
 from circuit_drift.cli.status import leave_partly, say
 from circuit_drift.cli.upkeep import named_store
 
 if TYPE_CHECKING:
     from circuit_drift.api.runs import Run
 
+HEADS, CIRCUIT = "heads", "circuit"
 StageOption = Annotated[str | None, typer.Option("--stage", help="Only this training stage.")]
 BranchOption = Annotated[str | None, typer.Option("--branch", help="Only this branch, with what all branches share.")]
 DownstreamOption = Annotated[
@@ -51,10 +52,20 @@ def track(
     branch: BranchOption = None,
     downstream: DownstreamOption = None,
     store: StoreOption = None,
+    measures: Annotated[
+        str, typer.Option("--measures", help="What to follow: heads, circuit or both; nothing else is read.")
+    ] = "heads,circuit",
 ) -> None:
     """Follow heads and circuit through a stored run: births, saturation and whether it deceives, change points."""
-    run = _stored_run(folder, store, name)
-    halves = (partial(_track_heads, run, stage, branch, downstream), partial(_track_circuit, run, stage, branch))
+    wanted = names(measures)
+    if not wanted or not set(wanted) <= {HEADS, CIRCUIT}:
+        raise BadPrompt(f"track follows heads and circuit, not {measures!r}: name one of them, or both")
+    run = _stored_run(folder, store, name, *wanted, downstream)
+    follow = {
+        HEADS: partial(_track_heads, run, stage, branch, downstream),
+        CIRCUIT: partial(_track_circuit, run, stage, branch),
+    }
+    halves = [half for measure, half in follow.items() if measure in wanted]
     refused = [reason for half in halves if (reason := _refusal(half))]
     if len(refused) == len(halves):
         raise BadPrompt("; ".join(dict.fromkeys(refused)))
@@ -73,7 +84,7 @@ def monitor(
 ) -> None:
     """The heads' half of track; goes with the next release."""
     _warn_of_end("monitor")
-    run = _stored_run(folder, store, name)
+    run = _stored_run(folder, store, name, HEADS, downstream)
     _track_heads(run, stage, branch, downstream)
     leave_partly(run.unread, f"the run {run.name}")
 
@@ -87,7 +98,7 @@ def evolve(
 ) -> None:
     """The circuit's half of track; goes with the next release."""
     _warn_of_end("evolve")
-    run = _stored_run(folder, store, name)
+    run = _stored_run(folder, store, name, CIRCUIT)
     _track_circuit(run, stage, branch)
     leave_partly(run.unread, f"the run {run.name}")
 
@@ -130,7 +141,8 @@ def _downstream(run: "Run", given: str) -> dict[str, dict[int, float]]:
     return readings(run, given)
 
 
-def _stored_run(folder: Path | None, store: Path | None, name: str | None) -> "Run":
+def _stored_run(folder: Path | None, store: Path | None, name: str | None, *measures: str | None) -> "Run":
+    """A stored run with the results of these measures alone."""
     import circuit_drift
 
-    return circuit_drift.load_run(named_store(folder, store), name)
+    return circuit_drift.load_run(named_store(folder, store), name, [each for each in measures if each is not None])

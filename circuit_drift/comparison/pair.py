@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from circuits.intervention.transfer import Transfer
     from heads.scores.change import Change
 
-PAIR_MEASURES = (*MEASURES, TRANSFER)
+PAIR_MEASURES = (*(name for name in MEASURES if name != "faithfulness"), TRANSFER)
+"""What a comparison shows; how faithful each circuit is alone it does not, unless that is asked for."""
 
 
 def measure_pair(

@@ -18,6 +18,8 @@ from circuit_drift.store.store import Store, key_of
 def stored_result(store: Store, kind: "Measure | type[Measure]", key: str) -> Any:
     """The result of a measure with a key, every byte of it checked, and that it is the one of that key.
 
+    Large tables stay in their file until they are used, where the kind of result can (`Result.open`).
+
     Raises:
         DamagedResult: it is gone, not what was written, or another one's.
         StoreError: a newer version's, or of another kind.
@@ -33,7 +35,7 @@ def stored_result(store: Store, kind: "Measure | type[Measure]", key: str) -> An
 
 def _read(kind: "Measure | type[Measure]", folder: Path) -> Any:
     try:
-        return kind.result.load(folder)
+        return getattr(kind.result, "open", kind.result.load)(folder)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         why = f"{type(error).__name__}: {error}"
         raise DamagedResult(f"{folder} lacks what a result of {kind.name} has ({why}); run again") from error

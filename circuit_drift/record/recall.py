@@ -80,4 +80,4 @@ def recalled_facts(graphs: "Sequence[circuits.AttributionGraph]") -> NDArray[np.
 
 
 def _fact_by_fact(graphs: "Sequence[circuits.AttributionGraph]") -> bool:
-    return all(len(graph) == len(graphs[0]) == len(graph.scores) for graph in graphs)
+    return all(len(graph) == len(graphs[0]) == graph.units for graph in graphs)

@@ -5,7 +5,7 @@ the next start goes on from there. A checkpoint that cannot be measured is recor
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,10 +118,17 @@ def measure_each(
             following += 1
 
 
-def load_record(store: "Store | Path | str | None" = None, run_name: str | None = None) -> RunRecord:
+def load_record(
+    store: "Store | Path | str | None" = None, run_name: str | None = None, measures: Collection[str] | None = None
+) -> RunRecord:
     """The record of a stored run (the newest without a name), read without its checkpoints and without torch.
 
     A result that is gone or damaged costs itself alone: a warning says so, and its point lists it with its failures.
+
+    Args:
+        store: where it is.
+        run_name: which.
+        measures: those whose results are read; by default all that the run has.
 
     Raises:
         StoreError: no such run, a record that cannot be read, or none of its results.
@@ -129,7 +136,7 @@ def load_record(store: "Store | Path | str | None" = None, run_name: str | None 
     store = store if isinstance(store, Store) else Store.existing(store)
     record = store.read_run(run_name)
     try:
-        found = [_stored_point(entry, store) for entry in record["points"]]
+        found = [_stored_point(entry, store, measures) for entry in record["points"]]
         report = AuditReport.from_dict(record["audit"]) if record["audit"] else None
         parents = record.get("parents", {})
         name, origins, log = record["name"], dict(record["origins"]), record["log"]
@@ -150,10 +157,13 @@ def load_record(store: "Store | Path | str | None" = None, run_name: str | None 
     return RunRecord(name, points, store.path, origins, log, report, parents, unread)
 
 
-def _stored_point(entry: Mapping[str, Any], store: Store) -> tuple[Point, dict[str, str]]:
-    """A point of a record with the results that can be read, and why others cannot."""
-    results, lost = _results(entry["keys"], store)
-    keys = {name: key for name, key in entry["keys"].items() if name in results}
+def _stored_point(
+    entry: Mapping[str, Any], store: Store, measures: Collection[str] | None
+) -> tuple[Point, dict[str, str]]:
+    """A point of a record with the results that are wanted and can be read, and why others cannot."""
+    wanted = {name: key for name, key in entry["keys"].items() if measures is None or name in measures}
+    results, lost = _results(wanted, store)
+    keys = {name: key for name, key in entry["keys"].items() if name not in lost}
     about = {**entry, "keys": keys, "failures": {**entry["failures"], **lost}}
     return Point(**about, results=results), lost
 

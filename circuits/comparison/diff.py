@@ -134,7 +134,7 @@ def _require_comparable(a: AttributionGraph, b: AttributionGraph, pairing: str, 
     if not 0 < q < 1:
         raise BadPrompt(f"q is a share of false discoveries between 0 and 1, got {q}")
     require_alike(a, b)
-    units = min(len(a.scores), len(b.scores))
+    units = min(a.units, b.units)
     if units < 2:
         raise BadPrompt(
             f"a diff needs scores of at least 2 facts or groups on each side to know its noise, got {units}"

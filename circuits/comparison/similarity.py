@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.stats.bootstrap import percentiles
-from circuits.graph.pruning import circuit_size
-from circuits.graph.scores import AttributionGraph
 
 Floats = NDArray[np.floating]
 COSINE = "cosine, all edges"
@@ -157,24 +155,6 @@ def similarities(
     return tuple(
         Similarity(name, *(float(column[i]) for column in columns)) for i, name in enumerate(measure_names(sizes))
     )
-
-
-def overlap(
-    a: AttributionGraph, b: AttributionGraph, *, n_edges: int | None = None, splits: int = 24, seed: int = 0
-) -> Similarity:
-    """Jaccard overlap of the circuits of two graphs over the same facts, beside its noise floor.
-
-    Args:
-        a: scores at A.
-        b: at B.
-        n_edges: size of the circuits; by default that of A's (`AttributionGraph.circuit_edges`).
-        splits: random halves for the floor.
-        seed: of the splits.
-    """
-    first, second = a.edge_scores, b.edge_scores
-    weights = (a.unit_sizes.astype(float), b.unit_sizes.astype(float))
-    sizes = [a.circuit_edges if n_edges is None else circuit_size(first.shape[1], n_edges)]
-    return similarities(first, second, weights=weights, sizes=sizes, splits=splits, seed=seed)[0]
 
 
 def _halves(scores: Floats, weights: Floats, order: NDArray[np.integer], sizes: Sequence[int]) -> tuple[Ranked, Ranked]:

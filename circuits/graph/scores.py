@@ -1,7 +1,7 @@
 """Edge scores of one model over a set of facts, stored fact by fact. Numpy only."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.results.result import Result
+from checkpoints.results.stored_array import StoredArray
 from checkpoints.results.text import counted
 from circuits.graph.circuit import Circuit
 from circuits.graph.pruning import Rule, circuit_size, prune, threshold
-from circuits.graph.shape import Bools, Floats, GraphShape, require_same_shape, shape_document
+from circuits.graph.shape import Bools, Floats, GraphShape, known_shape, require_same_shape, shape_document
 
 if TYPE_CHECKING:
     import networkx as nx
     import pandas as pd
     import plotly.graph_objects as go
 
+PIECE = 4_000_000
 HOW = {"method": None, "ig_steps": None, "rule": None, "metric": None, "backward": "plain", "ablation": "corrupt"}
 """What decides the numbers beside model and facts, and what it is where a graph does not say."""
 
@@ -35,9 +37,12 @@ class AttributionGraph(Result):
     carry the fact are negative. Scores do not depend on how the facts were batched. Information flow routes
     (``method="flow"``) are shares in [0, 1], without a sign.
 
+    The scores are kept edge by edge: in memory, or in the file of a stored result (`AttributionGraph.open`), where
+    they are read each time they are asked for and not kept, so that a series of graphs costs no more than its facts.
+
     Attributes:
         scores: [U, F, B] per unit (a fact, or a group of facts), the mean over the unit's facts; 0 where no edge is,
-            NaN where one was not measured.
+            NaN where one was not measured. Made anew of `edge_scores` each time; [U, E] is taken too.
         shape: the graph's architecture.
         clean_metric, corrupt_metric: [N] the metric of every fact on its clean and its corrupt prompt.
         answer_rank: [N] how many tokens the clean run ranks above the answer; 0 = it is the top token. Of an answer of
@@ -49,6 +54,7 @@ class AttributionGraph(Result):
     """
 
     artifact, title = "attribution_graph", "Attribution graph"
+    on_disk = ("scores",)
 
     scores: Floats
     shape: GraphShape
@@ -58,6 +64,13 @@ class AttributionGraph(Result):
     group: NDArray[np.integer]
     labels: tuple[Mapping[str, Any], ...]
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given = held(self)
+        if len(given.shape) == 3 and not isinstance(given, StoredArray):
+            self.__dict__["_held"] = np.ascontiguousarray(given[:, self.mask])
+        elif given.shape[1] != (edges := int(self.mask.sum())):
+            raise BadPrompt(f"a graph of {edges:,} edges has a score for each of them, not {given.shape[1]:,}")
 
     def __len__(self) -> int:
         return len(self.clean_metric)
@@ -80,23 +93,67 @@ class AttributionGraph(Result):
     @property
     def unit_sizes(self) -> NDArray[np.integer]:
         """[U] facts in each unit."""
-        return np.bincount(self.group, minlength=len(self.scores))
+        return np.bincount(self.group, minlength=self.units)
 
     @property
     def circuit_edges(self) -> int:
         """The edges that its circuit is pruned from: as many as were asked for, by default 5 %, at least 20."""
         return circuit_size(int(self.mask.sum()), self.meta.get("circuit_edges"))
 
-    @cached_property
+    @property
+    def units(self) -> int:
+        """U, how many units were scored."""
+        return int(held(self).shape[0])
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the scores are here, and not in a file."""
+        return not isinstance(held(self), StoredArray)
+
+    def read(self) -> "AttributionGraph":
+        """The same graph with its scores in memory, for work that looks at them more than once.
+
+        Raises:
+            DamagedResult: the file that they were left in is no longer what it was.
+        """
+        return self if self.in_memory else replace(self, scores=self.edge_scores)
+
+    @property
     def mean(self) -> Floats:
         """[F, B] mean score over the facts."""
-        weights = self.unit_sizes / self.unit_sizes.sum()
-        return np.asarray(np.tensordot(weights, self.scores, 1), dtype=np.float64)
+        if self.in_memory:
+            return self._mean
+        return self._mean_of(self.edge_scores)
 
     @cached_property
+    def _mean(self) -> Floats:
+        return self._mean_of(self.edge_scores)
+
+    def _mean_of(self, scores: Floats) -> Floats:
+        weights = self.unit_sizes / self.unit_sizes.sum()
+        table = np.zeros(self.mask.shape)
+        table[self.mask] = np.tensordot(weights, scores, 1)
+        return table
+
+    @property
     def edge_scores(self) -> Floats:
         """[U, E] scores of the existing edges, one row a unit."""
-        return np.ascontiguousarray(self.scores[:, self.mask])
+        return self.columns(slice(None))
+
+    def columns(self, edges: slice) -> Floats:
+        """[U, e] scores of some of the edges, by their positions in `edge_names`; no others are read."""
+        found = held(self)
+        return found.read(edges) if isinstance(found, StoredArray) else found[:, edges]
+
+    @cached_property
+    def unmeasured(self) -> int:
+        """How many edges have no score for some unit."""
+        return sum(int(np.isnan(self.columns(part)).any(0).sum()) for part in pieces(self.units, self.n_edges))
+
+    @property
+    def n_edges(self) -> int:
+        """E, how many edges there are."""
+        return int(held(self).shape[1])
 
     @cached_property
     def edge_names(self) -> tuple[str, ...]:
@@ -111,7 +168,10 @@ class AttributionGraph(Result):
     @property
     def fingerprint(self) -> str:
         """sha256 of the scores."""
-        return hashlib.sha256(np.ascontiguousarray(self.scores).tobytes()).hexdigest()
+        digest = hashlib.sha256()
+        for unit in self.edge_scores:
+            digest.update(_dense(unit[None], self.mask).tobytes())
+        return digest.hexdigest()
 
     def top(self, k: int) -> tuple[tuple[str, float], ...]:
         """The k edges of largest absolute mean score, with their scores."""
@@ -139,11 +199,13 @@ class AttributionGraph(Result):
         Raises:
             BadPrompt: scores of groups of facts.
         """
-        if len(self.scores) < len(self):
-            raise BadPrompt(f"{len(self)} facts were scored in {len(self.scores)} groups, which cannot be told apart")
+        if self.units < len(self):
+            raise BadPrompt(f"{len(self)} facts were scored in {self.units} groups, which cannot be told apart")
+        whole = held(self)
+        chosen: Any = whole.only(facts) if isinstance(whole, StoredArray) else whole[facts]
         return replace(
             self,
-            scores=self.scores[facts],
+            scores=chosen,
             clean_metric=self.clean_metric[facts],
             corrupt_metric=self.corrupt_metric[facts],
             answer_rank=self.answer_rank[facts],
@@ -174,7 +236,7 @@ class AttributionGraph(Result):
         import pandas as pd
 
         scores = self.mean[self.mask]
-        units = len(self.scores)
+        units = self.units
         error = self.edge_scores.std(0, ddof=1) / np.sqrt(units) if units > 1 else np.full(len(scores), np.nan)
         rows, columns = np.nonzero(self.mask)
         frame = pd.DataFrame(
@@ -223,11 +285,41 @@ class AttributionGraph(Result):
 
     @classmethod
     def _restored(cls, document: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> "AttributionGraph":
-        shape, edges = GraphShape(**document["shape"]), arrays["scores"]
-        scores = np.zeros((len(edges), *shape.mask.shape), dtype=edges.dtype)
-        scores[:, shape.mask] = edges
-        rest = {name: array for name, array in arrays.items() if name != "scores"}
-        return cls(scores=scores, shape=shape, labels=tuple(document["labels"]), meta=document["meta"], **rest)
+        shape = known_shape(**document["shape"])
+        labels = tuple(document["labels"])
+        return cls(**arrays, shape=shape, labels=labels, meta=document["meta"])
+
+
+class _Scores:
+    """The field ``scores``: taken dense, as edges or as a stored table; kept as edges or where it is; given dense."""
+
+    def __get__(self, graph: AttributionGraph, _owner: type[AttributionGraph]) -> Floats:
+        return _dense(graph.edge_scores, graph.mask)
+
+    def __set__(self, graph: AttributionGraph, scores: Floats | StoredArray) -> None:
+        graph.__dict__["_held"] = scores
+
+
+AttributionGraph.scores = _Scores()  # type: ignore[assignment]
+
+
+def held(graph: AttributionGraph) -> Floats | StoredArray:
+    """[U, E] what a graph keeps of its scores."""
+    found: Floats | StoredArray = graph.__dict__["_held"]
+    return found
+
+
+def pieces(rows: int, columns: int) -> Iterator[slice]:
+    """Parts of a table of so many rows that take no more than `PIECE` numbers each."""
+    size = max(1, PIECE // max(1, rows))
+    return (slice(start, min(start + size, columns)) for start in range(0, columns, size))
+
+
+def _dense(scores: Floats, mask: Bools) -> Floats:
+    """[U, F, B] of [U, E]."""
+    table = np.zeros((len(scores), *mask.shape), dtype=scores.dtype)
+    table[:, mask] = scores
+    return table
 
 
 def meaning(how: Mapping[str, Any], part: str = "the edge") -> str:
@@ -246,9 +338,9 @@ def require_alike(a: AttributionGraph, b: AttributionGraph) -> None:
     """
     require_same_shape(a.shape, b.shape)
     for graph in (a, b):
-        if missing := int(np.isnan(graph.edge_scores).any(0).sum()):
+        if graph.unmeasured:
             raise BadPrompt(
-                f"{missing:,} of {graph.mask.sum():,} edges were not measured; score all of them to compare"
+                f"{graph.unmeasured:,} of {graph.n_edges:,} edges were not measured; score all of them to compare"
             )
     for name, usual in {**HOW, "segment": None, "circuit_edges": None}.items():
         one, other = (graph.meta.get(name, usual) for graph in (a, b))

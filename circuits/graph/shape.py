@@ -6,7 +6,7 @@ key/value head), each MLP ``m{l}``, and ``logits``. An edge joins a writer to a 
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,12 @@ class GraphShape:
         size = self.n_heads // self.n_kv_heads
         group = int(part[2:])
         return tuple(f"{layer}.h{h}" for h in range(group * size, (group + 1) * size))
+
+
+@cache
+def known_shape(n_layers: int, n_heads: int, n_kv_heads: int, parallel: bool = False) -> GraphShape:
+    """The shape of these sizes, one object for all graphs that have it: its names and its mask are made once."""
+    return GraphShape(n_layers, n_heads, n_kv_heads, parallel)
 
 
 def shape_document(shape: GraphShape) -> dict[str, Any]:

@@ -4,8 +4,10 @@ Inner products of mean vectors are taken between different facts only, so that p
 by all checkpoints, does not count as likeness or as change (cross-validated, as in Walther et al. 2016).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +15,12 @@ from numpy.typing import NDArray
 from checkpoints.stats.bootstrap import draw_units, percentiles
 from checkpoints.stats.permutation import drawn_p
 
+if TYPE_CHECKING:
+    from circuits.graph.scores import AttributionGraph
+
 Floats = NDArray[np.floating]
 LARGEST = 2048
+PIECE = 16_000_000
 LEAST = 0.1
 RESAMPLES = 200
 
@@ -42,12 +48,26 @@ class Products:
         scores: T arrays [U, E], the same units at each checkpoint. Units are merged where there are too many.
     """
 
-    def __init__(self, scores: list[Floats]) -> None:
-        units = min(len(scores[0]), max(4, LARGEST // len(scores)))
-        vectors = np.stack([_merged(s, units) for s in scores]).astype(np.float32)
-        self.steps, self.units = vectors.shape[:2]
-        flat = vectors.reshape(self.steps * self.units, -1)
-        self.gram = (flat @ flat.T).astype(np.float64).reshape(self.steps, self.units, self.steps, self.units)
+    def __init__(self, scores: Sequence[Floats]) -> None:
+        self._multiply([partial(_columns, table) for table in scores], *scores[0].shape)
+
+    @classmethod
+    def of(cls, graphs: "Sequence[AttributionGraph]") -> "Products":
+        """Those of graphs, whose scores may lie in files: a part of the edges is read at a time."""
+        found = cls.__new__(cls)
+        found._multiply([graph.columns for graph in graphs], graphs[0].units, graphs[0].n_edges)
+        return found
+
+    def _multiply(self, tables: Sequence[Callable[[slice], Floats]], rows: int, edges: int) -> None:
+        """Take tables [rows, edges] by their columns."""
+        self.steps, self.units = len(tables), min(rows, max(4, LARGEST // len(tables)))
+        size = self.steps * self.units
+        gram = np.zeros((size, size))
+        for start in range(0, edges, max(1, PIECE // size)):
+            part = slice(start, min(start + max(1, PIECE // size), edges))
+            flat = np.concatenate([_merged(columns(part), self.units) for columns in tables]).astype(np.float32)
+            gram += flat @ flat.T
+        self.gram = gram.reshape(self.steps, self.units, self.steps, self.units)
 
     def kernel(self, weights: Floats | None = None) -> Floats:
         """[T, T] estimates of the inner products of the noiseless means, units weighted."""
@@ -134,6 +154,10 @@ def _interval(products: Products, stretch: slice, rng: np.random.Generator) -> t
     places = np.array([best_split(products.kernel(w)[stretch, stretch])[0] for w in drawn], dtype=np.float64)
     low, high = percentiles(places, method="nearest")
     return stretch.start + int(low), stretch.start + int(high)
+
+
+def _columns(table: Floats, part: slice) -> Floats:
+    return table[:, part]
 
 
 def _merged(scores: Floats, units: int) -> Floats:

@@ -1,17 +1,19 @@
 """A circuit followed along a series: when it forms, when it changes, what comes and goes. From stored scores alone."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.stats.permutation import drawn_p
+from circuits.comparison.overlap import Halved, halve, overlap_of
 from circuits.comparison.profile import profiler
-from circuits.comparison.similarity import overlap
 from circuits.graph.pruning import circuit_size
 from circuits.graph.scores import HOW, AttributionGraph, require_alike, same_facts
-from circuits.graph.shape import Floats
+from circuits.graph.shape import Bools, Floats
 from circuits.tracking.changepoints import Products, cosines, splits
 from circuits.tracking.circuit_track import CircuitTrack
 from circuits.tracking.contrasts import Contrast, contrasts
@@ -28,6 +30,9 @@ def track(
     seed: int = 0,
 ) -> CircuitTrack:
     """Follow a circuit over stored graphs of one series, measured on the same facts.
+
+    Graphs that were left in their files (`AttributionGraph.open`) are read one at a time, edges in parts where all
+    checkpoints meet, so that a long series takes little more memory than one graph.
 
     Args:
         series: (step, graph) in the order of training.
@@ -49,27 +54,70 @@ def track(
     _require_series(steps, graphs)
     shape, edges = graphs[0].shape, int(graphs[0].mask.sum())
     n = graphs[0].circuit_edges if n_edges is None else circuit_size(edges, n_edges)
-    scores = [graph.edge_scores for graph in graphs]
-    circuits = np.stack([graph.prune(n).mask for graph in graphs])
-    products = Products(scores)
-    profile = profiler(shape)
+    products = Products.of(graphs)
+    seen = _each(graphs, n, splits=splits_per_pair, seed=seed)
     return CircuitTrack(
         steps=tuple(int(step) for step in steps),
         shape=shape,
         n_edges=n,
         likeness=cosines(products.kernel()),
         reliability=products.reliability(),
-        similarity=_overlaps(graphs, n, splits=splits_per_pair, seed=seed),
-        edges=circuits[:, shape.mask],
-        nodes=np.asarray(circuits.any(2)),
-        node_scores=np.stack([graph.mean.sum(1) for graph in graphs]),
-        node_errors=np.stack([graph.scores.sum(2).std(0, ddof=1) / np.sqrt(len(graph.scores)) for graph in graphs]),
-        profile=np.stack([profile(s.mean(0, dtype=np.float64)) for s in scores]),
+        similarity=np.stack([one.similarity for one in seen]),
+        edges=np.stack([one.edges for one in seen]),
+        nodes=np.stack([one.nodes for one in seen]),
+        node_scores=np.stack([one.node_scores for one in seen]),
+        node_errors=np.stack([one.node_errors for one in seen]),
+        profile=np.stack([one.profile for one in seen]),
         change_points=splits(products, level=q, draws=draws, seed=seed),
         metric=np.array([[graph.clean_metric.mean(), graph.corrupt_metric.mean()] for graph in graphs]),
         contrasts=_stage_contrasts(steps, graphs, stages or {}, seed),
         meta={name: graphs[0].meta.get(name, usual) for name, usual in HOW.items()},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What is kept of one checkpoint: ``similarity`` [3, 4] to previous, first and last; the rest as in `Evolution`."""
+
+    similarity: Floats
+    edges: Bools
+    nodes: Bools
+    node_scores: Floats
+    node_errors: Floats
+    profile: Floats
+
+
+def _each(graphs: Sequence[AttributionGraph], n: int, *, splits: int, seed: int) -> list[_Seen]:
+    """Every checkpoint by itself and beside its neighbours, the scores of one at a time in memory."""
+    how: dict[str, Any] = {"n_edges": n, "splits": splits, "seed": seed}
+    profile = profiler(graphs[0].shape)
+    last = halve(graphs[-1], **how)
+    first = previous = None
+    seen = []
+    for i, stored in enumerate(graphs):
+        graph = stored.read()
+        now = last if i == len(graphs) - 1 else halve(graph, **how)
+        circuit = graph.prune(n).mask
+        seen.append(
+            _Seen(
+                similarity=np.stack([_overlap(previous, now), _overlap(first, now), _overlap(last, now)]),
+                edges=circuit[graph.mask],
+                nodes=np.asarray(circuit.any(1)),
+                node_scores=graph.mean.sum(1),
+                node_errors=graph.scores.sum(2).std(0, ddof=1) / np.sqrt(graph.units),
+                profile=profile(graph.edge_scores.mean(0, dtype=np.float64)),
+            )
+        )
+        first, previous = first or now, now
+    return seen
+
+
+def _overlap(reference: Halved | None, now: Halved) -> Floats:
+    """[4] Jaccard: value, across, within and its 5th percentile; NaN without a reference, and with itself."""
+    if reference is None or reference is now:
+        return np.full(4, np.nan)
+    found = overlap_of(reference, now, chances=0)
+    return np.array([found.value, found.across, found.within, found.within_low])
 
 
 def _stage_contrasts(
@@ -91,18 +139,6 @@ def _stage_contrasts(
     )
 
 
-def _overlaps(graphs: Sequence[AttributionGraph], n: int, *, splits: int, seed: int) -> Floats:
-    """[T, 3, 4] Jaccard with previous, first and last: value, across, within and its 5th percentile."""
-    result = np.full((len(graphs), 3, 4), np.nan)
-    for i, graph in enumerate(graphs):
-        others = (graphs[i - 1] if i else None, graphs[0] if i else None, graphs[-1] if i < len(graphs) - 1 else None)
-        for j, other in enumerate(others):
-            if other is not None:
-                found = overlap(other, graph, n_edges=n, splits=splits, seed=seed)
-                result[i, j] = found.value, found.across, found.within, found.within_low
-    return result
-
-
 def _require_draws(draws: int, q: float) -> None:
     if (least := drawn_p(0, draws)) > q:
         raise BadPrompt(
@@ -116,7 +152,7 @@ def _require_series(steps: Sequence[int], graphs: Sequence[AttributionGraph]) ->
         raise BadPrompt(f"tracking a circuit needs at least 2 checkpoints, got {len(graphs)}")
     if any(after <= before for before, after in pairwise(steps)):
         raise BadPrompt(f"the steps of a series must rise, got {', '.join(map(str, steps))}; follow one line at a time")
-    if len(graphs[0].scores) < 2:
+    if graphs[0].units < 2:
         raise BadPrompt("tracking a circuit needs scores of at least 2 facts or groups to know its noise, got 1")
     for step, graph in zip(steps[1:], graphs[1:], strict=True):
         require_alike(graphs[0], graph)

@@ -4,18 +4,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from circuit_drift.measures.figures.overlaps import Overlaps
 from circuit_drift.page import theme
 from circuit_drift.page.axis import over_checkpoints
 from circuit_drift.record.lineage import nearest_before
-from circuit_drift.record.recall import recalled
 from circuit_drift.record.record import RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
-
-    import circuits
-    from circuits.comparison.similarity import Similarity
 
 
 def rewiring_frame(run: RunRecord) -> "pd.DataFrame":
@@ -31,15 +28,12 @@ def rewiring_frame(run: RunRecord) -> "pd.DataFrame":
     import pandas as pd
 
     points = [point for point in run if point.circuit is not None]
-    graphs = [point.circuit for point in points if point.circuit is not None]
     continued = [nearest_before(run, point, lambda point: point.circuit is not None) for point in points]
-    before = [
-        None if point is None or point.circuit is None else _overlap(point.circuit, graph)
-        for point, graph in zip(continued, graphs, strict=True)
-    ]
-    last = [_overlap(graph, graphs[-1]) for graph in graphs]
+    alike = Overlaps(run.store)
     rows: list[dict[str, Any]] = []
-    for point, previous, final in zip(points, before, last, strict=True):
+    for point, before in zip(points, continued, strict=True):
+        previous = None if before is None else alike.of(before, point)
+        final = alike.of(point, points[-1])
         row = {
             "step": point.label,
             "to_previous": previous.across if previous is not None else np.nan,
@@ -128,10 +122,3 @@ def rewiring_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
     )
     over_checkpoints(figure, run).update_xaxes(title_text="", row=1, col=1)
     return figure
-
-
-def _overlap(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> "Similarity":
-    """The Jaccard overlap at the circuits' own size, on the facts that either recalls."""
-    from circuits.comparison.similarity import overlap
-
-    return overlap(*recalled([a, b], "at either")[0])

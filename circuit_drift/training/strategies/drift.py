@@ -31,7 +31,7 @@ def drift_frame(run: RunRecord) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    from circuits.comparison.similarity import overlap
+    from circuits.comparison.overlap import overlap
 
     traced = [(point.step, point.circuit) for point in run if point.circuit is not None]
     rows = []

@@ -1,0 +1,72 @@
+"""Peak memory, time and page size of what reads a stored run of many checkpoints, each in a process of its own.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.series.memory STORE --shape pythia-1.4b --checkpoints 154
+
+The store is synthesised where it is not there yet: 5.1 GiB for 154 checkpoints of Pythia-1.4B's graph and 37 facts.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.series.synthetic import PYTHIA_14B, SMOLLM2, Series, synthesise
+
+SHAPES = {"pythia-1.4b": PYTHIA_14B, "smollm2-135m": SMOLLM2}
+COMMANDS: dict[str, Sequence[str]] = {
+    "load_run": ["-c", "import sys, circuit_drift as c; print(c.load_run(sys.argv[1]))", "{store}"],
+    "track, heads": ["-m", "circuit_drift.cli", "track", "{store}", "--measures", "heads"],
+    "track": ["-m", "circuit_drift.cli", "track", "{store}"],
+    "report": ["-m", "circuit_drift.cli", "report", "{page}", "--store", "{store}"],
+    "report, again": ["-m", "circuit_drift.cli", "report", "{page}", "--store", "{store}"],
+}
+
+
+def measured(arguments: Sequence[str], output: Path) -> tuple[int, float, float, int]:
+    """Run Python with these arguments: exit status, wall and processor seconds, peak bytes."""
+    start = time.monotonic()
+    with output.open("w") as sink:
+        files = [(os.POSIX_SPAWN_DUP2, sink.fileno(), target) for target in (1, 2)]
+        child = os.posix_spawn(sys.executable, [sys.executable, *arguments], os.environ, file_actions=files)
+        _, status, used = os.wait4(child, 0)
+    seconds = time.monotonic() - start
+    return os.waitstatus_to_exitcode(status), seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+
+
+def rows(series: Series, store: Path, commands: Sequence[str]) -> list[tuple[str, float, float, int]]:
+    """Every command's wall and processor seconds and peak bytes, in order.
+
+    Raises:
+        RuntimeError: a command failed.
+    """
+    if not (store / "runs").is_dir():
+        synthesise(series, store)
+    page, output = store / "report.html", store / "output.txt"
+    found = []
+    for name in commands:
+        arguments = [part.format(store=store, page=page) for part in COMMANDS[name]]
+        status, wall, processor, peak = measured(arguments, output)
+        if status:
+            raise RuntimeError(f"{name} ended with {status}: {output.read_text()[-2000:]}")
+        found.append((name, wall, processor, peak))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--shape", choices=SHAPES, default="pythia-1.4b")
+    parser.add_argument("--checkpoints", type=int, default=154)
+    parser.add_argument("--heads-only", action="store_true")
+    given = parser.parse_args()
+    series = Series(SHAPES[given.shape], given.checkpoints, circuits=not given.heads_only)
+    print("| command | wall, s | processor, s | peak, GiB |\n|---|---|---|---|")
+    for name, wall, processor, peak in rows(series, given.store, list(COMMANDS)):
+        print(f"| {name} | {wall:.1f} | {processor:.1f} | {peak / 2**30:.2f} |", flush=True)
+    print(f"page {(given.store / 'report.html').stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
