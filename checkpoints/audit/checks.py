@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 
 from checkpoints.audit.facts import Facts
 from checkpoints.audit.report import Finding
-from checkpoints.files.configs import ADAPTER_CONFIG, VOLATILE
+from checkpoints.files.configs import ADAPTER_CONFIG, SWITCHES, VOLATILE
 from checkpoints.files.formats import find_weights
 
 Value = TypeVar("Value", bound=Hashable)
 
 _HEADS = frozenset({"lm_head.weight", "embed_out.weight", "output.weight"})
-_CHECKED_ELSEWHERE = VOLATILE | {"tie_word_embeddings", "dtype", "torch_dtype"}
+_CHECKED_ELSEWHERE = VOLATILE | SWITCHES.keys() | {"tie_word_embeddings", "dtype", "torch_dtype"}
 
 
 def damaged_files(facts: Sequence[Facts]) -> Iterator[Finding]:

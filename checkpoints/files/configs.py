@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,14 @@ GENERATION_CONFIG = "generation_config.json"
 VOLATILE = frozenset(
     {"transformers_version", "_name_or_path", "_attn_implementation_autoset", "base_model_name_or_path", "revision"}
 )
-_IDLE = VOLATILE | {"_from_model_config", "output_attentions", "output_hidden_states", "use_cache"}
+SWITCHES: Mapping[str, Any] = {
+    "output_attentions": False, "output_hidden_states": False, "return_dict": True, "use_cache": True,
+    "torchscript": False, "gradient_checkpointing": False,
+}  # fmt: skip
+"""What a forward pass is asked to hand out or to keep, with the usual value: no weight means anything else by it."""
+_NO_PART_OF_IT = {*SWITCHES, "use_return_dict", "_attn_implementation", "attn_implementation", "output_router_logits",
+                  "num_labels", "id2label", "label2id", "problem_type"}  # fmt: skip
+_IDLE = VOLATILE | SWITCHES.keys() | {"_from_model_config"}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -35,6 +43,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def neutral(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config, its parts included, without what is no part of the model: switches, labels, how attention is computed.
+
+    These are decided here, and some stop a forward pass, or take memory that no file warrants.
+    """
+    kept = {key: value for key, value in config.items() if key not in _NO_PART_OF_IT}
+    return {key: neutral(value) if key.endswith("_config") and isinstance(value, dict) else value
+            for key, value in kept.items()}  # fmt: skip
+
+
 def generation_settings(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """What generation_config.json adds to a config, less what changes no token (bookkeeping, outputs asked for)."""
     if not (folder / GENERATION_CONFIG).exists():
@@ -44,6 +62,9 @@ def generation_settings(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def hash_config(config: dict[str, Any]) -> str:
-    """SHA-256 of a config's content, less what only records the library version or the place it came from."""
-    kept = {key: value for key, value in config.items() if key not in VOLATILE}
+    """SHA-256 of a config's content, less what only records the library version or the place it came from.
+
+    Switches count as if they stood as usual.
+    """
+    kept = {key: SWITCHES.get(key, value) for key, value in config.items() if key not in VOLATILE}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

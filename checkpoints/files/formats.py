@@ -10,12 +10,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path, PurePath
 
 from checkpoints.errors import CorruptWeights, NotACheckpoint
 from checkpoints.files.configs import ADAPTER_CONFIG, CONFIG_FILE, GENERATION_CONFIG, read_json
-from checkpoints.files.gguf import check_gguf
+from checkpoints.files.gguf import gguf_entries
 from checkpoints.files.headers import TensorEntry, safetensors_entries
 from checkpoints.files.limits import check_not_empty, check_pickles, count_pickled
 from checkpoints.results.disk import can_be
@@ -75,9 +76,9 @@ class Format:
         return tuple(name for name in self.names if name.endswith(".index.json"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Weights:
-    """The weight files of one folder.
+    """The weight files of one folder, whose headers are read once.
 
     Attributes:
         format: what they are.
@@ -115,6 +116,10 @@ class Weights:
         Raises:
             CorruptWeights: a file is missing or damaged, or lacks a tensor that an index promises.
         """
+        return self._entries
+
+    @cached_property
+    def _entries(self) -> Mapping[str, TensorEntry]:
         if self.index is not None:
             _require_shards(self.files, self.index)
         if self.format.entries is None:
@@ -332,7 +337,7 @@ TABLE: tuple[Format, ...] = (
         endings=(".gguf",),
         find=lambda folder: next(_ggufs(folder), None),
         files=_only_gguf,
-        check=check_gguf,
+        entries=gguf_entries,
         config=None,
         loader="checkpoints.loading.build:build_gguf",
     ),

@@ -5,27 +5,24 @@ has memory of its own.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import CorruptWeights, DriftError
-from checkpoints.files.configs import ADAPTER_CONFIG
+from checkpoints.files.configs import ADAPTER_CONFIG, CONFIG_FILE
 from checkpoints.files.distributed import plan, read_metadata
 from checkpoints.files.folder import loading_files
 from checkpoints.files.formats import Weights
-from checkpoints.files.gguf import require_possible_gguf
 from checkpoints.files.headers import WRAPPER
 from checkpoints.files.limits import require_possible
 from checkpoints.files.trust import allows_code, refuse_foreign_code
 from checkpoints.loading.adapters import merge_adapter
 from checkpoints.loading.bases import HeldBase
-from checkpoints.loading.coverage import check_coverage, explain, refuse_misnamed
+from checkpoints.loading.coverage import check_coverage, explain, refuse_left_over, refuse_misnamed
 from checkpoints.loading.load import build_model
 from checkpoints.loading.size import require_fitting_size
 from checkpoints.loading.spread import require_packages
-from checkpoints.loading.view import view
+from checkpoints.loading.view import quiet_transformers, view
 from checkpoints.placement import Placement
 from checkpoints.series.checkpoint import Checkpoint
 
@@ -49,8 +46,10 @@ def build_gguf(checkpoint: Checkpoint, weights: Weights, placement: Placement) -
     """A GGUF file, which transformers reads with its config and its quantised weights as plain ones."""
     (file,) = weights.files
     require_packages(f"{checkpoint.path / file.name} is a GGUF file", "gguf", "accelerate", extra="gguf")
-    require_possible_gguf(file)
-    return _from_pretrained(checkpoint, placement, gguf_file=file.name)
+    require_fitting_size(checkpoint.path, weights, gguf_file=file.name)
+    model = _from_pretrained(checkpoint, placement, gguf_file=file.name)
+    refuse_left_over(checkpoint.path / file.name, weights, model)
+    return model
 
 
 def build_adapted(
@@ -72,7 +71,7 @@ def build_adapted(
 def build_distributed(checkpoint: Checkpoint, weights: Weights, placement: Placement) -> "PreTrainedModel":
     """The config's model, filled from a torch distributed checkpoint."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     if placement.device_map is not None:
         raise DriftError(
@@ -85,8 +84,8 @@ def build_distributed(checkpoint: Checkpoint, weights: Weights, placement: Place
     size = sum(file.stat().st_size for file in weights.files if file != weights.found)
     require_possible(checkpoint.config, tensors=len(stored), size=size, folder=checkpoint.path)
     refuse_foreign_code(checkpoint.config, checkpoint.path, own=False)
+    config = _read_config(checkpoint)
     try:
-        config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             shape: PreTrainedModel = auto.from_config(config)
         filling = plan(folder, stored, shape)
@@ -101,6 +100,17 @@ def build_distributed(checkpoint: Checkpoint, weights: Weights, placement: Place
     return model
 
 
+def _read_config(checkpoint: Checkpoint) -> Any:
+    from transformers import AutoConfig
+
+    with view(checkpoint.path, [checkpoint.path / CONFIG_FILE]) as shown:
+        try:
+            return AutoConfig.from_pretrained(shown, local_files_only=True, trust_remote_code=False)
+        except Exception as error:
+            said = str(error).replace(str(shown), str(checkpoint.path))
+            raise explain(checkpoint.path, error, said, repo=checkpoint.repo) from error
+
+
 def _from_pretrained(checkpoint: Checkpoint, placement: Placement, **how: Any) -> "PreTrainedModel":
     import torch
     from safetensors import SafetensorError
@@ -111,7 +121,7 @@ def _from_pretrained(checkpoint: Checkpoint, placement: Placement, **how: Any) -
     code = allows_code(checkpoint.path, checkpoint.repo)
     with view(checkpoint.path, loading_files(checkpoint.path, code=code)) as shown:
         try:
-            with _quiet_transformers():
+            with quiet_transformers():
                 model, info = auto.from_pretrained(
                     shown,
                     dtype=getattr(torch, placement.dtype),
@@ -141,20 +151,3 @@ def _leave_files(model: "PreTrainedModel") -> None:
     for tensor in {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}.values():
         if tensor.device.type == "cpu":
             tensor.data = tensor.data.clone()
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence transformers' progress bars and load reports; what they would warn of is checked here."""
-    from transformers.utils import logging
-
-    hf_logging: Any = logging
-    bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
-    hf_logging.disable_progress_bar()
-    hf_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()

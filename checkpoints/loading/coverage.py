@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import CorruptWeights, DriftError, UnsupportedArchitecture
+from checkpoints.files.formats import Weights
 from checkpoints.files.headers import PLAIN_FLOATS, TensorEntry, unwrapped
 from checkpoints.files.trust import ALLOWED
 
@@ -67,6 +68,21 @@ def refuse_misnamed(folder: Path, config: Mapping[str, Any], entries: Mapping[st
     if wrapped:
         logger.warning("%s: %d tensors are named by a wrapper of the model, %r first; read as %r", folder, len(wrapped),
                        wrapped[0], unwrapped(wrapped[0]))  # fmt: skip
+
+
+def refuse_left_over(path: Path, weights: Weights, model: "torch.nn.Module") -> None:
+    """Refuse a file whose tensors transformers leaves out without a word: it holds more values than its model.
+
+    Raises:
+        CorruptWeights: says how many, and names the frequencies among them.
+    """
+    over = weights.values() - sum(parameter.numel() for parameter in model.parameters())
+    if over > 0:
+        known = ", ".join(name for name in weights.entries() if name.startswith("rope_"))
+        raise CorruptWeights(
+            f"{path} holds {over:,} values that transformers has no place for{f' ({known})' if known else ''}: without "
+            "them it is another model; convert it to safetensors"
+        )
 
 
 def check_coverage(folder: Path, info: dict[str, Any]) -> None:

@@ -9,33 +9,59 @@ from checkpoints.errors import CorruptWeights
 from checkpoints.files.configs import ADAPTER_CONFIG, CONFIG_FILE, read_json
 from checkpoints.files.formats import Weights
 from checkpoints.files.limits import require_bounded_pattern
+from checkpoints.loading.view import quiet_transformers, view
 
 SPARE = 10_000_000
 """Parameters that files may lack before their number alone refuses them; fewer are told by name after loading."""
+PIECES, MORE_PIECES = 8, 1000
+"""How many tensors of a file may make one of the model (parts, scales), and how many more there may be."""
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "expert_count")
 
 
-def require_fitting_size(folder: Path, weights: Weights) -> None:
-    """Refuse a config whose model has more parameters than the weight files can hold; none of them is allocated.
+def require_fitting_size(folder: Path, weights: Weights, **how: Any) -> None:
+    """Refuse a config whose model has more parameters than the weight files hold, or far fewer tensors.
 
-    A config that no model can be made of is left to loading, which says why.
+    Nothing is allocated. A config that no model can be made of is left to loading, which says why.
+
+    Args:
+        folder: the checkpoint.
+        weights: its files.
+        how: what transformers needs to be told to read its config.
 
     Raises:
         CorruptWeights: names both numbers.
     """
+    asked, tensors, experts = _asked(folder, weights, how)
+    held, count = weights.values(), weights.count() or 0
+    describes = folder / (weights.format.config or weights.found.name)
+    if asked > 2 * held + SPARE:
+        raise CorruptWeights(
+            f"{describes} asks for a model of {asked:,} parameters, but the weight files hold {held:,} values at most: "
+            f"{_MISFIT}"
+        )
+    if tensors and weights.format.entries is not None and count > PIECES * tensors * max(1, experts) + MORE_PIECES:
+        raise CorruptWeights(
+            f"the weight files of {folder} hold {count:,} tensors, but the model that {CONFIG_FILE} asks for has "
+            f"{tensors:,}: {_MISFIT}"
+        )
+
+
+_MISFIT = "config.json and weights belong to different models"
+
+
+def _asked(folder: Path, weights: Weights, how: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Parameters, tensors and experts of the model that a config asks for; zeros where none can be made of it."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     auto: Any = AutoModelForCausalLM
-    asked = 0
-    with suppress(Exception), torch.device("meta"):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        asked = sum(parameter.numel() for parameter in auto.from_config(config).parameters())
-    held = weights.values()
-    if asked > 2 * held + SPARE:
-        raise CorruptWeights(
-            f"{folder / CONFIG_FILE} asks for a model of {asked:,} parameters, but the weight files hold {held:,} "
-            "values at most: config.json and weights belong to different models"
-        )
+    beside = [folder / CONFIG_FILE] if weights.format.config else list(weights.files)
+    with suppress(Exception), quiet_transformers(), view(folder, beside) as shown, torch.device("meta"):
+        config = AutoConfig.from_pretrained(shown, local_files_only=True, trust_remote_code=False, **how)
+        model = auto.from_config(config)
+        experts = max((getattr(config, name, 0) or 0 for name in _EXPERTS), default=0)
+        return sum(parameter.numel() for parameter in model.parameters()), len(model.state_dict()), int(experts)
+    return 0, 0, 0
 
 
 _COUNTS = ("r", "lora_r", "num_virtual_tokens", "encoder_hidden_size", "oft_block_size")

@@ -109,7 +109,7 @@ def attention_for(config: Mapping[str, Any]) -> str:
         ``"sdpa"``, or ``"eager"`` where the table knows the architecture to have no other.
     """
     parts = (config, *(part for part in config.values() if isinstance(part, Mapping)))
-    return "eager" if any(part.get("model_type") in _EAGER_ALONE for part in parts) else "sdpa"
+    return "eager" if any(str(part.get("model_type")) in _EAGER_ALONE for part in parts) else "sdpa"
 
 
 _COLUMNS = ("architecture", "series", "attention", "next checkpoint", "bridge", "particular")

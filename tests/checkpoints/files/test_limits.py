@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import struct
 import time
 
 import pytest
@@ -12,7 +11,6 @@ import torch
 from checkpoints import DriftError, open_checkpoint, open_series
 from checkpoints.audit import audit
 from checkpoints.errors import CorruptWeights
-from checkpoints.files.gguf import require_possible_gguf
 from checkpoints.files.limits import require_bounded_pattern, require_possible
 from tests.checkpoints.conftest import edit_config, gpt2_config, save_model, save_tokenizer
 from tests.checkpoints.loading.test_formats import save_adapter
@@ -132,41 +130,6 @@ def test_a_negative_or_textual_number_of_layers_is_one_line(folder):
         with pytest.raises(DriftError) as caught:
             open_checkpoint(folder).load()
         assert "\n" not in str(caught.value)
-
-
-def gguf_text(text):
-    return struct.pack("<Q", len(text)) + text
-
-
-def write_gguf(path, *, tensors, layers, before=b"", entries=1):
-    head = b"GGUF" + struct.pack("<IQQ", 3, tensors, entries)
-    path.write_bytes(head + before + gguf_text(b"llama.block_count") + struct.pack("<II", 4, layers) + bytes(2000))
-    return path
-
-
-def test_a_gguf_of_more_layers_than_tensors_is_refused(tmp_path):
-    words = struct.pack("<IIQ", 9, 8, 2) + gguf_text(b"a") + gguf_text(b"bc")
-    numbers = struct.pack("<IIQ", 9, 4, 3) + bytes(12)
-    before = (
-        gguf_text(b"words") + words + gguf_text(b"numbers") + numbers + gguf_text(b"flag") + struct.pack("<IB", 7, 1)
-    )
-    path = tmp_path / "model.gguf"
-    require_possible_gguf(write_gguf(path, tensors=12, layers=2, before=before, entries=4))
-    with pytest.raises(CorruptWeights, match="promises 1,000,000 layers, but can hold 12 at most"):
-        require_possible_gguf(write_gguf(path, tensors=12, layers=10**6, before=before, entries=4))
-    with pytest.raises(CorruptWeights, match=r"promises 1,000,000 tensors, but can hold \d\d at most"):
-        require_possible_gguf(write_gguf(path, tensors=10**6, layers=2))
-
-
-@pytest.mark.parametrize(
-    "before",
-    [gguf_text(b"x") + struct.pack("<IQ", 8, 2**62), gguf_text(b"x") + struct.pack("<IIQ", 9, 8, 2**62),
-     gguf_text(b"x") + struct.pack("<IIQ", 9, 9, 1), gguf_text(b"x") + struct.pack("<I", 77), struct.pack("<Q", 2**63)],
-)  # fmt: skip
-def test_a_damaged_gguf_head_is_one_line(tmp_path, before):
-    path = write_gguf(tmp_path / "model.gguf", tensors=12, layers=2, before=before, entries=2)
-    with pytest.raises(CorruptWeights, match="damaged in its head"):
-        require_possible_gguf(path)
 
 
 @pytest.mark.parametrize("form", ["safetensors", "bin"])

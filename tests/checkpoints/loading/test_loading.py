@@ -296,7 +296,7 @@ def test_a_gguf_needs_its_extra(tmp_path, monkeypatch):
     (tmp_path / "model.gguf").write_bytes(b"nope")
     with pytest.raises(CorruptWeights, match="no GGUF file"):
         open_checkpoint(tmp_path).load()
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF\x03" + bytes(19))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DriftError, match=r"pip install 'circuit-drift\[gguf\]'"):
         open_checkpoint(tmp_path).load()
