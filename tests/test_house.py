@@ -1,9 +1,11 @@
 """The house itself: what the wheel holds, which way imports run, what start-up costs."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from collections import Counter
@@ -13,6 +15,7 @@ from types import ModuleType
 import networkx as nx
 import pytest
 
+import circuit_drift
 from tests.import_graph import circles, import_graph, room, rooms
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -157,14 +160,49 @@ def test_the_guard_sees_every_way_to_import(tmp_path: Path):
     assert circles(rooms(found, [("house.cellar.wine", "house.kitchen.cook")])) == []
 
 
-def test_the_wheel_holds_the_four_packages_and_nothing_else(tmp_path: Path):
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the sdist as an installer does where no wheel is offered."""
+    made = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "hatchling", "build", "-d", str(made), "-t"]
+    subprocess.run([*build, "sdist"], cwd=ROOT, check=True, capture_output=True)
+    (sdist,) = made.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(made / "source", filter="data")
+    (source,) = (made / "source").iterdir()
+    subprocess.run([*build, "wheel"], cwd=source, check=True, capture_output=True)
+    (built,) = made.glob("*.whl")
+    return built
+
+
+def test_the_version_stands_in_one_place(wheel: Path):
+    version = circuit_drift.__version__
+    assert wheel.name == f"circuit_drift-{version}-py3-none-any.whl"
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_what_is_installed_from_the_wheel_works_away_from_the_sources(wheel: Path, tmp_path: Path):
+    place = tmp_path / "installed"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(place)]
+    subprocess.run([*install, str(wheel)], check=True, capture_output=True)
+    environment = {**os.environ, "PYTHONPATH": str(place)}
+    code = (
+        "import checkpoints, circuit_drift, heads; print(circuit_drift.__file__, checkpoints.__file__); "
+        "from heads.prompts.pools import default_needles; print(len(default_needles()))"
     )
-    (wheel,) = tmp_path.glob("*.whl")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    )
+    first, second, count = done.stdout.split()
+    assert Path(first).is_relative_to(place)
+    assert Path(second).is_relative_to(place)
+    assert count == "12"
+    script = [sys.executable, str(place / "bin" / "circuit-drift"), "--version"]
+    done = subprocess.run(script, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout == f"circuit-drift {circuit_drift.__version__}\n"
+
+
+def test_the_wheel_holds_the_four_packages_and_nothing_else(wheel: Path):
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert top == set(PACKAGES)

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from typer.core import TyperGroup
 
 from checkpoints.errors import DriftError
 from checkpoints.placement import AUTO
 from circuit_drift import __version__
+from circuit_drift.cli import completion
 from circuit_drift.cli.behaviour import add_commands
 from circuit_drift.cli.exporting import add_export
+from circuit_drift.cli.help import Grouped
 from circuit_drift.cli.looking import add_looking
 from circuit_drift.cli.options import (
     AnswersOption,
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     from circuit_drift.sweep.executors import Executor
 
 
-class _Group(TyperGroup):
+class _Group(Grouped):
     """Turns what goes wrong inside a command into one clear message and the documented exit status."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
@@ -102,9 +103,9 @@ app = typer.Typer(
     cls=_Group,
     help="Retrieval heads and knowledge circuits over training checkpoints: what changed, and is the change real?",
     epilog="Exit status: 0 = done, 1 = diff: they differ; audit, verify: something was found, 2 = trouble, "
-    "3 = done in part, 130 = interrupted.",
+    "3 = done in part, 130 = interrupted. COMMAND -h shows examples.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -242,8 +243,15 @@ def retrieval_heads(
 
 @app.command()
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint folder, SERIES@STEP or org/name@revision.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The other one.")],
+    a: Annotated[
+        str,
+        typer.Argument(
+            metavar="A",
+            help="A checkpoint folder, SERIES@STEP or org/name@revision.",
+            autocompletion=completion.series,
+        ),
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other one.", autocompletion=completion.series)],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Write the pair's report here.")] = None,
     q: Annotated[float, typer.Option("--q", help="False discovery rate of what counts as real.", min=0, max=1)] = 0.05,

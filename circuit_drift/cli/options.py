@@ -8,6 +8,7 @@ import typer
 from checkpoints.errors import DriftError
 from checkpoints.files.reading import read_document
 from checkpoints.placement import DeviceMap, Placement
+from circuit_drift.cli import completion
 
 if TYPE_CHECKING:
     from circuit_drift.prompts import EdgeScoring
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
     from circuits.facts.facts import Answers
 
 SeriesArgument = Annotated[
-    str, typer.Argument(metavar="SERIES", help="A folder of checkpoints, 'demo', or 'org/name@step*'.")
+    str,
+    typer.Argument(
+        metavar="SERIES",
+        help="A folder of checkpoints, 'demo', or 'org/name@step*'.",
+        autocompletion=completion.series,
+    ),
 ]
 StepsOption = Annotated[
     str | None,
@@ -27,7 +33,10 @@ StoreOption = Annotated[
     typer.Option("--store", help="Where results are kept. Default: $CIRCUIT_DRIFT_STORE, else .circuit-drift here."),
 ]
 StoreArgument = Annotated[Path | None, typer.Argument(metavar="STORE", help="A store, in place of --store.")]
-RunOption = Annotated[str | None, typer.Option("--run", help="Which run of the store. Default: the newest.")]
+RunOption = Annotated[
+    str | None,
+    typer.Option("--run", help="Which run of the store. Default: the newest.", autocompletion=completion.runs),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="A torch device; auto = an accelerator if there is one.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="Dtype of the forward passes.")]
 LengthOption = Annotated[int, typer.Option("--length", help="Needle prompt length in tokens.", min=16)]
@@ -73,7 +82,11 @@ HaystackOption = Annotated[Path | None, typer.Option("--haystack", help="Text to
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the haystack cut.")]
 MeasuresOption = Annotated[
     str | None,
-    typer.Option("--measures", help="Comma-separated, as heads or harness:TASK. Default: the usual ones."),
+    typer.Option(
+        "--measures",
+        help="Comma-separated, as heads or harness:TASK. Default: the usual ones.",
+        autocompletion=completion.measures,
+    ),
 ]
 
 

@@ -1,0 +1,51 @@
+"""What a shell offers after a tab: series, steps of a series, runs of a store, measures."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import typer
+
+from checkpoints.errors import DriftError
+
+
+def series(incomplete: str) -> list[str]:
+    """The shipped series and folders; behind an ``@``, the steps of what stands before it."""
+    name, at, _ = incomplete.partition("@")
+    found = (f"{name}@{step}" for step in _steps(name)) if at else _folders(incomplete)
+    return [word for word in found if word.startswith(incomplete)]
+
+
+def runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Runs of the store that the words before name."""
+    from circuit_drift.store.store import Store
+
+    with suppress(DriftError, OSError):
+        store = Store.existing(ctx.params.get("folder") or ctx.params.get("store"))
+        return [path.stem for path in store.run_files() if path.stem.startswith(incomplete)]
+    return []
+
+
+def measures(incomplete: str) -> list[str]:
+    """Known measures, behind those that are written already."""
+    from circuit_drift.measures.registry import known
+
+    written, comma, last = incomplete.rpartition(",")
+    return [f"{written}{comma}{name}" for name in known() if name.startswith(last)]
+
+
+def _steps(name: str) -> Iterator[int]:
+    from checkpoints import open_series
+
+    with suppress(DriftError, OSError):
+        yield from (step for step in open_series(name).steps if step is not None)
+
+
+def _folders(incomplete: str) -> Iterator[str]:
+    yield "demo"
+    path = Path(incomplete)
+    parent = path if incomplete.endswith("/") else path.parent
+    with suppress(OSError):
+        for place in sorted(parent.iterdir()):
+            if place.is_dir() and not place.name.startswith("."):
+                yield f"{place}/"

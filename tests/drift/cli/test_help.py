@@ -1,0 +1,80 @@
+"""The help: commands under headings, an example of each that parses, and what a shell offers after a tab."""
+
+import os
+import shlex
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from circuit_drift.cli import app, completion
+from circuit_drift.cli.help import EXAMPLES, GROUPS, OTHER, grouped
+from circuit_drift.store.store import Store
+
+GROUP = typer.main.get_command(app)
+VISIBLE = sorted(name for name, command in GROUP.commands.items() if not command.hidden)
+
+
+def shown(*words, width="80"):
+    return CliRunner().invoke(app, words, env={"COLUMNS": width, "TERM": "dumb"}).output
+
+
+def test_every_command_has_its_heading_and_an_example():
+    assert sorted(name for names in GROUPS.values() for name in names) == VISIBLE
+    assert sorted(EXAMPLES) == VISIBLE
+    assert OTHER not in grouped(tuple(VISIBLE))
+    assert grouped(("diff", "of-a-plugin", "run")) == {
+        "Measure a series": ("run",),
+        "Compare and follow": ("diff",),
+        OTHER: ("of-a-plugin",),
+    }
+
+
+@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
+def test_an_example_is_a_command_line_that_parses(line):
+    program, name, *words = shlex.split(line.split(" > ")[0])
+    assert program == "circuit-drift"
+    command = GROUP.get_command(typer.Context(GROUP), name)
+    context = command.make_context(name, words)  # raises for an unknown option or a missing argument
+    assert context.params
+    assert line in shown(name, "-h", width="200")
+
+
+def test_headings_stand_over_whole_phrases_in_eighty_columns():
+    text = shown("-h")
+    assert text == shown("--help")
+    assert "..." not in text.split("Measure a series:")[1]
+    assert max(map(len, text.splitlines())) <= 80
+    assert "Compare and follow:\n  diff           Compare two checkpoints\n" in text
+
+
+def test_a_tab_completes_series_steps_runs_and_measures(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    assert completion.series("") == ["demo", "own/"]
+    assert completion.series("demo@90") == ["demo@9000", "demo@9020", "demo@9080"]
+    assert completion.series("nothing@1") == []
+    store = Store.open(tmp_path / "store")
+    store.write_run("first", {})
+    store.write_run("second", {})
+    context = typer.Context(GROUP.commands["track"])
+    context.params = {"folder": tmp_path / "store"}
+    assert completion.runs(context, "s") == ["second"]
+    context.params = {"folder": tmp_path / "none"}
+    assert completion.runs(context, "") == []
+    assert completion.measures("heads,circ") == ["heads,circuit"]
+
+
+def test_a_shell_gets_what_it_asks_for():
+    asked = {"_CIRCUIT_DRIFT_COMPLETE": "complete_bash", "COMP_WORDS": "circuit-drift diff demo@93", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv[0] = 'circuit-drift'; from circuit_drift.cli import main; main()"],
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["demo@9300", "demo@9320", "demo@9380"]
