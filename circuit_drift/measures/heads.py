@@ -12,6 +12,7 @@ from circuit_drift.measures.needles import needle_prompts_of
 from circuit_drift.measures.pairs.heads import HeadPairing
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.page.page import Section
+from circuit_drift.page.thinning import left_out
 from circuit_drift.prompts import NeedleSource
 from circuit_drift.record.record import RunRecord
 
@@ -108,7 +109,8 @@ class RetrievalMeasure(Measure):
             "Retrieval heads over training",
             text="Which heads retrieve, layer by layer; drag the slider through training.",
             figure=figures.head_map_figure(run),
-            caption=f"Teacher-forced retrieval score (arXiv 2604.02650, 3.3), mean over {probe}",
+            caption=f"Teacher-forced retrieval score (arXiv 2604.02650, 3.3), mean over {probe}"
+            + left_out(sum(point.heads is not None for point in run), "The slider"),
             frame=figures.head_frame(run),
         )
         yield Section(

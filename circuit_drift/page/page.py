@@ -13,9 +13,11 @@ from html import unescape
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from checkpoints.results.disk import write_file
-from checkpoints.results.text import to_csv, visible
+from checkpoints.results.text import counted, to_csv, visible
+from circuit_drift.page.thinning import LEADING, ROWS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,6 +59,9 @@ def write_page(
 ) -> Path:
     """Render the page and put it in place in one step, so that no reader meets half a report.
 
+    A table of more than `ROWS` rows stands whole in a CSV beside the page, ``NAME-data/SECTION.csv``; on the page are
+    its first rows, and a sentence that says so.
+
     Raises:
         StoreError: the file cannot be written.
     """
@@ -72,7 +77,7 @@ def write_page(
         subtitle=subtitle,
         verdict=verdict,
         warnings=warnings,
-        sections=[_render(section, anchor) for section, anchor in zip(sections, anchors, strict=True)],
+        sections=[_render(section, anchor, Path(path)) for section, anchor in zip(sections, anchors, strict=True)],
         provenance=provenance,
         style=(files("circuit_drift.page") / "style.css").read_text(encoding="utf-8"),
         plotly_js=get_plotlyjs(),
@@ -95,7 +100,7 @@ def _anchors(slugs: Sequence[str]) -> list[str]:
     return found
 
 
-def _render(section: Section, anchor: str) -> dict[str, object]:
+def _render(section: Section, anchor: str, page: Path) -> dict[str, object]:
     figure, frame = section.figure, section.frame
     return {
         "slug": anchor,
@@ -104,9 +109,22 @@ def _render(section: Section, anchor: str) -> dict[str, object]:
         "caption": section.caption,
         "figure": _json_for_script(figure) if figure is not None else None,
         "summary": unescape(figure.layout.title.text or "") if figure is not None else "",
-        "table": _table(frame) if frame is not None else None,
-        "rows": len(frame) if frame is not None else 0,
-        "csv": _data_uri(to_csv(frame)) if frame is not None else "",
+        **(_tabled(frame, anchor, page) if frame is not None else {"table": None}),
+    }
+
+
+def _tabled(frame: "pd.DataFrame", anchor: str, page: Path) -> dict[str, object]:
+    """A table with its CSV, which lies beside the page where the table is long."""
+    if len(frame) <= ROWS:
+        return {"table": _table(frame), "rows": counted(len(frame), "row"), "csv": _data_uri(to_csv(frame)), "left": ""}
+    beside = Path(f"{page.stem}-data", f"{anchor}.csv")
+    write_file(page.parent / beside, to_csv(frame))
+    whole = counted(len(frame), "row")
+    return {
+        "table": _table(frame.head(LEADING)),
+        "rows": f"{LEADING} of {whole}",
+        "csv": quote(beside.as_posix()),
+        "left": f"Shown are the first {LEADING} of {whole}; all are in {beside.as_posix()} beside this page.",
     }
 
 

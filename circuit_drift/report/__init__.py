@@ -11,6 +11,7 @@ from circuit_drift.comparison.pair_tables import pairings
 from circuit_drift.measures.registry import kinds_in
 from circuit_drift.page.axis import mark_steps
 from circuit_drift.page.page import Section, write_page
+from circuit_drift.page.thinning import left_out, thin_table
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.report.asked import refused_frame
@@ -98,9 +99,9 @@ def _evolution(run: RunRecord, table: "pd.DataFrame") -> Iterator[Section]:
             "phases",
             "Phases of the circuit",
             text=evolution_of_circuit.verdict,
-            figure=mark_steps(evolution_of_circuit.plot_likeness(), run),
+            figure=mark_steps(thin_table(evolution_of_circuit.plot_likeness()), run),
             caption=f"Measured on {chosen}; cosine of mean edge scores, corrected for prompt noise: 1 = the same "
-            "wiring up to strength, blank = nothing but noise.",
+            "wiring up to strength, blank = nothing but noise." + left_out(len(evolution_of_circuit), "The figure"),
             frame=evolution_of_circuit.to_frame(),
         )
 

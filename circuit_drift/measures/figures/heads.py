@@ -11,6 +11,7 @@ import numpy as np
 from checkpoints.results.text import counted
 from circuit_drift.page import theme
 from circuit_drift.page.axis import over_checkpoints, tick_labels
+from circuit_drift.page.thinning import thinned
 from circuit_drift.record.record import RunRecord
 from heads.scores.scores import THRESHOLD
 
@@ -73,10 +74,12 @@ def behaviour_figure(run: RunRecord) -> "go.Figure":
 
 
 def head_map_figure(run: RunRecord) -> "go.Figure":
-    """Mean retrieval score of every head, layers x heads, with a slider over checkpoints."""
+    """Mean retrieval score of every head, layers x heads, with a slider over checkpoints, thinned in a long run."""
     import plotly.graph_objects as go
 
-    points = [point for point in run if point.heads is not None]
+    scored = [point for point in run if point.heads is not None]
+    counts = [point.heads.count() for point in scored if point.heads is not None]
+    points = [scored[place] for place in thinned(len(scored))]
     maps = [point.heads.mean.astype(np.float32) for point in points if point.heads is not None]
     layers, n_heads = maps[0].shape
     shown = len(maps) - 1
@@ -101,7 +104,6 @@ def head_map_figure(run: RunRecord) -> "go.Figure":
     figure.update_layout(
         sliders=[{"active": shown, "steps": steps, "currentvalue": {"prefix": "step "}, "pad": {"t": 40}}],
     )
-    counts = [point.heads.count() for point in points if point.heads is not None]
     theme.dress(
         figure,
         title=f"Retrieval heads (score > {THRESHOLD}): {counts[0]} at the start, {max(counts)} at most, "
