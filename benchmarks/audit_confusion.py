@@ -53,7 +53,7 @@ def confuse(folders: list[str], draws: int, depth: Depth) -> None:
     print("| series | checkpoints | findings when in order |\n|---|---|---|")
     for folder in folders:
         report = audit(open_series(folder), depth=depth)
-        print(f"| {report.series} | {len(report.checkpoints)} | {len(report.findings)} |")
+        print(f"| {report.series} | {len(report.checkpoints)} | {len(report.faults)} |")
     print("\n| planted | draws | named, with its steps | noticed at its steps | missed | also named |")
     print("|---|---|---|---|---|---|")
     for kind, plant in FAULTS.items():
@@ -72,10 +72,10 @@ def draw(
         copy = shutil.copytree(folder, Path(scratch) / folder.name, copy_function=os.link)
         series = open_series(copy)
         wanted = plant(series, rng)
-        findings = audit(open_series(copy), depth=depth).findings
-        of_kind = {label for finding in findings if finding.kind == kind for label in finding.checkpoints}
-        named = {label for finding in findings for label in finding.checkpoints}
-        others = sum(finding.kind != kind for finding in findings)
+        faults = audit(open_series(copy), depth=depth).faults
+        of_kind = {label for fault in faults if fault.kind == kind for label in fault.checkpoints}
+        named = {label for fault in faults for label in fault.checkpoints}
+        others = sum(fault.kind != kind for fault in faults)
         return np.array([1, of_kind == wanted, bool(named & wanted), not named & wanted, others])
 
 

@@ -19,7 +19,7 @@ FORMER = {
     "circuit_drift.lab.cpt.study": "circuit_drift.replicate.knowledge_study",
     "circuit_drift.lab.knowledge": "circuit_drift.knowledge",
     "circuit_drift.lab.long_context": "circuit_drift.replicate.long_context",
-    "circuit_drift.lab.long_context_claims": "circuit_drift.replicate.long_context_findings",
+    "circuit_drift.lab.long_context_claims": "circuit_drift.replicate.long_context_claims",
     "circuit_drift.lab.probing": "circuit_drift.training",
     "circuit_drift.lab.ledger": "circuit_drift.lab.tables",
     "circuit_drift.lab.readers": "circuits.facts.readers",
@@ -100,6 +100,7 @@ NAMES = {
     "circuits.Evolution": "circuits.tracking.circuit_track.CircuitTrack",
     "circuits.evolve": "circuits.track",
     "circuit_drift.knowledge.Scores": "circuit_drift.knowledge.UnitScores",
+    "circuit_drift.replicate.long_context_claims.claims": "circuit_drift.replicate.long_context_claims.claims_frame",
     "circuit_drift.training.Probe": "circuit_drift.training.ProbeRecord",
     **{
         f"{home.partition('.')[0]}.{name}": f"{home}.{name}" for home, names in _MOVED.items() for name in names.split()
@@ -120,16 +121,30 @@ def attach_face(package: str, file: str) -> tuple[Callable[[str], Any], Callable
     """
     install()
     named, names, public = lazy_loader.attach_stub(package, file)
+    return attach_former(package, named), names, public
+
+
+def attach_former(module: str, named: Callable[[str], Any] | None = None) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a module that has former names: each gives what took its place, with a warning.
+
+    Args:
+        module: its ``__name__``.
+        named: what gives its other names, if it has any that are given so.
+    """
 
     def get(name: str) -> Any:
-        new = NAMES.get(f"{package}.{name}")
-        if new is None:
-            return named(name)
-        warnings.warn(f"{package}.{name} is now {new}; the old name goes with the next release", DeprecationWarning, 2)
-        home, _, attribute = new.rpartition(".")
-        return getattr(import_module(home), attribute)
+        new = NAMES.get(f"{module}.{name}")
+        if new is not None:
+            warnings.warn(
+                f"{module}.{name} is now {new}; the old name goes with the next release", DeprecationWarning, 2
+            )
+            home, _, attribute = new.rpartition(".")
+            return getattr(import_module(home), attribute)
+        if named is None:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return named(name)
 
-    return get, names, public
+    return get
 
 
 def replacement(name: str) -> str:

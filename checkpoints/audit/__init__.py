@@ -11,16 +11,16 @@ from tqdm.auto import tqdm
 
 from checkpoints.audit import checks, order
 from checkpoints.audit.facts import BLOCK, Depth, Facts, confirmed, gather
-from checkpoints.audit.report import KINDS, AuditReport, Finding, Severity
+from checkpoints.audit.report import KINDS, AuditReport, Fault, Severity
 from checkpoints.errors import DriftError, require_choice
 from checkpoints.series.series import Series
 
-__all__ = ["KINDS", "AuditReport", "Depth", "Facts", "Finding", "Severity", "audit", "audit_facts"]
+__all__ = ["KINDS", "AuditReport", "Depth", "Facts", "Fault", "Severity", "audit", "audit_facts"]
 
 _SAMPLE_BUDGET = 1 << 26
 _READ_BUDGET = 2048
 _MIN_SAMPLE, _MAX_SAMPLE = 256, 4096
-_CHECKS: tuple[Callable[[Sequence[Facts]], Iterator[Finding]], ...] = (
+_CHECKS: tuple[Callable[[Sequence[Facts]], Iterator[Fault]], ...] = (
     checks.damaged_files,
     checks.damaged_beside,
     checks.adapter_beside,
@@ -50,7 +50,7 @@ def audit(series: Series, *, depth: Depth | None = None, progress: bool = False)
         progress: show a progress bar over checkpoints.
 
     Returns:
-        the findings; `AuditReport.status` is 0 for none, 1 for warnings, 2 for errors.
+        the faults; `AuditReport.status` is 0 for none, 1 for warnings, 2 for errors.
 
     Raises:
         DriftError: no such depth.
@@ -69,17 +69,17 @@ def audit_facts(series: Series, facts: Sequence[Facts], *, depth: Depth) -> Audi
     position = {checkpoint: place for place, checkpoint in enumerate(series)}
     paths = [[position[checkpoint] for checkpoint in path] for path in series.paths()]
     found = chain(chain.from_iterable(check(facts) for check in _CHECKS), order.off_path(facts, paths))
-    findings = [finding for finding in found if not _left_by_choice(series, finding)]
-    findings.sort(key=lambda finding: finding.severity == "warning")
+    faults = [fault for fault in found if not _left_by_choice(series, fault)]
+    faults.sort(key=lambda fault: fault.severity == "warning")
     labels = tuple(checkpoint.label for checkpoint in series)
-    return AuditReport(series.name, labels, tuple(findings), depth)
+    return AuditReport(series.name, labels, tuple(faults), depth)
 
 
-def _left_by_choice(series: Series, finding: Finding) -> bool:
+def _left_by_choice(series: Series, fault: Fault) -> bool:
     """Whether steps are missing from a part of a series alone, which has been chosen from the whole."""
-    if finding.kind != "missing_steps" or series.chosen_from is None:
+    if fault.kind != "missing_steps" or series.chosen_from is None:
         return False
-    low, high = (series.at(label) for label in finding.checkpoints)
+    low, high = (series.at(label) for label in fault.checkpoints)
     line = [c.step for c in series.chosen_from if (c.stage, c.branch) == (low.stage, low.branch)]
     return any((low.step or 0) < (step or 0) < (high.step or 0) for step in line)
 

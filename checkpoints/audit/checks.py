@@ -1,4 +1,4 @@
-"""What checkpoints hold: each check takes the facts of a series and yields findings."""
+"""What checkpoints hold: each check takes the facts of a series and yields faults."""
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 from checkpoints.audit.facts import Facts
-from checkpoints.audit.report import Finding
+from checkpoints.audit.report import Fault
 from checkpoints.files.configs import ADAPTER_CONFIG, SWITCHES, VOLATILE
 from checkpoints.files.formats import find_weights
 
@@ -16,21 +16,21 @@ _HEADS = frozenset({"lm_head.weight", "embed_out.weight", "output.weight"})
 _CHECKED_ELSEWHERE = VOLATILE | SWITCHES.keys() | {"tie_word_embeddings", "dtype", "torch_dtype"}
 
 
-def damaged_files(facts: Sequence[Facts]) -> Iterator[Finding]:
+def damaged_files(facts: Sequence[Facts]) -> Iterator[Fault]:
     """Checkpoints whose files are missing, truncated, corrupt or unreadable."""
     for fact in facts:
         if fact.problem:
-            yield Finding("damaged_files", (fact.label,), fact.problem)
+            yield Fault("damaged_files", (fact.label,), fact.problem)
 
 
-def damaged_beside(facts: Sequence[Facts]) -> Iterator[Finding]:
+def damaged_beside(facts: Sequence[Facts]) -> Iterator[Fault]:
     """Damaged files beside weights that are whole: what the training was, not what the model is."""
     for fact in facts:
         for problem in fact.beside:
-            yield Finding("damaged_beside", (fact.label,), problem)
+            yield Fault("damaged_beside", (fact.label,), problem)
 
 
-def adapter_beside(facts: Sequence[Facts]) -> Iterator[Finding]:
+def adapter_beside(facts: Sequence[Facts]) -> Iterator[Fault]:
     """Whole weights with an adapter in their folder, which tools apply on top although it may be merged already."""
     for fact in facts:
         folder = fact.checkpoint.path
@@ -39,20 +39,20 @@ def adapter_beside(facts: Sequence[Facts]) -> Iterator[Finding]:
             message = (
                 "an adapter lies beside whole weights, which are measured as they are; if it is merged, move it away"
             )
-            yield Finding("adapter_beside", (fact.label,), message)
+            yield Fault("adapter_beside", (fact.label,), message)
 
 
-def non_finite(facts: Sequence[Facts]) -> Iterator[Finding]:
+def non_finite(facts: Sequence[Facts]) -> Iterator[Fault]:
     """Tensors that hold NaN or infinite values."""
     for fact in facts:
         broken = {name: tensor.non_finite for name, tensor in fact.tensors.items() if tensor.non_finite}
         if broken:
             name, count = next(iter(broken.items()))
             message = f"{count} values of {name} are NaN or infinite ({len(broken)} tensors in all)"
-            yield Finding("non_finite", (fact.label,), message, {"tensors": broken})
+            yield Fault("non_finite", (fact.label,), message, {"tensors": broken})
 
 
-def all_zero(facts: Sequence[Facts]) -> Iterator[Finding]:
+def all_zero(facts: Sequence[Facts]) -> Iterator[Fault]:
     """Tensors that are all zero though an earlier checkpoint has values, and matrices that never have any.
 
     Tensors that start at zero and train away from it (biases, zero-initialised projections) are in order.
@@ -67,11 +67,11 @@ def all_zero(facts: Sequence[Facts]) -> Iterator[Finding]:
         ]
         if zeros:
             message = f"{len(zeros)} tensors are all zero, {zeros[0]} first"
-            yield Finding("all_zero", (fact.label,), message, {"tensors": zeros})
+            yield Fault("all_zero", (fact.label,), message, {"tensors": zeros})
         before |= {name for name, tensor in fact.tensors.items() if not tensor.zero}
 
 
-def identical(facts: Sequence[Facts]) -> Iterator[Finding]:
+def identical(facts: Sequence[Facts]) -> Iterator[Fault]:
     """Checkpoints of different steps that hold the same weights."""
     groups: dict[str, list[str]] = defaultdict(list)
     for fact in facts:
@@ -83,10 +83,10 @@ def identical(facts: Sequence[Facts]) -> Iterator[Finding]:
         final = facts[-1].label in labels
         where = f"; {facts[-1].label} is the last of the series" if final else ""
         message = f"{len(labels)} checkpoints hold identical weights: {listed(labels)}{where}"
-        yield Finding("identical", tuple(labels), message, {"sha256": identity, "last": final})
+        yield Fault("identical", tuple(labels), message, {"sha256": identity, "last": final})
 
 
-def copied_tensors(facts: Sequence[Facts]) -> Iterator[Finding]:
+def copied_tensors(facts: Sequence[Facts]) -> Iterator[Fault]:
     """Checkpoints that share matrices or shards, not all, with one further on that those between do not have.
 
     Neighbours that agree in a matrix are in order: rounding to 16 bits can leave a slow one as it was.
@@ -110,10 +110,10 @@ def copied_tensors(facts: Sequence[Facts]) -> Iterator[Finding]:
             f"{len(names)} of {len(a.parts)} {kind} of {a.label} are identical to those of {b.label} but not to "
             f"those between, {names[0]} first"
         )
-        yield Finding("copied_tensors", (a.label, b.label), message, {"shared": sorted(names)})
+        yield Fault("copied_tensors", (a.label, b.label), message, {"shared": sorted(names)})
 
 
-def tensors_changed(facts: Sequence[Facts]) -> Iterator[Finding]:
+def tensors_changed(facts: Sequence[Facts]) -> Iterator[Fault]:
     """Tensors missing, added or of another shape than in most checkpoints; the output head is `tie_flipped`'s."""
     shapes = {f.label: {n: t.shape for n, t in f.tensors.items() if n not in _HEADS} for f in facts if f.tensors}
     usual = dict(most_common(tuple(sorted(own.items())) for own in shapes.values()) or ())
@@ -125,20 +125,20 @@ def tensors_changed(facts: Sequence[Facts]) -> Iterator[Finding]:
                 f"{len(odd)} tensors are not as in most checkpoints: {name} is {seen or 'missing'}, "
                 f"elsewhere {wanted or 'missing'}"
             )
-            yield Finding("tensors_changed", (label,), message, {"tensors": list(odd)})
+            yield Fault("tensors_changed", (label,), message, {"tensors": list(odd)})
 
 
-def dtype_changed(facts: Sequence[Facts]) -> Iterator[Finding]:
+def dtype_changed(facts: Sequence[Facts]) -> Iterator[Fault]:
     """Weights stored in other dtypes than in most checkpoints."""
     kinds = {f.label: tuple(sorted({t.dtype for t in f.tensors.values()})) for f in facts if f.tensors}
     usual = most_common(kinds.values())
     for label, own in kinds.items():
         if own != usual:
             message = f"weights are stored as {'+'.join(own)}, in most checkpoints as {'+'.join(usual or ())}"
-            yield Finding("dtype_changed", (label,), message, {"dtypes": list(own)})
+            yield Fault("dtype_changed", (label,), message, {"dtypes": list(own)})
 
 
-def config_changed(facts: Sequence[Facts]) -> Iterator[Finding]:
+def config_changed(facts: Sequence[Facts]) -> Iterator[Fault]:
     """Configs that differ from most of their stage; between stages a config may change."""
     for stage in dict.fromkeys(fact.checkpoint.stage for fact in facts):
         configs = {
@@ -155,27 +155,27 @@ def config_changed(facts: Sequence[Facts]) -> Iterator[Finding]:
                 key, (seen, wanted) = next(iter(odd.items()))
                 message = f"config differs from most of its stage in {len(odd)} fields: {key} is {seen}, not {wanted}"
                 fields = {key: list(values) for key, values in odd.items()}
-                yield Finding("config_changed", (label,), message, {"fields": fields})
+                yield Fault("config_changed", (label,), message, {"fields": fields})
 
 
-def tokenizer_changed(facts: Sequence[Facts]) -> Iterator[Finding]:
+def tokenizer_changed(facts: Sequence[Facts]) -> Iterator[Fault]:
     """Tokenizers that differ from most checkpoints'."""
     hashes = {fact.label: fact.tokenizer for fact in facts if fact.tokenizer is not None}
     usual = most_common(hashes.values())
     for label, own in hashes.items():
         if own != usual:
             message = f"tokenizer {own[:12]} is not that of most checkpoints, {str(usual)[:12]}"
-            yield Finding("tokenizer_changed", (label,), message, {"sha256": own, "usual": usual})
+            yield Fault("tokenizer_changed", (label,), message, {"sha256": own, "usual": usual})
 
 
-def tie_flipped(facts: Sequence[Facts]) -> Iterator[Finding]:
+def tie_flipped(facts: Sequence[Facts]) -> Iterator[Fault]:
     """Output heads tied in some checkpoints and free in others, by what the config says or the file holds."""
     states = {fact.label: _tie_state(fact) for fact in facts if fact.config is not None}
     usual = most_common(states.values())
     for label, state in states.items():
         if usual is not None and state != usual:
             message = f"{_tie_words(state)}; in most checkpoints {_tie_words(usual)}"
-            yield Finding("tie_flipped", (label,), message, {"config": state[0], "head_in_file": state[1]})
+            yield Fault("tie_flipped", (label,), message, {"config": state[0], "head_in_file": state[1]})
 
 
 def _tie_state(fact: Facts) -> tuple[bool | None, bool | None]:

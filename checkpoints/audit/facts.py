@@ -136,7 +136,7 @@ def _beside(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def confirmed(facts: Sequence[Facts]) -> list[Facts]:
-    """The same facts, read closer wherever what they say so far would be a finding.
+    """The same facts, read closer wherever what they say so far would be a fault.
 
     Hashes of everything stand in place of hashes of samples wherever agreement would be one: where all of a checkpoint
     agrees with another, or a tensor with one further on than the next. A tensor that stays as it is from one checkpoint

@@ -8,7 +8,7 @@ import numpy as np
 from checkpoints.audit.checks import listed
 from checkpoints.audit.facts import Facts
 from checkpoints.audit.path import OffPath, correlations, distances, find_off_path
-from checkpoints.audit.report import Finding
+from checkpoints.audit.report import Fault
 from checkpoints.results.text import counted
 
 _MIN_MATRIX = 256
@@ -17,7 +17,7 @@ _NEAR = 0.25  # of the steps that follow: a first checkpoint this close to the n
 _DISTANCE_BUDGET = 1 << 26
 
 
-def missing_steps(facts: Sequence[Facts]) -> Iterator[Finding]:
+def missing_steps(facts: Sequence[Facts]) -> Iterator[Fault]:
     """Holes in an evenly or a geometrically spaced stretch of steps.
 
     A hole is an interval that is a whole multiple of the intervals on both of its sides, which must agree.
@@ -32,7 +32,7 @@ def missing_steps(facts: Sequence[Facts]) -> Iterator[Finding]:
             labels = group[place].label, group[place + 1].label
             count = counted(len(absent), "step is", "steps are")
             message = f"{count} missing between {labels[0]} and {labels[1]}: {listed(absent)}"
-            yield Finding("missing_steps", labels, message, {"steps": absent})
+            yield Fault("missing_steps", labels, message, {"steps": absent})
 
 
 def _holes(steps: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
@@ -50,7 +50,7 @@ def _holes(steps: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
                 yield place, [round(low * np.exp(ratios[0] * k)) for k in range(1, round(count))]
 
 
-def off_path(facts: Sequence[Facts], paths: Sequence[Sequence[int]]) -> Iterator[Finding]:
+def off_path(facts: Sequence[Facts], paths: Sequence[Sequence[int]]) -> Iterator[Fault]:
     """Weights that do not lie on their run's path at their step.
 
     Args:
@@ -74,7 +74,7 @@ def off_path(facts: Sequence[Facts], paths: Sequence[Sequence[int]]) -> Iterator
                 found.kind == "foreign" and _forgotten(facts, path, usable[found.index])
             ):
                 told.add(found.index)
-                yield _finding(found, [facts[position] for position in usable], len(names))
+                yield _fault(found, [facts[position] for position in usable], len(names))
 
 
 def _forgotten(facts: Sequence[Facts], path: Sequence[int], position: int) -> bool:
@@ -86,11 +86,11 @@ def _forgotten(facts: Sequence[Facts], path: Sequence[int], position: int) -> bo
     return gap > _NEAR * rest
 
 
-def _finding(found: OffPath, facts: Sequence[Facts], matrices: int) -> Finding:
+def _fault(found: OffPath, facts: Sequence[Facts], matrices: int) -> Fault:
     label = facts[found.index].label
     if found.kind == "foreign":
         message = f"weights of {label} are uncorrelated with those of every other checkpoint: not of this run"
-        return Finding("foreign", (label,), message, {"matrices": matrices})
+        return Fault("foreign", (label,), message, {"matrices": matrices})
     home = facts[found.belongs].label
     evidence = {
         "detour": found.detour,
@@ -109,7 +109,7 @@ def _finding(found: OffPath, facts: Sequence[Facts], matrices: int) -> Finding:
             f"weights of {label} lie off the run's path: detour {found.detour:.2f} times the distance between "
             f"their neighbours, {found.best:.2f} at the best place ({matrices} matrices)"
         )
-    return Finding(found.kind, (label,), message, evidence)
+    return Fault(found.kind, (label,), message, evidence)
 
 
 def _broken(fact: Facts) -> bool:

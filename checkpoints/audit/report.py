@@ -1,10 +1,12 @@
-"""What an audit found: findings with severity, evidence and the public case each kind is known from."""
+"""What an audit found: faults with severity, evidence and the public case each kind is known from."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
+from checkpoints.results.result import Result
 from checkpoints.results.strict_json import dump_json
 from checkpoints.results.text import counted
 
@@ -35,7 +37,7 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Fault:
     """One fault.
 
     Attributes:
@@ -57,7 +59,7 @@ class Finding:
 
     @property
     def sentence(self) -> str:
-        """The finding in a line."""
+        """The fault in a line."""
         return f"{self.severity}: {self.kind}: {self.message} ({self.reference})"
 
     @property
@@ -66,44 +68,46 @@ class Finding:
         return KINDS[self.kind][1]
 
 
-@dataclass(frozen=True, slots=True)
-class AuditReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class AuditReport(Result):
     """The outcome of `audit`.
 
     Attributes:
         series: name of the series.
         checkpoints: labels of all checkpoints looked at, in order.
-        findings: what was found, errors first.
+        faults: what was found, errors first.
         examined: how closely: ``"weights"``, ``"samples"`` or ``"metadata"``; see `checkpoints.audit.audit`.
     """
 
+    artifact, title = "audit", "Audit"
+
     series: str
     checkpoints: tuple[str, ...]
-    findings: tuple[Finding, ...]
+    faults: tuple[Fault, ...]
     examined: Literal["weights", "samples", "metadata"]
 
     @property
     def status(self) -> int:
         """0 = nothing found, 1 = warnings only, 2 = errors."""
-        return max(({"warning": 1, "error": 2}[finding.severity] for finding in self.findings), default=0)
+        return max(({"warning": 1, "error": 2}[fault.severity] for fault in self.faults), default=0)
 
     @property
     def suspects(self) -> dict[str, Severity]:
-        """Label -> worst severity, for every checkpoint that a finding names."""
+        """Label -> worst severity, for every checkpoint that a fault names."""
         worst: dict[str, Severity] = {}
-        for finding in self.findings:
-            for label in finding.checkpoints:
-                worst[label] = "error" if "error" in (worst.get(label), finding.severity) else "warning"
+        for fault in self.faults:
+            for label in fault.checkpoints:
+                worst[label] = "error" if "error" in (worst.get(label), fault.severity) else "warning"
         return worst
 
     @property
-    def summary(self) -> str:
-        """One sentence."""
+    def verdict(self) -> str:
+        """One sentence: what was examined, and how many faults were found."""
         count = f"{counted(len(self.checkpoints), 'checkpoint')} of {self.series} ({self.examined} examined)"
-        if not self.findings:
+        if not self.faults:
             return f"{count}: nothing found"
-        errors = sum(finding.severity == "error" for finding in self.findings)
-        return f"{count}: {counted(errors, 'error')}, {counted(len(self.findings) - errors, 'warning')}"
+        errors = sum(fault.severity == "error" for fault in self.faults)
+        return f"{count}: {counted(errors, 'error')}, {counted(len(self.faults) - errors, 'warning')}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: the report as one JSON object."""
@@ -114,49 +118,60 @@ class AuditReport:
             "checkpoints": list(self.checkpoints),
             "findings": [
                 {
-                    "kind": finding.kind,
-                    "severity": finding.severity,
-                    "checkpoints": list(finding.checkpoints),
-                    "message": finding.message,
-                    "evidence": dict(finding.evidence),
-                    "reference": finding.reference,
+                    "kind": fault.kind,
+                    "severity": fault.severity,
+                    "checkpoints": list(fault.checkpoints),
+                    "message": fault.message,
+                    "evidence": dict(fault.evidence),
+                    "reference": fault.reference,
                 }
-                for finding in self.findings
+                for fault in self.faults
             ],
         }
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> "AuditReport":
         """The report that `to_dict` told of."""
-        findings = tuple(
-            Finding(entry["kind"], tuple(entry["checkpoints"]), entry["message"], entry["evidence"])
+        faults = tuple(
+            Fault(entry["kind"], tuple(entry["checkpoints"]), entry["message"], entry["evidence"])
             for entry in document["findings"]
         )
-        return cls(document["series"], tuple(document["checkpoints"]), findings, document["examined"])
+        return cls(document["series"], tuple(document["checkpoints"]), faults, document["examined"])
 
     def to_json(self) -> str:
         """`to_dict` as text."""
         return dump_json(self.to_dict(), indent=1)
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row per finding and checkpoint: severity, kind, checkpoint, message, reference."""
+        """One row per fault and checkpoint: severity, kind, checkpoint, message, reference."""
         import pandas as pd
 
         columns = ["severity", "kind", "checkpoint", "message", "reference"]
         rows = [
-            (finding.severity, finding.kind, label, finding.message, finding.reference)
-            for finding in self.findings
-            for label in finding.checkpoints
+            (fault.severity, fault.kind, label, fault.message, fault.reference)
+            for fault in self.faults
+            for label in fault.checkpoints
         ]
         return pd.DataFrame(rows, columns=columns)
 
-    def _repr_html_(self) -> str:
+    def _table(self) -> str:
         rows = "".join(
-            f"<tr><td>{finding.severity}</td><td>{finding.kind}</td>"
-            f"<td>{escape(', '.join(finding.checkpoints[:6]))}</td><td>{escape(finding.message)}</td>"
-            f"<td>{escape(finding.reference)}</td></tr>"
-            for finding in self.findings[:100]
+            f"<tr><td>{fault.severity}</td><td>{fault.kind}</td>"
+            f"<td>{escape(', '.join(fault.checkpoints[:6]))}</td><td>{escape(fault.message)}</td>"
+            f"<td>{escape(fault.reference)}</td></tr>"
+            for fault in self.faults[:100]
         )
-        head = "".join(f"<th>{name}</th>" for name in ("severity", "kind", "checkpoints", "finding", "seen in"))
-        table = f"<table><tr>{head}</tr>{rows}</table>" if rows else ""
-        return f"<p><b>Audit</b> of {escape(self.summary)}</p>{table}"
+        head = "".join(f"<th>{name}</th>" for name in ("severity", "kind", "checkpoints", "fault", "seen in"))
+        return f"<table><tr>{head}</tr>{rows}</table>" if rows else ""
+
+    @property
+    def findings(self) -> tuple[Fault, ...]:
+        """Former name of `faults`."""
+        warnings.warn("AuditReport.findings is now AuditReport.faults", DeprecationWarning, stacklevel=2)
+        return self.faults
+
+    @property
+    def summary(self) -> str:
+        """Former name of `verdict`."""
+        warnings.warn("AuditReport.summary is now AuditReport.verdict", DeprecationWarning, stacklevel=2)
+        return self.verdict

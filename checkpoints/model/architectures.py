@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
+from checkpoints.results.result import Result
+from checkpoints.results.text import counted
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -64,11 +67,23 @@ CAPABILITIES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CapabilityTable:
+@dataclass(frozen=True, slots=True, repr=False)
+class CapabilityTable(Result):
     """The rows, with the forms that a terminal, a notebook and a table want."""
 
+    artifact, title = "architectures", "Architectures"
+
     rows: tuple[Capability, ...] = CAPABILITIES
+
+    @property
+    def verdict(self) -> str:
+        """How many are proved, and which are treated otherwise than the others."""
+        eager = [row.model_type for row in self.rows if row.attention == _EAGER]
+        afresh = [row.model_type for row in self.rows if row.reuse != "in place"]
+        return (
+            f"{counted(len(self.rows), 'architecture')} proved; eager attention alone: {', '.join(eager) or 'none'}; "
+            f"loaded afresh for every checkpoint: {', '.join(afresh) or 'none'}"
+        )
 
     def to_frame(self) -> "pd.DataFrame":
         """One row per architecture."""
@@ -83,7 +98,7 @@ class CapabilityTable:
             "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in table
         )
 
-    def _repr_html_(self) -> str:
+    def _table(self) -> str:
         head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
         body = "".join(
             "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in self._cells(row)) + "</tr>" for row in self.rows

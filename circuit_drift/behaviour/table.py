@@ -15,6 +15,8 @@ from checkpoints import DriftError, Series
 from checkpoints.errors import BadPrompt, StoreError
 from checkpoints.files.reading import read_frame
 from checkpoints.results.disk import write_file
+from checkpoints.results.result import Result
+from checkpoints.results.text import counted
 from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure
 from circuit_drift.record.record import Point
 from circuit_drift.store.store import Store
@@ -26,14 +28,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class BehaviourTable:
+@dataclass(frozen=True, slots=True, repr=False)
+class BehaviourTable(Result):
     """The behaviour of a series' checkpoints.
 
     Attributes:
         points: (step, behaviour) in order.
         failures: checkpoint -> why it has none.
     """
+
+    artifact, title = "behaviour_table", "Downstream scores"
 
     points: tuple[tuple[int, Behaviour], ...]
     failures: Mapping[str, str] = field(default_factory=dict)
@@ -60,6 +64,20 @@ class BehaviourTable:
         import pandas as pd
 
         return pd.DataFrame([{"step": step, **asdict(score)} for step, found in self.points for score in found.scores])
+
+    @property
+    def verdict(self) -> str:
+        """Each score at the first and the last step, and how many checkpoints have none."""
+        if not self.points:
+            return "no checkpoint was measured"
+        (first, before), (last, after) = self.points[0], self.points[-1]
+        where = f"step {first:,}" if first == last else f"steps {first:,} to {last:,}"
+        moves = (
+            f"{name} {value:.3g}" + ("" if first == last else f" to {after.columns.get(name, float('nan')):.3g}")
+            for name, value in before.columns.items()
+        )
+        missed = f"; {counted(len(self.failures), 'checkpoint')} not measured" if self.failures else ""
+        return f"{where}: {', '.join(moves) or 'nothing could be asked'}{missed}"
 
     def downstream(self) -> "pd.DataFrame":
         """One row a step, one column a downstream score; empty where a task could not be asked."""
@@ -92,7 +110,7 @@ class BehaviourTable:
             raise StoreError(f"cannot write downstream scores to {path}: {error}") from error
         return path
 
-    def _repr_html_(self) -> str:
+    def _table(self) -> str:
         return str(self.downstream().to_html(index=False, float_format="{:.3g}".format))
 
 

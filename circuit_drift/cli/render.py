@@ -56,7 +56,7 @@ def print_heads(scored: "Sequence[tuple[str, heads.Scores]]", top: int) -> None:
     """The leading heads of each checkpoint with their intervals and the main detectors."""
     console = _console()
     for label, scores in scored:
-        console.print(f"• step {label}: {scores.summary()}", soft_wrap=True)
+        console.print(f"• step {label}: {scores.verdict}", soft_wrap=True)
         frame = scores.to_frame().sort_values("score", ascending=False, kind="stable").head(top)
         wanted = ["name", "n", "score", "low", "high", "accepted_mean", "chance", "needle_mass", "activation"]
         _show(console, frame[[c for c in wanted if c in frame]], title="Leading heads")
@@ -65,13 +65,13 @@ def print_heads(scored: "Sequence[tuple[str, heads.Scores]]", top: int) -> None:
 
 
 def print_audit(report: "AuditReport") -> None:
-    """The audit's summary, then a finding a line with its evidence in public."""
+    """The audit's summary, then a fault a line with its evidence in public."""
     console = _console()
-    console.print(report.summary)
-    for finding in report.findings:
-        where = ", ".join(finding.checkpoints)
-        console.print(f"• {finding.severity}, {finding.kind} ({where}): {finding.message}", soft_wrap=True)
-        console.print(f"  seen in: {finding.reference}", soft_wrap=True)
+    console.print(report.verdict)
+    for fault in report.faults:
+        where = ", ".join(fault.checkpoints)
+        console.print(f"• {fault.severity}, {fault.kind} ({where}): {fault.message}", soft_wrap=True)
+        console.print(f"  seen in: {fault.reference}", soft_wrap=True)
 
 
 def print_head_track(track: "HeadTrack") -> None:

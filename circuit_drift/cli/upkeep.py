@@ -41,7 +41,7 @@ def verify(folder: StoreArgument = None, store: StoreOption = None, as_json: Jso
     else:
         typer.echo(f"{found.store}: {found.results} results and {found.runs} runs checked")
         for kind in upkeep.KINDS:
-            _list(kind, [finding.message for finding in found.findings if finding.kind == kind], kind in upkeep.FAULTS)
+            _list(kind, [notice.message for notice in found.notices if notice.kind == kind], kind in upkeep.FAULTS)
         typer.echo("everything is what was written" if found.whole else "not everything is what was written")
     leave(DONE if found.whole else DIFFERENT)
 

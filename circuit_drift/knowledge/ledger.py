@@ -81,7 +81,7 @@ class Ledger(Result):
         return np.asarray(self.scores.asked[:, 0] & ~self.known[:, 0] & self.known.any(axis=1))
 
     @property
-    def kept(self) -> NDArray[np.bool_]:
+    def retained(self) -> NDArray[np.bool_]:
         """[U] known at the first step and at the last."""
         return np.asarray(self.known[:, 0] & self.known[:, -1])
 
@@ -159,7 +159,7 @@ class Ledger(Result):
             "best": int(self.known.sum(axis=0).max()),
             "newly_learned": int(self.newly_learned.sum()),
             "newly_learned_held": int((self.newly_learned & self.known[:, -1]).sum()),
-            "kept": int(self.kept.sum()),
+            "kept": int(self.retained.sum()),
             "consolidated": int(self.consolidated.sum()),
             "acquisitions": int(self.moves.acquired.sum()),
             "relearned": int(self.moves.relearned.sum()),

@@ -1,6 +1,5 @@
 from .base import Asked as Asked
 from .base import Measure as Measure
-from .base import Result as Result
 from .circuit import CircuitMeasure as CircuitMeasure
 from .faithfulness import FaithfulnessMeasure as FaithfulnessMeasure
 from .heads import RetrievalMeasure as RetrievalMeasure

@@ -20,8 +20,7 @@ report and the prober of a training loop:
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from checkpoints import Checkpoint, DriftError
 from checkpoints.loading.load import LoadedModel
@@ -35,21 +34,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ATTENTION = AUTO
-
-
-class Result(Protocol):
-    """What a measure returns: a dataclass with ``meta``, which takes its provenance, that a folder can hold."""
-
-    @property
-    def meta(self) -> Mapping[str, Any]:
-        """What it was computed from."""
-
-    def save(self, folder: Path | str) -> Path:
-        """Write it to a folder, whole or not at all (`checkpoints.results.artifacts.write_artifact`)."""
-
-    @classmethod
-    def load(cls, folder: Path | str) -> Self:
-        """Read what `save` wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +58,8 @@ class Measure(ABC):
         name: its noun, and the name of its folder in the store.
         version: raise it whenever the numbers change; results of another version are measured anew.
         needs: measures of the same checkpoint whose results `compute` wants to see.
-        result: the type of its results (`Result`).
+        result: the type of its results: a dataclass with a mapping ``meta``, which takes its provenance, and with the
+            `save` and `load` of `checkpoints.results.result.Result`, on which the built-in ones stand.
         pairing: how two results are compared; None = they are not.
     """
 

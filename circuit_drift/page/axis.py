@@ -65,11 +65,11 @@ def missing(run: RunRecord) -> dict[float, int]:
     if run.audit is None:
         return {}
     position = {point.place: place for place, point in enumerate(run)}
-    gaps = [finding for finding in run.audit.findings if finding.kind == "missing_steps"]
+    gaps = [fault for fault in run.audit.faults if fault.kind == "missing_steps"]
     return {
-        position[finding.checkpoints[0]] + 0.5: len(finding.evidence["steps"])
-        for finding in gaps
-        if finding.checkpoints[0] in position
+        position[fault.checkpoints[0]] + 0.5: len(fault.evidence["steps"])
+        for fault in gaps
+        if fault.checkpoints[0] in position
     }
 
 

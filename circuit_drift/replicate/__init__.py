@@ -1,1 +1,1 @@
-"""The findings of two papers, each put to a run of one's own."""
+"""The claims of two papers, each put to a run of one's own."""

@@ -2,7 +2,7 @@
 
 Three levels, as there: what a checkpoint does after a short fine-tune (`circuit_drift.behaviour.sft`), how likely it
 finds the answer (`needle_maps`, `interference_maps`), and which heads retrieve (`follow`, `causal_heads`). Which of the
-paper's findings hold is said by `circuit_drift.replicate.long_context_findings`.
+paper's claims hold is said by `circuit_drift.replicate.long_context_claims`.
 """
 
 import copy

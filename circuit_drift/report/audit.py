@@ -32,16 +32,16 @@ def audit_sections(run: RunRecord) -> Iterator[Section]:
     yield Section(
         "audit",
         "Audit of the series",
-        text=f"{run.audit.summary}.",
+        text=f"{run.audit.verdict}.",
         figure=lineage_figure(run) if branches(run) else None,
-        caption=f"Each finding with the public series that had it. {_LEGEND}" if run.audit.findings else "",
-        frame=run.audit.to_frame() if run.audit.findings else None,
+        caption=f"Each fault with the public series that had it. {_LEGEND}" if run.audit.faults else "",
+        frame=run.audit.to_frame() if run.audit.faults else None,
     )
 
 
 def audit_warnings(run: RunRecord) -> list[str]:
     """The findings as sentences, for the top of the page."""
-    return [] if run.audit is None else [f"audit, {finding.sentence}" for finding in run.audit.findings]
+    return [] if run.audit is None else [f"audit, {fault.sentence}" for fault in run.audit.faults]
 
 
 def branches(run: RunRecord) -> bool:

@@ -22,7 +22,7 @@ PRUNED = "its result was pruned from the store; run the series again"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Notice:
     """Something in a store that is not as it should be, or need not be there.
 
     Attributes:
@@ -46,24 +46,24 @@ class Verification:
         store: the folder.
         results: how many results were checked.
         runs: how many records of runs were.
-        findings: what was found, faults first.
+        notices: what was found, faults first.
     """
 
     store: Path
     results: int
     runs: int
-    findings: tuple[Finding, ...]
+    notices: tuple[Notice, ...]
 
     @property
     def whole(self) -> bool:
         """Whether everything that is stored can be read, and is what was written."""
-        return not any(finding.kind in FAULTS for finding in self.findings)
+        return not any(notice.kind in FAULTS for notice in self.notices)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        findings = [{"kind": f.kind, "path": str(f.path), "message": f.message} for f in self.findings]
+        notices = [{"kind": f.kind, "path": str(f.path), "message": f.message} for f in self.notices]
         about = {"store": str(self.store), "results": self.results, "runs": self.runs, "whole": self.whole}
-        return {**about, "findings": findings}
+        return {**about, "findings": notices}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,24 +133,24 @@ def inventory(store: Store) -> tuple[Entry, ...]:
 
 def verify(store: Store) -> Verification:
     """Check every byte of a store."""
-    findings: list[Finding] = []
+    notices: list[Notice] = []
     runs = store.run_files()
     records: dict[str, Mapping[str, Any]] = {}
     for path in runs:
         try:
             records[path.stem] = _sound(read_record(path), path)
         except StoreError as error:
-            findings.append(Finding(_kind(error), path, str(error)))
+            notices.append(Notice(_kind(error), path, str(error)))
     wanted = {pair: {name: None} for name, record in records.items() for pair in _keys(record)}
     for (measure, key), names in wanted.items():
         for name in names if not store.has(measure, key) else ():
             message = f"the run {name} names a result of {measure} that is not there: {key}"
-            findings.append(Finding("missing", store.folder(measure, key), message))
+            notices.append(Notice("missing", store.folder(measure, key), message))
     results = [result for result in store.results() if _pair(result) not in wanted or store.has(*_pair(result))]
     for result in results:
-        findings += _checked(result, owned=bool(_owners(result, wanted)))
-    findings += [Finding("leftover", path, f"{path} was left by a writer that is gone") for path in leftovers(store)]
-    order = sorted(findings, key=lambda finding: (KINDS.index(finding.kind), str(finding.path)))
+        notices += _checked(result, owned=bool(_owners(result, wanted)))
+    notices += [Notice("leftover", path, f"{path} was left by a writer that is gone") for path in leftovers(store)]
+    order = sorted(notices, key=lambda notice: (KINDS.index(notice.kind), str(notice.path)))
     return Verification(store.path, len(results), len(runs), tuple(order))
 
 
@@ -252,19 +252,19 @@ def _provenance(document: Mapping[str, Any]) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _checked(result: StoredResult, *, owned: bool) -> Iterator[Finding]:
+def _checked(result: StoredResult, *, owned: bool) -> Iterator[Notice]:
     try:
         document = check_artifact(result.folder)
     except StoreError as error:
-        yield Finding(_kind(error), result.folder, str(error))
+        yield Notice(_kind(error), result.folder, str(error))
         return
     key = _provenance(document).get("key", result.key)
     if key != result.key:
-        yield Finding("damaged", result.folder, f"{result.folder} holds the result of {key}")
+        yield Notice("damaged", result.folder, f"{result.folder} holds the result of {key}")
     if DIGESTS not in document:
-        yield Finding("older", result.folder, f"{result.folder} is an earlier version's, without digests to check")
+        yield Notice("older", result.folder, f"{result.folder} is an earlier version's, without digests to check")
     if not owned:
-        yield Finding("orphaned", result.folder, f"{result.folder} belongs to no run")
+        yield Notice("orphaned", result.folder, f"{result.folder} belongs to no run")
 
 
 def _records(store: Store) -> tuple[tuple[str, dict[str, Any]], ...]:

@@ -224,8 +224,8 @@ def _audit(series: Series, *, strict: bool) -> AuditReport:
     local = all(checkpoint.hub is None for checkpoint in series)
     report = audit(series, depth="samples" if local else "metadata")
     if strict and report.status == ERRORS:
-        told = "; ".join(finding.sentence for finding in report.findings)
+        told = "; ".join(fault.sentence for fault in report.faults)
         raise DriftError(f"the audit of {series.name} found errors, and the run is strict: {told}")
-    for finding in report.findings:
-        logger.warning("audit, %s", finding.sentence)
+    for fault in report.faults:
+        logger.warning("audit, %s", fault.sentence)
     return report

@@ -316,7 +316,7 @@ def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Re
         "refused": [list(pair) for pair in needle_set.refused],
         "front": list(needle_set.front),
         "depths": achieved_depths(prompts),
-        "answers_unlike_needle": sum(p.answer[: p.answer_span[1] - p.answer_span[0]] != p.said for p in prompts),
+        "answers_unlike_needle": sum(p.answer[: len(p.answer_in_needle)] != p.answer_in_needle for p in prompts),
         "mode": mode,
         **levels(prompts),
         "layers_without_rows": [int(x) for x in np.flatnonzero(np.isnan(detectors["entropy"]).all(axis=(0, 2)))],

@@ -192,7 +192,8 @@ class NeedleMap(Result):
         arrays["row"] = np.searchsorted(kept, arrays["row"])
         return replace(self, rows=tuple(self.rows[i] for i in kept), **arrays)
 
-    def summary(self) -> str:
+    @property
+    def verdict(self) -> str:
         """One sentence: mean, worst cell, middle penalty where it applies."""
         cells = self.cell_nll
         worst = np.unravel_index(np.nanargmax(cells), cells.shape)
@@ -233,11 +234,6 @@ class NeedleMap(Result):
         from heads.niah.grid_view import plot_map
 
         return plot_map(self)
-
-    @property
-    def verdict(self) -> str:
-        """See `summary`."""
-        return self.summary()
 
     def _table(self) -> str:
         table = self.to_frame().pivot(index=self.axes[0], columns=self.axes[1], values="answer_ppl")

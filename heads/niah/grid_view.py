@@ -31,4 +31,4 @@ def plot_map(needle_map: "NeedleMap") -> "go.Figure":
     figure = go.Figure(heat)
     figure.update_xaxes(title=needle_map.axes[1], type="category")
     figure.update_yaxes(title=needle_map.axes[0], type="category")
-    return dress(figure, title=needle_map.summary(), subtitle="cells: answer PPL and needle accuracy")
+    return dress(figure, title=needle_map.verdict, subtitle="cells: answer PPL and needle accuracy")

@@ -65,7 +65,7 @@ class NeedleMaps(Result):
         """The map over length and depth in a sentence, and what interference costs."""
         cost = self.interference_cost
         beside = "" if cost is None else f"; interference costs {cost} nats per token"
-        return f"{self.depth.summary()}{beside}"
+        return f"{self.depth.verdict}{beside}"
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a cell of either map: map, row, column, and what `NeedleMap.to_frame` says of it."""

@@ -81,7 +81,7 @@ class NeedlePrompt:
         return self.needle_spans[0]
 
     @property
-    def said(self) -> tuple[int, ...]:
+    def answer_in_needle(self) -> tuple[int, ...]:
         """Token ids of the answer in the needle itself; those of `answer` differ where it follows another character."""
         return self.ids[slice(*self.answer_span)]
 

@@ -185,16 +185,12 @@ class DetectorScores(Result):
 
         return plot_scores(self, by=by or self.leading)
 
-    def summary(self) -> str:
+    @property
+    def verdict(self) -> str:
         """One sentence: the detectors and their best heads."""
         best = {name: self.top(1, by=name) for name in self.detectors}
         said = [f"{name}: {found[0].name} at {found[0].score}" for name, found in best.items() if found]
         return f"over {counted(len(self), 'prompt')}, {'; '.join(said)}"
-
-    @property
-    def verdict(self) -> str:
-        """See `summary`."""
-        return self.summary()
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Floats]]:
         arrays = {f"detector.{name}": np.asarray(values) for name, values in self.detectors.items()}
@@ -329,7 +325,8 @@ class Scores(DetectorScores):
             frame.insert(place, name, values)
         return frame.drop(columns="copy")
 
-    def summary(self) -> str:
+    @property
+    def verdict(self) -> str:
         """One sentence: heads, best head, accuracy, perplexity, what they rest on, how many needles were refused."""
         best = self.top(1)
         lead = f"the best is {best[0].name} at {best[0].score}" if best else "no layer has attention rows"

@@ -12,7 +12,7 @@ import numpy as np
 
 import circuits
 import heads
-from checkpoints.audit import AuditReport, Finding
+from checkpoints.audit import AuditReport, Fault
 from circuit_drift.api.runs import Run
 from circuit_drift.measures.registry import BUILT_IN
 from circuit_drift.record.record import Point
@@ -205,7 +205,7 @@ def point(step: int | None, *, name: str = "", tokens: int | None = None, stage:
     return Point(name=name, step=step, tokens=tokens, stage=stage, keys=keys, results=results, **others)
 
 
-def run_of(*points: Point, store: Path = Path("no store"), findings: Sequence[Finding] = (), **other) -> Run:
+def run_of(*points: Point, store: Path = Path("no store"), findings: Sequence[Fault] = (), **other) -> Run:
     """A run of these points, whose audit found nothing unless told."""
     other.setdefault("audit", AuditReport("handmade", tuple(p.place for p in points), tuple(findings), "samples"))
     origins = {"needles": "hand-made needles", "facts": "hand-made facts"}

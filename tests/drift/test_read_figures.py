@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from checkpoints.audit import Finding
+from checkpoints.audit import Fault
 from circuit_drift.measures.figures.heads import behaviour_figure, head_frame, head_lines_figure, head_map_figure
 from circuit_drift.measures.figures.lines import lines_figure
 from circuit_drift.measures.figures.recall import recall_figure
@@ -86,8 +86,8 @@ def test_checkpoints_stand_in_their_order_and_stages_begin_between_them(behaved)
 
 def test_a_suspect_checkpoint_and_missing_ones_are_marked_in_their_place(behaved):
     findings = [
-        Finding("off_path", ("two/1000",), "off"),
-        Finding("missing_steps", ("one/100", "two/1000"), "two", {"steps": [200, 300]}),
+        Fault("off_path", ("two/1000",), "off"),
+        Fault("missing_steps", ("one/100", "two/1000"), "two", {"steps": [200, 300]}),
     ]
     figure = behaviour_figure(run_of(*behaved.points, findings=findings))
     assert list(figure.layout.xaxis.ticktext) == ["0", "! 100", "! 1,000", "2,000"]
@@ -394,7 +394,7 @@ def test_stages_are_marked_where_they_change_and_nowhere_else():
 def test_marks_on_axes_that_name_steps_stand_at_the_checkpoints_shown():
     import plotly.graph_objects as go
 
-    findings = [Finding("non_finite", ("3000",), "NaN")]
+    findings = [Fault("non_finite", ("3000",), "NaN")]
     run = run_of(*(point(step) for step in (1000, 2000, 3000)), findings=findings)
     labels = ["1000", "3000"]
     figure = mark_steps(go.Figure(go.Heatmap(z=np.eye(2), x=labels, y=labels)), run)
@@ -410,7 +410,7 @@ def test_the_series_as_a_graph_says_how_many_branches_it_has():
     parents = {
         "two/a/1": ["one/0"], "two/a/2": ["two/a/1"], "two/b/1": ["one/0"], "two/b/2": ["two/b/1"]
     }  # fmt: skip
-    findings = [Finding("off_path", ("two/b/2",), "off"), Finding("non_finite", ("two/a/1",), "NaN")]
+    findings = [Fault("off_path", ("two/b/2",), "off"), Fault("non_finite", ("two/a/1",), "NaN")]
     figure = lineage_figure(run_of(*points, parents=parents, findings=findings))
     assert _title(figure) == (
         "5 checkpoints in 2 branches",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from checkpoints.audit import Finding
+from checkpoints.audit import Fault
 from circuit_drift.api.pairs import compare
 from circuit_drift.page.page import Section, write_page
 from circuit_drift.report import write_pair_report, write_report
@@ -93,7 +93,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Page:
         }
         failures = {"faithfulness": "out of memory"} if i == 1 else {}
         points.append(point(100 * i, stage="one" if i < 2 else "two", failures=failures, **measured))
-    findings = [Finding("off_path", (place,), "it lies off the path") for place in ("two/200", "two/300")]
+    findings = [Fault("off_path", (place,), "it lies off the path") for place in ("two/200", "two/300")]
     run = run_of(*points, store=store, findings=findings)
     return Page(write_report(run, store / "report.html"))
 
@@ -163,7 +163,7 @@ def test_every_caption_says_what_was_asked_and_how(told):
         "roles": MOVERS,
         "phases": "Measured on the 20 of 20 facts recalled at some checkpoint; cosine of mean edge scores, corrected "
         "for prompt noise: 1 = the same wiring up to strength, blank = nothing but noise.",
-        "audit": "Each finding with the public series that had it. ✕: an error of the audit names this checkpoint; "
+        "audit": "Each fault with the public series that had it. ✕: an error of the audit names this checkpoint; "
         "!: a warning; dashed line: steps are missing there.",
     }
     assert {slug: part.caption for slug, part in told.sections.items() if part.caption and "step300" in slug} == {

@@ -183,7 +183,7 @@ def test_the_summary_of_scores_word_for_word():
     assert found.top(1)[0].score.value == pytest.approx(0.85)
     low, high = (f"{end[0, 0]:.3g}" for end in found.interval)
     perplexity = f"{np.exp(1.5):.3g}"
-    assert found.summary() == (
+    assert found.verdict == (
         f"2 of 2 heads retrieve (score > 0.1); the best is a0.h0 at 0.85 [{low}, {high}]; needle score 66.7%, "
         f"accuracy 66.7%, answer PPL {perplexity}, over 6 prompts of 100 tokens (intervals over 6 prompts)"
     )
@@ -197,18 +197,18 @@ def test_a_summary_counts_refused_needles_and_leaves_out_what_is_not_there():
         np.zeros((16, 1, 2)), correct=[1] * 12 + [0] * 4, nll=np.full((16, 2), NAN), needle=np.repeat(range(8), 2),
         refused=["a", "b", "c"],
     )  # fmt: skip
-    said = twice.summary()
+    said = twice.verdict
     assert said.startswith("0 of 2 heads retrieve (score > 0.1); the best is a0.h0 at 0 [0, 0]; needle score 75.0%")
     assert said.endswith("accuracy 75.0%, over 16 prompts of 100 tokens (intervals over 8 needles); 3 needles refused")
     assert "PPL" not in said
     blind = scores(np.full((2, 1, 1), NAN), correct=[1, 0], nll=np.ones((2, 1)), needle=range(2))
-    assert "; no layer has attention rows; needle score 50.0%, accuracy 50.0%, answer PPL 2.72, over" in blind.summary()
+    assert "; no layer has attention rows; needle score 50.0%, accuracy 50.0%, answer PPL 2.72, over" in blind.verdict
 
 
 def test_a_gate_passed_is_not_an_answer_right():
     lenient = replace(six(), accepted=np.array([1, 1, 1, 1, 1, 0], dtype=bool))
     assert (lenient.needle_score, lenient.needle_accuracy) == pytest.approx((5 / 6, 4 / 6))
-    assert "needle score 83.3%, accuracy 66.7%" in lenient.summary()
+    assert "needle score 83.3%, accuracy 66.7%" in lenient.verdict
     assert lenient.accepted_mean[0] == pytest.approx([(0.9 + 0.8 + 1.0 + 0.7 + 0.9) / 5, 0.7 / 5])
 
 
@@ -241,7 +241,7 @@ def test_tables_of_scores():
 def test_the_summary_of_other_detectors_names_the_best_head_of_each():
     values = {"induction": np.array([[[0.1, 0.5]], [[0.3, 0.7]]]), "blank": np.full((2, 1, 2), NAN)}
     found = DetectorScores(detectors=values, kv_heads=2, meta={})
-    assert found.summary() == "over 2 prompts, induction: a0.h1 at 0.6 [0.5, 0.7]"
+    assert found.verdict == "over 2 prompts, induction: a0.h1 at 0.6 [0.5, 0.7]"
     assert repr(found) == "<DetectorScores: over 2 prompts, induction: a0.h1 at 0.6 [0.5, 0.7]>"
     page = found._repr_html_()
     assert "<tr><td>a0.h1</td><td>0.600</td><td>[0.500, 0.700]</td></tr>" in page
@@ -551,18 +551,18 @@ def test_the_summary_of_a_needle_map_word_for_word():
     low, high = np.quantile(drawn, [0.025, 0.975])
     penalty = f"1.38 [{low:.3g}, {high:.3g}]"
     assert str(found.middle_penalty()) == penalty
-    assert found.summary() == (
+    assert found.verdict == (
         f"answer PPL {np.exp(cells.mean()):.3g} over the map, worst {np.exp(10 / 3):.3g} at length 1024, depth 0.5; "
         f"middle penalty {penalty} nats"
     )
     apart = grid(axes=("distance", "before"), columns=(256, 64))
-    assert apart.summary().endswith(f"worst {np.exp(10 / 3):.3g} at distance 1024, before 64")
+    assert apart.verdict.endswith(f"worst {np.exp(10 / 3):.3g} at distance 1024, before 64")
     assert str(apart.interference_cost()) == f"-1.38 [{-high:.3g}, {-low:.3g}]"
 
 
 def test_the_figure_of_a_needle_map():
     figure = grid().plot()
-    assert figure.layout.title.text == grid().summary()
+    assert figure.layout.title.text == grid().verdict
     assert figure.layout.title.subtitle.text == "cells: answer PPL and needle accuracy"
     (heat,) = figure.data
     assert (heat.texttemplate, heat.zmin, heat.colorbar.title.text) == ("%{text}", 0, "log10 PPL")

@@ -37,7 +37,7 @@ def test_its_retrieval_heads(smollm2, capsys):
     scores = heads.score(smollm2.model, prompts, batch_size=4)
     top = scores.top(8)
     with capsys.disabled():
-        print(f"\n{scores.summary()}\n" + "\n".join(f"{head.name}  {head.score}" for head in top))
+        print(f"\n{scores.verdict}\n" + "\n".join(f"{head.name}  {head.score}" for head in top))
     assert prompts.refused == ()
     assert top[0].name == "a18.h6"
     assert top[0].score.low > 0.9

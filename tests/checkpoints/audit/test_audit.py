@@ -47,8 +47,8 @@ def findings(root):
         sampled = audit(open_series(root), depth="samples")
     assert sampled.suspects == whole.suspects
     assert sampled.examined == "samples"
-    assert {f.kind for f in sampled.findings} == {f.kind for f in whole.findings}
-    return {(f.kind, f.checkpoints) for f in whole.findings}
+    assert {f.kind for f in sampled.faults} == {f.kind for f in whole.faults}
+    return {(f.kind, f.checkpoints) for f in whole.faults}
 
 
 def weights(root, step):
@@ -68,7 +68,7 @@ def a_matrix(root):
 def test_clean_runs_raise_nothing(clean_runs):
     for seed in (0, 1):
         report = audit(open_series(clean_runs / f"seed{seed}"))
-        assert report.findings == ()
+        assert report.faults == ()
         assert report.status == 0
         assert report.suspects == {}
 
@@ -79,11 +79,11 @@ def test_swapped_checkpoints_are_both_named(runs, low, high):
     a, b, spare = weights(root, low), weights(root, high), root / "spare"
     a.rename(spare), b.rename(a), spare.rename(b)
     report = audit(open_series(root))
-    assert {(f.kind, f.checkpoints) for f in report.findings} == {
+    assert {(f.kind, f.checkpoints) for f in report.faults} == {
         ("misplaced", (str(low),)),
         ("misplaced", (str(high),)),
     }
-    assert {f.evidence["fits"] for f in report.findings} == {str(low), str(high)}
+    assert {f.evidence["fits"] for f in report.faults} == {str(low), str(high)}
     assert report.status == 2
 
 
@@ -126,8 +126,8 @@ def test_identical_checkpoints_are_grouped(runs):
     shutil.copy(weights(root, 112), weights(root, 32))
     shutil.copy(weights(root, 112), weights(root, 64))
     report = audit(open_series(root))
-    assert [(f.kind, f.checkpoints) for f in report.findings] == [("identical", ("32", "64", "112"))]
-    assert "112 is the last" in report.findings[0].message
+    assert [(f.kind, f.checkpoints) for f in report.faults] == [("identical", ("32", "64", "112"))]
+    assert "112 is the last" in report.faults[0].message
 
 
 def test_identical_weights_are_found_behind_another_header(runs):
@@ -157,7 +157,7 @@ def test_non_finite_values_are_counted(runs, value):
     root, name = runs / "seed0", a_matrix(runs / "seed0")
     edit_weights(root, 48, lambda t: t[name].view(-1)[:3].fill_(value))
     report = audit(open_series(root))
-    assert [(f.kind, f.checkpoints, f.evidence) for f in report.findings] == [
+    assert [(f.kind, f.checkpoints, f.evidence) for f in report.faults] == [
         ("non_finite", ("48",), {"tensors": {name: 3}})
     ]
 
@@ -182,7 +182,7 @@ def test_missing_steps_are_listed(runs):
     shutil.rmtree(root / "checkpoint-80")
     shutil.rmtree(root / "checkpoint-4")
     report = audit(open_series(root))
-    assert [(f.kind, f.checkpoints, f.evidence["steps"]) for f in report.findings] == [
+    assert [(f.kind, f.checkpoints, f.evidence["steps"]) for f in report.faults] == [
         ("missing_steps", ("2", "8"), [4]),
         ("missing_steps", ("64", "96"), [80]),
     ]
@@ -219,8 +219,8 @@ def test_a_changed_config_is_named_with_both_values(runs):
     root = runs / "seed0"
     edit_config(root / "checkpoint-16", initializer_range=0.5, transformers_version="0.0")
     report = audit(open_series(root))
-    assert [(f.kind, f.checkpoints) for f in report.findings] == [("config_changed", ("16",))]
-    assert report.findings[0].evidence == {"fields": {"initializer_range": [0.5, 0.02]}}
+    assert [(f.kind, f.checkpoints) for f in report.faults] == [("config_changed", ("16",))]
+    assert report.faults[0].evidence == {"fields": {"initializer_range": [0.5, 0.02]}}
 
 
 def test_a_config_may_change_between_stages(tmp_path):
@@ -243,7 +243,7 @@ def test_a_head_that_flips_between_tied_and_free_is_named(tmp_path):
     edit_weights(root, 16, lambda t: t.__setitem__("lm_head.weight", t["model.embed_tokens.weight"].clone()))
     edit_config(root / "checkpoint-16", tie_word_embeddings=False)
     assert findings(root) == {("tie_flipped", ("16",))}
-    assert "holds one" in audit(open_series(root)).findings[0].message
+    assert "holds one" in audit(open_series(root)).faults[0].message
 
 
 def test_tensors_and_dtypes_that_change_are_named(runs):
@@ -259,7 +259,7 @@ def test_metadata_alone_reads_no_values(runs):
     edit_weights(root, 4, lambda t: t.update({key: tensor.float() for key, tensor in t.items()}))
     edit_weights(root, 48, lambda t: t[a_matrix(root)].fill_(float("nan")))
     report = audit(open_series(root), depth="metadata")
-    assert [(f.kind, f.checkpoints) for f in report.findings] == [("dtype_changed", ("4",))]
+    assert [(f.kind, f.checkpoints) for f in report.faults] == [("dtype_changed", ("4",))]
     assert report.examined == "metadata"
 
 
@@ -284,7 +284,7 @@ def test_the_report_is_plain_and_complete(runs):
     assert report.suspects == {"96": "error", "112": "error", "16": "warning"}
     assert list(report.to_frame()["checkpoint"]) == ["96", "112", "16"]
     assert "1 error, 1 warning" in report._repr_html_()
-    assert all(f.kind in KINDS for f in report.findings)
+    assert all(f.kind in KINDS for f in report.faults)
 
 
 def test_an_audit_imports_no_torch(runs):
@@ -367,7 +367,7 @@ def test_short_series_are_left_alone():
 
 
 def test_the_shipped_series_is_in_order():
-    assert audit(open_series("demo")).findings == ()
+    assert audit(open_series("demo")).faults == ()
 
 
 def test_samples_read_little_and_in_full_only_what_they_do_not_tell_apart(runs, monkeypatch):
@@ -381,7 +381,7 @@ def test_samples_read_little_and_in_full_only_what_they_do_not_tell_apart(runs, 
     plain = facts._read
     monkeypatch.setattr(facts, "_read", lambda name, *rest: read.append(name) or plain(name, *rest))
     report = audit(open_series(root), depth="samples")
-    assert ("copied_tensors", ("16", "112")) in {(f.kind, f.checkpoints) for f in report.findings}
+    assert ("copied_tensors", ("16", "112")) in {(f.kind, f.checkpoints) for f in report.faults}
     assert read.count(name) >= 2
     matrices = {name for name, tensor in donor.items() if tensor.dim() > 1}
     assert matrices - set(read), "what differs in its samples is not read in full"
@@ -391,7 +391,7 @@ def test_what_only_a_full_read_shows_is_left_to_loading(runs, monkeypatch):
     root, name = runs / "seed0", a_matrix(runs / "seed0")
     monkeypatch.setattr(sys.modules["checkpoints.audit"], "_MAX_SAMPLE", 64)
     edit_weights(root, 48, lambda t: t[name].view(-1)[-1:].fill_(float("nan")))
-    sampled = {f.kind for f in audit(open_series(root), depth="samples").findings}
+    sampled = {f.kind for f in audit(open_series(root), depth="samples").faults}
     assert sampled <= {"non_finite"}
     with pytest.raises(CorruptWeights, match="are NaN or infinite"):
         open_series(root).at(48).load()
@@ -412,7 +412,7 @@ def test_a_frozen_matrix_is_not_read_in_full_by_samples(runs, monkeypatch):
     read = []
     plain = facts._read
     monkeypatch.setattr(facts, "_read", lambda name, *rest: read.append(name) or plain(name, *rest))
-    assert audit(open_series(root), depth="samples").findings == ()
+    assert audit(open_series(root), depth="samples").faults == ()
     assert name not in read
 
 
@@ -437,7 +437,7 @@ def test_no_part_of_the_shipped_series_is_out_of_order(shipped, seed):
     drawn = sorted(random.Random(seed).sample(range(len(series)), 4 + seed % 5))
     chosen = {0: [0, 4, 8, 12, 18], 1: [0, 12, 13, 17]}.get(seed, drawn)  # once called misplaced, and foreign
     part = series.select(",".join(series[place].label for place in chosen))
-    assert audit_facts(part, [facts[place] for place in chosen], depth="samples").findings == ()
+    assert audit_facts(part, [facts[place] for place in chosen], depth="samples").faults == ()
 
 
 def test_steps_that_were_not_chosen_are_not_missing(tmp_path):
@@ -447,7 +447,7 @@ def test_steps_that_were_not_chosen_are_not_missing(tmp_path):
 
     def missing(part):
         facts = [Facts(checkpoint) for checkpoint in part]
-        return [f.evidence["steps"] for f in audit_facts(part, facts, depth="metadata").findings]
+        return [f.evidence["steps"] for f in audit_facts(part, facts, depth="metadata").faults]
 
     assert missing(series) == [[700, 800]]
     assert missing(series.select("0,100,400,500")) == []

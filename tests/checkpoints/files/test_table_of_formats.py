@@ -114,7 +114,7 @@ def test_a_format_of_one_row_is_opened_checked_hashed_and_loaded(toys):
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(CorruptWeights, match=r"its head promises"):
         toy.load()
-    assert [f.kind for f in audit(open_series(toys / "toy")).findings] == ["damaged_files"]
+    assert [f.kind for f in audit(open_series(toys / "toy")).faults] == ["damaged_files"]
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_merged_and_adapted_checkpoints_in_one_series(tmp_path):
     assert torch.equal(logits[0], logits[2])
     assert not torch.allclose(logits[0], logits[1], atol=0.1)
     assert series[0].weights_hash == series[2].weights_hash != series[1].weights_hash
-    assert [(f.kind, f.checkpoints) for f in audit(series).findings if "adapter" in f.kind] == [
+    assert [(f.kind, f.checkpoints) for f in audit(series).faults if "adapter" in f.kind] == [
         ("adapter_beside", (series[2].label,))
     ]
 

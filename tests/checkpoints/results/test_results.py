@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 import circuit_drift  # noqa: F401
 import circuits
 import heads
+from checkpoints.audit import AuditReport, Fault
 from checkpoints.errors import DamagedResult, StoreError
+from checkpoints.model.architectures import Capability, CapabilityTable
 from checkpoints.results.artifacts import read_artifact, write_artifact
 from checkpoints.results.result import Result
 from circuit_drift.behaviour.result import Behaviour, TaskScore
+from circuit_drift.behaviour.table import BehaviourTable
 from circuit_drift.knowledge.ledger import Ledger
 from circuits.attribution.positions import PositionScores
 from circuits.comparison.alignment import Alignment
@@ -143,11 +146,46 @@ def test_what_a_checkpoint_can_do_is_told_with_its_tasks(tmp_path):
     assert list(Behaviour((), {}).to_frame()) == ["task", "metric", "value", "low", "high", "n"]
 
 
+def test_what_every_checkpoint_can_do_is_told_and_saved_as_one(tmp_path):
+    first, last = (Behaviour((), {"sft_lives": share}, meta={"step": step}) for step, share in ((10, 0.25), (20, 0.5)))
+    table = BehaviourTable(((10, first), (20, last)), {"checkpoint-30": "too long"})
+    assert table.verdict == "steps 10 to 20: sft_lives 0.25 to 0.5; 1 checkpoint not measured"
+    assert BehaviourTable(((10, first),)).verdict == "step 10: sft_lives 0.25"
+    assert BehaviourTable(()).verdict == "no checkpoint was measured"
+    assert table._repr_html_().startswith(f"<p><b>Downstream scores</b>: {table.verdict}</p><table")
+    back = BehaviourTable.load(table.save(tmp_path / "it"))
+    assert back.downstream().equals(table.downstream())
+    assert back.failures == table.failures
+
+
+def test_an_audit_is_told_and_saved_as_every_result_is(tmp_path):
+    fault = Fault("missing_steps", ("10", "30"), "20 is missing", {"steps": [20]})
+    report = AuditReport("run", ("10", "30"), (fault,), "samples")
+    assert report.verdict == "2 checkpoints of run (samples examined): 0 errors, 1 warning"
+    assert repr(report) == f"<AuditReport: {report.verdict}>"
+    assert report._repr_html_().startswith(f"<p><b>Audit</b>: {report.verdict}</p><table><tr><th>severity</th>")
+    assert AuditReport.load(report.save(tmp_path / "it")) == report
+    assert AuditReport("run", ("10",), (), "samples")._repr_html_().endswith("nothing found</p>")
+    with pytest.warns(DeprecationWarning, match=r"AuditReport\.findings is now AuditReport\.faults"):
+        assert report.findings == (fault,)
+    with pytest.warns(DeprecationWarning, match=r"AuditReport\.summary is now AuditReport\.verdict"):
+        assert report.summary == report.verdict
+
+
+def test_architectures_are_told_as_every_result_is():
+    eager = Capability("a", "A", ("eager",), "in place", (), "")
+    plain = Capability("b", "B", ("sdpa", "eager"), "through a fresh load", (), "")
+    assert CapabilityTable((eager, plain)).verdict == (
+        "2 architectures proved; eager attention alone: a; loaded afresh for every checkpoint: b"
+    )
+
+
 RESULTS = [
     DetectorScores, heads.Scores, HeadDiff, HeadTrack, NeedleMap,
     Ablation, circuits.AttributionGraph, Circuit, GraphDiff, CircuitTrack,
     HeadRoles, Transfer, Faithfulness, FaithfulnessCurve, NodeScores,
     PositionScores, Alignment, Ledger, Behaviour,
+    AuditReport, CapabilityTable, BehaviourTable,
 ]  # fmt: skip
 
 

@@ -203,7 +203,7 @@ def test_an_audit_of_published_metadata_fetches_no_weights(remote):
     edit_config(folders[100], initializer_range=0.5)
     save_tokenizer(folders[1], words=("c", "b", "a"))
     report = audit(open_series(f"{REPO}@step*"))
-    assert {(f.kind, f.checkpoints) for f in report.findings} == {
+    assert {(f.kind, f.checkpoints) for f in report.faults} == {
         ("identical", ("10", "1000")),
         ("config_changed", ("100",)),
         ("tokenizer_changed", ("1",)),
@@ -220,26 +220,26 @@ def test_headers_tell_of_other_dtypes_and_untied_heads(remote):
     file = remote.folders[remote.commits["step100"]] / "model.safetensors"
     save_file({name: tensor for name, tensor in load_file(file).items() if name != "lm_head.weight"}, file)
     report = audit(open_series(f"{REPO}@step*"))
-    assert {(f.kind, f.checkpoints) for f in report.findings} == {
+    assert {(f.kind, f.checkpoints) for f in report.faults} == {
         ("dtype_changed", ("10",)),
         ("tie_flipped", ("100",)),
     }
 
 
 def test_a_clean_hub_series_raises_nothing(remote):
-    assert audit(open_series(f"{REPO}@step*")).findings == ()
+    assert audit(open_series(f"{REPO}@step*")).faults == ()
 
 
 def test_a_revision_that_cannot_be_read_does_not_stop_the_audit(remote):
     (remote.folders[remote.commits["step10"]] / "model.safetensors").unlink()
     report = audit(open_series(f"{REPO}@step*"))
-    assert [(f.kind, f.checkpoints) for f in report.findings] == [("damaged_files", ("10",))]
+    assert [(f.kind, f.checkpoints) for f in report.faults] == [("damaged_files", ("10",))]
 
 
 def test_weights_of_a_hub_series_are_examined_when_asked_for(remote):
     report = audit(open_series(f"{REPO}@step*"), depth="weights")
     assert report.examined == "weights"
-    assert {f.kind for f in report.findings} <= {"foreign", "off_path", "misplaced"}
+    assert {f.kind for f in report.faults} <= {"foreign", "off_path", "misplaced"}
 
 
 def test_the_client_takes_the_endpoint_from_the_environment(remote, tmp_path):

@@ -86,7 +86,7 @@ def test_dropping_used_adapters_leaves_the_base(remote):
 
 def test_an_audit_of_published_adapters_fetches_no_weights(remote):
     report = audit(open_series(f"{REPO}@step[123]0"))
-    assert report.findings == ()
+    assert report.faults == ()
     assert not [r for r in fetched(remote, BASE) if "safetensors" in r]
 
 

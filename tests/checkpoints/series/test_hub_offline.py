@@ -63,7 +63,7 @@ def test_what_was_fetched_by_step_opens_without_a_network_with_the_same_hashes(r
     for loaded in offline.models():
         assert torch.equal(loaded.model(IDS).logits, logits[loaded.checkpoint.name])
         assert loaded.tokenizer is not None
-    assert [finding.kind for finding in audit(offline).findings] == []
+    assert [finding.kind for finding in audit(offline).faults] == []
     assert sum(remote.asked.values()) == asked
     assert open_checkpoint(f"{REPO}@step20").weights_hash == known[1][1]
     assert open_checkpoint(f"{REPO}@{known[0][4]}").weights_hash == known[0][1]

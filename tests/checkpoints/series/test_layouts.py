@@ -135,7 +135,7 @@ def test_a_damaged_trainer_state_costs_the_token_count_alone(lay, caplog, conten
     with caplog.at_level(logging.WARNING):
         series = open_series(root)
     assert [(c.step, c.tokens) for c in series] == [(10, 999), (20, None)]
-    damaged = [finding for finding in audit(series).findings if finding.kind == "damaged_beside"]
+    damaged = [finding for finding in audit(series).faults if finding.kind == "damaged_beside"]
     whole = content.startswith('{"global_step": true')
     assert [finding.checkpoints for finding in damaged] == ([] if whole else [("20",)])
     assert whole or "trainer_state.json" in damaged[0].message

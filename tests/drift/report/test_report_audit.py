@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import circuit_drift
 from checkpoints import open_series
-from checkpoints.audit import AuditReport, Finding, audit
+from checkpoints.audit import AuditReport, Fault, audit
 from circuit_drift.api.runs import Run, load_run
 from circuit_drift.cli import app
 from circuit_drift.measures.figures.heads import head_map_figure
@@ -38,7 +38,7 @@ def suspect(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return load_run(store)
 
 
-def plain_run(points: Sequence[Point], findings: Sequence[Finding] = (), **options) -> Run:
+def plain_run(points: Sequence[Point], findings: Sequence[Fault] = (), **options) -> Run:
     report = AuditReport("run", tuple(point.place for point in points), tuple(findings), "samples")
     return Run("run", tuple(points), Path(), {}, audit=report, **options)
 
@@ -54,7 +54,7 @@ def empty_figure():
 
 
 def test_findings_are_kept_with_the_run_as_they_were(suspect: Run):
-    assert {(f.kind, f.checkpoints) for f in suspect.audit.findings} >= {
+    assert {(f.kind, f.checkpoints) for f in suspect.audit.faults} >= {
         ("identical", ("20", "60")),
         ("missing_steps", ("20", "40")),
     }
@@ -72,8 +72,8 @@ def test_the_page_has_a_section_with_every_finding(suspect: Run, tmp_path: Path)
     html = suspect.report(tmp_path / "report.html").read_text(encoding="utf-8")
     assert '<section id="audit">' in html
     (section,) = audit_sections(suspect)
-    assert section.text == f"{suspect.audit.summary}."
-    assert set(section.frame["kind"]) == {finding.kind for finding in suspect.audit.findings}
+    assert section.text == f"{suspect.audit.verdict}."
+    assert set(section.frame["kind"]) == {finding.kind for finding in suspect.audit.faults}
     assert set(section.frame.columns) >= {"severity", "checkpoint", "message", "reference"}
     assert "audit, error: identical" in html
 
@@ -113,8 +113,8 @@ def test_a_clean_run_bears_no_mark_and_says_so():
 def test_axes_that_name_steps_are_marked_too():
     import plotly.graph_objects as go
 
-    findings = [Finding("identical", ("a/20", "b/40"), "the same")]
-    findings.append(Finding("missing_steps", ("a/20", "b/40"), "one", {"steps": [30]}))
+    findings = [Fault("identical", ("a/20", "b/40"), "the same")]
+    findings.append(Fault("missing_steps", ("a/20", "b/40"), "one", {"steps": [30]}))
     run = plain_run([point(10, "a"), point(20, "a"), point(40, "b"), point(50, "b")], findings)
     labels = ["10", "20", "40"]
     figure = mark_steps(go.Figure(go.Heatmap(z=[[0] * 3] * 3, x=labels, y=labels)), run)
@@ -124,7 +124,7 @@ def test_axes_that_name_steps_are_marked_too():
 
 
 def test_warnings_are_told_from_errors_by_more_than_their_colour():
-    findings = [Finding("off_path", ("1",), "off"), Finding("non_finite", ("2",), "NaN")]
+    findings = [Fault("off_path", ("1",), "off"), Fault("non_finite", ("2",), "NaN")]
     run = plain_run([point(step) for step in (0, 1, 2)], findings)
     assert tick_labels(run) == ["0", "! 1", "✕ 2"]
     colours = [shape.fillcolor for shape in mark_audit(empty_figure(), run).layout.shapes]
@@ -145,7 +145,7 @@ def branched() -> Run:
         **{f"stage2/ingredient{k}/10": [f"stage2/ingredient{k}/5"] for k in (1, 2)},
         "stage3/1": ["stage2/ingredient1/10", "stage2/ingredient2/10"],
     }
-    findings = [Finding("identical", ("stage2/ingredient2/5", "stage3/1"), "the same")]
+    findings = [Fault("identical", ("stage2/ingredient2/5", "stage3/1"), "the same")]
     return plain_run(places, findings, parents=parents)
 
 

@@ -51,8 +51,8 @@ def names(entries) -> list[str]:
 
 def kinds(store: Store) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for finding in verify(store).findings:
-        found.setdefault(finding.kind, []).append(finding.path.name)
+    for notice in verify(store).notices:
+        found.setdefault(notice.kind, []).append(notice.path.name)
     return found
 
 
@@ -87,7 +87,7 @@ def test_every_kind_of_damage_is_named(store):
     document = json.loads(done.stdout)
     assert document["whole"] is False
     assert len(document["findings"]) == sum(map(len, found.values()))
-    assert all("\n" not in finding["message"] for finding in document["findings"])
+    assert all("\n" not in notice["message"] for notice in document["findings"])
 
 
 def test_a_store_that_is_not_there_is_trouble(tmp_path):

@@ -206,7 +206,7 @@ def test_generated_answers_are_scored_and_gated(scored):
     np.testing.assert_allclose(scores.nll, forced.nll, atol=1e-5)
     assert scores.answer_ppl == pytest.approx(forced.answer_ppl, rel=1e-4)
     assert scores.meta["mode"] == "generate_then_score"
-    assert "answer PPL" in scores.summary()
+    assert "answer PPL" in scores.verdict
     assert scores.copy.shape == forced.copy.shape
 
 
@@ -236,7 +236,7 @@ def test_head_scores_without_needles_are_saved_too(tmp_path):
     scores = repeat_scores(build("llama"), block=9, repeats=2, count=2)
     back = DetectorScores.load(scores.save(tmp_path / "repeats"))
     np.testing.assert_array_equal(back.detectors["echo"], scores.detectors["echo"])
-    assert "echo" in back.summary()
+    assert "echo" in back.verdict
     assert list(back.to_frame().columns)[:3] == ["name", "layer", "head"]
     assert "echo" in back.plot().layout.title.text
     assert "<table>" in back._repr_html_()

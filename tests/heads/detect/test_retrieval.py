@@ -146,7 +146,7 @@ def test_an_option_of_no_meaning_is_refused(options, reason):
 def test_results_are_short_at_a_prompt():
     prompts = random_prompts(count=1)
     scores = heads.score(build("llama"), prompts)
-    assert repr(scores) == f"<Scores: {scores.summary()}>"
+    assert repr(scores) == f"<Scores: {scores.verdict}>"
     assert repr(prompts) == "<NeedleSet: 3 prompts of 60 tokens, 0 needles refused>"
 
 

@@ -49,7 +49,7 @@ def test_a_cell_is_the_plain_forwards_loss(model, tokenizers, needles, drawn):
 def test_a_map_is_saved_shown_and_drawn(drawn, tmp_path):
     back = NeedleMap.load(drawn.save(tmp_path / "map"))
     np.testing.assert_array_equal(back.cell_nll, drawn.cell_nll)
-    assert back.summary() == drawn.summary()
+    assert back.verdict == drawn.verdict
     assert "middle penalty" in drawn.plot().layout.title.text
     assert "<table" in drawn._repr_html_()
 
@@ -88,7 +88,7 @@ def test_interference_maps_hold_the_distance(model, tokenizers, needles):
     assert np.isfinite(found.cell_nll).all()
     with pytest.raises(BadPrompt, match="over depth"):
         found.middle_penalty()
-    assert "middle" not in found.summary()
+    assert "middle" not in found.verdict
 
 
 def test_a_needle_that_does_not_fit_a_cell_is_refused_with_the_reason(model, tokenizers, needles):

@@ -115,7 +115,7 @@ def test_the_answer_follows_the_question_as_the_text_goes_on(tokenizer, question
     assert not made.refused
     (prompt,) = made
     assert tokenizer.decode(prompt.answer) == answer
-    assert tokenizer.decode(prompt.said) == " amber coral"
+    assert tokenizer.decode(prompt.answer_in_needle) == " amber coral"
 
 
 def test_no_space_is_put_between_sentences_that_have_none(tokenizer):
@@ -123,4 +123,4 @@ def test_no_space_is_put_between_sentences_that_have_none(tokenizer):
     (prompt,) = heads.needle_prompts(tokenizer, [needle], TEXTS["Chinese"] * 40, length=400, depths=(0.5,))
     assert " " not in tokenizer.decode(prompt.ids)
     assert tokenizer.decode(prompt.answer) == "琥珀珊瑚"
-    assert prompt.said == prompt.answer
+    assert prompt.answer_in_needle == prompt.answer

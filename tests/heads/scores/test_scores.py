@@ -40,7 +40,7 @@ def test_summaries(scores):
     assert best.name == "a1.h2"
     assert best.score.low < best.score.value < best.score.high
     assert len(scores.top(10)) == 5
-    assert "1 of 6 heads retrieve" in scores.summary()
+    assert "1 of 6 heads retrieve" in scores.verdict
     assert "a1.h2" in scores._repr_html_()
 
 
@@ -102,6 +102,6 @@ def test_reading_and_comparing_stored_results_imports_no_torch(scores, tmp_path)
 
 
 def test_a_summary_says_what_it_rests_on_and_what_was_refused(scores):
-    assert scores.summary().endswith("over 20 prompts of 100 tokens (intervals over 20 needles)")
+    assert scores.verdict.endswith("over 20 prompts of 100 tokens (intervals over 20 needles)")
     few = replace(scores, needle=np.arange(20) // 4, meta={**scores.meta, "refused": [[5, "answer stands 0 times"]]})
-    assert few.summary().endswith("(intervals over 20 prompts); 1 needle refused")
+    assert few.verdict.endswith("(intervals over 20 prompts); 1 needle refused")

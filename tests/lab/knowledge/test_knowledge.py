@@ -82,7 +82,7 @@ def test_relearned_consolidated_and_windows():
     assert frame["times_relearned"].tolist() == [1, 0, 0, 0]
     assert frame.loc["u1", ["not_yet_at", "acquired_at"]].tolist() == [3, 4]
     assert frame["acquired_at"].isna().tolist() == [False, False, True, True]
-    assert book.kept.tolist() == [False, False, True, False]
+    assert book.retained.tolist() == [False, False, True, False]
 
 
 def test_a_unit_not_asked_is_neither_acquired_nor_forgotten():

@@ -11,7 +11,7 @@ from checkpoints.errors import UnsupportedArchitecture
 from circuit_drift.api.runs import Run
 from circuit_drift.record.record import Point
 from circuit_drift.replicate import long_context
-from circuit_drift.replicate.long_context_findings import claims
+from circuit_drift.replicate.long_context_claims import claims_frame
 from heads import Scores
 from heads.ablation.ablation import Ablation, Readout
 from heads.niah.grid import NeedleMap
@@ -73,7 +73,7 @@ def table_of(*, fall, middle, early, late, spared, farther):
     series = [(s, 64 * s, scores(i, fall=fall)) for i, s in enumerate(STEPS)]
     depths, befores = (0.0, 0.5, 1.0), (0.0, 128.0)
     found = heads.track(series, top_k=1, downstream=downstream)
-    table = claims(
+    table = claims_frame(
         found,
         series[-1][2],
         maps={100: a_map(("length", "depth"), (128.0, 768.0), depths, lambda n, d: 1 + middle * (d == 0.5))},

@@ -14,7 +14,7 @@ from checkpoints.errors import BadPrompt
 from circuit_drift.lab import probes
 from circuit_drift.lab.build import save_checkpoint
 from circuit_drift.lab.train import build_model
-from circuit_drift.replicate.knowledge_findings import _agrees, claims_frame
+from circuit_drift.replicate.knowledge_claims import _agrees, claims_frame
 from circuit_drift.replicate.knowledge_study import STRATEGIES, few_needles, study
 from circuit_drift.training.strategies import (
     Document,

@@ -1,12 +1,13 @@
-"""Which findings of the long-context papers hold for a series, each beside the published figure."""
+"""Which claims of the long-context papers hold for a series, each beside the published figure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 import heads
+from checkpoints.former import attach_former
+from circuit_drift.replicate.claims import Claim
 from circuit_drift.replicate.long_context import TRAINED, Maps, nats
 from heads.ablation.ablation import Ablation
 from heads.tracking.head_track import HeadTrack
@@ -15,24 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One finding of the literature beside ours.
-
-    Attributes:
-        claim: what is said.
-        published: its figures.
-        here: ours.
-        holds: whether ours agree; None where they decide nothing.
-    """
-
-    claim: str
-    published: str
-    here: str
-    holds: bool | None
-
-
-def claims(
+def claims_frame(
     monitor: HeadTrack,
     last: heads.Scores,
     *,
@@ -41,7 +25,7 @@ def claims(
     extended: Maps,
     ablations: Sequence[Ablation],
 ) -> "pd.DataFrame":
-    """The findings of arXiv 2604.02650 and 2404.15574, their figures, ours, and whether ours agree.
+    """The claims of arXiv 2604.02650 and 2404.15574, their figures, ours, and whether ours agree.
 
     Args:
         monitor: from the first step at which heads retrieve, with downstream scores.
@@ -65,27 +49,26 @@ def claims(
         _extended(extended),
         *(_causal(found) for found in ablations),
     ]
-    words = {True: "yes", False: "no", None: "undecided"}
-    columns = {"claim": [r.claim for r in rows], "published": [r.published for r in rows]}
-    return pd.DataFrame(columns | {"here": [r.here for r in rows], "reproduced": [words[r.holds] for r in rows]})
+    columns = {"claim": "words", "published": "published", "here": "here", "reproduced": "answer"}
+    return pd.DataFrame([{name: getattr(row, field) for name, field in columns.items()} for row in rows])
 
 
-def _deception(monitor: HeadTrack) -> Finding:
+def _deception(monitor: HeadTrack) -> Claim:
     found = {saturation.metric: saturation for saturation in monitor.saturations}
     still = found["needle_score"].at
     claim = "the needle score saturates while the answer's perplexity still falls"
     published = "score near saturation at 20B tokens, PPL falls to 150B"
     if still is None:
-        return Finding(claim, published, "the needle score has not saturated", None)
+        return Claim(claim, published, "the needle score has not saturated", None)
     trend = found["answer_nll"].after(still.step)
     if trend is None:
-        return Finding(claim, published, f"the needle score saturates at step {still.step:,}, the last", None)
+        return Claim(claim, published, f"the needle score saturates at step {still.step:,}, the last", None)
     slope, low, high = (100 * np.expm1(value) for value in (trend.slope, trend.low, trend.high))
     here = f"score saturated at step {still.step:,}; PPL {slope:+.0f} % [{low:+.0f}, {high:+.0f}] per doubling after it"
-    return Finding(claim, published, here, True if trend.high < 0 else False if trend.saturated else None)
+    return Claim(claim, published, here, True if trend.high < 0 else False if trend.saturated else None)
 
 
-def _amplified(monitor: HeadTrack) -> Finding:
+def _amplified(monitor: HeadTrack) -> Claim:
     curve, count = monitor.curves["initial_set_mean"], monitor.curves["retrieval_heads"]
     here = (
         f"mean score of the {len(monitor.initial_set)} heads of step {monitor.steps[0]:,}: {curve.value[0]:.2f} to "
@@ -93,10 +76,10 @@ def _amplified(monitor: HeadTrack) -> Finding:
         f"{count.value[-1]:.0f}"
     )
     risen = bool(curve.low[-1] > curve.high[0])
-    return Finding("the heads that retrieve at first retrieve more later", "it rises (figure 5)", here, risen)
+    return Claim("the heads that retrieve at first retrieve more later", "it rises (figure 5)", here, risen)
 
 
-def _stable(monitor: HeadTrack, last: heads.Scores) -> Finding:
+def _stable(monitor: HeadTrack, last: heads.Scores) -> Claim:
     """Held to the paper's least values, with the overlap that two random lists would have beside it."""
     shares = [t.agreement.shared / t.agreement.k for t in monitor.transitions]
     ranks = [t.agreement.spearman for t in monitor.transitions]
@@ -107,13 +90,13 @@ def _stable(monitor: HeadTrack, last: heads.Scores) -> Finding:
     )
     published = "24 to 29 of the top 30 (by chance 3 %), Spearman 0.73 to 0.92"
     holds = min(shares) >= 24 / 30 and min(ranks) >= 0.73
-    return Finding("the top heads stay the same between checkpoints", published, here, holds)
+    return Claim("the top heads stay the same between checkpoints", published, here, holds)
 
 
-def _few(last: heads.Scores) -> Finding:
+def _few(last: heads.Scores) -> Claim:
     share = last.count() / last.mean.size
     here = f"{last.count()} of {last.mean.size} ({share:.0%})"
-    return Finding("few heads retrieve", "3 to 6 % of heads (2404.15574)", here, share <= 0.06)
+    return Claim("few heads retrieve", "3 to 6 % of heads (2404.15574)", here, share <= 0.06)
 
 
 PRINTED = {
@@ -129,7 +112,7 @@ PRINTED = {
 """Pearson r over six checkpoints, arXiv 2604.02650, table 4, by metric and the kind of task."""
 
 
-def _correlated(monitor: HeadTrack) -> list[Finding]:
+def _correlated(monitor: HeadTrack) -> list[Claim]:
     """One claim for each metric and downstream column: holds when the interval of r lies on the published side of 0."""
     out = []
     for found in monitor.correlations:
@@ -139,40 +122,40 @@ def _correlated(monitor: HeadTrack) -> list[Finding]:
         sign = -1 if printed.startswith("-") else 1
         holds = True if min(sign * found.low, sign * found.high) > 0 else False if sign * found.r < 0 else None
         here = f"{found.r:+.2f} [{found.low:+.2f}, {found.high:+.2f}], permutation p {found.p_permutation:.2g}"
-        out.append(Finding(f"{found.metric} goes with {found.downstream}", f"r = {printed}", f"r = {here}", holds))
+        out.append(Claim(f"{found.metric} goes with {found.downstream}", f"r = {printed}", f"r = {here}", holds))
     return out
 
 
-def _better_than_score(monitor: HeadTrack) -> Finding:
+def _better_than_score(monitor: HeadTrack) -> Claim:
     """Whether the perplexity is the better sign: decided where the one interval of |r| lies beyond the other."""
     found = {c.metric: c for c in monitor.correlations if c.downstream.endswith("codes")}
     ppl, score = found.get("answer_ppl"), found.get("needle_accuracy")
     claim, published = "perplexity is a better sign of downstream scores than the needle test", "|r| 0.91 against 0.86"
     if ppl is None or score is None:
-        return Finding(claim, published, "not correlated here", None)
+        return Claim(claim, published, "not correlated here", None)
     here = (
         f"-r = {-ppl.r:.2f} [{-ppl.high:.2f}, {-ppl.low:.2f}] against r = {score.r:.2f} "
         f"[{score.low:.2f}, {score.high:.2f}]"
     )
     holds = True if -ppl.high > score.high else False if -ppl.low < score.low else None
-    return Finding(claim, published, here, holds)
+    return Claim(claim, published, here, holds)
 
 
-def _middle(maps: Maps) -> Finding:
+def _middle(maps: Maps) -> Claim:
     penalty = maps[max(maps)].part([n for n in maps[max(maps)].rows if n <= TRAINED]).middle_penalty()
     here = f"middle penalty {nats(penalty)} nats at step {max(maps):,}, up to {TRAINED} tokens"
     holds = True if penalty.low > 0 else False if penalty.high < 0 else None
-    return Finding("needles at 30 to 80 % depth are lost in the middle", "PPL high there at 16K to 64K", here, holds)
+    return Claim("needles at 30 to 80 % depth are lost in the middle", "PPL high there at 16K to 64K", here, holds)
 
 
-def _interference(maps: Maps) -> Finding:
+def _interference(maps: Maps) -> Claim:
     early, late = (maps[step].interference_cost() for step in (min(maps), max(maps)))
     here = f"cost {nats(early)} nats at step {min(maps):,}, {nats(late)} at step {max(maps):,}"
     claim = "text before the needle disturbs early in training and hardly later"
-    return Finding(claim, "PPL rises with it, then nearly flat", here, bool(early.low > 0 and late.high < early.low))
+    return Claim(claim, "PPL rises with it, then nearly flat", here, bool(early.low > 0 and late.high < early.low))
 
 
-def _extended(maps: Maps) -> Finding:
+def _extended(maps: Maps) -> Claim:
     """Held where every needle is likelier beyond the trained length under the larger base, on the mean over depths."""
     low, high = min(maps), max(maps)
     beyond = [n for n in maps[low].rows if n > TRAINED]
@@ -185,10 +168,10 @@ def _extended(maps: Maps) -> Finding:
         f"{ppl[1]:.3g}, lower for {int((nll[1] < nll[0]).sum())} of {len(needles)} needles"
     )
     claim = "a larger RoPE base carries retrieval beyond the trained length"
-    return Finding(claim, "base 500K to 2M for 32K to 64K, with training", here, bool((nll[1] < nll[0]).all()))
+    return Claim(claim, "base 500K to 2M for 32K to 64K, with training", here, bool((nll[1] < nll[0]).all()))
 
 
-def _causal(found: Ablation) -> Finding:
+def _causal(found: Ablation) -> Claim:
     score = found.estimate(found.tested)
     spared = [found.estimate(control) for control in found.controls["layer_matched"]]
     here = (
@@ -197,4 +180,7 @@ def _causal(found: Ablation) -> Finding:
     )
     claim = "masking the retrieval heads ends retrieval, masking others does not"
     holds = score.high < 0.5 < min(s.low for s in spared)
-    return Finding(claim, "top 5 % masked: needle score below 0.5 (2404.15574)", here, holds)
+    return Claim(claim, "top 5 % masked: needle score below 0.5 (2404.15574)", here, holds)
+
+
+__getattr__ = attach_former(__name__)

@@ -6,40 +6,20 @@ rule that the table states.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from circuit_drift.replicate.claims import Claim
 from circuit_drift.training.strategies.comparison import LOSS, Trained
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Answer = Literal["yes", "no"]
 HELD = (0.30, 0.56)
 KEPT = (0.41, 0.75)
 OVERLAP = (0.41, 0.44)
 FUNCTION = 0.965
 SLACK = 0.03
 LITTLE = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One row of the table.
-
-    Attributes:
-        claim: in words.
-        paper: its figures.
-        ours: ours.
-        reproduced: by the rule.
-        rule: when ours count as agreeing.
-    """
-
-    claim: str
-    paper: str
-    ours: str
-    reproduced: Answer
-    rule: str
 
 
 def claims_frame(
@@ -57,116 +37,117 @@ def claims_frame(
     import pandas as pd
 
     rows = [*_learning(lora), *_strategies(lora, kl, main), _reading(lora, references), *_circuits(lora, function)]
-    return pd.DataFrame([{name: getattr(row, name) for name in Finding.__slots__} for row in rows])
+    columns = {"claim": "words", "paper": "published", "ours": "here", "reproduced": "answer", "rule": "rule"}
+    return pd.DataFrame([{name: getattr(row, field) for name, field in columns.items()} for row in rows])
 
 
-def _learning(lora: Trained) -> Iterator[Finding]:
+def _learning(lora: Trained) -> Iterator[Claim]:
     loss, falls = lora.log[LOSS], lora.divergence
-    yield Finding(
+    yield Claim(
         "the loss falls throughout",
         "perplexity 12.6 → 10.3, 7.8 → 5.6, 8.5 → 7.7",
         f"loss {loss.iloc[0]:.2f} → {loss.iloc[-1]:.2f}; it fell in {sum(falls.loss_fell)} of {len(falls.loss_fell)} "
         "epochs",
-        _answer(all(falls.loss_fell)),
+        bool(all(falls.loss_fell)),
         "it falls in every epoch",
     )
     mean = lora.ledger.to_frame()["mean"]
     best = int(mean.argmax())
-    yield Finding(
+    yield Claim(
         "recall is best before the end",
         ".30 → .41 (epoch 7) → .40; .52 → .52 → .51; .41 → .46 (epoch 1) → .35",
         f"{mean.iloc[0]:.2f} → {mean.iloc[best]:.2f} (epoch {best}) → {mean.iloc[-1]:.2f}; recall fell in "
         f"{sum(falls.recall_fell)} epochs, {sum(falls.certain)} beyond chance",
-        _answer(best < len(mean) - 1),
+        bool(best < len(mean) - 1),
         "the best epoch is not the last",
     )
     book = lora.ledger.outcome
     held, learned = book["newly_learned_held"], book["newly_learned"]
-    yield Finding(
+    yield Claim(
         "half or more of what is newly learned is lost again",
         "held at the end: 10 of 18, 6 of 20, 6 of 17",
         f"{_share(held, learned)} held{_interval(held, learned)}",
-        _answer(_agrees(held, learned, HELD)),
+        bool(_agrees(held, learned, HELD)),
         f"our 95 % interval meets {HELD[0]:g} to {HELD[1]:g}",
     )
     kept, first = book["kept"], book["known_first"]
-    yield Finding(
+    yield Claim(
         "a part of what was known is lost",
         "kept: 7 of 12, 27 of 36, 7 of 17",
         f"{_share(kept, first)} kept{_interval(kept, first)}",
-        _answer(_agrees(kept, first, KEPT)),
+        bool(_agrees(kept, first, KEPT)),
         f"our 95 % interval meets {KEPT[0]:g} to {KEPT[1]:g}",
     )
 
 
-def _strategies(lora: Trained, kl: Trained, main: Trained) -> Iterator[Finding]:
+def _strategies(lora: Trained, kl: Trained, main: Trained) -> Iterator[Claim]:
     text, held = _change(lora, "text_ppl"), _change(kl, "text_ppl")
-    yield Finding(
+    yield Claim(
         "skills outside the domain decline",
         "MMLU .40 → .24, .66 → .38, .50 → .43",
         f"needle accuracy {_path(lora, 'needle_accuracy')}; perplexity of other text {_path(lora, 'text_ppl')}",
-        _answer(_change(lora, "needle_accuracy") < -SLACK and text > 0),
+        bool(_change(lora, "needle_accuracy") < -SLACK and text > 0),
         "both are worse at the end, accuracy by more than 3 points",
     )
-    yield Finding(
+    yield Claim(
         "KL to the original model keeps them",
         "1 to 3 points lost",
         f"needle accuracy {_path(kl, 'needle_accuracy')}; perplexity of other text {_path(kl, 'text_ppl')}, "
         f"{_ratio(held, text)} of LoRA's rise",
-        _answer(_change(kl, "needle_accuracy") >= -SLACK),
+        bool(_change(kl, "needle_accuracy") >= -SLACK),
         "at most 3 points lost",
     )
     book, units = kl.ledger.outcome, len(kl.ledger.scores.units)
     net = book["known_last"] - book["known_first"]
-    yield Finding(
+    yield Claim(
         "and learns nearly nothing",
         "+1 to +2 of 100 entities",
         f"{net:+d} of {units} units known; {_share(book['newly_learned_held'], book['newly_learned'])} of those ever "
         "learned are held",
-        _answer(abs(net) <= max(1, LITTLE * units)),
+        bool(abs(net) <= max(1, LITTLE * units)),
         "at most 2 of 100 more",
     )
     known = main.ledger.known.sum(axis=0)
     peak = int(known.argmax())
-    yield Finding(
+    yield Claim(
         "main documents alone: an early peak, then a fall",
         "18 of 100 in epoch 1, 0 by epoch 30",
         f"{known[0]} → {known[peak]} (epoch {peak}) → {known[-1]} of {units} units known in {len(known) - 1} epochs",
-        _answer(peak < len(known) // 2 and bool(known[-1] < known[peak])),
+        bool(peak < len(known) // 2 and bool(known[-1] < known[peak])),
         "the peak is in the first half, and the end below it",
     )
 
 
-def _reading(lora: Trained, references: "pd.DataFrame") -> Finding:
+def _reading(lora: Trained, references: "pd.DataFrame") -> Claim:
     gold = references[references["passages"] == "gold"].iloc[0]
     learned = lora.ledger.to_frame()["mean"].max()
-    return Finding(
+    return Claim(
         "reading the right passage beats learning it",
         "recall .60 against .41, .68 against .52, .63 against .46",
         f"recall {gold['recall']:.2f} over {gold['asked']} probes, against {learned:.2f}",
-        _answer(gold["recall"] > learned),
+        bool(gold["recall"] > learned),
         "recall with the gold passage is above the best epoch's",
     )
 
 
-def _circuits(lora: Trained, function: "pd.DataFrame") -> Iterator[Finding]:
+def _circuits(lora: Trained, function: "pd.DataFrame") -> Iterator[Claim]:
     drift = lora.drift()
     low, high, beyond = drift["overlap"].min(), drift["overlap"].max(), int(drift["beyond_noise"].sum())
-    yield Finding(
+    yield Claim(
         "the circuit's edges are others from the first epoch on",
         "edge Jaccard with epoch 0 about .41 to .44 at every epoch (axis limits); no noise floor",
         f"{low:.2f} to {high:.2f}; two halves of the facts at one checkpoint: {drift['floor'].min():.2f} to "
         f"{drift['floor'].max():.2f}; beyond that noise in {beyond} of {len(drift)} epochs",
-        _answer(beyond == len(drift)),
+        bool(beyond == len(drift)),
         "every epoch is beyond the noise floor",
     )
     later = function[function["step"] > function["step"].min()]
-    yield Finding(
+    yield Claim(
         "the circuit from before training goes on working",
         "96.5 to 100 % of the model's logit difference (1B; 12.9 % of the edges)",
         f"{later['first'].min():.0%} to {later['first'].max():.0%} (before: {function['first'].iloc[0]:.0%}); each "
         f"epoch's own circuit {later['own'].min():.0%} to {later['own'].max():.0%} (10 % of the edges)",
-        _answer(bool((later["first"] >= FUNCTION * function["first"].iloc[0]).all())),
+        bool(bool((later["first"] >= FUNCTION * function["first"].iloc[0]).all())),
         "at least 96.5 % of what it does before training, at every epoch",
     )
 
@@ -208,7 +189,3 @@ def _change(one: Trained, skill: str) -> float:
 
 def _ratio(part: float, whole: float) -> str:
     return f"{part / whole:.0%}" if whole > 0 else "none"
-
-
-def _answer(agrees: bool) -> Answer:
-    return "yes" if agrees else "no"
