@@ -19,6 +19,7 @@ BUILT_IN = {
     "circuit": "circuit_drift.measures.circuit:CircuitMeasure",
     "faithfulness": "circuit_drift.measures.faithfulness:FaithfulnessMeasure",
     "patching": "circuit_drift.measures.causal.patching:PatchingMeasure",
+    "lens": "circuit_drift.measures.lens:LensMeasure",
     "roles": "circuit_drift.measures.roles:RolesMeasure",
     "maps": "circuit_drift.measures.maps:MapsMeasure",
     "sft": "circuit_drift.behaviour.sft:SftMeasure",
