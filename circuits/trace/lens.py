@@ -52,7 +52,7 @@ class LogitLens(Result):
     @property
     def layers(self) -> int:
         """L, how many layers the model has."""
-        return self.rank.shape[1] - 1
+        return int(self.rank.shape[1]) - 1
 
     def hit(self, k: int) -> NDArray[np.floating]:
         """[L + 1] Hit@k after every layer: share of facts whose answer is among the k top tokens."""

@@ -12,8 +12,8 @@ from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.page.page import Section
 from circuit_drift.prompts import NeedleSource
 from circuit_drift.record.record import RunRecord
+from heads.ablation.ablation import Ablation
 from heads.ablation.kinds import ABLATIONS
-from heads.ablation.validation import Validation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ class AblationMeasure(Measure):
 
     name = "ablation"
     needs = ("heads",)
-    result = Validation
+    result = Ablation
 
     @classmethod
     def build(cls, asked: Asked) -> Self:
@@ -55,25 +55,25 @@ class AblationMeasure(Measure):
                 f"ablation takes a number of heads and one of {', '.join(ABLATIONS)}, as in ablation:3; got "
                 f"{', '.join(asked.arguments)}"
             )
-        return cls(asked.prompts.needles, *(counts or [None]), *(kinds or ["off"]))
+        return cls(asked.prompts.needles, counts[0] if counts else None, kinds[0] if kinds else "off")
 
     def params(self) -> dict[str, Any]:
         """Prompts, how many heads, what ablating means, and the controls."""
         chosen = {name: getattr(self, name) for name in ("top_k", "kind", "controls", "seed")}
         return {"prompts": self.source.hash, **chosen}
 
-    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> Validation:
+    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> Ablation:
         """The model as it is, its best heads ablated, and each control.
 
         Raises:
             BadPrompt: too few other heads for any control.
         """
-        from heads.ablation.ablate import validate
+        from heads.ablation.ablate import ablate
 
         scores = earlier["heads"]
         top_k = self.top_k or max(1, min(MOST, round(SHARE * scores.mean.size)))
         prompts = needle_prompts_of(tokenizer_of(loaded), self.source)
-        return validate(
+        return ablate(
             loaded.model,
             prompts,
             top_k=top_k,
@@ -89,7 +89,7 @@ class AblationMeasure(Measure):
         return {"needles": self.source.origin}
 
     @classmethod
-    def reading(cls, result: Validation) -> dict[str, float]:
+    def reading(cls, result: Ablation) -> dict[str, float]:
         """Needle scores of the model as it is, with its best heads ablated, and with the first kind of control.
 
         ``ablation_nll`` is the answer NLL with the best heads ablated minus that of the controls, nats per token;
@@ -104,7 +104,7 @@ class AblationMeasure(Measure):
         }
 
     @classmethod
-    def columns(cls, result: Validation) -> dict[str, Any]:
+    def columns(cls, result: Ablation) -> dict[str, Any]:
         """The same, and whether the difference to the controls is significant."""
         return {**cls.reading(result), "causal": result.causal}
 

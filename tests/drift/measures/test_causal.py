@@ -10,7 +10,7 @@ from circuit_drift.measures.figures.ablation import ablation_figure, ablation_fr
 from circuit_drift.measures.registry import build_measures
 from circuit_drift.prompts import EdgeScoring, prompts_for
 from circuits.intervention.edge_check import EdgeCheck, check_edges
-from heads.ablation.validation import Readout, Validation
+from heads.ablation.ablation import Ablation, Readout
 from tests.drift.handmade import point, run_of
 
 
@@ -81,7 +81,7 @@ def ablated(tested, control, *, needles=10):
         recall = (np.arange(needles) < right).astype(float)
         return Readout(heads, "off", "both", recall, np.where(recall == 1, 0.125, 5.0), np.ones(needles))
 
-    return Validation(
+    return Ablation(
         readout(needles), readout(tested, ("a1.h0",)), {"layer_matched": (readout(control, ("a1.h1",)),)},
         retrieving=("a1.h0",), needle=np.arange(needles),
     )  # fmt: skip
