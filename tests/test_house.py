@@ -35,7 +35,7 @@ DOORS = {
 """Imports that look up: a method that opens what stands above it."""
 FLOORS = (
     ("plugins", "prompts", "shadows", "store"),
-    ("record",),
+    ("record", "statements"),
     ("page",),
     ("measures",),
     ("sweep",),

@@ -1,6 +1,6 @@
 """A pair as a user holds it: the record, and how it is told, shown and kept."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -11,10 +11,11 @@ from circuit_drift.comparison.pair import PAIR_MEASURES, compare_points, measure
 from circuit_drift.measures.base import Measure
 from circuit_drift.prompts import Prompts
 from circuit_drift.record.pair import PairRecord
+from circuit_drift.record.questions import Deltas
 from circuit_drift.record.record import Point
 from circuit_drift.report import write_pair_report
 from circuit_drift.report.pair_view import pair_html, pair_json
-from circuit_drift.report.verdict import pair_verdict
+from circuit_drift.report.verdict_pair import pair_verdict
 from circuit_drift.store.store import Store
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def diff(
     placement: Placement | None = None,
     q: float = 0.05,
     progress: bool = True,
+    delta: Mapping[str, float] | Deltas | None = None,
     **where: Unpack[Where],
 ) -> PairDiff:
     """Compare two checkpoints, measuring what is not stored yet.
@@ -83,8 +85,11 @@ def diff(
         prompts: what is asked; by default what the folder of A brings along, else the built-in prompts.
         measures: as for `circuit_drift.run`, and ``transfer``, which runs each circuit in both models.
         placement: device, dtype, attention implementation and device map (`checkpoints.Placement`).
-        q: the false discovery rate the changes are held to.
+        q: the level of the pair: the chance that any difference named is none, and the false discovery rate of heads
+            and edges.
         progress: show a progress bar where there is a terminal or a notebook.
+        delta: margins below which a change counts as none, by name (``recall``, ``heads``, ``nll``, ``wiring``,
+            ``strength``, ``edge``), beside the defaults of `circuit_drift.record.questions.Deltas`.
         where: fields of a placement by themselves: ``device="cuda"``, ``dtype="bfloat16"``.
 
     Raises:
@@ -102,20 +107,29 @@ def diff(
             placement=Placement.of(placement, where),
             q=q,
             progress=progress,
+            delta=delta,
         )
     )
 
 
-def compare(a: Point, b: Point, *, q: float = 0.05, transfer: "Transfer | None" = None) -> PairDiff:
+def compare(
+    a: Point,
+    b: Point,
+    *,
+    q: float = 0.05,
+    transfer: "Transfer | None" = None,
+    delta: Mapping[str, float] | Deltas | None = None,
+) -> PairDiff:
     """Compare two measured checkpoints from their results alone; no model, no torch.
 
     Args:
         a: results at A.
         b: results at B.
-        q: the false discovery rate the changes are held to.
+        q: the level of the pair, as for `diff`.
         transfer: what each circuit does in the other model, where that was measured.
+        delta: as for `diff`.
 
     Raises:
         CheckpointMismatch: they share no measure, or were measured on different prompts.
     """
-    return PairDiff.of(compare_points(a, b, q=q, transfer=transfer))
+    return PairDiff.of(compare_points(a, b, q=q, transfer=transfer, delta=delta))

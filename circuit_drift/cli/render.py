@@ -14,7 +14,8 @@ from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.report.asked import depth_sentence
 from circuit_drift.report.pair_view import SHOWN
 from circuit_drift.report.run_table import run_frame
-from circuit_drift.report.verdict import pair_verdict, run_verdict
+from circuit_drift.report.verdict import run_verdict
+from circuit_drift.report.verdict_pair import pair_verdict
 
 if TYPE_CHECKING:
     import pandas as pd

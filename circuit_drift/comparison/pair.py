@@ -1,24 +1,29 @@
 """Two checkpoints compared: behaviour, heads, circuit, and one verdict.
 
-Positive differences always mean that B has more than A. A change counts as real when its false-discovery-rate
-controlled q value is below the stated level; a pair differs when any head or the graph as a whole changed for real.
+Positive differences always mean that B has more than A. Everything asked of a pair (does recall turn over, did a head,
+a readout of the needles, the circuit of a group of facts change) is held to one level for the pair, and answered with
+different, equivalent within a stated margin, or undecided (`circuit_drift.comparison.decision`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from checkpoints import DriftError, open_checkpoint
 from checkpoints.errors import CheckpointMismatch
 from checkpoints.placement import ANYWHERE, Placement
 from checkpoints.series.compat import require_same_model
+from circuit_drift.comparison.decision import answered
 from circuit_drift.comparison.pair_tables import comparable
 from circuit_drift.comparison.transfer import TRANSFER, measure_transfer, stored_transfer
 from circuit_drift.measures.base import Measure
 from circuit_drift.measures.registry import MEASURES, build_measures
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.record.pair import PairRecord
+from circuit_drift.record.questions import Deltas, Question
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.sweep import measure_each
@@ -41,6 +46,7 @@ def measure_pair(
     placement: Placement = ANYWHERE,
     q: float = 0.05,
     progress: bool = True,
+    delta: Mapping[str, float] | Deltas | None = None,
 ) -> PairRecord:
     """Measure two checkpoints where that is not stored yet, and compare them; arguments and errors as for `diff`."""
     first, second = open_checkpoint(a), open_checkpoint(b)
@@ -57,7 +63,7 @@ def measure_pair(
             transfer = measure_transfer([first, second], points, store, prompts, placement=placement)
         except DriftError as error:
             reason = {TRANSFER: str(error)}
-    pair = compare_points(*points, q=q, transfer=transfer)
+    pair = compare_points(*points, q=q, transfer=transfer, delta=delta)
     return replace(pair, missing={**pair.missing, **reason})
 
 
@@ -68,25 +74,44 @@ def _without_transfer(measures: Sequence[str | Measure]) -> list[str | Measure]:
     return [*wanted, "circuit"] if len(wanted) < len(measures) and "circuit" not in named else wanted
 
 
-def stored_pair(run: RunRecord, a: int | str, b: int | str, *, q: float = 0.05) -> PairRecord:
+def stored_pair(
+    run: RunRecord,
+    a: int | str,
+    b: int | str,
+    *,
+    q: float = 0.05,
+    delta: Mapping[str, float] | Deltas | None = None,
+) -> PairRecord:
     """Two checkpoints of a run compared, with the transfer between them where it was measured."""
     pair = (run.at(a), run.at(b))
-    return compare_points(*pair, q=q, transfer=stored_transfer(pair, Store(run.store)))
+    return compare_points(*pair, q=q, transfer=stored_transfer(pair, Store(run.store)), delta=delta)
 
 
-def compare_points(a: Point, b: Point, *, q: float = 0.05, transfer: "Transfer | None" = None) -> PairRecord:
+def compare_points(
+    a: Point,
+    b: Point,
+    *,
+    q: float = 0.05,
+    transfer: "Transfer | None" = None,
+    delta: Mapping[str, float] | Deltas | None = None,
+) -> PairRecord:
     """Compare two measured checkpoints from their results alone; no model, no torch.
 
     Args:
         a: results at A.
         b: results at B.
-        q: the false discovery rate the changes are held to.
+        q: the level of the pair: the chance that any difference named is none, and the false discovery rate of heads
+            and edges where their family differs.
         transfer: what each circuit does in the other model, where that was measured.
+        delta: margins that count as no change, by name, beside the defaults of `Deltas`.
 
     Raises:
         CheckpointMismatch: they share no measure, or were measured on different prompts.
+        BadPrompt: a delta that there is none of.
     """
+    margins = Deltas.of(delta)
     changes: dict[str, Any] = {}
+    asked: dict[str, list[Question]] = {}
     readouts: list[Change] = []
     missing: dict[str, str] = {}
     facts = ""
@@ -99,6 +124,7 @@ def compare_points(a: Point, b: Point, *, q: float = 0.05, transfer: "Transfer |
         compared = pairing.compare(a, b, q=q, earlier=changes)
         if compared is not None:
             changes[name] = compared.change
+            asked[name] = list(pairing.questions(a, b, compared.change, deltas=margins))
             readouts += compared.readouts
             facts = facts or compared.facts
     if not changes:
@@ -106,4 +132,9 @@ def compare_points(a: Point, b: Point, *, q: float = 0.05, transfer: "Transfer |
         raise CheckpointMismatch(f"nothing to compare. {reasons}")
     if transfer is not None and "circuit" in changes:
         changes["circuit"] = changes["circuit"].with_transfer(transfer)
-    return PairRecord(a, b, q, tuple(readouts), changes, facts, missing)
+    told = comparable((a, b))
+    questions = answered([question for own in asked.values() for question in own], level=q)
+    places = np.cumsum([0, *map(len, asked.values())])
+    for name, start, stop in zip(asked, places, places[1:], strict=False):
+        changes[name] = told[name].held(changes[name], questions[start:stop]) if start < stop else changes[name]
+    return PairRecord(a, b, q, tuple(readouts), changes, facts, missing, questions, margins)

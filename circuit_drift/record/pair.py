@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+from circuit_drift.record.questions import Deltas, Floor, Outcome, Question
 from circuit_drift.record.record import Point
 
 if TYPE_CHECKING:
+    from circuit_drift.record.circuit_groups import CircuitGroups
     from circuits.comparison.graph_diff import GraphDiff
     from circuits.roles.roles import RoleChange
     from heads.comparison.diff import HeadDiff
@@ -22,8 +24,11 @@ class PairRecord:
         q: the false discovery rate the changes are held to.
         behaviour: needle accuracy, answer NLL, fact recall.
         changes: measure -> what changed in it, for each measure that both have and that compares two results.
-        facts: which facts the circuits are compared on.
+        facts: which facts the circuits that figures and tables show are compared on.
         missing: measure -> why it is not compared.
+        questions: what was asked of the pair, answered at one level for all.
+        deltas: the margins that count as no change.
+        floor: the same changes among siblings, where some were given.
     """
 
     a: Point
@@ -33,6 +38,9 @@ class PairRecord:
     changes: Mapping[str, Any] = field(default_factory=dict)
     facts: str = ""
     missing: Mapping[str, str] = field(default_factory=dict)
+    questions: tuple[Question, ...] = ()
+    deltas: Deltas = field(default_factory=Deltas)
+    floor: Floor | None = None
 
     @property
     def span(self) -> str:
@@ -46,7 +54,12 @@ class PairRecord:
 
     @property
     def circuit(self) -> "GraphDiff | None":
-        """Edge by edge."""
+        """Edge by edge, over the largest group of facts that has a circuit to read (`facts` says which)."""
+        return None if self.groups is None else self.groups.lead
+
+    @property
+    def groups(self) -> "CircuitGroups | None":
+        """Edge by edge, wiring and strength, for each group of facts: kept, lost, learned, neither, and the classes."""
         return self.changes.get("circuit")
 
     @property
@@ -55,9 +68,26 @@ class PairRecord:
         return self.changes.get("roles")
 
     @property
+    def outcome(self) -> Outcome | Literal[""]:
+        """Whether the pair is different, equivalent within the margins, or undecided; "" where nothing can be said.
+
+        Different where any question is answered so, or a measure without questions says so; equivalent where no
+        question with a margin is left open.
+        """
+        asked = {question.outcome for question in self.questions}
+        own = any(
+            getattr(change, "significant", False)
+            for measure, change in self.changes.items()
+            if measure not in ("heads", "circuit")
+        )
+        if own or "different" in asked:
+            return "different"
+        return "undecided" if "undecided" in asked else "equivalent" if "equivalent" in asked else ""
+
+    @property
     def significant(self) -> bool:
-        """Whether any head, needle readout, or the graph as a whole changed beyond noise."""
-        return any(change.significant for change in self.changes.values() if hasattr(change, "significant"))
+        """Whether the pair differs: in recall, a head, a readout of the needles, or the circuit of a group of facts."""
+        return self.outcome == "different"
 
     def with_change(self, measure: str, change: Any) -> Self:
         """The same pair with another change of one measure."""

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoints.stats.shares import mcnemar_p
 from checkpoints.stats.ttests import paired_test
 from checkpoints.stats.units import ENOUGH
+from circuit_drift.record.groups import class_names
 from heads.scores.change import Change
 
 if TYPE_CHECKING:
@@ -20,11 +22,9 @@ def recall_by_class(graph: "circuits.AttributionGraph") -> dict[str, tuple[float
     A class whose facts carry several ``batch`` labels (trained on at different times) is told apart by them.
     """
     known = graph.answer_rank == 0
-    classes = [str(labels.get("class", "all")) for labels in graph.labels]
-    batches = [labels.get("batch") for labels in graph.labels]
-    several = {name for name in classes if len({b for c, b in zip(classes, batches, strict=True) if c == name}) > 1}
-    groups = np.array([f"{c} {b}" if c in several else c for c, b in zip(classes, batches, strict=True)])
-    return {name: (float(known[groups == name].mean()), int((groups == name).sum())) for name in dict.fromkeys(groups)}
+    groups = class_names(graph)
+    kinds = dict.fromkeys(groups.tolist())
+    return {name: (float(known[groups == name].mean()), int((groups == name).sum())) for name in kinds}
 
 
 def recall_change(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Change:
@@ -37,10 +37,7 @@ def recall_change(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Change:
         a: [N] bool, recalled at A.
         b: [N] bool, recalled at B, in the same order.
     """
-    from scipy.stats import binomtest
-
-    gained, lost = int((~a & b).sum()), int((a & ~b).sum())
-    p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    p = mcnemar_p(int((~a & b).sum()), int((a & ~b).sum()))
     test = paired_test(a.astype(float), b.astype(float))
     return Change(
         "fact recall", float(a.mean()), float(b.mean()), float(test.delta), float(test.low), float(test.high), p

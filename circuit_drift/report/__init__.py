@@ -16,7 +16,8 @@ from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.report.asked import refused_frame
 from circuit_drift.report.audit import audit_sections, audit_warnings
-from circuit_drift.report.verdict import pair_verdict, run_verdict
+from circuit_drift.report.verdict import run_verdict
+from circuit_drift.report.verdict_pair import pair_statements, pair_verdict
 from circuit_drift.stages.stages import stage_ends, track_circuit
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 
 __all__ = ["write_pair_report", "write_report"]
+
+HEADLINES = ("outcome", "floor", "recall", "group")
+"""Statements about a stage that the page of a run leads with."""
 
 
 def write_report(run: RunRecord, path: Path | str) -> Path:
@@ -82,8 +86,10 @@ def _refused(points: Sequence[Point]) -> Iterator[Section]:
 
 
 def _headlines(pair: PairRecord) -> Iterator[str]:
-    if pair.circuit is not None:
-        yield f"Circuit, step {pair.a.label} → {pair.b.label}, on {pair.facts}: {pair.circuit.verdict}"
+    """The outcome of a stage, and the groups of facts that have a circuit to read."""
+    for statement in pair_statements(pair):
+        if statement.kind in HEADLINES:
+            yield statement.text if statement.kind == "outcome" else f"{pair.span}: {statement.text}"
 
 
 def _evolution(run: RunRecord, table: "pd.DataFrame") -> Iterator[Section]:

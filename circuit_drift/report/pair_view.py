@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from circuit_drift.comparison.pair_tables import pair_tables, table_names
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point
-from circuit_drift.report.verdict import pair_verdict
+from circuit_drift.report.verdict_pair import pair_statements, pair_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,12 +21,18 @@ SHOWN = 10
 
 def pair_json(pair: PairRecord) -> dict[str, Any]:
     """A pair as plain values; NaN becomes null."""
+    told = pair_statements(pair)
     document = {
         "a": _point_json(pair.a),
         "b": _point_json(pair.b),
         "q": pair.q,
         "significant": pair.significant,
-        "verdict": list(pair_verdict(pair)),
+        "outcome": pair.outcome,
+        "deltas": asdict(pair.deltas),
+        "verdict": [statement.text for statement in told],
+        "statements": [statement.to_json() for statement in told],
+        "questions": [asdict(question) for question in pair.questions],
+        "floor": None if pair.floor is None else asdict(pair.floor) | {"outcome": pair.floor.outcome},
         "behaviour": [asdict(change) for change in pair.behaviour],
         **dict.fromkeys(table_names(pair)),
         **{table.name: _records(table.frame) for table in pair_tables(pair)},

@@ -1,13 +1,11 @@
-"""Verdicts: sentences in which every number is computed from the results."""
+"""What is said of a run: sentences in which every number is computed from the results."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
 from checkpoints.results.text import counted
-from circuit_drift.comparison.pair_tables import pairings
 from circuit_drift.record.lineage import nearest_before
-from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.recall import recall_by_class
 from circuit_drift.record.record import RunRecord
 from circuit_drift.report.asked import asked_sentences
@@ -16,33 +14,6 @@ from heads.scores.scores import THRESHOLD
 
 PASSED = 0.95
 FALLING = 0.10
-
-
-def pair_verdict(pair: PairRecord) -> tuple[str, ...]:
-    """What changed from A to B: whether at all, then behaviour, heads, circuit."""
-    a, b = pair.a.label, pair.b.label
-    if a == b:
-        a, b = pair.a.place, pair.b.place
-    told = pairings(pair)
-    if pair.significant:
-        parts = " and ".join(part for name, how in told.items() for part in how.parts(pair.changes[name]))
-        opening = f"{a} and {b} differ: {parts} changed for real (q <= {pair.q:g})."
-    else:
-        compared = " and no ".join(how.noun for how in told.values() if not how.needs)
-        opening = f"No {compared} changed significantly from {a} to {b} (q <= {pair.q:g})."
-    sentences = [opening, _behaviour_sentence(pair)]
-    sentences += [sentence for how in told.values() for sentence in how.sentences(pair)]
-    sentences += asked_sentences((pair.a, pair.b))
-    sentences += [f"Not compared: {measure} ({reason})." for measure, reason in pair.missing.items()]
-    return tuple(sentence for sentence in sentences if sentence)
-
-
-def _behaviour_sentence(pair: PairRecord) -> str:
-    told = [
-        f"{c.name} {c.before:.2f} → {c.after:.2f} (Δ {c.delta:+.2f} [{c.low:+.2f}, {c.high:+.2f}])"
-        for c in pair.behaviour
-    ]
-    return "Behaviour: " + "; ".join(told) + "." if told else ""
 
 
 def run_verdict(run: RunRecord) -> tuple[str, ...]:

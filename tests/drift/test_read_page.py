@@ -13,6 +13,7 @@ import pytest
 
 from checkpoints.audit import Fault
 from circuit_drift.api.pairs import compare
+from circuit_drift.measures.pairs.circuit import CAPTIONS
 from circuit_drift.page.page import Section, write_page
 from circuit_drift.report import write_pair_report, write_report
 from tests.drift.handmade import (
@@ -107,14 +108,20 @@ def test_the_head_of_a_page_says_which_run_and_what_was_found(told):
         "Fact recall over stage two: old 0.40 → 1.00 (step 200) → 1.00; new 0.00 → 1.00 (step 200) → 0.80.",
         "1 of 4 checkpoints could not be measured in full: step100.",
     ]
-    first, second = told.verdict[3:]
-    assert first.startswith(
-        "Circuit, step 0 → 100, on all 20 facts (fewer than 8 are recalled at A or B): No edge of 46 changed beyond the"
+    first, recall, neither, old, new, second, *_ = told.verdict[3:]
+    assert first == "0 and 100 differ: answer NLL (nats per token) 4.00 → 3.00."
+    assert recall == "0 → 100: Recall 0.10 → 0.20 of 20 facts: 0 lost, 2 learned; 0.10 [0.01, 0.32] changed sides."
+    assert neither.startswith("0 → 100: Facts recalled at neither (16): same wiring (1 − cosine 0.00 [0.00, 0.00], ")
+    assert old.startswith("0 → 100: Old facts (10): same wiring ")
+    assert new.startswith("0 → 100: New facts (10): same wiring ")
+    assert second == (
+        "100 and 300 differ: 14 learned of 20 facts; circuits of facts learned changed in 2 edges, old changed in 2 "
+        "edges, new changed in 2 edges; 2 heads of 4 changed; answer NLL (nats per token) 3.00 → 1.00."
     )
-    assert second.startswith(
-        "Circuit, step 100 → 300, on the 18 of 20 facts recalled at A or B: 2 of 46 edges changed for real (q <= 0.05, "
-        "global p = 0.006): within the circuits 1 gained, 1 lost."
-    )
+    assert [sentence for sentence in told.verdict if sentence.startswith("100 → 300: Facts")] == [
+        "100 → 300: Facts learned (14): same wiring (1 − cosine 0.02 [0.02, 0.02], margin 0.1), 1.00 [1.00, 1.00] "
+        "times as strong; 2 edges changed (1 gained, 1 lost), most m1->logits, a1.h1->logits."
+    ]
 
 
 def test_warnings_name_what_the_audit_found_and_what_failed(told):
@@ -137,7 +144,9 @@ def test_every_section_has_its_heading_in_its_place(told):
             f"{slug}-step{a}-step{b}": f"{heading} {a} → {b}"
             for a, b in ((0, 100), (100, 300))
             for slug, heading in (
+                ("groups", "Facts and their circuits"),
                 ("circuit", "Circuit"),
+                ("edges", "Edges that changed"),
                 ("nodes", "Nodes"),
                 ("similarity", "Similarity"),
                 ("profile", "Depth and spread"),
@@ -149,7 +158,7 @@ def test_every_section_has_its_heading_in_its_place(told):
         "checkpoints": "All checkpoints",
     }
     assert list(told.sections)[:8] == [
-        "needle", "heads", "leading-heads", "recall", "circuits", "roles", "phases", "circuit-step0-step100"
+        "needle", "heads", "leading-heads", "recall", "circuits", "roles", "phases", "groups-step0-step100"
     ]  # fmt: skip
 
 
@@ -167,13 +176,15 @@ def test_every_caption_says_what_was_asked_and_how(told):
         "!: a warning; dashed line: steps are missing there.",
     }
     assert {slug: part.caption for slug, part in told.sections.items() if part.caption and "step300" in slug} == {
-        "circuit-step100-step300": "Measured on the 18 of 20 facts recalled at A or B. Edges of either circuit by what "
-        "became of them: 1 gained, 1 lost, 15 kept, 4 uncertain; positive = corrupting the edge raises the metric. "
-        "18 units of the same facts; changes at q <= 0.05.",
-        "nodes-step100-step300": "A node's score is the sum over its out-edges. The table holds those that changed for "
-        "real.",
-        "profile-step100-step300": "Of the whole graph of |score|, with 95 % intervals of the change: where the work "
-        "lies, and over how many edges it spreads.",
+        "groups-step100-step300": CAPTIONS["groups"],
+        "circuit-step100-step300": "Measured on the 14 of 20 facts recalled at B alone. Edges of either circuit by "
+        "what became of them: 1 gained, 1 lost, 15 kept, 4 uncertain; positive = corrupting the edge raises the "
+        "metric. 14 units of the same facts; changes at q <= 0.05.",
+        "nodes-step100-step300": "On the 14 of 20 facts recalled at B alone. A node's score is the sum over its "
+        "out-edges. The table holds those that changed for real.",
+        "similarity-step100-step300": "On the 14 of 20 facts recalled at B alone.",
+        "profile-step100-step300": "On the 14 of 20 facts recalled at B alone. Of the whole graph of |score|, with 95 "
+        "% intervals of the change: where the work lies, and over how many edges it spreads.",
         "roles-step100-step300": MOVERS,
     }
 
@@ -199,7 +210,7 @@ def test_every_sentence_before_a_figure(told):
         "(a1.h1)."
     )
     assert sentences["heads-step100-step300"].startswith(
-        "2 of 4 heads changed their retrieval score (q <= 0.05), 2 gained, 0 lost (threshold 0.1); "
+        "Needles: all words right 0.10 → 0.30 (change +0.20 [-0.10, +0.50]); answer perplexity 20.09 → 2.72 "
     )
 
 
@@ -281,7 +292,10 @@ def test_a_run_without_circuits_or_an_audit_says_what_it_has(tmp_path):
     assert list(page.sections) == ["needle", "heads", "leading-heads", "heads-step0-step2", "audit", "checkpoints"]
     assert page.sections["audit"].sentence == "No audit is on record for this run."
     assert page.warnings == []
-    assert page.verdict == ["No head retrieves: the best score of any checkpoint is 0.00, below 0.1."]
+    assert page.verdict == [
+        "No head retrieves: the best score of any checkpoint is 0.00, below 0.1.",
+        "0 and 2 are equivalent: every change lies within its margin (a head's score 0.1, answer NLL 0.05).",
+    ]
 
 
 def test_phases_need_three_circuits_of_one_line(tmp_path):
@@ -302,15 +316,19 @@ def test_phases_need_three_circuits_of_one_line(tmp_path):
 def test_the_page_of_a_pair(tmp_path):
     a = point(0, heads=retrieval({(0, 1): 0.0625}), circuit=graph(strengths(WIRING_A), facts=20))
     b = point(9, heads=retrieval({(0, 1): 0.75, (1, 1): 0.5}), circuit=graph(strengths(WIRING_B), facts=20))
-    pair = compare(a, b, q=0.01, transfer=transfer(["0", "9"], [[0.75, 0.25], [0.5, 1.0]]))
+    pair = compare(a, b, q=0.04, transfer=transfer(["0", "9"], [[0.75, 0.25], [0.5, 1.0]]))
     page = Page(write_pair_report(replace(pair, missing={"roles": "not asked for"}), tmp_path / "pair.html"))
     assert page.title == "step0 → step9"
-    assert page.subtitle == "changes from A to B; real = q <= 0.01"
-    assert page.verdict[0] == "0 and 9 differ: 2 heads and 2 edges changed for real (q <= 0.01)."
+    assert page.subtitle == "changes from A to B; real = q <= 0.04"
+    assert page.verdict[0] == (
+        "0 and 9 differ: circuits of facts recalled at neither changed in 2 edges; 2 heads of 4 changed."
+    )
     assert page.verdict[-1] == "Not compared: roles (not asked for)."
     assert page.warnings == ["roles is not compared: not asked for"]
     assert {slug: part.heading for slug, part in page.sections.items()} == {
+        "groups-pair": "Facts and their circuits 0 → 9",
         "circuit-pair": "Circuit 0 → 9",
+        "edges-pair": "Edges that changed 0 → 9",
         "nodes-pair": "Nodes 0 → 9",
         "similarity-pair": "Similarity 0 → 9",
         "profile-pair": "Depth and spread 0 → 9",

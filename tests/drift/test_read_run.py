@@ -478,4 +478,4 @@ def test_a_run_and_a_pair_are_told_in_a_line():
     run = run_of(point(0, heads=retrieval({(0, 1): 0.5})), point(10, heads=retrieval({(0, 1): 0.5})))
     assert repr(run) == "<Run of handmade: 2 checkpoints, 0 to 10; heads>"
     assert repr(run_of()) == "<Run of handmade: 0 checkpoints; no measure>"
-    assert repr(run.diff(0, 10)).startswith("<PairDiff of 0 and 10: No head changed significantly from 0 to 10")
+    assert repr(run.diff(0, 10)).startswith("<PairDiff of 0 and 10: 0 and 10 are equivalent: ")

@@ -1,21 +1,28 @@
-"""Circuits of two checkpoints: edge by edge, node by node, and as whole graphs."""
+"""Circuits of two checkpoints: recall of the facts, and group by group of them wiring, strength, edges and nodes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import circuits
-from checkpoints.results.text import counted
+import numpy as np
+
+from circuit_drift.measures.pairs.grouped import LEAST_FACTS, compare_groups
 from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
+from circuit_drift.measures.pairs.recall import recall_questions, recall_statements
 from circuit_drift.page.page import Section
+from circuit_drift.record.circuit_groups import CircuitGroups, GroupChange
 from circuit_drift.record.pair import PairRecord
-from circuit_drift.record.recall import recall_change, recalled
+from circuit_drift.record.questions import Deltas, Question
+from circuit_drift.record.recall import recall_change
 from circuit_drift.record.record import Point
-from circuits.comparison.graph_diff import GraphDiff
+from circuit_drift.statements.statement import Statement
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CAPTIONS = {
+    "groups": "Each group of facts by itself. Wiring: 1 − cosine of the mean edge scores at A and B; strength: their "
+    "length at B over that at A; both from products between different facts, so that prompt noise adds nothing, with "
+    "95 % intervals. Missing: fewer than 8 facts, or nothing learned. Reliability: share that is not prompt noise.",
     "nodes": "A node's score is the sum over its out-edges. The table holds those that changed for real.",
     "profile": "Of the whole graph of |score|, with 95 % intervals of the change: where the work lies, "
     "and over how many edges it spreads.",
@@ -23,41 +30,68 @@ CAPTIONS = {
     "function from a function that has moved.",
 }
 HEADINGS = {"nodes": "Nodes", "similarity": "Similarity", "profile": "Depth and spread"}
+BASES = {
+    "few": "fewer than 8 facts, or so few that even their smallest possible p would not hold for the pair",
+    "unlearned": "no fact recalled, and clean prompts prefer the answer no more than corrupt ones do",
+}
+STATUSES = ("gained", "lost", "strengthened", "weakened", "flipped")
 
 
 class CircuitPairing(Pairing):
-    """See `circuits.diff`; on the facts that either checkpoint recalls."""
+    """See `circuits.diff`; facts that went different ways are groups of their own."""
 
     noun = "circuit"
-    tables = ("edges", "nodes", "similarity", "profile", "transfer")
+    tables = ("groups", "edges", "nodes", "similarity", "profile", "transfer")
     place = 0
 
     def compare(self, a: Point, b: Point, *, q: float, earlier: Mapping[str, Any]) -> Compared | None:
-        """Edge by edge, and how the recall of the facts changed."""
+        """Group by group, and how the recall of the facts changed."""
         if a.circuit is None or b.circuit is None:
             return None
         change = recall_change(a.circuit.answer_rank == 0, b.circuit.answer_rank == 0)
-        (before, after), facts = recalled([a.circuit, b.circuit], "at A or B")
-        return Compared(circuits.diff(before, after, q=q), readouts=(change,), facts=facts)
+        groups = compare_groups(a.circuit, b.circuit, q=q)
+        return Compared(groups, readouts=(change,), facts=groups.of)
 
-    def parts(self, change: GraphDiff) -> Iterator[str]:
-        """Edges or, where none did, the graph as a whole."""
-        if change.n_significant:
-            yield counted(change.n_significant, "edge")
-        elif change.significant:
-            yield "the graph as a whole"
+    def questions(self, a: Point, b: Point, change: CircuitGroups, *, deltas: Deltas) -> Iterator[Question]:
+        """Whether recall turned over, as a whole and by class, and whether the circuit of each group changed."""
+        assert a.circuit is not None
+        assert b.circuit is not None
+        yield from recall_questions(a.circuit, b.circuit, deltas=deltas)
+        for each in change.groups:
+            yield each.question(deltas)
 
-    def sentences(self, pair: PairRecord) -> Iterator[str]:
-        """The comparison's own verdict."""
-        if pair.circuit is not None:
-            yield f"Circuit, on {pair.facts}: {pair.circuit.verdict}"
+    def held(self, change: CircuitGroups, questions: Sequence[Question]) -> CircuitGroups:
+        """With each group's p raised to the one that holds for the pair."""
+        return change.held({asked.name: asked.adjusted for asked in questions if asked.family == "circuit"})
+
+    def statements(self, pair: PairRecord) -> Iterator[Statement]:
+        """Recall, then each group of facts, then what each circuit does in the other model."""
+        groups = pair.groups
+        if groups is None:
+            return
+        yield from recall_statements(pair)
+        for each in groups.groups:
+            if _told(each, pair) == "group":
+                yield _statement(each, pair)
+        for kind in ("unlearned", "few"):
+            rows = [
+                {"group": each.group.name, "facts": len(each.group)}
+                for each in groups.groups
+                if _told(each, pair) == kind
+            ]
+            if rows:
+                yield Statement(kind, {"groups": rows, "least": LEAST_FACTS}, basis=BASES[kind])
+        if groups.lead.transfer is not None:
+            yield Statement("transfer", {"of": groups.of}, told=groups.lead.transfer.verdict)
 
     def frames(self, pair: PairRecord) -> Iterator[PairTable]:
-        """Edges and nodes that changed for real, similarity, depth and spread, transfer."""
-        diff = pair.circuit
-        if diff is None:
+        """Groups, edges and nodes that changed for real, similarity, depth and spread, transfer."""
+        groups = pair.groups
+        if groups is None:
             return
-        yield PairTable("edges", "Edges, strongest real changes", _changed(diff.to_frame(), "edge", "status"))
+        diff = groups.lead
+        yield PairTable("groups", "Wiring and strength by group of facts", groups.to_frame())
+        yield PairTable("edges", "Edges that changed, by group of facts", _edges(groups))
         yield PairTable("nodes", "Nodes, strongest real changes", _changed(diff.node_frame(), "node", "in_a", "in_b"))
         yield PairTable("similarity", "Similarity of the two circuits", diff.similarity_frame())
         yield PairTable("profile", "Depth and spread of the graph", diff.profile_frame())
@@ -65,21 +99,29 @@ class CircuitPairing(Pairing):
             yield PairTable("transfer", "Each circuit in each model", diff.transfer.to_frame())
 
     def sections(self, pair: PairRecord, *, anchor: str) -> Iterator[Section]:
-        """The circuit's figure, then the tables."""
-        diff = pair.circuit
-        if diff is None:
+        """The groups, the circuit's figure, then the tables."""
+        groups = pair.groups
+        if groups is None:
             return
+        diff, shown = groups.lead, {table.name: table.frame for table in self.frames(pair)}
+        told = [statement.text for statement in self.statements(pair) if statement.kind != "transfer"]
+        yield Section(
+            f"groups-{anchor}",
+            f"Facts and their circuits {pair.span}",
+            text=" ".join(told),
+            caption=CAPTIONS["groups"],
+            frame=shown["groups"],
+        )
         yield Section(
             f"circuit-{anchor}",
             f"Circuit {pair.span}",
-            text=diff.verdict,
             figure=diff.plot(),
-            caption=f"Measured on {pair.facts}. {diff.caption}",
+            caption=f"Measured on {groups.of}. {diff.caption}",
             frame=diff.to_frame(),
         )
-        shown = {table.name: table.frame for table in self.frames(pair)}
+        yield Section(f"edges-{anchor}", f"Edges that changed {pair.span}", frame=shown["edges"])
         for name, heading in HEADINGS.items():
-            caption = CAPTIONS.get(name, "")
+            caption = f"On {groups.of}. {CAPTIONS.get(name, '')}".strip()
             yield Section(f"{name}-{anchor}", f"{heading} {pair.span}", caption=caption, frame=shown[name])
         if diff.transfer is not None:
             yield Section(
@@ -90,6 +132,61 @@ class CircuitPairing(Pairing):
                 caption=CAPTIONS["transfer"],
                 frame=shown["transfer"],
             )
+
+
+def _told(each: GroupChange, pair: PairRecord) -> str:
+    """The kind of statement that a group is told in."""
+    if len(each.group) < LEAST_FACTS:
+        return "few"
+    if not each.learned:
+        return "unlearned"
+    return "few" if np.isnan(_asked(each, pair).adjusted) else "group"
+
+
+def _asked(each: GroupChange, pair: PairRecord) -> Question:
+    return next(q for q in pair.questions if q.family == "circuit" and q.name == each.group.name)
+
+
+def _statement(each: GroupChange, pair: PairRecord) -> Statement:
+    """What became of the circuit of one group."""
+    group, found, diff, asked = each.group, each.contrast, each.diff, _asked(each, pair)
+    assert diff is not None
+    assert found is not None
+    about: dict[str, Any] = {"group": group.name, "facts": len(group)}
+    about |= {
+        "wiring": found.apart,
+        "wiring_interval": (found.low, found.high),
+        "margin": pair.deltas.wiring,
+        "strength": found.strength,
+        "strength_interval": (found.strength_low, found.strength_high),
+        "stands": each.stands,
+        "outcome": asked.outcome,
+        "equivalent": asked.outcome == "equivalent",
+        "p": asked.adjusted,
+        "smallest": asked.adjusted if asked.p <= asked.least * (1 + 1e-9) else 0.0,
+        "gated": bool(asked.after)
+        and not any(q.family == asked.after and q.outcome == "different" for q in pair.questions),
+        "significant": diff.significant,
+        "changed": diff.n_significant,
+        "statuses": {name: diff.counts[name] for name in STATUSES},
+        "edges": diff.to_frame().query("changed")["edge"].tolist(),
+    }
+    return Statement("group", about, basis="products between different facts; sign flips of facts, Holm over the pair")
+
+
+def _edges(groups: CircuitGroups) -> "pd.DataFrame":
+    """Edges that changed, group after group, the strongest of each first."""
+    import pandas as pd
+
+    found = []
+    for each in groups.groups:
+        if each.diff is not None:
+            frame = _changed(each.diff.to_frame(), "edge", "status")
+            frame.insert(0, "group", each.group.name)
+            found.append(frame)
+    columns = ["group", "edge", "a", "b", "delta", "low", "high", "q", "status"]
+    full = [frame for frame in found if len(frame)]
+    return pd.concat(full, ignore_index=True) if full else pd.DataFrame(columns=columns)
 
 
 def _changed(frame: "pd.DataFrame", name: str, *more: str) -> "pd.DataFrame":

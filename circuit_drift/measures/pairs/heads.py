@@ -1,17 +1,23 @@
 """Retrieval heads of two checkpoints: head by head, needle accuracy and the answers' likelihood."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 import heads
-from checkpoints.results.text import counted
 from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.page.page import Section
 from circuit_drift.record.pair import PairRecord
+from circuit_drift.record.questions import Deltas, Effect, Question, folded, units_needed
 from circuit_drift.record.record import Point
+from circuit_drift.statements.statement import Statement
 from heads.comparison.diff import HeadDiff
+from heads.scores.names import head_names
 
 COLUMNS = ["name", "before", "after", "delta", "low", "high", "q", "status"]
+LARGEST, ACCURACY, NLL = "the largest change of a head's score", "needle accuracy", "answer NLL"
 
 
 class HeadPairing(Pairing):
@@ -28,32 +34,46 @@ class HeadPairing(Pairing):
         compared = heads.diff(a.heads, b.heads, q=q)
         return Compared(compared, readouts=(compared.accuracy, compared.nll))
 
-    def parts(self, change: HeadDiff) -> Iterator[str]:
-        """Heads or, where none did, what is read off the answers.
+    def questions(self, a: Point, b: Point, change: HeadDiff, *, deltas: Deltas) -> Iterator[Question]:
+        """Whether any head changed, and whether the answers to the needles did.
 
-        The readouts' level is Hochberg's for two: where one of them is significant, so is every one below the
-        level itself.
+        Of the heads the p is that of the smallest q, which is Simes' for all of them. Accuracy has no margin: it is
+        the likelihood cut at a threshold, and the likelihood tells the same with less noise.
         """
-        if change.n_significant:
-            yield counted(change.n_significant, "head")
-        elif change.significant:
-            yield from (readout.name for readout in (change.accuracy, change.nll) if readout.p <= change.level)
+        least = 2.0 ** (1 - change.n)
+        p = float(np.nanmin(change.q)) if np.isfinite(change.q).any() else float("nan")
+        yield Question("heads", "heads", p, effects=tuple(head_effects(change, deltas)), least=least * change.q.size)
+        yield Question("readouts", ACCURACY, change.accuracy.p, least=least)
+        yield Question("readouts", NLL, change.nll.p, effects=tuple(nll_effects(change, deltas)), least=least)
 
-    def sentences(self, pair: PairRecord) -> Iterator[str]:
-        """How many heads changed, and which began or ceased to retrieve."""
+    def held(self, change: HeadDiff, questions: Sequence[Question]) -> HeadDiff:
+        """With no head named where heads do not hold for the pair: every q is then at least what does."""
+        asked = next(question for question in questions if question.family == "heads")
+        if not asked.adjusted > change.level:
+            return change
+        return replace(change, q=np.maximum(change.q, asked.adjusted))
+
+    def statements(self, pair: PairRecord) -> Iterator[Statement]:
+        """The answers at the needles; then how many heads changed, and which began or ceased to retrieve."""
         change = pair.heads
         if change is None:
             return
-        crossed = [
-            f"{len(names)} {what} ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})"
-            if names
-            else f"none {what}"
-            for what, names in (("gained", change.gained), ("lost", change.lost))
-        ]
-        yield (
-            f"Heads: {change.n_significant} of {change.delta.size} changed their retrieval score, over "
-            f"{counted(change.n, change.unit)}; retrieval heads (score > {change.threshold}): {', '.join(crossed)}."
-        )
+        yield Statement("needles", _needles(change), basis=f"95 % t intervals over {change.n} {change.unit}s")
+        place = int(np.nanargmax(np.abs(change.delta))) if np.isfinite(change.delta).any() else 0
+        largest = {"name": head_names((change.delta.shape[0], change.delta.shape[1]))[place]}
+        numbers = {
+            "changed": change.n_significant,
+            "of": change.delta.size,
+            "largest": largest | {name: float(getattr(change, name).flat[place]) for name in ("delta", "low", "high")},
+            "gained": list(change.gained),
+            "lost": list(change.lost),
+            "threshold": change.threshold,
+            "margin": pair.deltas.heads,
+            "n": change.n,
+            "unit": change.unit,
+            "outcome": next((q.outcome for q in pair.questions if q.family == "heads"), ""),
+        }
+        yield Statement("heads", numbers, basis=f"paired over {change.n} {change.unit}s; q <= {change.level:g}")
 
     def frames(self, pair: PairRecord) -> Iterator[PairTable]:
         """The strongest changes."""
@@ -66,7 +86,38 @@ class HeadPairing(Pairing):
             yield Section(
                 f"heads-{anchor}",
                 f"Retrieval heads {pair.span}",
-                text=pair.heads.verdict,
+                text=" ".join(statement.text for statement in self.statements(pair)),
                 figure=pair.heads.plot(),
                 frame=pair.heads.to_frame(),
             )
+
+
+def head_effects(change: HeadDiff, deltas: Deltas) -> Iterator[Effect]:
+    """The largest change of any head, whatever its sign; equivalent where every head's interval is inside the margin.
+
+    Its interval reaches from the largest lower to the largest upper end of |change| over the heads.
+    """
+    low, high = folded(change.low, change.high)
+    if not np.isfinite(high).any() or not np.isfinite(change.q).any():
+        return
+    value, ends = float(np.nanmax(np.abs(change.delta))), (float(np.nanmax(low)), float(np.nanmax(high)))
+    bounds = (-1.0, deltas.heads)
+    needed = units_needed(value, 2 * value - ends[1], ends[1], 0.0, bounds, change.n)
+    yield Effect(LARGEST, value, *ends, 0.0, bounds, change.n, change.unit, needed)
+
+
+def nll_effects(change: HeadDiff, deltas: Deltas) -> Iterator[Effect]:
+    """The change of the answers' negative log-likelihood."""
+    nll = change.nll
+    if np.isfinite(nll.p) and np.isfinite(nll.low):
+        bounds = (-deltas.nll, deltas.nll)
+        needed = units_needed(nll.delta, nll.low, nll.high, 0.0, bounds, change.n)
+        yield Effect(NLL, nll.delta, nll.low, nll.high, 0.0, bounds, change.n, change.unit, needed)
+
+
+def _needles(change: HeadDiff) -> dict[str, dict[str, float]]:
+    """Accuracy as a difference, perplexity as a ratio."""
+    right, nll = change.accuracy, change.nll
+    accuracy = {name: getattr(right, name) for name in ("before", "after", "delta", "low", "high", "p")}
+    ratio = {"ratio": nll.delta, "low": nll.low, "high": nll.high, "before": nll.before, "after": nll.after}
+    return {"accuracy": accuracy, "ppl": {name: float(np.exp(value)) for name, value in ratio.items()} | {"p": nll.p}}

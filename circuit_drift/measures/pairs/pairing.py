@@ -1,13 +1,15 @@
 """What a measure says of two checkpoints: one object a measure, so that nobody else lists what can be compared."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from circuit_drift.page.page import Section
 from circuit_drift.record.pair import PairRecord
+from circuit_drift.record.questions import Deltas, Question
 from circuit_drift.record.record import Point
+from circuit_drift.statements.statement import Statement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +22,8 @@ class Compared:
     """Two results of one measure, compared.
 
     Attributes:
-        change: the comparison itself; its ``significant``, if it has one, says whether the pair differs in it.
+        change: the comparison itself; its ``significant``, if it has one, says whether the pair differs in it, unless
+            the pairing asks `Pairing.questions`.
         readouts: changes of what the checkpoints do, told before everything else.
         facts: which facts it is about, in words; empty where it is about none.
     """
@@ -71,13 +74,31 @@ class Pairing(ABC):
             earlier: changes of the measures in `needs`.
         """
 
+    def questions(self, a: Point, b: Point, change: Any, *, deltas: Deltas) -> Iterable[Question]:
+        """What is asked of the change, each with its p; all questions of a pair share one level. None by default."""
+        return ()
+
+    def held(self, change: Any, questions: Sequence[Question]) -> Any:
+        """The change with nothing named that does not hold for the pair as a whole; by default as it is.
+
+        Args:
+            change: what `compare` found.
+            questions: of this measure, answered.
+        """
+        return change
+
     def parts(self, change: Any) -> Iterable[str]:
-        """What changed for real, in words ("3 heads"); by default the noun, where the change is significant."""
+        """What changed, in words, of a measure without questions; by default the noun, where it is significant."""
         return [f"the {self.noun}"] if getattr(change, "significant", False) else []
 
     def sentences(self, pair: PairRecord) -> Iterable[str]:
-        """What the pair's verdict says of the measure; nothing by default."""
+        """What the pair's verdict says of the measure, in words of its own; nothing by default."""
         return ()
+
+    def statements(self, pair: PairRecord) -> Iterable[Statement]:
+        """What the pair's verdict says of the measure, as values; by default its `sentences`."""
+        for sentence in self.sentences(pair):
+            yield Statement(self.noun, told=sentence)
 
     def frames(self, pair: PairRecord) -> Iterable[PairTable]:
         """Tables for the terminal, the notebook and JSON; none by default."""

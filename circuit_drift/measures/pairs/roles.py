@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.page.page import Section
 from circuit_drift.record.pair import PairRecord
-from circuit_drift.record.recall import recalled_facts
 from circuit_drift.record.record import Point
 
 if TYPE_CHECKING:
@@ -37,11 +36,11 @@ class RolePairing(Pairing):
         before, after = roles_of(a), roles_of(b)
         if before is None or after is None or a.circuit is None or b.circuit is None:
             return None
-        kept = recalled_facts([a.circuit, b.circuit])
-        if kept is not None:
-            before, after = before.only(kept), after.only(kept)
-        rewired = earlier["circuit"]
-        return Compared(role_changes(before, after, circuits=(rewired.circuit_a, rewired.circuit_b)))
+        compared = earlier["circuit"]
+        if len(before) == len(after) == len(a.circuit):
+            before, after = before.only(compared.facts), after.only(compared.facts)
+        circuits = compared.lead.circuit_a, compared.lead.circuit_b
+        return Compared(role_changes(before, after, circuits=circuits))
 
     def sentences(self, pair: PairRecord) -> Iterator[str]:
         """Roles gained and lost, in one sentence."""

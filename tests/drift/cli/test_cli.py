@@ -70,7 +70,7 @@ def test_a_checkpoint_does_not_differ_from_itself(tiny_series, measured):
     folder = tiny_series / "checkpoint-10"
     done = _diff(measured, folder, folder)
     assert done.exit_code == 0, done.output
-    assert "No head and no circuit changed" in done.stdout
+    assert "no change is shown" in done.stdout
 
 
 def test_two_random_models_differ_and_a_step_is_the_same_as_its_folder(tiny_series, measured):
@@ -219,9 +219,9 @@ def test_a_transfer_measures_the_circuits_that_it_needs(tiny_series, measured, t
 def test_a_pair_without_a_changed_head_says_what_differs(tiny_series, measured):
     done = _diff(measured, f"{tiny_series}@0", f"{tiny_series}@100", "--measures", "heads")
     assert done.exit_code == 1
-    assert "0 and 100 differ: answer NLL (nats per token) changed for real" in done.stdout
+    assert "0 and 100 differ: answer NLL (nats per token) " in done.stdout
     done = _diff(measured, f"{tiny_series}@0", f"{tiny_series}@0", "--measures", "heads")
-    assert "No head changed significantly" in done.stdout
+    assert "are equivalent: " in done.stdout
 
 
 def test_a_device_map_is_used_for_the_transfer_of_a_report_too(tiny_series, tmp_path, monkeypatch):

@@ -1,0 +1,86 @@
+"""The circuits of a pair, one comparison for each group of facts: what moved opposite ways is never averaged."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+import circuits
+from checkpoints.stats.energy import energy_p
+from checkpoints.stats.ttests import difference_test
+from checkpoints.stats.units import ENOUGH
+from circuit_drift.record.circuit_groups import CircuitGroups, GroupChange
+from circuit_drift.record.groups import FactGroup, fact_groups
+from circuits.comparison.graph_diff import GraphDiff
+from circuits.tracking.contrasts import contrast
+
+LEAST_FACTS = ENOUGH
+"""Facts below which the circuits of a group are not compared."""
+LEVEL = 0.05
+
+
+def compare_groups(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph", *, q: float) -> CircuitGroups:
+    """Compare the circuits of every group of facts.
+
+    Args:
+        a: edge scores at A.
+        b: at B, of the same facts.
+        q: the false discovery rate that edges are held to.
+
+    Raises:
+        CheckpointMismatch: other architectures, methods or facts.
+        BadPrompt: fewer than two facts in all.
+    """
+    groups = tuple(_compared(group, a, b, q) for group in fact_groups(a, b))
+    leads = [each for each in groups if each.diff is not None]
+    ways = [each for each in leads if each.group.way] or leads
+    if ways:
+        learned = [each for each in ways if each.group.way != "neither"] or ways
+        best = max(learned, key=lambda each: len(each.group))
+        assert best.diff is not None
+        return CircuitGroups(groups, best.diff, best.group.facts, _words(best.group, len(a)))
+    return CircuitGroups(groups, *_fallback(groups, a, b, q))
+
+
+def _fallback(
+    groups: tuple[GroupChange, ...], a: "circuits.AttributionGraph", b: "circuits.AttributionGraph", q: float
+) -> tuple[GraphDiff, NDArray[np.integer], str]:
+    """The largest group, too small to test or without a circuit, so that figures and tables have something to show."""
+    largest = max((each.group for each in groups), key=len)
+    if len(largest) < 2 or largest.name == "all" or len(largest) == len(a):
+        return circuits.diff(a, b, q=q), np.arange(len(a)), f"all {len(a)} facts"
+    diff = circuits.diff(a.only(largest.facts), b.only(largest.facts), q=q)
+    return diff, largest.facts, _words(largest, len(a))
+
+
+def _words(group: FactGroup, of: int) -> str:
+    told = {
+        "kept": "recalled at A and B",
+        "lost": "recalled at A alone",
+        "learned": "recalled at B alone",
+        "neither": "recalled at neither",
+    }.get(group.name, f"of the group {group.name}")
+    return f"all {of} facts" if len(group) == of and not group.way else f"the {len(group)} of {of} facts {told}"
+
+
+def _compared(
+    group: FactGroup, a: "circuits.AttributionGraph", b: "circuits.AttributionGraph", q: float
+) -> GroupChange:
+    apart = len(a) == len(a.scores) and len(b) == len(b.scores)
+    before, after = (graph.only(group.facts) if apart else graph for graph in (a, b))
+    learned = group.way in ("kept", "lost", "learned") or _answers(before) or _answers(after)
+    if min(len(before.scores), len(after.scores)) < LEAST_FACTS or not learned:
+        return GroupChange(group, learned)
+    found = contrast(before.edge_scores, after.edge_scores, name="A to B", steps=(0, 1), facts=group.name)
+    diff = circuits.diff(before, after, q=q)
+    # twice the smaller p of two statistics, as the diff's own, with one of them told more finely
+    finer = min(1.0, 2 * energy_p(after.edge_scores - before.edge_scores))
+    return GroupChange(group, learned, replace(diff, global_p=min(diff.global_p, finer)), found)
+
+
+def _answers(graph: "circuits.AttributionGraph") -> bool:
+    """Whether a fact is recalled, or the answer is preferred more on the clean prompts than on the corrupt ones."""
+    if (graph.answer_rank == 0).any():
+        return True
+    test = difference_test(graph.clean_metric - graph.corrupt_metric)
+    return bool(test.delta > 0 and test.p <= LEVEL)

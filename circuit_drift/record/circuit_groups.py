@@ -1,0 +1,140 @@
+"""The circuits of two checkpoints, a comparison for each group of facts, as values."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoints.stats.energy import smallest_energy_p
+from circuit_drift.record.groups import FactGroup
+from circuit_drift.record.questions import Deltas, Effect, Question, folded, units_needed
+from circuits.comparison.graph_diff import GraphDiff
+from circuits.tracking.contrasts import STANDS_OUT, Contrast
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from circuits.intervention.transfer import Transfer
+
+
+@dataclass(frozen=True, slots=True)
+class GroupChange:
+    """The circuits of one group of facts at A and at B.
+
+    Attributes:
+        group: which facts.
+        learned: whether there is a circuit to read: a fact recalled at A or B, or the clean prompts prefer the answer
+            more than the corrupt ones do, beyond the noise, at either.
+        diff: edge by edge; None where the group is too small or nothing was learned.
+        contrast: wiring and strength; None in the same cases.
+    """
+
+    group: FactGroup
+    learned: bool
+    diff: GraphDiff | None = None
+    contrast: Contrast | None = None
+
+    @property
+    def stands(self) -> tuple[bool, bool]:
+        """Whether a circuit stands out of the noise of the facts at A, and at B."""
+        if self.contrast is None:
+            return False, False
+        return self.contrast.reliability_before > STANDS_OUT, self.contrast.reliability_after > STANDS_OUT
+
+    def effects(self, deltas: Deltas) -> Iterator[Effect]:
+        """Change of wiring, of strength and of the edge that changed most; none unless both circuits stand out."""
+        found = self.contrast
+        if found is None or self.diff is None or self.stands != (True, True):
+            return
+        size = max(float(np.linalg.norm(self.diff.a)), float(np.linalg.norm(self.diff.b)))
+        lowest, highest = (float(end.max()) / size for end in folded(self.diff.tests.low, self.diff.tests.high))
+        largest = float(np.abs(self.diff.delta).max()) / size
+        wiring, strength = (-1.0, deltas.wiring), (1 / (1 + deltas.strength), 1 + deltas.strength)
+        changes: dict[str, tuple[float, float, float, float, tuple[float, float]]] = {
+            "wiring": (found.apart, found.low, found.high, 0.0, wiring),
+            "strength": (found.strength, found.strength_low, found.strength_high, 1.0, strength),
+            "an edge": (largest, lowest, highest, 0.0, (-1.0, deltas.edge)),
+        }
+        for name, (value, low, high, none, bounds) in changes.items():
+            half = max(high - value, value - low)
+            needed = units_needed(value, value - half, value + half, none, bounds, found.n)
+            yield Effect(f"{name} ({self.group.name})", value, low, high, none, bounds, found.n, "fact", needed)
+
+    def question(self, deltas: Deltas) -> Question:
+        """Whether the circuits of these facts differ."""
+        if self.diff is None:
+            return Question("circuit", self.group.name, float("nan"))
+        return Question(
+            "circuit",
+            self.group.name,
+            self.diff.global_p,
+            effects=tuple(self.effects(deltas)),
+            after="behaviour" if self.group.chosen else "",
+            least=min(1.0, 2 * smallest_energy_p(self.diff.n)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitGroups:
+    """Every group of facts with its comparison, and the one that figures and tables show first.
+
+    Attributes:
+        groups: in the order of `fact_groups`.
+        lead: the comparison over the largest group that has a circuit to read, before the classes.
+        facts: [M] positions of the facts that it is over.
+        of: which facts that is, in words.
+    """
+
+    groups: tuple[GroupChange, ...]
+    lead: GraphDiff
+    facts: NDArray[np.integer]
+    of: str
+
+    def with_transfer(self, transfer: "Transfer") -> Self:
+        """The same with what each circuit does in the other model."""
+        return replace(self, lead=self.lead.with_transfer(transfer))
+
+    def held(self, adjusted: Mapping[str, float]) -> Self:
+        """The same with every p at least the one that holds for the pair as a whole, by group."""
+        raised = tuple(
+            each if each.diff is None else replace(each, diff=_raised(each.diff, adjusted[each.group.name]))
+            for each in self.groups
+        )
+        leading = (new.diff for new in raised if new.diff is not None and new.diff.a is self.lead.a)
+        lead = next(leading, None) or _raised(self.lead, float("nan"))
+        return replace(self, groups=raised, lead=replace(lead, transfer=self.lead.transfer))
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a group: group, facts, wiring (1 - cosine) and strength with intervals, edges changed, p.
+
+        What a group is too small for, or has no circuit for, is missing.
+        """
+        import pandas as pd
+
+        rows = [_row(each) for each in self.groups]
+        return pd.DataFrame(rows)
+
+
+def _raised(diff: GraphDiff, adjusted: float) -> GraphDiff:
+    """With a p that is at least the adjusted one; 1 where that is NaN, since nothing could hold for the pair."""
+    return replace(diff, global_p=float(np.fmax(diff.global_p, 1.0 if np.isnan(adjusted) else adjusted)))
+
+
+def _row(each: GroupChange) -> dict[str, object]:
+    found, diff = each.contrast, each.diff
+    nan = float("nan")
+    names = ("apart", "low", "high", "strength", "strength_low", "strength_high")
+    numbers = [nan if found is None else getattr(found, name) for name in names]
+    named = ("wiring", "wiring_low", "wiring_high", "strength", "strength_low", "strength_high")
+    ends = (nan, nan) if found is None else (found.reliability_before, found.reliability_after)
+    return {
+        "group": each.group.name,
+        "facts": len(each.group),
+        **dict(zip(named, numbers, strict=True)),
+        "reliability_a": ends[0],
+        "reliability_b": ends[1],
+        "edges_changed": None if diff is None else diff.n_significant,
+        "p": nan if diff is None else diff.global_p,
+    }

@@ -1,0 +1,207 @@
+"""Every statement about a pair in plain words: the number that matters first, margins named, nothing doubly negated."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from checkpoints.results.text import counted
+
+NAMED, CLASSES, GROUPS = 3, 4, 6
+MARGINS = {
+    "recall": "facts that change sides {:g} of all",
+    "heads": "a head's score {:g}",
+    "nll": "answer NLL {:g}",
+    "wiring": "1 − cosine {:g}",
+    "strength": "strength by {:.0%}",
+    "edge": "an edge {:g} of the circuit",
+}
+FAMILIES = {"behaviour": "recall", "circuit": "circuits", "heads": "heads", "readouts": "needle answers"}
+WAYS = {"kept": "kept", "lost": "lost", "learned": "learned", "neither": "recalled at neither"}
+
+
+def p_text(p: float, least: float = 0.0) -> str:
+    """A p value; one that is the smallest that the data can give is an upper bound."""
+    return f"p {'<=' if p <= least * (1 + 1e-9) else '='} {p:.2g}"
+
+
+def span(low: float, high: float, form: str = ".2f") -> str:
+    """A 95 % interval."""
+    return f"[{low:{form}}, {high:{form}}]"
+
+
+def listed(names: Sequence[str], most: int = NAMED) -> str:
+    """Names, the first few, and that there are more."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+def _outcome(of: Mapping[str, Any]) -> str:
+    a, b = of["a"], of["b"]
+    if of["outcome"] == "different":
+        return f"{a} and {b} differ: {'; '.join(_part(part) for part in of['parts'])}."
+    if of["outcome"] == "equivalent":
+        margins = ", ".join(MARGINS[name].format(value) for name, value in of["deltas"].items())
+        return f"{a} and {b} are equivalent: every change lies within its margin ({margins})."
+    if of["outcome"] == "undecided":
+        return f"Undecided whether {a} and {b} differ: {_open(of['open'])}."
+    return f"No difference between {a} and {b} is shown."
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    if part["what"] == "facts":
+        ways = [f"{part[way]} {way}" for way in ("lost", "learned") if part[way]]
+        return f"{', '.join(ways)} of {counted(part['of'], 'fact')}"
+    if part["what"] == "more":
+        return f"{part['n']} more, below"
+    if part["what"] == "heads":
+        return f"{counted(part['n'], 'head')} of {part['of']} changed"
+    if part["what"] == "readout":
+        return f"{part['name']} {part['before']:.2f} → {part['after']:.2f}"
+    if part["what"] == "circuits":
+        told = [f"{WAYS.get(each['group'], each['group'])} {_how(each)}" for each in part["groups"]]
+        return f"circuits of facts {listed(told)}"
+    return f"{part['name']} changed"
+
+
+def _how(circuit: Mapping[str, Any]) -> str:
+    """What is most telling of a circuit that differs: that there is one, its strength, its wiring, else its edges."""
+    if circuit["stands"] == [False, True]:
+        return "new"
+    if circuit["stands"] == [True, False]:
+        return "gone"
+    if circuit["strength"] is not None:
+        return f"× {circuit['strength']:.2f} {span(*circuit['strength_interval'])} as strong"
+    if circuit["wiring"] is not None:
+        return f"wired otherwise (1 − cosine {circuit['wiring']:.2f})"
+    return f"changed in {counted(circuit['edges'], 'edge')}" if circuit["edges"] else "changed as a whole"
+
+
+def _open(of: Mapping[str, Any]) -> str:
+    return (
+        f"no change is shown, but {of['name']} may reach {of['reach']:.2g} (margin {of['margin']:.2g}); measure about "
+        f"{of['more']:,} more {of['unit']}{'s' * (of['more'] != 1)}"
+    )
+
+
+def _level(of: Mapping[str, Any]) -> str:
+    families = ", ".join(told for name, told in FAMILIES.items() if name in of["families"])
+    return f"Level of the pair: at most {of['level']:.2g} that any difference named is chance (Holm over {families})."
+
+
+def _recall(of: Mapping[str, Any]) -> str:
+    turned = of["lost"] + of["learned"]
+    moved = f"{of['lost']} lost, {of['learned']} learned" if turned else "none changed sides"
+    share = f"{turned / of['of']:.2f} {span(of['low'], of['high'])} changed sides" if turned else (
+        f"at most {of['high']:.2f} of such facts do"
+    )  # fmt: skip
+    return f"Recall {of['before']:.2f} → {of['after']:.2f} of {counted(of['of'], 'fact')}: {moved}; {share}."
+
+
+def _classes(of: Mapping[str, Any]) -> str:
+    told = [
+        f"{row['name']} {row['before']:.2f} → {row['after']:.2f} ({p_text(row['p'], row['least'])})"
+        for row in of["classes"][:CLASSES]
+    ]
+    more = len(of["classes"]) - CLASSES
+    return f"Recall by class: {'; '.join(told)}{f'; {more} more' if more > 0 else ''}."
+
+
+def _needles(of: Mapping[str, Any]) -> str:
+    accuracy, ppl = of["accuracy"], of["ppl"]
+    form = ".2f" if ppl["low"] >= 0.1 and ppl["high"] < 100 else ".2g"
+    return (
+        f"Needles: all words right {accuracy['before']:.2f} → {accuracy['after']:.2f} "
+        f"(change {accuracy['delta']:+.2f} {span(accuracy['low'], accuracy['high'], '+.2f')}); answer perplexity "
+        f"{_level_of(ppl['before'])} → {_level_of(ppl['after'])} (× {ppl['ratio']:{form}} "
+        f"{span(ppl['low'], ppl['high'], form)})."
+    )
+
+
+def _level_of(perplexity: float) -> str:
+    return f"{perplexity:,.0f}" if perplexity >= 100 else f"{perplexity:.2f}"
+
+
+def _group(of: Mapping[str, Any]) -> str:
+    name = of["group"]
+    who = (
+        f"Facts {WAYS[name]} ({of['facts']})" if name in WAYS else f"{name[0].upper()}{name[1:]} facts ({of['facts']})"
+    )
+    stands = tuple(of["stands"])
+    if stands == (True, True):
+        held = _edges(of)
+        return f"{who}: {_wiring(of)}, {of['strength']:.2f} {span(*of['strength_interval'])} times as strong; {held}."
+    circuit = {
+        (False, False): "no circuit stands out of the noise at A or B",
+        (False, True): "a circuit where none stood out of the noise",
+        (True, False): "a circuit that no longer stands out of the noise",
+    }[stands]
+    return f"{who}: {circuit}; {_edges(of)}."
+
+
+def _few(of: Mapping[str, Any]) -> str:
+    return f"Too few facts to show a change of their circuits at the level of the pair: {_grouped(of)}."
+
+
+def _unlearned(of: Mapping[str, Any]) -> str:
+    return f"Nothing learned, no circuit to read: {_grouped(of)}."
+
+
+def _grouped(of: Mapping[str, Any]) -> str:
+    return listed([f"{WAYS.get(row['group'], row['group'])} ({row['facts']})" for row in of["groups"]], GROUPS)
+
+
+def _wiring(of: Mapping[str, Any]) -> str:
+    low, high = of["wiring_interval"]
+    kind = "same wiring" if high <= of["margin"] else "other wiring" if low > of["margin"] else "wiring undecided"
+    return f"{kind} (1 − cosine {of['wiring']:.2f} {span(low, high)}, margin {of['margin']:g})"
+
+
+def _edges(of: Mapping[str, Any]) -> str:
+    if not of["significant"]:
+        gated = "; their turnover is not established" if of["gated"] else ""
+        return f"no edge changed beyond the noise ({p_text(of['p'], of['smallest'])}{gated})"
+    if not of["changed"]:
+        return f"it changed as a whole ({p_text(of['p'], of['smallest'])}), no single edge can be named"
+    ways = ", ".join(f"{number} {way}" for way, number in of["statuses"].items() if number)
+    within = ", all within the margins" if of["equivalent"] else ""
+    return (
+        f"{counted(of['changed'], 'edge')} changed{within} ({ways or 'outside the circuits'}), "
+        f"most {listed(of['edges'])}"
+    )
+
+
+def _heads(of: Mapping[str, Any]) -> str:
+    most = of["largest"]
+    moved = f"most {most['name']} {most['delta']:+.2f} {span(most['low'], most['high'], '+.2f')}"
+    crossed = "; ".join(f"{way} {listed(of[way], 5)}" for way in ("gained", "lost") if of[way])
+    return (
+        f"Heads: {of['changed']} of {of['of']} changed, {moved}, over {counted(of['n'], of['unit'])}; retrieval heads "
+        f"(score > {of['threshold']:g}): {crossed or 'the same'}."
+    )
+
+
+def _floor(of: Mapping[str, Any]) -> str:
+    if not of["pairs"]:
+        return f"No training floor: {of['why']}."
+    told = "; ".join(
+        f"{row['name']} {row['value']:.2g} against at most {row['floor']:.2g}" for row in of["changes"][:NAMED]
+    )
+    pairs = counted(of["pairs"], "pair")
+    sense = {
+        "beyond": "A → B exceeds what training does anyway",
+        "within": "A → B is within what training does anyway",
+        "undecided": "whether A → B exceeds what training does anyway is undecided",
+    }[of["outcome"]]
+    return f"{sense}: {told} ({pairs} of siblings: {', '.join(of['names'])}; chance 1 in {of['pairs'] + 1})."
+
+
+WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "outcome": _outcome,
+    "level": _level,
+    "recall": _recall,
+    "classes": _classes,
+    "needles": _needles,
+    "group": _group,
+    "few": _few,
+    "unlearned": _unlearned,
+    "heads": _heads,
+    "floor": _floor,
+}
