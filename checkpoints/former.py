@@ -16,6 +16,7 @@ FORMER = {
     "heads.needles": "heads.prompts.needles",
     "circuit_drift.report.evolution": "circuit_drift.measures.figures.heads",
     "circuit_drift.lab.cpt": "circuit_drift.training.strategies",
+    "circuit_drift.lab.cpt.config": "circuit_drift.training.strategies.settings.config",
     "circuit_drift.lab.cpt.study": "circuit_drift.replicate.knowledge_study",
     "circuit_drift.lab.knowledge": "circuit_drift.knowledge",
     "circuit_drift.lab.long_context": "circuit_drift.replicate.long_context",

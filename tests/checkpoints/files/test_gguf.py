@@ -48,8 +48,8 @@ def test_the_head_says_where_each_tensor_lies(tmp_path):
         "token_embd.weight": TensorEntry(path, "F32", (6, 4), size - 232, size - 136),
         "blk.0.w": TensorEntry(path, "Q8_0", (4, 32), size - 136, size),  # 34 bytes for each 32 values
     }
-    (finding,) = audit(open_series(tmp_path)).findings
-    assert (finding.kind, "token_embd.weight" in str(finding)) == ("all_zero", True)  # read as any other file's tensors
+    (fault,) = audit(open_series(tmp_path)).faults
+    assert (fault.kind, "token_embd.weight" in str(fault)) == ("all_zero", True)  # read as any other file's tensors
 
 
 @pytest.mark.parametrize(
