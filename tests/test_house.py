@@ -42,6 +42,7 @@ FLOORS = (
     ("stages", "comparison"),
     ("knowledge", "behaviour"),
     ("training",),
+    ("benchmark",),
     ("report",),
     ("api",),
     ("cli",),

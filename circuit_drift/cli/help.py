@@ -10,7 +10,7 @@ OTHER = "Others"
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Measure a series": ("run", "heads", "sft", "evaluate"),
     "Compare and follow": ("diff", "track", "transfer", "report", "export"),
-    "Train": ("train",),
+    "Train": ("benchmark", "train"),
     "Prepare and check": ("show", "audit", "facts", "architectures", "store", "verify"),
 }
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
@@ -37,6 +37,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "transfer": ("circuit-drift transfer demo",),
     "report": ("circuit-drift report report.html --store store/",),
     "export": ("circuit-drift export demo@9000 circuit.json",),
+    "benchmark": ("circuit-drift benchmark factbook/ --recipe recipe.toml --out bench --reference corpus/",),
     "train": ("circuit-drift train strategies.toml --out out/strategies --html strategies.html",),
     "show": ("circuit-drift show checkpoints/",),
     "audit": ("circuit-drift audit checkpoints/",),

@@ -38,7 +38,7 @@ STORE = "store"
 COUNTED = ("epoch", "step", "tokens", "documents", "seconds")
 NOT_OF_THE_TRAJECTORY = (
     *("strategies", "epochs", "retrieval", "measures", "traced", "unit", "device", "device_map"),
-    *("skills", "choices", "tasks", "tasks_folder", "tasks_limit", "text"),
+    *("skills", "outside", "choices", "tasks", "tasks_folder", "tasks_limit", "text"),
 )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import Checkpoint, DriftError, open_checkpoint
@@ -29,12 +30,14 @@ class Material:
         texts: the new documents.
         old: the old ones.
         facts: probed at every epoch.
+        outside: probed too, and in no ledger.
     """
 
     base: Checkpoint
     texts: tuple[Document, ...]
     old: tuple[Document, ...]
     facts: tuple[Fact | Question, ...]
+    outside: tuple[Fact | Question, ...] = ()
 
 
 def check(config: Config) -> Material:
@@ -45,24 +48,25 @@ def check(config: Config) -> Material:
     """
     texts = load_documents(config.documents)
     old = load_documents(config.replay) if config.replay is not None else ()
-    facts = _probes(config)
+    facts = _probes(config.facts)
+    outside = _probes(config.outside) if config.outside is not None else ()
     for strategy in config.strategies:
         _check_documents(config, strategy, texts, facts)
     if config.retrieval:
         _check_entities(config, texts, facts, "retrieval could find none")
     base = open_checkpoint(config.model)
-    material = Material(base, texts, old, facts)
+    material = Material(base, texts, old, facts, outside)
     _check_model(config, material)
     return material
 
 
-def _probes(config: Config) -> tuple[Fact | Question, ...]:
+def _probes(path: Path) -> tuple[Fact | Question, ...]:
     """Clean/corrupt facts; where the file holds none, questions with their answers."""
     try:
-        return tuple(load_facts(config.facts))
+        return tuple(load_facts(path))
     except BadPrompt as error:
         try:
-            return tuple(read_questions(config.facts))
+            return tuple(read_questions(path))
         except BadPrompt:
             raise error from None
 

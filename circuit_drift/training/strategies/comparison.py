@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 EXPOSURE = "class"
 LOSS = "document_loss"
-SKILLS = ("needle_accuracy", "answer_ppl", "copying_accuracy", "arithmetic_accuracy", "text_ppl")
+SKILLS = (
+    *("needle_accuracy", "answer_ppl", "copying_accuracy", "arithmetic_accuracy", "text_ppl"),
+    *("outside_recall", "choices_accuracy"),
+)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ def gauges_of(config: Config, material: Material) -> tuple[Gauge, ...]:
     skills: dict[str, Gauge] = {"arithmetic": Arithmetic(), "copying": Copying()}
     found: list[Gauge] = [knowledge(config, material.facts), DocumentLoss(material.texts, config.longest)]
     found += [skills[name] for name in config.skills]
+    if material.outside:
+        found.append(Outside(knowledge(config, material.outside)))
     if config.choices is not None:
         found.append(Choices(read_choices(config.choices)))
     if config.tasks:
@@ -71,6 +73,22 @@ def gauges_of(config: Config, material: Material) -> tuple[Gauge, ...]:
     if config.text is not None:
         found.append(TextPerplexity(tuple(text.text for text in load_documents(config.text))))
     return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Facts outside the domain: their numbers in the log, under names of their own, and in no ledger.
+
+    Attributes:
+        asked: as the facts of the domain are.
+    """
+
+    asked: Knowledge
+    name: str = field(default="outside", init=False)
+
+    def read(self, loaded: LoadedModel) -> Reading:
+        """Ask them all."""
+        return Reading({f"outside_{name}": value for name, value in self.asked.read(loaded).scalars.items()})
 
 
 def knowledge(config: Config, facts: "Sequence[Fact | Question]") -> Knowledge:

@@ -15,7 +15,7 @@ from circuit_drift.behaviour.gauges import By
 from circuit_drift.measures.registry import known as known_measures
 from circuit_drift.training.strategies.settings.strategy import Strategy
 
-PATHS = ("documents", "facts", "replay", "traced", "text", "choices", "tasks_folder")
+PATHS = ("documents", "facts", "replay", "traced", "text", "outside", "choices", "tasks_folder")
 Passages = Literal["gold", "entity", "all"]
 Skill = Literal["arithmetic", "copying"]
 Precision = Literal["float32", "mixed", "bfloat16"]
@@ -79,6 +79,7 @@ class Config:
         measures: stored measures taken at every epoch, as of `circuit_drift.run`: heads, circuit, ...
         traced: JSONL of the facts whose circuit is traced; None = those beside the model, else the built-in ones.
         skills: outside the domain: arithmetic, copying.
+        outside: facts or questions outside the domain, asked as the others are; they are in no ledger.
         choices: JSONL of questions with options, the right one first; their accuracy is watched.
         tasks: of lm-evaluation-harness, taken at every epoch.
         tasks_folder: of tasks of one's own, in its YAML.
@@ -110,6 +111,7 @@ class Config:
     measures: tuple[str, ...] = ()
     traced: Path | None = None
     skills: tuple[Skill, ...] = ()
+    outside: Path | None = None
     choices: Path | None = None
     tasks: tuple[str, ...] = ()
     tasks_folder: Path | None = None
@@ -140,7 +142,7 @@ class Config:
         require_choices("measure", asked, known_measures(), error=DriftError)
         if not self.tasks and (self.tasks_folder is not None or self.tasks_limit is not None):
             raise DriftError("tasks_folder and tasks_limit are of tasks, and there are none: name them in tasks")
-        for path in (self.documents, self.facts, self.replay, self.traced, self.text, self.choices):
+        for path in (self.documents, self.facts, self.replay, self.traced, self.text, self.outside, self.choices):
             if path is not None and not (can_be(path) and path.is_file()):
                 raise DriftError(f"{path} is not there; paths in a config are taken from the config's folder")
 
