@@ -376,6 +376,7 @@ def start() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine("circuit-drift: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("circuit_drift.progress").setLevel(logging.INFO)
     app()
 
 

@@ -8,7 +8,7 @@ from typer.core import TyperCommand, TyperGroup
 
 OTHER = "Others"
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Measure a series": ("run", "heads", "sft", "evaluate"),
+    "Measure a series": ("run", "status", "heads", "sft", "evaluate"),
     "Compare and follow": ("diff", "track", "transfer", "report", "export"),
     "Train": ("benchmark", "train"),
     "Prepare and check": ("show", "audit", "facts", "architectures", "store", "verify"),
@@ -23,6 +23,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "circuit-drift heads demo --steps last",
         "circuit-drift heads checkpoints/ --steps 500,1000 --needles needles.jsonl --json",
     ),
+    "status": ("circuit-drift status store/",),
     "sft": ("circuit-drift sft demo --steps 'log 5'",),
     "evaluate": ("circuit-drift evaluate checkpoints/ --tasks arc_easy",),
     "diff": (

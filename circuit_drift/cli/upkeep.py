@@ -25,7 +25,24 @@ UNITS = {"h": 3600.0, "d": 86400.0, "w": 604800.0}
 def add_upkeep(app: typer.Typer) -> None:
     """Add them to the command line."""
     app.command()(verify)
+    app.command()(status)
     app.command("store")(store_command)
+
+
+def status(folder: StoreArgument = None, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Say how far the sweeps of a store are, here or on other machines; without one, which runs it holds."""
+    from circuit_drift.sweep.workers.watching import sweeps_in
+
+    opened = named_store(folder, store)
+    found = sweeps_in(opened)
+    if as_json:
+        typer.echo(json.dumps([each.to_dict() for each in found], indent=1))
+        return
+    for each in found:
+        typer.echo(one_line(each.sentence))
+    if not found:
+        runs = ", ".join(path.stem for path in opened.run_files()) or "none"
+        typer.echo(one_line(f"no sweep is at work in {opened.path}; its runs: {runs}"))
 
 
 def verify(folder: StoreArgument = None, store: StoreOption = None, as_json: JsonOption = False) -> None:

@@ -1,5 +1,6 @@
 """What became of each checkpoint of a sweep, told by its workers through the store.
 
+    store/sweeps/<sweep>/about.json       which run it is of, how many checkpoints, when it began
     store/sweeps/<sweep>/<index>.json
     store/sweeps/<sweep>/leader           the lease of the process that wants the outcomes
 
@@ -13,13 +14,14 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from checkpoints.errors import StoreError
 from checkpoints.results.disk import older_than, read_regular, remove, write_file
 from circuit_drift.store.leases import TERM, Lease, Leases
 
 ABANDONED = 7 * 24 * 3600.0
-LEADER = "leader"
+LEADER, ABOUT = "leader", "about.json"
 PATIENCE = 5 * TERM
 
 
@@ -56,6 +58,22 @@ class Journal:
         """
         write_file(self._path(outcome.index), json.dumps(asdict(outcome)))
 
+    def begin(self, about: Mapping[str, Any]) -> None:
+        """Tell what the sweep is, for those who look on.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        write_file(self.folder / ABOUT, json.dumps(about))
+
+    def about(self) -> dict[str, Any] | None:
+        """What `begin` told; None where that cannot be read."""
+        try:
+            found = json.loads(read_regular(self.folder / ABOUT))
+        except (OSError, ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) else None
+
     def has(self, index: int) -> bool:
         """Whether a checkpoint is finished."""
         return self._path(index).exists()
@@ -91,7 +109,7 @@ class Journal:
     def _is_a_sweep(self) -> bool:
         with suppress(OSError):
             names = [path.name for path in self.folder.iterdir() if not path.name.endswith(".draft")]
-            return all(name == LEADER or re.fullmatch(r"\d+\.json", name) for name in names)
+            return all(name in (LEADER, ABOUT) or re.fullmatch(r"\d+\.json", name) for name in names)
         return False
 
     def led(self) -> bool:

@@ -13,6 +13,7 @@ of them, and removes what is no longer wanted.
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Store:
         Raises:
             StoreError: the folder cannot be made or written.
         """
-        chosen = Path(path or os.environ.get(ENVIRONMENT) or DEFAULT).expanduser()
+        chosen = _folder(path)
         try:
             chosen.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=chosen):
@@ -73,7 +74,7 @@ class Store:
         Raises:
             StoreError: there is no such folder.
         """
-        chosen = Path(path or os.environ.get(ENVIRONMENT) or DEFAULT).expanduser()
+        chosen = _folder(path)
         if not chosen.is_dir():
             raise StoreError(
                 f"there is no store at {chosen}; name it with --store or ${ENVIRONMENT}, or measure a series into it "
@@ -146,6 +147,21 @@ class Store:
             wanted = f"run {name}" if name else "run"
             raise StoreError(f"the store {self.path} holds no {wanted}; it knows: {known}")
         return read_record(chosen[-1])
+
+
+def _folder(path: Path | str | None) -> Path:
+    """The folder that a store is asked for by.
+
+    Raises:
+        StoreError: it is an address, where nothing can be renamed in one step.
+    """
+    chosen = path or os.environ.get(ENVIRONMENT) or DEFAULT
+    if found := re.match(r"([a-z][a-z0-9+.-]+):/{1,2}(?!/)", str(chosen)):
+        raise StoreError(
+            f"the store {chosen} is an address ({found[1]}), where no folder gets its name in one step, so that half a "
+            "result could be read as a whole one: keep the store in a folder, and copy it there when the run is done"
+        )
+    return Path(chosen).expanduser()
 
 
 def read_record(path: Path) -> dict[str, Any]:

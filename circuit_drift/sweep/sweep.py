@@ -5,6 +5,7 @@ the next start goes on from there. A checkpoint that cannot be measured is recor
 """
 
 import logging
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +71,7 @@ def measure_series(
     }
     warn_of_loss(stored_record(store, record["name"]), record, series)
     points: dict[int, Point] = {}
+    sweep.journal.begin(_about(sweep, record["name"]))
     for index, point in _finished(sweep, executor, Workers(workers, gpus_per_worker), progress=progress):
         points[index] = point
         if any(found.keys for found in points.values()):
@@ -178,6 +180,12 @@ def _finished(sweep: Sweep, executor: Executor, workers: Workers, *, progress: b
     finally:
         sweep.journal.close()
         collect(sweep.store)
+
+
+def _about(sweep: Sweep, run: str) -> dict[str, Any]:
+    """What somebody who looks on is told of a sweep."""
+    names = [measure.name for measure in sweep.measures]
+    return {"run": run, "checkpoints": len(sweep.checkpoints), "measures": names, "began": time.time()}
 
 
 def _point(sweep: Sweep, outcome: Outcome) -> Point:

@@ -1,18 +1,26 @@
-"""Bars for people, silence for logs."""
+"""Bars for people, a line a minute for logs, and what a sweep tells those who look on from elsewhere."""
 
 import io
+import json
+import logging
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
 from checkpoints import Placement, open_series
+from checkpoints.errors import StoreError
+from circuit_drift.cli.commands import app
 from circuit_drift.measures.registry import build_measures
-from circuit_drift.store.journal import Outcome
+from circuit_drift.store.journal import Journal, Outcome
 from circuit_drift.store.store import Store
-from circuit_drift.sweep.workers.progress import Progress, has_viewer
+from circuit_drift.sweep.workers import progress
+from circuit_drift.sweep.workers.progress import Progress, Tally, duration, has_viewer
 from circuit_drift.sweep.workers.tasks import Sweep
+from circuit_drift.sweep.workers.watching import sweeps_in
 from tests.drift.sweep.test_sweep_kill import prompts_of
 
 
@@ -65,3 +73,52 @@ def test_a_notebook_is_a_viewer(monkeypatch):
     shell = type("ZMQInteractiveShell", (), {})()
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     assert has_viewer()
+
+
+def test_a_log_gets_a_line_at_a_steady_pace(sweep, monkeypatch, caplog):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(progress, "PACE", 0.01)
+    caplog.set_level(logging.INFO, "circuit_drift.progress")
+    with Progress(sweep, wanted=True) as bars:
+        bars.finished(Outcome(0))
+        bars.doing(1, "heads")
+        deadline = time.monotonic() + 10
+        while len(caplog.records) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert len(caplog.records) >= 2
+    assert caplog.messages[-1] == "measuring: 1 of 3 checkpoints (1 stored before); now checkpoint-10: heads"
+    said = len(caplog.records)
+    time.sleep(0.05)
+    assert len(caplog.records) == said, "nothing is said after the end"
+
+
+def test_a_line_says_rate_and_time_left_without_what_was_stored():
+    tally = Tally(10, started=0.0)
+    for outcome in (Outcome(0), Outcome(1, computed=3), Outcome(2, failures={"heads": "why"}), Outcome(3, computed=1)):
+        tally.count(outcome)
+    assert tally.line(3600.0) == "4 of 10 checkpoints (1 failed, 1 stored before), 3 an hour, 2 h 00 min left"
+    assert [duration(each) for each in (5, 120, 3900)] == ["5 s", "2 min", "1 h 05 min"]
+
+
+def test_status_tells_a_sweep_that_runs_elsewhere_and_one_that_nobody_leads(tmp_path):
+    store = Store.open(tmp_path / "store")
+    assert CliRunner().invoke(app, ["status", str(store.path)]).stdout.endswith("its runs: none\n")
+    journal = Journal(store.path / "sweeps" / "abc")
+    journal.begin({"run": "demo", "checkpoints": 4, "measures": ["heads", "circuit"], "began": time.time() - 3600})
+    journal.write(Outcome(0, computed=2))
+    journal.write(Outcome(2, failures={"heads": "why"}))
+    with journal.lead("sweep abc"):
+        (found,) = sweeps_in(store)
+        assert (found.done, found.failed, found.checkpoints, found.led) == (2, 1, 4, True)
+        assert found.sentence == "demo (heads, circuit): 2 of 4 checkpoints (1 failed), 2 an hour, 1 h 00 min left"
+    shown = CliRunner().invoke(app, ["status", "--store", str(store.path)]).stdout
+    assert shown.rstrip().endswith("the process that began it is gone: the same command goes on from here")
+    assert json.loads(CliRunner().invoke(app, ["status", str(store.path), "--json"]).stdout)[0]["done"] == 2
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/store", "gs://bucket", Path("s3://bucket/store")])
+def test_an_object_store_is_refused_in_one_line(address):
+    with pytest.raises(StoreError, match="no folder gets its name in one step") as refused:
+        Store.open(address)
+    assert "\n" not in str(refused.value)
+    assert not Path("s3:").exists()
