@@ -21,10 +21,10 @@ def test_a_former_path_is_the_module_in_its_place(old: str, monkeypatch: pytest.
 
 
 def test_what_lies_in_a_moved_package_is_not_loaded_twice():
-    from circuit_drift.training.strategies.settings import config
+    from circuit_drift.training.strategies import comparison
 
     with pytest.warns(DeprecationWarning):
-        assert importlib.import_module("circuit_drift.lab.cpt.config") is config
+        assert importlib.import_module("circuit_drift.lab.cpt.comparison") is comparison
 
 
 def test_the_finder_is_installed_once():
