@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.stats.units import Floats, cluster_means
+from checkpoints.stats.units import FEWEST, Floats, cluster_means
 
 LEVEL = 0.95
 DRAWS = 2000
@@ -20,7 +20,7 @@ class Estimate:
 
     Attributes:
         value: the mean.
-        low: lower end of the interval.
+        low: lower end of the interval; NaN where too few units tell none.
         high: upper end.
         n: how many samples it rests on.
     """
@@ -31,6 +31,8 @@ class Estimate:
     n: int
 
     def __str__(self) -> str:
+        if np.isnan(self.low) or np.isnan(self.high):
+            return f"{self.value:.3g} (no interval: too few units)"
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
@@ -114,6 +116,26 @@ def bootstrap(
     low, high = percentiles(resampled_means(values, cluster, weights), level=level)
     spread = (~np.isnan(cluster_means(values, cluster))).sum(axis=0) > 1
     return np.where(spread, low, np.nan), np.where(spread, high, np.nan)
+
+
+def stretched(value: Floats, draws: Floats, *, units: int) -> Floats:
+    """Resamples moved away from the estimate, so that their percentiles reach as far as a t interval does.
+
+    draw' = value + (draw - value) * sqrt(n / (n - 1)) * t / z, with the 97.5 % points of Student's t at n - 1 degrees
+    of freedom and of the normal: for a mean these are, in the limit of many draws, the ends of its t interval
+    (Hesterberg 2015, who widens the level instead). NaN below `FEWEST` units, whose spread nobody knows.
+
+    Args:
+        value: [...] the estimate.
+        draws: [D, ...] the same on resampled units.
+        units: how many are resampled.
+    """
+    from scipy.stats import norm, t
+
+    if units < FEWEST:
+        return np.full_like(draws, np.nan)
+    factor = np.sqrt(units / (units - 1)) * t.ppf(0.975, units - 1) / norm.ppf(0.975)
+    return np.asarray(value + (draws - value) * factor)
 
 
 def widened(low: Floats, high: Floats, *, units: int, level: float = LEVEL) -> tuple[Floats, Floats]:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from checkpoints.stats.units import Floats
+from checkpoints.stats.units import FEWEST, Floats, nanmean
 
 MIN_UNITS = 5
 LEVEL = 0.95
@@ -16,7 +17,7 @@ class TTest:
 
     Attributes:
         delta: mean difference b - a.
-        low: lower end of its 95 % t interval.
+        low: lower end of its 95 % t interval; NaN where fewer than `FEWEST` units apply.
         high: upper end.
         p: two-sided; 1 where nothing differs, NaN where fewer than `MIN_UNITS` units apply.
         q: Benjamini-Hochberg over all elements that have a p.
@@ -53,6 +54,41 @@ def welch_test(a: Floats, b: Floats, *, level: float = LEVEL) -> TTest:
         freedom = (va + vb) ** 2 / (va**2 / (na - 1) + vb**2 / (nb - 1))
     freedom = np.where(np.isfinite(freedom), freedom, na + nb - 2)
     return _t_test(mean_b - mean_a, va + vb, freedom, np.minimum(na, nb), level)
+
+
+def mean_interval(
+    values: Floats, cluster: NDArray[np.integer] | None = None, *, level: float = LEVEL
+) -> tuple[Floats, Floats]:
+    """Student's t interval of a mean over the first axis, each value counting once, units independent.
+
+    mean +- t sqrt(C / (C - 1) sum_c r_c^2) / N, with r_c the sum over unit c of value - mean, C units and t at C - 1
+    degrees of freedom: the textbook interval where every unit has one value, and that of the units' means where all
+    have equally many. It covers 95 % from three units on where their means are near normal; percentiles of resamples
+    cover 73 % at three units and 90 % at twelve (Hesterberg 2015).
+
+    Args:
+        values: [n, ...]; NaN marks what does not apply.
+        cluster: [n] which unit a value belongs to (`units.independent_units`); each its own unless given.
+        level: coverage.
+
+    Returns:
+        lower and upper ends, each [...]; NaN where fewer than `FEWEST` units apply.
+    """
+    from scipy.stats import t
+
+    values = np.asarray(values, dtype=np.float64)
+    _, index = np.unique(np.arange(len(values)) if cluster is None else cluster, return_inverse=True)
+    applies = ~np.isnan(values)
+    mean = nanmean(values)
+    away = np.zeros((int(index.max(initial=0)) + 1, *values.shape[1:]))
+    found = np.zeros_like(away)
+    np.add.at(away, index, np.where(applies, values - mean, 0.0))
+    np.add.at(found, index, applies)
+    units = np.asarray((found > 0).sum(axis=0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.sqrt((away**2).sum(axis=0) * units / (units - 1)) / applies.sum(axis=0)
+        half = np.where(units < FEWEST, np.nan, t.ppf((1 + level) / 2, np.maximum(units - 1, 1)) * error)
+    return np.asarray(mean - half), np.asarray(mean + half)
 
 
 def smallest_p(units: Floats | int) -> Floats:
@@ -97,5 +133,5 @@ def _t_test(delta: Floats, variance: Floats, freedom: Floats, units: Floats, lev
     p = np.where(delta == 0, 1.0, np.maximum(p, smallest_p(units)))
     p = np.asarray(np.where(units < MIN_UNITS, np.nan, p))
     distinct, place = np.unique(freedom, return_inverse=True)
-    half = t.ppf((1 + level) / 2, distinct)[place].reshape(np.shape(freedom)) * error
+    half = np.where(units < FEWEST, np.nan, t.ppf((1 + level) / 2, distinct)[place].reshape(np.shape(freedom)) * error)
     return TTest(delta, delta - half, delta + half, p, false_discovery(p))

@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
-from checkpoints.stats.bootstrap import percentiles, resampled_means, resampling
+from checkpoints.stats.bootstrap import percentiles, resampled_means, resampling, stretched
 from checkpoints.stats.units import independent_units
 from heads.tracking.saturation import saturation
 
@@ -310,8 +310,8 @@ def _needles(retrieval: Retrieval, rule: StoppingRule, origin: int) -> WatchedCu
         weights = np.vstack([np.ones((1, units)), resampling(units, draws=rule.draws, seed=rule.seed)])
         means = resampled_means(total, cluster, weights) / resampled_means(tokens.sum(axis=1) * 1.0, cluster, weights)
         points.append(means[0])
-        draws.append(means[1:])
-    values, spread = np.array(points), np.array(draws).T.reshape(rule.draws, len(steps))
+        draws.append(stretched(means[0], means[1:], units=units))
+    values, spread = np.array(points), np.array(draws, dtype=np.float64).T.reshape(rule.draws, len(steps))
     return WatchedCurve(
         "the needles' answer NLL", steps, np.array(steps) - float(origin), values, spread, rule.nll_bound
     )

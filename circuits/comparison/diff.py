@@ -12,12 +12,13 @@ import numpy as np
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch, require_choice
 from checkpoints.stats.permutation import Exchanged, label_test, sign_flip_test
-from checkpoints.stats.ttests import TTest, difference_test, false_discovery, welch_test
+from checkpoints.stats.ttests import TTest, difference_test, false_discovery, mean_interval, welch_test
 from circuits.comparison.graph_diff import GraphDiff, Pairing
 from circuits.comparison.profile import LARGE, ProfileChange, profile_changes
 from circuits.comparison.similarity import similarities
 from circuits.graph.pruning import circuit_size
 from circuits.graph.scores import HOW, AttributionGraph, require_alike, same_facts
+from circuits.graph.shape import Bools, Floats
 
 
 def diff(
@@ -92,7 +93,14 @@ def diff(
         n=min(len(scores_a), len(scores_b)),
         level=q,
         meta={name: a.meta.get(name, usual) for name, usual in HOW.items()},
+        both_ends=_apart_from_0(scores_a) & _apart_from_0(scores_b),
     )
+
+
+def _apart_from_0(scores: Floats) -> Bools:
+    """[E] whether the 95 % t interval of the mean over the units leaves 0 out."""
+    low, high = mean_interval(scores)
+    return np.asarray((low > 0) | (high < 0))
 
 
 def _moderated(tests: TTest, exchanged: Exchanged) -> TTest:

@@ -17,7 +17,7 @@ from checkpoints.stats.ttests import TTest
 from circuits.comparison.profile import ProfileChange
 from circuits.comparison.similarity import Similarity
 from circuits.graph.circuit import Circuit
-from circuits.graph.shape import Floats, GraphShape
+from circuits.graph.shape import Bools, Floats, GraphShape
 from circuits.intervention.transfer import Transfer
 from circuits.roles.roles import RoleChange, role_changes
 
@@ -40,8 +40,9 @@ class GraphDiff(Result):
     """What changed from A to B, over the E edges of the graph.
 
     Statuses: **gained** / **lost**: in one circuit only, and changed for real; **strengthened** / **weakened** /
-    **flipped**: changed for real in size or in sign (in both circuits, or against its membership); **kept**: in both,
-    no real change; **uncertain**: in one circuit only, but its change is within the noise; **outside**: in neither.
+    **flipped**: changed for real in size or in sign (in both circuits, or against its membership), flipped only where
+    the score differs from 0 at both ends (else it is gained or lost); **kept**: in both, no real change;
+    **uncertain**: in one circuit only, but its change is within the noise; **outside**: in neither.
 
     Attributes:
         shape: the graph.
@@ -60,6 +61,7 @@ class GraphDiff(Result):
         transfer: A's circuit run in B and B's in A, where that was done.
         roles: roles that heads of the circuits gained and lost, where roles were given.
         meta: method, metric and the other settings both graphs were made with.
+        both_ends: [E] whether an edge's 95 % t interval leaves 0 out at A and at B alike; None in older results.
     """
 
     artifact, title = "graph_diff", "Circuit diff"
@@ -83,6 +85,7 @@ class GraphDiff(Result):
     transfer: Transfer | None = None
     roles: tuple[RoleChange, ...] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    both_ends: Bools | None = None
 
     @property
     def delta(self) -> Floats:
@@ -120,11 +123,14 @@ class GraphDiff(Result):
         in_a, in_b = self.circuit_a.mask[self.shape.mask], self.circuit_b.mask[self.shape.mask]
         changed, grew = self.changed, np.abs(self.b) > np.abs(self.a)
         shrank = np.abs(self.b) < np.abs(self.a)
+        turned = self.a * self.b < 0
+        both = turned if self.both_ends is None else turned & self.both_ends
+        only_b, only_a = ~in_a | (turned & ~both), ~in_b | (turned & ~both)
         conditions = [
             ~in_a & ~in_b,
-            changed & in_b & ~in_a & grew,
-            changed & in_a & ~in_b & shrank,
-            changed & (self.a * self.b < 0),
+            changed & in_b & only_b & grew,
+            changed & in_a & only_a & shrank,
+            changed & both,
             changed & grew,
             changed & shrank,
             in_a & in_b,

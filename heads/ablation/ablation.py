@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.results.result import Result
-from checkpoints.stats.bootstrap import Estimate, bootstrap, widened
-from checkpoints.stats.ttests import paired_test
+from checkpoints.stats.bootstrap import Estimate, widened
+from checkpoints.stats.ttests import mean_interval, paired_test
 from checkpoints.stats.units import Floats, cluster_means, independent_units
 from heads.scores.change import Change
 from heads.scores.scores import GATE
@@ -134,15 +134,15 @@ class Ablation(Result):
         return Change(READINGS[reading], float(spared.mean()), float(tested.mean()), *spread)
 
     def estimate(self, run: Readout, reading: str = "accepted") -> Estimate:
-        """Mean of a reading with its 95 % interval over needles, or prompts where there are fewer than eight.
+        """Mean of a reading with its 95 % t interval over needles; NaN below three of them.
 
         A share on which all of them agree has the exact binomial interval.
         """
         values, (_, cluster) = np.asarray(getattr(run, reading), dtype=float), independent_units(self.needle)
-        low, high = bootstrap(values, cluster)
+        low, high = mean_interval(values, cluster)
         units = len(np.unique(cluster))
         if reading in SHARES:
-            low, high = widened(low, high, units=units)
+            low, high = widened(np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0), units=units)
         return Estimate(float(values.mean()), float(low), float(high), units)
 
     def retrieving_in(self, run: Readout) -> int:

@@ -129,8 +129,8 @@ def diff(
     """Compare two checkpoints head by head.
 
     Paired t tests over independent units, bounded below by the sign test's 2^(1 - n); Benjamini-Hochberg over all
-    heads. The prompts of one needle share its text and its haystack, so the unit is the needle (mean over its
-    depths) as soon as there are eight of them, else the prompt; the choice is stated in the result.
+    heads. The prompts of one needle share its text and its haystack, so the unit is the needle (mean over its depths),
+    however few there are: intervals need three, p five, and a head is named only where so many needles can show it.
 
     Args:
         a: scores of the first checkpoint.

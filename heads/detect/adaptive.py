@@ -32,7 +32,7 @@ def adaptive_scores(
 ) -> Scores:
     """Score prompts in random order until the list of top heads and the count of retrieval heads are tight.
 
-    Tight means: resampled needles (prompts, with fewer than eight) share at least ``overlap`` of the top-K list on
+    Tight means: resampled needles share at least ``overlap`` of the top-K list on
     average, and the 95 % interval of the count is no wider than ``count_width`` of it (one head, at least). Compare
     checkpoints on one set of prompts. The result's ``meta["adaptive"]`` has the ``order`` of those used, whether they
     were ``tight`` or ran out before, and the ``overlap`` and ``count_width`` they reached.

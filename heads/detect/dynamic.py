@@ -6,7 +6,8 @@ from itertools import pairwise
 import numpy as np
 
 from checkpoints.errors import BadPrompt
-from checkpoints.stats.bootstrap import Estimate, bootstrap
+from checkpoints.stats.bootstrap import Estimate
+from checkpoints.stats.ttests import mean_interval
 from checkpoints.stats.units import nanmean
 from heads.scores.scores import Scores
 
@@ -37,7 +38,7 @@ class Dynamics:
 def dynamics(scores: Scores, *, top_k: int = 20) -> Dynamics:
     """Compare the heads that copy at each step with the static top list and with the step before.
 
-    Means over steps, then prompts, with bootstrap intervals over independent units (`DetectorScores.cluster`); steps at
+    Means over steps, then prompts, with t intervals over independent units (`DetectorScores.cluster`); steps at
     which no head copies have no overlap and are left out.
 
     Args:
@@ -72,5 +73,5 @@ def _mean(values: list[float]) -> float:
 
 def _estimate(values: list[float], scores: Scores) -> Estimate:
     array = np.array(values)
-    low, high = bootstrap(array, scores.cluster)
+    low, high = mean_interval(array, scores.cluster)
     return Estimate(float(nanmean(array)), float(low), float(high), int((~np.isnan(array)).sum()))

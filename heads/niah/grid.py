@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
 from checkpoints.results.result import Result
-from checkpoints.stats.bootstrap import Estimate, bootstrap, percentiles, resampled_means, resampling
+from checkpoints.stats.bootstrap import Estimate, percentiles, resampled_means, resampling, stretched
+from checkpoints.stats.ttests import mean_interval
 from checkpoints.stats.units import Floats, nanmean
 from heads.scores.scores import GATE
 
@@ -116,7 +117,7 @@ class NeedleMap(Result):
     def margin(self, axis: str) -> "pd.DataFrame":
         """One row a value of one axis, over all of the other: prompts, NLL with 95 % interval, nats per token.
 
-        Prompts weigh alike; the interval resamples needles; with one there is none.
+        Prompts weigh alike; the t interval is over needles; with fewer than three there is none.
 
         Args:
             axis: one of `axes`.
@@ -132,14 +133,14 @@ class NeedleMap(Result):
         values, index = (self.rows, self.row) if first else (self.columns, self.column)
         inside = index[:, None] == np.arange(len(values))
         nll = np.where(inside, nanmean(self.nll, axis=1)[:, None], np.nan)
-        low, high = bootstrap(nll, self.needle)
+        low, high = mean_interval(nll, self.needle)
         found = {axis: values, "n": inside.sum(axis=0), "answer_nll": nanmean(nll), "low": low, "high": high}
         return pd.DataFrame(found)
 
     def middle_penalty(self, *, draws: int = 2000, seed: int = 0) -> Estimate:
         """Mean NLL of needles at 30 to 80 % depth minus that of the others, nats per token; > 0: lost in the middle.
 
-        The depths are those achieved. The interval resamples needles; with one there is none.
+        The depths are those achieved. The interval resamples needles; with fewer than three there is none.
 
         Raises:
             BadPrompt: a map without depths in both parts.
@@ -157,7 +158,7 @@ class NeedleMap(Result):
         """Mean NLL with the most text before the needle minus that with the least, nats per token; > 0: it disturbs.
 
         The distance is the same on both sides (arXiv 2604.02650, figure 9). The interval resamples needles; with
-        one there is none.
+        fewer than three there is none.
 
         Raises:
             BadPrompt: a map without several lengths of text before the needle.
@@ -173,8 +174,8 @@ class NeedleMap(Result):
         """Mean of the first column minus that of the second, [P, 2], each over the prompts it applies to."""
         units = len(np.unique(self.needle))
         means = resampled_means(parts, self.needle, resampling(units, draws=draws, seed=seed))
-        low, high = percentiles(means[:, 0] - means[:, 1]) if units > 1 else (np.nan, np.nan)
         value = nanmean(parts)
+        low, high = percentiles(stretched(value[0] - value[1], means[:, 0] - means[:, 1], units=units))
         return Estimate(float(value[0] - value[1]), float(low), float(high), units)
 
     def part(self, rows: Collection[float]) -> "NeedleMap":

@@ -14,7 +14,8 @@ from checkpoints.errors import BadPrompt, require_choice
 from checkpoints.model.finite import finite
 from checkpoints.model.plain import takes_model
 from checkpoints.model.rope import depends_on_length
-from checkpoints.stats.bootstrap import Estimate, bootstrap
+from checkpoints.stats.bootstrap import Estimate
+from checkpoints.stats.ttests import mean_interval
 from checkpoints.tokenizers.framing import prompt_ids
 from heads.detect.retrieval import Prefix, about, answer_tokens, check_fits, check_positions
 from heads.niah.grid import NeedleMap
@@ -168,7 +169,8 @@ def corpus_nll(
 ) -> Estimate:
     """Nats per token of plain text, the first ``length`` tokens of each; exp of it is the corpus PPL (figure 6).
 
-    The interval resamples texts. Texts run in chunks behind a cache, so that only a chunk's logits exist at a time.
+    The t interval is over texts, from three on. Texts run in chunks behind a cache, so that only a chunk's
+    logits exist at a time.
 
     Args:
         model: in eval mode.
@@ -185,7 +187,7 @@ def corpus_nll(
     means = np.array([_document_nll(model, ids, chunk) for ids in documents if len(ids) > 1])
     if not len(means):
         raise BadPrompt("no text has two tokens: give documents to read")
-    low, high = bootstrap(means)
+    low, high = mean_interval(means)
     return Estimate(float(means.mean()), float(low), float(high), len(means))
 
 

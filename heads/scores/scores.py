@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from checkpoints.errors import BadPrompt
 from checkpoints.results.result import Result
 from checkpoints.results.text import counted
-from checkpoints.stats.bootstrap import Estimate, bootstrap
+from checkpoints.stats.bootstrap import Estimate
+from checkpoints.stats.ttests import mean_interval
 from checkpoints.stats.units import Floats, independent_units, nanmean, nansd
 from heads.scores.names import head_name, head_names, parse_head
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 THRESHOLD = 0.1
 GATE = 0.5
 """Share of an answer beyond which a prompt is accepted (arXiv 2404.15574)."""
+SHARES = ("copy", "needle_mass")
+"""Detectors that are shares, so that no interval leaves 0 to 1."""
 
 
 def retrieves(mean: Floats, threshold: float = THRESHOLD) -> NDArray[np.bool_]:
@@ -78,7 +81,7 @@ class DetectorScores(Result):
 
     @property
     def cluster(self) -> NDArray[np.integer]:
-        """[N] which independent unit a prompt belongs to: its needle where there are eight at least, else itself."""
+        """[N] which independent unit a prompt belongs to: its needle, if it hides one."""
         return independent_units(np.asarray(self.meta.get("needle", range(len(self)))))[1]
 
     def detector(self, name: str) -> Floats:
@@ -115,10 +118,15 @@ class DetectorScores(Result):
 
     def _head(self, layer: int, head: int, by: str) -> HeadScore:
         values = self.detector(by)[:, layer, head]
-        low, high = bootstrap(values, self.cluster)
+        low, high = self._ends(by, values)
         applies = int((~np.isnan(values)).sum())
         estimate = Estimate(float(nanmean(values)), float(low), float(high), applies)
         return HeadScore(head_name(layer, head), layer, head, estimate, values)
+
+    def _ends(self, name: str, values: Floats) -> tuple[Floats, Floats]:
+        """Ends of the 95 % t interval of means over `cluster`; those of a share stay within 0 and 1."""
+        low, high = mean_interval(values, self.cluster)
+        return (np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)) if name in SHARES else (low, high)
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a head: name, layer, head, and the mean of every detector."""
@@ -131,7 +139,7 @@ class DetectorScores(Result):
     def statistics(self, name: str = "", *, groups: Literal["mean", "max"] | None = None) -> "pd.DataFrame":
         """One row a head, or a KV group, for one detector: n, mean, sd, 95 % interval, accepted-only mean, chance.
 
-        ``n`` counts prompts; the interval resamples independent units (`cluster`), and is NaN with fewer than two.
+        ``n`` counts prompts; the t interval is over independent units (`cluster`), and NaN with fewer than three.
         ``accepted_mean`` is over the prompts that pass the gate, ``chance`` what even attention would give
         (`heads.detect.detectors.chance_levels`); NaN where there is no such thing.
 
@@ -143,7 +151,7 @@ class DetectorScores(Result):
         import pandas as pd
 
         values = self.groups(name, reduce=groups) if groups else self.detector(name or self.leading)
-        low, high = bootstrap(values, self.cluster)
+        low, high = self._ends(name or self.leading, values)
         layers, heads = (index.ravel() for index in np.indices(values.shape[1:]))
         kind, column = ("kv", "kv_head") if groups else ("h", "head")
         chance = np.nan if groups == "max" else self.meta.get("chances", {}).get(name or self.leading, np.nan)
@@ -205,10 +213,13 @@ class DetectorScores(Result):
 
     def _table(self) -> str:
         rows = "".join(
-            f"<tr><td>{h.name}</td><td>{h.score.value:.3f}</td><td>[{h.score.low:.3f}, {h.score.high:.3f}]</td></tr>"
-            for h in self.top(10)
+            f"<tr><td>{h.name}</td><td>{h.score.value:.3f}</td><td>{_ends_of(h.score)}</td></tr>" for h in self.top(10)
         )
         return f"<table><tr><th>head</th><th>{self.leading}</th><th>95 % interval</th></tr>{rows}</table>"
+
+
+def _ends_of(score: Estimate) -> str:
+    return f"[{score.low:.3f}, {score.high:.3f}]" if np.isfinite(score.low) else "too few units"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -244,7 +255,7 @@ class Scores(DetectorScores):
 
     @property
     def cluster(self) -> NDArray[np.integer]:
-        """[N] which independent unit a prompt belongs to: its needle where there are eight at least, else itself."""
+        """[N] which independent unit a prompt belongs to: its needle, if it hides one."""
         return independent_units(self.needle)[1]
 
     @property
@@ -272,8 +283,8 @@ class Scores(DetectorScores):
 
     @cached_property
     def interval(self) -> tuple[Floats, Floats]:
-        """Ends of the 95 % bootstrap interval of `mean` over independent units (`cluster`), each [L, H]."""
-        return bootstrap(self.copy, self.cluster)
+        """Ends of the 95 % t interval of `mean` over needles, each [L, H]; NaN with fewer than three."""
+        return self._ends("copy", self.copy)
 
     @property
     def prompt_nll(self) -> Floats:

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch, require_choices
-from checkpoints.stats.bootstrap import percentiles, resampled_means, resampling, widened
+from checkpoints.stats.bootstrap import percentiles, resampled_means, resampling, stretched, widened
 from checkpoints.stats.units import Floats, independent_units, nanmean
 from heads.comparison.diff import diff
 from heads.niah.grid import MIDDLE
@@ -18,6 +18,7 @@ from heads.tracking.saturation import BOUNDS, count_bound, log_fit, saturation
 
 Series = Sequence[tuple[int, int | None, Scores]]
 SHARES = ("needle_score", "needle_accuracy")
+UNBOUNDED = ("answer_nll", "middle_penalty")
 CORRELATED = ("needle_score", "needle_accuracy", "answer_ppl", "retrieval_heads", "initial_set_mean")
 """What arXiv 2604.02650, table 4, correlates with downstream scores; its needle score in both readings."""
 
@@ -34,8 +35,8 @@ def track(
 ) -> HeadTrack:
     """Follow retrieval through a training run.
 
-    Intervals resample needles (or prompts, with fewer than eight needles), the same ones at every checkpoint, so
-    that changes are paired.
+    Intervals resample needles, the same ones at every checkpoint, so that changes are paired, and reach as far as t
+    intervals do (`checkpoints.stats.bootstrap.stretched`); with fewer than three needles there are none.
 
     Args:
         series: (step, tokens or None, scores) per checkpoint, in order, all over one set of prompts.
@@ -63,8 +64,11 @@ def track(
     values = [_metrics(s, _plain_mean, initial, threshold) for s in scores]
     resampled = [_metrics(s, lambda v: resampled_means(v, cluster, weights), initial, threshold) for s in scores]
     point = {name: np.concatenate([v[name] for v in values]) for name in values[0]}
-    spread = {name: np.stack([r[name] for r in resampled], axis=1) for name in values[0]}
-    curves = {name: _curve(name, point[name], spread[name], units=weights.shape[1]) for name in point}
+    units = weights.shape[1]
+    spread = {
+        name: _spread(name, point[name], np.stack([r[name] for r in resampled], axis=1), units) for name in values[0]
+    }
+    curves = {name: _curve(name, point[name], spread[name], units=units) for name in point}
     tested = {"retrieval_heads": count_bound(point["retrieval_heads"]), **BOUNDS} if bounds is None else bounds
     later = position > 0
     correlations, missing = _correlations(steps, point, downstream or {})
@@ -94,6 +98,14 @@ def track(
         notes=missing,
         margins={name.removeprefix(MARGIN): curve for name, curve in curves.items() if name.startswith(MARGIN)},
     )
+
+
+def _spread(name: str, value: Floats, draws: Floats, units: int) -> Floats:
+    """[D, C] a metric on resampled needles, reaching as far as t intervals do, within what it can be."""
+    if name == "answer_ppl" or name.startswith(MARGIN):
+        return np.asarray(np.exp(stretched(np.log(value), np.log(draws), units=units)))
+    least, most = (-np.inf, np.inf) if name in UNBOUNDED else (0.0, np.inf if name == "retrieval_heads" else 1.0)
+    return np.clip(stretched(value, draws, units=units), least, most)
 
 
 def _curve(name: str, value: Floats, draws: Floats, *, units: int) -> Curve:

@@ -86,6 +86,18 @@ def test_planted_edges_are_named():
     assert (frame["q"][frame["changed"]] < 0.05).all()
 
 
+def test_an_edge_that_is_noise_at_one_end_is_gained_and_not_flipped():
+    scores = samples(0, noise=0.1)
+    changed = scores + np.random.default_rng(3).normal(0, 0.1, scores.shape)
+    edge = int(np.argmax(np.abs(scores.mean(0))))
+    scores[:, edge] = np.tile([2.1, -1.9], 8)
+    changed[:, edge] = -20.0 + 0.1 * scores[:, edge]
+    forth = circuits.diff(graph(scores), graph(changed), n_edges=EDGES)
+    back = circuits.diff(graph(changed), graph(scores), n_edges=EDGES)
+    assert (forth.status[edge], back.status[edge]) == ("gained", "lost")
+    assert replace(forth, both_ends=None).status[edge] == "flipped", "as before results held it"
+
+
 def test_other_facts_are_refused_unless_unpaired_is_asked_for():
     a, b = graph(samples(0)), graph(samples(1), prompts="others")
     with pytest.raises(BadPrompt, match="unknown pairing 'matched'"):

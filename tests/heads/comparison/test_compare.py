@@ -58,7 +58,12 @@ def test_prompts_of_one_needle_are_one_unit():
     by_needle = heads.diff(fake_scores(copy, needle=needle), fake_scores(copy, needle=needle))
     assert (by_needle.unit, by_needle.n) == ("needle", 10)
     few = heads.diff(fake_scores(copy, needle=needle % 3), fake_scores(copy, needle=needle % 3))
-    assert (few.unit, few.n) == ("prompt", 40)
+    assert (few.unit, few.n) == ("needle", 3)
+    assert np.isnan(few.p).all()
+    assert np.isfinite(few.low).all()
+    two = heads.diff(fake_scores(copy, needle=needle % 2), fake_scores(copy, needle=needle % 2))
+    assert np.isnan(two.low).all()
+    assert not two.significant
 
 
 def test_few_prompts_prove_nothing():
@@ -133,7 +138,8 @@ def test_prompts_of_one_needle_count_as_one():
     assert five["a0.h0"].score.low == pytest.approx(alone["a0.h0"].score.low)
     assert five.statistics().high.item() == pytest.approx(alone.statistics().high.item())
     few = fake_scores(np.repeat(per_needle[:4], 5, axis=0), needle=np.repeat(np.arange(4), 5))
-    np.testing.assert_array_equal(few.cluster, np.arange(20))
+    np.testing.assert_array_equal(few.cluster, np.repeat(np.arange(4), 5))
+    np.testing.assert_allclose(few.interval, fake_scores(per_needle[:4]).interval, atol=1e-6)
 
 
 def test_one_unit_has_no_interval():

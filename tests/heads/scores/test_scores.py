@@ -104,4 +104,4 @@ def test_reading_and_comparing_stored_results_imports_no_torch(scores, tmp_path)
 def test_a_summary_says_what_it_rests_on_and_what_was_refused(scores):
     assert scores.verdict.endswith("over 20 prompts of 100 tokens (intervals over 20 needles)")
     few = replace(scores, needle=np.arange(20) // 4, meta={**scores.meta, "refused": [[5, "answer stands 0 times"]]})
-    assert few.verdict.endswith("(intervals over 20 prompts); 1 needle refused")
+    assert few.verdict.endswith("(intervals over 5 needles); 1 needle refused")
