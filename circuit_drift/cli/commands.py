@@ -18,7 +18,7 @@ import typer
 from checkpoints.errors import DriftError
 from checkpoints.placement import AUTO
 from circuit_drift import __version__
-from circuit_drift.cli import behaviour, building, completion
+from circuit_drift.cli import behaviour, completion
 from circuit_drift.cli.exporting import add_export
 from circuit_drift.cli.help import Grouped
 from circuit_drift.cli.looking import add_looking
@@ -360,7 +360,6 @@ def train(
 add_looking(app)
 add_stored(app)
 behaviour.add_commands(app)
-building.add_commands(app)
 add_export(app)
 add_transfer(app)
 add_upkeep(app)
