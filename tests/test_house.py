@@ -38,6 +38,7 @@ FLOORS = (
     ("record", "statements"),
     ("page",),
     ("measures",),
+    ("explanation",),
     ("sweep",),
     ("stages", "comparison"),
     ("knowledge", "behaviour"),

@@ -1,13 +1,14 @@
 """A pair as a user holds it: the record, and how it is told, shown and kept."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from checkpoints.errors import CheckpointMismatch
+from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.placement import Placement, Where
 from circuit_drift.comparison.pair import PAIR_MEASURES, compare_points, measure_pair
+from circuit_drift.explanation.effort import DEFAULT_EFFORT, Effort
 from circuit_drift.measures.base import Measure
 from circuit_drift.prompts import Prompts
 from circuit_drift.record.pair import PairRecord
@@ -21,17 +22,35 @@ from circuit_drift.store.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
+    from circuit_drift.explanation.behaviours import Behaviour
+    from circuit_drift.explanation.explanation import Explanation
     from circuits.intervention.transfer import Transfer
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a pair's checkpoints are and what they were asked, for what needs their models again."""
+
+    a: Path | str
+    b: Path | str
+    prompts: Prompts | None
+    placement: Placement
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class PairDiff(PairRecord):
-    """What changed from checkpoint A to checkpoint B; fields as of `PairRecord`."""
+    """What changed from checkpoint A to checkpoint B; fields as of `PairRecord`.
+
+    Attributes:
+        origin: where the checkpoints are; ``None`` for a pair of a stored run.
+    """
+
+    origin: Origin | None = None
 
     @classmethod
-    def of(cls, record: PairRecord) -> "PairDiff":
+    def of(cls, record: PairRecord, origin: Origin | None = None) -> "PairDiff":
         """The pair of a record."""
-        return cls(**{field.name: getattr(record, field.name) for field in fields(record)})
+        return cls(**{field.name: getattr(record, field.name) for field in fields(record)}, origin=origin)
 
     @property
     def verdict(self) -> tuple[str, ...]:
@@ -47,6 +66,28 @@ class PairDiff(PairRecord):
         if self.circuit is None:
             raise CheckpointMismatch(f"no circuits were compared: {self.missing.get('circuit', 'not asked for')}")
         return self.circuit.to_frame()
+
+    def explain(self, behaviour: "str | Behaviour" = "needle", *, effort: Effort = DEFAULT_EFFORT) -> "Explanation":
+        """Which component's weights made a behaviour change, proved by putting them back.
+
+        Args:
+            behaviour: as for `circuit_drift.explain`.
+            effort: prompts, steps, patching.
+
+        Raises:
+            BadPrompt: a pair of a stored run, which does not know where its checkpoints are; or no such behaviour.
+        """
+        if self.origin is None:
+            raise BadPrompt(
+                f"the pair {self.span} comes from stored results and has no models; "
+                "use circuit_drift.explain(A, B) with the checkpoints themselves"
+            )
+        origin = self.origin
+        return explain(origin.a, origin.b, behaviour, prompts=origin.prompts, placement=origin.placement, effort=effort)
+
+    def explained(self, behaviour: "str | Behaviour" = "needle", *, effort: Effort = DEFAULT_EFFORT) -> "PairDiff":
+        """The same pair with an explanation, which its JSON, page and notebook show; arguments as for `explain`."""
+        return replace(self, explanations=(*self.explanations, self.explain(behaviour, effort=effort)))
 
     def to_json(self) -> dict[str, Any]:
         """One JSON object: who, verdict, behaviour, heads, edges, similarity."""
@@ -97,19 +138,44 @@ def diff(
         CheckpointMismatch: they differ in shape or tokenizer, or no measure worked on both.
         DriftError: an unknown measure.
     """
-    return PairDiff.of(
-        measure_pair(
-            a,
-            b,
-            store=store,
-            prompts=prompts,
-            measures=measures,
-            placement=Placement.of(placement, where),
-            q=q,
-            progress=progress,
-            delta=delta,
-        )
+    placed = Placement.of(placement, where)
+    record = measure_pair(
+        a, b, store=store, prompts=prompts, measures=measures, placement=placed, q=q, progress=progress, delta=delta
     )
+    return PairDiff.of(record, Origin(a, b, prompts, placed))
+
+
+def explain(
+    a: Path | str,
+    b: Path | str,
+    behaviour: "str | Behaviour" = "needle",
+    *,
+    prompts: Prompts | None = None,
+    placement: Placement | None = None,
+    effort: Effort = DEFAULT_EFFORT,
+    **where: Unpack[Where],
+) -> "Explanation":
+    """Which component's weights made a behaviour differ between two checkpoints, proved by putting them back.
+
+    Args:
+        a: a checkpoint folder in Hugging Face format, or ``SERIES@STEP``.
+        b: the other one, of the same shape.
+        behaviour: ``needle`` (NLL of needles' answers, in nats), ``facts`` (logit difference) or ``log-probability`` of
+            facts, either with ``:GROUP``, ``text`` (NLL of the haystack's text), a head as ``a18.h6`` (its attention on
+            the needle), or a `circuit_drift.explanation.behaviours.Behaviour` of one's own.
+        prompts: what is asked; by default what the folder of A brings along, else the built-in prompts.
+        placement: device, attention implementation and device map (`checkpoints.Placement`); float32.
+        effort: at most so many prompts, how many steps, whether to patch.
+        where: fields of a placement by themselves.
+
+    Raises:
+        CheckpointMismatch: they differ in shape, tokenizer or ties.
+        UnsupportedArchitecture: parts that cannot be told apart, or quantised weights.
+        BadPrompt: no such behaviour, or nothing to ask.
+    """
+    from circuit_drift.explanation.explain import explain as explain_pair
+
+    return explain_pair(a, b, behaviour, prompts=prompts, placement=Placement.of(placement, where), effort=effort)
 
 
 def compare(

@@ -18,7 +18,7 @@ import typer
 from checkpoints.errors import DriftError
 from checkpoints.placement import AUTO
 from circuit_drift import __version__
-from circuit_drift.cli import behaviour, completion
+from circuit_drift.cli import behaviour
 from circuit_drift.cli.exporting import add_export
 from circuit_drift.cli.help import Grouped
 from circuit_drift.cli.looking import add_looking
@@ -30,7 +30,10 @@ from circuit_drift.cli.options import (
     DeviceOption,
     DtypeOption,
     EdgesOption,
+    Explaining,
+    ExplainOption,
     FactsOption,
+    FirstArgument,
     HaystackOption,
     IgStepsOption,
     LengthOption,
@@ -39,12 +42,14 @@ from circuit_drift.cli.options import (
     MetricOption,
     NeedlesOption,
     RuleOption,
+    SecondArgument,
     SeedOption,
     SeriesArgument,
     StepsOption,
     StoreOption,
     answers_of,
     measures_of,
+    names,
     placed,
     scoring_of,
 )
@@ -240,20 +245,14 @@ def retrieval_heads(
     leave_partly([point.name for point in points if point.failures], f"what was asked of {chosen.name}")
 
 
-@app.command()
+@app.command(cls=Explaining)
 def diff(
-    a: Annotated[
-        str,
-        typer.Argument(
-            metavar="A",
-            help="A checkpoint folder, SERIES@STEP or org/name@revision.",
-            autocompletion=completion.series,
-        ),
-    ],
-    b: Annotated[str, typer.Argument(metavar="B", help="The other one.", autocompletion=completion.series)],
+    a: FirstArgument,
+    b: SecondArgument,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Write the pair's report here.")] = None,
     q: Annotated[float, typer.Option("--q", help="False discovery rate of what counts as real.", min=0, max=1)] = 0.05,
+    explain: ExplainOption = None,
     store: StoreOption = None,
     needles: NeedlesOption = None,
     haystack: HaystackOption = None,
@@ -303,6 +302,8 @@ def diff(
         placement=placed(device, dtype, attention, device_map),
         q=q,
     )
+    for asked in names(explain or ""):
+        pair = pair.explained(asked)
     if as_json:
         typer.echo(json.dumps(pair.to_json(), indent=1))
     else:

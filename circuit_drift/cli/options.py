@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
+from typer.core import TyperCommand
 
 from checkpoints.errors import DriftError
 from checkpoints.files.reading import read_document
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from circuits.attribution.methods import Method, Rule
     from circuits.facts.facts import Answers
 
+FIRST_BEHAVIOUR = "needle"
 SeriesArgument = Annotated[
     str,
     typer.Argument(
@@ -24,6 +26,15 @@ SeriesArgument = Annotated[
         autocompletion=completion.series,
     ),
 ]
+FirstArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="A",
+        help="A checkpoint folder, SERIES@STEP or org/name@revision.",
+        autocompletion=completion.series,
+    ),
+]
+SecondArgument = Annotated[str, typer.Argument(metavar="B", help="The other one.", autocompletion=completion.series)]
 StepsOption = Annotated[
     str | None,
     typer.Option("--steps", help="Which checkpoints: 'last', 'every 3', 'log 8', '100:2000', '0,500'."),
@@ -88,6 +99,27 @@ MeasuresOption = Annotated[
         autocompletion=completion.measures,
     ),
 ]
+ExplainOption = Annotated[
+    str | None,
+    typer.Option(
+        "--explain",
+        metavar="[BEHAVIOUR]",
+        help="Which component's weights made a behaviour change, proved by putting them back: needle (the default), "
+        "facts, facts:GROUP, log-probability, text, or a head as a18.h6 (its attention on the needle); several with "
+        "commas.",
+    ),
+]
+
+
+class Explaining(TyperCommand):
+    """A command whose ``--explain`` may stand alone, and then means the first behaviour."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments, with what a lone ``--explain`` means."""
+        following = [*args[1:], "-"]
+        alone = [one == "--explain" and after.startswith("-") for one, after in zip(args, following, strict=True)]
+        meant = [f"--explain={FIRST_BEHAVIOUR}" if each else one for one, each in zip(args, alone, strict=True)]
+        return super().parse_args(ctx, meant)
 
 
 def scoring_of(method: str, ig_steps: int, rule: str, metric: str, edges: int | None, backward: str) -> "EdgeScoring":

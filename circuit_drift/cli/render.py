@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import heads
     from checkpoints import Series
     from checkpoints.audit import AuditReport
+    from circuit_drift.explanation.explanation import Explanation
     from circuits.tracking.circuit_track import CircuitTrack
     from heads.tracking.head_track import HeadTrack
 
@@ -51,6 +52,21 @@ def print_pair(pair: PairRecord) -> None:
     for table in pair_tables(pair):
         if len(table.frame):
             _show(console, table.frame.head(SHOWN), title=table.title)
+    for found in pair.explanations:
+        print_explanation(found)
+
+
+def print_explanation(found: "Explanation") -> None:
+    """Why a behaviour differs: the sentences, the largest shares, what putting components back did."""
+    from circuit_drift.explanation.explanation_view import patching_frame, sentences
+
+    console = _console()
+    for sentence in sentences(found):
+        console.print(f"• {sentence}", soft_wrap=True)
+    if found.is_certain:
+        _show(console, found.to_frame().head(SHOWN), title=f"Why {found.behaviour} differs: shares of components")
+        if found.patching is not None:
+            _show(console, patching_frame(found), title="Put back, % of the change")
 
 
 def print_heads(scored: "Sequence[tuple[str, heads.Scores]]", top: int) -> None:

@@ -29,6 +29,7 @@ class PairRecord:
         questions: what was asked of the pair, answered at one level for all.
         deltas: the margins that count as no change.
         floor: the same changes among siblings, where some were given.
+        explanations: why behaviours differ, where that was asked (`circuit_drift.explanation`).
     """
 
     a: Point
@@ -41,6 +42,7 @@ class PairRecord:
     questions: tuple[Question, ...] = ()
     deltas: Deltas = field(default_factory=Deltas)
     floor: Floor | None = None
+    explanations: tuple[Any, ...] = ()
 
     @property
     def span(self) -> str:

@@ -8,6 +8,7 @@ from checkpoints.errors import BadPrompt
 from checkpoints.results.text import counted
 from circuit_drift.comparison.pair import stored_pair
 from circuit_drift.comparison.pair_tables import pairings
+from circuit_drift.explanation.sections import explanation_sections
 from circuit_drift.measures.registry import kinds_in
 from circuit_drift.page.axis import mark_steps
 from circuit_drift.page.page import Section, write_page
@@ -74,7 +75,7 @@ def write_pair_report(pair: PairRecord, path: Path | str) -> Path:
         subtitle=f"changes from A to B; real = q <= {pair.q:g}",
         verdict=pair_verdict(pair),
         warnings=[f"{measure} is not compared: {reason}" for measure, reason in pair.missing.items()],
-        sections=[*_pair_sections(pair, anchor="pair"), *_refused((pair.a, pair.b))],
+        sections=[*_explained(pair), *_pair_sections(pair, anchor="pair"), *_refused((pair.a, pair.b))],
         provenance=_provenance((pair.a, pair.b), {}),
     )
 
@@ -115,6 +116,11 @@ def _evolution(run: RunRecord, table: "pd.DataFrame") -> Iterator[Section]:
 def _pair_sections(pair: PairRecord, *, anchor: str) -> Iterator[Section]:
     for pairing in sorted(pairings(pair).values(), key=lambda pairing: pairing.place):
         yield from pairing.sections(pair, anchor=anchor)
+
+
+def _explained(pair: PairRecord) -> Iterator[Section]:
+    for found in pair.explanations:
+        yield from explanation_sections(found, anchor=found.behaviour.replace(" ", "-"))
 
 
 def _provenance(points: tuple[Point, ...], origins: Mapping[str, str]) -> list[tuple[str, str]]:

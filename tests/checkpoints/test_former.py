@@ -61,7 +61,7 @@ PUBLIC = {
     "checkpoints": "Checkpoint DriftError Placement Series audit open_checkpoint open_series",
     "heads": "Needle Scores ablate diff needle_prompts score track",
     "circuits": "AttributionGraph Fact attribute diff faithfulness tokenize_facts track",
-    "circuit_drift": "Measure diff load_run run",
+    "circuit_drift": "Measure diff explain load_run run",
 }
 
 

@@ -1,0 +1,157 @@
+"""From two checkpoints and the name of a behaviour to its explanation."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from checkpoints import Checkpoint, open_checkpoint
+from checkpoints.errors import BadPrompt, require_choice
+from checkpoints.placement import ANYWHERE, Placement
+from checkpoints.series.compat import require_same_model
+from circuit_drift.explanation.behaviours import (
+    Behaviour,
+    facts_behaviour,
+    head_named,
+    mass_behaviour,
+    needle_behaviour,
+    text_behaviour,
+)
+from circuit_drift.explanation.effort import DEFAULT_EFFORT, Effort
+from circuit_drift.explanation.explanation import Explanation, order_of
+from circuit_drift.explanation.line import Line, line_between
+from circuit_drift.explanation.patching import patch
+from circuit_drift.explanation.shares import integrate
+from circuit_drift.measures.needles import needle_prompts_of
+from circuit_drift.measures.tokenizers import tokenizer_of
+from circuit_drift.prompts import Prompts, prompts_for
+from heads.detect.retrieval import check_ids
+
+if TYPE_CHECKING:
+    from checkpoints.loading.load import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+METRICS = ("needle", "facts", "log-probability", "text")
+WINDOWS, WINDOW = 8, 128
+
+
+def explain(
+    a: Checkpoint | Path | str,
+    b: Checkpoint | Path | str,
+    metric: str | Behaviour = "needle",
+    *,
+    prompts: Prompts | None = None,
+    placement: Placement = ANYWHERE,
+    effort: Effort = DEFAULT_EFFORT,
+) -> Explanation:
+    """Which components' weights made a behaviour differ between two checkpoints, proved by putting them back.
+
+    Args:
+        a: a checkpoint, its folder, or ``SERIES@STEP``.
+        b: the other one.
+        metric: ``needle`` (NLL of needles' answers), ``facts`` (logit difference) or ``log-probability`` of facts,
+            either with ``:GROUP``, ``text`` (NLL of the haystack's text), a head as ``a18.h6`` (its attention on the
+            needle), or a `Behaviour` of one's own.
+        prompts: what is asked; by default what the folder of A brings along.
+        placement: where the models run; float32.
+        effort: prompts, steps, patching.
+
+    Raises:
+        CheckpointMismatch: different shapes, tokenizers or ties.
+        UnsupportedArchitecture: parts that cannot be told apart, or quantised weights.
+        BadPrompt: an unknown metric, or nothing to ask.
+    """
+    first, second = _opened(a), _opened(b)
+    require_same_model(first, second)
+    prompts = prompts or prompts_for(first.path)
+    with _line(first, second, placement) as (line, loaded):
+        behaviour = metric if isinstance(metric, Behaviour) else named_behaviour(metric, loaded, prompts)
+        check_ids(loaded.model, behaviour.prompts)
+        names = _labels(first, second)
+        return explain_line(line, behaviour.thinned(effort.prompts), names, effort)
+
+
+def explain_line(line: Line, behaviour: Behaviour, names: tuple[str, str], effort: Effort) -> Explanation:
+    """An explanation from two models' line; the core of `explain`.
+
+    Args:
+        line: from A to B.
+        behaviour: what is explained.
+        names: what A and B are called.
+        effort: how much to spend.
+    """
+    path = integrate(line, behaviour, steps=effort.steps, tolerance=effort.tolerance)
+    shares = path.shares.sum(1)
+    change = float(path.change.mean())
+    order = order_of(shares, change, line.changed)
+    nonzero = [place for place in order if shares[:, place].any()]
+    patching = None
+    if effort.patching and nonzero and change:
+        patching = patch(line, behaviour, nonzero, path.along[0], path.along[-1])
+    components = line.components.all
+    return Explanation(
+        a=names[0],
+        b=names[1],
+        behaviour=behaviour.name,
+        unit=behaviour.unit,
+        names=tuple(component.name for component in components),
+        kinds=tuple(component.kind for component in components),
+        layers=tuple(-1 if component.layer is None else component.layer for component in components),
+        changed=line.changed,
+        shares=shares,
+        parts=behaviour.parts,
+        by_part=path.shares.mean(0),
+        groups=behaviour.groups or ("all",) * len(behaviour),
+        at=path.at,
+        along=path.along,
+        steps=path.steps,
+        patching=patching,
+        meta={"tolerance": effort.tolerance, "prompts": len(behaviour)},
+    )
+
+
+def named_behaviour(metric: str, loaded: "LoadedModel", prompts: Prompts) -> Behaviour:
+    """The behaviour of that name, in the model's tokens.
+
+    Raises:
+        BadPrompt: there is none of that name, or it cannot be asked.
+    """
+    name, _, group = metric.partition(":")
+    tokenizer = tokenizer_of(loaded)
+    if name in ("facts", "log-probability"):
+        facts = prompts.facts.tokenized(tokenizer)
+        return facts_behaviour(facts, log_probability=name == "log-probability", group=group or None)
+    if group:
+        raise BadPrompt(f"only facts have groups: {metric!r} cannot be explained; write facts:{group}")
+    if name == "text":
+        ids = tokenizer(prompts.needles.haystack, add_special_tokens=False)["input_ids"]
+        starts = range(0, max(len(ids) - 1, 0), WINDOW)
+        return text_behaviour([ids[at : at + WINDOW] for at in starts if len(ids) - at > 1][:WINDOWS])
+    if (head := head_named(name)) is not None:
+        config = loaded.model.config.get_text_config()
+        layers, heads = config.num_hidden_layers, config.num_attention_heads
+        if head[0] >= layers or head[1] >= heads:
+            raise BadPrompt(f"there is no head {name}: the model has {layers} layers of {heads} heads, counted from 0")
+        return mass_behaviour(needle_prompts_of(tokenizer, prompts.needles), *head)
+    require_choice("behaviour to explain", name, (*METRICS, "facts:GROUP", "a head as a18.h6"))
+    return needle_behaviour(needle_prompts_of(tokenizer, prompts.needles))
+
+
+@contextmanager
+def _line(a: Checkpoint, b: Checkpoint, placement: Placement) -> Iterator[tuple[Line, "LoadedModel"]]:
+    """The line between two checkpoints; their two models are all that is in memory."""
+    with a.open(placement) as first:
+        with b.open(placement) as second:
+            line = line_between(first.model, second.model)
+        yield line, first
+
+
+def _opened(checkpoint: Checkpoint | Path | str) -> Checkpoint:
+    return checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
+
+
+def _labels(a: Checkpoint, b: Checkpoint) -> tuple[str, str]:
+    found = (a.label, b.label)
+    return found if found[0] != found[1] else (str(a.path), str(b.path))

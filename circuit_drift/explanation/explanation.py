@@ -1,0 +1,160 @@
+"""An explanation as a value: shares of components in the change of a behaviour, and what putting them back did."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from checkpoints.results.result import Result
+from checkpoints.stats.bootstrap import Estimate, bootstrap, percentiles, resampling
+from circuit_drift.explanation.proof import Floats, Patching, share
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True, repr=False)
+class Explanation(Result):
+    """Why a behaviour differs between checkpoint A and checkpoint B.
+
+    A share is in the behaviour's unit, positive where the component's change raises it; the shares of a prompt add up
+    to its change within `residual`.
+
+    Attributes:
+        a, b: what the checkpoints are called.
+        behaviour: what is explained, and its unit.
+        names, kinds, layers: of the C components; layer -1 stands for none.
+        changed: places of the components whose weights differ.
+        shares: [N, C] by prompt.
+        parts: names of the S parts of the prompts.
+        by_part: [S, C] mean over prompts.
+        groups: N groups of prompts.
+        at: [P] places on the straight line from A's weights to B's, 0 to 1.
+        along: [P, N] the behaviour there.
+        steps: gradients taken.
+        patching: exact patching between the checkpoints; ``None`` where it was not asked for.
+        meta: prompts and settings.
+    """
+
+    artifact: ClassVar[str] = "explanation"
+    title: ClassVar[str] = "Why they differ"
+
+    a: str
+    b: str
+    behaviour: str
+    unit: str
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    layers: tuple[int, ...]
+    changed: tuple[int, ...]
+    shares: Floats
+    parts: tuple[str, ...]
+    by_part: Floats
+    groups: tuple[str, ...]
+    at: Floats
+    along: Floats
+    steps: int
+    patching: Patching | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def before(self) -> Floats:
+        """[N] the behaviour at A."""
+        return np.asarray(self.along[0])
+
+    @property
+    def after(self) -> Floats:
+        """[N] the behaviour at B."""
+        return np.asarray(self.along[-1])
+
+    @cached_property
+    def change(self) -> Estimate:
+        """Mean change over prompts, with its interval."""
+        return _estimate(self.after - self.before)
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the change is told apart from none over the prompts; otherwise nothing is claimed."""
+        low, high = self.change.low, self.change.high
+        return bool(self.change.value) and (low > 0 or high < 0)
+
+    @property
+    def residual(self) -> float:
+        """Mean gap between a prompt's shares and its change, over the mean size of the changes; 0 = complete."""
+        size = float(np.abs(self.after - self.before).mean())
+        gap = float(np.abs(self.shares.sum(1) - (self.after - self.before)).mean())
+        return gap / size if size else (0.0 if gap == 0 else float("inf"))
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Places of components that differ, the largest share in the direction of the change first."""
+        return order_of(self.shares, self.change.value, self.changed)
+
+    def part(self, places: tuple[int, ...]) -> Estimate:
+        """What some components make of the mean change, 1 = all of it; the interval is over prompts."""
+        own, change = self.shares[:, list(places)].sum(1), self.after - self.before
+        if len(change) < 2 or not self.change.value:
+            value = float(own.mean() / change.mean()) if self.change.value else float("nan")
+            return Estimate(value, float("nan"), float("nan"), len(change))
+        weights = resampling(len(change))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            low, high = percentiles((weights @ own) / (weights @ change))
+        return Estimate(float(own.mean() / change.mean()), float(low), float(high), len(change))
+
+    def restored(self, values: Floats) -> float:
+        """Share of the mean change that a mixed model's behaviour [N] makes, 0 = as A, 1 = as B."""
+        return share(values, self.before, self.after)
+
+    @property
+    def verdict(self) -> str:
+        """What made the change, proved or not."""
+        from circuit_drift.explanation.explanation_view import sentences
+
+        return " ".join(sentences(self))
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a component that differs, the largest share in the direction of the change first.
+
+        ``share`` with its interval in the behaviour's unit, ``percent`` of the mean change; one column for each group
+        and each part of the prompts where there are several; ``restored`` and ``taken_back``, in percent, where it was
+        put into A, or A's into B, alone.
+        """
+        from circuit_drift.explanation.explanation_view import frame_of
+
+        return frame_of(self)
+
+    def plot(self) -> "go.Figure":
+        """From A to B, component by component."""
+        from circuit_drift.explanation.explanation_view import waterfall
+
+        return waterfall(self)
+
+    def plot_patching(self) -> "go.Figure":
+        """What the first components restore, beside random ones.
+
+        Raises:
+            BadPrompt: nothing was patched.
+        """
+        from circuit_drift.explanation.explanation_view import restored_figure
+
+        return restored_figure(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON object: verdict, change, shares, patching."""
+        from circuit_drift.explanation.explanation_view import json_of
+
+        return json_of(self)
+
+
+def order_of(shares: Floats, change: float, changed: tuple[int, ...]) -> tuple[int, ...]:
+    """Components that differ, the largest mean share in the direction of the change first."""
+    towards = shares.mean(0) * (1.0 if change >= 0 else -1.0)
+    return tuple(sorted(changed, key=lambda place: -float(towards[place])))
+
+
+def _estimate(values: Floats) -> Estimate:
+    low, high = bootstrap(values)
+    return Estimate(float(values.mean()), float(low), float(high), len(values))

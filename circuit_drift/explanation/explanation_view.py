@@ -1,0 +1,280 @@
+"""How an explanation is told, tabled and drawn."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from checkpoints.errors import BadPrompt
+from checkpoints.results.figure import BLUE, GREY, VERMILLION, dress
+from checkpoints.results.text import counted
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from circuit_drift.explanation.explanation import Explanation
+
+NAMED = 3
+BARS = 12
+COMPLETE = 0.01
+HALF = 0.5
+FAR = 0.1
+ENOUGH = 0.95
+
+
+def sentences(found: "Explanation") -> Iterator[str]:
+    """The change, who made it, what putting it back does, and how complete that is."""
+    n = counted(len(found.before), "prompt")
+    if not found.changed:
+        yield f"{found.a} and {found.b} have equal weights: there is nothing to explain."
+        return
+    change = found.change
+    moved = f"{found.behaviour} goes {found.before.mean():.3g} → {found.after.mean():.3g} {found.unit}"
+    if not found.is_certain:
+        why = "one prompt has no spread" if change.n < 2 else f"[{change.low:+.2g}, {change.high:+.2g}]"
+        yield (
+            f"{moved} from {found.a} to {found.b}, over {n}: a change of {change.value:+.2g} ({why}) that is not told "
+            "apart from none, so no component is claimed to have made it."
+        )
+        return
+    yield _opening(found, n)
+    yield from _patched(found)
+    yield _completeness(found)
+    yield from _path(found)
+
+
+def _opening(found: "Explanation", n: str) -> str:
+    change = found.change
+    way = "rise" if change.value > 0 else "fall"
+    named: list[int] = []
+    for place in found.order[:NAMED]:
+        if named and found.part(tuple(named)).value >= ENOUGH:
+            break
+        named.append(place)
+    first, *others = (
+        f"{found.names[place]}{' make' if i == 0 else ''} {_percent(found, (place,))}" for i, place in enumerate(named)
+    )
+    parts = ", ".join([first, *(f"those of {other}" for other in others)])
+    together = f", together {_percent(found, tuple(named))}" if len(named) > 1 else ""
+    low, high = sorted((abs(change.low), abs(change.high)))
+    return (
+        f"Of the {way} of {abs(change.value):.3g} {found.unit} [{low:.2g}, {high:.2g}] in {found.behaviour} from "
+        f"{found.a} to {found.b}, over {n}, the weights of {parts}{together}; "
+        f"{len(found.changed):,} of {counted(len(found.names), 'component')} "
+        f"{'differs' if len(found.changed) == 1 else 'differ'}."
+    )
+
+
+def _whole(share: float) -> str:
+    """A share in whole percent; none is 0 %, whatever its sign."""
+    return f"{round(100 * share) + 0} %"
+
+
+def _percent(found: "Explanation", places: tuple[int, ...]) -> str:
+    part = found.part(places)
+    interval = "" if np.isnan(part.low) else f" [{100 * part.low:.0f}, {100 * part.high:.0f}]"
+    return f"{100 * part.value:.0f} %{interval}"
+
+
+def _patched(found: "Explanation") -> Iterator[str]:
+    patching = found.patching
+    if patching is None or not len(patching.sizes):
+        return
+    k, inserted, removed, random = best_size(found)
+    size = int(patching.sizes[k])
+    what = found.names[patching.order[0]] if size == 1 else f"the first {size} components"
+    low, high = min(random), max(random)
+    chance = _whole(low) if _whole(low) == _whole(high) else f"{_whole(low)} to {_whole(high)}"
+    yield (
+        f"Put into {found.a}, {what} of {found.b} {'restores' if size == 1 else 'restore'} {_whole(inserted)} of it "
+        f"(random components of the same kinds {chance}); put back to {found.a}'s in {found.b}, "
+        f"{_whole(removed)} of it goes."
+    )
+    attributed = found.part(patching.order[:size]).value
+    if inserted < HALF <= attributed:
+        yield (
+            f"Co-adapted: they make {_whole(attributed)} of the change in the attribution, yet by themselves restore "
+            f"{_whole(inserted)}: they are of use only together with others."
+        )
+    elif inserted < HALF:
+        yield f"Spread: the first {size} make {_whole(attributed)} of the change; no small set explains it."
+
+
+def best_size(found: "Explanation") -> tuple[int, float, float, list[float]]:
+    """The smallest set that restores the change to 5 %, else the largest tried.
+
+    Returns:
+        its place among the sizes, and the shares that it restores, takes back, and that random ones restore.
+
+    Raises:
+        BadPrompt: nothing was patched.
+    """
+    patching = found.patching
+    if patching is None or not len(patching.sizes):
+        raise BadPrompt(f"no component was patched between {found.a} and {found.b}; explain with patching")
+    restored = [found.restored(values) for values in patching.inserted]
+    k = next((i for i, value in enumerate(restored) if abs(1 - value) <= 1 - ENOUGH), len(restored) - 1)
+    removed = 1 - found.restored(patching.removed[k])
+    return k, restored[k], removed, [found.restored(draw[k]) for draw in patching.random]
+
+
+def _completeness(found: "Explanation") -> str:
+    means = found.shares.mean(0)
+    sums = f"shares that raise {means[means > 0].sum():+.3g}, that lower {means[means < 0].sum():+.3g} {found.unit}"
+    gap = f"{100 * found.residual:.2g} %"
+    if found.residual <= COMPLETE:
+        return f"Complete to {gap} over {counted(found.steps, 'gradient')}: {sums}."
+    return (
+        f"Not complete: shares miss the change by {gap} after {counted(found.steps, 'gradient')} ({sums}); where "
+        "experts are switched the behaviour jumps along the way, and a jump has no gradient."
+    )
+
+
+def _path(found: "Explanation") -> Iterator[str]:
+    along = found.along.mean(1)
+    low, high = sorted((along[0], along[-1]))
+    beyond = max(low - along.min(), along.max() - high)
+    if beyond > FAR * (high - low):
+        place = int(np.argmin(along) if low - along.min() >= along.max() - high else np.argmax(along))
+        yield (
+            f"On the straight line between the weights it goes beyond both ends, to {along[place]:.3g} at "
+            f"{found.at[place]:.2g} of the way: models in between are unlike either."
+        )
+
+
+def frame_of(found: "Explanation") -> "pd.DataFrame":
+    """See `Explanation.to_frame`."""
+    import pandas as pd
+
+    from checkpoints.stats.bootstrap import bootstrap
+
+    order = list(found.order)
+    low, high = bootstrap(found.shares[:, order]) if order else (np.zeros(0), np.zeros(0))
+    total = found.change.value
+    means = found.shares.mean(0)
+    frame = pd.DataFrame(
+        {
+            "component": [found.names[place] for place in order],
+            "kind": [found.kinds[place] for place in order],
+            "layer": pd.array([None if found.layers[p] < 0 else found.layers[p] for p in order], dtype="Int64"),
+            "share": means[order],
+            "low": low,
+            "high": high,
+            "percent": 100 * means[order] / total if total else np.full(len(order), np.nan),
+        }
+    )
+    groups = sorted(set(found.groups))
+    for group in groups if len(groups) > 1 else ():
+        rows = np.array([own == group for own in found.groups])
+        frame[f"share, {group}"] = found.shares[rows].mean(0)[order]
+    for name, shares in zip(found.parts, found.by_part, strict=True):
+        if len(found.parts) > 2 and np.any(shares):
+            frame[f"share, {name}"] = shares[order]
+    if found.patching is not None:
+        tried = {place: i for i, place in enumerate(found.patching.order[: len(found.patching.single)])}
+        single, out = found.patching.single, found.patching.left_out
+        frame["restored"] = [100 * found.restored(single[tried[p]]) if p in tried else np.nan for p in order]
+        frame["taken_back"] = [100 * (1 - found.restored(out[tried[p]])) if p in tried else np.nan for p in order]
+    return frame
+
+
+def patching_frame(found: "Explanation") -> "pd.DataFrame":
+    """What the first components restore and take back together, in percent of the change, beside random ones."""
+    import pandas as pd
+
+    patching = found.patching
+    if patching is None:
+        return pd.DataFrame()
+    random = np.array([[100 * found.restored(values) for values in draw] for draw in patching.random])
+    return pd.DataFrame(
+        {
+            "components": patching.sizes,
+            "attributed": [100 * found.part(patching.order[:k]).value for k in patching.sizes],
+            "restored": [100 * found.restored(values) for values in patching.inserted],
+            "taken_back": [100 * (1 - found.restored(values)) for values in patching.removed],
+            "random_least": random.min(0) if len(random) else np.nan,
+            "random_most": random.max(0) if len(random) else np.nan,
+        }
+    )
+
+
+def waterfall(found: "Explanation") -> "go.Figure":
+    """See `Explanation.plot`."""
+    import plotly.graph_objects as go
+
+    means = found.shares.mean(0)
+    shown = sorted(found.changed, key=lambda place: -abs(float(means[place])))[:BARS]
+    shown = sorted((p for p in shown if means[p]), key=lambda place: -float(means[place]) * np.sign(found.change.value))
+    rest = np.array([means[place] for place in found.changed if place not in shown])
+    steps = [(found.names[place], float(means[place])) for place in shown]
+    steps += [("others that raise", float(rest[rest > 0].sum())), ("others that lower", float(rest[rest < 0].sum()))]
+    steps += [("not explained", float(found.change.value - means.sum()))]
+    steps = [(name, value) for name, value in steps if value]
+    figure = go.Figure(
+        go.Waterfall(
+            x=[found.a, *(name for name, _ in steps), found.b],
+            y=[float(found.before.mean()), *(value for _, value in steps), 0.0],
+            measure=["absolute", *["relative"] * len(steps), "total"],
+            increasing={"marker": {"color": VERMILLION}},
+            decreasing={"marker": {"color": BLUE}},
+            totals={"marker": {"color": GREY}},
+        )
+    )
+    figure.update_yaxes(title=f"{found.behaviour} ({found.unit})")
+    lead = found.names[found.order[0]] if found.changed else "nothing"
+    return dress(
+        figure,
+        title=f"{found.behaviour}, {found.a} → {found.b}: {lead} leads" if found.is_certain else f"{found.behaviour}",
+        subtitle="share of each component's weights in the change, mean over prompts; red raises, blue lowers",
+    )
+
+
+def restored_figure(found: "Explanation") -> "go.Figure":
+    """See `Explanation.plot_patching`."""
+    import plotly.graph_objects as go
+
+    best_size(found)
+    frame = patching_frame(found)
+    figure = go.Figure()
+    looks = {"attributed": GREY, "restored": VERMILLION, "taken_back": BLUE}
+    for column, colour in looks.items():
+        figure.add_scatter(
+            x=frame["components"], y=frame[column], name=column.replace("_", " "), line={"color": colour}
+        )
+    for column in ("random_least", "random_most"):
+        figure.add_scatter(
+            x=frame["components"], y=frame[column], name=column.replace("_", ", "), line={"color": GREY, "dash": "dot"}
+        )
+    figure.update_xaxes(title="components, in the order of their shares", type="log")
+    figure.update_yaxes(title="% of the change")
+    return dress(
+        figure,
+        title=f"{found.behaviour}: what the first components restore",
+        subtitle=f"put into {found.a}; taken back: {found.a}'s put into {found.b}; dotted: random ones of their kinds",
+    )
+
+
+def json_of(found: "Explanation") -> dict[str, Any]:
+    """See `Explanation.to_json`."""
+    return {
+        "a": found.a,
+        "b": found.b,
+        "behaviour": found.behaviour,
+        "unit": found.unit,
+        "verdict": list(sentences(found)),
+        "prompts": len(found.before),
+        "before": float(found.before.mean()),
+        "after": float(found.after.mean()),
+        "change": [found.change.value, found.change.low, found.change.high],
+        "claimed": found.is_certain,
+        "residual": found.residual,
+        "gradients": found.steps,
+        "path": [[float(t), float(value)] for t, value in zip(found.at, found.along.mean(1), strict=True)],
+        "shares": _records(frame_of(found)),
+        "patching": _records(patching_frame(found)),
+    }
+
+
+def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]

@@ -1,0 +1,107 @@
+"""Explanations from checkpoints on disk: Python, command line, page and JSON."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+import circuit_drift
+from checkpoints.errors import BadPrompt, DriftError
+from circuit_drift.cli.commands import app
+from circuit_drift.explanation.effort import Effort
+from circuit_drift.prompts import prompts_for
+
+LITTLE = Effort(prompts=4, steps=2, patching=False)
+
+
+@pytest.fixture(scope="module")
+def edited(tiny_series: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last checkpoint of the tiny series with one head's output zeroed, beside the same prompts."""
+    root = tmp_path_factory.mktemp("edited") / "series"
+    root.mkdir()
+    for file in ("needles.jsonl", "haystack.txt", "facts.jsonl"):
+        (root / file).write_text((tiny_series / file).read_text())
+    source = tiny_series / "checkpoint-100"
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    for step, zeroed in ((1, False), (2, True)):
+        if zeroed:
+            with torch.no_grad():
+                model.model.layers[1].self_attn.o_proj.weight[:, 8:16] = 0
+        folder = root / f"checkpoint-{step}"
+        model.save_pretrained(folder)
+        for file in source.glob("*token*"):
+            (folder / file.name).write_bytes(file.read_bytes())
+    return root
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "name", "unit"),
+    [
+        ("needle", "needle answer NLL", "nats"),
+        ("facts", "logit difference of facts", "logits"),
+        ("facts:odd", "logit difference of odd facts", "logits"),
+        ("log-probability", "log probability of facts", "nats"),
+        ("text", "NLL of text", "nats"),
+        ("a1.h2", "needle mass of a1.h2", "of its attention"),
+    ],
+)
+def test_every_behaviour_can_be_explained(edited: Path, behaviour: str, name: str, unit: str):
+    prompts = prompts_for(edited, length=64)
+    found = circuit_drift.explain(f"{edited}@1", f"{edited}@2", behaviour, prompts=prompts, effort=LITTLE)
+    assert (found.behaviour, found.unit) == (name, unit)
+    assert [found.names[place] for place in found.changed] == ["a1.h1.o"]
+    if behaviour == "a1.h2":  # attention of the last layer, in front of the edit
+        assert not found.shares.any()
+        assert "no component is claimed" in found.verdict
+    else:
+        assert found.shares.any()
+        assert found.residual < 0.05
+    assert len(found.before) == (3 if behaviour == "text" else 4)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ("weather", "needle, facts, log-probability, text, facts:GROUP, a head as a18.h6"),
+        ("needle:odd", "only facts have groups"),
+        ("facts:blue", "no fact is labelled 'blue'; labels begin with even, odd"),
+        ("a9.h0", "2 layers of 4 heads"),
+        ("needle", "the model has 256 positions"),
+    ],
+)
+def test_a_behaviour_that_cannot_be_asked_is_refused_with_what_can(edited: Path, behaviour: str, reason: str):
+    with pytest.raises(BadPrompt, match=reason):
+        circuit_drift.explain(f"{edited}@1", f"{edited}@2", behaviour, effort=LITTLE)
+
+
+def test_less_than_float32_is_refused(edited: Path):
+    with pytest.raises(DriftError, match="dtype float32"):
+        circuit_drift.explain(f"{edited}@1", f"{edited}@2", dtype="bfloat16")
+
+
+def test_diff_explains_at_the_terminal_in_json_and_on_its_page(edited: Path, tmp_path: Path):
+    page = tmp_path / "pair.html"
+    asked = ["diff", f"{edited}@1", f"{edited}@2", "--measures", "heads", "--length", "64"]
+    asked += ["--store", str(tmp_path / "store"), "--html", str(page)]
+    told = CliRunner().invoke(app, [*asked, "--explain"])
+    assert told.exit_code in (0, 1), told.output
+    assert "needle answer NLL" in told.output
+    assert "Why needle answer NLL differs" in page.read_text()
+    document = json.loads(CliRunner().invoke(app, [*asked, "--explain", "facts,text", "--json"]).stdout)
+    assert [each["behaviour"] for each in document["explanations"]] == ["logit difference of facts", "NLL of text"]
+    assert document["explanations"][0]["patching"][0]["restored"] == pytest.approx(100)
+    assert json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)["explanations"] == []
+
+
+def test_a_pair_explains_itself_where_its_checkpoints_are_known(edited: Path, tmp_path: Path):
+    asked = {"store": tmp_path, "measures": ["heads"], "prompts": prompts_for(edited, length=64), "progress": False}
+    pair = circuit_drift.diff(f"{edited}@1", f"{edited}@2", **asked)
+    found = pair.explain("facts", effort=LITTLE)
+    assert found.names[found.order[0]] == "a1.h1.o"
+    assert "logit difference of facts" in pair.explained("facts", effort=LITTLE)._repr_html_()
+    run = circuit_drift.run(edited, **asked)
+    with pytest.raises(BadPrompt, match=r"circuit_drift\.explain"):
+        run.diff(1, 2).explain()

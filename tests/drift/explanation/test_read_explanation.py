@@ -1,0 +1,166 @@
+"""How an explanation is told, from values made by hand."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from checkpoints.errors import BadPrompt
+from circuit_drift.explanation.explanation import Explanation
+from circuit_drift.explanation.explanation_view import best_size, patching_frame, sentences
+from circuit_drift.explanation.proof import Patching, share
+from circuit_drift.explanation.sections import explanation_sections
+
+SHARES = np.array([[1.0, 0.5, -0.125, 0.0], [1.25, 0.25, -0.125, 0.0]])
+
+
+def patched(inserted: list[float], removed: list[float], sizes: tuple[int, ...] = (1, 2)) -> Patching:
+    """Two prompts that do the same."""
+
+    def rows(values: list[float]) -> np.ndarray:
+        return np.repeat(np.array(values)[:, None], 2, axis=1)
+
+    return Patching(
+        (0, 1, 2),
+        np.array(sizes),
+        rows(inserted),
+        rows(removed),
+        np.stack([rows([0.0] * len(sizes)), rows([0.1375] * len(sizes))]),
+        rows([1.0]),
+        rows([0.5]),
+    )
+
+
+def made(**given: Any) -> Explanation:
+    values: dict[str, Any] = {
+        "a": "10",
+        "b": "20",
+        "behaviour": "needle answer NLL",
+        "unit": "nats",
+        "names": ("a0.h1.o", "m0.down", "embedding", "a0.norm"),
+        "kinds": ("o", "m.down", "embedding", "a.norm"),
+        "layers": (0, 0, -1, 0),
+        "changed": (0, 1, 2),
+        "shares": SHARES,
+        "parts": ("needle", "rest", "not told apart"),
+        "by_part": np.stack([SHARES.mean(0), np.zeros(4), np.zeros(4)]),
+        "groups": ("new", "known"),
+        "at": np.array([0.0, 1.0]),
+        "along": np.array([[0.0, 0.0], [1.375, 1.375]]),
+        "steps": 4,
+        **given,
+    }
+    return Explanation(**values)
+
+
+def test_the_change_is_told_by_its_largest_shares_with_intervals():
+    told = list(sentences(made()))
+    assert told[0] == (
+        "Of the rise of 1.38 nats [1.4, 1.4] in needle answer NLL from 10 to 20, over 2 prompts, the weights of "
+        "a0.h1.o make 82 % [73, 91], those of m0.down 27 % [18, 36], together 109 % [109, 109]; 3 of 4 "
+        "components differ."
+    )
+    assert told[1:] == ["Complete to 0 % over 4 gradients: shares that raise +1.5, that lower -0.125 nats."]
+
+
+def test_a_fall_is_told_as_one_and_its_largest_share_is_first():
+    found = made(shares=-SHARES, along=np.array([[1.375, 1.375], [0.0, 0.0]]))
+    assert "Of the fall of 1.38 nats [1.4, 1.4]" in found.verdict
+    assert found.order == (0, 1, 2)
+    assert found.to_frame()["percent"].tolist() == pytest.approx([81.8182, 27.2727, -9.0909], abs=1e-3)
+
+
+def test_the_proof_is_told_beside_random_components():
+    found = made(patching=patched([0.6875, 1.375], [0.6875, 0.1375]))
+    assert (
+        "Put into 10, the first 2 components of 20 restore 100 % of it (random components of the same kinds 0 % to "
+        "10 %); put back to 10's in 20, 90 % of it goes." in found.verdict
+    )
+    assert best_size(found) == (1, pytest.approx(1.0), pytest.approx(0.9), pytest.approx([0.0, 0.1]))
+    table = patching_frame(found)
+    assert table["components"].tolist() == [1, 2]
+    assert table["attributed"].tolist() == pytest.approx([81.8182, 109.0909], abs=1e-3)
+    assert table["restored"].tolist() == pytest.approx([50, 100])
+    assert table["taken_back"].tolist() == pytest.approx([50, 90])
+    assert table["random_least"].tolist() == pytest.approx([0, 0])
+    assert table["random_most"].tolist() == pytest.approx([10, 10])
+
+
+def test_parts_that_restore_nothing_alone_are_co_adapted_or_spread():
+    together = made(patching=patched([0.0, 0.06875], [0.6875, 0.1375])).verdict
+    assert "Co-adapted: they make 109 % of the change in the attribution, yet by themselves restore 5 %" in together
+    thin = made(shares=SHARES / 10, patching=patched([0.0, 0.06875], [1.375, 1.3])).verdict
+    assert "Spread: the first 2 make 11 % of the change; no small set explains it." in thin
+    assert "Co-adapted" not in thin
+    assert "Not complete: shares miss the change by 90 % after 4 gradients" in thin
+
+
+def test_what_is_not_told_apart_from_none_is_not_claimed():
+    noisy = made(along=np.array([[0.0, 0.0], [1.4, -1.2]]), patching=patched([0.6875, 1.375], [0.6875, 0.1375]))
+    assert list(sentences(noisy)) == [
+        "needle answer NLL goes 0 → 0.1 nats from 10 to 20, over 2 prompts: a change of +0.1 ([-1.2, +1.4]) that is "
+        "not told apart from none, so no component is claimed to have made it."
+    ]
+    one = made(shares=SHARES[:1], along=np.array([[0.0], [1.375]]), groups=("all",))
+    assert "one prompt has no spread" in one.verdict
+    assert made(changed=()).verdict == "10 and 20 have equal weights: there is nothing to explain."
+
+
+def test_a_line_that_leaves_its_ends_is_told():
+    bent = made(at=np.array([0.0, 0.5, 1.0]), along=np.array([[0.0, 0.0], [-0.5, -0.5], [1.375, 1.375]]))
+    assert "it goes beyond both ends, to -0.5 at 0.5 of the way" in bent.verdict
+    straight = made(at=np.array([0.0, 0.5, 1.0]), along=np.array([[0.0, 0.0], [-0.1, -0.1], [1.375, 1.375]]))
+    assert "beyond both ends" not in straight.verdict
+
+
+def test_the_table_has_groups_parts_and_single_components_put_back():
+    frame = made(patching=patched([0.6875, 1.375], [0.6875, 0.1375])).to_frame()
+    assert frame["component"].tolist() == ["a0.h1.o", "m0.down", "embedding"]
+    assert frame["layer"].isna().tolist() == [False, False, True]
+    assert frame["share"].tolist() == pytest.approx([1.125, 0.375, -0.125])
+    assert frame["share, new"].tolist() == [1.0, 0.5, -0.125]
+    assert frame["share, known"].tolist() == [1.25, 0.25, -0.125]
+    assert frame["share, needle"].tolist() == pytest.approx([1.125, 0.375, -0.125])
+    assert "share, rest" not in frame
+    assert frame["restored"].tolist()[0] == pytest.approx(100 / 1.375)
+    assert frame["taken_back"].tolist()[0] == pytest.approx(100 - 50 / 1.375)
+    assert np.isnan(frame["restored"].tolist()[1])
+
+
+def test_the_figures_add_up_from_a_to_b():
+    found = made(patching=patched([0.6875, 1.375], [0.6875, 0.1375]))
+    (bars,) = found.plot().data
+    assert list(bars.x) == ["10", "a0.h1.o", "m0.down", "embedding", "20"]
+    assert list(bars.measure) == ["absolute", "relative", "relative", "relative", "total"]
+    assert sum(bars.y) == pytest.approx(1.375)
+    assert "a0.h1.o leads" in found.plot().layout.title.text
+    proof = found.plot_patching()
+    assert [trace.name for trace in proof.data] == [
+        "attributed", "restored", "taken back", "random, least", "random, most"
+    ]  # fmt: skip
+    assert list(proof.data[1].y) == pytest.approx([50, 100])
+    with pytest.raises(BadPrompt, match="no component was patched"):
+        made().plot_patching()
+
+
+def test_the_page_has_shares_and_proof_where_something_is_claimed():
+    whole = made(patching=patched([0.6875, 1.375], [0.6875, 0.1375]))
+    assert [section.slug for section in explanation_sections(whole, anchor="x")] == ["why-x", "proof-x"]
+    (still,) = explanation_sections(made(changed=()), anchor="x")
+    assert still.figure is None
+    assert "nothing to explain" in still.text
+
+
+def test_json_holds_the_sentences_the_shares_and_the_path():
+    document = made(patching=patched([0.6875, 1.375], [0.6875, 0.1375])).to_json()
+    assert document["change"] == pytest.approx([1.375, 1.375, 1.375])
+    assert document["path"] == [[0.0, 0.0], [1.0, 1.375]]
+    assert document["shares"][0]["component"] == "a0.h1.o"
+    assert document["patching"][1]["restored"] == pytest.approx(100)
+    assert document["claimed"] is True
+    assert made().to_json()["patching"] == []
+
+
+def test_a_share_of_no_change_is_no_number():
+    same = np.zeros(2)
+    assert np.isnan(share(np.ones(2), same, same))
