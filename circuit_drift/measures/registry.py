@@ -15,8 +15,11 @@ from circuit_drift.record.record import Point
 GROUP = "circuit_drift.measures"
 BUILT_IN = {
     "heads": "circuit_drift.measures.heads:RetrievalMeasure",
+    "ablation": "circuit_drift.measures.causal.ablation:AblationMeasure",
     "circuit": "circuit_drift.measures.circuit:CircuitMeasure",
     "faithfulness": "circuit_drift.measures.faithfulness:FaithfulnessMeasure",
+    "patching": "circuit_drift.measures.causal.patching:PatchingMeasure",
+    "lens": "circuit_drift.measures.lens:LensMeasure",
     "roles": "circuit_drift.measures.roles:RolesMeasure",
     "maps": "circuit_drift.measures.maps:MapsMeasure",
     "sft": "circuit_drift.behaviour.sft:SftMeasure",

@@ -77,7 +77,7 @@ def over_checkpoints(figure: "go.Figure", run: RunRecord) -> "go.Figure":
     """The common x axis: checkpoints evenly spaced, labelled by step, stages marked; lines end where branches do."""
     parents = parents_of(run)
     starts = [place for place in range(1, len(run)) if parents[place] != (place - 1,)]
-    for trace in figure.select_traces(selector=lambda trace: "lines" in (trace.mode or "")):
+    for trace in figure.select_traces(selector=lambda trace: "lines" in (getattr(trace, "mode", None) or "")):
         _end_lines(trace, starts)
     figure.update_xaxes(
         title_text="step (checkpoints evenly spaced)",
