@@ -3,21 +3,27 @@
 Nothing here imports torch; hashes are over bytes, so equal hashes mean equal files.
 """
 
+import codecs
 import hashlib
-from collections.abc import Sequence
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.errors import CorruptWeights, NotACheckpoint
-from checkpoints.files.configs import ADAPTER_CONFIG, CONFIG_FILE, read_json
+from checkpoints.files.configs import ADAPTER_CONFIG, CONFIG_FILE, neutral, read_json
 from checkpoints.files.formats import find_weights, has_whole, is_checkpoint, packed_file
 from checkpoints.files.hashes import hash_file
+from checkpoints.files.reading import decode, read_bytes
 from checkpoints.results.disk import can_be
 
 _TOKENIZER_FILES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
 TOKENIZER_FILES = frozenset(name for names in _TOKENIZER_FILES for name in names)
-_TOKENIZER_PARTS = (*sorted(TOKENIZER_FILES), "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+TOKENIZER_PARTS = (*sorted(TOKENIZER_FILES), "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                     "chat_template.jinja")  # fmt: skip
+_TEXTS = (".json", ".txt", ".jinja")
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -108,7 +114,7 @@ def tokenizer_source(folder: Path, folders: Sequence[Path]) -> TokenizerSource |
 def tokenizer_parts(folders: Sequence[Path]) -> tuple[Path, ...]:
     """Every file that a tokenizer is made from: its vocabulary and merges, and what is set beside them."""
     files = tokenizer_files(folders)
-    return () if not files else tuple(file for name in _TOKENIZER_PARTS if (file := files[0].parent / name).exists())
+    return () if not files else tuple(file for name in TOKENIZER_PARTS if (file := files[0].parent / name).exists())
 
 
 def loading_files(folder: Path, *, code: bool) -> tuple[Path, ...]:
@@ -147,3 +153,40 @@ def combine(hashes: dict[str, str]) -> str:
         return next(iter(hashes.values()))
     lines = "".join(f"{name}:{digest}\n" for name, digest in sorted(hashes.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+@contextmanager
+def view(folder: Path, files: Iterable[Path]) -> Iterator[Path]:
+    """A folder of the same name with links to some of a folder's files, for as long as the block lasts.
+
+    Libraries look around where they load: transformers applies an adapter that lies beside whole weights, loads another
+    file where the config names one, and takes a distributed checkpoint in the same folder first. None of that is in the
+    hash of the files that were asked for. What describes a model stands there without a byte-order mark, and its config
+    without what is no part of it.
+    """
+    folder = folder.absolute()
+    with tempfile.TemporaryDirectory(prefix="circuit-drift-") as place:
+        shown = Path(place) / (folder.name or "checkpoint")
+        for file in files:
+            link = shown / file.absolute().relative_to(folder)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if file.name == CONFIG_FILE:
+                link.write_text(json.dumps(neutral(read_json(file))), encoding="utf-8")
+            elif file.suffix in _TEXTS and is_marked(file):
+                link.write_text(decode(read_bytes(file)), encoding="utf-8")
+            else:
+                _link(link, file.resolve())
+        yield shown
+
+
+def is_marked(file: Path) -> bool:
+    """Whether a file begins with a byte-order mark, which transformers takes for damage."""
+    with file.open("rb") as opened:
+        return opened.read(3).startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+
+
+def _link(link: Path, file: Path) -> None:
+    try:
+        link.symlink_to(file)
+    except OSError:  # not every user of Windows may make symbolic links
+        link.hardlink_to(file)

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import CorruptWeights, DriftError
 from checkpoints.files.configs import ADAPTER_CONFIG, read_json
-from checkpoints.files.folder import loading_files
+from checkpoints.files.folder import loading_files, view
 from checkpoints.files.formats import Weights
 from checkpoints.loading.size import require_possible_adapter
-from checkpoints.loading.view import view
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from checkpoints.errors import CorruptWeights, DriftError
 from checkpoints.files.configs import ADAPTER_CONFIG, CONFIG_FILE
 from checkpoints.files.distributed import plan, read_metadata
-from checkpoints.files.folder import loading_files
+from checkpoints.files.folder import loading_files, view
 from checkpoints.files.formats import Weights
 from checkpoints.files.headers import WRAPPER
 from checkpoints.files.limits import require_possible
@@ -20,9 +20,9 @@ from checkpoints.loading.adapters import merge_adapter
 from checkpoints.loading.bases import HeldBase
 from checkpoints.loading.coverage import check_coverage, explain, refuse_left_over, refuse_misnamed
 from checkpoints.loading.load import build_model
+from checkpoints.loading.quiet import quiet_transformers
 from checkpoints.loading.size import require_fitting_size
 from checkpoints.loading.spread import require_packages
-from checkpoints.loading.view import quiet_transformers, view
 from checkpoints.placement import Placement
 from checkpoints.series.checkpoint import Checkpoint
 

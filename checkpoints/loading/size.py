@@ -7,9 +7,10 @@ from typing import Any
 
 from checkpoints.errors import CorruptWeights
 from checkpoints.files.configs import ADAPTER_CONFIG, CONFIG_FILE, read_json
+from checkpoints.files.folder import view
 from checkpoints.files.formats import Weights
 from checkpoints.files.limits import require_bounded_pattern
-from checkpoints.loading.view import quiet_transformers, view
+from checkpoints.loading.quiet import quiet_transformers
 
 SPARE = 10_000_000
 """Parameters that files may lack before their number alone refuses them; fewer are told by name after loading."""
