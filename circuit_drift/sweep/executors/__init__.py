@@ -5,7 +5,8 @@ checkpoints through the store, and yields the outcomes. An adapter knows how to 
 died, nothing else.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pkgutil import resolve_name
 from typing import Literal, get_args
 
 from checkpoints import DriftError
@@ -17,6 +18,12 @@ from circuit_drift.sweep.workers.worker import work
 
 Executor = Literal["serial", "processes", "ray", "slurm"]
 EXECUTORS: tuple[str, ...] = get_args(Executor)
+POOLS: Mapping[str, str] = {
+    "processes": "circuit_drift.sweep.executors.processes:Processes",
+    "ray": "circuit_drift.sweep.executors.ray:RayActors",
+    "slurm": "circuit_drift.sweep.executors.slurm:SlurmJobs",
+}
+"""Executor -> its pool of workers, loaded when it is asked for; ``serial`` works here and has none."""
 
 __all__ = ["EXECUTORS", "Executor", "WorkerPool", "Workers", "execute"]
 
@@ -46,16 +53,7 @@ def execute(sweep: Sweep, executor: Executor, workers: Workers, progress: Progre
 
 
 def _pool(sweep: Sweep, executor: Executor, workers: Workers) -> WorkerPool:
-    if executor == "processes":
-        from circuit_drift.sweep.executors.processes import Processes
-
-        return Processes(sweep.anywhere(), workers)
-    if executor == "ray":
-        from circuit_drift.sweep.executors.ray import RayActors
-
-        return RayActors(sweep.anywhere(), workers)
-    if executor == "slurm":
-        from circuit_drift.sweep.executors.slurm import SlurmJobs
-
-        return SlurmJobs(sweep.anywhere(), workers)
-    raise DriftError(f"unknown executor {executor!r}; choose from {', '.join(EXECUTORS)}")
+    if executor not in POOLS:
+        raise DriftError(f"unknown executor {executor!r}; choose from {', '.join(EXECUTORS)}")
+    pool: Callable[[Sweep, Workers], WorkerPool] = resolve_name(POOLS[executor])
+    return pool(sweep.anywhere(), workers)
