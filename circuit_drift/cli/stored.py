@@ -1,6 +1,6 @@
 """Commands that read stored runs: no checkpoint, no torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -53,19 +53,29 @@ def track(
     downstream: DownstreamOption = None,
     store: StoreOption = None,
     measures: Annotated[
-        str, typer.Option("--measures", help="What to follow: heads, circuit or both; nothing else is read.")
+        str,
+        typer.Option(
+            "--measures",
+            help="What to follow: heads, circuit; numbers of others, as corpora,maps, are set against --downstream.",
+        ),
     ] = "heads,circuit",
 ) -> None:
     """Follow heads and circuit through a stored run: births, saturation and whether it deceives, change points."""
     wanted = names(measures)
-    if not wanted or not set(wanted) <= {HEADS, CIRCUIT}:
-        raise BadPrompt(f"track follows heads and circuit, not {measures!r}: name one of them, or both")
+    others = [measure for measure in wanted if measure not in (HEADS, CIRCUIT)]
+    if not wanted or (others and downstream is None):
+        raise BadPrompt(
+            f"track follows heads and circuit, not {measures!r}: name one of them, or both; numbers of other measures "
+            "are set against --downstream SCORES"
+        )
     run = _stored_run(folder, store, name, *wanted, downstream)
     follow = {
         HEADS: partial(_track_heads, run, stage, branch, downstream),
         CIRCUIT: partial(_track_circuit, run, stage, branch),
     }
     halves = [half for measure, half in follow.items() if measure in wanted]
+    if downstream is not None and others:
+        halves.append(partial(_track_others, run, stage, branch, downstream, others))
     refused = [reason for half in halves if (reason := _refusal(half))]
     if len(refused) == len(halves):
         raise BadPrompt("; ".join(dict.fromkeys(refused)))
@@ -128,6 +138,13 @@ def _track_circuit(run: "Run", stage: str | None, branch: str | None) -> None:
     from circuit_drift.stages.stages import track_circuit
 
     print_circuit_track(*track_circuit(run, stage, branch))
+
+
+def _track_others(run: "Run", stage: str | None, branch: str | None, downstream: str, measures: Sequence[str]) -> None:
+    from circuit_drift.report.correlations import correlations
+
+    for sentence in correlations(run, measures, _downstream(run, downstream), stage=stage, branch=branch):
+        typer.echo(f"• {sentence}")
 
 
 def _downstream(run: "Run", given: str) -> dict[str, dict[int, float]]:

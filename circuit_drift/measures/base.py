@@ -18,7 +18,7 @@ report and the prober of a training loop:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -120,6 +120,15 @@ class Measure(ABC):
     def columns(cls, result: Any) -> Mapping[str, Any]:
         """Its columns in the table of a run, in order; by default those of `reading`."""
         return cls.reading(result)
+
+    @classmethod
+    def along(cls, run: RunRecord) -> Mapping[str, Sequence[float]]:
+        """Columns whose numbers need the run's other checkpoints too: name -> a value for each of its points.
+
+        Args:
+            run: with at least one result of this measure.
+        """
+        return {}
 
     @classmethod
     def short(cls, column: str) -> str:

@@ -22,6 +22,7 @@ BUILT_IN = {
     "lens": "circuit_drift.measures.lens:LensMeasure",
     "roles": "circuit_drift.measures.roles:RolesMeasure",
     "maps": "circuit_drift.measures.maps:MapsMeasure",
+    "corpora": "circuit_drift.measures.corpora:CorporaMeasure",
     "sft": "circuit_drift.behaviour.sft:SftMeasure",
     "questions": "circuit_drift.behaviour.questions:QuestionsMeasure",
     "harness": "circuit_drift.behaviour.harness:HarnessMeasure",

@@ -1,5 +1,6 @@
 """One row for each checkpoint of a run."""
 
+import math
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ def run_frame(run: RunRecord) -> "pd.DataFrame":
     logged = losses(run)
     kept: list[dict[str, Any]] = [{"loss": loss} for loss in logged] if logged_losses(run) else [{} for _ in run]
     frame = pd.DataFrame([_row(point, loss) for point, loss in zip(run, kept, strict=True)])
+    for kind in kinds_in(run):
+        frame = frame.assign(**kind.along(run))
     return frame if any(point.branch for point in run) else frame.drop(columns="branch")
 
 
@@ -41,6 +44,9 @@ def readings(run: RunRecord, measure: str) -> dict[str, dict[int, float]]:
             if point.step is not None and measure in point.results:
                 for name, value in kind.reading(point.results[measure]).items():
                     found.setdefault(name, {})[point.step] = float(value)
+        for name, values in kind.along(run).items():
+            there = ((point.step, value) for point, value in zip(run, values, strict=True) if not math.isnan(value))
+            found[name] = {step: float(value) for step, value in there if step is not None}
     if not found:
         raise DriftError(f"the run {run.name} has no result of {measure}: measure it with run --measures {measure}")
     return found
