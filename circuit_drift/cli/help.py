@@ -9,7 +9,7 @@ from typer.core import TyperCommand, TyperGroup
 OTHER = "Others"
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Measure a series": ("run", "status", "heads", "sft", "evaluate"),
-    "Compare and follow": ("diff", "track", "transfer", "report", "export"),
+    "Compare and follow": ("diff", "track", "explain", "transfer", "report", "export"),
     "Train": ("benchmark", "train"),
     "Prepare and check": ("show", "audit", "facts", "architectures", "store", "verify"),
 }
@@ -30,10 +30,15 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "circuit-drift diff demo@1000 demo@9000",
         "circuit-drift diff checkpoints/@500 checkpoints/@1000 --facts facts.jsonl --html pair.html",
         "circuit-drift diff demo@9000 demo@9600 --json > pair.json",
+        "circuit-drift diff demo@9000 demo@9600 --explain facts:known",
     ),
     "track": (
         "circuit-drift track --stage pretrain",
         "circuit-drift track store/ --run demo --downstream scores.csv",
+    ),
+    "explain": (
+        "circuit-drift explain demo --behaviour needle --steps 500,1000,1500,2000",
+        "circuit-drift explain checkpoints/ --behaviour facts --html who.html",
     ),
     "transfer": ("circuit-drift transfer demo",),
     "report": ("circuit-drift report report.html --store store/",),

@@ -6,5 +6,6 @@ line         the straight line from A to B in the space of weights, and one comp
 shares       the share of each component in the change, along that line
 proof        what putting back did, as values
 patching     components of B put into A, and of A into B, beside random ones
+along        the shares of every interval of a series; course: as a value
 explanation  all of it as a value: sentences, table, figure
 """

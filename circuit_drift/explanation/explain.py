@@ -66,11 +66,9 @@ def explain(
     first, second = _opened(a), _opened(b)
     require_same_model(first, second)
     prompts = prompts or prompts_for(first.path)
-    with _line(first, second, placement) as (line, loaded):
-        behaviour = metric if isinstance(metric, Behaviour) else named_behaviour(metric, loaded, prompts)
-        check_ids(loaded.model, behaviour.prompts)
-        names = _labels(first, second)
-        return explain_line(line, behaviour.thinned(effort.prompts), names, effort)
+    with opened_line(first, second, placement) as (line, loaded):
+        behaviour = asked_of(metric, loaded, prompts, effort)
+        return explain_line(line, behaviour, _labels(first, second), effort)
 
 
 def explain_line(line: Line, behaviour: Behaviour, names: tuple[str, str], effort: Effort) -> Explanation:
@@ -112,6 +110,17 @@ def explain_line(line: Line, behaviour: Behaviour, names: tuple[str, str], effor
     )
 
 
+def asked_of(metric: str | Behaviour, loaded: "LoadedModel", prompts: Prompts, effort: Effort) -> Behaviour:
+    """The behaviour, thinned to what may be spent, and held against the model's positions and vocabulary.
+
+    Raises:
+        BadPrompt: no such behaviour, or prompts that the model cannot read.
+    """
+    behaviour = metric if isinstance(metric, Behaviour) else named_behaviour(metric, loaded, prompts)
+    check_ids(loaded.model, behaviour.prompts)
+    return behaviour.thinned(effort.prompts)
+
+
 def named_behaviour(metric: str, loaded: "LoadedModel", prompts: Prompts) -> Behaviour:
     """The behaviour of that name, in the model's tokens.
 
@@ -140,7 +149,7 @@ def named_behaviour(metric: str, loaded: "LoadedModel", prompts: Prompts) -> Beh
 
 
 @contextmanager
-def _line(a: Checkpoint, b: Checkpoint, placement: Placement) -> Iterator[tuple[Line, "LoadedModel"]]:
+def opened_line(a: Checkpoint, b: Checkpoint, placement: Placement) -> Iterator[tuple[Line, "LoadedModel"]]:
     """The line between two checkpoints; their two models are all that is in memory."""
     with a.open(placement) as first:
         with b.open(placement) as second:

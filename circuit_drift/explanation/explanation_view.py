@@ -157,7 +157,7 @@ def frame_of(found: "Explanation") -> "pd.DataFrame":
         {
             "component": [found.names[place] for place in order],
             "kind": [found.kinds[place] for place in order],
-            "layer": pd.array([None if found.layers[p] < 0 else found.layers[p] for p in order], dtype="Int64"),
+            "layer": pd.Series([None if found.layers[p] < 0 else found.layers[p] for p in order], dtype=object),
             "share": means[order],
             "low": low,
             "high": high,

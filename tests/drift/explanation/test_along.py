@@ -1,0 +1,80 @@
+"""The course of a series: shares by interval, complete to the change from first to last."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from checkpoints import open_series
+from checkpoints.errors import BadPrompt
+from circuit_drift.cli.commands import app
+from circuit_drift.explanation.along import explain_series
+from circuit_drift.explanation.course import Course
+from circuit_drift.explanation.effort import Effort
+
+
+def made(**given) -> Course:
+    shares = np.zeros((2, 2, 3))
+    shares[0, :, 0] = 0.25
+    shares[1, :, 1] = (-1.0, -1.5)
+    shares[1, :, 2] = 0.25
+    values = np.array([[3.0, 3.0], [3.25, 3.25], [2.5, 2.0]])
+    return Course(("0", "10", "20"), "needle answer NLL", "nats", ("a0.h1.q", "m0.down", "embedding"),
+                  ("q", "m.down", "embedding"), (0, 0, -1), **{"shares": shares, "values": values,
+                  "steps": np.array([4, 8]), **given})  # fmt: skip
+
+
+def test_the_largest_change_is_told_with_who_made_it():
+    assert made().verdict == (
+        "needle answer NLL goes 3 → 2.25 nats from 0 to 20, over 2 prompts. Most of it, -1, lies in 10 → 20; its "
+        "largest shares: m0.down -1.2. The shares of all intervals miss the whole change by 0 nats."
+    )
+
+
+def test_an_interval_that_is_not_complete_is_named_and_a_noisy_one_names_nobody():
+    told = made(values=np.array([[3.0, 3.0], [3.25, 3.25], [1.5, 4.5]])).verdict
+    assert "lies in 0 → 10; its largest shares: a0.h1.q +0.25." in told
+    assert "Not complete to 1 %: 10 → 20." in told
+    still = made(values=np.array([[3.0, 3.0], [3.1, 2.9], [3.0, 3.2]])).verdict
+    assert "no component is named" in still
+
+
+def test_the_table_adds_up_over_intervals():
+    frame = made().to_frame()
+    assert list(frame.columns) == ["component", "kind", "layer", "0 → 10", "10 → 20", "sum"]
+    assert frame["component"].tolist() == ["m0.down", "a0.h1.q", "embedding"]
+    assert frame["sum"].tolist() == [-1.25, 0.25, 0.25]
+    assert frame[["0 → 10", "10 → 20"]].to_numpy().sum() == pytest.approx(2.25 - 3.0)
+    figure = made().plot()
+    assert list(figure.data[0].y) == ["embedding", "a0.h1.q", "m0.down"]
+    assert figure.data[0].z[2].tolist() == [0, -1.25]
+
+
+def test_shares_of_a_series_are_complete_from_first_to_last(tiny_series: Path, tmp_path: Path):
+    course = explain_series(open_series(tiny_series).checkpoints, "facts", effort=Effort(prompts=3))
+    assert course.checkpoints == ("0", "10", "100")
+    assert course.residuals.max() < 0.01
+    whole = course.values[-1] - course.values[0]
+    assert course.shares.sum((0, 2)) == pytest.approx(whole, abs=0.02 * np.abs(np.diff(course.values, axis=0)).sum())
+    again = Course.load(course.save(tmp_path / "course"))
+    assert again.verdict == course.verdict
+
+
+def test_a_course_has_two_checkpoints(tiny_series: Path):
+    with pytest.raises(BadPrompt, match="two checkpoints at least, got 1"):
+        explain_series(open_series(tiny_series).checkpoints[:1])
+
+
+def test_the_command_prints_the_table_and_the_verdict(tiny_series: Path, tmp_path: Path):
+    asked = ["explain", str(tiny_series), "--behaviour", "facts:odd", "--steps", "0,10", "--prompts", "2"]
+    told = CliRunner().invoke(app, [*asked, "--html", str(tmp_path / "who.html")])
+    assert told.exit_code == 0, told.output
+    assert told.stdout.splitlines()[0] == "component,kind,layer,0 → 10,sum"
+    assert "logit difference of odd facts goes" in told.stderr
+    assert "Who made the" in (tmp_path / "who.html").read_text()
+    document = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
+    assert document["checkpoints"] == ["0", "10"]
+    assert len(document["values"]) == 2
+    assert document["shares"][0]["0 → 10"] == document["shares"][0]["sum"]
