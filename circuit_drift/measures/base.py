@@ -61,6 +61,7 @@ class Measure(ABC):
         result: the type of its results: a dataclass with a mapping ``meta``, which takes its provenance, and with the
             `save` and `load` of `checkpoints.results.result.Result`, on which the built-in ones stand.
         pairing: how two results are compared; None = they are not.
+        chapter: of the report in which its sections stand (`circuit_drift.page.page.CHAPTERS`).
     """
 
     name: ClassVar[str]
@@ -68,6 +69,7 @@ class Measure(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     result: ClassVar[Any]
     pairing: ClassVar[Pairing | None] = None
+    chapter: ClassVar[str] = "Behaviour"
 
     @classmethod
     def build(cls, asked: Asked) -> Self:

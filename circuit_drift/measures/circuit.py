@@ -27,6 +27,7 @@ class CircuitMeasure(Measure):
     scoring: EdgeScoring = USUAL_SCORING
 
     name = "circuit"
+    chapter = "Circuit"
     version = 3
     result = circuits.AttributionGraph
     pairing = CircuitPairing()
@@ -82,7 +83,14 @@ class CircuitMeasure(Measure):
         traced = next(point.circuit for point in run if point.circuit is not None)
         recall = [column for column in table.columns if column.startswith("recall")]
         facts = f"{counted(len(traced.answer_rank), 'fact')}; facts: {run.origins['facts']}."
-        yield Section("recall", "Facts known", figure=recall_figure(run), caption=facts, frame=table[["step", *recall]])
+        yield Section(
+            "recall",
+            "Facts known",
+            chapter="Behaviour",
+            figure=recall_figure(run),
+            caption=facts,
+            frame=table[["step", *recall]],
+        )
         rewired = rewiring_frame(run)
         yield Section(
             "circuits",

@@ -27,6 +27,7 @@ class FaithfulnessMeasure(Measure):
     shares: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
 
     name = "faithfulness"
+    chapter = "Circuit"
     version = 3
     needs = ("circuit",)
     result = FaithfulnessCurve

@@ -37,6 +37,7 @@ class RetrievalMeasure(Measure):
     batch_size: int = 8
 
     name = "heads"
+    chapter = "Heads"
     version = 3
     result = heads.Scores
     pairing = HeadPairing()
@@ -100,6 +101,7 @@ class RetrievalMeasure(Measure):
         yield Section(
             "needle",
             "Needle score against answer perplexity",
+            chapter="Behaviour",
             figure=figures.behaviour_figure(run),
             caption=probe,
             frame=table[["step", "needle_score", "needle_accuracy", "answer_ppl"]],

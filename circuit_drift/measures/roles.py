@@ -36,6 +36,7 @@ class RolesMeasure(Measure):
     count: int = 16
 
     name = "roles"
+    chapter = "Circuit"
     version = 2
     result = HeadRoles
     pairing = RolePairing()

@@ -7,8 +7,8 @@ All text passes through jinja2's autoescape; only plotly's own JSON and pandas' 
 import base64
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from html import unescape
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+CHAPTERS = ("Behaviour", "Heads", "Circuit", "What changed and why", "Data and checks")
+SHOWN = 3  # sentences of the verdict on the first screen
+CONTENTS = 4  # sections that a folded chapter names
+RESERVED = ("verdict", "theme", *(f"chapter-{name.lower().replace(' ', '-')}" for name in CHAPTERS))
 _ODD = re.compile(r"[^A-Za-z0-9_.-]")
 
 
@@ -37,6 +41,7 @@ class Section:
         figure: a plotly figure, or none.
         caption: n, seed, prompts, method: how the numbers came about.
         frame: the numbers behind the figure.
+        chapter: of the page, one of `CHAPTERS` or a name of one's own; a page of one chapter shows it unfolded.
     """
 
     slug: str
@@ -45,6 +50,21 @@ class Section:
     figure: "go.Figure | None" = None
     caption: str = ""
     frame: "pd.DataFrame | None" = None
+    chapter: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A key number of the first screen: what it is, its value with unit, and what it is to be held against."""
+
+    label: str
+    value: str
+    note: str
+
+
+def in_chapter(chapter: str, sections: Iterable[Section]) -> Iterator[Section]:
+    """The sections in that chapter, except those that name their own."""
+    return (section if section.chapter else replace(section, chapter=chapter) for section in sections)
 
 
 def write_page(
@@ -56,11 +76,14 @@ def write_page(
     warnings: Sequence[str],
     sections: Sequence[Section],
     provenance: Sequence[tuple[str, str]],
+    cards: Sequence[Card] = (),
+    lead: Section | None = None,
 ) -> Path:
     """Render the page and put it in place in one step, so that no reader meets half a report.
 
     A table of more than `ROWS` rows stands whole in a CSV beside the page, ``NAME-data/SECTION.csv``; on the page are
-    its first rows, and a sentence that says so.
+    its first rows, and a sentence that says so. The first screen holds the first sentences of the verdict, the cards and the leading section; all other sections are
+    folded into chapters.
 
     Raises:
         StoreError: the file cannot be written.
@@ -71,18 +94,49 @@ def write_page(
     environment = Environment(
         loader=PackageLoader("circuit_drift.page", ""), autoescape=True, undefined=StrictUndefined, finalize=_shown
     )
-    anchors = _anchors([section.slug for section in sections])
+    parts = [*((lead,) if lead else ()), *sections]
+    anchors = _anchors([*RESERVED, *(section.slug for section in parts)])[len(RESERVED) :]
+    rendered = [_render(section, anchor, Path(path)) for section, anchor in zip(parts, anchors, strict=True)]
     html = environment.get_template("report.html.j2").render(
         title=title,
         subtitle=subtitle,
         verdict=verdict,
         warnings=warnings,
-        sections=[_render(section, anchor, Path(path)) for section, anchor in zip(sections, anchors, strict=True)],
+        shown=SHOWN,
+        cards=cards,
+        lead=rendered[0] if lead else None,
+        chapters=_chapters(sections, rendered[bool(lead) :]),
         provenance=provenance,
-        style=(files("circuit_drift.page") / "style.css").read_text(encoding="utf-8"),
+        style=_text("style.css"),
+        script=_text("page.js"),
         plotly_js=get_plotlyjs(),
     )
     return write_file(path, html)
+
+
+def _text(name: str) -> str:
+    return (files("circuit_drift.page") / name).read_text(encoding="utf-8")
+
+
+def _chapters(sections: Sequence[Section], rendered: Sequence[dict[str, object]]) -> list[dict[str, object]]:
+    """Chapters in the order of `CHAPTERS`, others behind them as they come, each with its sections."""
+    named = [section.chapter or "Results" for section in sections]
+    order = [chapter for chapter in CHAPTERS if chapter in named]
+    order += [chapter for chapter in dict.fromkeys(named) if chapter not in CHAPTERS]
+    found = []
+    for chapter in order:
+        parts = [part for part, name in zip(rendered, named, strict=True) if name == chapter]
+        contents = ", ".join(str(part["title"]) for part in parts[:CONTENTS])
+        found.append(
+            {
+                "title": chapter,
+                "slug": f"chapter-{_ODD.sub('-', chapter).lower()}",
+                "sections": parts,
+                "contents": contents + (f" and {len(parts) - CONTENTS} more" if len(parts) > CONTENTS else ""),
+                "open": len(order) == 1,
+            }
+        )
+    return found
 
 
 def _shown(value: object) -> object:

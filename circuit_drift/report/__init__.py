@@ -11,14 +11,23 @@ from circuit_drift.comparison.pair_tables import pairings
 from circuit_drift.explanation.sections import explanation_sections
 from circuit_drift.measures.registry import kinds_in
 from circuit_drift.page.axis import mark_steps
+<<<<<<< HEAD
 from circuit_drift.page.page import Section, write_page
 from circuit_drift.page.thinning import left_out, thin_table
+=======
+from circuit_drift.page.page import Section, in_chapter, write_page
+>>>>>>> ad9ed0d (Report: three findings, key numbers and the run at a glance first, the rest in five chapters)
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.report.asked import refused_frame
 from circuit_drift.report.audit import audit_sections, audit_warnings
+<<<<<<< HEAD
 from circuit_drift.report.verdict import run_verdict
 from circuit_drift.report.verdict_pair import pair_statements, pair_verdict
+=======
+from circuit_drift.report.overview import cards, overview
+from circuit_drift.report.verdict import pair_verdict, run_verdict
+>>>>>>> ad9ed0d (Report: three findings, key numbers and the run at a glance first, the rest in five chapters)
 from circuit_drift.stages.stages import stage_ends, track_circuit
 
 if TYPE_CHECKING:
@@ -48,9 +57,9 @@ def write_report(run: RunRecord, path: Path | str) -> Path:
     sections = [
         *_evolution(run, table),
         *(section for pair in pairs for section in _pair_sections(pair, anchor=f"{pair.a.name}-{pair.b.name}")),
-        *audit_sections(run),
-        *_refused(run.points),
-        Section("checkpoints", "All checkpoints", frame=table),
+        *in_chapter("Data and checks", audit_sections(run)),
+        *in_chapter("Data and checks", _refused(run.points)),
+        Section("checkpoints", "All checkpoints", frame=table, chapter="Data and checks"),
     ]
     return write_page(
         path,
@@ -60,6 +69,8 @@ def write_report(run: RunRecord, path: Path | str) -> Path:
         warnings=[*audit_warnings(run), *(f"{p.name}, {m}: {reason}" for p in run for m, reason in p.failures.items())],
         sections=sections,
         provenance=_provenance(run.points, run.origins),
+        cards=cards(table),
+        lead=overview(run, table),
     )
 
 
@@ -95,12 +106,13 @@ def _headlines(pair: PairRecord) -> Iterator[str]:
 
 def _evolution(run: RunRecord, table: "pd.DataFrame") -> Iterator[Section]:
     for kind in kinds_in(run):
-        yield from kind.sections(run, table)
+        yield from in_chapter(kind.chapter, kind.sections(run, table))
     if sum(point.circuit is not None and point.position is not None for point in run) > 2:
         try:
             evolution_of_circuit, chosen = track_circuit(run)
         except BadPrompt as error:
-            yield Section("phases", "Phases of the circuit", text=f"Not applicable: {error}.")
+            text = f"Not applicable: {error}."
+            yield Section("phases", "Phases of the circuit", text=text, chapter="Circuit")
             return
         yield Section(
             "phases",
@@ -110,12 +122,13 @@ def _evolution(run: RunRecord, table: "pd.DataFrame") -> Iterator[Section]:
             caption=f"Measured on {chosen}; cosine of mean edge scores, corrected for prompt noise: 1 = the same "
             "wiring up to strength, blank = nothing but noise." + left_out(len(evolution_of_circuit), "The figure"),
             frame=evolution_of_circuit.to_frame(),
+            chapter="Circuit",
         )
 
 
 def _pair_sections(pair: PairRecord, *, anchor: str) -> Iterator[Section]:
     for pairing in sorted(pairings(pair).values(), key=lambda pairing: pairing.place):
-        yield from pairing.sections(pair, anchor=anchor)
+        yield from in_chapter("What changed and why", pairing.sections(pair, anchor=anchor))
 
 
 def _explained(pair: PairRecord) -> Iterator[Section]:

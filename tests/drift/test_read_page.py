@@ -13,9 +13,14 @@ import pytest
 
 from checkpoints.audit import Fault
 from circuit_drift.api.pairs import compare
+<<<<<<< HEAD
 from circuit_drift.measures.pairs.circuit import CAPTIONS
 from circuit_drift.page.page import Section, write_page
+=======
+from circuit_drift.page.page import Card, Section, write_page
+>>>>>>> ad9ed0d (Report: three findings, key numbers and the run at a glance first, the rest in five chapters)
 from circuit_drift.report import write_pair_report, write_report
+from circuit_drift.report.overview import cards
 from tests.drift.handmade import (
     WIRING_A,
     WIRING_B,
@@ -49,9 +54,19 @@ class Page:
         verdict = _one(r'<section class="verdict".*?</section>', self.text, 0)
         self.verdict = [html.unescape(found) for found in re.findall(r"<li>(.*?)</li>", verdict, re.S)]
         self.warnings = [html.unescape(w) for w in re.findall(r'<p class="warning">(.*?)</p>', verdict, re.S)]
-        self.sections = {
-            found[1]: Part(found[2]) for found in re.finditer(r'<section id="(.*?)">(.*?)</section>', self.text, re.S)
+        part = r'<section class="part" id="(.*?)">(.*?)</section>'
+        before, *chapters = re.split(r'<details class="chapter"', self.text)
+        self.lead = {found[1]: Part(found[2]) for found in re.finditer(part, before, re.S)}
+        self.cards = [
+            tuple(map(html.unescape, found))
+            for found in re.findall(r"<dt>(.*?)</dt><dd>(.*?)<span>(.*?)</span></dd>", before)
+        ]
+        self.sections = {found[1]: Part(found[2]) for one in chapters for found in re.finditer(part, one, re.S)}
+        self.chapters = {
+            html.unescape(_one("<h2>(.*?)</h2>", one)): [found[1] for found in re.finditer(part, one, re.S)]
+            for one in chapters
         }
+        self.unfolded = [_one("<h2>(.*?)</h2>", one) for one in chapters if _one("^(.*?)>", one).endswith(" open")]
         footer = _one(r"<footer>(.*?)</footer>", self.text)
         self.provenance = {
             html.unescape(name): html.unescape(value)
@@ -63,8 +78,8 @@ class Part:
     """One section."""
 
     def __init__(self, text: str) -> None:
-        self.heading = html.unescape(_one("<h2>(.*?)</h2>", text))
-        self.sentence = html.unescape(_one("</h2>\\s*<p>(.*?)</p>", text))
+        self.heading = html.unescape(_one("<h[23]>(.*?)</h[23]>", text))
+        self.sentence = html.unescape(_one("</h[23]>\\s*<p>(.*?)</p>", text))
         self.caption = html.unescape(_one('<p class="caption">(.*?)</p>', text))
         self.figure = html.unescape(_one('role="img" aria-label="(.*?)"', text))
         self.rows = _one(r"Data \((\d+) rows\)", text)
@@ -157,9 +172,67 @@ def test_every_section_has_its_heading_in_its_place(told):
         "audit": "Audit of the series",
         "checkpoints": "All checkpoints",
     }
+<<<<<<< HEAD
     assert list(told.sections)[:8] == [
         "needle", "heads", "leading-heads", "recall", "circuits", "roles", "phases", "groups-step0-step100"
     ]  # fmt: skip
+=======
+    kinds = ("circuit", "nodes", "similarity", "profile", "roles", "heads")
+    assert told.chapters == {
+        "Behaviour": ["needle", "recall"],
+        "Heads": ["heads", "leading-heads"],
+        "Circuit": ["circuits", "roles", "phases"],
+        "What changed and why": [f"{kind}-{pair}" for pair in ("step0-step100", "step100-step300") for kind in kinds],
+        "Data and checks": ["audit", "checkpoints"],
+    }
+    assert told.unfolded == []
+
+
+def test_the_first_screen_holds_three_findings_key_numbers_and_the_whole_run(told):
+    first = _one('<ul class="lead">(.*?)</ul>', told.text)
+    assert [html.unescape(found) for found in re.findall("<li>(.*?)</li>", first)] == told.verdict[:3]
+    assert f"<summary>{len(told.verdict) - 3} more</summary>" in told.text
+    assert [card[0] for card in told.cards] == [
+        "needle accuracy",
+        "recall, old facts",
+        "answer perplexity",
+        "retrieval heads",
+        "faithfulness of the circuit",
+    ]
+    assert told.cards[0] == ("needle accuracy", "30\u00a0%", "0\u00a0% at step\u00a00")
+    assert told.cards[1] == ("recall, old facts", "100\u00a0%", "20\u00a0% at step\u00a00")
+    assert told.cards[3] == ("retrieval heads", "2", "0 at step\u00a00")
+    (glance,) = told.lead.values()
+    assert glance.heading == "The run at a glance"
+    assert glance.figure == (
+        "needle accuracy 0\u00a0% → 30\u00a0%; recall, old facts 20\u00a0% → 100\u00a0%; "
+        "recall, new facts 0\u00a0% → 80\u00a0%"
+    )
+    assert [row[:4] for row in glance.table[:2]] == [
+        ["step", "needle_accuracy", "recall_old", "recall_new"],
+        ["0", "0.0", "0.2", "0.0"],
+    ]
+
+
+def test_the_best_value_is_told_where_it_is_neither_first_nor_last():
+    table = pd.DataFrame({"step": [0, 10, 20], "answer_ppl": [9.0, 1.5, 2.0], "recall": [0.0, 0.5, 0.25]})
+    assert cards(table) == [
+        Card("recall of facts", "25\u00a0%", "0\u00a0% at step\u00a00; best 50\u00a0% at step\u00a010"),
+        Card("answer perplexity", "2.00", "9.00 at step\u00a00; best 1.50 at step\u00a010"),
+    ]
+
+
+def test_a_page_of_one_chapter_is_unfolded_and_an_unknown_chapter_stands_last(tmp_path):
+    def page(*sections):
+        head = {"title": "t", "subtitle": "s", "verdict": ["v"], "warnings": [], "provenance": []}
+        return Page(write_page(tmp_path / "page.html", sections=sections, **head))
+
+    one = page(Section("verdict", "One"), Section("b", "Two"))
+    assert (one.chapters, one.unfolded) == ({"Results": ["verdict--2", "b"]}, ["Results"])
+    two = page(Section("a", "One", chapter="Own"), Section("b", "Two", chapter="Circuit"))
+    assert (list(two.chapters), two.unfolded) == (["Circuit", "Own"], [])
+    assert "more</summary>" not in two.text
+>>>>>>> ad9ed0d (Report: three findings, key numbers and the run at a glance first, the rest in five chapters)
 
 
 def test_every_caption_says_what_was_asked_and_how(told):
@@ -290,6 +363,7 @@ def test_a_run_without_circuits_or_an_audit_says_what_it_has(tmp_path):
     run = run_of(*(point(i, heads=retrieval()) for i in range(3)), audit=None)
     page = Page(write_report(run, tmp_path / "report.html"))
     assert list(page.sections) == ["needle", "heads", "leading-heads", "heads-step0-step2", "audit", "checkpoints"]
+    assert [card[0] for card in page.cards] == ["needle accuracy", "answer perplexity", "retrieval heads"]
     assert page.sections["audit"].sentence == "No audit is on record for this run."
     assert page.warnings == []
     assert page.verdict == [
@@ -335,6 +409,7 @@ def test_the_page_of_a_pair(tmp_path):
         "transfer-pair": "Functional transfer 0 → 9",
         "heads-pair": "Retrieval heads 0 → 9",
     }
+    assert page.unfolded == ["What changed and why"]
     moved = page.sections["transfer-pair"]
     assert moved.figure == "Own circuits keep 0.88, foreign ones 0.38"
     assert moved.caption == (

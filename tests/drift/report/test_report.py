@@ -65,14 +65,15 @@ def test_every_anchor_leads_somewhere_and_is_unique(page):
 
 
 def test_every_figure_is_on_the_page_and_has_its_numbers_below(page):
-    drawn = set(re.findall(r'Plotly\.newPlot\("(fig-[^"]+)"', page))
+    drawn = set(re.findall(r'data-figure="(fig-[^"]+)"', page))
+    assert drawn == set(re.findall(r'<div class="figure" id="(fig-[^"]+)"', page))
     assert {"fig-needle", "fig-heads", "fig-leading-heads", "fig-recall", "fig-circuits"} <= drawn
     assert page.count("Download as CSV") >= len(drawn)
 
 
 def test_the_verdict_comes_first_and_provenance_last(page, tiny_run):
     weights = tiny_run.points[0].heads.meta["provenance"]["weights_hash"][:16]
-    assert page.index("Verdict") < page.index("Retrieval heads over training") < page.index(weights)
+    assert page.index("<h2>Findings") < page.index("<h3>Retrieval heads over training") < page.index(weights)
 
 
 def test_writing_twice_gives_the_same_page(tiny_run, page, tmp_path):

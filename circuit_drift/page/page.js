@@ -1,0 +1,130 @@
+"use strict";
+// Figures are drawn when their chapter is opened, in the page's colours; tables are sorted and searched; the chapter in view is marked.
+(() => {
+  const root = document.documentElement;
+  const config = { responsive: true, displaylogo: false, showSendToCloud: false, modeBarButtonsToRemove: ["sendChartToCloud", "lasso2d", "select2d"] };
+  const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+
+  function inPageColours(layout) {
+    const change = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", "font.color": colour("--ink") };
+    for (const key of Object.keys(layout)) {
+      if (/^[xy]axis\d*$/.test(key)) {
+        change[key + ".gridcolor"] = colour("--line");
+        change[key + ".zerolinecolor"] = colour("--line");
+        change[key + ".linecolor"] = colour("--line");
+      }
+    }
+    return change;
+  }
+
+  const BLACK = /^(black|#000|#000000|rgb\(0, ?0, ?0\))$/;
+
+  function inkBlackLines(place) {
+    place._blackLines ??= place.data.flatMap((trace, index) => (BLACK.test(trace.line?.color ?? "") ? [index] : []));
+    if (place._blackLines.length) Plotly.restyle(place, { "line.color": colour("--ink"), "marker.color": colour("--ink") }, place._blackLines);
+  }
+
+  function inPageLook(place) {
+    Plotly.relayout(place, inPageColours(place._fullLayout));
+    inkBlackLines(place);
+  }
+
+  function draw(holder) {
+    const place = document.getElementById(holder.dataset.figure);
+    if (place.dataset.drawn) return;
+    place.dataset.drawn = "yes";
+    const figure = JSON.parse(holder.textContent);
+    Plotly.newPlot(place, figure.data, figure.layout, config).then(() => {
+      if (figure.frames) Plotly.addFrames(place, figure.frames);
+      inPageLook(place);
+    });
+  }
+
+  const shown = (element) => element.getClientRects().length > 0;
+  const holders = [...document.querySelectorAll("script[data-figure]")];
+  const drawShown = () => holders.filter((holder) => shown(document.getElementById(holder.dataset.figure))).forEach(draw);
+
+  function recolour() {
+    for (const holder of holders) {
+      const place = document.getElementById(holder.dataset.figure);
+      if (place.dataset.drawn && place._fullLayout) inPageLook(place);
+    }
+  }
+
+  const button = document.getElementById("theme");
+  const systemDark = window.matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : systemDark.matches);
+  const tellTheme = () => button.setAttribute("aria-pressed", String(isDark()));
+  button.addEventListener("click", () => { root.dataset.theme = isDark() ? "light" : "dark"; tellTheme(); recolour(); });
+  systemDark.addEventListener("change", () => { tellTheme(); recolour(); });
+  tellTheme();
+
+  document.querySelectorAll("details").forEach((part) => part.addEventListener("toggle", drawShown));
+
+  function reveal() {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    for (let part = target; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
+    drawShown();
+    target.scrollIntoView();
+  }
+  window.addEventListener("hashchange", reveal);
+  document.querySelectorAll(".chapters a").forEach((link) => link.addEventListener("click", () => {
+    if (link.hash === location.hash) reveal();
+  }));
+
+  const links = new Map([...document.querySelectorAll(".chapters a")].map((link) => [link.hash.slice(1), link]));
+  function markChapter() {
+    let current = null;
+    for (const [slug, link] of links) {
+      link.removeAttribute("aria-current");
+      if (document.getElementById(slug).getBoundingClientRect().top < window.innerHeight / 3) current = link;
+    }
+    (current || links.values().next().value).setAttribute("aria-current", "true");
+  }
+  window.addEventListener("scroll", markChapter, { passive: true });
+
+  const value = (cell) => {
+    const text = cell.textContent.trim();
+    const number = Number(text.replace(/[,%]/g, ""));
+    return text === "" || text === "n/a" ? null : Number.isNaN(number) ? text : number;
+  };
+  const order = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true }));
+
+  function sortBy(table, column, head) {
+    const down = head.getAttribute("aria-sort") === "ascending";
+    table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const rows = [...table.tBodies[0].rows].map((row) => [value(row.cells[column]), row]);
+    rows.sort(([a], [b]) => (a === null) - (b === null) || (a === null ? 0 : down ? order(b, a) : order(a, b)));
+    table.tBodies[0].append(...rows.map(([, row]) => row));
+  }
+
+  function dress(table) {
+    [...table.tHead.rows[0].cells].forEach((head, column) => {
+      const control = document.createElement("button");
+      control.type = "button";
+      control.textContent = head.textContent;
+      head.replaceChildren(control);
+      control.addEventListener("click", () => sortBy(table, column, head));
+    });
+    if (table.tBodies[0].rows.length < 12) return;
+    const search = Object.assign(document.createElement("input"), { type: "search", className: "search", placeholder: "Search rows" });
+    search.setAttribute("aria-label", "Search rows of " + table.parentElement.getAttribute("aria-label"));
+    search.addEventListener("input", () => {
+      const wanted = search.value.toLowerCase();
+      for (const row of table.tBodies[0].rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
+    });
+    table.parentElement.before(search);
+  }
+  document.querySelectorAll(".scroll table").forEach(dress);
+
+  window.addEventListener("beforeprint", () => {
+    document.querySelectorAll("details.chapter").forEach((part) => { part.open = true; });
+    drawShown();
+  });
+
+  drawShown();
+  markChapter();
+  if (location.hash) reveal();
+})();
