@@ -116,7 +116,7 @@ class Explaining(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The arguments, with what a lone ``--explain`` means."""
-        following = [*args[1:], "-"]
+        following = [*args, "-"][1:]
         alone = [one == "--explain" and after.startswith("-") for one, after in zip(args, following, strict=True)]
         meant = [f"--explain={FIRST_BEHAVIOUR}" if each else one for one, each in zip(args, alone, strict=True)]
         return super().parse_args(ctx, meant)

@@ -82,8 +82,8 @@ def write_page(
     """Render the page and put it in place in one step, so that no reader meets half a report.
 
     A table of more than `ROWS` rows stands whole in a CSV beside the page, ``NAME-data/SECTION.csv``; on the page are
-    its first rows, and a sentence that says so. The first screen holds the first sentences of the verdict, the cards and the leading section; all other sections are
-    folded into chapters.
+    its first rows, and a sentence that says so. The first screen holds the first sentences of the verdict, the cards
+    and the leading section; all other sections are folded into chapters.
 
     Raises:
         StoreError: the file cannot be written.

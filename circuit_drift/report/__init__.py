@@ -11,23 +11,15 @@ from circuit_drift.comparison.pair_tables import pairings
 from circuit_drift.explanation.sections import explanation_sections
 from circuit_drift.measures.registry import kinds_in
 from circuit_drift.page.axis import mark_steps
-<<<<<<< HEAD
-from circuit_drift.page.page import Section, write_page
-from circuit_drift.page.thinning import left_out, thin_table
-=======
 from circuit_drift.page.page import Section, in_chapter, write_page
->>>>>>> ad9ed0d (Report: three findings, key numbers and the run at a glance first, the rest in five chapters)
+from circuit_drift.page.thinning import left_out, thin_table
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.report.asked import refused_frame
 from circuit_drift.report.audit import audit_sections, audit_warnings
-<<<<<<< HEAD
+from circuit_drift.report.overview import cards, overview
 from circuit_drift.report.verdict import run_verdict
 from circuit_drift.report.verdict_pair import pair_statements, pair_verdict
-=======
-from circuit_drift.report.overview import cards, overview
-from circuit_drift.report.verdict import pair_verdict, run_verdict
->>>>>>> ad9ed0d (Report: three findings, key numbers and the run at a glance first, the rest in five chapters)
 from circuit_drift.stages.stages import stage_ends, track_circuit
 
 if TYPE_CHECKING:

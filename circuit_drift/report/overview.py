@@ -1,8 +1,8 @@
 """What the first screen of a run's report shows: its key numbers, and one figure of the whole run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from circuit_drift.page import theme
 from circuit_drift.page.axis import over_checkpoints
@@ -109,6 +109,9 @@ def overview_figure(run: RunRecord, table: "pd.DataFrame", drawn: Sequence[Told]
         height=200 + 140 * int(sum(weights)),
     )
     over_checkpoints(figure, run)
+    figure.layout.annotations = tuple(
+        {(mark.x, mark.text): mark for mark in reversed(figure.layout.annotations)}.values()
+    )
     for place, row in enumerate(rows, start=1):
         figure.update_yaxes(title_text=ROWS[row], row=place, col=1)
         if place < len(rows):
@@ -116,6 +119,14 @@ def overview_figure(run: RunRecord, table: "pd.DataFrame", drawn: Sequence[Told]
     if "Behaviour" in rows:
         figure.update_yaxes(range=[-0.03, 1.03], row=1 + rows.index("Behaviour"), col=1)
     return figure
+
+
+def _once(marks: Iterable[Any]) -> tuple[Any, ...]:
+    """The marks along the axis, each over the first panel alone."""
+    first: dict[tuple[Any, Any], Any] = {}
+    for mark in marks:
+        first.setdefault((mark.x, mark.text), mark)
+    return tuple(first.values())
 
 
 def _recall_words(column: str) -> str:

@@ -13,12 +13,8 @@ import pytest
 
 from checkpoints.audit import Fault
 from circuit_drift.api.pairs import compare
-<<<<<<< HEAD
 from circuit_drift.measures.pairs.circuit import CAPTIONS
-from circuit_drift.page.page import Section, write_page
-=======
 from circuit_drift.page.page import Card, Section, write_page
->>>>>>> ad9ed0d (Report: three findings, key numbers and the run at a glance first, the rest in five chapters)
 from circuit_drift.report import write_pair_report, write_report
 from circuit_drift.report.overview import cards
 from tests.drift.handmade import (
@@ -172,12 +168,7 @@ def test_every_section_has_its_heading_in_its_place(told):
         "audit": "Audit of the series",
         "checkpoints": "All checkpoints",
     }
-<<<<<<< HEAD
-    assert list(told.sections)[:8] == [
-        "needle", "heads", "leading-heads", "recall", "circuits", "roles", "phases", "groups-step0-step100"
-    ]  # fmt: skip
-=======
-    kinds = ("circuit", "nodes", "similarity", "profile", "roles", "heads")
+    kinds = ("groups", "circuit", "edges", "nodes", "similarity", "profile", "roles", "heads")
     assert told.chapters == {
         "Behaviour": ["needle", "recall"],
         "Heads": ["heads", "leading-heads"],
@@ -232,7 +223,6 @@ def test_a_page_of_one_chapter_is_unfolded_and_an_unknown_chapter_stands_last(tm
     two = page(Section("a", "One", chapter="Own"), Section("b", "Two", chapter="Circuit"))
     assert (list(two.chapters), two.unfolded) == (["Circuit", "Own"], [])
     assert "more</summary>" not in two.text
->>>>>>> ad9ed0d (Report: three findings, key numbers and the run at a glance first, the rest in five chapters)
 
 
 def test_every_caption_says_what_was_asked_and_how(told):

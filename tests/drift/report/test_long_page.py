@@ -53,6 +53,6 @@ def test_a_long_table_lies_whole_beside_the_page_which_says_so(tmp_path, monkeyp
     assert [p.name for p in (tmp_path / "my run-data").iterdir()] == ["heads.csv"]
     told = html.unescape(re.search(r'left-out">(.*?)</p>', text).group(1))
     assert told == "Shown are the first 10 of 32 rows; all are in my run-data/heads.csv beside this page."
-    section = text[text.index('<section id="heads">') :]
+    section = text[text.index('<section class="part" id="heads">') :]
     section = section[: section.index("</section>")]
     assert section.count("<tr") == 11 and 'href="my%20run-data/heads.csv"' in section

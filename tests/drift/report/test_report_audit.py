@@ -70,7 +70,7 @@ def test_a_report_survives_its_form_as_plain_values(tiny_series: Path):
 
 def test_the_page_has_a_section_with_every_finding(suspect: Run, tmp_path: Path):
     html = suspect.report(tmp_path / "report.html").read_text(encoding="utf-8")
-    assert '<section id="audit">' in html
+    assert '<section class="part" id="audit">' in html
     (section,) = audit_sections(suspect)
     assert section.text == f"{suspect.audit.verdict}."
     assert set(section.frame["kind"]) == {finding.kind for finding in suspect.audit.faults}
