@@ -16,6 +16,7 @@ GROUP = "circuit_drift.measures"
 BUILT_IN = {
     "heads": "circuit_drift.measures.heads:RetrievalMeasure",
     "ablation": "circuit_drift.measures.causal.ablation:AblationMeasure",
+    "writing": "circuit_drift.measures.causal.writing:WritingMeasure",
     "circuit": "circuit_drift.measures.circuit:CircuitMeasure",
     "faithfulness": "circuit_drift.measures.faithfulness:FaithfulnessMeasure",
     "patching": "circuit_drift.measures.causal.patching:PatchingMeasure",

@@ -133,6 +133,19 @@ class AnswerRows:
         """[H] of NaN."""
         return np.full(len(self.layer.argmax), np.nan)
 
+    @cached_property
+    def hits(self) -> NDArray[np.bool_]:
+        """[H, T] where a head copies; see `copied`."""
+        ids, answer = np.asarray(self.prompt.ids), np.asarray(self.prompt.answer)
+        return copied(self.layer.argmax, ids, answer, self.gold)
+
+    @property
+    def copy_written(self) -> Floats | None:
+        """[H] frozen direct write of the answer's values at steps that copy, mean over all steps; None if not taken."""
+        if self.layer.written is None:
+            return None
+        return np.asarray((self.hits * self.layer.written[1][..., GROUPS.index("answer")]).mean(axis=1))
+
     def written(self, reading: int) -> Floats | None:
         """[H] direct write of the answer's values minus that of as many others, where it was taken."""
         if self.layer.written is None:
