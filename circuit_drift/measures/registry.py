@@ -24,6 +24,7 @@ BUILT_IN = {
     "roles": "circuit_drift.measures.roles:RolesMeasure",
     "maps": "circuit_drift.measures.maps:MapsMeasure",
     "corpora": "circuit_drift.measures.corpora:CorporaMeasure",
+    "routing": "circuit_drift.measures.routing:RoutingMeasure",
     "sft": "circuit_drift.behaviour.sft:SftMeasure",
     "questions": "circuit_drift.behaviour.questions:QuestionsMeasure",
     "harness": "circuit_drift.behaviour.harness:HarnessMeasure",
