@@ -27,7 +27,7 @@ GROUPS = ("answer", "needle", "distractors", "first_token", "sink", "middle", "a
 
 
 def answer_groups(prompts: Sequence[NeedlePrompt], size: int, device: "torch.device") -> "KeyGroups":
-    """The groups of `GROUPS` for a batch of prompts padded to ``size`` tokens."""
+    """The groups of `GROUPS` for prompts padded to ``size`` tokens, remembered since all layers ask the same."""
     import torch
 
     spans = torch.zeros(len(prompts), size, 3, dtype=torch.bool, device=device)
@@ -37,7 +37,15 @@ def answer_groups(prompts: Sequence[NeedlePrompt], size: int, device: "torch.dev
             for span in members_:
                 spans[b, slice(*span), group] = True
 
+    known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
     def members(rows: "Tensor", keys: "Tensor") -> "Tensor":
+        block = int(keys[0]), len(keys)
+        if block not in known or not torch.equal(known[block][0], rows):
+            known[block] = rows, of(rows, keys)
+        return known[block][1]
+
+    def of(rows: "Tensor", keys: "Tensor") -> "Tensor":
         inside = spans[:, keys]
         middle = (keys >= SINK_TOKENS) & (keys <= rows[..., None] - LOCAL_WINDOW)
         fixed = torch.stack([keys == 0, keys < SINK_TOKENS], dim=-1)
