@@ -31,7 +31,7 @@ def test_a_planted_copying_head_scores_1_and_a_uniform_head_nothing():
 
 
 def test_groups_of_keys_are_remembered_for_the_same_rows_alone():
-    prompts = random_prompts(count=2).prompts
+    prompts = random_prompts(count=2, depths=(0.5,)).prompts
     size = len(prompts[0].ids)
     groups, keys = answer_groups(prompts, size, torch.device("cpu")), torch.arange(size)
     early, late = (torch.tensor([[start, start + 1]] * 2) for start in (40, size - 2))
