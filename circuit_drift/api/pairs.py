@@ -115,6 +115,7 @@ def diff(
     q: float = 0.05,
     progress: bool = True,
     delta: Mapping[str, float] | Deltas | None = None,
+    floor: Sequence[Path | str] = (),
     **where: Unpack[Where],
 ) -> PairDiff:
     """Compare two checkpoints, measuring what is not stored yet.
@@ -131,6 +132,8 @@ def diff(
         progress: show a progress bar where there is a terminal or a notebook.
         delta: margins below which a change counts as none, by name (``recall``, ``heads``, ``nll``, ``wiring``,
             ``strength``, ``edge``), beside the defaults of `circuit_drift.record.questions.Deltas`.
+        floor: siblings of A (other seeds or data orders, or steps beside it): the pair is held against the changes
+            among them, which are what training does anyway (`PairDiff.floor`, `PairDiff.exceeds_floor`).
         where: fields of a placement by themselves: ``device="cuda"``, ``dtype="bfloat16"``.
 
     Raises:
@@ -140,7 +143,16 @@ def diff(
     """
     placed = Placement.of(placement, where)
     record = measure_pair(
-        a, b, store=store, prompts=prompts, measures=measures, placement=placed, q=q, progress=progress, delta=delta
+        a,
+        b,
+        store=store,
+        prompts=prompts,
+        measures=measures,
+        placement=placed,
+        q=q,
+        progress=progress,
+        delta=delta,
+        floor=floor,
     )
     return PairDiff.of(record, Origin(a, b, prompts, placed))
 
@@ -185,6 +197,7 @@ def compare(
     q: float = 0.05,
     transfer: "Transfer | None" = None,
     delta: Mapping[str, float] | Deltas | None = None,
+    floor: Sequence[Point] = (),
 ) -> PairDiff:
     """Compare two measured checkpoints from their results alone; no model, no torch.
 
@@ -194,8 +207,9 @@ def compare(
         q: the level of the pair, as for `diff`.
         transfer: what each circuit does in the other model, where that was measured.
         delta: as for `diff`.
+        floor: siblings of A, measured.
 
     Raises:
         CheckpointMismatch: they share no measure, or were measured on different prompts.
     """
-    return PairDiff.of(compare_points(a, b, q=q, transfer=transfer, delta=delta))
+    return PairDiff.of(compare_points(a, b, q=q, transfer=transfer, delta=delta, floor=floor))

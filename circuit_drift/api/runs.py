@@ -1,7 +1,7 @@
 """A run as a user holds it: the record, and what can be done with it."""
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -19,7 +19,6 @@ from circuit_drift.report.run_table import run_frame, run_html
 from circuit_drift.stages.stages import track_circuit, track_heads
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.executors import Executor
-from circuit_drift.sweep.limits import Limits
 from circuit_drift.sweep.sweep import load_record, measure_series
 
 if TYPE_CHECKING:
@@ -38,9 +37,21 @@ class Run(RunRecord):
         """The run of a record."""
         return cls(**{field.name: getattr(record, field.name) for field in fields(record)})
 
-    def diff(self, a: int | str, b: int | str, *, q: float = 0.05) -> PairDiff:
-        """Compare two of its checkpoints; see `circuit_drift.api.pairs.compare`."""
-        return PairDiff.of(stored_pair(self, a, b, q=q))
+    def diff(
+        self,
+        a: int | str,
+        b: int | str,
+        *,
+        q: float = 0.05,
+        delta: Mapping[str, float] | None = None,
+        floor: Sequence[int | str] | None = None,
+    ) -> PairDiff:
+        """Compare two of its checkpoints; see `circuit_drift.diff`.
+
+        The floor is that of the siblings named, by default of the neighbours before A where its stage has converged;
+        an empty one is none.
+        """
+        return PairDiff.of(stored_pair(self, a, b, q=q, delta=delta, floor=floor))
 
     def track_heads(self, stage: str | None = None, branch: str | None = None, **options: Any) -> "HeadTrack":
         """Follow retrieval through the run, one of its stages or one of its branches; options as of `heads.track`.
@@ -91,9 +102,7 @@ def run(
     executor: Executor = "serial",
     workers: int | None = None,
     gpus_per_worker: int | None = None,
-    keep_downloads: int | None = 0,
-    max_disk: int | None = None,
-    max_hours: float | None = None,
+    keep_downloads: int | None = None,
     name: str | None = None,
     **where: Unpack[Where],
 ) -> "Run":
@@ -113,9 +122,6 @@ def run(
         workers: how many; by default one for each GPU, or as the executor sees fit.
         gpus_per_worker: GPUs that each holds.
         keep_downloads: how many hub revisions that this run fetched and is done with to keep on disk; None keeps all.
-            What was on disk before always stays.
-        max_disk: bytes of results and downloads together that the run may add; it stops in time.
-        max_hours: hours after which no further checkpoint is begun; the same call goes on later.
         name: what the store calls the run; by default the series' name. A stored run of that name that was asked the
             same keeps the checkpoints of the series that are not measured now; else it is replaced, with a warning,
             and its results stay.
@@ -141,7 +147,6 @@ def run(
             workers=workers,
             gpus_per_worker=gpus_per_worker,
             keep_downloads=keep_downloads,
-            limits=Limits(max_disk, max_hours),
             name=name,
         )
     )

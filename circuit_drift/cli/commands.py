@@ -19,6 +19,7 @@ from checkpoints.errors import DriftError
 from checkpoints.placement import AUTO
 from circuit_drift import __version__
 from circuit_drift.cli import behaviour
+from circuit_drift.cli.comparing import add_comparing
 from circuit_drift.cli.exporting import add_export
 from circuit_drift.cli.help import Grouped
 from circuit_drift.cli.looking import add_looking
@@ -30,40 +31,25 @@ from circuit_drift.cli.options import (
     DeviceOption,
     DtypeOption,
     EdgesOption,
-    ExecutorOption,
-    Explaining,
-    ExplainOption,
     FactsOption,
-    FirstArgument,
-    GpusOption,
     HaystackOption,
     IgStepsOption,
-    KeepOption,
     LengthOption,
-    MaxDiskOption,
-    MaxHoursOption,
     MeasuresOption,
     MethodOption,
     MetricOption,
-    NameOption,
     NeedlesOption,
-    PlanOption,
     RuleOption,
-    SecondArgument,
     SeedOption,
     SeriesArgument,
     StepsOption,
     StoreOption,
-    WorkersOption,
     answers_of,
     measures_of,
-    names,
     placed,
     scoring_of,
 )
 from circuit_drift.cli.status import (
-    DIFFERENT,
-    DONE,
     INTERRUPT,
     INTERRUPTED,
     TROUBLE,
@@ -75,10 +61,10 @@ from circuit_drift.cli.status import (
     shown_table,
 )
 from circuit_drift.cli.stored import add_stored
-from circuit_drift.cli.transfer import add_transfer
 from circuit_drift.cli.upkeep import add_upkeep
 
 if TYPE_CHECKING:
+    from checkpoints.audit import Depth
     from circuit_drift.sweep.executors import Executor
 
 
@@ -146,14 +132,19 @@ def run(
     dtype: DtypeOption = "float32",
     attention: AttentionOption = AUTO,
     device_map: DeviceMapOption = None,
-    executor: ExecutorOption = "serial",
-    workers: WorkersOption = None,
-    gpus_per_worker: GpusOption = None,
-    keep_downloads: KeepOption = 0,
-    max_disk: MaxDiskOption = None,
-    max_hours: MaxHoursOption = None,
-    plan: PlanOption = False,
-    name: NameOption = None,
+    executor: Annotated[
+        str, typer.Option("--executor", help="Where workers run: serial, processes, ray or slurm.")
+    ] = "serial",
+    workers: Annotated[int | None, typer.Option("--workers", help="How many. Default: one per GPU.", min=1)] = None,
+    gpus_per_worker: Annotated[
+        int | None, typer.Option("--gpus-per-worker", help="GPUs that each worker holds.", min=0)
+    ] = None,
+    keep_downloads: Annotated[
+        int | None, typer.Option("--keep-downloads", help="Used hub revisions to keep on disk. Default: all.", min=0)
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--run", help="What the store calls this run. Default: the series' name.")
+    ] = None,
 ) -> None:
     """Measure every checkpoint of a series; print the table and the verdict; write the report."""
     import circuit_drift
@@ -161,8 +152,6 @@ def run(
     from circuit_drift.cli.render import print_run
     from circuit_drift.comparison.transfer import transfer_over_stages
     from circuit_drift.prompts import prompts_for
-    from circuit_drift.sweep.limits import size_in_words
-    from circuit_drift.sweep.sweep import plan_series
 
     placement = placed(device, dtype, attention, device_map)
     opened = open_series(series)
@@ -177,21 +166,17 @@ def run(
         seed=seed,
         scoring=scoring_of(method, ig_steps, rule, metric, edges, backward),
     )
-    kept = None if keep_downloads < 0 else keep_downloads
-    asked: dict[str, Any] = {"store": store, "prompts": prompts, "placement": placement, **measures_of(measures)}
-    if plan:
-        typer.echo("\n".join(map(one_line, plan_series(opened, **asked, keep_downloads=kept).lines())))
-        return
     result = circuit_drift.run(
         opened,
-        **asked,
+        store=store,
+        prompts=prompts,
+        **measures_of(measures),
+        placement=placement,
         strict=strict,
         executor=cast("Executor", executor),
         workers=workers,
         gpus_per_worker=gpus_per_worker,
-        keep_downloads=kept,
-        max_disk=None if max_disk is None else size_in_words(max_disk),
-        max_hours=max_hours,
+        keep_downloads=keep_downloads,
         name=name,
     )
     print_run(result)
@@ -201,8 +186,7 @@ def run(
         else:
             say("the report has no functional transfer, which needs the models here: circuit-drift diff adds a pair's")
         typer.echo(result.report(html))
-    whole = {point.name for point in result if not point.failures}
-    leave_partly([each.name for each in opened if each.name not in whole], f"the run {result.name}")
+    leave_partly([point.name for point in result if point.failures], f"the run {result.name}")
 
 
 @app.command("heads")
@@ -254,74 +238,29 @@ def retrieval_heads(
     leave_partly([point.name for point in points if point.failures], f"what was asked of {chosen.name}")
 
 
-@app.command(cls=Explaining)
-def diff(
-    a: FirstArgument,
-    b: SecondArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
-    html: Annotated[Path | None, typer.Option("--html", help="Write the pair's report here.")] = None,
-    q: Annotated[float, typer.Option("--q", help="False discovery rate of what counts as real.", min=0, max=1)] = 0.05,
-    explain: ExplainOption = None,
-    store: StoreOption = None,
-    needles: NeedlesOption = None,
-    haystack: HaystackOption = None,
-    facts: FactsOption = None,
-    answers: AnswersOption = "auto",
-    method: MethodOption = "eap-ig",
-    ig_steps: IgStepsOption = 5,
-    rule: RuleOption = "midpoint",
-    metric: MetricOption = "logit difference",
-    edges: EdgesOption = None,
-    backward: BackwardOption = "plain",
-    length: LengthOption = 256,
-    seed: SeedOption = 0,
-    measures: MeasuresOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
-    attention: AttentionOption = AUTO,
-    device_map: DeviceMapOption = None,
+@app.command("audit")
+def audit_series(
+    series: SeriesArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    depth: Annotated[
+        str | None,
+        typer.Option("--depth", help="metadata, samples or weights. Default: weights, metadata alone on the hub."),
+    ] = None,
 ) -> None:
-    """Compare two checkpoints: heads, circuit, behaviour, and whether the change is real.
+    """Look for wrong weights behind step names: repeated, damaged, misplaced, foreign or missing checkpoints.
 
-    Scores what is not stored yet. Exit status: 0 = no significant difference, 1 = they differ, 2 = trouble, 3 = no
-    significant difference in what could be measured.
+    Exit status: 0 = nothing found, 1 = warnings, 2 = errors.
     """
-    import circuit_drift
-    from checkpoints import open_checkpoint
-    from circuit_drift.cli.render import print_pair
-    from circuit_drift.comparison.transfer import TRANSFER
-    from circuit_drift.prompts import prompts_for
+    from checkpoints import open_series
+    from checkpoints.audit import audit
+    from circuit_drift.cli.render import print_audit
 
-    prompts = prompts_for(
-        open_checkpoint(a).path,
-        needles=needles,
-        haystack=haystack,
-        facts=facts,
-        answers=answers_of(answers),
-        length=length,
-        seed=seed,
-        scoring=scoring_of(method, ig_steps, rule, metric, edges, backward),
-    )
-    pair = circuit_drift.diff(
-        a,
-        b,
-        store=store,
-        prompts=prompts,
-        **measures_of(measures),
-        placement=placed(device, dtype, attention, device_map),
-        q=q,
-    )
-    for asked in names(explain or ""):
-        pair = pair.explained(asked)
+    report = audit(open_series(series), depth=cast("Depth | None", depth), progress=sys.stderr.isatty())
     if as_json:
-        typer.echo(json.dumps(pair.to_json(), indent=1))
+        typer.echo(report.to_json())
     else:
-        print_pair(pair)
-    if html:
-        typer.echo(pair.write_html(html), err=as_json)
-    leave(DIFFERENT if pair.significant else DONE)
-    failed = {f"{name} of {point.name}" for point in (pair.a, pair.b) for name in point.failures}
-    leave_partly(failed | (pair.missing.keys() & {TRANSFER}), "the comparison")
+        print_audit(report)
+    leave(report.status)
 
 
 @app.command()
@@ -346,7 +285,7 @@ add_looking(app)
 add_stored(app)
 behaviour.add_commands(app)
 add_export(app)
-add_transfer(app)
+add_comparing(app)
 add_upkeep(app)
 
 

@@ -16,7 +16,6 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "run": (
         "circuit-drift run demo --html report.html",
-        "circuit-drift run checkpoints/ --plan",
         "circuit-drift run checkpoints/ --steps 'log 12' --needles needles.jsonl --facts facts.jsonl",
         "circuit-drift run 'EleutherAI/pythia-160m@step*' --steps 'log 10' --measures heads,circuit",
     ),
@@ -32,6 +31,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "circuit-drift diff checkpoints/@500 checkpoints/@1000 --facts facts.jsonl --html pair.html",
         "circuit-drift diff demo@9000 demo@9600 --json > pair.json",
         "circuit-drift diff demo@9000 demo@9600 --explain facts:known",
+        "circuit-drift diff demo@9000 demo@9600 --floor demo@7500 --floor demo@6500 --delta recall=0.2",
     ),
     "track": (
         "circuit-drift track --stage pretrain",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 from typer.core import TyperCommand
 
-from checkpoints.errors import DriftError
+from checkpoints.errors import BadPrompt, DriftError
 from checkpoints.files.reading import read_document
 from checkpoints.placement import DeviceMap, Placement
 from circuit_drift.cli import completion
@@ -91,30 +91,6 @@ BackwardOption = Annotated[str, typer.Option("--backward", help="Backward pass: 
 NeedlesOption = Annotated[Path | None, typer.Option("--needles", help="JSONL of needles. Default: the series' own.")]
 HaystackOption = Annotated[Path | None, typer.Option("--haystack", help="Text to hide them in.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the haystack cut.")]
-ExecutorOption = Annotated[str, typer.Option("--executor", help="Where workers run: serial, processes, ray or slurm.")]
-WorkersOption = Annotated[int | None, typer.Option("--workers", help="How many. Default: one per GPU.", min=1)]
-GpusOption = Annotated[int | None, typer.Option("--gpus-per-worker", help="GPUs that each worker holds.", min=0)]
-KeepOption = Annotated[
-    int,
-    typer.Option(
-        "--keep-downloads",
-        help="Hub revisions that the run fetched to keep on disk once measured; -1 = all. What was there before stays.",
-        min=-1,
-    ),
-]
-NameOption = Annotated[
-    str | None, typer.Option("--run", help="What the store calls this run. Default: the series' name.")
-]
-PlanOption = Annotated[
-    bool,
-    typer.Option("--plan", help="Say what the run will read, compute and store, and what that costs; then stop."),
-]
-MaxDiskOption = Annotated[
-    str | None, typer.Option("--max-disk", help="Most that results and downloads may take on disk, as in 50GB.")
-]
-MaxHoursOption = Annotated[
-    float | None, typer.Option("--max-hours", help="Begin no further checkpoint after so many hours.", min=0)
-]
 MeasuresOption = Annotated[
     str | None,
     typer.Option(
@@ -144,6 +120,40 @@ class Explaining(TyperCommand):
         alone = [one == "--explain" and after.startswith("-") for one, after in zip(args, following, strict=True)]
         meant = [f"--explain={FIRST_BEHAVIOUR}" if each else one for one, each in zip(args, alone, strict=True)]
         return super().parse_args(ctx, meant)
+
+
+DeltaOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--delta",
+        help="A change below this counts as none: recall=0.1, heads=0.1, nll=0.05, wiring=0.1, strength=0.25, edge=0.1 "
+        "unless set; once for each.",
+    ),
+]
+FloorOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--floor",
+        help="A sibling of A (another seed or data order, a step beside it): is A to B more than training does anyway? "
+        "Once for each.",
+    ),
+]
+
+
+def deltas_of(given: list[str] | None) -> dict[str, float]:
+    """Margins by name, from ``name=value``.
+
+    Raises:
+        BadPrompt: no name and number.
+    """
+    found = {}
+    for each in given or ():
+        name, _, value = each.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise BadPrompt(f"--delta takes NAME=NUMBER, as recall=0.05; got {each!r}") from None
+    return found
 
 
 def scoring_of(method: str, ig_steps: int, rule: str, metric: str, edges: int | None, backward: str) -> "EdgeScoring":

@@ -17,6 +17,7 @@ from checkpoints.errors import CheckpointMismatch
 from checkpoints.placement import ANYWHERE, Placement
 from checkpoints.series.compat import require_same_model
 from circuit_drift.comparison.decision import answered
+from circuit_drift.comparison.floor import converged_before, floor_of
 from circuit_drift.comparison.pair_tables import comparable
 from circuit_drift.comparison.transfer import TRANSFER, measure_transfer, stored_transfer
 from circuit_drift.measures.base import Measure
@@ -47,23 +48,29 @@ def measure_pair(
     q: float = 0.05,
     progress: bool = True,
     delta: Mapping[str, float] | Deltas | None = None,
+    floor: Sequence[Path | str] = (),
 ) -> PairRecord:
     """Measure two checkpoints where that is not stored yet, and compare them; arguments and errors as for `diff`."""
     first, second = open_checkpoint(a), open_checkpoint(b)
-    require_same_model(first, second)
+    siblings = [open_checkpoint(path) for path in floor]
+    for other in (second, *siblings):
+        require_same_model(first, other)
     prompts = prompts or prompts_for(first.path)
     wanted = build_measures(prompts, _without_transfer(measures), first)
     store = store if isinstance(store, Store) else Store.open(store)
     points = list(
-        measure_each([first, second], store, prompts, measures=wanted, placement=placement, progress=progress)
+        measure_each(
+            [first, second, *siblings], store, prompts, measures=wanted, placement=placement, progress=progress
+        )
     )
+    points, beside = points[:2], points[2:]
     transfer, reason = None, {}
     if TRANSFER in measures and all(point.circuit is not None for point in points):
         try:
             transfer = measure_transfer([first, second], points, store, prompts, placement=placement)
         except DriftError as error:
             reason = {TRANSFER: str(error)}
-    pair = compare_points(*points, q=q, transfer=transfer, delta=delta)
+    pair = compare_points(*points, q=q, transfer=transfer, delta=delta, floor=beside)
     return replace(pair, missing={**pair.missing, **reason})
 
 
@@ -81,10 +88,17 @@ def stored_pair(
     *,
     q: float = 0.05,
     delta: Mapping[str, float] | Deltas | None = None,
+    floor: Sequence[int | str] | None = None,
 ) -> PairRecord:
-    """Two checkpoints of a run compared, with the transfer between them where it was measured."""
+    """Two checkpoints of a run compared, with the transfer between them where it was measured.
+
+    The floor is that of the siblings named, or else of the neighbours before A where its stage has converged.
+    """
     pair = (run.at(a), run.at(b))
-    return compare_points(*pair, q=q, transfer=stored_transfer(pair, Store(run.store)), delta=delta)
+    named = None if floor is None else [run.at(each) for each in floor]
+    siblings = converged_before(run, pair[0]) if named is None else named
+    transfer = stored_transfer(pair, Store(run.store))
+    return compare_points(*pair, q=q, transfer=transfer, delta=delta, floor=siblings)
 
 
 def compare_points(
@@ -94,6 +108,7 @@ def compare_points(
     q: float = 0.05,
     transfer: "Transfer | None" = None,
     delta: Mapping[str, float] | Deltas | None = None,
+    floor: Sequence[Point] = (),
 ) -> PairRecord:
     """Compare two measured checkpoints from their results alone; no model, no torch.
 
@@ -104,6 +119,7 @@ def compare_points(
             and edges where their family differs.
         transfer: what each circuit does in the other model, where that was measured.
         delta: margins that count as no change, by name, beside the defaults of `Deltas`.
+        floor: siblings of A, whose changes among one another are what training does anyway.
 
     Raises:
         CheckpointMismatch: they share no measure, or were measured on different prompts.
@@ -137,4 +153,5 @@ def compare_points(
     places = np.cumsum([0, *map(len, asked.values())])
     for name, start, stop in zip(asked, places, places[1:], strict=False):
         changes[name] = told[name].held(changes[name], questions[start:stop]) if start < stop else changes[name]
-    return PairRecord(a, b, q, tuple(readouts), changes, facts, missing, questions, margins)
+    pair = PairRecord(a, b, q, tuple(readouts), changes, facts, missing, questions, margins)
+    return replace(pair, floor=floor_of(pair, floor)) if floor else pair

@@ -92,6 +92,11 @@ class CircuitGroups:
     facts: NDArray[np.integer]
     of: str
 
+    @property
+    def learned(self) -> bool:
+        """Whether any group has a circuit to read."""
+        return any(each.learned for each in self.groups)
+
     def with_transfer(self, transfer: "Transfer") -> Self:
         """The same with what each circuit does in the other model."""
         return replace(self, lead=self.lead.with_transfer(transfer))

@@ -91,6 +91,11 @@ class PairRecord:
         """Whether the pair differs: in recall, a head, a readout of the needles, or the circuit of a group of facts."""
         return self.outcome == "different"
 
+    @property
+    def exceeds_floor(self) -> bool:
+        """Whether the pair differs, and by more than training does anyway where siblings were given to tell that."""
+        return self.significant and (self.floor is None or self.floor.outcome in ("beyond", ""))
+
     def with_change(self, measure: str, change: Any) -> Self:
         """The same pair with another change of one measure."""
         return replace(self, changes={**self.changes, measure: change})

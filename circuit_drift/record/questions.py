@@ -15,7 +15,7 @@ Outcome = Literal["different", "equivalent", "undecided"]
 
 @dataclass(frozen=True, slots=True)
 class Deltas:
-    """The largest change that still counts as none, by what is asked; `docs/methods.md` says why.
+    """The largest change that still counts as none, by what is asked; `docs/comparing.md` says why.
 
     Attributes:
         recall: share of the facts that may change sides.

@@ -46,6 +46,7 @@ def _outcome(pair: PairRecord) -> Statement:
         a, b = pair.a.place, pair.b.place
     numbers: dict[str, Any] = {"a": a, "b": b, "outcome": pair.outcome}
     if pair.outcome == "different":
+        numbers["floor"] = "" if pair.floor is None else pair.floor.outcome
         parts = list(_parts(pair))
         numbers["parts"] = parts[:FEW] + ([{"what": "more", "n": len(parts) - FEW}] if len(parts) > FEW else [])
     if pair.outcome == "equivalent":
@@ -53,7 +54,7 @@ def _outcome(pair: PairRecord) -> Statement:
         numbers["deltas"] = {name: value for name, value in asdict(pair.deltas).items() if name in compared}
     if pair.outcome == "undecided":
         numbers["open"] = _open(pair)
-    return Statement("outcome", numbers, basis=f"level {pair.q:g} for the pair; margins as in docs/methods.md")
+    return Statement("outcome", numbers, basis=f"level {pair.q:g} for the pair; margins as in docs/comparing.md")
 
 
 def _margins(question: Question) -> Iterator[str]:

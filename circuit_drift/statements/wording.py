@@ -36,7 +36,8 @@ def listed(names: Sequence[str], most: int = NAMED) -> str:
 def _outcome(of: Mapping[str, Any]) -> str:
     a, b = of["a"], of["b"]
     if of["outcome"] == "different":
-        return f"{a} and {b} differ: {'; '.join(_part(part) for part in of['parts'])}."
+        within = ", no more than training does anyway" if of["floor"] == "within" else ""
+        return f"{a} and {b} differ{within}: {'; '.join(_part(part) for part in of['parts'])}."
     if of["outcome"] == "equivalent":
         margins = ", ".join(MARGINS[name].format(value) for name, value in of["deltas"].items())
         return f"{a} and {b} are equivalent: every change lies within its margin ({margins})."
@@ -190,7 +191,7 @@ def _floor(of: Mapping[str, Any]) -> str:
         "within": "A → B is within what training does anyway",
         "undecided": "whether A → B exceeds what training does anyway is undecided",
     }[of["outcome"]]
-    return f"{sense}: {told} ({pairs} of siblings: {', '.join(of['names'])}; chance 1 in {of['pairs'] + 1})."
+    return f"{sense}: {told} ({pairs} of siblings: {', '.join(of['names'])}; by chance 1 in {of['pairs'] + 1})."
 
 
 WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {

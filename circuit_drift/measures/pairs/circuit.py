@@ -81,7 +81,7 @@ class CircuitPairing(Pairing):
             ]
             if rows:
                 yield Statement(kind, {"groups": rows, "least": LEAST_FACTS}, basis=BASES[kind])
-        if groups.lead.transfer is not None:
+        if groups.lead.transfer is not None and groups.learned:
             yield Statement("transfer", {"of": groups.of}, told=groups.lead.transfer.verdict)
 
     def frames(self, pair: PairRecord) -> Iterator[PairTable]:

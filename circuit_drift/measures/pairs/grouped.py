@@ -31,7 +31,7 @@ def compare_groups(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph
         CheckpointMismatch: other architectures, methods or facts.
         BadPrompt: fewer than two facts in all.
     """
-    groups = tuple(_compared(group, a, b, q) for group in fact_groups(a, b))
+    groups = tuple(compare_group(group, a, b, q=q) for group in fact_groups(a, b))
     leads = [each for each in groups if each.diff is not None]
     ways = [each for each in leads if each.group.way] or leads
     if ways:
@@ -63,9 +63,10 @@ def _words(group: FactGroup, of: int) -> str:
     return f"all {of} facts" if len(group) == of and not group.way else f"the {len(group)} of {of} facts {told}"
 
 
-def _compared(
-    group: FactGroup, a: "circuits.AttributionGraph", b: "circuits.AttributionGraph", q: float
+def compare_group(
+    group: FactGroup, a: "circuits.AttributionGraph", b: "circuits.AttributionGraph", *, q: float
 ) -> GroupChange:
+    """Compare the circuits of one group of facts; `GroupChange` without a diff where there is nothing to compare."""
     apart = len(a) == len(a.scores) and len(b) == len(b.scores)
     before, after = (graph.only(group.facts) if apart else graph for graph in (a, b))
     learned = group.way in ("kept", "lost", "learned") or _answers(before) or _answers(after)

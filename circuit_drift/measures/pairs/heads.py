@@ -49,9 +49,9 @@ class HeadPairing(Pairing):
     def held(self, change: HeadDiff, questions: Sequence[Question]) -> HeadDiff:
         """With no head named where heads do not hold for the pair: every q is then at least what does."""
         asked = next(question for question in questions if question.family == "heads")
-        if not asked.adjusted > change.level:
+        if asked.adjusted <= change.level:
             return change
-        return replace(change, q=np.maximum(change.q, asked.adjusted))
+        return replace(change, q=np.maximum(change.q, np.nan_to_num(asked.adjusted, nan=1.0)))
 
     def statements(self, pair: PairRecord) -> Iterator[Statement]:
         """The answers at the needles; then how many heads changed, and which began or ceased to retrieve."""

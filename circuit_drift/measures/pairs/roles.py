@@ -46,7 +46,7 @@ class RolePairing(Pairing):
         """Roles gained and lost, in one sentence."""
         from circuits.roles.roles import changes_sentence
 
-        if pair.roles is not None:
+        if pair.roles is not None and (pair.groups is None or pair.groups.learned):
             yield changes_sentence(pair.roles)
 
     def frames(self, pair: PairRecord) -> Iterator[PairTable]:
@@ -60,7 +60,7 @@ class RolePairing(Pairing):
             yield Section(
                 f"roles-{anchor}",
                 f"Roles of heads {pair.span}",
-                text=next(self.sentences(pair)),
+                text=" ".join(self.sentences(pair)),
                 caption=ROLES_CAPTION,
                 frame=role_frame(pair.roles),
             )

@@ -73,10 +73,11 @@ def test_a_checkpoint_does_not_differ_from_itself(tiny_series, measured):
     assert "no change is shown" in done.stdout
 
 
-def test_two_random_models_differ_and_a_step_is_the_same_as_its_folder(tiny_series, measured):
+def test_eight_facts_of_two_random_models_are_too_few_and_a_step_is_the_same_as_its_folder(tiny_series, measured):
     by_folder = _diff(measured, tiny_series / "checkpoint-0", tiny_series / "checkpoint-100", "--json")
     by_step = _diff(measured, f"{tiny_series}@0", f"{tiny_series}@100", "--json")
-    assert by_folder.exit_code == by_step.exit_code == 1, by_folder.output
+    assert by_folder.exit_code == by_step.exit_code == 0, by_folder.output
+    assert json.loads(by_step.stdout)["outcome"] == "undecided"
     assert json.loads(by_folder.stdout) == json.loads(by_step.stdout)
 
 
@@ -216,10 +217,24 @@ def test_a_transfer_measures_the_circuits_that_it_needs(tiny_series, measured, t
     assert "cannot be written" in _fails(*matrix, "--html", html / "below a file")
 
 
-def test_a_pair_without_a_changed_head_says_what_differs(tiny_series, measured):
+def test_a_margin_and_siblings_are_asked_for_at_a_terminal(tiny_series, measured):
+    first, last, other = (f"{tiny_series}@{step}" for step in (0, 100, 10))
+    told = json.loads(_diff(measured, first, last, "--json", "--delta", "nll=5", "--floor", other).stdout)
+    assert told["deltas"]["nll"] == 5
+    assert next(q for q in told["questions"] if q["name"] == "answer NLL")["outcome"] == "equivalent"
+    assert told["floor"]["names"] == ["10"]
+    assert told["floor"]["pairs"] == 1
+    assert {"facts that change sides", "answer NLL"} <= {change["name"] for change in told["floor"]["changes"]}
+    assert "--delta takes NAME=NUMBER, as recall=0.05; got 'nll'" in _fails("diff", first, last, "--delta", "nll")
+    assert "there is no delta 'loss'" in _fails("diff", first, last, "--store", measured, "--delta", "loss=1")
+
+
+def test_six_needles_leave_a_pair_undecided_and_it_says_how_many_more_would_do(tiny_series, measured):
     done = _diff(measured, f"{tiny_series}@0", f"{tiny_series}@100", "--measures", "heads")
-    assert done.exit_code == 1
-    assert "0 and 100 differ: answer NLL (nats per token) " in done.stdout
+    assert done.exit_code == 0, done.output
+    assert "Undecided whether 0 and 100 differ: no change is shown, but the largest change of a head's" in done.stdout
+    assert "(margin 0.1); measure about 22 more needles." in done.stdout
+    assert "Heads: 0 of 8 changed" in done.stdout
     done = _diff(measured, f"{tiny_series}@0", f"{tiny_series}@0", "--measures", "heads")
     assert "are equivalent: " in done.stdout
 

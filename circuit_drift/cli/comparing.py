@@ -1,5 +1,6 @@
-"""Commands that set the models of several checkpoints side by side: circuits run elsewhere, weights put elsewhere."""
+"""Commands that set checkpoints side by side: two compared, circuits run elsewhere, weights put elsewhere."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,28 +11,121 @@ from circuit_drift.cli.options import (
     FIRST_BEHAVIOUR,
     AnswersOption,
     AttentionOption,
+    BackwardOption,
+    DeltaOption,
     DeviceMapOption,
     DeviceOption,
     DtypeOption,
+    EdgesOption,
+    Explaining,
+    ExplainOption,
     FactsOption,
+    FirstArgument,
+    FloorOption,
     HaystackOption,
+    IgStepsOption,
     LengthOption,
+    MeasuresOption,
+    MethodOption,
+    MetricOption,
     NeedlesOption,
+    RuleOption,
+    SecondArgument,
     SeedOption,
     SeriesArgument,
     StepsOption,
     StoreOption,
     answers_of,
+    deltas_of,
+    measures_of,
+    names,
     placed,
+    scoring_of,
 )
-from circuit_drift.cli.status import say, shown_table
+from circuit_drift.cli.status import DIFFERENT, DONE, leave, leave_partly, say, shown_table
 from circuit_drift.store.store import Store
 
 
-def add_transfer(app: typer.Typer) -> None:
-    """Add ``circuit-drift transfer`` and ``circuit-drift explain``."""
+def add_comparing(app: typer.Typer) -> None:
+    """Add ``circuit-drift diff``, ``transfer`` and ``explain``."""
+    app.command(cls=Explaining)(diff)
     app.command()(transfer)
     app.command()(explain)
+
+
+def diff(
+    a: FirstArgument,
+    b: SecondArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Write the pair's report here.")] = None,
+    q: Annotated[
+        float, typer.Option("--q", help="Level of the pair, and false discovery rate of heads and edges.", min=0, max=1)
+    ] = 0.05,
+    delta: DeltaOption = None,
+    floor: FloorOption = None,
+    explain: ExplainOption = None,
+    store: StoreOption = None,
+    needles: NeedlesOption = None,
+    haystack: HaystackOption = None,
+    facts: FactsOption = None,
+    answers: AnswersOption = "auto",
+    method: MethodOption = "eap-ig",
+    ig_steps: IgStepsOption = 5,
+    rule: RuleOption = "midpoint",
+    metric: MetricOption = "logit difference",
+    edges: EdgesOption = None,
+    backward: BackwardOption = "plain",
+    length: LengthOption = 256,
+    seed: SeedOption = 0,
+    measures: MeasuresOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    attention: AttentionOption = AUTO,
+    device_map: DeviceMapOption = None,
+) -> None:
+    """Compare two checkpoints: recall, circuits, heads, answers; different, equivalent or undecided.
+
+    Scores what is not stored yet. Exit status: 0 = equivalent or undecided, or, with --floor, no more than training
+    does anyway; 1 = they differ; 2 = trouble; 3 = no difference in what could be measured.
+    """
+    import circuit_drift
+    from checkpoints import open_checkpoint
+    from circuit_drift.cli.render import print_pair
+    from circuit_drift.comparison.transfer import TRANSFER
+    from circuit_drift.prompts import prompts_for
+
+    prompts = prompts_for(
+        open_checkpoint(a).path,
+        needles=needles,
+        haystack=haystack,
+        facts=facts,
+        answers=answers_of(answers),
+        length=length,
+        seed=seed,
+        scoring=scoring_of(method, ig_steps, rule, metric, edges, backward),
+    )
+    pair = circuit_drift.diff(
+        a,
+        b,
+        store=store,
+        prompts=prompts,
+        **measures_of(measures),
+        placement=placed(device, dtype, attention, device_map),
+        q=q,
+        delta=deltas_of(delta),
+        floor=floor or (),
+    )
+    for asked in names(explain or ""):
+        pair = pair.explained(asked)
+    if as_json:
+        typer.echo(json.dumps(pair.to_json(), indent=1))
+    else:
+        print_pair(pair)
+    if html:
+        typer.echo(pair.write_html(html), err=as_json)
+    leave(DIFFERENT if pair.exceeds_floor else DONE)
+    failed = {f"{name} of {point.name}" for point in (pair.a, pair.b) for name in point.failures}
+    leave_partly(failed | (pair.missing.keys() & {TRANSFER}), "the comparison")
 
 
 def transfer(
@@ -88,8 +182,6 @@ def explain(
     device_map: DeviceMapOption = None,
 ) -> None:
     """Which component's weights made a behaviour in which interval of training; print the table as CSV."""
-    import json
-
     from checkpoints import open_series
     from checkpoints.results.disk import write_file
     from circuit_drift.explanation.along import explain_series

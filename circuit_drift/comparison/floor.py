@@ -1,0 +1,115 @@
+"""What training does anyway: the changes among siblings of A, beside those from A to B, on the same prompts and facts.
+
+Siblings are checkpoints that differ only by what does not matter: other seeds or data orders, or steps beside A where a
+stage has converged. Of m pairs of siblings one is furthest apart; a change that is one of their kind is larger than all
+of them once in m + 1 times.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations, pairwise
+
+import numpy as np
+
+from circuit_drift.comparison.pair_tables import comparable
+from circuit_drift.measures.pairs.grouped import compare_group
+from circuit_drift.measures.pairs.recall import recall_questions
+from circuit_drift.record.groups import FactGroup
+from circuit_drift.record.pair import PairRecord
+from circuit_drift.record.questions import Effect, Floor, FloorChange, folded
+from circuit_drift.record.record import Point, RunRecord
+
+SIBLINGS = 2
+CONVERGED_NLL, CONVERGED_RECALL = 0.1, 0.1
+"""Nats per token, and share of facts, that neighbours of a converged stage differ by at most."""
+
+
+def floor_of(pair: PairRecord, siblings: Sequence[Point]) -> Floor:
+    """The changes from A to B beside the same changes in every pair among A and its siblings.
+
+    Args:
+        pair: compared.
+        siblings: of A, measured on the same prompts.
+    """
+    own = {effect.name: effect for question in pair.questions for effect in question.effects}
+    groups = [
+        each.group
+        for each in (() if pair.groups is None else pair.groups.groups)
+        if any(name.endswith(f"({each.group.name})") for name in own)
+    ]
+    pairs = list(combinations((pair.a, *siblings), 2))
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in own}
+    for c, d in pairs:
+        for effect in _effects(pair, c, d, groups):
+            if effect.name in found:
+                found[effect.name].append(size_of(effect))
+    changes = [_beside(own[name], sizes) for name, sizes in found.items() if len(sizes) == len(pairs)]
+    names = tuple(point.label for point in siblings)
+    if not changes:
+        why = f"{', '.join(names)} and {pair.a.label} share no measure with both A and B that has a margin"
+        return Floor(names=names, why=why)
+    return Floor(names, len(pairs), tuple(sorted(changes, key=_furthest)))
+
+
+def size_of(effect: Effect) -> tuple[float, float, float]:
+    """How large a change is whatever its direction, with its interval; a ratio as a factor of at least 1."""
+    ends = np.array([effect.value, effect.low, effect.high], dtype=np.float64)
+    ratio = effect.none == 1.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, low, high = np.log(ends) if ratio else ends
+    low, high = folded(low, high)
+    told = [abs(float(value)), float(low), float(high)]
+    return tuple(float(np.exp(each)) if ratio else each for each in told)  # type: ignore[return-value]
+
+
+def _effects(pair: PairRecord, c: Point, d: Point, groups: Sequence[FactGroup]) -> Iterator[Effect]:
+    """The changes between two siblings, of facts in the groups of the pair."""
+    how = comparable((c, d))
+    if c.circuit is not None and d.circuit is not None and pair.groups is not None:
+        for question in recall_questions(c.circuit, d.circuit, deltas=pair.deltas):
+            yield from question.effects
+        for group in groups:
+            yield from compare_group(group, c.circuit, d.circuit, q=pair.q).effects(pair.deltas)
+    if c.heads is not None and d.heads is not None and pair.heads is not None:
+        compared = how["heads"].compare(c, d, q=pair.q, earlier={})
+        if compared is not None:
+            for question in how["heads"].questions(c, d, compared.change, deltas=pair.deltas):
+                yield from question.effects
+
+
+def _beside(own: Effect, siblings: Sequence[tuple[float, float, float]]) -> FloorChange:
+    value, low, high = size_of(own)
+    largest = max(size for size, _, _ in siblings)
+    return FloorChange(own.name, value, low, high, floor=largest, reach=max(end for _, _, end in siblings))
+
+
+def _furthest(change: FloorChange) -> float:
+    """What lies furthest beyond its floor first."""
+    return -change.value / change.floor if change.floor > 0 else -np.inf if change.value > 0 else 0.0
+
+
+def converged_before(run: RunRecord, point: Point) -> list[Point]:
+    """The neighbours before a point in its stage that differ from one another by no more than a converged stage's do.
+
+    At most two, the nearest; none where the answers' likelihood still moves by over 0.1 nats per token, or over a tenth
+    of the facts change sides, from one to the next.
+    """
+    place = next(i for i, other in enumerate(run.points) if other is point)
+    line = [p for p in run.points[: place + 1] if (p.stage, p.branch) == (point.stage, point.branch)]
+    found: list[Point] = []
+    for before, after in reversed(list(pairwise(line))):
+        if len(found) == SIBLINGS or not _alike(before, after):
+            break
+        found.insert(0, before)
+    return found
+
+
+def _alike(a: Point, b: Point) -> bool:
+    if a.heads is not None and b.heads is not None:
+        change = float(np.mean(b.heads.prompt_nll) - np.mean(a.heads.prompt_nll))
+        if not abs(change) <= CONVERGED_NLL:
+            return False
+    elif a.circuit is None or b.circuit is None:
+        return False
+    if a.circuit is None or b.circuit is None:
+        return True
+    return float(np.mean((a.circuit.answer_rank == 0) != (b.circuit.answer_rank == 0))) <= CONVERGED_RECALL

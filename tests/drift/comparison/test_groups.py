@@ -1,0 +1,170 @@
+"""Facts that went opposite ways are never pooled, and what training does anyway is told from what it did here."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from checkpoints.errors import BadPrompt
+from circuit_drift.api.pairs import compare
+from circuit_drift.comparison.floor import converged_before
+from circuit_drift.record.groups import fact_groups
+from circuit_drift.record.questions import Deltas, Effect, units_needed
+from tests.drift.handmade import WIRING_A, WIRING_B, graph, point, retrieval, run_of, strengths
+
+A, B = strengths(WIRING_A), strengths(WIRING_B)
+
+
+def _known(*parts: tuple[int, bool]) -> list[bool]:
+    return [known for count, known in parts for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def turned():
+    """45 facts gained and 50 lost of 105: the circuit of the gained is rewired one way, of the lost the other way."""
+    rows = np.concatenate([np.tile(A, (45, 1)), np.tile(B, (50, 1)), np.tile(A, (10, 1))])
+    moved = np.concatenate([np.tile(B, (45, 1)), np.tile(A, (50, 1)), np.tile(A, (10, 1))])
+    before = graph(rows, known=_known((45, False), (50, True), (10, True)))
+    after = graph(moved, known=_known((45, True), (50, False), (10, True)))
+    return compare(point(0, circuit=before), point(1, circuit=after))
+
+
+def test_as_many_gained_as_lost_differ_and_the_first_sentence_says_so(turned):
+    assert turned.significant
+    assert turned.verdict[0] == (
+        "0 and 1 differ: 50 lost, 45 learned of 105 facts; circuits of facts lost changed in 2 edges, learned changed "
+        "in 2 edges."
+    )
+    assert turned.behaviour[0].p > 0.6, "McNemar alone sees nothing"
+
+
+def test_the_edges_of_each_group_are_named_with_their_sign(turned):
+    edges = turned.to_json()["edges"]
+    assert [(row["group"], row["edge"], row["status"]) for row in edges] == [
+        ("lost", "m1->logits", "lost"),
+        ("lost", "a1.h1->logits", "gained"),
+        ("learned", "m1->logits", "gained"),
+        ("learned", "a1.h1->logits", "lost"),
+    ]
+    groups = turned.groups.to_frame().set_index("group")
+    assert groups["facts"].to_dict() == {"kept": 10, "lost": 50, "learned": 45}
+    assert groups.loc["kept", "edges_changed"] == 0
+    assert turned.facts == "the 50 of 105 facts recalled at A alone"
+
+
+def test_facts_chosen_for_having_changed_are_read_only_where_turnover_is_established():
+    """8 of 200 facts lost: their circuit is bound to differ, and no more than a tenth changed sides."""
+    rows = np.tile(A, (100, 1))
+    moved = np.concatenate([np.tile(B, (16, 1)), np.tile(A, (84, 1))])
+    before = graph(rows, known=_known((8, True), (8, False), (84, True)))
+    after = graph(moved, known=_known((8, False), (8, True), (84, True)))
+    lenient = compare(point(0, circuit=before), point(1, circuit=after), delta={"recall": 0.3})
+    gated = {q.name: q for q in lenient.questions if q.after}
+    assert set(gated) == {"lost", "learned"}
+    assert all(q.p <= 2**-6 < 1 == q.adjusted for q in gated.values()), "16 of 100 is no more than 0.3, 8 against 8"
+    assert not lenient.significant
+
+
+def test_groups_are_the_ways_then_the_classes_and_a_class_that_went_both_ways_is_split():
+    labels = [{"class": "old"}] * 4 + [{"class": "new"}] * 4
+    before = graph(np.tile(A, (8, 1)), known=_known((4, True), (4, False)), labels=labels)
+    after = graph(np.tile(A, (8, 1)), known=_known((2, True), (2, False), (3, True), (1, False)), labels=labels)
+    assert [(g.name, g.facts.tolist(), g.chosen) for g in fact_groups(before, after)] == [
+        ("kept", [0, 1], False),
+        ("lost", [2, 3], True),
+        ("learned", [4, 5, 6], True),
+        ("neither", [7], False),
+        ("old", [0, 1, 2, 3], False),
+        ("new", [4, 5, 6, 7], False),
+    ]
+    both = graph(np.tile(A, (8, 1)), known=[False, True, True, True, True, False, False, True], labels=labels)
+    mixed = graph(np.tile(A, (8, 1)), known=[True, False, True, True, False, True, False, True], labels=labels)
+    names = [group.name for group in fact_groups(both, mixed)]
+    assert names[4:] == ["old, kept", "old, lost", "old, learned", "new, kept", "new, lost", "new, learned"]
+
+
+def test_a_group_is_its_class_where_they_hold_the_same_facts():
+    """All of a class lost: named for the way, and not chosen for it, since the label was there before."""
+    labels = [{"class": "old"}] * 4 + [{"class": "new"}] * 4
+    before = graph(np.tile(A, (8, 1)), known=_known((4, True), (4, False)), labels=labels)
+    after = graph(np.tile(A, (8, 1)), known=0, labels=labels)
+    assert [(g.name, g.chosen) for g in fact_groups(before, after)] == [("lost", False), ("neither", False)]
+
+
+def test_nothing_learned_leaves_nothing_to_read():
+    rows = np.random.default_rng(0).normal(size=(20, 46))
+    empty = replace(graph(rows), clean_metric=np.zeros(20), corrupt_metric=np.zeros(20))
+    pair = compare(point(0, circuit=empty), point(1, circuit=replace(empty, scores=-empty.scores)))
+    assert "Nothing learned, no circuit to read: recalled at neither (20)." in pair.verdict
+    assert not any(word in sentence for sentence in pair.verdict for word in ("wiring", "edge", "Roles", "keeps"))
+    assert not pair.significant
+
+
+def test_margins_are_named_and_must_be_positive():
+    assert Deltas.of({"nll": 0.2}) == Deltas(nll=0.2)
+    assert Deltas.of(Deltas(edge=0.5)).edge == 0.5
+    with pytest.raises(BadPrompt, match="there is no delta 'foo'; set one of recall, heads, nll, wiring"):
+        Deltas.of({"foo": 1})
+    with pytest.raises(BadPrompt, match="the delta nll must be above 0, got 0"):
+        Deltas.of({"nll": 0.0})
+
+
+def test_an_effect_is_equivalent_inside_its_margin_and_different_outside():
+    def effect(low: float, high: float) -> Effect:
+        return Effect("x", (low + high) / 2, low, high, 0.0, (-1.0, 1.0), 10, "fact", 0)
+
+    assert [(effect(*e).equivalent, effect(*e).different) for e in ((-0.5, 0.5), (0.5, 1.5), (1.5, 2.5), (-3, -2))] == [
+        (True, False), (False, False), (False, True), (False, True)
+    ]  # fmt: skip
+    # half 0.5 about 0.75 must shrink to 0.25: four times the units; about 2, an interval of half 4 must clear 0
+    assert units_needed(0.75, 0.25, 1.25, 0.0, (-1.0, 1.0), 10) == 40
+    assert units_needed(2.0, -2.0, 6.0, 0.0, (-1.0, 1.0), 10) == 40
+
+
+def _point(step: int, scale: float, nll: float, known: int = 40, **other):
+    noise = 1 + 0.01 * np.random.default_rng(step).normal(size=(40, 1))
+    return point(
+        step,
+        heads=retrieval({(0, 1): 0.5}, nll=nll),
+        circuit=graph(scale * noise * A, known=known),
+        **other,
+    )
+
+
+def test_a_change_is_held_against_the_largest_among_siblings():
+    """Strength × 1.2 from A to B; siblings of A at × 1.3 make it ordinary, at × 1.02 exceptional."""
+    a, b = _point(0, 1.0, 1.0), _point(1, 1.5, 1.0)
+    beyond = compare(a, b, floor=[_point(2, 1.02, 1.0), _point(3, 0.99, 1.0)])
+    assert beyond.floor.pairs == 3
+    assert beyond.floor.outcome == "beyond"
+    assert beyond.exceeds_floor
+    strength = next(change for change in beyond.floor.changes if change.name == "strength (kept)")
+    assert strength.value == pytest.approx(1.5, rel=0.01)
+    assert strength.floor == pytest.approx(1.02 / 0.99, rel=0.01)
+    assert beyond.verdict[1].startswith("A → B exceeds what training does anyway: ")
+    assert beyond.verdict[1].endswith("(3 pairs of siblings: 2, 3; by chance 1 in 4).")
+    within = compare(a, b, floor=[_point(2, 1.7, 1.0)])
+    assert within.significant
+    assert within.floor.outcome == "within"
+    assert not within.exceeds_floor
+    assert within.verdict[0].startswith("0 and 1 differ, no more than training does anyway: ")
+
+
+def test_neighbours_of_a_converged_stage_are_the_floor_of_a_stored_pair(tmp_path):
+    points = [_point(i, 1.0 + i / 100, nll, stage="one") for i, nll in enumerate((3.0, 1.05, 1.0, 1.02))]
+    run = run_of(*points, _point(9, 2.0, 1.0, stage="two"), store=tmp_path)
+    assert [p.step for p in converged_before(run, points[3])] == [1, 2]
+    assert [p.step for p in converged_before(run, points[2])] == [1], "the likelihood still fell by 2 nats before"
+    assert converged_before(run, points[0]) == []
+    pair = run.diff(3, 9)
+    assert pair.floor.names == ("1", "2")
+    assert run.diff(3, 9, floor=[]).floor is None
+
+
+def test_no_head_is_named_where_needles_are_too_few_for_the_level_of_the_pair():
+    """Five needles: p is 2^-4 at least, times the four heads; at a level of 0.4 q alone would name one."""
+    a, b = (point(i, heads=retrieval({(0, 1): i / 2}, prompts=5)) for i in range(2))
+    pair = compare(a, b, q=0.4)
+    assert pair.heads.n_significant == 0
+    assert pair.outcome == "undecided"
+    assert compare(a, b, q=0.6).heads.n_significant == 1
