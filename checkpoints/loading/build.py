@@ -49,7 +49,15 @@ def build_gguf(checkpoint: Checkpoint, weights: Weights, placement: Placement) -
     require_fitting_size(checkpoint.path, weights, gguf_file=file.name)
     model = _from_pretrained(checkpoint, placement, gguf_file=file.name)
     refuse_left_over(checkpoint.path / file.name, weights, model)
+    _call_plain(model)
     return model
+
+
+def _call_plain(model: "PreTrainedModel") -> None:
+    """Forget that the weights were quantised: they are plain by now, and transformers would not save them."""
+    for holder, name in ((model, "hf_quantizer"), (model, "is_quantized"), (model.config, "quantization_config")):
+        if name in vars(holder):
+            delattr(holder, name)
 
 
 def build_adapted(

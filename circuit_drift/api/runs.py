@@ -19,6 +19,7 @@ from circuit_drift.report.run_table import run_frame, run_html
 from circuit_drift.stages.stages import track_circuit, track_heads
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.executors import Executor
+from circuit_drift.sweep.limits import Limits
 from circuit_drift.sweep.sweep import load_record, measure_series
 
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ def run(
     executor: Executor = "serial",
     workers: int | None = None,
     gpus_per_worker: int | None = None,
-    keep_downloads: int | None = None,
+    keep_downloads: int | None = 0,
+    max_disk: int | None = None,
+    max_hours: float | None = None,
     name: str | None = None,
     **where: Unpack[Where],
 ) -> "Run":
@@ -122,6 +125,9 @@ def run(
         workers: how many; by default one for each GPU, or as the executor sees fit.
         gpus_per_worker: GPUs that each holds.
         keep_downloads: how many hub revisions that this run fetched and is done with to keep on disk; None keeps all.
+            What was on disk before always stays.
+        max_disk: bytes of results and downloads together that the run may add; it stops in time.
+        max_hours: hours after which no further checkpoint is begun; the same call goes on later.
         name: what the store calls the run; by default the series' name. A stored run of that name that was asked the
             same keeps the checkpoints of the series that are not measured now; else it is replaced, with a warning,
             and its results stay.
@@ -147,6 +153,7 @@ def run(
             workers=workers,
             gpus_per_worker=gpus_per_worker,
             keep_downloads=keep_downloads,
+            limits=Limits(max_disk, max_hours),
             name=name,
         )
     )

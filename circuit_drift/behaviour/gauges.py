@@ -13,7 +13,6 @@ from checkpoints.errors import BadPrompt
 from checkpoints.loading.load import LoadedModel
 from checkpoints.model.finite import finite
 from checkpoints.model.plain import takes_model
-from checkpoints.tokenizers.framing import chat_ids, prompt_ids
 from circuit_drift.knowledge.rouge import rouge1_recall
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuits.facts.facts import FactSet
@@ -177,12 +176,9 @@ class Knowledge:
     def _write(
         self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", facts: "FactSet | QuestionSet"
     ) -> list[str]:
-        from circuit_drift.behaviour.generation import write_answers
+        from circuit_drift.behaviour.generation import write_answers, written_prompts
 
-        prompts = facts.clean
-        if self.instruction or self.chat:
-            texts = [f"{self.instruction}{fact.clean}" for fact in facts.facts]
-            prompts = tuple((chat_ids if self.chat else prompt_ids)(tokenizer, text) for text in texts)
+        prompts = written_prompts(tokenizer, facts, instruction=self.instruction, chat=self.chat)
         stops = [tokenizer(text, add_special_tokens=False).input_ids[-1] for text in self.stops]
         ids = write_answers(model, prompts, new_tokens=self.new_tokens, stop_ids=stops)
         return [str(tokenizer.decode(list(answer), skip_special_tokens=True)).strip() for answer in ids]

@@ -3,8 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from checkpoints.tokenizers.framing import chat_ids, prompt_ids
+
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from circuits.facts.facts import FactSet
+    from circuits.facts.questions import QuestionSet
 
 Ids = tuple[int, ...]
 
@@ -36,6 +41,25 @@ def write_answers(
         answers = greedy(model, [prompts[i] for i in rows], new_tokens=new_tokens, stops=stops)
         found |= zip(rows, answers, strict=True)
     return tuple(found[i] for i in range(len(prompts)))
+
+
+def written_prompts(
+    tokenizer: "PreTrainedTokenizerBase", asked: "FactSet | QuestionSet", *, instruction: str = "", chat: bool = False
+) -> tuple[Ids, ...]:
+    """The prompts of facts or questions as they are put to a model that answers in writing.
+
+    Args:
+        tokenizer: of the model.
+        asked: the facts, in tokens.
+        instruction: in front of each.
+        chat: as a user's turn of the tokenizer's chat template.
+
+    Raises:
+        BadPrompt: it has no chat template.
+    """
+    if not instruction and not chat:
+        return asked.clean
+    return tuple((chat_ids if chat else prompt_ids)(tokenizer, f"{instruction}{fact.clean}") for fact in asked.facts)
 
 
 def _same_length(prompts: Sequence[Ids], size: int) -> Iterator[list[int]]:

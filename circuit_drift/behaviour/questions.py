@@ -10,9 +10,11 @@ from typing import Any, Self
 import numpy as np
 
 from checkpoints import DriftError
+from checkpoints.files.reading import read_toml
+from checkpoints.files.tables import values_of
 from checkpoints.loading.load import LoadedModel
 from checkpoints.tokenizers.framing import prompt_ids
-from circuit_drift.behaviour.generation import write_answers
+from circuit_drift.behaviour.generation import write_answers, written_prompts
 from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure, TaskScore, interval_of
 from circuit_drift.behaviour.skills import forced_tokens
 from circuit_drift.knowledge.rouge import rouge1_recall
@@ -21,29 +23,60 @@ from circuit_drift.measures.tokenizers import tokenizer_of
 from circuits.facts.questions import Questions, read_questions, tokenize_questions
 
 NEW_TOKENS = 25
+KNOWN = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How the questions of a file are asked, from TOML; the fields are those of `QuestionsMeasure`.
+
+    Attributes:
+        questions: the file, beside the TOML.
+        by: the label whose values get scores of their own.
+        new_tokens: of a written answer, at most.
+        instruction: in front of every prompt that is answered in writing.
+        chat: ask in writing as a user's turn of the tokenizer's chat template.
+    """
+
+    questions: Path
+    by: str = "kind"
+    new_tokens: int = NEW_TOKENS
+    instruction: str = ""
+    chat: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "questions", Path(self.questions))
+        if self.new_tokens < 1:
+            raise DriftError(f"new_tokens {self.new_tokens} must be at least 1: answers are written")
 
 
 @dataclass(frozen=True)
 class QuestionsMeasure(BehaviourMeasure):
-    """Ask every question: ``run --measures questions:FILE``.
+    """Ask every question: ``run --measures questions:FILE``, or ``questions:ASK.toml`` to say how (`Asking`).
 
     Scores: ``exact``, the share of questions of whose answer every token is the most likely one after the right ones
     before it; ``nll``, nats per answer token; ``rouge1``, ROUGE-1 recall of the answer in what the model writes
-    greedily (arXiv 2601.03858: 25 tokens at most). Each over all questions and over each value of the label.
+    greedily (arXiv 2601.03858: 25 tokens at most); ``known``, the share of questions for which that is at least 0.6.
+    Each over all questions and over each value of the label.
 
     Attributes:
         questions: from `circuits.facts.questions.read_questions`.
         origin: where they came from.
         by: the label whose values get scores of their own.
         new_tokens: of a written answer, at most.
+        instruction: in front of every prompt that is answered in writing.
+        chat: ask in writing as a user's turn of the tokenizer's chat template.
     """
 
     questions: Questions
     origin: str
     by: str = "kind"
     new_tokens: int = NEW_TOKENS
+    instruction: str = ""
+    chat: bool = False
 
     name = "questions"
+    version = 2
 
     @classmethod
     def build(cls, asked: Asked) -> Self:
@@ -51,13 +84,18 @@ class QuestionsMeasure(BehaviourMeasure):
         if len(asked.arguments) != 1:
             raise DriftError(f"questions are those of one file: say questions:FILE, got {list(asked.arguments)}")
         path = Path(asked.arguments[0])
-        return cls(read_questions(path), path.name)
+        if path.suffix != ".toml":
+            return cls(read_questions(path), path.name)
+        how = Asking(**values_of(Asking, read_toml(path, "how questions are asked"), str(path)))
+        questions = read_questions(path.parent / how.questions)
+        return cls(questions, how.questions.name, how.by, how.new_tokens, how.instruction, how.chat)
 
     def params(self) -> dict[str, Any]:
         """The questions, the label, and how long answers may get."""
         told = json.dumps([asdict(question) for question in self.questions], sort_keys=True)
         digest = hashlib.sha256(told.encode()).hexdigest()
-        return {"questions": digest, "by": self.by, "new_tokens": self.new_tokens}
+        how = {"instruction": self.instruction, "chat": self.chat} if self.instruction or self.chat else {}
+        return {"questions": digest, "by": self.by, "new_tokens": self.new_tokens, **how}
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> Behaviour:
         """Ask them all.
@@ -72,13 +110,15 @@ class QuestionsMeasure(BehaviourMeasure):
             [(list(prompt), list(answer)) for prompt, answer in zip(asked.clean, asked.answer, strict=True)],
         )
         stop = prompt_ids(tokenizer, "\n")[-1:]
-        answers = write_answers(loaded.model, asked.clean, new_tokens=self.new_tokens, stop_ids=stop)
+        prompts = written_prompts(tokenizer, asked, instruction=self.instruction, chat=self.chat)
+        answers = write_answers(loaded.model, prompts, new_tokens=self.new_tokens, stop_ids=stop)
         texts = [str(tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in answers]
         rouge = [rouge1_recall(question.answer, text) for question, text in zip(asked.facts, texts, strict=True)]
         items = {
             "exact": np.array([float(hit.all()) for hit in hits]),
             "nll": np.array([values.mean() for values in nll]),
             "rouge1": np.array(rouge),
+            "known": np.array([float(recall >= KNOWN) for recall in rouge]),
         }
         kinds = np.array([str(question.labels.get(self.by, "")) for question in asked.facts])
         scores = [score for task, chosen in _groups(kinds) for score in _scores(task, chosen, items)]

@@ -31,19 +31,27 @@ from circuit_drift.cli.options import (
     DeviceOption,
     DtypeOption,
     EdgesOption,
+    ExecutorOption,
     FactsOption,
+    GpusOption,
     HaystackOption,
     IgStepsOption,
+    KeepOption,
     LengthOption,
+    MaxDiskOption,
+    MaxHoursOption,
     MeasuresOption,
     MethodOption,
     MetricOption,
+    NameOption,
     NeedlesOption,
+    PlanOption,
     RuleOption,
     SeedOption,
     SeriesArgument,
     StepsOption,
     StoreOption,
+    WorkersOption,
     answers_of,
     measures_of,
     placed,
@@ -54,7 +62,6 @@ from circuit_drift.cli.status import (
     INTERRUPTED,
     TROUBLE,
     describe_error,
-    leave,
     leave_partly,
     one_line,
     say,
@@ -64,7 +71,6 @@ from circuit_drift.cli.stored import add_stored
 from circuit_drift.cli.upkeep import add_upkeep
 
 if TYPE_CHECKING:
-    from checkpoints.audit import Depth
     from circuit_drift.sweep.executors import Executor
 
 
@@ -132,19 +138,14 @@ def run(
     dtype: DtypeOption = "float32",
     attention: AttentionOption = AUTO,
     device_map: DeviceMapOption = None,
-    executor: Annotated[
-        str, typer.Option("--executor", help="Where workers run: serial, processes, ray or slurm.")
-    ] = "serial",
-    workers: Annotated[int | None, typer.Option("--workers", help="How many. Default: one per GPU.", min=1)] = None,
-    gpus_per_worker: Annotated[
-        int | None, typer.Option("--gpus-per-worker", help="GPUs that each worker holds.", min=0)
-    ] = None,
-    keep_downloads: Annotated[
-        int | None, typer.Option("--keep-downloads", help="Used hub revisions to keep on disk. Default: all.", min=0)
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option("--run", help="What the store calls this run. Default: the series' name.")
-    ] = None,
+    executor: ExecutorOption = "serial",
+    workers: WorkersOption = None,
+    gpus_per_worker: GpusOption = None,
+    keep_downloads: KeepOption = 0,
+    max_disk: MaxDiskOption = None,
+    max_hours: MaxHoursOption = None,
+    plan: PlanOption = False,
+    name: NameOption = None,
 ) -> None:
     """Measure every checkpoint of a series; print the table and the verdict; write the report."""
     import circuit_drift
@@ -152,6 +153,8 @@ def run(
     from circuit_drift.cli.render import print_run
     from circuit_drift.comparison.transfer import transfer_over_stages
     from circuit_drift.prompts import prompts_for
+    from circuit_drift.sweep.limits import size_in_words
+    from circuit_drift.sweep.sweep import plan_series
 
     placement = placed(device, dtype, attention, device_map)
     opened = open_series(series)
@@ -166,17 +169,21 @@ def run(
         seed=seed,
         scoring=scoring_of(method, ig_steps, rule, metric, edges, backward),
     )
+    kept = None if keep_downloads < 0 else keep_downloads
+    asked: dict[str, Any] = {"store": store, "prompts": prompts, "placement": placement, **measures_of(measures)}
+    if plan:
+        typer.echo("\n".join(map(one_line, plan_series(opened, **asked, keep_downloads=kept).lines())))
+        return
     result = circuit_drift.run(
         opened,
-        store=store,
-        prompts=prompts,
-        **measures_of(measures),
-        placement=placement,
+        **asked,
         strict=strict,
         executor=cast("Executor", executor),
         workers=workers,
         gpus_per_worker=gpus_per_worker,
-        keep_downloads=keep_downloads,
+        keep_downloads=kept,
+        max_disk=None if max_disk is None else size_in_words(max_disk),
+        max_hours=max_hours,
         name=name,
     )
     print_run(result)
@@ -186,7 +193,8 @@ def run(
         else:
             say("the report has no functional transfer, which needs the models here: circuit-drift diff adds a pair's")
         typer.echo(result.report(html))
-    leave_partly([point.name for point in result if point.failures], f"the run {result.name}")
+    whole = {point.name for point in result if not point.failures}
+    leave_partly([each.name for each in opened if each.name not in whole], f"the run {result.name}")
 
 
 @app.command("heads")
@@ -236,31 +244,6 @@ def retrieval_heads(
     else:
         raise DriftError(f"{chosen[-1].label}, the last one chosen, could not be scored; the reason is above")
     leave_partly([point.name for point in points if point.failures], f"what was asked of {chosen.name}")
-
-
-@app.command("audit")
-def audit_series(
-    series: SeriesArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
-    depth: Annotated[
-        str | None,
-        typer.Option("--depth", help="metadata, samples or weights. Default: weights, metadata alone on the hub."),
-    ] = None,
-) -> None:
-    """Look for wrong weights behind step names: repeated, damaged, misplaced, foreign or missing checkpoints.
-
-    Exit status: 0 = nothing found, 1 = warnings, 2 = errors.
-    """
-    from checkpoints import open_series
-    from checkpoints.audit import audit
-    from circuit_drift.cli.render import print_audit
-
-    report = audit(open_series(series), depth=cast("Depth | None", depth), progress=sys.stderr.isatty())
-    if as_json:
-        typer.echo(report.to_json())
-    else:
-        print_audit(report)
-    leave(report.status)
 
 
 @app.command()

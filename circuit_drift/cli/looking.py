@@ -1,16 +1,22 @@
-"""Commands that look and measure nothing: what a series holds, and which architectures are proved."""
+"""Commands that look and measure nothing: what a series holds, whether it is so, which models are proved."""
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from circuit_drift.cli.options import SeriesArgument
+from circuit_drift.cli.status import leave
+
+if TYPE_CHECKING:
+    from checkpoints.audit import Depth
 
 
 def add_looking(app: typer.Typer) -> None:
     """Add them to the command line."""
     app.command()(architectures)
     app.command()(show)
+    app.command("audit")(audit_series)
 
 
 def architectures(
@@ -29,3 +35,27 @@ def show(series: SeriesArgument) -> None:
     from circuit_drift.cli.render import print_series
 
     print_series(open_series(series))
+
+
+def audit_series(
+    series: SeriesArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    depth: Annotated[
+        str | None,
+        typer.Option("--depth", help="metadata, samples or weights. Default: weights, metadata alone on the hub."),
+    ] = None,
+) -> None:
+    """Look for wrong weights behind step names: repeated, damaged, misplaced, foreign or missing checkpoints.
+
+    Exit status: 0 = nothing found, 1 = warnings, 2 = errors.
+    """
+    from checkpoints import open_series
+    from checkpoints.audit import audit
+    from circuit_drift.cli.render import print_audit
+
+    report = audit(open_series(series), depth=cast("Depth | None", depth), progress=sys.stderr.isatty())
+    if as_json:
+        typer.echo(report.to_json())
+    else:
+        print_audit(report)
+    leave(report.status)

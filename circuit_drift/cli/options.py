@@ -91,6 +91,30 @@ BackwardOption = Annotated[str, typer.Option("--backward", help="Backward pass: 
 NeedlesOption = Annotated[Path | None, typer.Option("--needles", help="JSONL of needles. Default: the series' own.")]
 HaystackOption = Annotated[Path | None, typer.Option("--haystack", help="Text to hide them in.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the haystack cut.")]
+ExecutorOption = Annotated[str, typer.Option("--executor", help="Where workers run: serial, processes, ray or slurm.")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", help="How many. Default: one per GPU.", min=1)]
+GpusOption = Annotated[int | None, typer.Option("--gpus-per-worker", help="GPUs that each worker holds.", min=0)]
+KeepOption = Annotated[
+    int,
+    typer.Option(
+        "--keep-downloads",
+        help="Hub revisions that the run fetched to keep on disk once measured; -1 = all. What was there before stays.",
+        min=-1,
+    ),
+]
+NameOption = Annotated[
+    str | None, typer.Option("--run", help="What the store calls this run. Default: the series' name.")
+]
+PlanOption = Annotated[
+    bool,
+    typer.Option("--plan", help="Say what the run will read, compute and store, and what that costs; then stop."),
+]
+MaxDiskOption = Annotated[
+    str | None, typer.Option("--max-disk", help="Most that results and downloads may take on disk, as in 50GB.")
+]
+MaxHoursOption = Annotated[
+    float | None, typer.Option("--max-hours", help="Begin no further checkpoint after so many hours.", min=0)
+]
 MeasuresOption = Annotated[
     str | None,
     typer.Option(

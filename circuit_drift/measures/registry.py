@@ -16,6 +16,7 @@ GROUP = "circuit_drift.measures"
 BUILT_IN = {
     "heads": "circuit_drift.measures.heads:RetrievalMeasure",
     "ablation": "circuit_drift.measures.causal.ablation:AblationMeasure",
+    "writing": "circuit_drift.measures.causal.writing:WritingMeasure",
     "circuit": "circuit_drift.measures.circuit:CircuitMeasure",
     "faithfulness": "circuit_drift.measures.faithfulness:FaithfulnessMeasure",
     "patching": "circuit_drift.measures.causal.patching:PatchingMeasure",
@@ -23,6 +24,7 @@ BUILT_IN = {
     "roles": "circuit_drift.measures.roles:RolesMeasure",
     "maps": "circuit_drift.measures.maps:MapsMeasure",
     "corpora": "circuit_drift.measures.corpora:CorporaMeasure",
+    "routing": "circuit_drift.measures.routing:RoutingMeasure",
     "sft": "circuit_drift.behaviour.sft:SftMeasure",
     "questions": "circuit_drift.behaviour.questions:QuestionsMeasure",
     "harness": "circuit_drift.behaviour.harness:HarnessMeasure",

@@ -5,9 +5,10 @@ those that it does: ``--steps`` and ``--measures`` add to a run. One that was as
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 from checkpoints import Series
 from checkpoints.errors import DamagedResult, StoreError
@@ -17,6 +18,7 @@ from circuit_drift.store.store import Store, read_record
 logger = logging.getLogger(__name__)
 
 Entry = dict[str, Any]
+SHARE = 20
 
 
 def stored_record(store: Store, name: str) -> Entry | None:
@@ -59,6 +61,32 @@ def warn_of_loss(old: Mapping[str, Any] | None, new: Mapping[str, Any], series: 
         )
     elif left:
         logger.warning("the stored run %s keeps %d checkpoints that are not measured now", new["name"], len(left))
+
+
+class Paced:
+    """A record that grows: written as it changes, in no more than a twentieth of the time, and at the end.
+
+    Args:
+        write: writes all of it.
+    """
+
+    def __init__(self, write: Callable[[], None]) -> None:
+        self._write, self._due, self._changed = write, 0.0, False
+
+    def changed(self) -> None:
+        """There is more to write."""
+        self._changed = True
+        if (start := time.monotonic()) >= self._due:
+            self._write()
+            now = time.monotonic()
+            self._due, self._changed = now + SHARE * (now - start), False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._changed:
+            self._write()
 
 
 def joined(old: Mapping[str, Any] | None, new: Mapping[str, Any], series: Series) -> Entry:

@@ -6,7 +6,8 @@ the next start goes on from there. A checkpoint that cannot be measured is recor
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.record.record import Point, RunRecord, point_record
 from circuit_drift.record.training_log import read_log
 from circuit_drift.store.journal import Outcome
-from circuit_drift.store.records import joined, stored_record, warn_of_loss
+from circuit_drift.store.records import Paced, joined, stored_record, warn_of_loss
 from circuit_drift.store.store import Store
 from circuit_drift.store.upkeep import collect
 from circuit_drift.sweep.executors import Executor, Workers, execute
+from circuit_drift.sweep.limits import UNLIMITED, Limits, Watch
+from circuit_drift.sweep.plan import Plan, is_local, plan_sweep, to_time
 from circuit_drift.sweep.workers.progress import Progress
 from circuit_drift.sweep.workers.tasks import Sweep
 
@@ -46,7 +49,8 @@ def measure_series(
     executor: Executor = "serial",
     workers: int | None = None,
     gpus_per_worker: int | None = None,
-    keep_downloads: int | None = None,
+    keep_downloads: int | None = 0,
+    limits: Limits = UNLIMITED,
     name: str | None = None,
 ) -> RunRecord:
     """Measure every checkpoint of a series; arguments and errors as for `circuit_drift.run`."""
@@ -70,19 +74,81 @@ def measure_series(
         "question": sweep.question,
     }
     warn_of_loss(stored_record(store, record["name"]), record, series)
+    watch = _watch(sweep, limits)
+    before = {(result.measure, result.key) for result in store.results()}
     points: dict[int, Point] = {}
-    sweep.journal.begin(_about(sweep, record["name"]))
-    for index, point in _finished(sweep, executor, Workers(workers, gpus_per_worker), progress=progress):
-        points[index] = point
+
+    def write() -> None:
         if any(found.keys for found in points.values()):
             measured = {**record, "points": [point_record(points[i]) for i in sorted(points)]}
             store.write_run(record["name"], joined(stored_record(store, record["name"]), measured, series))
+
+    sweep.journal.begin(_about(sweep, record["name"]))
+    finished = _finished(sweep, executor, Workers(workers, gpus_per_worker), progress=progress)
+    with closing(finished), Paced(write) as kept:
+        for index, point in finished:
+            points[index] = point
+            kept.changed()
+            if len(points) < len(sweep.checkpoints) and (why := watch.reached(_bytes(store, point, before))):
+                logger.warning(
+                    "stopped with %d of %d checkpoints measured: %s; the same command goes on from here",
+                    len(points),
+                    len(sweep.checkpoints),
+                    why,
+                )
+                break
     if not any(point.keys for point in points.values()):
         reasons = "; ".join(dict.fromkeys(reason for i in sorted(points) for reason in points[i].failures.values()))
         raise DriftError(f"no checkpoint of {series.name} could be measured: {reasons}")
     in_order = tuple(points[index] for index in sorted(points))
     parents = {label: list(found) for label, found in series.to_networkx().pred.items()}
     return RunRecord(record["name"], in_order, store.path, record["origins"], record["log"], report, parents)
+
+
+def plan_series(
+    series: "Series | Path | str",
+    *,
+    store: "Store | Path | str | None" = None,
+    prompts: Prompts | None = None,
+    measures: Sequence[str | Measure] = MEASURES,
+    placement: Placement = ANYWHERE,
+    keep_downloads: int | None = 0,
+) -> Plan:
+    """What `measure_series` would read, compute and store, and what that costs; see `circuit_drift.sweep.plan`.
+
+    Where the store knows of no run alike, one local checkpoint is measured to know what it takes; its results stay.
+
+    Raises:
+        DriftError: no series, an unwritable store, unusable prompts.
+    """
+    series = series if isinstance(series, Series) else open_series(series)
+    prompts = prompts or prompts_for(series.path)
+    taken = build_measures(prompts, measures, next(iter(series), None))
+    store = store if isinstance(store, Store) else Store.open(store)
+    sweep = Sweep.of(series.checkpoints, taken, store, placement=placement, keep_downloads=keep_downloads)
+    asked = {"fact": len(prompts.facts.facts), "needle": len(prompts.needles.needles)}
+    plan = plan_sweep(sweep, asked)
+    if (first := to_time(sweep, plan)) is not None:
+        logger.warning("%s is measured to know what it takes; its results are kept", first.name)
+        for _ in measure_each([first], store, prompts, measures=taken, placement=placement, progress=False):
+            pass
+        plan = plan_sweep(sweep, asked)
+    return plan
+
+
+def _watch(sweep: Sweep, limits: Limits) -> Watch:
+    """The limits of a sweep, which is refused where it is known not to fit."""
+    fetched = [checkpoint.size for checkpoint in sweep.checkpoints if not is_local(checkpoint)]
+    if not fetched and limits == UNLIMITED:
+        return Watch.begin(limits, sweep.store.path, downloads=0, results=0)
+    plan = plan_sweep(sweep, {})
+    return Watch.begin(limits, sweep.store.path, downloads=plan.downloads_at_once, results=plan.result_bytes)
+
+
+def _bytes(store: Store, point: Point, before: Collection[tuple[str, str]]) -> int:
+    """Size of the results of a point that were not there before."""
+    folders = [store.folder(*pair) for pair in point.keys.items() if pair not in before]
+    return sum(path.stat().st_size for folder in folders for path in folder.glob("*"))
 
 
 def _spread(placement: Placement, gpus_per_worker: int | None) -> Placement:
@@ -170,7 +236,7 @@ def _stored_point(
     return Point(**about, results=results), lost
 
 
-def _finished(sweep: Sweep, executor: Executor, workers: Workers, *, progress: bool) -> Iterator[tuple[int, Point]]:
+def _finished(sweep: Sweep, executor: Executor, workers: Workers, *, progress: bool) -> Generator[tuple[int, Point]]:
     """Every checkpoint's place and point, as it is finished."""
     try:
         with Progress(sweep, wanted=progress) as bars:

@@ -150,6 +150,12 @@ TABLE: Mapping[str, Detector] = {
         lambda rows: rows.written(1),
         needs_answer=True,
     ),
+    "copy_written": Detector(
+        "direct write of the answer's values towards the answer token at the steps that copy it, norms frozen, mean "
+        "over all steps, in logits: what attention finds, weighted by what the head says of it",
+        lambda rows: rows.copy_written,
+        needs_answer=True,
+    ),
     "qr": Detector("attention of the question on the needle (arXiv 2506.09944, eq. 2-4)", needs_answer=True),
     "qr_calibrated": Detector(
         "the same minus that of a null question, outlying key tokens dropped (published code)", needs_answer=True
@@ -160,7 +166,7 @@ TABLE: Mapping[str, Detector] = {
     "duplicate_token": Detector("attention on the latest earlier copy of the same token, repeated random blocks"),
 }
 DETECTORS: Mapping[str, str] = {name: detector.text for name, detector in TABLE.items()}
-"""Name -> what it measures. All but ``entropy``, ``locos`` and counts are shares in [0, 1]."""
+"""Name -> what it measures. All but ``entropy``, direct writes and counts are shares in [0, 1]."""
 
 
 def answer_detectors(layer: LayerRows, prompt: NeedlePrompt) -> dict[str, Floats]:

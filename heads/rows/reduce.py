@@ -9,7 +9,7 @@ from torch import Tensor
 from heads.rows.masks import LazyMask
 
 KeyGroups = Callable[[Tensor, Tensor], Tensor]
-"""(rows [batch, R], keys [K]), absolute positions -> membership [batch, R or 1, K, groups], bool."""
+"""(rows [batch, R], keys [K] in a row), absolute positions -> membership [batch, R or 1, K, groups], bool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +158,11 @@ class _Running:
         self.moment = self.moment * shrink + weights.mul_(scores).sum(dim=-1)
 
     def _keep_top(self, scores: Tensor, keys: Tensor) -> None:
-        scores_all = torch.cat([self.top_score, scores], dim=-1)
-        index_all = torch.cat([self.top_index, keys.expand_as(scores)], dim=-1)
-        self.top_score, at = scores_all.topk(self.top_score.shape[-1], dim=-1)
-        self.top_index = index_all.gather(-1, at).masked_fill(self.top_score == -torch.inf, -1)
+        top = self.top_score.shape[-1]
+        self.top_score, at = torch.cat([self.top_score, scores], dim=-1).topk(top, dim=-1)
+        before = self.top_index.gather(-1, at.clamp(max=top - 1))
+        index = torch.where(at < top, before, keys[(at - top).clamp(min=0)])
+        self.top_index = index.masked_fill(self.top_score == -torch.inf, -1)
 
     def finish(self, sinks: Tensor | None, reach: Tensor) -> RowStats:
         """Normalise by the softmax's denominator, a learned sink included."""

@@ -143,6 +143,12 @@ class Sweep:
         return replace(self, checkpoints=checkpoints, store=Store(self.store.path.absolute()))
 
 
+def asked_how(measure: Measure, placement: Placement) -> str:
+    """Hash of a measure's parameters and of how the model runs, by which timings are told apart."""
+    how = {"dtype": placement.dtype, "attention": placement.attention, "device": str(placement.device)}
+    return key_of({"parameters": measure.parameters(), **how})
+
+
 def lease_key(tasks: Sequence[SweepTask]) -> str:
     """What a worker leases: the tasks of one checkpoint together, since they share its model."""
     return key_of({"tasks": [task.key for task in tasks]})

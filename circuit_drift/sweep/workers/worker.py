@@ -8,7 +8,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from checkpoints import DriftError
 from checkpoints.errors import DamagedResult, StoreError, is_failure
@@ -16,13 +17,15 @@ from checkpoints.loading.load import LoadedModel
 from circuit_drift.store.journal import Outcome
 from circuit_drift.store.leases import Lease
 from circuit_drift.store.store import Store
+from circuit_drift.store.timings import LOADING, Timing, note, peak_memory
 from circuit_drift.sweep.workers.models import Models
-from circuit_drift.sweep.workers.tasks import Sweep, SweepTask, lease_key
+from circuit_drift.sweep.workers.tasks import Sweep, SweepTask, asked_how, lease_key
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 POLL = 0.25
+T = TypeVar("T")
 
 Watch = Callable[[int, str], None]
 
@@ -91,7 +94,12 @@ def _measure(
             raise DriftError(f"{ATTEMPTS} workers died while measuring it (out of memory?); run again to retry")
         for task in missing:
             watch(index, task.name)
-            take(task, models.take(index), sweep.store, computed, failures)
+            loading, loaded = _timed(lambda: models.take(index))
+            computing, _ = _timed(partial(take, task, loaded, sweep.store, computed, failures))
+            if task is missing[0]:
+                note(sweep.store, Timing(LOADING, "", sweep.checkpoints[index].size, loading))
+            if task.name in computed:
+                note(sweep.store, _timing(sweep, index, task, loaded, computing))
     except StoreError:
         raise
     except BaseException as error:  # whatever loading runs into concerns this checkpoint alone
@@ -100,6 +108,35 @@ def _measure(
         failures = {task.name: reason(error) for task in missing if task.name not in computed} | failures
     keys = {task.name: task.key for task in tasks if task.name in computed}
     return Outcome(index, keys, failures, len(computed) - len(results))
+
+
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
+    """Seconds that some work took, and what it gave."""
+    start = time.perf_counter()
+    found = work()
+    return time.perf_counter() - start, found
+
+
+def _timing(sweep: Sweep, index: int, task: SweepTask, loaded: LoadedModel, seconds: float) -> Timing:
+    folder = sweep.store.folder(task.name, task.key)
+    return Timing(
+        task.name,
+        asked_how(task.measure, sweep.placement),
+        sweep.checkpoints[index].size,
+        seconds,
+        bytes=sum(path.stat().st_size for path in folder.iterdir()),
+        memory=peak_memory(),
+        gpu=_gpu_memory(loaded),
+    )
+
+
+def _gpu_memory(loaded: LoadedModel) -> int:
+    """Peak bytes on the GPUs of this process; 0 where the model is on none."""
+    import torch
+
+    if not str(loaded.device).startswith("cuda"):
+        return 0
+    return max(torch.cuda.max_memory_allocated(place) for place in range(torch.cuda.device_count()))
 
 
 def _stored(sweep: Sweep, tasks: Sequence[SweepTask]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -93,7 +93,7 @@ def begin(original: "PreTrainedModel", strategy: Strategy, folder: Path, config:
         model = with_rope(model, strategy.rope) if strategy.rope else model
     else:
         model = open_checkpoint(last).load(config.placement).model
-    module = prepare(model, strategy, seed=config.seed)
+    module = prepare(model, strategy, seed=strategy.seeded(config.seed))
     if config.gradient_checkpointing:
         recompute_activations(module)
     optimizer = torch.optim.AdamW(list(trained(module).values()), lr=strategy.lr)

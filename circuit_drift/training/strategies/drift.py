@@ -18,8 +18,10 @@ from circuit_drift.training.strategies.settings.config import Config
 if TYPE_CHECKING:
     import pandas as pd
 
+    from circuits.graph.scores import AttributionGraph
 
-COLUMNS = ("step", "overlap", "floor", "floor_low", "chance", "beyond_noise", "facts")
+
+COLUMNS = ("step", "overlap", "floor", "floor_low", "chance", "beyond_noise", "facts", "edges", "nodes")
 
 
 def drift_frame(run: RunRecord) -> "pd.DataFrame":
@@ -27,7 +29,9 @@ def drift_frame(run: RunRecord) -> "pd.DataFrame":
 
     Columns: ``overlap``: edge Jaccard between half of the facts at the first checkpoint and the other half here,
     1 = the same edges; ``floor``, ``floor_low``: the same between two halves at one checkpoint (mean, 5th percentile);
-    ``chance``: random edges; ``beyond_noise``: whether the overlap is below ``floor_low``; ``facts``: which were used.
+    ``chance``: random edges; ``beyond_noise``: whether the overlap is below ``floor_low``; ``facts``: which were used;
+    ``edges``, ``nodes``: Jaccard of the two pruned circuits over all those facts, as arXiv 2601.03858 gives it, without
+    a floor: a node is in where an edge of it is.
     """
     import pandas as pd
 
@@ -38,8 +42,18 @@ def drift_frame(run: RunRecord) -> "pd.DataFrame":
     for step, graph in traced[1:]:
         pair, facts = recalled([traced[0][1], graph], "at either")
         alike = overlap(*pair)
-        rows.append((step, alike.across, alike.within, alike.within_low, alike.random, alike.beyond_noise, facts))
+        floor = (alike.within, alike.within_low, alike.random, alike.beyond_noise)
+        rows.append((step, alike.across, *floor, facts, *_jaccards(*pair)))
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _jaccards(first: "AttributionGraph", later: "AttributionGraph") -> tuple[float, float]:
+    """Of the edges and of the nodes of two circuits."""
+    circuits = [graph.prune(graph.circuit_edges) for graph in (first, later)]
+    nodes = [set(circuit.nodes) for circuit in circuits]
+    edges = circuits[0].mask & circuits[1].mask, circuits[0].mask | circuits[1].mask
+    both, either = nodes[0] & nodes[1], nodes[0] | nodes[1]
+    return float(edges[0].sum() / max(1, edges[1].sum())), len(both) / max(1, len(either))
 
 
 def function_frame(config: Config, out: Path | str, strategy: str, *, share: float = 0.1) -> "pd.DataFrame":

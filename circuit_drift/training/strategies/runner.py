@@ -138,7 +138,7 @@ def _chosen(config: Config, strategy: Strategy, material: Material, prober: Prob
         learned = _learned(prober, config)
         texts = [text for text in texts if text.entity not in learned]
     new = list(annotated(texts, strategy.tags) if strategy.tags else texts)
-    rng = random.Random(f"replay-{config.seed}-{epoch}")
+    rng = random.Random(f"replay-{strategy.seeded(config.seed)}-{epoch}")
     return new + rng.choices(material.old, k=round(strategy.replay * len(new))) if strategy.replay else new
 
 

@@ -7,6 +7,7 @@ from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
 
 import heads
 from checkpoints.errors import BadPrompt, UnsupportedArchitecture
+from heads.detect.answer_rows import answer_groups
 from heads.prompts.needles import NeedleSet
 from heads.prompts.pools import default_haystack, default_needles
 
@@ -27,6 +28,19 @@ def test_a_planted_copying_head_scores_1_and_a_uniform_head_nothing():
     assert scores.detectors["entropy"][0, 0, 1] == pytest.approx(np.log(rows + 1).mean(), abs=1e-4)
     assert [h.name for h in scores.top(1)] == ["a0.h0"]
     assert scores.count() == 1
+
+
+def test_groups_of_keys_are_remembered_for_the_same_rows_alone():
+    prompts = random_prompts(count=2, depths=(0.5,)).prompts
+    size = len(prompts[0].ids)
+    groups, keys = answer_groups(prompts, size, torch.device("cpu")), torch.arange(size)
+    early, late = (torch.tensor([[start, start + 1]] * 2) for start in (40, size - 2))
+    first = groups(early, keys)
+    assert groups(early.clone(), keys) is first
+    for rows, block in ((late, keys), (early, keys[:30]), (early, keys)):
+        fresh = answer_groups(prompts, size, torch.device("cpu"))(rows, block)
+        assert torch.equal(groups(rows, block), fresh)
+    assert not torch.equal(groups(late, keys), first)
 
 
 def test_indifferent_heads_score_at_chance():

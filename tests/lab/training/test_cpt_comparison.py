@@ -101,6 +101,11 @@ def test_drift_is_measured_against_the_first_circuit_and_its_floor(trained):
     assert drift["epoch"].tolist() == [1, 2]
     assert ((drift["overlap"] >= 0) & (drift["overlap"] <= 1)).all()
     assert (drift["beyond_noise"] == (drift["overlap"] < drift["floor_low"])).all()
+    first, last = (point.circuit for point in trained[0].run if point.step in (0, trained[0].log["step"].iloc[-1]))
+    circuits = [graph.prune(graph.circuit_edges) for graph in (first, last)]
+    edges, nodes = ([set(getattr(circuit, part)) for circuit in circuits] for part in ("edges", "nodes"))
+    assert drift["edges"].iloc[-1] == pytest.approx(len(edges[0] & edges[1]) / len(edges[0] | edges[1]))
+    assert drift["nodes"].iloc[-1] == pytest.approx(len(nodes[0] & nodes[1]) / len(nodes[0] | nodes[1]))
 
 
 def test_the_first_circuit_is_its_own_at_the_first_checkpoint(compared, trained, monkeypatch):

@@ -107,6 +107,13 @@ def test_training_in_mixed_precision_resumes_to_the_same_adapters_with_and_witho
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_a_strategys_own_seed_stands_in_place_of_the_configs(adapted, place, tmp_path):
+    config = config_of(place, replace(ADAPTERS, seed=0), precision="mixed", accumulate=2, batch=2, seed=5, epochs=1)
+    run_all(config, tmp_path)
+    files = [place / "lora" / "checkpoint-4" / "adapter_model.safetensors" for place in (tmp_path, adapted[0])]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_adapters_name_a_base_that_moves_with_them_by_its_place(tmp_path):
     assert base_name(tmp_path / "out" / "base", tmp_path / "out" / "lora") == "../base"
     assert base_name(tmp_path / "model", tmp_path / "out" / "lora") == str((tmp_path / "model").resolve())

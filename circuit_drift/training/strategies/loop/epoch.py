@@ -79,7 +79,7 @@ def train_epoch(
     began = time.perf_counter()
     progress.module.train(mode=True)
     found = []
-    rng = random.Random(f"order-{config.seed}-{progress.epoch}")
+    rng = random.Random(f"order-{strategy.seeded(config.seed)}-{progress.epoch}")
     longest = strategy.longest(progress.epoch, config.longest)
     rows = Rows(config.batch, longest, config.cut, config.packing)
     with torch.random.fork_rng():

@@ -93,6 +93,7 @@ class Strategy:
         lora: train adapters instead of the weights.
         rope: rotary positions changed before training.
         lengths: tokens of a row in the first, second, ... epoch, the last for all that follow; empty = the config's.
+        seed: of the order of the documents and of the adapters, in place of the config's: one strategy, several seeds.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Strategy:
     lora: Lora | None = None
     rope: Rope | None = None
     lengths: tuple[int, ...] = ()
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -136,6 +138,10 @@ class Strategy:
     def follows_recall(self) -> bool:
         """Whether what is trained depends on what the probes found."""
         return self.documents == "unlearned" or (self.kl > 0 and self.kl_to == "best")
+
+    def seeded(self, usual: int) -> int:
+        """Its own seed, or the usual one."""
+        return usual if self.seed is None else self.seed
 
     def longest(self, epoch: int, usual: int) -> int:
         """Tokens of a row in an epoch, counted from 0."""

@@ -1,0 +1,139 @@
+"""The price of a run beforehand: what is there, what is missing, and how long it takes, to a factor of two."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from checkpoints import DriftError
+from checkpoints.results.artifacts import read_artifact, write_artifact
+from circuit_drift import Measure, run
+from circuit_drift.cli.commands import app
+from circuit_drift.measures import registry
+from circuit_drift.store.store import Store
+from circuit_drift.store.timings import Timing, note, timings, typical
+from circuit_drift.sweep import limits
+from circuit_drift.sweep.limits import Limits, Watch, in_bytes, size_in_words
+from circuit_drift.sweep.plan import _at_once, _power
+from circuit_drift.sweep.sweep import plan_series
+
+SLEEP = 0.3
+
+
+@dataclass(frozen=True)
+class Slept:
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder):
+        return write_artifact(folder, "slept", {"meta": dict(self.meta)}, {"zeros": np.zeros(5000)})
+
+    @classmethod
+    def load(cls, folder):
+        return cls(read_artifact(folder, "slept")[0]["meta"])
+
+
+@dataclass(frozen=True)
+class Sleep(Measure):
+    """A measure whose price is known."""
+
+    name = "sleep"
+    result = Slept
+
+    def compute(self, loaded, earlier):
+        time.sleep(SLEEP)
+        return Slept()
+
+
+@pytest.fixture(autouse=True)
+def no_measure_stays_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_registered", {})
+
+
+def test_a_plan_tells_what_then_happens_to_a_factor_of_two(tiny_series, tmp_path):
+    asked = {"store": tmp_path / "store", "measures": [Sleep()]}
+    plan = plan_series(tiny_series, **asked)
+    assert (plan.stored, plan.missing, plan.loads) == ({"sleep": 1}, {"sleep": 2}, 2), "the first one is kept"
+    assert plan.download == plan.downloads_at_once == 0
+    assert plan.memory > 50_000_000 and plan.gpu == 0
+    before = sum(path.stat().st_size for path in (tmp_path / "store" / "sleep").rglob("*"))
+    start = time.monotonic()
+    run(tiny_series, **asked, progress=False)
+    spent = time.monotonic() - start
+    after = sum(path.stat().st_size for path in (tmp_path / "store" / "sleep").rglob("*"))
+    assert 0.5 < plan.seconds["sleep"] / (2 * SLEEP) < 2
+    assert plan.total_seconds < 2 * spent
+    assert 0.5 < plan.result_bytes / (after - before) < 2
+    done = plan_series(tiny_series, **asked)
+    assert (done.missing, done.loads, done.total_seconds, done.result_bytes) == ({"sleep": 0}, 0, 0, 0)
+
+
+def test_the_plan_of_a_terminal_measures_one_checkpoint_and_no_more(tiny_series, tmp_path):
+    store = tmp_path / "store"
+    told = CliRunner().invoke(
+        app, ["run", str(tiny_series), "--store", str(store), "--plan", "--measures", "heads", "--length", "32"]
+    )
+    assert told.exit_code == 0, told.output
+    assert "checkpoints: 3, of which 2 are to be loaded" in told.stdout
+    assert "heads: 1 stored, 2 to compute, about" in told.stdout
+    assert "8 facts: a change of" in told.stdout
+    assert len(Store.open(store).results()) == 1 and not Store.open(store).run_files()
+
+
+def test_a_run_stops_at_its_hours_and_goes_on(tiny_series, tmp_path, caplog):
+    asked = {"store": tmp_path / "store", "measures": [Sleep()], "progress": False}
+    first = run(tiny_series, **asked, max_hours=0.0)
+    assert len(first) == 1
+    assert "stopped with 1 of 3 checkpoints measured: --max-hours 0 are over" in caplog.text
+    assert len(run(tiny_series, **asked)) == 3
+
+
+def test_what_will_not_fit_is_refused_before_and_stopped_during(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "free_bytes", lambda folder: 10**9)
+    with pytest.raises(
+        DriftError, match=r"needs about 3 GB .*2 GB of downloads at once, 1 GB of results.*1 GB are free"
+    ):
+        Watch.begin(Limits(), tmp_path, downloads=2 * 10**9, results=10**9)
+    with pytest.raises(DriftError, match="--max-disk allows 50 MB"):
+        Watch.begin(Limits(disk=50_000_000), tmp_path, downloads=0, results=60_000_000)
+    watch = Watch.begin(Limits(disk=50_000_000), tmp_path, downloads=20_000_000, results=0)
+    assert watch.reached(20_000_000) == ""
+    assert watch.reached(20_000_000) == "--max-disk 50 MB is reached"
+    monkeypatch.setattr(limits, "free_bytes", lambda folder: 10**6)
+    free = Watch(Limits(), tmp_path, 0, time.monotonic())
+    assert free.reached(0) == "", "what is stored already is read on a full disk too"
+    assert free.reached(1).startswith("1 MB are free on the disk of")
+
+
+def test_downloads_at_once_are_those_kept_with_the_one_in_hand_and_the_next():
+    assert _at_once([3, 1, 2, 5], None) == 11
+    assert _at_once([3, 1, 2, 5], 0) == 8
+    assert _at_once([3, 1, 2, 5], 1) == 10
+    assert _at_once([], 0) == 0
+
+
+def test_timings_are_scaled_by_the_weights_and_damage_is_passed_over(tmp_path):
+    store = Store.open(tmp_path)
+    for seconds in (1.0, 3.0, 2.0):
+        note(store, Timing("heads", "q", 100, seconds, bytes=10, memory=7))
+    with Path(tmp_path, "timings.jsonl").open("a") as file:
+        file.write('not json\n{"measure": "heads"}\n')
+    found = timings(store)
+    assert len(found) == 3
+    assert typical(found, "heads", "q", 200) == Timing("heads", "q", 200, 4.0, bytes=10, memory=7)
+    assert typical(found, "heads", "other", 100) is None
+
+
+def test_sizes_are_read_and_told():
+    assert [size_in_words(text) for text in ("50GB", "1.5 tb", "800m", "7")] == [50 * 10**9, 15 * 10**11, 8 * 10**8, 7]
+    assert [in_bytes(size) for size in (7, 1500, 4.4e12)] == ["7 B", "1.5 kB", "4.4 TB"]
+    with pytest.raises(DriftError, match="'lots' is no size"):
+        size_in_words("lots")
+
+
+def test_power_is_that_of_mcnemars_test():
+    assert _power("fact", 188).startswith("188 facts: a change of 0.10 in the share answered is found with power .8")
+    assert _power("fact", 37).endswith("188 find one of .10")
