@@ -1,12 +1,13 @@
 # make demo   set up .venv, measure the shipped series, write out/report.html
 # make test   set up .venv, run the tests
+# make real   set up .venv, train a real model on real facts; series/factbook/README.md
 # make mutants  set up .venv, plant faults in what people read, see the tests fail
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-real lint mutants series clean
+.PHONY: demo test test-real real lint mutants series clean
 
 demo: $(VENV)/.core
 	$(BIN)/circuit-drift run demo --store out/store --html out/report.html
@@ -17,6 +18,13 @@ test: $(VENV)/.dev
 # The pretrained SmolLM2-135M-Instruct, installed as a package: its retrieval heads, and a circuit for facts it knows.
 test-real: $(VENV)/.dev $(VENV)/.real
 	$(BIN)/python -m pytest -m real -s
+
+# SmolLM2-135M-Instruct told about countries under every strategy of series/factbook/compare.toml (ONLY=LoRA for one), each
+# epoch probed; goes on where it was stopped.
+real: $(VENV)/.dev $(VENV)/.real
+	$(BIN)/python series/factbook/make_base.py
+	OMP_NUM_THREADS=1 nice $(BIN)/circuit-drift train series/factbook/compare.toml --out series/factbook \
+		--html out/factbook.html $(if $(ONLY),--only $(ONLY))
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -251,6 +251,9 @@ def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML: model, documents, a [[strategy]] each.")],
     out: Annotated[Path, typer.Option("--out", help="Where the series and their store are written.")],
     html: Annotated[Path | None, typer.Option("--html", help="Write the strategies' comparison here.")] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", help="Comma-separated strategies to train now. Default: all.")
+    ] = None,
 ) -> None:
     """Continual pre-training under every strategy of a config, probed as it goes; print their comparison as CSV.
 
@@ -258,7 +261,8 @@ def train(
     """
     from circuit_drift.training.strategies import comparison_frame, load_config, run_all, write_comparison
 
-    run_all(load_config(config), out)
+    asked = load_config(config)
+    run_all(asked if only is None else asked.only(names(only)), out)
     typer.echo(shown_table(comparison_frame(out)), nl=False)
     if html:
         typer.echo(write_comparison(out, html), err=True)

@@ -226,6 +226,11 @@ def test_configs_are_read_and_run(place, tmp_path):
     done = CliRunner().invoke(app, ["train", str(place / "config.toml"), "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("strategy,epoch,step,")
+    words = ["train", str(place / "config.toml"), "--out", str(tmp_path / "other"), "--only", "ful"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2
+    assert "full" in done.stderr
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What a comparison of strategies consists of; `strategies.checks` refuses what could not work."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -145,6 +145,15 @@ class Config:
         for path in (self.documents, self.facts, self.replay, self.traced, self.text, self.outside, self.choices):
             if path is not None and not (can_be(path) and path.is_file()):
                 raise DriftError(f"{path} is not there; paths in a config are taken from the config's folder")
+
+    def only(self, names: Sequence[str]) -> "Config":
+        """The same with some of its strategies.
+
+        Raises:
+            DriftError: it has no strategy of such a name, or none is named.
+        """
+        require_choices("strategy", names, [strategy.name for strategy in self.strategies], error=DriftError)
+        return replace(self, strategies=tuple(one for one in self.strategies if one.name in names))
 
     @property
     def placement(self) -> Placement:
