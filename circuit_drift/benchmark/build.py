@@ -219,10 +219,10 @@ def _record(
     files = sorted(file for file in made.folder.glob("*.jsonl"))
     groups = {"trained": made.cast.trained, "controls": made.cast.controls}
     return {
-        "built_from": str(path),
+        "built_from": Path(path).name,
         "recipe": asdict(recipe),
         "exposure_by": "mentions" if reference is not None else "mean log probability of the values' tokens",
-        "reference": None if reference is None else str(reference),
+        "reference": None if reference is None else Path(reference).name,
         "model": None if model is None else {"name": model.name, "weights": model.weights_hash},
         "files": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
         "entities": {

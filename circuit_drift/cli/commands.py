@@ -54,6 +54,7 @@ from circuit_drift.cli.options import (
     WorkersOption,
     answers_of,
     measures_of,
+    names,
     placed,
     scoring_of,
 )
