@@ -39,6 +39,7 @@ FLOORS = (
     ("page",),
     ("measures",),
     ("explanation",),
+    ("weights",),
     ("sweep",),
     ("stages", "comparison"),
     ("knowledge", "behaviour"),

@@ -5,7 +5,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from checkpoints.errors import BadPrompt, CheckpointMismatch
+from checkpoints import open_checkpoint
+from checkpoints.errors import BadPrompt, CheckpointMismatch, DriftError
 from checkpoints.placement import Placement, Where
 from circuit_drift.comparison.pair import PAIR_MEASURES, compare_points, measure_pair
 from circuit_drift.explanation.effort import DEFAULT_EFFORT, Effort
@@ -141,6 +142,8 @@ def diff(
         CheckpointMismatch: they differ in shape or tokenizer, or no measure worked on both.
         DriftError: an unknown measure.
     """
+    from circuit_drift.weights.compare import weight_change
+
     placed = Placement.of(placement, where)
     record = measure_pair(
         a,
@@ -154,6 +157,10 @@ def diff(
         delta=delta,
         floor=floor,
     )
+    try:
+        record = replace(record, weights=weight_change(open_checkpoint(a), open_checkpoint(b)))
+    except DriftError as error:
+        record = replace(record, missing={**record.missing, "weights": str(error)})
     return PairDiff.of(record, Origin(a, b, prompts, placed))
 
 

@@ -52,6 +52,9 @@ def print_pair(pair: PairRecord) -> None:
     for table in pair_tables(pair):
         if len(table.frame):
             _show(console, table.frame.head(SHOWN), title=table.title)
+    if pair.weights is not None:
+        console.print(f"• {pair.weights.verdict}", soft_wrap=True)
+        _show(console, pair.weights.to_frame().head(SHOWN), title="Weights, largest relative changes")
     for found in pair.explanations:
         print_explanation(found)
 

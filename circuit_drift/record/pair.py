@@ -29,6 +29,7 @@ class PairRecord:
         questions: what was asked of the pair, answered at one level for all.
         deltas: the margins that count as no change.
         floor: the same changes among siblings, where some were given.
+        weights: how much the weights changed (`circuit_drift.weights`); ``None`` for a pair of a stored run.
         explanations: why behaviours differ, where that was asked (`circuit_drift.explanation`).
     """
 
@@ -42,6 +43,7 @@ class PairRecord:
     questions: tuple[Question, ...] = ()
     deltas: Deltas = field(default_factory=Deltas)
     floor: Floor | None = None
+    weights: Any = None
     explanations: tuple[Any, ...] = ()
 
     @property

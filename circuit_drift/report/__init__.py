@@ -78,7 +78,12 @@ def write_pair_report(pair: PairRecord, path: Path | str) -> Path:
         subtitle=f"changes from A to B; real = q <= {pair.q:g}",
         verdict=pair_verdict(pair),
         warnings=[f"{measure} is not compared: {reason}" for measure, reason in pair.missing.items()],
-        sections=[*_explained(pair), *_pair_sections(pair, anchor="pair"), *_refused((pair.a, pair.b))],
+        sections=[
+            *_explained(pair),
+            *_pair_sections(pair, anchor="pair"),
+            *_weights(pair),
+            *_refused((pair.a, pair.b)),
+        ],
         provenance=_provenance((pair.a, pair.b), {}),
     )
 
@@ -121,6 +126,11 @@ def _evolution(run: RunRecord, table: "pd.DataFrame") -> Iterator[Section]:
 def _pair_sections(pair: PairRecord, *, anchor: str) -> Iterator[Section]:
     for pairing in sorted(pairings(pair).values(), key=lambda pairing: pairing.place):
         yield from in_chapter("What changed and why", pairing.sections(pair, anchor=anchor))
+
+
+def _weights(pair: PairRecord) -> Iterator[Section]:
+    if pair.weights is not None:
+        yield pair.weights.section(anchor="pair")
 
 
 def _explained(pair: PairRecord) -> Iterator[Section]:

@@ -40,6 +40,7 @@ def pair_json(pair: PairRecord) -> dict[str, Any]:
         "refused_needles": _refused(pair.a.heads, pair.b.heads),
         "facts": pair.facts,
         "not_compared": dict(pair.missing),
+        "weights": None if pair.weights is None else _records(pair.weights.to_frame()),
         "explanations": [found.to_json() for found in pair.explanations],
     }
     return {name: _plain(value) for name, value in document.items()}
@@ -50,7 +51,8 @@ def pair_html(pair: PairRecord) -> str:
     sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in pair_verdict(pair))
     parts = [f"<p><b>{escape(pair.a.label)} → {escape(pair.b.label)}</b></p><ul>{sentences}</ul>"]
     parts += [_html(table.frame.head(SHOWN)) for table in pair_tables(pair) if len(table.frame)]
-    parts += [found._repr_html_() for found in pair.explanations]
+    asked = (*pair.explanations, *(() if pair.weights is None else (pair.weights,)))
+    parts += [found._repr_html_() for found in asked]
     return "".join(parts)
 
 

@@ -105,3 +105,17 @@ def test_a_pair_explains_itself_where_its_checkpoints_are_known(edited: Path, tm
     run = circuit_drift.run(edited, **asked)
     with pytest.raises(BadPrompt, match=r"circuit_drift\.explain"):
         run.diff(1, 2).explain()
+
+
+def test_every_diff_shows_how_much_the_weights_changed(edited: Path, tmp_path: Path):
+    page = tmp_path / "pair.html"
+    asked = ["diff", f"{edited}@1", f"{edited}@2", "--measures", "heads", "--length", "64"]
+    asked += ["--store", str(tmp_path / "store")]
+    told = CliRunner().invoke(app, [*asked, "--html", str(page)])
+    assert (
+        "Weights, relative change from 1 to 2: largest QK map a0.h0 (0, cosine 1); largest OV map a1.h1 (1"
+        in told.output
+    )
+    assert "How much each head" in page.read_text()
+    weights = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)["weights"]
+    assert weights[0] == {"component": "a1.h1", "kind": "OV", "layer": 1, "relative": 1.0, "cosine": None}
