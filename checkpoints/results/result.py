@@ -14,18 +14,20 @@ Saving and loading follow the fields (`checkpoints.results.fields`); a result th
 `_stored` and `_restored` alone. A figure, where there is one, is the method ``plot``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from html import escape
+from itertools import chain
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from checkpoints.errors import DamagedResult
+from checkpoints.errors import BadPrompt, DamagedResult
 from checkpoints.results.artifacts import open_artifact, read_artifact, write_artifact
 from checkpoints.results.fields import Arrays, pack, unpack
+from checkpoints.results.soundness import flaws
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,11 +45,15 @@ class Result:
         title: heads the page in a notebook; "" for none.
         stored_as: field -> its name on disk, where that is another one.
         on_disk: names on disk of the large tables that `open` leaves in their file.
+        shapes: field -> the letters of its axes (``"N L H"``), each of one length in all; of a table, of every array.
+        needed: names that its ``meta`` must have.
     """
 
     artifact: ClassVar[str]
     title: ClassVar[str] = ""
     stored_as: ClassVar[Mapping[str, str]] = {}
+    shapes: ClassVar[Mapping[str, str]] = {}
+    needed: ClassVar[tuple[str, ...]] = ()
     on_disk: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -90,9 +96,17 @@ class Result:
     @classmethod
     def _of(cls, folder: Path | str, document: Mapping[str, Any], arrays: Mapping[str, Any]) -> Self:
         try:
-            return cls._restored(document, arrays)
+            found = cls._restored(document, arrays)
+            flaw = next(chain(flaws(found), found._flaws()), None)
         except KeyError as missing:
             raise DamagedResult(f"{folder} lacks {missing}: delete the folder and run again") from missing
+        except (ArithmeticError, AttributeError, BadPrompt, LookupError, TypeError, ValueError) as error:
+            raise DamagedResult(
+                f"{folder} holds no {cls.artifact} ({error}): delete the folder and run again"
+            ) from error
+        if flaw is not None:
+            raise DamagedResult(f"{folder} holds no {cls.artifact} ({flaw}): delete the folder and run again")
+        return found
 
     def _stored(self) -> tuple[dict[str, Any], Arrays]:
         """The result as JSON and arrays."""
@@ -111,6 +125,10 @@ class Result:
             placed[former.get(first, first) + dot + rest] = array
         found: Self = unpack(cls, named, "", placed)
         return found
+
+    def _flaws(self) -> Iterator[str]:
+        """What is wrong with it beside the kinds and lengths of its fields, where it was read from disk."""
+        yield from ()
 
     def _table(self) -> str:
         """The table of a notebook's page, as HTML."""

@@ -144,12 +144,12 @@ def _provenance(points: tuple[Point, ...], origins: Mapping[str, str]) -> list[t
     for point in points:
         for record in _recorded(point):
             for name in ("code_version", "dtype", "device", "attention", "tokenizer_hash", "parameters"):
-                found.setdefault(name, {})[str(record[name])] = None
+                found.setdefault(name, {})[str(record.get(name, "unknown"))] = None
     rows = [(name.replace("_", " "), "; ".join(values)) for name, values in found.items()]
     hashes = []
     for point in points:
         for record in _recorded(point)[:1]:
-            hashes.append(f"{point.name}: {record['weights_hash'][:16]}")
+            hashes.append(f"{point.name}: {str(record.get('weights_hash', 'unknown'))[:16]}")
     return [*origins.items(), *rows, ("weights (sha256)", ", ".join(hashes))]
 
 

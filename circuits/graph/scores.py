@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,7 @@ class AttributionGraph(Result):
 
     artifact, title = "attribution_graph", "Attribution graph"
     on_disk = ("scores",)
+    shapes: ClassVar[Mapping[str, str]] = {"clean_metric": "N", "corrupt_metric": "N", "answer_rank": "N", "group": "N"}
 
     scores: Floats
     shape: GraphShape
@@ -71,6 +72,12 @@ class AttributionGraph(Result):
             self.__dict__["_held"] = np.ascontiguousarray(given[:, self.mask])
         elif given.shape[1] != (edges := int(self.mask.sum())):
             raise BadPrompt(f"a graph of {edges:,} edges has a score for each of them, not {given.shape[1]:,}")
+
+    def _flaws(self) -> Iterator[str]:
+        if len(self.labels) != len(self) or not len(self):
+            yield f"{len(self.labels)} facts have labels where {len(self)} were asked"
+        if set(self.group.tolist()) != set(range(self.units)):
+            yield f"its facts are not in {self.units} units"
 
     def __len__(self) -> int:
         return len(self.clean_metric)

@@ -4,9 +4,9 @@ faithfulness = (m_circuit - m_corrupt) / (m_clean - m_corrupt), on means over th
 al. 2024). 1 = all of it, 0 = none; it can exceed 1, when parts that work against the answer are left out.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,6 +115,9 @@ class FaithfulnessCurve(Result):
     """
 
     artifact, title = "faithfulness", "Faithfulness"
+    shapes: ClassVar[Mapping[str, str]] = {
+        "n_edges": "S", "metric": "S N", "random_metric": "S R N", "clean_metric": "N", "corrupt_metric": "N",
+    }  # fmt: skip
 
     shares: tuple[float, ...]
     n_edges: NDArray[np.integer]
@@ -124,6 +127,10 @@ class FaithfulnessCurve(Result):
     corrupt_metric: Floats
     shape: GraphShape
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def _flaws(self) -> Iterator[str]:
+        if len(self.shares) != len(self.n_edges) or not self.shares:
+            yield f"{len(self.shares)} shares have {len(self.n_edges)} sizes"
 
     @property
     def drawn(self) -> int:

@@ -9,7 +9,7 @@ the whole vocabulary summed in place of the answer). Other roles come from score
 previous-token, induction, retrieval.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -50,12 +50,20 @@ class HeadRoles(Result):
 
     artifact, title = "head_roles", "Roles of heads"
     stored_as: ClassVar[Mapping[str, str]] = {"scores": "score"}
+    shapes: ClassVar[Mapping[str, str]] = {"subject": "N L H", "relation": "N L H"}
 
     subject: Floats
     relation: Floats
     scores: Mapping[str, Floats] = field(default_factory=dict)
     thresholds: Mapping[str, float] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def _flaws(self) -> Iterator[str]:
+        if self.scores.keys() != self.thresholds.keys():
+            yield "its roles are not those that it has thresholds for"
+        for role, values in self.scores.items():
+            if values.shape[1:] != self.subject.shape[1:]:
+                yield f"{role} is of {values.shape[1:]} heads, not {self.subject.shape[1:]}"
 
     def __len__(self) -> int:
         return len(self.subject)

@@ -43,6 +43,9 @@ class NeedleMap(Result):
 
     artifact, title = "needle_map", "Needle map"
     stored_as: ClassVar[Mapping[str, str]] = {"meta": "about"}
+    shapes: ClassVar[Mapping[str, str]] = {
+        "row": "P", "column": "P", "needle": "P", "nll": "P T", "correct": "P", "achieved": "P", "recall": "P",
+    }  # fmt: skip
 
     axes: tuple[str, str]
     rows: tuple[float, ...]

@@ -1,7 +1,7 @@
 """Retrieval scores of one checkpoint as a value: numpy only, saved and loaded without torch."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -63,6 +63,7 @@ class DetectorScores(Result):
 
     main: ClassVar[str] = ""
     artifact = "head_scores"
+    shapes: ClassVar[Mapping[str, str]] = {"detectors": "N L H"}
     extra: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -251,7 +252,18 @@ class Scores(DetectorScores):
 
     main: ClassVar[str] = "copy"
     artifact = "retrieval_scores"
+    needed = ("prompts", "chance")
+    shapes: ClassVar[Mapping[str, str]] = {
+        "detectors": "N L H", "nll": "N T", "correct": "N", "accepted": "N", "depth": "N", "needle": "N",
+        "steps": "N L H T",
+    }  # fmt: skip
     extra: ClassVar[tuple[str, ...]] = ("nll", "correct", "accepted", "depth", "needle", "steps")
+
+    def _flaws(self) -> Iterator[str]:
+        if "copy" not in self.detectors or not len(self):
+            yield "it has no retrieval score of any prompt"
+        elif self.kv_heads < 1 or self.shape[1] % self.kv_heads:
+            yield f"{self.shape[1]} heads cannot share {self.kv_heads} KV heads"
 
     @property
     def cluster(self) -> NDArray[np.integer]:
