@@ -77,7 +77,7 @@ class Part:
         self.heading = html.unescape(_one("<h[23]>(.*?)</h[23]>", text))
         self.sentence = html.unescape(_one("</h[23]>\\s*<p>(.*?)</p>", text))
         self.caption = html.unescape(_one('<p class="caption">(.*?)</p>', text))
-        self.figure = html.unescape(_one('role="img" aria-label="(.*?)"', text))
+        self.figure = html.unescape(_one('role="figure" aria-label="(.*?)"', text))
         self.rows = _one(r"Data \((\d+) rows\)", text)
         table = _one('href="data:text/csv;base64,(.*?)"', text)
         self.table = list(csv.reader(io.StringIO(base64.b64decode(table).decode()))) if table else []
