@@ -253,10 +253,16 @@ class GraphDiff(Result):
         return graph
 
     def plot(self, n: int = 100) -> "go.Figure":
-        """Union of both circuits in the fixed layout: the n edges of largest change, by what became of them."""
+        """The n strongest real changes of the two circuits by what became of them, over the nodes that they touch."""
         from circuits.comparison.graph_diff_view import diff_figure
 
         return diff_figure(self, n)
+
+    def plot_layers(self) -> "go.Figure":
+        """How many edges changed for real between each two layers: for models too deep to draw edge by edge."""
+        from circuits.comparison.graph_diff_view import layers_figure
+
+        return layers_figure(self)
 
     def _nodes(self, status: Status, inside: Circuit, outside: Circuit) -> tuple[str, ...]:
         chosen = np.zeros(self.shape.mask.shape, dtype=bool)

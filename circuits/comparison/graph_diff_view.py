@@ -1,19 +1,23 @@
 """A diff in words and as a figure: every number computed; figures are returned, never shown."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from checkpoints.results.figure import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, dress
+from checkpoints.results.figure import BLUE, GREEN, GREY, ORANGE, PURPLE, UNSIGNED, VERMILLION, dress
 from checkpoints.results.text import counted
 from checkpoints.stats.permutation import smallest_sign_flip_p
-from circuits.graph.layout import Style, add_edges, canvas
+from circuits.graph.layout import Style
 from circuits.graph.scores import meaning
 from circuits.graph.shape import GraphShape
+from circuits.graph.touched import Bows, layer_of, node_of, touched_figure
 from circuits.roles.roles import changes_sentence
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+    from numpy.typing import NDArray
 
     from circuits.comparison.graph_diff import GraphDiff
     from circuits.comparison.similarity import Similarity
@@ -22,12 +26,16 @@ if TYPE_CHECKING:
 STYLES = {
     "gained": Style(BLUE, "solid", "diamond"),
     "lost": Style(VERMILLION, "dot", "x"),
-    "strengthened": Style(GREEN, "solid", "triangle-up"),
+    "strengthened": Style(GREEN, "longdash", "triangle-up"),
     "weakened": Style(ORANGE, "dash", "triangle-down"),
     "flipped": Style(PURPLE, "dashdot", "star"),
     "kept": Style(GREY, "solid", "circle"),
-    "uncertain": Style(GREY, "longdash", "circle-open", folded=True),
+    "uncertain": Style(GREY, "longdash", "circle-open"),
 }
+
+
+RESTING = ("kept", "uncertain")
+EXAMPLES = 5
 
 
 def diff_verdict(diff: "GraphDiff") -> str:
@@ -89,32 +97,102 @@ def _main_overlap(diff: "GraphDiff") -> "Similarity":
 
 
 def diff_figure(diff: "GraphDiff", n: int = 100) -> "go.Figure":
-    """The n edges of largest change, of those in either circuit or changed for real."""
-    status = diff.status
-    shown = np.flatnonzero(status != "outside")
-    shown = shown[np.argsort(-np.abs(diff.delta[shown]), kind="stable")][:n]
+    """The edges of either circuit that changed for real, strongest change first, n at most; the rest folded.
+
+    Only the nodes that they touch are drawn, each with its name. Edges that were kept, or whose change is uncertain,
+    wait in the legend, as far as they join two of these nodes; where nothing changed they are what is drawn.
+    """
+    changed = _strongest(diff, _drawn_first(diff), n)
     names = _edge_names(diff.shape)
-    texts = {
-        i: f"{w} → {r}<br>{status[i]}: {diff.a[i]:+.3g} → {diff.b[i]:+.3g}<br>Δ {diff.delta[i]:+.3g} "
-        f"[{diff.tests.low[i]:+.3g}, {diff.tests.high[i]:+.3g}], q = {diff.tests.q[i]:.2g}"
-        for i, (w, r) in ((i, names[i]) for i in shown)
-    }
-    figure = canvas(diff.shape, [names[i] for i in shown])
-    largest = float(np.abs(diff.delta[shown]).max(initial=0)) or 1.0
-    for kind, style in STYLES.items():
-        chosen = [i for i in shown if status[i] == kind]
-        sizes = np.abs(diff.delta[chosen]) / largest
-        add_edges(figure, diff.shape, kind, style, [names[i] for i in chosen], [texts[i] for i in chosen], sizes)
-    counts = diff.counts
-    gained, lost = counts["gained"], counts["lost"]
+    others = _strongest(diff, np.flatnonzero(np.isin(diff.status, RESTING)), len(names))
+    if len(changed):
+        touched = {node for i in changed for node in (names[i][0], node_of(names[i][1]))}
+        others = np.array([i for i in others if {names[i][0], node_of(names[i][1])} <= touched], dtype=int)
+    shown = np.concatenate([changed, others[: n - len(changed)]]).astype(int)
+    figure = touched_figure(diff.shape, list(_classes(diff, shown, folded=bool(len(changed)))))
+    gained, lost = diff.counts["gained"], diff.counts["lost"]
+    rest = f"the {len(changed)} strongest real changes of the two circuits; "
+    if not len(changed):
+        rest = "nothing changed for real: what both circuits keep; "
     dress(
         figure,
         title=f"{counted(diff.n_significant, 'edge')} changed for real; {gained} gained, {lost} lost",
-        subtitle=f"the {len(shown)} strongest changes of the two circuits; {meaning(diff.meta)}; click a class to show "
-        "or hide it",
-        height=640,
+        subtitle=f"{rest}{meaning(diff.meta)}; click a class to show or hide it",
+        height=figure.layout.height,
     )
     return figure
+
+
+def layers_figure(diff: "GraphDiff") -> "go.Figure":
+    """How many edges changed for real from each layer (across) to each layer (up): for deep models."""
+    import plotly.graph_objects as go
+
+    counts, examples = _by_layers(diff)
+    ticks = ["input", *(f"layer {i}" for i in range(diff.shape.n_layers)), "logits"]
+    used = [i for i in range(len(ticks)) if counts[i].any() or counts[:, i].any()]
+    rows, columns = [i for i in used if i > 0], [i for i in used if i < len(ticks) - 1]
+    hover = [[examples.get((row, column), "no edge changed") for column in columns] for row in rows]
+    figure = go.Figure(
+        go.Heatmap(
+            z=counts[np.ix_(rows, columns)],
+            x=[ticks[i] for i in columns],
+            y=[ticks[i] for i in rows],
+            text=hover,
+            hovertemplate="%{x} → %{y}: %{z} changed<br>%{text}<extra></extra>",
+            colorscale=UNSIGNED,
+            colorbar={"title": {"text": "edges"}},
+        )
+    )
+    figure.update_xaxes(title_text="layer that writes")
+    figure.update_yaxes(title_text="layer that reads")
+    written, total = counts.sum(0), int(counts.sum())
+    most = f"; {ticks[int(written.argmax())]} writes {int(written.max())} of them" if total else ""
+    return dress(
+        figure,
+        title=f"{counted(total, 'edge')} changed for real{most}",
+        subtitle="every edge of the graph that changed for real, by the layers that it joins; layers without one are "
+        "left out",
+        height=min(1400, 260 + 22 * len(rows)),
+    )
+
+
+def _drawn_first(diff: "GraphDiff") -> "NDArray[np.integer]":
+    return np.flatnonzero(~np.isin(diff.status, (*RESTING, "outside")))
+
+
+def _strongest(diff: "GraphDiff", edges: "NDArray[np.integer]", n: int) -> "NDArray[np.integer]":
+    return edges[np.argsort(-np.abs(diff.delta[edges]), kind="stable")][:n]
+
+
+def _classes(diff: "GraphDiff", shown: "NDArray[np.integer]", *, folded: bool) -> Iterator[Bows]:
+    """The edges shown, by what became of them."""
+    names = _edge_names(diff.shape)
+    largest = float(np.abs(diff.delta[shown]).max(initial=0)) or 1.0
+    for kind, style in STYLES.items():
+        chosen = [i for i in shown if diff.status[i] == kind]
+        looks = replace(style, folded=folded and kind in RESTING)
+        texts = [_told(diff, i, *names[i]) for i in chosen]
+        yield Bows(kind, looks, [names[i] for i in chosen], texts, np.abs(diff.delta[chosen]) / largest)
+
+
+def _told(diff: "GraphDiff", i: int, writer: str, reader: str) -> str:
+    return (
+        f"{writer} → {reader}<br>{diff.status[i]}: {diff.a[i]:+.3g} → {diff.b[i]:+.3g}<br>Δ {diff.delta[i]:+.3g} "
+        f"[{diff.tests.low[i]:+.3g}, {diff.tests.high[i]:+.3g}], q = {diff.tests.q[i]:.2g}"
+    )
+
+
+def _by_layers(diff: "GraphDiff") -> tuple["NDArray[np.integer]", dict[tuple[int, int], str]]:
+    """[layers + 2, layers + 2] changed edges by reader's and writer's layer, input first; the strongest of each."""
+    size = diff.shape.n_layers + 2
+    counts, examples = np.zeros((size, size), dtype=int), dict[tuple[int, int], list[str]]()
+    names = _edge_names(diff.shape)
+    for i in _strongest(diff, np.flatnonzero(diff.changed), len(names)):
+        writer, reader = names[i]
+        place = layer_of(diff.shape, node_of(reader)) + 1, layer_of(diff.shape, writer) + 1
+        counts[place] += 1
+        examples.setdefault(place, []).append(f"{writer} → {reader} {diff.delta[i]:+.3g}")
+    return counts, {place: "<br>".join(told[:EXAMPLES]) for place, told in examples.items()}
 
 
 def _edge_names(shape: GraphShape) -> list[tuple[str, str]]:

@@ -219,17 +219,48 @@ def test_the_figure_of_a_diff():
     figure = diffed().plot()
     assert figure.layout.title.text == "5 edges changed for real; 1 gained, 1 lost"
     assert figure.layout.title.subtitle.text == (
-        "the 7 strongest changes of the two circuits; positive = corrupting the edge raises the logit difference; "
+        "the 5 strongest real changes of the two circuits; positive = corrupting the edge raises the logit difference; "
         "click a class to show or hide it"
     )
-    assert {trace.name for trace in figure.data if trace.name} == {
-        "gained (1)", "lost (1)", "strengthened (1)", "weakened (1)", "flipped (1)", "kept (1)", "uncertain (1)",
-    }  # fmt: skip
+    edges = {trace.name: trace.visible for trace in figure.data if trace.name and "(" in trace.name}
+    assert edges == {
+        **dict.fromkeys(("gained (1)", "lost (1)", "strengthened (1)", "weakened (1)", "flipped (1)"), True),
+        **dict.fromkeys(("kept (1)", "uncertain (1)"), "legendonly"),
+    }
     texts = [text for trace in figure.data for text in (trace.text or ()) if "→" in text]
     assert "a0.h0 → m0<br>flipped: +0.4 → -0.5<br>Δ -0.9 [-1, -0.8], q = 0.001" in texts
     two = diffed().plot(2)
-    assert "the 2 strongest changes" in two.layout.title.subtitle.text
-    assert {trace.name for trace in two.data if trace.name} == {"flipped (1)", "gained (1)"}
+    assert "the 2 strongest real changes" in two.layout.title.subtitle.text
+    assert {trace.name for trace in two.data if "(" in (trace.name or "")} == {"flipped (1)", "gained (1)"}
+
+
+def test_the_figure_of_a_diff_without_a_real_change_shows_what_is_kept():
+    figure = diffed(global_p=0.5).plot()
+    assert figure.layout.title.text == "0 edges changed for real; 0 gained, 0 lost"
+    assert figure.layout.title.subtitle.text.startswith("nothing changed for real: what both circuits keep; positive")
+    assert {trace.visible for trace in figure.data if (trace.name or "").startswith("kept")} == {True}
+
+
+def test_only_touched_nodes_are_drawn_each_with_its_name_and_kind():
+    found = diffed(circuit_a=circuit(4), circuit_b=circuit(1, 4)).plot(1)
+    assert {name: trace.name for trace in found.data if "text" in trace.mode for name in trace.text} == {
+        "input": "input or logits",
+        "a0.h0": "head",
+    }
+    (bow,) = (trace for trace in found.data if trace.mode == "lines")
+    assert bow.name == "gained (1)"
+    assert (bow.x[0], bow.y[0], bow.x[16], bow.y[16], bow.x[17]) == (0.5, 0.0, 0.5, 1.0, None)
+
+
+def test_where_edges_changed_layer_by_layer():
+    figure = diffed().plot_layers()
+    assert figure.layout.title.text == "5 edges changed for real; input writes 4 of them"
+    (heat,) = figure.data
+    assert (heat.x, heat.y) == (("input", "layer 0"), ("layer 0", "logits"))
+    assert heat.z.tolist() == [[3, 1], [1, 0]]
+    assert heat.text[0][1] == "a0.h0 → m0 -0.9"
+    assert heat.text[1][1] == "no edge changed"
+    assert diffed(global_p=0.5).plot_layers().layout.title.text == "0 edges changed for real"
 
 
 def graph(scores, classes=None, prompts="p", metric=1.0) -> AttributionGraph:

@@ -29,6 +29,7 @@ CAPTIONS = {
     "transfer": "Faithfulness of each checkpoint's circuit in each model: tells other wiring with the same "
     "function from a function that has moved.",
 }
+DEEP = 8  # layers from which on changes are shown layer by layer too
 HEADINGS = {"nodes": "Nodes", "similarity": "Similarity", "profile": "Depth and spread"}
 BASES = {
     "few": "fewer than 8 facts, or so few that even their smallest possible p would not hold for the pair",
@@ -119,6 +120,13 @@ class CircuitPairing(Pairing):
             caption=f"Measured on {groups.of}. {diff.caption}",
             frame=diff.to_frame(),
         )
+        if diff.shape.n_layers >= DEEP and diff.n_significant:
+            yield Section(
+                f"layers-{anchor}",
+                f"Where edges changed {pair.span}",
+                figure=diff.plot_layers(),
+                caption=f"On {groups.of}. Rows read, columns write; hover shows the strongest changes of a cell.",
+            )
         yield Section(f"edges-{anchor}", f"Edges that changed {pair.span}", frame=shown["edges"])
         for name, heading in HEADINGS.items():
             caption = f"On {groups.of}. {CAPTIONS.get(name, '')}".strip()
