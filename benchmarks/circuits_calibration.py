@@ -107,7 +107,7 @@ def null(kind: str, graph: AttributionGraph, other: AttributionGraph, rng: Gener
     order = rng.permutation(len(graph))
     if kind == NULLS[0]:
         first, second = (graph.only(facts) for facts in (order[:size], order[size : 2 * size]))
-        told = circuits.diff(first, second, pairing="unpaired", splits=1, seed=seed)
+        told = circuits.diff(first, second, pairing="unpaired", splits=1, exchanges=0, seed=seed)
         return told.significant, told.n_significant > 0, bool(told.nodes_changed)
     chosen, scores = graph.only(order[:size]), other.scores
     if kind == NULLS[1]:
@@ -117,7 +117,7 @@ def null(kind: str, graph: AttributionGraph, other: AttributionGraph, rng: Gener
     else:
         apart = (scores - graph.scores).mean(0, dtype=np.float64)
         first, second = chosen, replace(chosen, scores=scores[order[:size]] - apart)
-    told = circuits.diff(first, second, splits=1, seed=seed)
+    told = circuits.diff(first, second, splits=1, exchanges=0, seed=seed)
     return told.significant, told.n_significant > 0, bool(told.nodes_changed)
 
 
@@ -130,7 +130,7 @@ def found(
     among the changed ones.
     """
     chosen = rng.permutation(len(graph))[:size]
-    told = circuits.diff(graph.only(chosen), after.only(chosen), splits=1)
+    told = circuits.diff(graph.only(chosen), after.only(chosen), splits=1, exchanges=0)
     seen = told.to_frame().query("changed")
     edges = set(seen["edge"])
     nodes = {n.split("<")[0] for n in (*seen["writer"], *seen["reader"])} | set(told.nodes_changed)

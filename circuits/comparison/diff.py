@@ -29,6 +29,7 @@ def diff(
     n_edges: int | None = None,
     pairing: Pairing = "paired",
     splits: int | None = None,
+    exchanges: int = 99,
     seed: int = 0,
 ) -> GraphDiff:
     """Compare two stored graphs.
@@ -44,6 +45,7 @@ def diff(
         n_edges: size that the circuits are pruned from; by default that of A's (`AttributionGraph.circuit_edges`).
         pairing: ``paired`` compares fact by fact and needs identical facts; ``unpaired`` takes any.
         splits: random halves for the noise floor; by default 24, and 4 for graphs of more than 200,000 edges.
+        exchanges: permutations behind the p of every overlap; with none there is no such p.
         seed: of splits and permutations.
 
     Raises:
@@ -53,7 +55,9 @@ def diff(
     _require_comparable(a, b, pairing, q)
     # splits and permutations are drawn in one order whichever way round, so that one is exactly minus the other
     if b.fingerprint < a.fingerprint:
-        return _negative(diff(b, a, q=q, n_edges=n_edges, pairing=pairing, splits=splits, seed=seed))
+        return _negative(
+            diff(b, a, q=q, n_edges=n_edges, pairing=pairing, splits=splits, exchanges=exchanges, seed=seed)
+        )
     scores_a, scores_b = a.edge_scores, b.edge_scores
     edges = scores_a.shape[1]
     n = a.circuit_edges if n_edges is None else circuit_size(edges, n_edges)
@@ -75,7 +79,7 @@ def diff(
         nodes_a=writers_a.mean(0),
         nodes_b=writers_b.mean(0),
         node_tests=_moderated(node_tests, of_nodes),
-        profile=profile_changes(a.shape, scores_a, scores_b, paired=paired, seed=seed),
+        profile=profile_changes(a.shape, scores_a, scores_b, paired=paired),
         circuit_a=a.prune(n),
         circuit_b=b.prune(n),
         global_p=exchanged.whole,
@@ -85,6 +89,7 @@ def diff(
             weights=(a.unit_sizes.astype(float), b.unit_sizes.astype(float)),
             sizes=_sizes(n, edges),
             splits=splits,
+            exchanges=exchanges,
             paired=paired,
             seed=seed,
         ),

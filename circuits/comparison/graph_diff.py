@@ -232,11 +232,11 @@ class GraphDiff(Result):
         return pd.DataFrame([{n: getattr(p, n) for n in names} for p in self.profile])
 
     def similarity_frame(self) -> "pd.DataFrame":
-        """One row a measure: value, within (the noise floor) and across with their ranges, random, beyond_noise."""
+        """One row a measure: value, within (the noise floor) and across with their ranges, random, p, beyond_noise."""
         import pandas as pd
 
         names = ("measure", "value", "within", "within_low", "within_high", "across", "across_low", "across_high")
-        rows = [{n: getattr(s, n) for n in (*names, "random", "excess", "beyond_noise")} for s in self.similarity]
+        rows = [{n: getattr(s, n) for n in (*names, "random", "excess", "p", "beyond_noise")} for s in self.similarity]
         return pd.DataFrame(rows)
 
     def to_networkx(self) -> "nx.MultiDiGraph":

@@ -3,6 +3,9 @@
 The floor and the comparison it belongs to are both taken between halves of the facts: *within* compares two disjoint
 halves of one checkpoint, *across* one half at A with the other half at B. If nothing but the prompts differs, the two
 are alike; circuits found from all facts look more similar than halves do, whatever happened to the model.
+
+Whether *across* lies below *within* is a permutation test: if only prompts differ, A and B may be exchanged fact by
+fact (or facts between the two sides, where they are other facts), and within - across is recomputed each time.
 """
 
 from collections.abc import Sequence
@@ -12,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.stats.bootstrap import percentiles
+from checkpoints.stats.permutation import drawn_p
 
 Floats = NDArray[np.floating]
 COSINE = "cosine, all edges"
 SPLITS_LEVEL = 0.9
+NOISE_LEVEL = 0.05
+EXCHANGED_SPLITS = 4
 ROUNDING = 1e-9
 
 
@@ -31,6 +37,7 @@ class Similarity:
         across: mean over splits, a half at A against the other half at B.
         across_low, across_high: 5th and 95th percentile.
         random: mean for circuits of the same size and the same strengths on random edges.
+        p: permutation p that A and B are as alike as halves of one checkpoint; NaN where nothing was exchanged.
     """
 
     measure: str
@@ -42,6 +49,7 @@ class Similarity:
     across_low: float
     across_high: float
     random: float
+    p: float = float("nan")
 
     @property
     def excess(self) -> float:
@@ -50,8 +58,11 @@ class Similarity:
 
     @property
     def beyond_noise(self) -> bool:
-        """Whether A and B are less alike than 95 % of the splits of one checkpoint."""
-        return self.across < self.within_low - ROUNDING
+        """Whether A and B are less alike than prompts alone would make them: p at most 0.05.
+
+        Where nothing was exchanged: less alike than 95 % of the splits of one checkpoint, a test of little power.
+        """
+        return self.p <= NOISE_LEVEL if np.isfinite(self.p) else self.across < self.within_low - ROUNDING
 
 
 class Ranked:
@@ -123,6 +134,7 @@ def similarities(
     weights: tuple[Floats, Floats],
     sizes: Sequence[int],
     splits: int = 24,
+    exchanges: int = 99,
     paired: bool = True,
     seed: int = 0,
 ) -> tuple[Similarity, ...]:
@@ -134,12 +146,16 @@ def similarities(
         weights: [U] and [V] facts in each unit.
         sizes: numbers of edges to look at, in rising order.
         splits: random splits of the units into halves.
-        paired: the units of A and B are the same facts, so that *across* must take different halves.
+        exchanges: permutations behind p; with none, p is NaN.
+        paired: the units of A and B are the same facts, so that *across* must take different halves, and the cosine of
+            all facts products of different ones (`cross_cosine`).
         seed: of the splits.
     """
     rng = np.random.default_rng(seed)
     whole_a, whole_b = Ranked(_mean(a, weights[0]), sizes), Ranked(_mean(b, weights[1]), sizes)
     value = measures(whole_a, whole_b)
+    if paired:
+        value[-1] = cross_cosine(a, b, weights[0])
     within, across, chance = [], [], []
     for _ in range(splits):
         order = rng.permutation(len(a))
@@ -151,10 +167,70 @@ def similarities(
         chance.append(measures(whole_a, Ranked(rng.permutation(whole_b.scores), sizes)))
     low, high = percentiles(np.array(within), level=SPLITS_LEVEL)
     across_low, across_high = percentiles(np.array(across), level=SPLITS_LEVEL)
-    columns = (value, np.mean(within, 0), low, high, np.mean(across, 0), across_low, across_high, np.mean(chance, 0))
+    p = _exchange_p(a, b, weights, sizes, splits=min(splits, EXCHANGED_SPLITS), exchanges=exchanges, paired=paired)
+    columns = (value, np.mean(within, 0), low, high, np.mean(across, 0), across_low, across_high, np.mean(chance, 0), p)
     return tuple(
         Similarity(name, *(float(column[i]) for column in columns)) for i, name in enumerate(measure_names(sizes))
     )
+
+
+def cross_cosine(a: Floats, b: Floats, weights: Floats) -> float:
+    """Cosine of the mean scores of two checkpoints over the same units, from products of different units alone.
+
+    U_xy / sqrt(U_xx U_yy) with U_xy = sum over i != j of w_i w_j x_i . y_j: a unit's noise, which both checkpoints
+    share, is never multiplied with itself (Walther et al. 2016; Diedrichsen et al. 2021). NaN where U_xx or U_yy
+    is not above 0: nothing but noise.
+
+    Args:
+        a: [U, E] scores at A.
+        b: [U, E] at B.
+        weights: [U] of the units.
+    """
+    x, y = (values.astype(np.float64) * weights[:, None] for values in (a, b))
+    total_x, total_y = x.sum(0), y.sum(0)
+    cross = float(total_x @ total_y - np.einsum("ue,ue->", x, y))
+    lengths = [float(total @ total - np.einsum("ue,ue->", z, z)) for total, z in ((total_x, x), (total_y, y))]
+    return float(np.clip(cross / np.sqrt(lengths[0] * lengths[1]), -1, 1)) if min(lengths) > 0 else float("nan")
+
+
+def _exchange_p(
+    a: Floats,
+    b: Floats,
+    weights: tuple[Floats, Floats],
+    sizes: Sequence[int],
+    *,
+    splits: int,
+    exchanges: int,
+    paired: bool,
+) -> Floats:
+    """P of within - across of every measure, over the same splits in every exchange of A and B."""
+    rng = np.random.default_rng(len(a))
+    orders = [(rng.permutation(len(a)), rng.permutation(len(b))) for _ in range(splits)]
+    orders = [(first, first if paired else second) for first, second in orders]
+
+    def excess(scores_a: Floats, scores_b: Floats, of: tuple[Floats, Floats]) -> Floats:
+        found = []
+        for first, second in orders:
+            one, other = _halves(scores_a, of[0], first, sizes), _halves(scores_b, of[1], second, sizes)
+            within = measures(*one) + measures(*other)
+            found.append(within - measures(one[0], other[1]) - measures(one[1], other[0]))
+        return np.asarray(np.mean(found, axis=0))
+
+    if not exchanges:
+        return np.full(len(measure_names(sizes)), np.nan)
+    observed = excess(a, b, weights)
+    hits = np.zeros(len(observed), dtype=int)
+    pooled, heavy = np.concatenate([a, b]), np.concatenate(weights)
+    for _ in range(exchanges):
+        if paired:
+            flips = rng.integers(0, 2, len(a), dtype=bool)
+            side = np.arange(len(a)) + np.where(flips, len(a), 0)
+            first, second = side, (side + len(a)) % (2 * len(a))
+        else:
+            order = rng.permutation(len(pooled))
+            first, second = order[: len(a)], order[len(a) :]
+        hits += excess(pooled[first], pooled[second], (heavy[first], heavy[second])) >= observed - ROUNDING
+    return np.array([drawn_p(int(hit), exchanges) for hit in hits])
 
 
 def _halves(scores: Floats, weights: Floats, order: NDArray[np.integer], sizes: Sequence[int]) -> tuple[Ranked, Ranked]:

@@ -1,7 +1,6 @@
 """The statistics under every sentence about circuits, against textbook formulas and values worked out by hand."""
 
 import itertools
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +10,14 @@ from checkpoints.stats.bootstrap import draw_units, upper_share
 from checkpoints.stats.permutation import label_p, label_test, sign_flip_p, sign_flip_test, smallest_sign_flip_p
 from checkpoints.stats.ttests import difference_test, welch_test
 from circuits.comparison.profile import PROFILES, profile_changes, profiler
-from circuits.comparison.similarity import Ranked, Similarity, measure_names, measures, similarities
+from circuits.comparison.similarity import (
+    Ranked,
+    Similarity,
+    cross_cosine,
+    measure_names,
+    measures,
+    similarities,
+)
 from circuits.graph.circuit import Circuit
 from circuits.graph.shape import GraphShape
 from circuits.tracking.changepoints import Products, apart, best_split, cosines, splits
@@ -67,7 +73,7 @@ def test_stored_halves_are_summed_in_double_precision():
     found = welch_test(one, other)
     np.testing.assert_allclose(found.delta, b.mean(0) - a.mean(0), rtol=1e-9)
     np.testing.assert_allclose(found.p, textbook.ttest_ind(b, a, equal_var=False).pvalue, rtol=1e-8)
-    changes = profile_changes(ONE, np.tile(one, 4), np.tile(other, 4), paired=True, draws=16)
+    changes = profile_changes(ONE, np.tile(one, 4), np.tile(other, 4), paired=True)
     assert (changes[-1].a, changes[-1].b) == pytest.approx((4 * a.mean(0).sum(), 4 * b.mean(0).sum()), rel=1e-12)
 
 
@@ -214,7 +220,13 @@ def test_the_profile_of_a_graph_by_hand():
     np.testing.assert_allclose(profile(np.stack([scores, -scores])), [expected, expected])
 
 
-def test_a_profile_change_has_the_interval_of_the_same_units_drawn_on_both_sides():
+def jackknife(values, x):
+    """Pseudo-values of a function of a mean, written out."""
+    n = len(x)
+    return np.array([n * values(x.mean(0)) - (n - 1) * values(np.delete(x, i, 0).mean(0)) for i in range(n)])
+
+
+def test_a_profile_change_is_the_jackknifes_with_a_t_interval():
     rng = np.random.default_rng(4)
     a = np.abs(rng.standard_normal((6, 8))) + np.arange(6)[:, None]
     b = a + 0.5
@@ -226,37 +238,74 @@ def test_a_profile_change_has_the_interval_of_the_same_units_drawn_on_both_sides
     )
     # every unit grows by 0.5 on each of 8 edges, so whichever facts are drawn, the total grows by 4
     assert (total.delta, total.low, total.high) == pytest.approx((4.0, 4.0, 4.0))
+    # the total of positive scores is a mean over units, whose jackknife is the mean itself
     (*_, loose) = profile_changes(ONE, a, b, paired=False)
-    generator = np.random.default_rng(0)
-    drawn_a, drawn_b = (generator.multinomial(6, [1 / 6] * 6, size=200) / 6 for _ in "ab")
-    expected = np.quantile((drawn_b @ b).sum(1) - (drawn_a @ a).sum(1), [0.025, 0.975])
-    assert (loose.low, loose.high) == pytest.approx(tuple(expected))
-    assert loose.high - loose.low > 5
+    expected = textbook.ttest_ind(b.sum(1), a.sum(1), equal_var=False).confidence_interval(0.95)
+    assert (loose.low, loose.high) == pytest.approx((expected.low, expected.high))
     assert loose.delta == pytest.approx(4.0)
 
 
-def test_profile_changes_of_uneven_sides_and_other_draws():
+def test_a_profile_of_uneven_sides_by_hand():
     rng = np.random.default_rng(7)
     a, b = rng.standard_normal((4, 8)), rng.standard_normal((6, 8))
-    found = profile_changes(ONE, a, b, paired=False, draws=24, seed=3)
-    generator = np.random.default_rng(3)
-    drawn = [generator.multinomial(len(x), [1 / len(x)] * len(x), size=24) / len(x) @ x for x in (a, b)]
-    profile = profiler(ONE)
-    expected = np.quantile(profile(drawn[1]) - profile(drawn[0]), [0.025, 0.975], axis=0)
-    np.testing.assert_allclose([[c.low, c.high] for c in found], expected.T)
-    np.testing.assert_allclose([c.a for c in found], profile(a.mean(0)))
-    np.testing.assert_allclose([c.b for c in found], profile(b.mean(0)))
+    found = profile_changes(ONE, a, b, paired=False)
+    of_a, of_b = (jackknife(profiler(ONE), x) for x in (a, b))
+    np.testing.assert_allclose([c.a for c in found], of_a.mean(0))
+    np.testing.assert_allclose([c.b for c in found], of_b.mean(0))
+    interval = textbook.ttest_ind(of_b, of_a, equal_var=False).confidence_interval(0.95)
+    np.testing.assert_allclose([[c.low, c.high] for c in found], np.transpose([interval.low, interval.high]))
     assert [c.name for c in found] == list(PROFILES)
 
 
-def test_large_graphs_are_resampled_less_often(monkeypatch):
-    rng = np.random.default_rng(7)
-    a, b = rng.standard_normal((4, 8)), rng.standard_normal((4, 8))
-    module = sys.modules[profile_changes.__module__]
-    for large, draws in ((8, 200), (7, 40)):
-        monkeypatch.setattr(module, "LARGE", large)
-        assert profile_changes(ONE, a, b, paired=True) == profile_changes(ONE, a, b, paired=True, draws=draws)
-    assert profile_changes(ONE, a, b, paired=True) != profile_changes(ONE, a, b, paired=True, draws=41)
+def test_noise_makes_no_graph_look_more_spread():
+    """One pattern, 32 noisy units: means over them are 1.5 times as spread; the jackknife takes some of that back."""
+    truth = np.r_[4.0, np.full(7, 0.05)]
+    spread = profiler(ONE)(truth)[1]
+    rng = np.random.default_rng(0)
+    draws = [truth + rng.normal(size=(32, 8)) for _ in range(80)]
+    plain = np.mean([profiler(ONE)(x.mean(0))[1] for x in draws])
+    freed = np.mean([profile_changes(ONE, x, x, paired=True)[1].a for x in draws])
+    assert plain - spread > 0.5
+    assert abs(freed - spread) < 0.75 * (plain - spread)
+
+
+def test_the_cosine_of_shared_prompts_takes_products_of_different_ones():
+    """Noise that both checkpoints share makes orthogonal circuits look alike; between different prompts it does not."""
+    rng = np.random.default_rng(0)
+    first, second = np.repeat([[3.0, 0.0]], 200, 1), np.repeat([[0.0, 3.0]], 200, 1)
+    noise = rng.normal(0, 6, (12, 400))
+    a, b, ones = first + noise, second + noise + rng.normal(size=noise.shape), np.ones(12)
+    plain = a.mean(0) @ b.mean(0) / np.linalg.norm(a.mean(0)) / np.linalg.norm(b.mean(0))
+    assert plain > 0.3
+    assert cross_cosine(a, b, ones) == pytest.approx(0.0, abs=0.1)
+    assert cross_cosine(a, a, ones) == pytest.approx(1.0)
+    assert cross_cosine(a, -2 * a, ones) == pytest.approx(-1.0)
+    assert np.isnan(cross_cosine(np.array([[1.0], [-1.0]]), np.ones((2, 1)), np.ones(2)))
+    x, y = np.array([[1.0, 2.0], [3.0, 1.0], [2.0, 2.0]]), np.array([[2.0, 0.0], [1.0, -1.0], [2.0, 1.0]])
+    weights = np.array([1.0, 2.0, 3.0])
+
+    def products(one, other):
+        return sum(
+            weights[i] * weights[j] * one[i] @ other[j] for i in range(3) for j in range(3) if i != j
+        )  # fmt: skip
+
+    assert cross_cosine(x, y, weights) == pytest.approx(products(x, y) / np.sqrt(products(x, x) * products(y, y)))
+
+
+def test_overlaps_are_tested_by_exchanging_the_checkpoints():
+    rng = np.random.default_rng(2)
+    pattern, other = rng.normal(size=(2, 200))
+    noise = rng.normal(0, 1.5, (2, 20, 200))
+    ones = (np.ones(20), np.ones(20))
+    same = similarities(pattern + noise[0], pattern + noise[1], weights=ones, sizes=[40])
+    moved = similarities(pattern + noise[0], 0.7 * pattern + 0.3 * other + noise[1], weights=ones, sizes=[40])
+    assert all(found.p > 0.05 and not found.beyond_noise for found in same)
+    assert moved[-1].p == pytest.approx(1 - 0.05 ** (1 / 99)), "no exchange reached it"
+    assert moved[-1].beyond_noise
+    assert moved[-1].across > moved[-1].within_low, "which single splits do not tell"
+    untested = similarities(pattern + noise[0], pattern + noise[1], weights=ones, sizes=[40], exchanges=0)
+    assert all(np.isnan(found.p) for found in untested)
+    assert [found.within for found in untested] == [found.within for found in same]
 
 
 def test_measures_of_similarity_by_hand():

@@ -188,7 +188,7 @@ def test_two_prompt_sets_of_one_checkpoint_are_called_different_no_more_often_th
     called = [
         circuits.diff(
             graph(samples(2 * i, noise=1.0)), graph(samples(2 * i + 1, noise=1.0), prompts="others"),
-            pairing="unpaired", splits=1,
+            pairing="unpaired", splits=1, exchanges=0,
         ).significant
         for i in range(60)
     ]  # fmt: skip
@@ -201,7 +201,7 @@ def test_differences_without_a_direction_are_called_no_more_often_than_stated():
     for seed in range(60):
         pair = np.stack([samples(seed, noise=1.0), samples(seed, noise=1.0, base_seed=9)])
         side = np.random.default_rng(seed).integers(0, 2, 16)
-        found = circuits.diff(graph(pair[side, range(16)]), graph(pair[1 - side, range(16)]), splits=1)
+        found = circuits.diff(graph(pair[side, range(16)]), graph(pair[1 - side, range(16)]), splits=1, exchanges=0)
         called.append(found.significant)
         named.append(found.n_significant > 0)
     assert np.mean(called) <= 0.1
