@@ -153,6 +153,27 @@ def widened(low: Floats, high: Floats, *, units: int, level: float = LEVEL) -> t
     return np.where(low == 1, 1 - reach, low), np.where(high == 0, reach, high)
 
 
+def share_interval(hits: Floats, trials: Floats, *, level: float = LEVEL) -> tuple[Floats, Floats]:
+    """Interval of a share of independent units of which ``hits`` of ``trials`` were seen (Wilson 1927).
+
+    It holds the share itself at any number, and covers 95 % on average; NaN where nothing was tried.
+
+    Args:
+        hits: [...] how many.
+        trials: [...] of how many.
+        level: coverage.
+    """
+    from scipy.stats import norm
+
+    hits, trials = np.asarray(hits, dtype=np.float64), np.asarray(trials, dtype=np.float64)
+    z = float(norm.ppf((1 + level) / 2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        centre = (hits + z**2 / 2) / (trials + z**2)
+        half = z * np.sqrt(hits * (trials - hits) / trials + z**2 / 4) / (trials + z**2)
+    low, high = np.where(hits == 0, 0.0, centre - half), np.where(hits == trials, 1.0, centre + half)
+    return np.where(trials > 0, low, np.nan), np.where(trials > 0, high, np.nan)
+
+
 def upper_share(hits: int, trials: int, *, level: float = LEVEL) -> float:
     """Upper confidence limit of a share of which ``hits`` of ``trials`` were seen (Clopper and Pearson 1934)."""
     from scipy.stats import beta

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
 from checkpoints.results.result import Result
+from checkpoints.stats.bootstrap import share_interval
 from circuit_drift.knowledge.diverging import Divergence, divergence
 from circuit_drift.knowledge.history import Spell, Survival, spells, survival
-from circuit_drift.knowledge.resampling import Resampled, reaches, resample
+from circuit_drift.knowledge.resampling import FEWEST_PROBES, Resampled, reaches, resample
 from circuit_drift.knowledge.scores import UnitScores
 from circuit_drift.knowledge.transitions import Bools, Transitions, transitions
 
@@ -33,7 +34,7 @@ class Ledger(Result):
     Attributes:
         scores: what was measured.
         threshold: a unit is known iff its mean score is at least this.
-        support: share of probe resamples that must repeat an acquisition, else it is noise.
+        support: share of probe resamples that must repeat an acquisition, else it cannot be told from flicker.
         draws: resamples of the probes.
         seed: of the resamples.
     """
@@ -70,10 +71,32 @@ class Ledger(Result):
 
     @cached_property
     def noise(self) -> Bools:
-        """[U, S] acquisitions that resampling undoes; all False where nothing can be resampled."""
+        """[U, S] acquisitions that cannot be told from flicker, as resampling probes undoes them.
+
+        Many of them are real: of units that go from .1 to .8, two thirds with 5 probes and a third with 10. All False
+        of units with fewer than five probes, of which nothing is said.
+        """
         if self.resampled is None:
             return np.zeros_like(self.known)
-        return self.moves.acquired & (self.resampled.acquired < self.support)
+        return self.moves.acquired & self.told[:, None] & (self.resampled.acquired < self.support)
+
+    @cached_property
+    def told(self) -> NDArray[np.bool_]:
+        """[U] units with probes enough to speak of flicker."""
+        return np.asarray((~np.isnan(self.scores.probes)).any(axis=1).sum(axis=1) >= FEWEST_PROBES)
+
+    def interval(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """[S] ends of the 95 % interval of a count, as if the units were drawn from many like them.
+
+        Wilson's interval of the share of the units asked, times their number; it holds the count itself.
+
+        Args:
+            name: ``known``, ``acquired``, ``retained``, ``forgotten`` or ``relearned``.
+        """
+        asked = self.scores.asked.sum(axis=0)
+        counts = (self.known if name == "known" else getattr(self.moves, name)).sum(axis=0)
+        low, high = share_interval(counts, asked)
+        return low * asked, high * asked
 
     @property
     def newly_learned(self) -> NDArray[np.bool_]:
@@ -105,7 +128,7 @@ class Ledger(Result):
         return divergence(self.scores, loss, unit=unit)
 
     def to_frame(self, by: str | None = None) -> "pd.DataFrame":
-        """One row a step (and value of ``by``): counts, mean score, and where probes allow it intervals and noise."""
+        """One row a step (and value of ``by``): counts with intervals, mean score, perhaps flicker (``noise``)."""
         import pandas as pd
 
         if by is not None:
@@ -116,9 +139,8 @@ class Ledger(Result):
         columns |= {"mean": [float(np.nanmean(m)) if a.any() else np.nan for m, a in self._columns()]}
         for name in ("known", "acquired", "retained", "forgotten", "relearned"):
             columns[name] = (self.known if name == "known" else getattr(self.moves, name)).sum(axis=0)
-            if self.resampled is not None:
-                columns |= {f"{name}_low": self.resampled.low[name], f"{name}_high": self.resampled.high[name]}
-        columns["noise"] = self.noise.sum(axis=0) if self.resampled is not None else np.nan
+            columns |= {f"{name}_{end}": ends for end, ends in zip(("low", "high"), self.interval(name), strict=True)}
+        columns["noise"] = self.noise.sum(axis=0) if self.told.any() else np.nan
         return pd.DataFrame(columns)
 
     def units_frame(self) -> "pd.DataFrame":
@@ -214,7 +236,7 @@ def ledger(
     Args:
         scores: from `read_scores`, `scores_from_frame`, `series_scores` or `graph_scores`.
         threshold: a unit is known iff its mean score is at least this.
-        support: share of probe resamples that must repeat an acquisition for it not to be noise.
+        support: share of probe resamples that must repeat an acquisition for it to be told from flicker.
         draws: resamples of the probes.
         seed: of the resamples.
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from checkpoints.results.figure import BLUE, GREEN, VERMILLION, dress
 from checkpoints.results.text import counted
+from circuit_drift.knowledge.resampling import FEWEST_PROBES
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -35,8 +36,13 @@ def findings(book: "Ledger") -> tuple[str, ...]:
 def _noise(book: "Ledger") -> str:
     if book.resampled is None:
         return "one score per unit and step: how much of this is noise of the probes cannot be said"
-    noisy, total = int(book.noise.sum()), int(book.moves.acquired.sum())
-    return f"{noisy} of {total} acquisitions are noise: fewer than {book.support:.0%} of probe resamples repeat them"
+    if not book.told.any():
+        return f"fewer than {FEWEST_PROBES} probes per unit: how much of this is flicker cannot be said"
+    noisy, total = int(book.noise.sum()), int(book.moves.acquired[book.told].sum())
+    return (
+        f"{noisy} of {total} acquisitions cannot be told from flicker: fewer than {book.support:.0%} of probe "
+        "resamples repeat them"
+    )
 
 
 def plot_ledger(book: "Ledger") -> "go.Figure":
@@ -49,8 +55,8 @@ def plot_ledger(book: "Ledger") -> "go.Figure":
     heights = {"retained": others, "acquired": acquired - noise, "noise": noise}
     figure = go.Figure()
     for name, height in heights.items():
-        title = "acquired, undone by resampling" if name == "noise" else name
-        if name != "noise" or book.resampled is not None:
+        title = "acquired, perhaps flicker" if name == "noise" else name
+        if name != "noise" or book.told.any():
             figure.add_bar(x=steps, y=height, name=title, marker_color=COLOURS[name])
     lost = -book.moves.forgotten.sum(axis=0)
     figure.add_bar(x=steps, y=lost, name="forgotten", marker_color=COLOURS["forgotten"])

@@ -1,6 +1,8 @@
 """What another draw of probes would have said: a unit near the threshold flickers by itself.
 
-Probes of a unit are drawn anew with replacement, the same ones at every step, so that steps stay paired.
+Probes of a unit are drawn anew with replacement, the same ones at every step, so that steps stay paired. This says how
+single transitions would repeat; how far counts would be off for other units is their share's interval over the units
+(`Ledger.interval`), as a threshold on few resampled probes is biased.
 """
 
 from dataclasses import dataclass
@@ -9,28 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
-from checkpoints.stats.bootstrap import draw_units, percentiles, resampled_means
+from checkpoints.stats.bootstrap import draw_units, resampled_means
 from checkpoints.stats.units import Floats
 from circuit_drift.knowledge.scores import UnitScores
 from circuit_drift.knowledge.transitions import transitions
 
-COUNTED = ("known", "acquired", "retained", "forgotten", "relearned")
+FEWEST_PROBES = 5
+"""Probes of a unit below which nothing is said of flicker: any one of them turns the unit over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resampled:
-    """Counts and single transitions under resampling of probes.
+    """Single transitions under resampling of probes.
 
     Attributes:
-        low, high: count -> [S] ends of its 95 % interval.
         known: [U, S] share of draws in which a unit is known.
         acquired: [U, S] share of draws in which it is acquired at that step.
         forgotten: [U, S] the same of forgetting.
         draws: how many.
     """
 
-    low: dict[str, Floats]
-    high: dict[str, Floats]
     known: Floats
     acquired: Floats
     forgotten: Floats
@@ -53,20 +53,14 @@ def resample(scores: UnitScores, threshold: float, *, draws: int = 1000, seed: i
         raise BadPrompt("each unit has one score a step, so its probes cannot be resampled; give scores by probe")
     rng = np.random.default_rng(seed)
     asked = scores.asked
-    totals = {name: np.zeros((draws, len(scores.steps)), dtype=np.int64) for name in COUNTED}
     shares = {name: np.zeros(asked.shape) for name in ("known", "acquired", "forgotten")}
     for unit, probes in enumerate(scores.probes):
         means = _resampled_means(probes, rng, draws)
         known = reaches(means, threshold)
         moves = transitions(known, np.broadcast_to(asked[unit], known.shape))
-        for name in COUNTED:
-            found = known if name == "known" else getattr(moves, name)
-            totals[name] += found
-            if name in shares:
-                shares[name][unit] = found.mean(axis=0)
-    ends = {name: percentiles(total.astype(np.float64)) for name, total in totals.items()}
-    low, high = ({name: end[side] for name, end in ends.items()} for side in (0, 1))
-    return Resampled(low, high, shares["known"], shares["acquired"], shares["forgotten"], draws)
+        for name, share in shares.items():
+            share[unit] = (known if name == "known" else getattr(moves, name)).mean(axis=0)
+    return Resampled(shares["known"], shares["acquired"], shares["forgotten"], draws)
 
 
 def reaches(scores: Floats, threshold: float) -> NDArray[np.bool_]:

@@ -33,7 +33,8 @@ def circuit_track_verdict(track: "CircuitTrack") -> str:
     else:
         places = [
             f"between steps {steps[split.index - 1]} and {steps[split.index]} "
-            f"[{steps[max(split.low - 1, 0)]}, {steps[split.high]}] (p = {split.p:.2g})"
+            f"[{steps[max(split.low - 1, 0)]}, {steps[split.high]}] (p = {split.p:.2g}"
+            f"{'' if split.sudden else '; no jump: steady drift fits as well, and is best cut there'})"
             for split in track.change_points
         ]
         told = f"The circuit changes {', '.join(places)}"

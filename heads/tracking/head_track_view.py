@@ -22,6 +22,7 @@ WORDS = {
     "all_heads_mean": "the mean score of all heads",
 }
 NEEDLE_TESTS = ("needle_score", "needle_accuracy")
+PASSED = 0.9
 READOUTS = (*NEEDLE_TESTS, "answer_nll")
 
 
@@ -92,17 +93,26 @@ def _still(trend: Trend) -> str:
 
 
 def _deceptive(track: "HeadTrack") -> tuple[str, ...]:
-    """That the needle test is over before the model is: told of the test that was over first, the stricter on a tie."""
+    """That the needle test is passed while PPL still falls: by the test that was over first, the stricter on a tie."""
     readouts = [s for s in track.saturations if s.metric in READOUTS]
-    found = [pair for pair in deceptive(readouts) if pair[0].metric in NEEDLE_TESTS and pair[1].metric == "answer_nll"]
+    found = [
+        (still, moving)
+        for still, moving in deceptive(readouts)
+        if still.metric in NEEDLE_TESTS and moving.metric == "answer_nll" and moving.high < 0 and _passed(track, still)
+    ]
     if not found:
         return ()
     still, moving = min(found, key=lambda pair: (pair[0].step, -NEEDLE_TESTS.index(pair[0].metric)))
-    verb = "falls" if moving.slope < 0 else "rises"
     return (
-        f"deceptive saturation: {WORDS[still.metric]} saturated at step {still.step:,}; answer PPL still {verb} "
+        f"deceptive saturation: {WORDS[still.metric]} saturated at step {still.step:,}; answer PPL still falls "
         f"{_percent(moving)} per doubling after it",
     )
+
+
+def _passed(track: "HeadTrack", still: Trend) -> bool:
+    """Whether `PASSED` of the needles passed a test from a step on: one that stays failed deceives nobody."""
+    later = np.array(track.steps) >= still.step
+    return bool(later.any() and track.curves[still.metric].value[later].mean() >= PASSED)
 
 
 def _middle(track: "HeadTrack") -> tuple[str, ...]:

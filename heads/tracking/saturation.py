@@ -2,8 +2,10 @@
 
 At checkpoint i a metric is saturated if the interval of its change per doubling of tokens after i lies within
 +-bound, and no later checkpoint strays further from i than the bound per doubling allows. The interval comes from
-resampling the needles (the same ones at all checkpoints); what another training seed would do it cannot say, nor
-what needles would show on which nothing changes at all: a share that is 1 throughout has no spread to resample.
+resampling the needles (the same ones at all checkpoints) and, with `LATER` later checkpoints or more, from how far
+these scatter about their trend: a single run wanders by itself (its answer NLL by .03 to .14 nats), and by needles
+alone converged runs still moved in .4 to .8 of simulations (`benchmarks/heads_calibration.py`). What needles would
+show on which nothing changes at all it cannot say: a share that is 1 throughout has no spread to resample.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +26,10 @@ BOUNDS: Mapping[str, float] = {
 """Change per doubling of tokens below which a metric counts as still; 0.02 nats are 2 % of a perplexity."""
 
 
+LATER = 4
+"""Checkpoints after one from which on their scatter is known, and a metric may be said to move."""
+
+
 def count_bound(counts: Floats) -> float:
     """The same for the number of retrieval heads: 5 % of the most there ever are, half a head at least."""
     return max(0.5, 0.05 * float(np.nanmax(counts)))
@@ -41,6 +47,7 @@ class Trend:
         high: upper end.
         bound: the effect size below which the metric counts as still.
         saturated: the interval lies within +-bound and no later checkpoint strays.
+        later: checkpoints after that step.
     """
 
     metric: str
@@ -50,11 +57,12 @@ class Trend:
     high: float
     bound: float
     saturated: bool
+    later: int = LATER
 
     @property
     def moving(self) -> bool:
-        """Still changes: the interval excludes 0 and the metric is not saturated."""
-        return not self.saturated and (self.low > 0 or self.high < 0)
+        """Still changes: the interval excludes 0, the metric is not saturated, and `LATER` checkpoints follow."""
+        return not self.saturated and self.later >= LATER and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +99,11 @@ def saturation(
     for i in range(len(steps) - 1):
         time = doublings[i:]
         slope = float(_slope(time, values[None, i:])[0])
-        low, high = percentiles(_slope(time, draws[:, i:]))
+        ends = (float(end) for end in percentiles(_slope(time, draws[:, i:])))
+        low, high = _with_scatter(time, values[i:], slope, *ends)
         stray = np.abs(values[i + 1 :] - values[i]) > bound * np.maximum(1.0, time[1:] - time[0])
         still = bool(-bound <= low and high <= bound and not stray.any())
-        trends.append(Trend(metric, int(steps[i]), slope, float(low), float(high), bound, still))
+        trends.append(Trend(metric, int(steps[i]), slope, low, high, bound, still, len(steps) - 1 - i))
     return Saturation(metric, tuple(trends))
 
 
@@ -102,6 +111,23 @@ def _slope(time: Floats, values: Floats) -> Floats:
     """Least-squares slope of each row of [D, C] values over [C] times."""
     centred = time - time.mean()
     return np.asarray(values @ centred / (centred @ centred))
+
+
+def _with_scatter(time: Floats, values: Floats, slope: float, low: float, high: float) -> tuple[float, float]:
+    """An interval of a slope, widened by the scatter of the checkpoints about their line.
+
+    Each half is sqrt(half^2 + (t s)^2), with s the standard error of the least-squares slope and t at C - 2 degrees of
+    freedom; with fewer than `LATER` later checkpoints the interval is left as it is.
+    """
+    from scipy.stats import t
+
+    later = len(time) - 1
+    if later < LATER:
+        return low, high
+    centred = time - time.mean()
+    away = values - values.mean() - slope * centred
+    error = t.ppf(0.975, later - 1) * np.sqrt(away @ away / (later - 1) / (centred @ centred))
+    return slope - float(np.hypot(slope - low, error)), slope + float(np.hypot(high - slope, error))
 
 
 def deceptive(saturations: Sequence[Saturation]) -> tuple[tuple[Trend, Trend], ...]:

@@ -314,8 +314,9 @@ def test_the_findings_of_a_monitor_word_for_word():
         "needles at 30 to 80 % depth cost +0.5 [+0.4, +0.6] nats per answer token more than the others at step 100, "
         "-0.1 [-0.2, +0.05] at step 10,000",
         "answer PPL = -1.5 [-1.75, -1.25] ln(tokens) +20, R^2 = 0.98, largest residual 0.3",
-        "needle_score against MMLU: r = +0.90 [+0.80, +0.95], permutation p = 0.02, one left out +0.80 to +0.95, "
-        "first differences +0.10",
+        "needle_score against MMLU: their changes from checkpoint to checkpoint correlate at +0.10; their levels at "
+        "r = +0.90 [+0.80, +0.95], one left out +0.80 to +0.95 (any two curves that rise or fall through training "
+        "correlate: r over 12 checkpoints is no evidence)",
         "no correlation: too short",
     )
 
@@ -346,21 +347,32 @@ def test_a_metric_without_a_trend_is_said_to_be_undecided():
     )
 
 
-def test_rising_perplexity_is_told_as_rising_and_the_first_test_that_ended_is_named():
-    rises = [Trend("answer_nll", step, 0.05, 0.04, 0.06, 0.02, False) for step in (100, 1000)]
+def test_a_passed_test_and_a_falling_perplexity_deceive_and_the_first_test_that_ended_is_named():
+    falls = [Trend("answer_nll", step, -0.05, -0.06, -0.04, 0.02, False) for step in (100, 1000)]
+    rises = [replace(trend, slope=0.05, low=0.04, high=0.06) for trend in falls]
+    passed = {**monitored().curves, "needle_accuracy": Curve(*np.full((3, 3), 0.95))}
+    passed["needle_score"] = passed["needle_accuracy"]
     strict = Saturation("needle_accuracy", (Trend("needle_accuracy", 100, 0.0, 0.0, 0.0, 0.02, True),))
     lenient = Saturation("needle_score", (STILL,))
-    perplexity = Saturation("answer_nll", tuple(rises))
-    told = [s for s in monitored(saturations=(lenient, strict, perplexity)).findings if s.startswith("deceptive")]
-    assert told == [
-        "deceptive saturation: needle accuracy saturated at step 100; answer PPL still rises 5.1 % [4.1, 6.2] per "
+    perplexity = Saturation("answer_nll", tuple(falls))
+
+    def deceived(*saturations, curves=passed):
+        findings = monitored(saturations=saturations, curves=curves).findings
+        return [sentence for sentence in findings if sentence.startswith("deceptive")]
+
+    assert deceived(lenient, strict, perplexity) == [
+        "deceptive saturation: needle accuracy saturated at step 100; answer PPL still falls 4.9 % [3.9, 5.8] per "
         "doubling after it"
     ]
+    assert deceived(lenient, strict, Saturation("answer_nll", tuple(rises))) == []
+    failed = {**passed, "needle_accuracy": Curve(*np.zeros((3, 3)))}
+    assert deceived(strict, perplexity, curves=failed) == []
+    few = Saturation("answer_nll", tuple(replace(trend, later=3) for trend in falls))
+    assert deceived(lenient, strict, few) == []
     tie = Saturation("needle_score", (Trend("needle_score", 100, 0.0, 0.0, 0.0, 0.02, True),))
-    told = [s for s in monitored(saturations=(tie, strict, perplexity)).findings if s.startswith("deceptive")]
-    assert "needle accuracy saturated at step 100" in told[0]
+    assert "needle accuracy saturated at step 100" in deceived(tie, strict, perplexity)[0]
     other = Saturation("all_heads_mean", (Trend("all_heads_mean", 100, 0.0, 0.0, 0.0, 0.005, True),))
-    assert not any(s.startswith("deceptive") for s in monitored(saturations=(other, perplexity)).findings)
+    assert deceived(other, perplexity) == []
 
 
 def test_the_tables_of_a_monitor():

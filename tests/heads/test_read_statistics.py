@@ -305,6 +305,29 @@ def test_still_means_within_the_bound_and_never_astray(values, spread, still):
     assert found.trends[0].saturated is still
 
 
+def test_scatter_between_checkpoints_is_part_of_the_error():
+    time, values = np.arange(6.0), np.array([0.0, 0.3, -0.2, 0.25, 0.0, 0.1])
+    draws = values + np.linspace(-0.01, 0.01, 101)[:, None] * time
+    found = saturation("m", list(range(6)), time, values, draws, bound=0.02).trends[0]
+    line = textbook.linregress(time, values)
+    half = math.hypot(0.0095, textbook.t.ppf(0.975, 4) * line.stderr)
+    assert (found.low, found.high) == pytest.approx((line.slope - half, line.slope + half))
+    few = saturation("m", list(range(4)), time[:4], values[:4], draws[:, :4], bound=0.02).trends[0]
+    assert few.high - few.low == pytest.approx(2 * 0.0095)
+    assert (found.later, few.later) == (5, 3)
+
+
+def test_a_converged_run_is_said_to_move_no_more_often_than_stated():
+    """Jitter of .05 nats between checkpoints and needles that all say the same: needles alone are always sure."""
+    rng = np.random.default_rng(0)
+    time, moving = np.arange(8.0), []
+    for _ in range(200):
+        values = 1.0 + rng.normal(0, 0.05, 8)
+        draws = values + rng.normal(0, 0.001, (50, 1))
+        moving.append(saturation("answer_nll", list(range(8)), time, values, draws, bound=0.002).trends[0].moving)
+    assert np.mean(moving) <= 0.1
+
+
 def test_draws_that_are_not_there_make_no_interval():
     found = saturation("m", [1, 2], np.array([0.0, 1.0]), np.zeros(2), np.full((4, 2), NAN), bound=0.02).trends[0]
     assert np.isnan([found.low, found.high]).all()
@@ -401,15 +424,14 @@ def test_what_cannot_be_correlated_is_named(x, y, said):
 def test_a_correlation_is_told_with_its_warning():
     few = Correlation("needle_score", "MMLU", 6, 0.912, 0.381, 0.991, 0.01, 0.0125, (0.85, 0.97), -0.2)
     told = (
-        "needle_score against MMLU: r = +0.91 [+0.38, +0.99], permutation p = 0.013, one left out +0.85 to +0.97, "
-        "first differences -0.20"
+        "needle_score against MMLU: their changes from checkpoint to checkpoint correlate at -0.20{}; their levels at "
     )
-    warning = "n = 6 checkpoints only: any two monotone curves correlate strongly at this n"
+    told += "r = +0.91 [+0.38, +0.99], one left out +0.85 to +0.97 ({})"
+    warning = "any two curves that rise or fall through training correlate: r over 6 checkpoints is no evidence"
     assert few.warning == warning
-    assert str(few) == f"{told} ({warning})"
-    many = Correlation("needle_score", "MMLU", 10, 0.912, 0.381, 0.991, 0.01, 0.0125, (0.85, 0.97), -0.2)
-    assert many.warning == ""
-    assert str(many) == told
+    assert str(few) == told.format("", warning)
+    tested = Correlation("needle_score", "MMLU", 6, 0.912, 0.381, 0.991, 0.01, 0.0125, (0.85, 0.97), -0.2, 0.412)
+    assert str(tested) == told.format(" (permutation p = 0.41)", warning)
 
 
 def test_downstream_scores_are_read_by_column_and_step(tmp_path):

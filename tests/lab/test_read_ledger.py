@@ -1,5 +1,7 @@
 """What is read of the ledger, word for word, on a handful of units whose history is written out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -79,7 +81,12 @@ def test_the_table_of_a_ledger_by_step():
     assert frame["relearned"].tolist() == [0, 0, 0, 1]
     assert frame["mean"].tolist() == pytest.approx([1.9 / 5, 2.9 / 5, 3.0 / 6, 3.4 / 6])
     assert frame["noise"].isna().all()
-    assert "known_low" not in frame
+    expected = [textbook.binomtest(k, n).proportion_ci(method="wilson") for k, n in ((2, 5), (4, 5), (3, 6), (3, 6))]
+    np.testing.assert_allclose(frame["known_low"], [e.low * n for e, n in zip(expected, (5, 5, 6, 6), strict=True)])
+    np.testing.assert_allclose(frame["known_high"], [e.high * n for e, n in zip(expected, (5, 5, 6, 6), strict=True)])
+    for name in ("known", "acquired", "retained", "forgotten", "relearned"):
+        assert (frame[f"{name}_low"] <= frame[name]).all()
+        assert (frame[name] <= frame[f"{name}_high"]).all()
     classes = book().to_frame(by="class")
     assert classes["class"].tolist() == ["old"] * 4 + ["new"] * 4
     assert classes["known"].tolist() == [2, 2, 2, 1, 0, 2, 1, 2]
@@ -131,12 +138,12 @@ def test_survival_is_kaplan_and_meiers_with_greenwoods_interval():
 
 
 def probed(**options) -> knowledge.Ledger:
-    """Three units over two steps by four probes: one clear gain, one by a single probe, one half asked."""
+    """Three units over two steps by five probes: one clear gain, one by a single probe, one half asked."""
     probes = np.array(
         [
-            [[0.0, 0.0, 0.1, 0.0], [1.0, 0.9, 1.0, 1.0]],
-            [[1.0, 1.0, 0.0, 0.3], [1.0, 1.0, 0.1, 0.4]],
-            [[1.0, 0.0, NAN, NAN], [0.0, 0.0, NAN, NAN]],
+            [[0.0, 0.0, 0.1, 0.0, 0.0], [1.0, 0.9, 1.0, 1.0, 1.0]],
+            [[1.0, 1.0, 0.0, 0.3, 0.5], [1.0, 1.0, 0.1, 0.4, 0.5]],
+            [[1.0, 0.0, NAN, NAN, NAN], [0.0, 0.0, NAN, NAN, NAN]],
         ]
     )
     scores = knowledge.UnitScores(("clear", "near", "half"), (0, 1), probes, {}, "recall")
@@ -158,19 +165,28 @@ def test_noise_of_the_probes_is_what_resampling_undoes():
     np.testing.assert_allclose(found.resampled.known, known.mean(1))
     np.testing.assert_allclose(found.resampled.acquired[:, 1], acquired.mean(1))
     np.testing.assert_allclose(found.resampled.forgotten[:, 1], forgotten.mean(1))
-    for name, counts in (("acquired", acquired), ("forgotten", forgotten), ("known", known[:, :, 1])):
-        ends = np.quantile(counts.sum(0), [0.025, 0.975])
-        assert (found.resampled.low[name][1], found.resampled.high[name][1]) == tuple(ends)
     assert 0 < acquired[1].mean() < 0.95
     assert found.noise.tolist() == [[False, False], [False, True], [False, False]]
-    assert found.findings[-1] == "1 of 2 acquisitions are noise: fewer than 95% of probe resamples repeat them"
+    assert (
+        found.findings[-1]
+        == "1 of 2 acquisitions cannot be told from flicker: fewer than 95% of probe resamples repeat them"
+    )
     lenient = probed(draws=500, seed=3, support=0.01)
-    assert lenient.findings[-1] == "0 of 2 acquisitions are noise: fewer than 1% of probe resamples repeat them"
+    assert (
+        lenient.findings[-1]
+        == "0 of 2 acquisitions cannot be told from flicker: fewer than 1% of probe resamples repeat them"
+    )
     frame = found.to_frame()
     assert frame["noise"].tolist() == [0, 1]
     assert frame["known"].tolist() == [0, 2]
-    assert frame["acquired_high"].tolist()[1] == np.quantile(acquired.sum(0), 0.975)
-    assert frame["mean"].tolist() == pytest.approx([(0.025 + 0.575 + 0.5) / 3, (0.975 + 0.625 + 0.0) / 3])
+    ends = textbook.binomtest(2, 3).proportion_ci(method="wilson")
+    assert (frame["acquired_low"][1], frame["acquired_high"][1]) == pytest.approx((3 * ends.low, 3 * ends.high))
+    assert frame["mean"].tolist() == pytest.approx([(0.02 + 0.56 + 0.5) / 3, (0.98 + 0.6 + 0.0) / 3])
+    few = knowledge.ledger(replace(found.scores, probes=found.scores.probes[:, :, :4]))
+    assert few.moves.acquired.sum() == 2
+    assert not few.noise.any()
+    assert few.to_frame()["noise"].isna().all()
+    assert few.findings[-1] == "fewer than 5 probes per unit: how much of this is flicker cannot be said"
     assert found.units_frame()["noise"].tolist() == [False, True, False]
 
 
@@ -248,7 +264,7 @@ def test_the_figure_of_a_ledger():
     assert {bar.name: list(bar.y) for bar in figure.data} == {
         "retained": [0, 0],
         "acquired": [0, 1],
-        "acquired, undone by resampling": [0, 1],
+        "acquired, perhaps flicker": [0, 1],
         "forgotten": [0, 0],
     }
 

@@ -229,3 +229,17 @@ def test_the_interval_of_strength_holds_the_growth_that_was_planted():
     assert inside >= 17
     nothing = contrast(rng.normal(size=(24, EDGES)) - 9.0, rng.normal(size=(24, EDGES)) * 0.0, name="x", steps=(0, 1))
     assert np.isnan([nothing.strength, nothing.strength_low, nothing.strength_high]).all()
+
+
+@pytest.mark.parametrize(("course", "sudden"), [("jump", True), ("drift", False)])
+def test_a_jump_is_told_from_steady_drift(course, sudden):
+    rng = np.random.default_rng(0)
+    first, last = rng.normal(size=(2, 60))
+    share = np.repeat([0.0, 1.0], 4) if course == "jump" else np.linspace(0, 1, 8)
+    own = rng.normal(0, 0.5, (10, 60))
+    scores = [(1 - s) * first + s * last + own + rng.normal(0, 0.3, (10, 60)) for s in share]
+    found = splits(Products(scores), draws=99)
+    assert found
+    assert found[0].sudden is sudden
+    if sudden:
+        assert [split.index for split in found] == [4]

@@ -64,9 +64,18 @@ def test_a_correlation_says_what_it_rests_on():
     least, greatest = found.leave_one_out
     assert least < found.r < greatest <= 1.0
     assert np.isnan(found.r_differences)
-    assert "n = 6 checkpoints only" in str(found)
-    draw = np.random.default_rng(0)
-    assert correlate(*draw.normal(size=(2, 12))).warning == ""
+    assert np.isnan(found.p_differences)
+    assert "r over 6 checkpoints is no evidence" in str(found)
+    many = correlate(*np.random.default_rng(0).normal(size=(2, 12)))
+    assert "r over 12 checkpoints is no evidence" in many.warning
+
+
+def test_random_walks_correlate_but_their_changes_do_not():
+    """Independent walks of 19 checkpoints: levels have p <= .05 far too often, changes about as often as stated."""
+    draw = np.random.default_rng(1)
+    found = [correlate(*draw.normal(size=(2, 19)).cumsum(axis=1)) for _ in range(60)]
+    assert np.mean([c.p <= 0.05 for c in found]) > 0.3
+    assert np.mean([c.p_differences <= 0.05 for c in found]) <= 0.12
 
 
 def test_correlations_that_mean_nothing_are_refused():
@@ -144,7 +153,7 @@ def test_deceptive_saturation_is_found_and_measured():
     trend = by_name["answer_nll"].after(800)
     assert trend.low < -0.15 < trend.high
     (unsettled,) = [s for s in run.findings if s.startswith("answer PPL has not saturated within +-2 % per doubling")]
-    assert ": last seen to change after step 6,400, -14.2 % [" in unsettled
+    assert ": last seen to change after step 800, -13.9 % [" in unsettled
     (said,) = [s for s in run.findings if s.startswith("deceptive")]
     assert "needle accuracy saturated at step 800; answer PPL still falls 13.9 % [" in said
 

@@ -51,14 +51,14 @@ def test_the_gate_is_passed_by_all_while_the_perplexity_is_still_five(measured):
     np.testing.assert_array_equal(early.accepted_mean, early.mean)
 
 
-def test_the_monitor_calls_that_saturation_deceptive(followed):
+def test_two_checkpoints_do_not_call_that_saturation_deceptive(followed):
     saturations = {s.metric: s for s in followed.saturations}
     assert saturations["needle_score"].at.step == 100
     assert saturations["answer_nll"].at is None
     fall = saturations["answer_nll"].trends[0]
     assert fall.slope == pytest.approx(np.log(1.0012 / 4.89) / 4, rel=0.02)
-    (said,) = [s for s in followed.findings if s.startswith("deceptive")]
-    assert "needle score saturated at step 100; answer PPL still falls 32" in said
+    assert (fall.high < 0, fall.later, fall.moving) == (True, 1, False)
+    assert not [s for s in followed.findings if s.startswith("deceptive")], "that takes four later checkpoints"
 
 
 @pytest.mark.parametrize("state", ["early", "final"])
