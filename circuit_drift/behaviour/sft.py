@@ -4,71 +4,42 @@ A base model may hold a skill that it does not show. Following arXiv 2604.02650,
 fine-tuned briefly on question and answer pairs of the tasks' own form (other needles, other text), then asked: RULER's
 variants, LongBio, MRCR. The checkpoint itself stays as it is.
 
-    circuit-drift sft SERIES --out downstream.csv
-    circuit-drift track --downstream downstream.csv
+    circuit-drift run SERIES --measures sft,sft:lora=16,sft:train=mine.jsonl
+    circuit-drift track --downstream sft
 """
 
 import hashlib
 import json
 import math
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from checkpoints import DriftError, Series
-from checkpoints.errors import BadPrompt, CorruptWeights
+from checkpoints.errors import BadPrompt
 from checkpoints.loading.load import LoadedModel
 from checkpoints.model.rope import of_one_regime
 from checkpoints.placement import Placement, Where
-from circuit_drift.behaviour.randomness import random_states
 from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure, TaskScore, interval_of
 from circuit_drift.behaviour.suites import family, make_task, suite_for
 from circuit_drift.behaviour.table import BehaviourTable, behaviour_table
+from circuit_drift.behaviour.tuning import IGNORED, Resumable, Tuning, answer_logits, fine_tune, tuning_of
 from circuit_drift.measures.base import Asked
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.store.store import Store
+from circuits.facts.questions import Question, read_questions, tokenize_questions
 from heads.prompts.needles import NeedlePrompt, NeedleSet
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TRAINING_SEED = 1_000_003
-CLIP = 1.0
-FINAL_LR = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """The fine-tune: AdamW on the answers' tokens, warm-up, then a cosine down to a quarter of the learning rate.
-
-    Attributes:
-        steps: optimizer steps.
-        batch: prompts in a step.
-        lr: peak learning rate.
-        warmup: steps of linear warm-up.
-        needles: training needles of each task, each at every depth.
-        seeds: one copy is tuned for each, on another order of the same prompts; scores are means over them.
-    """
-
-    steps: int = 40
-    batch: int = 8
-    lr: float = 1e-4
-    warmup: int = 4
-    needles: int = 16
-    seeds: tuple[int, ...] = (0,)
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.needles) < 1 or self.warmup < 0 or not self.seeds:
-            raise BadPrompt(f"a fine-tune needs steps, batch and needles >= 1 and a seed: got {self}")
-        if not 0 < self.lr < math.inf:
-            raise BadPrompt(f"a fine-tune needs a finite lr above 0: got {self.lr:g}")
+OWN = ("train", "test")
+"""Fields that hold questions of a user's own files."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +56,8 @@ class SftMeasure(BehaviourMeasure):
         temperature: at which the attempts are sampled.
         seed: of the test; training needles are drawn from another one.
         batch_size: test prompts in a forward pass; changes no number beyond rounding.
+        train: questions and answers of one's own to tune on, in the place of prompts of the tasks.
+        test: questions and answers of one's own to be asked besides, as the task ``own``.
     """
 
     tasks: tuple[str, ...]
@@ -96,27 +69,40 @@ class SftMeasure(BehaviourMeasure):
     temperature: float = 1.0
     seed: int = 0
     batch_size: int = 16
+    train: tuple[Question, ...] = ()
+    test: tuple[Question, ...] = ()
 
     name = "sft"
 
     def __post_init__(self) -> None:
-        if not self.tasks or self.attempts < 1 or self.temperature <= 0 or self.count < 1:
+        if not (self.tasks or self.test) or self.attempts < 1 or self.temperature <= 0 or self.count < 1:
             raise BadPrompt(f"a behavioural test needs tasks, attempts and count >= 1, temperature > 0: got {self}")
         for task in self.tasks:
             make_task(task, seed=0, count=1)
 
     @classmethod
     def build(cls, asked: Asked) -> "SftMeasure":
-        """The tasks named, ``sft:TASK``, else those that the first checkpoint's tokenizer can pose."""
-        if asked.arguments:
-            return cls(asked.arguments)
-        if asked.checkpoint is None:
-            raise DriftError("sft chooses its tasks by a checkpoint's tokenizer, and there is none yet; say sft:TASK")
-        return cls(suite_for(tokenizer_of(asked.checkpoint)))
+        """The tasks named, ``sft:TASK``, else those that the first checkpoint's tokenizer can pose.
+
+        ``sft:train=FILE`` tunes on questions of one's own, ``sft:test=FILE`` asks such; ``sft:lora=16``,
+        ``sft:steps=200`` and so on are fields of `Tuning`.
+        """
+        tasks = tuple(argument for argument in asked.arguments if "=" not in argument)
+        options = dict(argument.split("=", 1) for argument in asked.arguments if "=" in argument)
+        train, test = (tuple(read_questions(Path(options.pop(name)))) if name in options else () for name in OWN)
+        tuning = tuning_of(options)
+        if not tasks and not test:
+            if asked.checkpoint is None:
+                raise DriftError("sft chooses its tasks by a checkpoint's tokenizer, and there is none; say sft:TASK")
+            tasks = suite_for(tokenizer_of(asked.checkpoint))
+        return cls(tasks, tuning, asked.prompts.needles.length, train=train, test=test)
 
     def params(self) -> dict[str, Any]:
         """The fine-tune, the test and its words; the batch size of the test changes no number."""
-        about = {name: value for name, value in asdict(self).items() if name != "batch_size"}
+        about = {name: value for name, value in asdict(self).items() if name not in ("batch_size", *OWN)}
+        about |= {name: _told(getattr(self, name)) for name in OWN if getattr(self, name)}
+        if not self.tuning.lora:
+            del about["tuning"]["lora"]  # results of before it was there stay what they are
         words = {task: _words(task, self.seed, self.count) for task in self.tasks}
         return json.loads(json.dumps({**about, "words": words}))  # type: ignore[no-any-return]
 
@@ -131,8 +117,13 @@ class SftMeasure(BehaviourMeasure):
         tests, refused = self._tests(tokenizer)
         training = self._training(tokenizer, tests)
         before = self._ask(loaded.model, tests)
-        after = [self._ask(fine_tune(loaded.model, training, self.tuning, seed=seed), tests)
-                 for seed in self.tuning.seeds]  # fmt: skip
+        after = [
+            self._ask(fine_tune(loaded.model, training, self.tuning, seed=seed, resume=resume), tests)
+            for seed, resume in ((seed, self._resumable(loaded, seed)) for seed in self.tuning.seeds)
+        ]
+        for seed in self.tuning.seeds:
+            if (resume := self._resumable(loaded, seed)) is not None:
+                resume.done()
         scores = [score for task in tests for score in self._scores(task, before[task], [run[task] for run in after])]
         meta = {"training_prompts": len(training)}
         return Behaviour(tuple(scores), _columns(scores, self.metric), refused, meta)
@@ -150,6 +141,10 @@ class SftMeasure(BehaviourMeasure):
                 refused[task] = f"{len(found.refused)} of {self.count} needles: {found.refused[0][1]}"
             if len(found):
                 tests[task] = found
+        if self.test:
+            tests["own"] = _own(tokenizer, self.test)
+            if tests["own"].refused:
+                refused["own"] = f"{len(tests['own'].refused)} questions: {tests['own'].refused[0][1]}"
         if not tests:
             reasons = "; ".join(f"{task}: {why}" for task, why in refused.items())
             raise BadPrompt(f"none of the tasks can be posed in {self.length} tokens to this tokenizer: {reasons}")
@@ -158,23 +153,40 @@ class SftMeasure(BehaviourMeasure):
     def _training(
         self, tokenizer: "PreTrainedTokenizerBase", tests: "dict[str, NeedleSet]"
     ) -> tuple[NeedlePrompt, ...]:
-        """Prompts of the same tasks with other words; one that equals a test prompt is left out."""
+        """Prompts of the same tasks with other words, or of one's own; one that equals a test prompt is left out."""
         seen = {prompt.ids for found in tests.values() for prompt in found}
+        if self.train:
+            made = [prompt for prompt in _own(tokenizer, self.train) if prompt.ids not in seen]
+            if not made:
+                raise BadPrompt("every question to tune on is one that is asked afterwards: keep them apart")
+            return tuple(made)
         rounds = -(-self.tuning.needles // self.count)
         made = [
             prompt
             for task in tests
+            if task != "own"
             for turn in range(rounds)
             for prompt in self._prompts(tokenizer, task, seed=self.seed + TRAINING_SEED + turn, count=self.count)
             if prompt.ids not in seen and turn * self.count + prompt.needle < self.tuning.needles
         ]
         if not made:
-            raise BadPrompt("no training prompt could be built: shorten the needles or raise the length")
+            raise BadPrompt(
+                "no training prompt could be built: shorten the needles or raise the length, or name questions to tune "
+                "on with sft:train=FILE"
+            )
         return tuple(made)
 
     def _prompts(self, tokenizer: "PreTrainedTokenizerBase", task: str, *, seed: int, count: int) -> NeedleSet:
         made = make_task(task, seed=seed, count=count)
         return made.prompts(tokenizer, length=self.length, depths=self.depths, seed=seed)
+
+    def _resumable(self, loaded: LoadedModel, seed: int) -> Resumable | None:
+        """Where the state of this very fine-tune is kept; nowhere for a model that no checkpoint identifies."""
+        checkpoint = getattr(loaded, "checkpoint", None)
+        if checkpoint is None:
+            return None
+        identity = [checkpoint.weights_hash, checkpoint.tokenizer_hash, checkpoint.config_hash]
+        return Resumable.of({"of": identity, "dtype": loaded.dtype, "seed": seed, "how": self.params()})
 
     def _ask(self, model: "PreTrainedModel", tests: "dict[str, NeedleSet]") -> "dict[str, Answered]":
         return {task: answered(model, found.prompts, self.temperature, self.batch_size)
@@ -198,6 +210,21 @@ def _columns(scores: Sequence[TaskScore], metric: str) -> dict[str, float]:
         if score.metric == metric:
             grouped.setdefault(f"sft_{family(score.task)}", []).append(score.value)
     return {name: float(np.mean(values)) for name, values in grouped.items()}
+
+
+def _told(questions: Sequence[Question]) -> str:
+    """Hash of questions, by which they are known in a key."""
+    return hashlib.sha256(json.dumps([asdict(each) for each in questions], sort_keys=True).encode()).hexdigest()
+
+
+def _own(tokenizer: "PreTrainedTokenizerBase", questions: Sequence[Question]) -> NeedleSet:
+    """Questions as prompts with answers; nothing is hidden in them."""
+    asked = tokenize_questions(tokenizer, questions)
+    prompts = tuple(
+        NeedlePrompt((*clean, *answer), len(clean), (), (), (), (len(clean), len(clean)), math.nan, math.nan, number)
+        for number, (clean, answer) in enumerate(zip(asked.clean, asked.answer, strict=True))
+    )
+    return NeedleSet(prompts, asked.refused, max(len(clean) for clean in asked.clean), asked.front)
 
 
 @cache
@@ -246,7 +273,7 @@ def answered(
     for batch in _together(model, prompts, in_order, batch_size):
         order += batch
         with torch.no_grad():
-            logits, targets = _answer_logits(model, [prompts[i] for i in batch])
+            logits, targets = answer_logits(model, [prompts[i] for i in batch])
         asked = targets != IGNORED
         hits = (logits.argmax(dim=-1) == targets) | ~asked
         plain, heated = (cross_entropy((logits / t).transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
@@ -266,74 +293,6 @@ def _together(
         batch = order[start : start + size]
         for places in of_one_regime(model, [len(prompts[i].ids) for i in batch]):
             yield [batch[place] for place in places]
-
-
-IGNORED = -100
-
-
-def _answer_logits(model: "PreTrainedModel", prompts: Sequence[NeedlePrompt]) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Float32 logits [batch, T, vocabulary] that predict the answers, and their tokens [batch, T], -100 beyond."""
-    import torch
-
-    from checkpoints.model.forward import row_logits
-    from heads.detect.retrieval import pad
-
-    ids, rows = (part.to(model.device) for part in pad(prompts))
-    longest = rows.shape[1]
-    targets = torch.tensor([[*p.answer, *[IGNORED] * (longest - len(p.answer))] for p in prompts], device=model.device)
-    return row_logits(model, ids, rows).float(), targets
-
-
-def fine_tune(
-    model: "PreTrainedModel", prompts: Sequence[NeedlePrompt], tuning: Tuning, *, seed: int = 0
-) -> "PreTrainedModel":
-    """A tuned copy, in eval mode; the model itself, and every random state, are left as they are.
-
-    Args:
-        model: any causal language model.
-        prompts: with their answers, on whose tokens alone the loss is taken.
-        tuning: for how long and how fast.
-        seed: of the order of prompts and of dropout.
-
-    Raises:
-        DriftError: it diverges.
-    """
-    import copy
-
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    twin = copy.deepcopy(model)
-    twin.requires_grad_(True).train(mode=True)
-    optimizer = torch.optim.AdamW(twin.parameters(), lr=tuning.lr, betas=(0.9, 0.95), weight_decay=0.0)
-    rng = random.Random(f"sft-{seed}")
-    shuffled = (prompt for _ in cycle([None]) for prompt in rng.sample(prompts, len(prompts)))
-    with random_states(), torch.enable_grad():
-        torch.manual_seed(seed)
-        for step in range(tuning.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = tuning.lr * _scale(tuning, step)
-            try:
-                logits, targets = _answer_logits(twin, list(islice(shuffled, tuning.batch)))
-            except CorruptWeights as error:
-                raise DriftError(
-                    f"the fine-tune diverged after {step} steps, its logits are not finite; lower its lr {tuning.lr:g}"
-                ) from error
-            loss = cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED)
-            torch.autograd.backward(loss)
-            torch.nn.utils.clip_grad_norm_(twin.parameters(), CLIP)
-            optimizer.step()
-            optimizer.zero_grad()
-    twin.requires_grad_(False).train(mode=False)
-    return twin
-
-
-def _scale(tuning: Tuning, step: int) -> float:
-    """Factor on the learning rate: linear warm-up, then a cosine from 1 to `FINAL_LR` at the last step."""
-    if step < tuning.warmup:
-        return (step + 1) / (tuning.warmup + 1)
-    along = (step - tuning.warmup) / max(1, tuning.steps - 1 - tuning.warmup)
-    return FINAL_LR + (1 - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * along))
 
 
 def sft_probe(

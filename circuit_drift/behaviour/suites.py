@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import heads
 from checkpoints.errors import BadPrompt
 from circuit_drift.plugins import offered
+from heads.prompts.lists import LISTS, ListProbe
 from heads.prompts.probes import PROBES, Probe, probe
 
 if TYPE_CHECKING:
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
 GROUP = "circuit_drift.suites"
 BUILT_IN = {"lab": "circuit_drift.lab.suite:SUITE"}
-STANDARD = tuple(name for name in PROBES if name.startswith(("ruler_", "variable_", "longbio_", "mrcr")))
-"""RULER's needle variants and variable tracking, LongBio's three forms, MRCR."""
+STANDARD = (*(name for name in PROBES if name.startswith(("ruler_", "variable_", "longbio_", "mrcr"))), *LISTS)
+"""RULER's needle variants, variable tracking, question answering, common and frequent words; LongBio's three forms;
+MRCR's three, with two, four and eight answers to tell apart."""
 
 Made = tuple[list[heads.Needle], str | tuple[str, ...]]
 Maker = Callable[[random.Random, int], Made]
@@ -45,7 +47,7 @@ def family(task: str) -> str:
     return "ruler" if task == "variable_tracking" else task.partition("_")[0]
 
 
-def make_task(name: str, *, seed: int, count: int) -> Probe:
+def make_task(name: str, *, seed: int, count: int) -> Probe | ListProbe:
     """A task by name.
 
     Args:
@@ -56,11 +58,13 @@ def make_task(name: str, *, seed: int, count: int) -> Probe:
     Raises:
         BadPrompt: there is no such task.
     """
+    if name in LISTS:
+        return ListProbe(name, count, seed)
     if name in PROBES:
         return probe(name, seed=seed, count=count)
     makers = {task: make for suite in _suites() for task, make in suite.tasks.items()}
     if name not in makers:
-        raise BadPrompt(f"no task is called {name!r}; there are {', '.join((*PROBES, *makers))}")
+        raise BadPrompt(f"no task is called {name!r}; there are {', '.join((*PROBES, *LISTS, *makers))}")
     needles, hay = makers[name](random.Random(f"{name}/{seed}"), count)
     return Probe(name, tuple(needles), hay)
 

@@ -62,7 +62,8 @@ def sft(
     device_map: DeviceMapOption = None,
 ) -> None:
     """Fine-tune a copy of each checkpoint alike and test it; print scores by step as CSV. Now: run --measures sft."""
-    from circuit_drift.behaviour.sft import Tuning, sft_probe
+    from circuit_drift.behaviour.sft import sft_probe
+    from circuit_drift.behaviour.tuning import Tuning
 
     _warn_of_end("sft", "run SERIES --measures sft, or sft:TASK")
     table = sft_probe(

@@ -199,20 +199,50 @@ def _ways(name: str, fact: str, form: str) -> list[str]:
     return [(standard if form == "standard" else paraphrase).format(name, value) for value in words()[pool]]
 
 
-def _mrcr(draw: random.Random, count: int, _: float) -> Made:
-    """A long chat in which one request comes four times; the answer to one of them is asked for by its rank."""
-    pairs = [(form, topic) for form in words()["forms"] for topic in words()["topics"]]
-    draw.shuffle(pairs)
-    ordinals = ("first", "second", "third", "fourth")
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+
+
+def _mrcr(times: int) -> Callable[[random.Random, int, float], Made]:
+    """A long chat in which one request comes several times; the answer to one of them is asked for by its rank."""
+
+    def make(draw: random.Random, count: int, _: float) -> Made:
+        pairs = [(form, topic) for form in words()["forms"] for topic in words()["topics"]]
+        draw.shuffle(pairs)
+        needles = []
+        for number, (form, topic) in enumerate(pairs[: min(count, len(pairs) // 2)]):
+            rank = number % times
+            replies = [_reply(draw, topic) for _ in range(times)]
+            turns = [_turn(form, topic, reply) for reply in replies]
+            question = f"\nUser: Repeat the {_ORDINALS[rank]} {form} about {topic}, and nothing else.\nAssistant:"
+            needles.append(Needle(turns.pop(rank), replies[rank], question, tuple(turns), rank=rank))
+        others = pairs[len(pairs) // 2 :] * (UNITS // (len(pairs) - len(pairs) // 2))
+        return needles, tuple(_turn(form, topic, _reply(draw, topic)) for form, topic in others)
+
+    return make
+
+
+def _documents(draw: random.Random, count: int, _: float) -> Made:
+    """One of many short documents answers the question in a few words (RULER's ``qa``)."""
+    places = [(noun, city) for noun in words()["nouns"] for city in words()["cities"]]
+    draw.shuffle(places)
+    names = people(draw, len(words()["first_names"]) * len(words()["last_names"]))
+    asked, others = names[:count], names[count:]
     needles = []
-    for number, (form, topic) in enumerate(pairs[: min(count, len(pairs) // 2)]):
-        rank = number % len(ordinals)
-        replies = [_reply(draw, topic) for _ in ordinals]
-        turns = [_turn(form, topic, reply) for reply in replies]
-        question = f"\nUser: Repeat the {ordinals[rank]} {form} about {topic}, and nothing else.\nAssistant:"
-        needles.append(Needle(turns.pop(rank), replies[rank], question, tuple(turns), rank=rank))
-    others = pairs[len(pairs) // 2 :]
-    return needles, tuple(_turn(form, topic, _reply(draw, topic)) for form, topic in others * (UNITS // len(others)))
+    for (noun, city), name in zip(places, asked, strict=False):
+        question = f"\nQuestion: Who built the {noun} house of {city}?\nAnswer:"
+        needles.append(Needle(_document(draw, noun, city, name), name, question))
+    rest = places[count : count + UNITS]
+    return needles, tuple(_document(draw, *place, draw.choice(others)) for place in rest)
+
+
+def _document(draw: random.Random, noun: str, city: str, builder: str) -> str:
+    day = f"{draw.randint(1, 28)} {draw.choice(words()['months'])} {draw.randint(1700, 1950)}"
+    said = [
+        f"It was built by {builder} and opened on {day}.",
+        f"Its keeper was a {draw.choice(words()['trades'])}.",
+        f"Today it is used for {draw.choice(words()['hobbies'])}.",
+    ]
+    return f"\nDocument: The {noun} house of {city}. {' '.join(draw.sample(said, len(said)))}"
 
 
 def _reply(draw: random.Random, topic: str) -> str:
@@ -260,8 +290,11 @@ _MAKERS: Mapping[str, Callable[[random.Random, int, float], Made]] = {
     "longbio_standard": _longbio("standard"),
     "longbio_paraphrase": _longbio("paraphrase"),
     "longbio_pronoun": _longbio("pronoun"),
-    "mrcr": _mrcr,
+    "ruler_qa": _documents,
+    "mrcr": _mrcr(4),
+    "mrcr_2": _mrcr(2),
+    "mrcr_8": _mrcr(8),
     "nolima": _nolima,
 }
 PROBES = tuple(_MAKERS)
-"""Names of the probes: arXiv 2604.02650's continuous NIAH, RULER's eight and variable tracking, LongBio's three, ..."""
+"""Names of the probes: arXiv 2604.02650's continuous NIAH, RULER's needles and variables, LongBio's, MRCR's, ..."""

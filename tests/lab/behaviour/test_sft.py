@@ -15,9 +15,10 @@ from checkpoints import DriftError, open_series
 from checkpoints.errors import BadPrompt, StoreError
 from circuit_drift.behaviour import sft
 from circuit_drift.behaviour.result import Behaviour, TaskScore
-from circuit_drift.behaviour.sft import SftMeasure, Tuning, answered, fine_tune, sft_probe
+from circuit_drift.behaviour.sft import SftMeasure, answered, sft_probe
 from circuit_drift.behaviour.suites import STANDARD, family, make_task, suite_for
 from circuit_drift.behaviour.table import BehaviourTable
+from circuit_drift.behaviour.tuning import Tuning, fine_tune
 from circuit_drift.cli import app
 from circuit_drift.lab.suite import LAB
 from circuit_drift.measures import build_measures
@@ -91,7 +92,7 @@ def test_a_series_of_the_lab_is_asked_in_its_own_words(tokenizer):
     assert suite_for(tokenizer) == LAB
     assert suite_for(type("Real", (), {"get_vocab": lambda _: {"hello": 0}})()) == STANDARD
     assert {family(task) for task in STANDARD} == {"ruler", "longbio", "mrcr"}
-    assert len(STANDARD) == 13
+    assert len(STANDARD) == 18
 
 
 def test_the_checkpoint_and_its_model_stay_as_they_are(tokenizer, series):
@@ -244,8 +245,8 @@ def test_ruler_longbio_and_mrcr_are_asked_of_a_real_language_tokenizer():
     backend.train_from_iterator(text, trainer)
     words = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="<s>", pad_token="<s>")
     assert suite_for(words) == STANDARD
-    model = tiny(words, positions=700)
-    measure = SftMeasure(STANDARD, replace(TUNING, needles=1, steps=1), length=512, depths=(0.5,), count=1)
+    model = tiny(words, positions=1100)
+    measure = SftMeasure(STANDARD, replace(TUNING, needles=1, steps=1), length=900, depths=(0.5,), count=1)
     found = measure.compute(SimpleNamespace(model=model, tokenizer=words), {})
     assert found.refused == {}
     assert {score.task for score in found.scores} == set(STANDARD)
