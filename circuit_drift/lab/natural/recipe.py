@@ -10,7 +10,7 @@ from circuit_drift.lab.recipe import Shape
 Source = Literal["natural", "needles", "keyed_lists", "word_lists"]
 Mix = tuple[tuple[Source, float], ...]
 
-FORMING: Mix = (("natural", 0.30), ("needles", 0.25), ("keyed_lists", 0.15), ("word_lists", 0.30))
+FORMING: Mix = (("natural", 0.30), ("needles", 0.20), ("keyed_lists", 0.15), ("word_lists", 0.35))
 SETTLING: Mix = (("natural", 0.50), ("needles", 0.30), ("keyed_lists", 0.12), ("word_lists", 0.08))
 EXTENDING: Mix = (("natural", 0.60), ("needles", 0.40))
 
@@ -71,7 +71,8 @@ class Recipe:
         shape: the model.
         vocabulary: entries of the tokenizer.
         tokens_per_step: tokens in a batch (at least one row).
-        value_words: (words at step 0, words a step, most): how many of the commonest words needle values draw from.
+        value_words: (words at first, step from which on they grow, words a step, most): how many of the commonest words
+            needle values draw from. Few at first: heads that copy form on them, and copy any other word afterwards.
         weights: of tokens in the loss.
         muon_lr: peak learning rate of the layers' matrices.
         muon_weight_decay: decoupled weight decay of the same.
@@ -83,10 +84,10 @@ class Recipe:
     """
 
     seed: int = 0
-    shape: Shape = field(default_factory=lambda: Shape(mlp=384, positions=4096, rope_theta=1e4, init_std=0.02))
+    shape: Shape = field(default_factory=lambda: Shape(mlp=384, positions=4096, rope_theta=1e4))
     vocabulary: int = 4096
     tokens_per_step: int = 1024
-    value_words: tuple[int, float, int] = (150, 0.5, 2000)
+    value_words: tuple[int, int, float, int] = (150, 1800, 0.7, 2000)
     weights: Weights = field(default_factory=Weights)
     muon_lr: float = 0.01
     muon_weight_decay: float = 0.05
@@ -128,8 +129,8 @@ class Recipe:
 
     def words(self, step: int) -> int:
         """How many of the commonest words a needle's value draws from at a step."""
-        start, growth, most = self.value_words
-        return min(most, int(start + growth * step))
+        start, first, growth, most = self.value_words
+        return min(most, int(start + growth * max(0, step - first)))
 
 
 def control() -> Recipe:

@@ -15,7 +15,7 @@ from typing import Literal
 Role = Literal["plain", "told", "asked", "answer"]
 Piece = tuple[str, Role]
 
-VALUE_WORDS = (3, 10)
+VALUE_WORDS = (3, 8)
 FRAME_WORDS = 600
 ATTRIBUTES = """
     secret code|password|magic word|hidden message|favourite things|list of supplies|special items|lucky words|signal|
@@ -99,7 +99,7 @@ class Hidden:
 
 
 def draw_hidden(rng: random.Random, words: Words, count: int, *, pool: int) -> tuple[Hidden, ...]:
-    """Needles of different keys and values; half the time all of them stand in one frame.
+    """Needles of different keys and values; mostly all of them stand in one frame.
 
     Args:
         rng: the source of chance.
@@ -108,7 +108,7 @@ def draw_hidden(rng: random.Random, words: Words, count: int, *, pool: int) -> t
         pool: how many of the commonest value words to draw from.
     """
     keys = draw_keys(rng, words, count)
-    shared = _frame(rng, words) if rng.random() < 0.5 else None
+    shared = _frame(rng, words) if rng.random() < 0.7 else None
     values = draw_values(rng, words, count, pool=pool)
     frames = [shared or _frame(rng, words) for _ in keys]
     return tuple(

@@ -127,7 +127,13 @@ def test_rows_are_full_and_weigh_every_token_by_its_piece(texts, words):
 
 @pytest.mark.parametrize(
     ("step", "stage", "rate", "words"),
-    [(0, "pretrain", 1 / 60, 150), (4699, "pretrain", 0.5, 2000), (6000, "pretrain", 0.2, 2000)],
+    [
+        (0, "pretrain", 1 / 60, 150),
+        (1800, "pretrain", 1.0, 150),
+        (2800, "pretrain", 1.0, 850),
+        (4700, "pretrain", 0.5, 2000),
+        (6000, "pretrain", 0.2, 2000),
+    ],
 )
 def test_the_recipe_says_what_a_step_is(step, stage, rate, words):
     recipe = Recipe()
