@@ -42,11 +42,13 @@ def _term(checkpoints: Sequence[Checkpoint], term: str, at: Callable[[str], Chec
     everything = range(len(checkpoints))
     if term.lower() == "all":
         return everything
+    if word == "adaptive":
+        raise NotACheckpoint(f"{term!r} chooses by what is measured, which circuit-drift run alone does; use {GRAMMAR}")
     if word in ("every", "log"):
         if not argument.strip().isdigit() or int(argument) < 1:
             raise NotACheckpoint(f"{term!r} needs a whole number of at least 1, as in '{word} 3'")
-        thin = _evenly_spaced if word == "every" else _log_spaced
-        return [place for line in _lines(checkpoints) for place in thin(checkpoints, line, int(argument))]
+        thin = _evenly_spaced if word == "every" else log_spaced
+        return [place for line in lines(checkpoints) for place in thin(checkpoints, line, int(argument))]
     bounds = _RANGE.fullmatch(term)
     if bounds:
         low, high = (parse_count(text) for text in bounds.groups())
@@ -54,12 +56,12 @@ def _term(checkpoints: Sequence[Checkpoint], term: str, at: Callable[[str], Chec
     return [checkpoints.index(at(term))]
 
 
-def _lines(checkpoints: Sequence[Checkpoint]) -> list[list[int]]:
+def lines(checkpoints: Sequence[Checkpoint]) -> list[list[int]]:
     """Positions by stage and branch, within which steps are counted on."""
-    lines: dict[tuple[str | None, str | None], list[int]] = defaultdict(list)
+    found: dict[tuple[str | None, str | None], list[int]] = defaultdict(list)
     for place, checkpoint in enumerate(checkpoints):
-        lines[checkpoint.stage, checkpoint.branch].append(place)
-    return list(lines.values())
+        found[checkpoint.stage, checkpoint.branch].append(place)
+    return list(found.values())
 
 
 def _within(position: int | None, low: int | None, high: int | None) -> bool:
@@ -71,7 +73,7 @@ def _evenly_spaced(checkpoints: Sequence[Checkpoint], line: Sequence[int], strid
     return [*line[::stride], line[-1]]
 
 
-def _log_spaced(checkpoints: Sequence[Checkpoint], line: Sequence[int], count: int) -> list[int]:
+def log_spaced(checkpoints: Sequence[Checkpoint], line: Sequence[int], count: int) -> list[int]:
     """Up to `count` of a line's positions nearest to equal ratios of step + 1, first and last included."""
     import numpy as np
 

@@ -72,7 +72,7 @@ class Series:
     def __getitem__(self, key: slice) -> "Series": ...
     def __getitem__(self, key: int | slice) -> "Checkpoint | Series":
         if isinstance(key, slice):
-            return self._with(self.checkpoints[key])
+            return self.only(self.checkpoints[key])
         return self.checkpoints[key]
 
     @property
@@ -143,7 +143,7 @@ class Series:
         Raises:
             NotACheckpoint: a word is not understood, a step is not there, or nothing is chosen.
         """
-        return self._with(select(self.checkpoints, words, at=self.at))
+        return self.only(select(self.checkpoints, words, at=self.at))
 
     def models(
         self,
@@ -172,7 +172,8 @@ class Series:
             keep_downloads=keep_downloads,
         )
 
-    def _with(self, checkpoints: tuple[Checkpoint, ...]) -> "Series":
+    def only(self, checkpoints: tuple[Checkpoint, ...]) -> "Series":
+        """The same series with some of its checkpoints, which remembers what they were chosen from."""
         return Series(self.path, self.name, checkpoints, self.left_out, self.chosen_from or self)
 
     def _near(self, text: str) -> str:

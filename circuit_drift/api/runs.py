@@ -106,6 +106,7 @@ def run(
     keep_downloads: int | None = 0,
     max_disk: int | None = None,
     max_hours: float | None = None,
+    adaptive: int | None = None,
     name: str | None = None,
     **where: Unpack[Where],
 ) -> "Run":
@@ -127,6 +128,8 @@ def run(
         keep_downloads: how many hub revisions that this run fetched and is done with to keep on disk; None keeps all.
             What was on disk before always stays.
         max_disk: bytes of results and downloads together that the run may add; it stops in time.
+        adaptive: measure so many checkpoints of the series, here and one after the other: some log-spaced, then where
+            heads, circuit or recall change most beyond noise (`circuit_drift.sweep.adaptive`).
         max_hours: hours after which no further checkpoint is begun; the same call goes on later.
         name: what the store calls the run; by default the series' name. A stored run of that name that was asked the
             same keeps the checkpoints of the series that are not measured now; else it is replaced, with a warning,
@@ -154,6 +157,7 @@ def run(
             gpus_per_worker=gpus_per_worker,
             keep_downloads=keep_downloads,
             limits=Limits(max_disk, max_hours),
+            adaptive=adaptive,
             name=name,
         )
     )

@@ -47,11 +47,12 @@ from circuit_drift.cli.options import (
     NeedlesOption,
     PlanOption,
     RuleOption,
+    RunStepsOption,
     SeedOption,
     SeriesArgument,
-    StepsOption,
     StoreOption,
     WorkersOption,
+    adaptive_of,
     answers_of,
     measures_of,
     names,
@@ -118,7 +119,7 @@ app = typer.Typer(
 @app.command()
 def run(
     series: SeriesArgument,
-    steps: StepsOption = None,
+    steps: RunStepsOption = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write the report here.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a series whose audit finds an error.")] = False,
     store: StoreOption = None,
@@ -159,7 +160,8 @@ def run(
 
     placement = placed(device, dtype, attention, device_map)
     opened = open_series(series)
-    opened = opened.select(steps) if steps else opened
+    adaptive = adaptive_of(steps)
+    opened = opened.select(steps) if steps and adaptive is None else opened
     prompts = prompts_for(
         opened.path,
         needles=needles,
@@ -173,6 +175,7 @@ def run(
     kept = None if keep_downloads < 0 else keep_downloads
     asked: dict[str, Any] = {"store": store, "prompts": prompts, "placement": placement, **measures_of(measures)}
     if plan:
+        opened = opened.select(f"log {adaptive}") if adaptive else opened
         typer.echo("\n".join(map(one_line, plan_series(opened, **asked, keep_downloads=kept).lines())))
         return
     result = circuit_drift.run(
@@ -185,6 +188,7 @@ def run(
         keep_downloads=kept,
         max_disk=None if max_disk is None else size_in_words(max_disk),
         max_hours=max_hours,
+        adaptive=adaptive,
         name=name,
     )
     print_run(result)
@@ -195,7 +199,8 @@ def run(
             say("the report has no functional transfer, which needs the models here: circuit-drift diff adds a pair's")
         typer.echo(result.report(html))
     whole = {point.name for point in result if not point.failures}
-    leave_partly([each.name for each in opened if each.name not in whole], f"the run {result.name}")
+    asked_for = [each.name for each in (result if adaptive else opened)]
+    leave_partly([each for each in asked_for if each not in whole], f"the run {result.name}")
 
 
 @app.command("heads")

@@ -39,6 +39,14 @@ StepsOption = Annotated[
     str | None,
     typer.Option("--steps", help="Which checkpoints: 'last', 'every 3', 'log 8', '100:2000', '0,500'."),
 ]
+RunStepsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--steps",
+        help="Which checkpoints: 'last', 'every 3', 'log 8', '100:2000', '0,500'; 'adaptive 15': so many, chosen where "
+        "the circuit, the heads or recall change most.",
+    ),
+]
 StoreOption = Annotated[
     Path | None,
     typer.Option("--store", help="Where results are kept. Default: $CIRCUIT_DRIFT_STORE, else .circuit-drift here."),
@@ -201,6 +209,20 @@ def answers_of(given: str) -> "Answers":
     if (name := given.replace("-", " ")) not in known:
         raise DriftError(f"--answers cannot be {given!r}; choose from {', '.join(known).replace(' t', '-t')}")
     return cast("Answers", name)
+
+
+def adaptive_of(steps: str | None) -> int | None:
+    """How many checkpoints ``adaptive N`` chooses; None where steps are told otherwise.
+
+    Raises:
+        DriftError: no number is told.
+    """
+    word, _, count = (steps or "").strip().lower().partition(" ")
+    if word != "adaptive":
+        return None
+    if not count.strip().isdigit():
+        raise DriftError(f"--steps {steps!r} needs a number of checkpoints, as in 'adaptive 15'")
+    return int(count)
 
 
 def names(text: str) -> list[str]:

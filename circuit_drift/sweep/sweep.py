@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from circuit_drift.store.journal import Outcome
 from circuit_drift.store.records import Paced, joined, stored_record, warn_of_loss
 from circuit_drift.store.store import Store
 from circuit_drift.store.upkeep import collect
+from circuit_drift.sweep.adaptive import adaptively
 from circuit_drift.sweep.executors import Executor, Workers, execute
 from circuit_drift.sweep.limits import UNLIMITED, Limits, Watch
 from circuit_drift.sweep.plan import Plan, is_local, plan_sweep, to_time
@@ -51,6 +53,7 @@ def measure_series(
     gpus_per_worker: int | None = None,
     keep_downloads: int | None = 0,
     limits: Limits = UNLIMITED,
+    adaptive: int | None = None,
     name: str | None = None,
 ) -> RunRecord:
     """Measure every checkpoint of a series; arguments and errors as for `circuit_drift.run`."""
@@ -58,6 +61,11 @@ def measure_series(
     prompts = prompts or prompts_for(series.path)
     taken = build_measures(prompts, measures, next(iter(series), None))
     store = store if isinstance(store, Store) else Store.open(store)
+    if adaptive is not None:
+        each = partial(
+            measure_each, store=store, prompts=prompts, measures=taken, placement=placement, progress=progress
+        )
+        series = series.only(adaptively(series, adaptive, each))
     report = _audit(series, strict=strict)
     sweep = Sweep.of(
         series.checkpoints,

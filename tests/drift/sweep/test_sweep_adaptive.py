@@ -1,0 +1,89 @@
+"""Where to look next: changes that were put into a series of 154 checkpoints are found with 20 of them."""
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from checkpoints import DriftError, open_series
+from checkpoints.errors import NotACheckpoint
+from circuit_drift import run
+from circuit_drift.cli.commands import app
+from circuit_drift.sweep.adaptive import LEAST, change, choose
+from circuits.tracking.changepoints import Products, splits
+
+PYTHIA = (0, *(2**k for k in range(10)), *range(1000, 144_000, 1000))
+BUDGET = len(PYTHIA) // 10 + 5
+UNITS, EDGES = 16, 60
+
+
+def curves(seed: int) -> tuple[list[int], list[np.ndarray]]:
+    """Change points at least 12 checkpoints apart, and scores that share heavy prompt noise over the checkpoints."""
+    draw = np.random.default_rng(seed)
+    cuts = sorted(int(cut) for cut in 8 + 12 * draw.choice(11, size=1 + seed % 3, replace=False) + draw.integers(0, 3))
+    patterns = draw.standard_normal((len(cuts) + 1, EDGES))
+    shared = 0.5 * draw.standard_t(4, (UNITS, EDGES))
+    own = 0.15 * draw.standard_normal((len(PYTHIA), UNITS, EDGES))
+    return cuts, [patterns[np.searchsorted(cuts, place, "right")] + shared + own[place] for place in range(len(PYTHIA))]
+
+
+def first_looks() -> list[int]:
+    places = np.log(np.array(PYTHIA) + 1)
+    return sorted({int(np.abs(places - wanted).argmin()) for wanted in np.linspace(0, places[-1], BUDGET // 3)})
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_change_lies_between_two_neighbours_that_were_measured(seed):
+    cuts, scores = curves(seed)
+    asked = []
+    chosen = choose(
+        [len(PYTHIA)], BUDGET, first_looks(), lambda place: asked.append(place) or {"circuit": scores[place]}
+    )
+    assert len(chosen) == BUDGET == 20 and sorted(asked) == chosen, "each is measured once, and no other"
+    after = np.searchsorted(chosen, cuts)
+    assert max(chosen[i] - chosen[i - 1] for i in after) <= 4, (cuts, chosen)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_change_points_of_the_chosen_are_those_of_the_series(seed):
+    cuts, scores = curves(seed)
+    chosen = choose([len(PYTHIA)], BUDGET, first_looks(), lambda place: {"circuit": scores[place]})
+    found = splits(Products([scores[place] for place in chosen]), draws=59)
+    between = [(chosen[split.index - 1], chosen[split.index]) for split in found]
+    assert len(between) == len(cuts)
+    assert all(a < cut <= b for cut, (a, b) in zip(cuts, between, strict=True))
+
+
+def test_a_series_without_a_change_is_looked_at_evenly():
+    draw = np.random.default_rng(0)
+    shared = draw.standard_normal((UNITS, EDGES)) + 1
+    chosen = choose([65], 9, [0, 64], lambda place: {"heads": shared + 0.1 * draw.standard_normal((UNITS, EDGES))})
+    assert chosen == [0, 8, 16, 24, 32, 40, 48, 56, 64]
+
+
+def test_change_is_the_largest_squared_distance_between_different_prompts():
+    flat = {"heads": np.ones((2, 4)), "recall": np.zeros((3, 1))}
+    learnt = {"heads": np.ones((2, 4)), "recall": np.ones((3, 1))}
+    assert change({0: flat, 1: flat}, 0, 1) == 0
+    assert change({0: flat, 1: learnt}, 0, 1) == 1
+    noise = {"heads": np.array([[1.0, -1.0], [-1.0, 1.0]])}
+    assert change({0: {"heads": np.ones((2, 2))}, 1: {"heads": 1 + noise["heads"]}}, 0, 1) < LEAST
+
+
+def test_a_gap_between_two_lines_of_training_is_no_gap():
+    values = {place: {"heads": np.full((2, 1), float(place >= 3))} for place in range(6)}
+    assert choose([3, 3], 6, [0, 2, 3, 5], values.__getitem__) == [0, 1, 2, 3, 4, 5]
+    assert choose([3, 3], 99, [0, 2, 3, 5], values.__getitem__) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_run_measures_the_chosen_and_remembers_the_series(tiny_series, tmp_path):
+    store = tmp_path / "store"
+    asked = ["run", str(tiny_series), "--store", str(store), "--measures", "heads", "--length", "32"]
+    told = CliRunner().invoke(app, [*asked, "--steps", "adaptive 3"])
+    assert told.exit_code == 0, told.output
+    assert "3 checkpoints" in told.stdout
+    refused = CliRunner().invoke(app, [*asked, "--steps", "adaptive"])
+    assert refused.exit_code == 2 and "needs a number of checkpoints" in refused.output
+    with pytest.raises(DriftError, match="adaptive 1 is too few"):
+        run(tiny_series, store=store, measures=["heads"], adaptive=1, progress=False)
+    with pytest.raises(NotACheckpoint, match="which circuit-drift run alone does"):
+        open_series(tiny_series).select("adaptive 3")
