@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import Checkpoint, DriftError, open_checkpoint
-from checkpoints.errors import BadPrompt
-from checkpoints.files.folder import tokenizer_files
+from checkpoints.errors import BadPrompt, NotACheckpoint
+from checkpoints.files.formats import packed_file
+from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.training.strategies.loop.parameters import check_names, embedding_rows
 from circuit_drift.training.strategies.loop.rope import roped
 from circuit_drift.training.strategies.settings.config import Config
@@ -18,7 +19,7 @@ from circuits.facts.facts import Fact, load_facts
 from circuits.facts.questions import Question, read_questions
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def _check_model(config: Config, material: Material) -> None:
     for strategy in config.strategies:
         check_names(strategy, parameters, modules)
         if strategy.tags:
-            teach_tags(_tokenizer(material.base), strategy.tags, rows=embedding_rows(model))
+            teach_tags(tokenizer_of(material.base), strategy.tags, rows=embedding_rows(model))
 
 
 def _skeleton(base: Checkpoint) -> "PreTrainedModel":
@@ -120,18 +121,14 @@ def _skeleton(base: Checkpoint) -> "PreTrainedModel":
     from transformers import AutoConfig, AutoModelForCausalLM
 
     base.fetch()
-    described = base.config
+    try:
+        config = AutoConfig.for_model(**base.config)
+    except NotACheckpoint:
+        packed = packed_file(base.path)  # which brings its own
+        if packed is None:
+            raise
+        config = AutoConfig.from_pretrained(packed.parent, gguf_file=packed.name, local_files_only=True)
     auto: Any = AutoModelForCausalLM
     with torch.device("meta"):
-        model: PreTrainedModel = auto.from_config(AutoConfig.for_model(**described))
+        model: PreTrainedModel = auto.from_config(config)
     return model
-
-
-def _tokenizer(base: Checkpoint) -> "PreTrainedTokenizerBase":
-    from transformers import AutoTokenizer
-
-    files = tokenizer_files(base.tokenizer_folders)
-    if not files:
-        raise BadPrompt(f"{base.name} has no tokenizer to spell tags with; put tokenizer.json beside it")
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(files[0].parent, local_files_only=True)
-    return tokenizer

@@ -11,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from checkpoints import DriftError, open_checkpoint, open_series
 from circuit_drift.behaviour.gauges import Reading
+from circuit_drift.behaviour.harness import HarnessMeasure
 from circuit_drift.training.strategies import (
     Answers,
     Lora,
@@ -22,6 +23,8 @@ from circuit_drift.training.strategies import (
     run_all,
     runner,
 )
+from circuit_drift.training.strategies.checks import check
+from circuit_drift.training.strategies.gauges import gauges_of
 from circuit_drift.training.strategies.loop import epoch
 from circuit_drift.training.strategies.loop.adapters import base_name
 from circuit_drift.training.strategies.loop.batches import IGNORED, Rows, batches, require_apart
@@ -355,3 +358,19 @@ def test_choices_that_are_none_are_refused_by_line(place, tmp_path):
     path.write_text('{"prompt": "a", "options": "b"}\n')
     with pytest.raises(DriftError, match="line 1: a choice is an object"):
         run_all(config_of(place, ADAPTERS, choices=path), tmp_path / "out")
+
+
+def test_tasks_of_the_harness_are_gauges_of_every_epoch(place, tmp_path):
+    config = config_of(place, ADAPTERS, tasks=("own_choice",), tasks_folder=tmp_path, tasks_limit=2)
+    found = gauges_of(config, check(config))
+    assert found[-1] == HarnessMeasure(("own_choice",), tmp_path, 2)
+    assert [gauge.name for gauge in found] == ["knowledge", "documents", "harness"]
+
+
+def test_a_device_map_trains_the_same_weights(place, tmp_path):
+    strategy = Strategy("full", lr=1e-2)
+    weights = []
+    for name, options in (("device", {}), ("map", {"device_map": {"": "cpu"}})):
+        run_all(config_of(place, strategy, epochs=1, **options), tmp_path / name)
+        weights.append(weights_of(tmp_path / name / "full" / "checkpoint-4"))
+    assert same_weights(*weights)
