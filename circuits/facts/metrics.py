@@ -60,8 +60,9 @@ def find_metric(metric: MetricName | Metric, facts: FactSet) -> tuple[str, Metri
     Raises:
         BadPrompt: an unknown name, or a logit difference between answers of different numbers of tokens.
     """
-    if not isinstance(metric, str):
+    if callable(metric):
         return str(getattr(metric, "__name__", "a function")), _summed(metric)
+    require_metric(metric)
     if metric == "rank":
         return metric, rank
     if (asked := HIT.fullmatch(metric)) is not None:
@@ -70,17 +71,16 @@ def find_metric(metric: MetricName | Metric, facts: FactSet) -> tuple[str, Metri
     if metric == "logit difference":
         _require_equal_lengths(facts)
         return metric, lambda logits, batch, _clean: logit_difference(logits, batch)
-    require_metric(metric)
     return metric, _summed(known[metric])
 
 
-def require_metric(metric: str) -> None:
-    """Refuse a name that no metric has.
+def require_metric(metric: object) -> None:
+    """Refuse what is no metric's name.
 
     Raises:
         BadPrompt: an unknown name.
     """
-    if not HIT.fullmatch(metric):
+    if not isinstance(metric, str) or not HIT.fullmatch(metric):
         require_choice("metric", metric, (*NAMES, "a function"))
     if metric == "hit@k":
         raise BadPrompt("say what k is, as in hit@10")
