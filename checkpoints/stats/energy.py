@@ -9,7 +9,7 @@ import numpy as np
 from checkpoints.stats.permutation import drawn_p
 from checkpoints.stats.units import Floats
 
-LISTED, DRAWS, BUDGET = 16, 99_999, 2_000_000_000
+LISTED, DRAWS, BUDGET = 16, 19_999, 2_000_000_000
 
 
 def energy_p(difference: Floats, *, seed: int = 0) -> float:

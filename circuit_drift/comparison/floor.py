@@ -79,12 +79,14 @@ def _effects(pair: PairRecord, c: Point, d: Point, groups: Sequence[FactGroup]) 
 def _beside(own: Effect, siblings: Sequence[tuple[float, float, float]]) -> FloorChange:
     value, low, high = size_of(own)
     largest = max(size for size, _, _ in siblings)
-    return FloorChange(own.name, value, low, high, floor=largest, reach=max(end for _, _, end in siblings))
+    reach = max(end for _, _, end in siblings)
+    return FloorChange(own.name, value, low, high, floor=largest, reach=reach, equivalent=own.equivalent)
 
 
-def _furthest(change: FloorChange) -> float:
-    """What lies furthest beyond its floor first."""
-    return -change.value / change.floor if change.floor > 0 else -np.inf if change.value > 0 else 0.0
+def _furthest(change: FloorChange) -> tuple[bool, bool, float]:
+    """What is beyond its floor first, then what is above its margin, then what lies furthest above its floor."""
+    above = -change.value / change.floor if change.floor > 0 else -np.inf if change.value > 0 else 0.0
+    return change.outcome != "beyond", change.equivalent, above
 
 
 def converged_before(run: RunRecord, point: Point) -> list[Point]:

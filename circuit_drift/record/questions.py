@@ -143,6 +143,7 @@ class FloorChange:
         low, high: its 95 % interval.
         floor: the largest size between two siblings.
         reach: the largest upper end of the siblings' intervals.
+        equivalent: whether from A to B it is within its margin, and so counts as none.
     """
 
     name: str
@@ -151,10 +152,13 @@ class FloorChange:
     high: float
     floor: float
     reach: float
+    equivalent: bool = False
 
     @property
     def outcome(self) -> Literal["beyond", "within", "undecided"]:
-        """Beyond: its whole interval lies above every sibling's; within: no larger than the largest of theirs."""
+        """Beyond: its whole interval is above every sibling's; within: no larger than theirs, or within its margin."""
+        if self.equivalent:
+            return "within"
         if self.low > self.reach:
             return "beyond"
         return "within" if self.value <= self.floor else "undecided"

@@ -28,6 +28,11 @@ def span(low: float, high: float, form: str = ".2f") -> str:
     return f"[{low:{form}}, {high:{form}}]"
 
 
+def signed(value: float) -> str:
+    """A change to two digits; one that rounds to nothing has no minus."""
+    return f"{round(value, 2) + 0.0:+.2f}"
+
+
 def listed(names: Sequence[str], most: int = NAMED) -> str:
     """Names, the first few, and that there are more."""
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
@@ -110,8 +115,8 @@ def _needles(of: Mapping[str, Any]) -> str:
     form = ".2f" if ppl["low"] >= 0.1 and ppl["high"] < 100 else ".2g"
     return (
         f"Needles: all words right {accuracy['before']:.2f} → {accuracy['after']:.2f} "
-        f"(change {accuracy['delta']:+.2f} {span(accuracy['low'], accuracy['high'], '+.2f')}); answer perplexity "
-        f"{_level_of(ppl['before'])} → {_level_of(ppl['after'])} (× {ppl['ratio']:{form}} "
+        f"(change {signed(accuracy['delta'])} [{signed(accuracy['low'])}, {signed(accuracy['high'])}]); answer "
+        f"perplexity {_level_of(ppl['before'])} → {_level_of(ppl['after'])} (× {ppl['ratio']:{form}} "
         f"{span(ppl['low'], ppl['high'], form)})."
     )
 
@@ -171,11 +176,12 @@ def _edges(of: Mapping[str, Any]) -> str:
 
 def _heads(of: Mapping[str, Any]) -> str:
     most = of["largest"]
-    moved = f"most {most['name']} {most['delta']:+.2f} {span(most['low'], most['high'], '+.2f')}"
+    moved = f"most {most['name']} {signed(most['delta'])} [{signed(most['low'])}, {signed(most['high'])}]"
+    within = f" by less than {of['margin']:g}" if of["changed"] and of["outcome"] == "equivalent" else ""
     crossed = "; ".join(f"{way} {listed(of[way], 5)}" for way in ("gained", "lost") if of[way])
     return (
-        f"Heads: {of['changed']} of {of['of']} changed, {moved}, over {counted(of['n'], of['unit'])}; retrieval heads "
-        f"(score > {of['threshold']:g}): {crossed or 'the same'}."
+        f"Heads: {of['changed']} of {of['of']} changed{within}, {moved}, over {counted(of['n'], of['unit'])}; "
+        f"retrieval heads (score > {of['threshold']:g}): {crossed or 'the same'}."
     )
 
 
@@ -183,13 +189,13 @@ def _floor(of: Mapping[str, Any]) -> str:
     if not of["pairs"]:
         return f"No training floor: {of['why']}."
     told = "; ".join(
-        f"{row['name']} {row['value']:.2g} against at most {row['floor']:.2g}" for row in of["changes"][:NAMED]
+        f"{row['name']} {row['value']:.3g} against at most {row['floor']:.3g}" for row in of["changes"][:NAMED]
     )
     pairs = counted(of["pairs"], "pair")
     sense = {
         "beyond": "A → B exceeds what training does anyway",
-        "within": "A → B is within what training does anyway",
-        "undecided": "whether A → B exceeds what training does anyway is undecided",
+        "within": "A → B is no more than training does anyway, or within its margins",
+        "undecided": "Whether A → B exceeds what training does anyway is undecided",
     }[of["outcome"]]
     return f"{sense}: {told} ({pairs} of siblings: {', '.join(of['names'])}; by chance 1 in {of['pairs'] + 1})."
 

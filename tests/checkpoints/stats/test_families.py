@@ -73,7 +73,7 @@ def test_the_energys_p_is_its_place_among_all_flips():
 
 
 def test_many_units_are_flipped_at_random_to_a_fine_p():
-    assert energy_p(np.ones((20, 3))) == smallest_energy_p(20) == pytest.approx(1 - 0.05 ** (1 / 99_999))
+    assert energy_p(np.ones((20, 3))) == smallest_energy_p(20) == pytest.approx(1 - 0.05 ** (1 / 19_999))
     rng = np.random.default_rng(0)
     called = np.mean([energy_p(rng.normal(size=(9, 30))) <= 0.05 for _ in range(400)])
     assert 0.025 < called < 0.08

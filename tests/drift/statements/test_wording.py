@@ -1,0 +1,184 @@
+"""Every kind of statement about a pair in words, from numbers written by hand."""
+
+import pytest
+
+from circuit_drift.statements.statement import Statement
+from circuit_drift.statements.wording import WORDS, p_text, signed
+
+LINES = 2 * 120
+
+
+def told(kind: str, **numbers: object) -> str:
+    text = Statement(kind, numbers).text
+    assert len(text) <= LINES, "at most two lines"
+    return text
+
+
+def test_the_smallest_possible_p_is_a_bound():
+    assert p_text(0.0059884786, 0.0059884786) == "p <= 0.006"
+    assert p_text(0.0123, 0.006) == "p = 0.012"
+    assert [signed(value) for value in (-0.001, 0.004, -0.126)] == ["+0.00", "+0.00", "-0.13"]
+
+
+def test_a_difference_leads_with_the_facts_that_changed_sides():
+    circuits = [
+        {"group": "lost", "stands": [True, True], "strength": 0.37, "strength_interval": (0.24, 0.51)}
+        | {"wiring": None, "edges": 26},
+        {"group": "learned", "stands": [False, True], "strength": None, "wiring": None, "edges": 112},
+        {"group": "old", "stands": [True, False], "strength": None, "wiring": None, "edges": 0},
+    ]
+    parts = [
+        {"what": "facts", "lost": 11, "learned": 37, "of": 64},
+        {"what": "circuits", "groups": circuits},
+        {"what": "heads", "n": 6, "of": 32},
+    ]
+    assert told("outcome", a="9,000", b="9,600", outcome="different", floor="", parts=parts) == (
+        "9,000 and 9,600 differ: 11 lost, 37 learned of 64 facts; circuits of facts lost × 0.37 [0.24, 0.51] as "
+        "strong, learned new, old gone; 6 heads of 32 changed."
+    )
+    wired = {"group": "kept", "stands": [True, True], "strength": None, "wiring": 0.4, "edges": 3}
+    whole = {"group": "new", "stands": [True, True], "strength": None, "wiring": None, "edges": 0}
+    parts = [
+        {"what": "circuits", "groups": [wired, whole]},
+        {"what": "readout", "name": "needle accuracy", "before": 0.98, "after": 0.88},
+        {"what": "recall", "name": "recall of old facts"},
+        {"what": "more", "n": 2},
+    ]
+    assert told("outcome", a="A", b="B", outcome="different", floor="within", parts=parts) == (
+        "A and B differ, no more than training does anyway: circuits of facts kept wired otherwise (1 − cosine 0.40), "
+        "new changed as a whole; needle accuracy 0.98 → 0.88; recall of old facts changed; 2 more, below."
+    )
+
+
+def test_equivalent_and_undecided_name_their_margins():
+    assert told("outcome", a="A", b="B", outcome="equivalent", deltas={"recall": 0.1, "strength": 0.25}) == (
+        "A and B are equivalent: every change lies within its margin (facts that change sides 0.1 of all, strength by "
+        "25%)."
+    )
+    open_ = {"name": "answer NLL", "reach": -0.08, "margin": -0.05, "more": 1, "unit": "needle"}
+    assert told("outcome", a="A", b="B", outcome="undecided", open=open_) == (
+        "Undecided whether A and B differ: no change is shown, but answer NLL may reach -0.08 (margin -0.05); measure "
+        "about 1 more needle."
+    )
+    assert told("outcome", a="A", b="B", outcome="") == "No difference between A and B is shown."
+
+
+def test_the_level_names_its_families_in_one_order():
+    assert told("level", level=0.05, families=["readouts", "behaviour"]) == (
+        "Level of the pair: at most 0.05 that any difference named is chance (Holm over recall, needle answers)."
+    )
+
+
+def test_recall_with_and_without_turnover():
+    numbers = {"before": 0.25, "after": 0.65625, "of": 64, "lost": 11, "learned": 37, "low": 0.626, "high": 0.85}
+    assert told("recall", **numbers) == (
+        "Recall 0.25 → 0.66 of 64 facts: 11 lost, 37 learned; 0.75 [0.63, 0.85] changed sides."
+    )
+    still = {**numbers, "after": 0.25, "lost": 0, "learned": 0, "low": 0.0, "high": 0.056}
+    assert told("recall", **still) == (
+        "Recall 0.25 → 0.25 of 64 facts: none changed sides; at most 0.06 of such facts do."
+    )
+
+
+def test_classes_are_named_four_at_most():
+    rows = [{"name": f"c{i}", "before": 1.0, "after": 0.5, "p": 0.01 * (i + 1), "least": 0.01} for i in range(5)]
+    assert told("classes", classes=rows[:1]) == "Recall by class: c0 1.00 → 0.50 (p <= 0.01)."
+    assert told("classes", classes=rows).endswith("c3 1.00 → 0.50 (p = 0.04); 1 more.")
+
+
+GROUP = {
+    "group": "known",
+    "facts": 16,
+    "stands": (True, True),
+    "wiring": 0.022,
+    "wiring_interval": (0.0, 0.069),
+    "margin": 0.1,
+    "strength": 0.389,
+    "strength_interval": (0.306, 0.493),
+    "equivalent": False,
+    "gated": False,
+    "p": 0.006,
+    "smallest": 0.006,
+    "significant": True,
+    "changed": 39,
+    "statuses": {"gained": 0, "lost": 8, "weakened": 25},
+    "edges": ["m3->logits", "m2->logits", "m1->logits", "m0->logits"],
+}
+
+
+def test_a_group_leads_with_wiring_and_strength():
+    assert told("group", **GROUP) == (
+        "Known facts (16): same wiring (1 − cosine 0.02 [0.00, 0.07], margin 0.1), 0.39 [0.31, 0.49] times as strong; "
+        "39 edges changed (8 lost, 25 weakened), most m3->logits, m2->logits, m1->logits, …."
+    )
+    other = {**GROUP, "group": "kept", "wiring": 0.5, "wiring_interval": (0.2, 0.8), "equivalent": True}
+    assert told("group", **other).startswith("Facts kept (16): other wiring (1 − cosine 0.50 [0.20, 0.80], margin 0.1)")
+    assert "39 edges changed, all within the margins (" in told("group", **other)
+    between = {**GROUP, "wiring_interval": (0.0, 0.2), "changed": 0}
+    assert "wiring undecided (" in told("group", **between)
+    assert told("group", **between).endswith("; it changed as a whole (p <= 0.006), no single edge can be named.")
+
+
+@pytest.mark.parametrize(
+    ("stands", "words"),
+    [
+        ((False, True), "a circuit where none stood out of the noise"),
+        ((True, False), "a circuit that no longer stands out of the noise"),
+        ((False, False), "no circuit stands out of the noise at A or B"),
+    ],
+)
+def test_a_circuit_that_does_not_stand_out_has_no_strength(stands, words):
+    quiet = {**GROUP, "group": "neither", "stands": stands, "significant": False, "p": 0.2}
+    assert told("group", **quiet) == (
+        f"Facts recalled at neither (16): {words}; no edge changed beyond the noise (p = 0.2)."
+    )
+    gated = {**quiet, "group": "lost", "gated": True}
+    assert told("group", **gated).endswith("(p = 0.2; their turnover is not established).")
+
+
+def test_groups_that_cannot_be_read_are_listed_together():
+    rows = [{"group": "neither", "facts": 23}, {"group": "new 2", "facts": 8}]
+    assert told("unlearned", groups=rows) == (
+        "Nothing learned, no circuit to read: recalled at neither (23), new 2 (8)."
+    )
+    assert told("few", groups=[*rows, *rows, *rows, *rows]).endswith("recalled at neither (23), new 2 (8), ….")
+
+
+def test_needles_and_heads():
+    accuracy = {"before": 0.979, "after": 0.946, "delta": -0.033, "low": -0.07, "high": -0.001}
+    ppl = {"before": 1162.4, "after": 1.123, "ratio": 0.000966, "low": 0.00087, "high": 0.0011}
+    assert told("needles", accuracy=accuracy, ppl=ppl) == (
+        "Needles: all words right 0.98 → 0.95 (change -0.03 [-0.07, +0.00]); answer perplexity 1,162 → 1.12 "
+        "(× 0.00097 [0.00087, 0.0011])."
+    )
+    numbers = {
+        "changed": 2, "of": 32, "largest": {"name": "a2.h6", "delta": -0.088, "low": -0.112, "high": -0.064},
+        "gained": [], "lost": ["a2.h6"], "threshold": 0.1, "margin": 0.1, "n": 48, "unit": "needle",
+    }  # fmt: skip
+    assert told("heads", **numbers, outcome="different") == (
+        "Heads: 2 of 32 changed, most a2.h6 -0.09 [-0.11, -0.06], over 48 needles; retrieval heads (score > 0.1): lost "
+        "a2.h6."
+    )
+    assert told("heads", **numbers, outcome="equivalent").startswith("Heads: 2 of 32 changed by less than 0.1, most")
+
+
+def test_the_floor():
+    row = {"name": "wiring (kept)", "value": 0.051, "floor": 0.002}
+    numbers = {"pairs": 3, "names": ("6,500", "7,500"), "changes": [row]}
+    ending = "wiring (kept) 0.051 against at most 0.002 (3 pairs of siblings: 6,500, 7,500; by chance 1 in 4)."
+    assert told("floor", **numbers, outcome="beyond") == f"A → B exceeds what training does anyway: {ending}"
+    assert told("floor", **numbers, outcome="within").startswith("A → B is no more than training does anyway, or with")
+    assert told("floor", **numbers, outcome="undecided").startswith(
+        "Whether A → B exceeds what training does anyway is"
+    )
+    assert told("floor", outcome="", pairs=0, why="C shares no measure") == "No training floor: C shares no measure."
+
+
+def test_every_kind_has_a_test_and_reads_alike_as_a_value():
+    tested = {"outcome", "level", "recall", "classes", "group", "few", "unlearned", "needles", "heads", "floor"}
+    assert tested == WORDS.keys()
+    statement = Statement("level", {"level": 0.05, "families": ["heads"]}, basis="Holm over families")
+    assert statement.to_json() == {
+        "kind": "level", "level": 0.05, "families": ["heads"], "basis": "Holm over families", "text": statement.text
+    }  # fmt: skip
+    assert Statement("norm", told="The norm grew.").text == "The norm grew."
