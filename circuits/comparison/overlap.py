@@ -3,18 +3,20 @@
 The numbers are those of `circuits.comparison.similarity` for the overlap alone, which is all that a series shows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.stats.bootstrap import percentiles
-from circuits.comparison.similarity import SPLITS_LEVEL, Similarity, measure_names
+from circuits.comparison.similarity import EXCHANGED_SPLITS, SPLITS_LEVEL, Similarity, exchange_p, measure_names
 from circuits.graph.pruning import circuit_size
 from circuits.graph.scores import AttributionGraph
 from circuits.graph.shape import Bools, Floats
 
 CHANCES = 8
+EXCHANGES = 99
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ def halve(graph: AttributionGraph, *, n_edges: int | None = None, splits: int = 
 
 
 def overlap_of(a: Halved, b: Halved, *, chances: int = CHANCES) -> Similarity:
-    """Jaccard overlap of two checkpoints that were halved alike, beside its floor and random edges.
+    """Jaccard overlap of two checkpoints that were halved alike, beside its floor and random edges, without p.
 
     *within* compares both halves of one checkpoint, *across* one half at A with the other half at B.
 
@@ -103,7 +105,10 @@ def overlap(
         seed: of the splits.
     """
     first, second = (halve(graph, n_edges=n_edges, splits=splits, seed=seed) for graph in (a, b))
-    return overlap_of(first, second)
+    weights = a.unit_sizes.astype(float), b.unit_sizes.astype(float)
+    how: dict[str, Any] = {"splits": min(splits, EXCHANGED_SPLITS), "exchanges": EXCHANGES, "paired": True}
+    p = exchange_p(a.edge_scores, b.edge_scores, weights, [first.size], **how)
+    return replace(overlap_of(first, second), p=float(p[0]))
 
 
 def jaccard(a: Bools, b: Bools) -> float:

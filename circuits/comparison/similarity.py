@@ -167,7 +167,7 @@ def similarities(
         chance.append(measures(whole_a, Ranked(rng.permutation(whole_b.scores), sizes)))
     low, high = percentiles(np.array(within), level=SPLITS_LEVEL)
     across_low, across_high = percentiles(np.array(across), level=SPLITS_LEVEL)
-    p = _exchange_p(a, b, weights, sizes, splits=min(splits, EXCHANGED_SPLITS), exchanges=exchanges, paired=paired)
+    p = exchange_p(a, b, weights, sizes, splits=min(splits, EXCHANGED_SPLITS), exchanges=exchanges, paired=paired)
     columns = (value, np.mean(within, 0), low, high, np.mean(across, 0), across_low, across_high, np.mean(chance, 0), p)
     return tuple(
         Similarity(name, *(float(column[i]) for column in columns)) for i, name in enumerate(measure_names(sizes))
@@ -193,7 +193,7 @@ def cross_cosine(a: Floats, b: Floats, weights: Floats) -> float:
     return float(np.clip(cross / np.sqrt(lengths[0] * lengths[1]), -1, 1)) if min(lengths) > 0 else float("nan")
 
 
-def _exchange_p(
+def exchange_p(
     a: Floats,
     b: Floats,
     weights: tuple[Floats, Floats],
@@ -203,7 +203,17 @@ def _exchange_p(
     exchanges: int,
     paired: bool,
 ) -> Floats:
-    """P of within - across of every measure, over the same splits in every exchange of A and B."""
+    """[M] p of within - across of every measure, over the same splits in every exchange of A and B.
+
+    Args:
+        a: [U, E] scores of the units at A.
+        b: [V, E] at B.
+        weights: [U] and [V] facts in each unit.
+        sizes: numbers of edges to look at, in rising order.
+        splits: random splits of the units into halves.
+        exchanges: permutations; with none, p is NaN.
+        paired: the units of A and B are the same facts, which change sides one by one.
+    """
     rng = np.random.default_rng(len(a))
     orders = [(rng.permutation(len(a)), rng.permutation(len(b))) for _ in range(splits)]
     orders = [(first, first if paired else second) for first, second in orders]
