@@ -10,7 +10,13 @@ from typing import Any
 from checkpoints.errors import NotACheckpoint
 from checkpoints.files.configs import read_json
 from checkpoints.files.formats import is_checkpoint, is_weights_name
-from checkpoints.series.names import StepName, natural, parse_name, without_shared_branch
+from checkpoints.series.names import (
+    StepName,
+    natural,
+    parse_name,
+    with_epochs_as_stages,
+    without_shared_branch,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +78,7 @@ def choose(found: Sequence[Found]) -> tuple[tuple[Found, ...], tuple[LeftOut, ..
     left: list[LeftOut] = []
     unit = Counter(each.name.unit for each in found).most_common(1)[0][0] if found else "steps"
     places: dict[tuple[object, ...], list[Found]] = defaultdict(list)
-    names = without_shared_branch([each.name for each in found])
+    names = with_epochs_as_stages(without_shared_branch([each.name for each in found]))
     for name, each in zip(names, found, strict=True):
         if name.unit == unit:
             places[name.order].append(Found(name, each.path))

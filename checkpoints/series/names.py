@@ -7,8 +7,10 @@ never one line. Names of no such form are simply not steps: `parse_name` returns
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 Unit = Literal["steps", "epochs", "tokens"]
@@ -34,6 +36,7 @@ _TOKENS_ALONE = re.compile(
     re.IGNORECASE,
 )
 _EPOCH = re.compile(rf"{_FRONT}epochs?[-_=]?(?P<step>\d+){_REST}", re.IGNORECASE)
+_IN_EPOCH = re.compile(r"(?:^|(?<=[-_.]))ep(?:ochs?)?[-_=]?(\d{1,9})(?:[-_.]|$)", re.IGNORECASE)
 _NUMBER = re.compile(r"\d{1,12}")
 _STAGE = re.compile(r"(?P<stage>stage-?\d+)(?:-(?P<branch>.+))?", re.IGNORECASE)
 _STAGE_WORD = re.compile(
@@ -77,6 +80,7 @@ class StepName:
         tokens: tokens seen, where the name says so (``tokens84B`` -> 84e9).
         unit: what the name counts.
         plain: whether the name alone says that this is a checkpoint; a bare ``500`` or ``20B`` may be anything.
+        epoch: the epoch, where the name says it beside a step.
     """
 
     text: str
@@ -86,6 +90,7 @@ class StepName:
     tokens: int | None = None
     unit: Unit = "steps"
     plain: bool = True
+    epoch: int | None = None
 
     @property
     def order(self) -> tuple[object, ...]:
@@ -100,7 +105,7 @@ def parse_name(text: str) -> StepName | None:
         return StepName(text, int(text), plain=False)
     keyed = _KEYED.fullmatch(text)
     if keyed is not None:
-        return StepName(text, int(keyed["step"]))
+        return StepName(text, int(keyed["step"]), epoch=_epoch(text))
     match = _STEP.fullmatch(text)
     if match is None and (match := _COUNTED.fullmatch(text)) is not None:
         return _placed(text, match, "steps", parse_count(match["step"]), None)
@@ -111,6 +116,9 @@ def parse_name(text: str) -> StepName | None:
         )
     match = _EPOCH.fullmatch(text)
     if match is not None:
+        stepped = None if match["front"] is None else parse_name(match["front"])
+        if stepped is not None and stepped.unit == "steps" and stepped.plain:
+            return replace(stepped, text=text, epoch=int(match["step"]))
         return _placed(text, match, "epochs", int(match["step"]), None)
     match = _TOKENS_ALONE.fullmatch(text)
     if match is None:
@@ -128,6 +136,21 @@ def without_shared_branch(names: Sequence[StepName]) -> list[StepName]:
     if len(shared) > 1 or any(_STAGE.fullmatch(name.stage or "") and name.branch for name in names):
         return list(names)
     return [replace(name, branch=None) for name in names]
+
+
+def with_epochs_as_stages(names: Sequence[StepName]) -> list[StepName]:
+    """The names of a series; where steps begin anew with each epoch (``epoch_1_step_100``), the epoch is the stage."""
+    lines: dict[tuple[str | None, str | None], list[StepName]] = defaultdict(list)
+    for name in names:
+        lines[name.stage, name.branch].append(name)
+    anew = {line for line, found in lines.items() if _begin_anew(found)}
+    return [replace(name, stage="-".join(filter(None, (name.stage, f"epoch{name.epoch}"))))
+            if (name.stage, name.branch) in anew and name.epoch is not None else name for name in names]  # fmt: skip
+
+
+def _begin_anew(names: Sequence[StepName]) -> bool:
+    placed = sorted((name.epoch, name.step) for name in names if name.epoch is not None and name.step is not None)
+    return any(after[0] > before[0] and after[1] <= before[1] for before, after in pairwise(placed))
 
 
 def parse_count(text: str) -> int | None:
@@ -171,9 +194,15 @@ def _placed(text: str, match: re.Match[str], unit: Unit, step: int | None, token
     words = [word for word in re.split(r"[-_.]", front) if word]
     if words and _UNFINISHED.fullmatch(words[0]):
         return None
-    stage, branch = _stage_and_branch(front)
+    stage, branch = _stage_and_branch(_IN_EPOCH.sub("", front).strip("-_."))
     branch = "-".join(part for part in (branch, match["seed"]) if part) or None
-    return StepName(text, step, stage, branch, tokens, unit)
+    return StepName(text, step, stage, branch, tokens, unit, epoch=_epoch(front))
+
+
+def _epoch(front: str) -> int | None:
+    """The epoch that a name says before its step."""
+    found = _IN_EPOCH.search(front)
+    return None if found is None else int(found[1])
 
 
 def _stage_and_branch(front: str) -> tuple[str | None, str | None]:

@@ -159,7 +159,7 @@ def _bytes(size: int) -> str:
 def _seconds(age: str | None) -> float | None:
     if age is None:
         return None
-    found = re.fullmatch(r"(\d+)([hdw])", age.strip())
+    found = re.fullmatch(r"(\d{1,6})([hdw])", age.strip())
     if found is None:
         raise DriftError(f"{age!r} is no age; give a number of hours, days or weeks: 12h, 30d, 2w")
     return int(found[1]) * UNITS[found[2]]

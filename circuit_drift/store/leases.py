@@ -124,7 +124,7 @@ class Leases:
         clock = draft_of(self.folder / "clock")
         clock.touch()
         try:
-            return clock.stat().st_mtime - path.stat().st_mtime > self.term
+            return abs(clock.stat().st_mtime - path.stat().st_mtime) > self.term  # ahead where a clock was set back
         except FileNotFoundError:
             return True
         finally:

@@ -1,5 +1,6 @@
 """The upkeep of a store: what is in it and how large it is, whether it is whole, and what may go."""
 
+import errno
 import re
 import time
 from collections import defaultdict
@@ -18,6 +19,7 @@ from circuit_drift.store.store import KEY_LENGTH, NO_RESULTS, Store, StoredResul
 FAULTS = ("damaged", "missing", "newer")
 KINDS = (*FAULTS, "older", "orphaned", "leftover")
 _FORMER_DRAFT = re.compile(rf"\.[0-9a-f]{{{KEY_LENGTH}}}\.(old\.)?[a-z0-9_]{{8}}|tmp[a-z0-9_]{{8}}")
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 PRUNED = "its result was pruned from the store; run the series again"
 
 
@@ -171,17 +173,33 @@ def prune(store: Store, selection: Selection) -> tuple[Entry, ...]:
     try:
         if selection.run is not None and selection.whole_run:
             store.run_file(selection.run).unlink(missing_ok=True)
-        for name, record in _records(store):
-            points = [_without(entry, gone) for entry in record["points"]]
-            if points != record["points"]:
-                store.write_run(name, {**record, "points": points})
+        room = _forget(store, gone)
         for entry in doomed:
             draft = draft_of(entry.result.folder)
             entry.result.folder.replace(draft)
             remove(draft)
+        if not room and not _forget(store, gone):
+            raise StoreError(
+                f"the results are removed, but the disk of {store.path} is still full, so that records of runs name "
+                "them: make room and run the series again"
+            )
     except OSError as error:
         raise StoreError(f"cannot remove {error.filename}: {error.strerror}") from error
     return doomed
+
+
+def _forget(store: Store, gone: set[tuple[str, str]]) -> bool:
+    """Take results out of the records of runs; False where the disk is too full for that, before they are removed."""
+    for name, record in _records(store):
+        points = [_without(entry, gone) for entry in record["points"]]
+        if points != record["points"]:
+            try:
+                store.write_run(name, {**record, "points": points})
+            except StoreError as error:
+                if getattr(error.__cause__, "errno", None) not in _FULL:
+                    raise
+                return False
+    return True
 
 
 def prunable(store: Store, selection: Selection) -> tuple[Entry, ...]:

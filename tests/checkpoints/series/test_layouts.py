@@ -51,6 +51,24 @@ def test_layouts_of_the_field_open_in_order(lay, caplog, names):
     assert [open_checkpoint(series.path / name) for name in names] == list(series)
 
 
+@pytest.mark.parametrize(
+    ("names", "places"),
+    [
+        (["epoch_0_step_100", "epoch_0_step_200", "epoch_1_step_100"],
+         [("epoch0", 100), ("epoch0", 200), ("epoch1", 100)]),
+        (["epoch-2-step-100", "epoch-10-step-50"], [("epoch2", 100), ("epoch10", 50)]),
+        (["step_100_epoch_0", "step_100_epoch_1"], [("epoch0", 100), ("epoch1", 100)]),
+        (["epoch_0_step_100", "epoch_1_step_300"], [(None, 100), (None, 300)]),  # counted through
+        (["step_100_epoch_0", "step_200_epoch_1"], [(None, 100), (None, 200)]),
+        (["stage1_epoch_0_step_9", "stage1_epoch_1_step_9"], [("stage1-epoch0", 9), ("stage1-epoch1", 9)]),
+    ],
+)  # fmt: skip
+def test_an_epoch_is_a_stage_where_steps_begin_anew_with_it(lay, caplog, names, places):
+    series = open_series(lay(*reversed(names)))
+    assert [(c.name, (c.stage, c.step)) for c in series] == list(zip(names, places, strict=True))
+    assert (series.left_out, caplog.text) == ((), "")
+
+
 def test_runs_that_count_tokens_alone_stand_at_their_tokens(lay):
     series = open_series(lay("0B", "20B", "50B"))
     assert [(c.label, c.step, c.position) for c in series] == [

@@ -1,5 +1,6 @@
 """A store is checked, listed, pruned and cleared of what killed writers left."""
 
+import errno
 import json
 import os
 import shutil
@@ -10,9 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from checkpoints.errors import StoreError
+from checkpoints.results import disk
 from checkpoints.results.artifacts import ARRAYS_FILE, RESULT_FILE, write_artifact
 from checkpoints.results.disk import draft_of
 from circuit_drift.cli import app
+from circuit_drift.store import upkeep
 from circuit_drift.store.journal import Journal
 from circuit_drift.store.leases import Leases
 from circuit_drift.store.store import Store, read_record
@@ -275,3 +278,22 @@ def test_a_result_whose_provenance_is_no_list_belongs_to_no_run(store):
     for key, circuits in (("t1", 5), ("t2", None), ("t3", "c0"), ("t4", {"c0": 1})):
         keep(store, "transfer", key, circuits=circuits)
     assert kinds(store) == {"orphaned": ["h2", "t1", "t2", "t3", "t4"]}
+
+
+def test_a_full_disk_is_what_is_pruned_for(store, monkeypatch):
+    full, write = [True], Store.write_run
+
+    def write_run(self, name, record):
+        if full[0]:
+            raise StoreError("no room") from OSError(errno.ENOSPC, "No space left on device")
+        return write(self, name, record)
+
+    monkeypatch.setattr(Store, "write_run", write_run)
+    monkeypatch.setattr(upkeep, "remove", lambda path: (full.clear(), full.append(False), disk.remove(path)))
+    assert len(prune(store, Selection(measure="heads"))) == 3
+    assert verify(store).whole
+    full[0] = True
+    monkeypatch.setattr(upkeep, "remove", disk.remove)
+    with pytest.raises(StoreError, match=r"the results are removed, but the disk of .* is still full"):
+        prune(store, Selection(measure="circuit"))
+    assert {notice.kind for notice in verify(store).notices} == {"missing"}

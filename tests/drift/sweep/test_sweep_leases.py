@@ -79,6 +79,12 @@ def test_a_holder_that_gives_signs_of_life_keeps_it(leases):
             assert leases.take("work", "checkpoint-1") is None
 
 
+def test_a_silent_holder_elsewhere_loses_it_where_the_clock_was_set_back(leases):
+    path = plant(leases, ELSEWHERE, silent_for=-86_400)
+    assert not leases.living(path.name)
+    assert leases.take(path.name, "x") is not None
+
+
 def test_a_dead_process_of_this_machine_loses_it_at_once(leases):
     process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
     process.start()
