@@ -24,6 +24,7 @@ class LensMeasure(Measure):
     source: FactSource
 
     name = "lens"
+    chapter = "Circuit"
     result = LogitLens
 
     @classmethod

@@ -15,13 +15,13 @@ from circuit_drift.record.record import Point
 GROUP = "circuit_drift.measures"
 BUILT_IN = {
     "heads": "circuit_drift.measures.heads:RetrievalMeasure",
-    "ablation": "circuit_drift.measures.causal.ablation:AblationMeasure",
-    "writing": "circuit_drift.measures.causal.writing:WritingMeasure",
     "circuit": "circuit_drift.measures.circuit:CircuitMeasure",
     "faithfulness": "circuit_drift.measures.faithfulness:FaithfulnessMeasure",
+    "roles": "circuit_drift.measures.roles:RolesMeasure",
+    "ablation": "circuit_drift.measures.causal.ablation:AblationMeasure",
+    "writing": "circuit_drift.measures.causal.writing:WritingMeasure",
     "patching": "circuit_drift.measures.causal.patching:PatchingMeasure",
     "lens": "circuit_drift.measures.lens:LensMeasure",
-    "roles": "circuit_drift.measures.roles:RolesMeasure",
     "maps": "circuit_drift.measures.maps:MapsMeasure",
     "corpora": "circuit_drift.measures.corpora:CorporaMeasure",
     "routing": "circuit_drift.measures.routing:RoutingMeasure",

@@ -42,6 +42,7 @@ class AblationMeasure(Measure):
     seed: int = 0
 
     name = "ablation"
+    chapter = "Heads"
     needs = ("heads",)
     result = Ablation
 

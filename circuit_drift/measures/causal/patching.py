@@ -34,6 +34,7 @@ class PatchingMeasure(Measure):
     seed: int = 0
 
     name = "patching"
+    chapter = "Circuit"
     needs = ("circuit",)
     result = EdgeCheck
 

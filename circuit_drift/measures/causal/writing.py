@@ -33,6 +33,7 @@ class WritingMeasure(Measure):
     batch_size: int = 8
 
     name = "writing"
+    chapter = "Heads"
     result = heads.Scores
     pairing = WritingPairing()
 

@@ -57,7 +57,7 @@ def test_its_numbers_are_columns_of_the_table_and_a_section_of_the_report(instal
     assert run.to_frame().columns.tolist() == ["checkpoint", "step", "stage", "tokens", "largest_norm"]
     page = write_report(run, tmp_path / "report.html").read_text(encoding="utf-8")
     first, last = (f"{run.at(step).results['norms'].largest:.3g}" for step in ("first", "last"))
-    assert "<h2>norms over training</h2>" in page
+    assert "<h3>norms over training</h3>" in page
     assert f"largest_norm {first} → {last}" in page
     assert "{&#39;power&#39;: 2.0, &#39;version&#39;: 7}" in page
 

@@ -305,7 +305,7 @@ def test_it_is_a_measure_like_any_other(series, table, measures, tmp_path):
     run = circuit_drift.run(series, measures=[measures[0], probe], **options)
     assert readings(run, "sft") == table.to_downstream()
     assert run.to_frame()["sft_codes"].tolist() == table.downstream()["sft_codes"].tolist()
-    assert "<h2>sft over training</h2>" in run.report(tmp_path / "run.html").read_text(encoding="utf-8")
+    assert "<h3>sft over training</h3>" in run.report(tmp_path / "run.html").read_text(encoding="utf-8")
     told = CliRunner().invoke(app, ["track", str(tmp_path), "--downstream", "sft"])
     assert told.exit_code == 0, told.output
     assert "sft_codes" in told.stdout
