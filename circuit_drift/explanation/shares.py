@@ -251,14 +251,11 @@ class _Shares:
         if len(places) == 1:
             summed = products.sum(-1, keepdim=True)
         else:
-            summed = products.new_zeros((*products.shape[:-1], len(places)))
-            summed.index_add_(-1, index.to(products.device), products)
+            summed = products @ nn.functional.one_hot(index, len(places)).to(products)
         rows, positions = self.aligned(summed)
-        for row, prompt in enumerate(self.batch.indices):
-            part = self.parts_at(prompt, positions)
-            into = torch.zeros(self.found.shape[1], len(places), dtype=torch.float64)
-            into.index_add_(0, part, rows[row].double().cpu())
-            self.found[prompt][:, places] += into
+        for prompt, row in zip(self.batch.indices, rows.double().cpu(), strict=True):
+            part = nn.functional.one_hot(self.parts_at(prompt, positions), self.found.shape[1])
+            self.found[prompt][:, places] += part.T.double() @ row
 
     def aligned(self, summed: Tensor) -> tuple[Tensor, int]:
         """[b, positions, components] and which positions: all, those whose logits are kept, or unknown (0)."""

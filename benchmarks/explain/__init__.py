@@ -1,0 +1,1 @@
+"""Explanations on the shipped series: planted edits, cost."""

@@ -1,0 +1,72 @@
+"""Time of one gradient with shares of all components, against a forward and a backward pass of frozen weights.
+
+python -m benchmarks.explain.cost
+"""
+
+import argparse
+import resource
+import time
+from collections.abc import Callable
+
+import torch
+
+from checkpoints import open_checkpoint
+from circuit_drift.explanation.behaviours import batches, needle_behaviour, run
+from circuit_drift.explanation.line import Line, line_between
+from circuit_drift.explanation.shares import integrate
+from circuit_drift.measures.needles import needle_prompts_of
+from circuit_drift.measures.tokenizers import tokenizer_of
+from circuit_drift.prompts import prompts_for
+
+
+def best(work: Callable[[], object], repeats: int) -> float:
+    """Least seconds of so many runs."""
+    times = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+def main() -> None:
+    """Print seconds of CPU and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--a", default="demo@9000")
+    parser.add_argument("--b", default="demo@9020")
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=5)
+    asked = parser.parse_args()
+    a, b = open_checkpoint(asked.a), open_checkpoint(asked.b)
+    first = a.load(device="cpu")
+    needles = needle_prompts_of(tokenizer_of(first), prompts_for(a.path, length=asked.length).needles)
+    behaviour = needle_behaviour(needles).thinned(asked.prompts)
+    line: Line = line_between(first.model, b.load(device="cpu").model)
+    embedding = line.model.get_input_embeddings()
+
+    def plain() -> None:
+        handle = embedding.register_forward_hook(lambda _m, _i, output: output.requires_grad_())
+        for batch in batches(behaviour, line.model, 8):
+            run(line.model, behaviour, batch, {}).sum().backward()
+        handle.remove()
+
+    def forward() -> None:
+        with torch.no_grad():
+            for batch in batches(behaviour, line.model, 8):
+                run(line.model, behaviour, batch, {})
+
+    steps = 4
+    ends = best(forward, asked.repeats)
+    passes = best(plain, asked.repeats)
+    shares = best(lambda: integrate(line, behaviour, steps=steps), asked.repeats)
+    each = (shares - 2 * ends) / steps
+    print(f"forward {ends:.3f} s, forward + backward {passes:.3f} s, one gradient with shares {each:.3f} s of CPU")
+    print(
+        f"ratio {each / passes:.2f}; whole path of {steps}: {shares:.3f} s, {shares / (steps * passes):.2f} x K passes"
+    )
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
