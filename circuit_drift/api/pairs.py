@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from checkpoints import open_checkpoint
 from checkpoints.errors import BadPrompt, CheckpointMismatch, DriftError
 from checkpoints.placement import Placement, Where
+from circuit_drift.api.shown import figure_of, first_figure, show
 from circuit_drift.comparison.pair import PAIR_MEASURES, compare_points, measure_pair
 from circuit_drift.explanation.effort import DEFAULT_EFFORT, Effort
 from circuit_drift.measures.base import Measure
@@ -15,13 +16,14 @@ from circuit_drift.prompts import Prompts
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.questions import Deltas
 from circuit_drift.record.record import Point
-from circuit_drift.report import write_pair_report
+from circuit_drift.report import pair_sections, write_pair_report
 from circuit_drift.report.pair_view import pair_html, pair_json
 from circuit_drift.report.verdict_pair import pair_verdict
 from circuit_drift.store.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
     from circuit_drift.explanation.behaviours import Behaviour
     from circuit_drift.explanation.explanation import Explanation
@@ -97,8 +99,27 @@ class PairDiff(PairRecord):
     def __repr__(self) -> str:
         return f"<PairDiff of {self.a.place} and {self.b.place}: {' '.join(self.verdict)}>"
 
+    def plot(self) -> "go.Figure":
+        """What rewired, or where no circuits were compared the retrieval heads that changed.
+
+        Raises:
+            DriftError: nothing that was compared has a figure.
+        """
+        return self.circuit.plot() if self.circuit is not None else self.figure("heads-pair")
+
+    def figure(self, name: str) -> "go.Figure":
+        """A figure of the pair's report by its anchor, as in ``circuit-pair`` or ``heads-pair``.
+
+        Raises:
+            DriftError: no such figure; the message lists those that there are.
+        """
+        return figure_of(pair_sections(self), name)
+
     def _repr_html_(self) -> str:
         return pair_html(self)
+
+    def _ipython_display_(self) -> None:
+        show(pair_html(self), first_figure(pair_sections(self)))
 
     def write_html(self, path: Path | str) -> Path:
         """Write the pair's own self-contained report."""

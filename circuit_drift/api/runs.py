@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Unpack
 from checkpoints import Series
 from checkpoints.placement import Placement, Where
 from circuit_drift.api.pairs import PairDiff
+from circuit_drift.api.shown import figure_of, first_figure, show
 from circuit_drift.comparison.pair import stored_pair
 from circuit_drift.measures.base import Measure
 from circuit_drift.measures.registry import MEASURES
 from circuit_drift.prompts import Prompts
 from circuit_drift.record.record import RunRecord
-from circuit_drift.report import write_report
+from circuit_drift.report import run_sections, write_report
 from circuit_drift.report.run_table import run_frame, run_html
 from circuit_drift.stages.stages import track_circuit, track_heads
 from circuit_drift.store.store import Store
@@ -24,6 +25,7 @@ from circuit_drift.sweep.sweep import load_record, measure_series
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
     from circuits.tracking.circuit_track import CircuitTrack
     from heads.tracking.head_track import HeadTrack
@@ -87,8 +89,27 @@ class Run(RunRecord):
         """Write one self-contained HTML page; see `circuit_drift.report.write_report`."""
         return write_report(self, path)
 
+    def plot(self) -> "go.Figure":
+        """Behaviour, heads and circuit over training on one axis: the first figure of the report.
+
+        Raises:
+            DriftError: a run of a single checkpoint, or without a number to draw.
+        """
+        return self.figure("overview")
+
+    def figure(self, name: str) -> "go.Figure":
+        """A figure of the report by its anchor, as in ``heads``, ``recall`` or ``circuits``.
+
+        Raises:
+            DriftError: no such figure; the message lists those that there are.
+        """
+        return figure_of(run_sections(self), name)
+
     def _repr_html_(self) -> str:
         return run_html(self)
+
+    def _ipython_display_(self) -> None:
+        show(run_html(self), first_figure(run_sections(self)))
 
 
 def run(

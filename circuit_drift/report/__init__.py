@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-__all__ = ["write_pair_report", "write_report"]
+__all__ = ["pair_sections", "run_sections", "write_pair_report", "write_report"]
 
 HEADLINES = ("outcome", "floor", "recall", "group")
 """Statements about a stage that the page of a run leads with."""
@@ -45,25 +45,49 @@ def write_report(run: RunRecord, path: Path | str) -> Path:
     from circuit_drift.report.run_table import run_frame
 
     table = run_frame(run)
-    pairs = [stored_pair(run, a.place, b.place) for a, b in stage_ends(run)]
-    sections = [
-        *_evolution(run, table),
-        *(section for pair in pairs for section in _pair_sections(pair, anchor=f"{pair.a.name}-{pair.b.name}")),
-        *in_chapter("Data and checks", audit_sections(run)),
-        *in_chapter("Data and checks", _refused(run.points)),
-        Section("checkpoints", "All checkpoints", frame=table, chapter="Data and checks"),
-    ]
+    pairs = _stage_pairs(run)
     return write_page(
         path,
         title=f"Circuits over training: {run.name}",
         subtitle=f"{counted(len(run), 'checkpoint')}, steps {run.points[0].label} to {run.points[-1].label}",
         verdict=[*run_verdict(run), *(sentence for pair in pairs for sentence in _headlines(pair))],
         warnings=[*audit_warnings(run), *(f"{p.name}, {m}: {reason}" for p in run for m, reason in p.failures.items())],
-        sections=sections,
+        sections=list(_run_sections(run, table, pairs)),
         provenance=_provenance(run.points, run.origins),
         cards=cards(table),
         lead=overview(run, table),
     )
+
+
+def run_sections(run: RunRecord) -> Iterator[Section]:
+    """The sections of a run's report, the run at a glance first; made one by one as they are asked for."""
+    from circuit_drift.report.run_table import run_frame
+
+    table = run_frame(run)
+    if (glance := overview(run, table)) is not None:
+        yield glance
+    yield from _run_sections(run, table, _stage_pairs(run))
+
+
+def pair_sections(pair: PairRecord) -> Iterator[Section]:
+    """The sections of a pair's report."""
+    yield from _explained(pair)
+    yield from _pair_sections(pair, anchor="pair")
+    yield from _weights(pair)
+    yield from _refused((pair.a, pair.b))
+
+
+def _stage_pairs(run: RunRecord) -> list[PairRecord]:
+    return [stored_pair(run, a.place, b.place) for a, b in stage_ends(run)]
+
+
+def _run_sections(run: RunRecord, table: "pd.DataFrame", pairs: Sequence[PairRecord]) -> Iterator[Section]:
+    yield from _evolution(run, table)
+    for pair in pairs:
+        yield from _pair_sections(pair, anchor=f"{pair.a.name}-{pair.b.name}")
+    yield from in_chapter("Data and checks", audit_sections(run))
+    yield from in_chapter("Data and checks", _refused(run.points))
+    yield Section("checkpoints", "All checkpoints", frame=table, chapter="Data and checks")
 
 
 def write_pair_report(pair: PairRecord, path: Path | str) -> Path:
@@ -78,12 +102,7 @@ def write_pair_report(pair: PairRecord, path: Path | str) -> Path:
         subtitle=f"changes from A to B; real = q <= {pair.q:g}",
         verdict=pair_verdict(pair),
         warnings=[f"{measure} is not compared: {reason}" for measure, reason in pair.missing.items()],
-        sections=[
-            *_explained(pair),
-            *_pair_sections(pair, anchor="pair"),
-            *_weights(pair),
-            *_refused((pair.a, pair.b)),
-        ],
+        sections=list(pair_sections(pair)),
         provenance=_provenance((pair.a, pair.b), {}),
     )
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+ROWS = 20
+"""Checkpoints that a notebook shows of a run."""
+
+
 def run_frame(run: RunRecord) -> "pd.DataFrame":
     """Behaviour, heads and circuit of every checkpoint, tidy; a measure that failed or was not asked for is NaN.
 
@@ -53,12 +57,16 @@ def readings(run: RunRecord, measure: str) -> dict[str, dict[int, float]]:
 
 
 def run_html(run: RunRecord) -> str:
-    """What a notebook shows of a run: its verdict and its table."""
+    """What a notebook shows of a run: its verdict and its table, of a long run so many rows evenly spread."""
     from circuit_drift.report.verdict import run_verdict
 
     sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in run_verdict(run))
-    table = run_frame(run).to_html(index=False, na_rep="n/a", float_format=lambda value: f"{value:.3g}", border=0)
-    return f"<p><b>{escape(run.name)}</b>: {counted(len(run), 'checkpoint')}</p><ul>{sentences}</ul>{table}"
+    frame = run_frame(run)
+    shown = sorted({round(i * (len(frame) - 1) / (ROWS - 1)) for i in range(ROWS)}) if len(frame) > ROWS else None
+    table = frame if shown is None else frame.iloc[shown]
+    left = "" if shown is None else f"<p>{ROWS} of {len(frame)} checkpoints; <code>to_frame()</code> has all.</p>"
+    html = table.to_html(index=False, na_rep="n/a", float_format=lambda value: f"{value:.3g}", border=0)
+    return f"<p><b>{escape(run.name)}</b>: {counted(len(run), 'checkpoint')}</p><ul>{sentences}</ul>{html}{left}"
 
 
 def _row(point: Point, loss: dict[str, Any]) -> dict[str, Any]:
