@@ -182,7 +182,7 @@ def _bow(start: tuple[float, float], end: tuple[float, float]) -> NDArray[np.flo
     rise = abs(end[1] - start[1])
     bend = ((start[0] + end[0]) / 2 + BOW * np.log1p(rise), (start[1] + end[1]) / 2)
     t = np.linspace(0, 1, POINTS + 1)[:, None]
-    return (1 - t) ** 2 * np.array(start) + 2 * t * (1 - t) * np.array(bend) + t**2 * np.array(end)
+    return np.asarray((1 - t) ** 2 * np.array(start) + 2 * t * (1 - t) * np.array(bend) + t**2 * np.array(end))
 
 
 def layer_of(shape: GraphShape, name: str) -> int:
