@@ -12,7 +12,7 @@ from tests.drift.handmade import WIRING_A, WIRING_B, graph, point, retrieval, ru
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     points = [
-        point(10 * i, heads=retrieval({(0, 1): 0.75 * (i > 1)}), circuit=graph(strengths(w), facts=20, known=10), name=f"step{i}")
+        point(10 * i, heads=retrieval({(0, 1): 0.75 * (i > 1)}), circuit=graph(strengths(w), facts=20, known=10))
         for i, w in enumerate([WIRING_A, WIRING_A, WIRING_B])
     ]
     return run_of(*points, store=tmp_path_factory.mktemp("shown"))
