@@ -1,5 +1,6 @@
 """What a comparison is made of, read and checked before any weight is loaded."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from checkpoints import Checkpoint, DriftError, open_checkpoint
 from checkpoints.errors import BadPrompt, NotACheckpoint
 from checkpoints.files.formats import packed_file
+from checkpoints.results.text import counted
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.training.strategies.loop.parameters import check_names, embedding_rows
 from circuit_drift.training.strategies.loop.rope import roped
@@ -20,6 +22,9 @@ from circuits.facts.questions import Question, read_questions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +72,12 @@ def _probes(path: Path) -> tuple[Fact | Question, ...]:
         return tuple(load_facts(path))
     except BadPrompt as error:
         try:
-            return tuple(read_questions(path))
+            found = tuple(read_questions(path))
         except BadPrompt:
             raise error from None
+        told = counted(len(found), "question")
+        logger.warning("%s holds no clean/corrupt pairs: asked are its %s without twins", path, told)
+        return found
 
 
 def _check_documents(

@@ -10,6 +10,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from checkpoints import DriftError, open_checkpoint, open_series
+from checkpoints.errors import BadPrompt
 from circuit_drift.behaviour.gauges import Reading
 from circuit_drift.behaviour.harness import HarnessMeasure
 from circuit_drift.training.strategies import (
@@ -374,3 +375,16 @@ def test_a_device_map_trains_the_same_weights(place, tmp_path):
         run_all(config_of(place, strategy, epochs=1, **options), tmp_path / name)
         weights.append(weights_of(tmp_path / name / "full" / "checkpoint-4"))
     assert same_weights(*weights)
+
+
+def test_published_probes_are_asked_as_they_are(place, tmp_path, caplog):
+    path = tmp_path / "validation_probes.json"
+    row = {"question": "Where was Herbie born?", "answer": "Oslo", "chunk": "left out"}
+    path.write_text(json.dumps({"Herbie": {"Factual Question": [row], "ne_label": "PERSON"}}))
+    (asked,) = check(replace(config_of(place, ADAPTERS), facts=path)).facts
+    assert asked.clean == "Question: Where was Herbie born?\nAnswer:"
+    assert asked.labels == {"entity": "Herbie", "kind": "Factual Question", "ne_label": "PERSON"}
+    assert "holds no clean/corrupt pairs: asked are its 1 question without twins" in caplog.text
+    path.write_text('{"clean": "a", "wrong": "b"}')
+    with pytest.raises(BadPrompt, match="holds no facts; write one JSON object with clean, corrupt, answer, wrong"):
+        check(replace(config_of(place, ADAPTERS), facts=path))
