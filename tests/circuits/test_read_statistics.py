@@ -11,6 +11,7 @@ from checkpoints.stats.permutation import label_p, label_test, sign_flip_p, sign
 from checkpoints.stats.ttests import difference_test, welch_test
 from circuits.comparison.profile import PROFILES, profile_changes, profiler
 from circuits.comparison.similarity import (
+    ROUNDING,
     Ranked,
     Similarity,
     cross_cosine,
@@ -385,6 +386,7 @@ def test_less_alike_than_the_floor_is_beyond_the_noise():
     assert found.excess == pytest.approx(0.25)
     assert found.beyond_noise
     assert not Similarity("Jaccard", 0.5, 0.8, 0.6, 0.9, 0.6, 0.4, 0.7, 0.1).beyond_noise
+    assert not Similarity("Jaccard", 0.5, 0.8, 0.6, 0.9, 0.6 - ROUNDING, 0.4, 0.7, 0.1).beyond_noise
 
 
 FIRST = np.array([[2, 0], [3, 0], [4, 1], [1, 0], [5, 2], [2, 1], [3, -1], [4, 0]], dtype=float)
@@ -421,6 +423,7 @@ def test_cosines_and_distance_from_a_kernel_by_hand():
     assert cosines(noise)[1, 1] == 1.0
     assert np.isnan(apart(noise, 1))
     np.testing.assert_allclose(cosines(np.array([[1.0, 7.0], [7.0, 1.0]])), np.ones((2, 2)))
+    np.testing.assert_allclose(cosines(np.array([[1.0, -7.0], [-7.0, 1.0]])), [[1, -1], [-1, 1]])
 
 
 def test_the_best_cut_lowers_the_scatter_most():
@@ -441,6 +444,48 @@ def test_a_planted_change_is_found_with_the_least_p_and_its_interval():
     assert found[0].p == pytest.approx(1 - 0.05 ** (1 / 99)), "none of the 99 drawn reaches it"
     assert splits(Products(scores[:3]), draws=39) == ()
     assert splits(Products(scores[:1]), draws=9) == ()
+
+
+def test_circuits_of_one_edge_are_alike_where_it_is_the_same():
+    one, same, other = (Ranked(np.array(scores), [1]) for scores in ([3.0, 1.0], [2.0, 0.5], [0.5, 2.0]))
+    assert measures(one, same)[0] == 1
+    assert measures(one, other)[0] == 0
+
+
+def test_a_shuffle_is_of_every_fact_by_itself():
+    scores = [FIRST, SECOND, FIRST - SECOND, 2 * SECOND]
+    rng = np.random.default_rng(3)
+    orders = np.stack([rng.permutation(3) for _ in range(8)], axis=1) + 1
+    moved = [np.stack([scores[place][fact] for fact, place in enumerate(order)]) for order in orders]
+    found = Products(scores).shuffled(slice(1, 4), np.random.default_rng(3))
+    np.testing.assert_allclose(found, Products(moved).kernel())
+
+
+def test_changes_are_told_in_order_and_tested_with_199_draws_unless_asked_otherwise():
+    rng = np.random.default_rng(0)
+    patterns = rng.standard_normal((3, 12))
+    scores = [patterns[place // 4] + 0.1 * rng.standard_normal((6, 12)) for place in range(12)]
+    found = splits(Products(scores))
+    assert [split.index for split in found] == [4, 8]
+    assert min(split.p for split in found) == pytest.approx(1 - 0.05 ** (1 / 199))
+
+
+def planted(change, checkpoints=6):
+    """Six facts over twelve edges, another pattern from one checkpoint on."""
+    rng = np.random.default_rng(0)
+    patterns = [rng.standard_normal(12) for _ in "ab"]
+    return Products([patterns[i >= change] + 0.1 * rng.standard_normal((6, 12)) for i in range(checkpoints)])
+
+
+@pytest.mark.parametrize("change", [1, 5])
+def test_a_change_behind_the_first_or_before_the_last_checkpoint_is_found(change):
+    assert [split.index for split in splits(planted(change), draws=99)] == [change]
+
+
+def test_sides_that_differ_by_just_a_tenth_differ(monkeypatch):
+    for distance, found in ((0.1, [3]), (0.0999, [])):
+        monkeypatch.setattr("circuits.tracking.changepoints.apart", lambda *_, distance=distance: distance)
+        assert [split.index for split in splits(planted(3), draws=99)][:1] == found
 
 
 def test_resamples_draw_as_many_units_as_there_are():

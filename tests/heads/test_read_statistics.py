@@ -19,7 +19,7 @@ from checkpoints.stats.bootstrap import (
 )
 from checkpoints.stats.permutation import order_p
 from checkpoints.stats.ttests import false_discovery, mean_interval, paired_test, welch_test
-from checkpoints.stats.units import cluster_means, independent_units, nanmean, nansd
+from checkpoints.stats.units import FEWEST, cluster_means, independent_units, nanmean, nansd
 from heads.scores.agreement import agreement, rank_biased_overlap, ranking, spearman
 from heads.tracking.correlation import (
     Correlation,
@@ -100,7 +100,8 @@ def test_stretched_resamples_end_where_the_t_interval_does():
     draws = np.random.default_rng(1).normal(values.mean(), values.std() / math.sqrt(5), 200_000)
     ends = percentiles(stretched(values.mean(), draws, units=5))
     np.testing.assert_allclose(ends, mean_interval(values), atol=0.02)
-    assert np.isnan(stretched(np.float64(0.0), draws, units=2)).all()
+    assert np.isnan(stretched(np.float64(0.0), draws, units=FEWEST - 1)).all()
+    assert np.isfinite(stretched(np.float64(0.0), draws, units=FEWEST)).all()
 
 
 def test_a_cluster_counts_once():
@@ -326,6 +327,35 @@ def test_a_converged_run_is_said_to_move_no_more_often_than_stated():
         draws = values + rng.normal(0, 0.001, (50, 1))
         moving.append(saturation("answer_nll", list(range(8)), time, values, draws, bound=0.002).trends[0].moving)
     assert np.mean(moving) <= 0.1
+
+
+def test_a_trend_whose_interval_ends_at_0_does_not_move():
+    for low, high, moving in ((0.0, 0.2, False), (-0.2, 0.0, False), (0.1, 0.2, True), (-0.2, -0.1, True)):
+        assert Trend("m", 1, 0.1, low, high, 0.02, saturated=False).moving is moving
+
+
+def test_an_interval_of_which_an_end_is_not_there_is_not_written():
+    assert str(Estimate(0.5, NAN, 0.7, 8)) == str(Estimate(0.5, 0.2, NAN, 8)) == str(Estimate(0.5, NAN, NAN, 8))
+    assert str(Estimate(0.5, 0.2, 0.7, 8)) != str(Estimate(0.5, NAN, NAN, 8))
+
+
+@pytest.mark.parametrize("change", [-0.03125, 0.03125])
+def test_a_change_of_just_the_bound_is_still(change):
+    values = np.array([0.5, 0.5 + change])
+    found = saturation("m", [1, 2], np.array([0.0, 1.0]), values, np.tile(values, (3, 1)), bound=0.03125)
+    assert (found.trends[0].low, found.trends[0].high) == (change, change)
+    assert found.trends[0].saturated
+
+
+def test_rankings_are_compared_over_thirty_heads_unless_asked_otherwise():
+    scores = np.arange(40.0).reshape(5, 8)
+    assert agreement(scores, scores).k == 30
+
+
+def test_a_curve_strays_by_doublings_from_the_checkpoint_not_from_the_first_token():
+    values = np.array([0.5, 0.525, 0.5])
+    found = saturation("m", [1, 2, 4], np.array([10.0, 11.0, 12.0]), values, np.tile(values, (3, 1)), bound=0.02)
+    assert not found.trends[0].saturated
 
 
 def test_draws_that_are_not_there_make_no_interval():
