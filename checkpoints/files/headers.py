@@ -90,7 +90,18 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             f"{path} is corrupt: it has {size} bytes, {size - promised} more than its header accounts for; "
             "restore the file"
         )
+    _require_apart(path, entries, 8 + length)
     return entries
+
+
+def _require_apart(path: Path, entries: dict[str, TensorEntry], data_start: int) -> None:
+    """Refuse tensors that share bytes, and bytes that belong to none."""
+    end, before = data_start, "the header"
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.start != end:
+            what = "begins within" if entry.start < end else "leaves bytes of nobody behind"
+            raise CorruptWeights(f"{path} is corrupt: its tensor {name!r} {what} {before}; restore the file")
+        end, before = entry.end, repr(name)
 
 
 def safetensors_entries(files: Sequence[Path]) -> dict[str, TensorEntry]:

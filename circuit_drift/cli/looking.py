@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from checkpoints.errors import DriftError
 from circuit_drift.cli.options import SeriesArgument
-from circuit_drift.cli.status import leave
+from circuit_drift.cli.status import leave, leave_partly
 
 if TYPE_CHECKING:
     from checkpoints.audit import Depth
@@ -30,11 +31,15 @@ def architectures(
 
 
 def show(series: SeriesArgument) -> None:
-    """List the checkpoints of a series: step, tokens, stage, size, hash of the weights."""
+    """List the checkpoints of a series: step, tokens, stage, size, hash of the weights, or what is wrong with them."""
     from checkpoints import open_series
     from circuit_drift.cli.render import print_series
 
-    print_series(open_series(series))
+    opened = open_series(series)
+    damaged = print_series(opened)
+    if len(damaged) == len(opened):
+        raise DriftError(f"no checkpoint of {opened.name} can be read; the reasons are above")
+    leave_partly(damaged, f"the list of {opened.name}")
 
 
 def audit_series(

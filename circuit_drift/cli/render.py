@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from checkpoints.errors import DriftError
 from checkpoints.results.text import counted, visible, visible_line
 from circuit_drift.comparison.pair_tables import pair_tables
 from circuit_drift.measures.registry import kinds_in
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     import heads
-    from checkpoints import Series
+    from checkpoints import Checkpoint, Series
     from checkpoints.audit import AuditReport
     from circuit_drift.explanation.explanation import Explanation
     from circuits.tracking.circuit_track import CircuitTrack
@@ -118,10 +119,11 @@ def print_circuit_track(track: "CircuitTrack", facts: str) -> None:
     _show(console, frame.rename(columns=lambda name: name.replace("jaccard", "J")), title="Circuit over training")
 
 
-def print_series(series: "Series") -> None:
-    """What is in a series."""
+def print_series(series: "Series") -> dict[str, str]:
+    """What is in a series; returns the checkpoints whose files cannot be read, each with the reason."""
     import pandas as pd
 
+    damaged: dict[str, str] = {}
     rows = [
         {
             "checkpoint": checkpoint.name,
@@ -129,8 +131,7 @@ def print_series(series: "Series") -> None:
             "stage": checkpoint.stage,
             "branch": checkpoint.branch,
             "tokens": checkpoint.tokens,
-            "MB": checkpoint.size / 1e6,
-            "weights": checkpoint.weights_hash[:12],
+            **_files_of(checkpoint, damaged),
         }
         for checkpoint in series
     ]
@@ -140,6 +141,20 @@ def print_series(series: "Series") -> None:
     _show(console, shown, title=f"{series.name}: {counted(len(series), 'checkpoint')}")
     for each in series.left_out:
         console.print(f"• left out: {each.name} ({each.reason})", soft_wrap=True)
+    for reason in damaged.values():
+        console.print(f"• damaged: {reason}", soft_wrap=True)
+    return damaged
+
+
+def _files_of(checkpoint: "Checkpoint", damaged: dict[str, str]) -> dict[str, Any]:
+    """Size and hash of a checkpoint's files; why there are none is added to ``damaged``."""
+    try:
+        return {"MB": checkpoint.size / 1e6, "weights": checkpoint.weights_hash[:12]}
+    except DriftError as error:
+        damaged[checkpoint.name] = str(error)
+    except OSError as error:
+        damaged[checkpoint.name] = f"{checkpoint.path} cannot be read: {error.strerror}; restore it"
+    return {"MB": None, "weights": None}
 
 
 def _identity(point: Point) -> str:

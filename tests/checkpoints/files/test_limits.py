@@ -103,6 +103,9 @@ HEADERS = {
     "digits": b'{"a": {"dtype": "F32", "shape": [' + b"9" * 10_000 + b'], "data_offsets": [0, 4]}}',
     "product": b'{"a": {"dtype": "F32", "shape": [9223372036854775807, 9223372036854775807], "data_offsets": [0, 4]}}',
     "negative": b'{"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}',
+    "shared bytes": b'{"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]},'
+    b' "b": {"dtype": "U8", "shape": [2], "data_offsets": [2, 4]}}',
+    "bytes of nobody": b'{"a": {"dtype": "U8", "shape": [2], "data_offsets": [2, 4]}}',
     "text": b'{"a": {"dtype": "F32", "shape": "1", "data_offsets": "04"}}',
 }
 

@@ -112,6 +112,18 @@ def test_show_lists_the_series(tiny_series):
     assert "checkpoint-100" in done.stdout
 
 
+def test_show_lists_what_is_damaged_with_the_reason(tiny_series, tmp_path):
+    root = shutil.copytree(tiny_series, tmp_path / "run")
+    (root / "checkpoint-100" / "model.safetensors").unlink()
+    done = runner.invoke(app, ["show", str(root)])
+    assert (done.exit_code, "checkpoint-0" in done.stdout) == (3, True)
+    assert "• damaged: " in done.stdout
+    assert "the list of run is incomplete, so the exit status is 3: checkpoint-100" in done.stderr
+    for folder in root.glob("checkpoint-*"):
+        (folder / "model.safetensors").unlink(missing_ok=True)
+    assert "no checkpoint of run can be read; the reasons are above" in _fails("show", root)
+
+
 def test_a_folder_that_is_no_checkpoint(tmp_path, tiny_series):
     assert "is no checkpoint" in _fails("diff", tmp_path, tiny_series / "checkpoint-0", "--store", tmp_path / "s")
     assert "is no series" in _fails("run", tmp_path / "missing")
