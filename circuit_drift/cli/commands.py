@@ -155,6 +155,7 @@ def run(
     from circuit_drift.cli.render import print_run
     from circuit_drift.comparison.transfer import transfer_over_stages
     from circuit_drift.prompts import prompts_for
+    from circuit_drift.report import write_report
     from circuit_drift.sweep.limits import size_in_words
     from circuit_drift.sweep.sweep import plan_series
 
@@ -191,13 +192,13 @@ def run(
         adaptive=adaptive,
         name=name,
     )
-    print_run(result)
+    verdict = print_run(result)
     if html is not None:
         if executor == "serial":
             transfer_over_stages(result, opened, prompts, placement)
         else:
             say("the report has no functional transfer, which needs the models here: circuit-drift diff adds a pair's")
-        typer.echo(result.report(html))
+        typer.echo(write_report(result, html, verdict=verdict))
     whole = {point.name for point in result if not point.failures}
     asked_for = [each.name for each in (result if adaptive else opened)]
     leave_partly([each for each in asked_for if each not in whole], f"the run {result.name}")

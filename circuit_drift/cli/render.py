@@ -33,15 +33,17 @@ WIDE = 1000
 MANY = 1e6
 
 
-def print_run(run: RunRecord) -> None:
-    """The table of a run, then its verdict."""
+def print_run(run: RunRecord) -> tuple[str, ...]:
+    """The table of a run, then its verdict, which is returned."""
     console = _console()
     frame = run_frame(run).drop(columns=["checkpoint", "tokens"]).dropna(axis=1, how="all")
     for kind in kinds_in(run):
         frame = frame.rename(columns=kind.short)
     _show(console, frame, title=f"{run.name}: {counted(len(run), 'checkpoint')}")
-    for sentence in run_verdict(run):
+    verdict = run_verdict(run)
+    for sentence in verdict:
         console.print(f"• {sentence}", soft_wrap=True)
+    return verdict
 
 
 def print_pair(pair: PairRecord) -> None:

@@ -32,12 +32,13 @@ HEADLINES = ("outcome", "floor", "recall", "group")
 """Statements about a stage that the page of a run leads with."""
 
 
-def write_report(run: RunRecord, path: Path | str) -> Path:
+def write_report(run: RunRecord, path: Path | str, *, verdict: Sequence[str] | None = None) -> Path:
     """Write the report of a run: verdict, behaviour, heads and circuits over training, and the stages' own diffs.
 
     Args:
         run: a measured run.
         path: the HTML file; replaced in one step.
+        verdict: the sentences of `run_verdict`, where they were found before.
 
     Raises:
         StoreError: the file cannot be written.
@@ -50,7 +51,10 @@ def write_report(run: RunRecord, path: Path | str) -> Path:
         path,
         title=f"Circuits over training: {run.name}",
         subtitle=f"{counted(len(run), 'checkpoint')}, steps {run.points[0].label} to {run.points[-1].label}",
-        verdict=[*run_verdict(run), *(sentence for pair in pairs for sentence in _headlines(pair))],
+        verdict=[
+            *(run_verdict(run) if verdict is None else verdict),
+            *(sentence for pair in pairs for sentence in _headlines(pair)),
+        ],
         warnings=[*audit_warnings(run), *(f"{p.name}, {m}: {reason}" for p in run for m, reason in p.failures.items())],
         sections=list(_run_sections(run, table, pairs)),
         provenance=_provenance(run.points, run.origins),

@@ -6,10 +6,13 @@ import re
 
 import numpy as np
 import plotly.graph_objects as go
+import pytest
 
+from circuit_drift import report
 from circuit_drift.measures.figures.heads import head_map_figure
 from circuit_drift.page import page as page_module
 from circuit_drift.page.thinning import DRAWN, left_out, thin_table, thinned
+from circuit_drift.report import write_report
 from tests.drift.handmade import point, retrieval, run_of
 
 LONG = DRAWN + 21
@@ -56,3 +59,9 @@ def test_a_long_table_lies_whole_beside_the_page_which_says_so(tmp_path, monkeyp
     section = text[text.index('<section class="part" id="heads">') :]
     section = section[: section.index("</section>")]
     assert section.count("<tr") == 11 and 'href="my%20run-data/heads.csv"' in section
+
+
+def test_a_verdict_that_was_found_is_not_found_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "run_verdict", lambda run: pytest.fail("found again"))
+    page = write_report(run(2), tmp_path / "page.html", verdict=["What was found before."])
+    assert "<li>What was found before.</li>" in page.read_text()
