@@ -16,6 +16,8 @@ from checkpoints import open_checkpoint, open_series
 from checkpoints.audit import audit
 from checkpoints.files.check import check_files
 from circuit_drift.api.runs import load_run
+from circuit_drift.behaviour.choices import read_choices
+from circuit_drift.benchmark import Recipe, load_recipe, read_sources
 from circuit_drift.cli import app
 from circuit_drift.cli.options import placed
 from circuit_drift.knowledge.scores import read_scores
@@ -130,6 +132,18 @@ LAMA = lines(*({"sub_label": f"n{i}", "obj_label": f"p{i}", "predicate_id": "P19
 PROBES = lines(*({"subject": f"n{i}", "relation": "birth", "prompt": f"n{i} was born in", "answer": f"p{i}"}
                  for i in range(3)))  # fmt: skip
 DOCUMENTS = lines(*({"text": f"n{i} was born in p{i}. It is so.", "entity": f"n{i}", "main": True} for i in range(3)))
+CHOICES = lines(*({"prompt": f"n{i} is", "options": [" a", " b"], "labels": {"form": "x"}} for i in range(3)))
+RECORDS = lines(*({"entity": f"n{i}", "aliases": ["m"], "text": "It is.", "facts": {"sea": "Blue"}} for i in range(3)))
+RECIPE = """
+per_class = 2
+alike = 0.75
+text = ["a/b"]
+[[fact]]
+name = "year"
+pattern = '(1\\d\\d\\d)'
+question = "When was {entity}?"
+longest = 1
+"""
 TOML = """
 model = "demo@9000"
 documents = "documents.jsonl"
@@ -300,6 +314,9 @@ KINDS = (
     Kind("probes", text_file("p.jsonl", PROBES), lambda f: READERS["probes"](f / "p.jsonl", None), mutate),
     Kind("documents.jsonl", text_file("d.jsonl", DOCUMENTS), lambda f: load_documents(f / "d.jsonl"), mutate),
     Kind("train config", config, lambda f: load_config(f / "compare.toml"), mutate),
+    Kind("choices.jsonl", text_file("c.jsonl", CHOICES), lambda f: read_choices(f / "c.jsonl"), mutate),
+    Kind("recipe", text_file("r.toml", RECIPE), lambda f: load_recipe(f / "r.toml"), mutate),
+    Kind("records.jsonl", text_file("r.jsonl", RECORDS), lambda f: read_sources(f / "r.jsonl", Recipe()), mutate),
     Kind("downstream CSV", text_file("d.csv", DOWNSTREAM), lambda f: read_downstream(f / "d.csv"), mutate),
     Kind("scores CSV", text_file("s.csv", SCORES), lambda f: read_scores(f / "s.csv", probe="probe"), mutate),
     Kind("head lists", text_file("h.json", HEAD_LISTS), lambda f: load_head_lists(f / "h.json"), mutate),
