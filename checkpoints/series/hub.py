@@ -291,12 +291,24 @@ def _commits(repo: str) -> dict[str, str]:
     return {ref.name: ref.target_commit for ref in (*refs.tags, *refs.branches)}
 
 
+_TOLD = 10
+
+
 def _cached_commits(repo: str) -> dict[str, str]:
-    """The revisions of which the client's cache holds files."""
+    """The revisions of which the client's cache holds files; those that it only names are told."""
     refs = _cache(repo) / "refs"
     files = sorted(path for path in refs.rglob("*") if path.is_file())
     named = {path.relative_to(refs).as_posix(): path.read_bytes()[:40].decode("ascii", "replace") for path in files}
-    return {name: commit for name, commit in named.items() if (_cache(repo) / "snapshots" / commit).is_dir()}
+    held = {
+        name: commit
+        for name, commit in named.items()
+        if re.fullmatch(r"[0-9a-f]{40}", commit) and (_cache(repo) / "snapshots" / commit).is_dir()
+    }
+    lost = [name for name in named if name not in held]
+    if held and lost:
+        logger.warning("%s: left out %s%s: the client's cache names a commit of it and holds no file of that", repo,
+                       ", ".join(lost[:_TOLD]), ", ..." if len(lost) > _TOLD else "")  # fmt: skip
+    return held
 
 
 def _cache(repo: str) -> Path:

@@ -1,9 +1,11 @@
 """Hub series on a machine without a network, from the client's cache; and tokenizers that only the main branch has."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from checkpoints import open_checkpoint, open_series
 from checkpoints.audit import audit
@@ -74,6 +76,17 @@ def test_a_step_that_is_not_cached_is_named_with_those_that_are(remote, cut_off)
     cut_off()
     with pytest.raises(NotACheckpoint, match=r"no revision 'step30'; near it: step10"):
         open_checkpoint(f"{REPO}@step30")
+
+
+@pytest.mark.parametrize("content", [b"", b"../../../etc", b"\xff\xfe", b"0" * 40])
+def test_a_cached_name_of_no_files_is_left_out_and_told(remote, cut_off, caplog, content):
+    for step in (10, 20):
+        open_checkpoint(f"{REPO}@step{step}").fetch()
+    cut_off()
+    (ref,) = Path(constants.HF_HUB_CACHE).rglob("refs/step20")
+    ref.write_bytes(content)
+    assert [checkpoint.name for checkpoint in open_series(f"{REPO}@step*")] == ["step10"]
+    assert "left out step20: the client's cache names a commit of it and holds no file of that" in caplog.text
 
 
 def test_a_revision_whose_weights_are_not_cached_is_refused(remote, cut_off):
