@@ -1,8 +1,8 @@
 """Needle maps: how well answers are predicted over length and depth, and over interference and distance."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from checkpoints import DriftError
@@ -15,6 +15,7 @@ from circuit_drift.page.page import Section
 from circuit_drift.prompts import NeedleSource
 from circuit_drift.record.record import RunRecord
 from heads.niah.maps import NeedleMaps
+from heads.prompts.needles import Needle
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +40,7 @@ class MapsMeasure(Measure):
     befores: tuple[int, ...]
 
     name = "maps"
+    version = 2
     result = NeedleMaps
 
     @classmethod
@@ -65,20 +67,35 @@ class MapsMeasure(Measure):
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> NeedleMaps:
         """Both maps, prompts going on from each other's prefixes where the model's attention allows it.
 
+        The map over interference hides each needle alone: its distractors would be interference of their own.
+
         Raises:
             BadPrompt: no needle can stand at every length, or a length is beyond the model.
         """
         from heads.niah.measure import interference_map, needle_map
 
-        asked = (loaded.model, tokenizer_of(loaded), self.source.needles, self.source.haystack)
-        prefix = _prefix(loaded)
+        model, tokenizer, haystack, prefix = loaded.model, tokenizer_of(loaded), self.source.haystack, _prefix(loaded)
         depth = needle_map(
-            *asked, lengths=self.lengths, depths=self.source.depths, seed=self.source.seed, prefix=prefix
+            model,
+            tokenizer,
+            self.source.needles,
+            haystack,
+            lengths=self.lengths,
+            depths=self.source.depths,
+            seed=self.source.seed,
+            prefix=prefix,
         )
         interference, meta = None, {"prompts": self.source.hash, "refused": depth.meta["refused"], "prefix": prefix}
         try:
             interference = interference_map(
-                *asked, distances=self.distances, befores=self.befores, seed=self.source.seed, prefix=prefix
+                model,
+                tokenizer,
+                _alone(self.source.needles),
+                haystack,
+                distances=self.distances,
+                befores=self.befores,
+                seed=self.source.seed,
+                prefix=prefix,
             )
         except BadPrompt as reason:
             meta["no_interference"] = str(reason)
@@ -131,6 +148,11 @@ class MapsMeasure(Measure):
                 caption=f"Differences of answer NLL, nats per token (figure 9 for interference). {probe}",
                 frame=table[["step", *costs]],
             )
+
+
+def _alone(needles: Sequence[Needle]) -> list[Needle]:
+    """The needles without their distractors."""
+    return [replace(needle, distractors=(), rank=None) for needle in needles]
 
 
 def _prefix(loaded: LoadedModel) -> "Prefix":

@@ -1,6 +1,6 @@
 """Loss of every token of plain text, with the whole window in front of it and with its end alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,16 +9,17 @@ from transformers import DynamicCache, PreTrainedModel
 
 from checkpoints.errors import BadPrompt
 from checkpoints.model.finite import finite
+from checkpoints.model.forward import kept_logits
 from checkpoints.model.plain import takes_model
 from checkpoints.model.rope import depends_on_length
-from checkpoints.tokenizers.framing import front_ids, prompt_ids
+from checkpoints.tokenizers.framing import front_ids
 from heads.detect.retrieval import about, check_ids
 from heads.niah.corpora import CorpusLoss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CHUNK = 512
+CHUNK, TOGETHER = 512, 16
 
 
 @torch.no_grad()
@@ -64,10 +65,9 @@ def corpus_loss(
     losses = np.full((2, len(read), length), np.nan, dtype=np.float32)
     for row, (_, ids) in enumerate(read):
         losses[0, row, 1 : len(ids)] = _losses(model, ids)
-        for start in range(len(front) + short, len(ids), stride):
-            stop = min(start + stride, len(ids))
-            part = (*front, *ids[start - short : stop])
-            losses[1, row, start:stop] = _losses(model, part)[start - stop :]
+        for starts, nats in _short_losses(model, front, ids, short=short, stride=stride):
+            for start, own in zip(starts, nats, strict=True):
+                losses[1, row, start : start + len(own)] = own
     return CorpusLoss(
         names=tuple(found),
         corpus=np.array([place for place, _ in read]),
@@ -84,9 +84,26 @@ def _windows(
     room = length - len(front)
     found = []
     for text in texts:
-        ids = tuple(prompt_ids(tokenizer, text))[len(front) :]
+        ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         found += [(*front, *ids[start : start + room]) for start in range(0, len(ids), room)]
     return [ids for ids in found if len(ids) > max(1, len(front))]
+
+
+def _short_losses(
+    model: PreTrainedModel, front: Sequence[int], ids: Sequence[int], *, short: int, stride: int
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """(starts, [n, stride] nats) of strides behind their short contexts, several in a pass; the last by itself."""
+    starts = list(range(len(front) + short, len(ids), stride))
+    whole = [start for start in starts if start + stride <= len(ids)]
+    groups = [whole[at : at + TOGETHER] for at in range(0, len(whole), TOGETHER)]
+    groups += [[start] for start in starts if start + stride > len(ids)]
+    for group in groups:
+        size = min(stride, len(ids) - group[0])
+        parts = torch.tensor([[*front, *ids[start - short : start + size]] for start in group], device=model.device)
+        rows = torch.arange(parts.shape[1] - size - 1, parts.shape[1] - 1, device=model.device)
+        logits = finite(kept_logits(model, parts, rows)).float()
+        target = parts[:, -size:]
+        yield group, torch.nn.functional.cross_entropy(logits.transpose(1, 2), target, reduction="none").cpu().numpy()
 
 
 def _losses(model: PreTrainedModel, ids: Sequence[int]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Needle maps as a measure: stored, in the table, the report and ``track``, and what their figures say."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,20 @@ def test_shared_prefixes_change_no_number(tiny_series):
         np.testing.assert_array_equal(one.row, other.row)
     with pytest.raises(BadPrompt, match="prefix"):
         needle_map(*asked, lengths=(60,), depths=(0.5,), prefix="none")
+
+
+def test_needles_with_distractors_are_hidden_alone_where_interference_is_studied(tiny_series):
+    from checkpoints import open_checkpoint
+
+    (measure,) = build_measures(prompts_for(tiny_series, length=60), ["maps:60"])
+    beside = ("the code of name7 is code39 code38 .",)
+    others = tuple(replace(needle, distractors=beside) for needle in measure.source.needles[:2])
+    told = replace(measure, source=replace(measure.source, needles=others, depths=(0.5,)))
+    plain = replace(measure, source=replace(measure.source, needles=measure.source.needles[:2], depths=(0.5,)))
+    loaded = open_checkpoint(f"{tiny_series}@10").load(device="cpu")
+    found, alone = told.compute(loaded, {}), plain.compute(loaded, {})
+    np.testing.assert_array_equal(found.interference.nll, alone.interference.nll)
+    assert not np.array_equal(found.depth.nll, alone.depth.nll)
 
 
 def by_hand(nll, recall, *, axes=("length", "depth"), columns=(0.1, 0.5)):
