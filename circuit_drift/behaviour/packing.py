@@ -22,7 +22,7 @@ def last_logits(
     Prompts are padded on the right, where a causal model cannot see it. One length of prefix is shared, the one that
     saves the most tokens, if it saves at least half of them (`shared_length`): every distinct prefix of a batch is
     then read once, and its keys and values serve all of its continuations. Below that a second pass costs more than
-    it saves (`benchmarks/lab_cost.py`).
+    it saves (`benchmarks/lab/cost.py`).
 
     Args:
         model: any causal language model, in eval mode.

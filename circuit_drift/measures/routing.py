@@ -104,11 +104,13 @@ class RoutingMeasure(Measure):
             "The table is of the last checkpoint.",
             frame=last.to_frame(),
         )
+        found = [point.results.get(cls.name) for point in run]
+        read = [None if each is None else cls.reading(each) for each in found]
         columns = ["routing_evenness", "answer_evenness", "answer_shift", "answer_experts", "routing_drift"]
         yield Section(
             "routing-lines",
             "Routing over training",
-            figure=figures.lines_figure(run),
+            figure=figures.lines_figure(run, read, cls.along(run)["routing_drift"]),
             caption=f"Means over the layers; drift is the total variation to the checkpoint before. {probe}",
             frame=table[["step", *columns]],
         )

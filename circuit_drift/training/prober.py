@@ -62,7 +62,7 @@ class Prober:
         schedule: when the run is probed.
         share: seconds of probing for each second of training. A probe that does not fit is passed over until
             training has paid for it; the first and the last one are always taken. With ``math.inf`` every probe is:
-            what that costs is measured in ``benchmarks/lab_cost.py``, whose sets of measures are complete and cheap
+            what that costs is measured in ``benchmarks/lab/cost.py``, whose sets of measures are complete and cheap
             (a `panel` of facts, a skill, a few needles, the circuit of a few facts).
         store: a store, or its folder; by default the usual one.
     """

@@ -8,7 +8,7 @@ row. The best held is the recall at the start of the stage or the lower of two n
 is high by luck, and what follows it falls by itself.
 
 The defaults are chosen by the share of runs that they stop, with 20 / 100 facts in a group, 300 runs each
-(``benchmarks/lab_stopping.py``; shipped: facts of the shipped series, published: of arXiv 2601.03858's run). The first
+(``benchmarks/lab/stopping.py``; shipped: facts of the shipped series, published: of arXiv 2601.03858's run). The first
 four are noise, so that their shares are false stops; below, one minus the share is the rate of missed stops.
 
     loss of recall that counts as forgetting   highest .02   held .02      held .1       held .2

@@ -169,7 +169,7 @@ def _resampled(products: Products, stretch: slice, rng: np.random.Generator) -> 
     found = [best_split(kernel) for kernel in kernels]
     low, high = percentiles(np.array([place for place, _ in found], dtype=np.float64), method="nearest")
     lead = np.array([gain - drift_gain(kernel) for (_, gain), kernel in zip(found, kernels, strict=True)])
-    sudden = bool(np.quantile(lead, 0.025) > 1e-9)
+    sudden = bool(percentiles(lead)[0] > 1e-9)
     return stretch.start + int(low), stretch.start + int(high), sudden
 
 

@@ -117,7 +117,7 @@ class AblationMeasure(Measure):
     @classmethod
     def sections(cls, run: RunRecord, table: "pd.DataFrame") -> Iterator[Section]:
         """Needle score as it is, ablated and with controls, over training."""
-        from circuit_drift.measures.figures import ablation as figures
+        from circuit_drift.measures.causal import ablation_figure as figures
 
         first = next(point.results[cls.name] for point in run if cls.name in point.results)
         notes = "".join(f" {note}." for note in first.notes)

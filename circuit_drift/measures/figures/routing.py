@@ -1,5 +1,6 @@
 """Expert routing over training: shares by layer and expert, evenness, drift."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,18 +54,19 @@ def _heats(routing: ExpertRouting, top: float, widest: float) -> list[Any]:
     ]  # fmt: skip
 
 
-def lines_figure(run: RunRecord) -> "go.Figure":
-    """Evenness of text's and answers' routing, the answers' shift, and the drift from checkpoint to checkpoint."""
-    from circuit_drift.measures.routing import RoutingMeasure
+def lines_figure(run: RunRecord, read: Sequence[Mapping[str, float] | None], drift: Sequence[float]) -> "go.Figure":
+    """Evenness of text's and answers' routing, the answers' shift, and the drift from checkpoint to checkpoint.
 
-    found: list[ExpertRouting | None] = [point.results.get("routing") for point in run]
-    read = [None if each is None else RoutingMeasure.reading(each) for each in found]
+    Args:
+        run: for the axis.
+        read: the measure's reading at each checkpoint.
+        drift: share of slots that moved since the checkpoint before; NaN where it is not known.
+    """
     names = {"routing_evenness": "evenness, text", "answer_evenness": "evenness, answers"}
     names |= {"answer_shift": "answers against text"}
     lines: dict[str, list[Estimate | None]] = {
         name: [None if each is None else _exact(each[column]) for each in read] for column, name in names.items()
     }
-    drift = RoutingMeasure.along(run)["routing_drift"]
     lines["drift"] = [None if np.isnan(value) else _exact(value) for value in drift]
     figure = estimates_figure(run, lines, unit="share of slots; evenness, 1 = even")
     figure.update_yaxes(range=[-0.03, 1.03])

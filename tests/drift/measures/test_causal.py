@@ -6,7 +6,7 @@ import pytest
 import circuit_drift
 from checkpoints import DriftError
 from checkpoints.errors import BadPrompt
-from circuit_drift.measures.figures.ablation import ablation_figure, ablation_frame
+from circuit_drift.measures.causal.ablation_figure import ablation_figure, ablation_frame
 from circuit_drift.measures.registry import build_measures
 from circuit_drift.prompts import EdgeScoring, prompts_for
 from circuits.intervention.edge_check import EdgeCheck, check_edges

@@ -69,7 +69,8 @@ def test_the_figures_show_shares_and_what_moved():
     np.testing.assert_allclose(figure.data[0].z, [[1, 0]])
     np.testing.assert_allclose(figure.data[1].z, [[-0.25, 0.25]])
     assert (figure.data[1].zmin, figure.data[1].zmax) == (-0.25, 0.25)
-    lines = lines_figure(run)
+    read = [RoutingMeasure.reading(p.results["routing"]) if "routing" in p.results else None for p in run]
+    lines = lines_figure(run, read, RoutingMeasure.along(run)["routing_drift"])
     assert lines.layout.title.text == (
         "Evenness of the routing 1.00 → 0.00, of answers 1.00 → 0.81; slots that moved since the checkpoint before 0.50"
     )

@@ -1,7 +1,7 @@
 """What probes cost, as ratios measured in one run.
 
-    python benchmarks/lab_cost.py answers            # knowledge probes against a plain forward pass: half a minute
-    python benchmarks/lab_cost.py training           # probing every epoch: one to two minutes on one thread
+    python benchmarks/lab/cost.py answers            # knowledge probes against a plain forward pass: half a minute
+    python benchmarks/lab/cost.py training           # probing every epoch: one to two minutes on one thread
 
 1. Answers of one checkpoint: prompt tokens per second of knowledge probes over all facts of the lab, against the plain
    forward pass over the same batches; and answers per second with and without shared prefixes, for prompts that begin

@@ -1,7 +1,7 @@
 """What the shipped series knows at each checkpoint, and what eight strategies of continual pre-training do to it.
 
-python benchmarks/lab_knowledge.py series       # ledger of the shipped series, five paraphrases a fact: 1 minute
-python benchmarks/lab_knowledge.py strategies   # trains eight strategies from step 9000, some minutes on one core
+python benchmarks/lab/knowledge.py series       # ledger of the shipped series, five paraphrases a fact: 1 minute
+python benchmarks/lab/knowledge.py strategies   # trains eight strategies from step 9000, some minutes on one core
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """How often the stopping rule errs: runs that are only noise, and runs that forget, against its bounds.
 
-python benchmarks/lab_stopping.py --runs 300     # about two minutes on one core
+python benchmarks/lab/stopping.py --runs 300     # about two minutes on one core
 
 Noise: facts that are never taught, of the shipped series' pre-training; facts that it teaches; answers that flicker
 with a fixed chance; the published run (tests/lab/fixtures) with its epochs shuffled. Forgetting: facts of the shipped
@@ -19,7 +19,7 @@ import pandas as pd
 
 from circuit_drift.training.stopping import Curve
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DRAWS = 200
 PATIENCE = 2
 SIZES = (20, 100)
