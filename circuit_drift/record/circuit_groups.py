@@ -1,16 +1,18 @@
 """The circuits of two checkpoints, a comparison for each group of facts, as values."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.stats.energy import smallest_energy_p
+from checkpoints.stats.reliability import RankBand, reliable_rank
 from circuit_drift.record.groups import FactGroup
 from circuit_drift.record.questions import Deltas, Effect, Question, folded, units_needed
 from circuits.comparison.graph_diff import GraphDiff
+from circuits.comparison.similarity import Similarity
 from circuits.tracking.contrasts import STANDS_OUT, Contrast
 
 if TYPE_CHECKING:
@@ -85,12 +87,26 @@ class CircuitGroups:
         lead: the comparison over the largest group that has a circuit to read, before the classes.
         facts: [M] positions of the facts that it is over.
         of: which facts that is, in words.
+        ranks: how reliable the edges' ranks are at A and B, band after band, the less reliable of the two.
     """
 
     groups: tuple[GroupChange, ...]
     lead: GraphDiff
     facts: NDArray[np.integer]
     of: str
+    ranks: tuple[RankBand, ...] = ()
+
+    @property
+    def overlap(self) -> Similarity | None:
+        """The overlap of most edges, up to the circuit's, whose ranks are reliable; None where no size's are."""
+        jaccards = [found for found in self.lead.similarity if found.measure.startswith("Jaccard")]
+        rank = reliable_rank(self.ranks)
+        inside = [
+            found
+            for found in jaccards[: len(jaccards) // 2 + 1]
+            if int(found.measure.split()[1].replace(",", "")) <= rank
+        ]
+        return inside[-1] if inside else None
 
     @property
     def learned(self) -> bool:
@@ -107,9 +123,8 @@ class CircuitGroups:
             each if each.diff is None else replace(each, diff=_raised(each.diff, adjusted[each.group.name]))
             for each in self.groups
         )
-        leading = (new.diff for new in raised if new.diff is not None and new.diff.a is self.lead.a)
-        lead = next(leading, None) or _raised(self.lead, float("nan"))
-        return replace(self, groups=raised, lead=replace(lead, transfer=self.lead.transfer))
+        held = (new.diff.global_p for new in raised if new.diff is not None and new.diff.a is self.lead.a)
+        return replace(self, groups=raised, lead=_raised(self.lead, next(held, float("nan"))))
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a group: group, facts, wiring (1 - cosine) and strength with intervals, edges changed, p.
@@ -120,6 +135,12 @@ class CircuitGroups:
 
         rows = [_row(each) for each in self.groups]
         return pd.DataFrame(rows)
+
+    def rank_frame(self) -> "pd.DataFrame":
+        """One row a band of ranks: first, last, reliability."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(band) for band in self.ranks], columns=["first", "last", "reliability"])
 
 
 def _raised(diff: GraphDiff, adjusted: float) -> GraphDiff:

@@ -174,6 +174,20 @@ def _edges(of: Mapping[str, Any]) -> str:
     )
 
 
+def _overlap(of: Mapping[str, Any]) -> str:
+    if "value" not in of:
+        return (
+            "The ranks of single edges are not reliable on these facts: overlaps of circuits can neither show nor rule "
+            "out a change."
+        )
+    reach = "for all edges" if of["rank"] == of["edges"] else f"to about rank {of['rank']:,} of {of['edges']:,}"
+    sense = "less alike than the facts' noise makes them" if of["beyond_noise"] else "no less alike than halves are"
+    return (
+        f"Ranks of edges are reliable {reach}. {of['measure']}: {of['value']:.2f}; halves of the facts "
+        f"{of['across']:.2f} across A and B, {of['within']:.2f} within one, {of['random']:.2f} by chance: {sense}."
+    )
+
+
 def _heads(of: Mapping[str, Any]) -> str:
     most = of["largest"]
     moved = f"most {most['name']} {signed(most['delta'])} [{signed(most['low'])}, {signed(most['high'])}]"
@@ -205,6 +219,7 @@ WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "level": _level,
     "recall": _recall,
     "classes": _classes,
+    "overlap": _overlap,
     "needles": _needles,
     "group": _group,
     "few": _few,

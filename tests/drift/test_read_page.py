@@ -159,6 +159,7 @@ def test_every_section_has_its_heading_in_its_place(told):
                 ("circuit", "Circuit"),
                 ("edges", "Edges that changed"),
                 ("nodes", "Nodes"),
+                ("ranks", "Reliability by rank"),
                 ("similarity", "Similarity"),
                 ("profile", "Depth and spread"),
                 ("roles", "Roles of heads"),
@@ -168,7 +169,7 @@ def test_every_section_has_its_heading_in_its_place(told):
         "audit": "Audit of the series",
         "checkpoints": "All checkpoints",
     }
-    kinds = ("groups", "circuit", "edges", "nodes", "similarity", "profile", "roles", "heads")
+    kinds = ("groups", "circuit", "edges", "nodes", "ranks", "similarity", "profile", "roles", "heads")
     assert told.chapters == {
         "Behaviour": ["needle", "recall"],
         "Heads": ["heads", "leading-heads"],
@@ -245,6 +246,7 @@ def test_every_caption_says_what_was_asked_and_how(told):
         "metric. 14 units of the same facts; changes at q <= 0.05.",
         "nodes-step100-step300": "On the 14 of 20 facts recalled at B alone. A node's score is the sum over its "
         "out-edges. The table holds those that changed for real.",
+        "ranks-step100-step300": f"On the 14 of 20 facts recalled at B alone. {CAPTIONS['ranks']}",
         "similarity-step100-step300": "On the 14 of 20 facts recalled at B alone.",
         "profile-step100-step300": "On the 14 of 20 facts recalled at B alone. Of the whole graph of |score|, with 95 "
         "% intervals of the change: where the work lies, and over how many edges it spreads.",
@@ -394,6 +396,7 @@ def test_the_page_of_a_pair(tmp_path):
         "circuit-pair": "Circuit 0 → 9",
         "edges-pair": "Edges that changed 0 → 9",
         "nodes-pair": "Nodes 0 → 9",
+        "ranks-pair": "Reliability by rank 0 → 9",
         "similarity-pair": "Similarity 0 → 9",
         "profile-pair": "Depth and spread 0 → 9",
         "transfer-pair": "Functional transfer 0 → 9",

@@ -71,7 +71,7 @@ def same():
 
 
 def test_a_pair_that_changed_says_what_changed_by_how_much_and_on_what(changed):
-    opening, recall, learned, few, moved, role, needles, heads, level = changed.verdict
+    opening, recall, learned, few, overlap, moved, role, needles, heads, level = changed.verdict
     assert opening == (
         "0 and 1,000 differ: 2 lost, 16 learned of 20 facts; circuits of facts learned changed in 2 edges; 2 heads of "
         "4 changed; needle accuracy 0.20 → 0.80; 1 more, below."
@@ -90,6 +90,12 @@ def test_a_pair_that_changed_says_what_changed_by_how_much_and_on_what(changed):
     assert few == (
         "Too few facts to show a change of their circuits at the level of the pair: lost (2), recalled at neither (2)."
     )
+    # 19 of 21 edges are shared, in any halves of facts that are alike
+    assert overlap.startswith(
+        "Ranks of edges are reliable for all edges. Jaccard, 20 edges: 0.90; halves of the facts 0.90 across A and B, "
+        "1.00 within one, 0."
+    )
+    assert overlap.endswith(" by chance: no less alike than halves are.")
     assert moved == changed.circuit.transfer.verdict
     assert role == "Roles in the circuits: 1 retrieval head gained (a0.h1); 1 mover head lost (a1.h1)."
     # accuracy: six of ten turn right, sd 0.516, half 2.262 * 0.516 / sqrt(10) = 0.37; e^2, e and e^-1
@@ -124,7 +130,7 @@ def test_one_edge_and_one_head_are_told_as_one():
 
 def test_read_the_other_way_every_sign_turns(changed):
     back = compare(changed.b, changed.a)
-    opening, recall, lost, _, role, needles, heads, *_ = back.verdict
+    opening, recall, lost, _, _, role, needles, heads, *_ = back.verdict
     assert opening == (
         "1,000 and 0 differ: 16 lost, 2 learned of 20 facts; circuits of facts lost changed in 2 edges; 2 heads of 4 "
         "changed; needle accuracy 0.80 → 0.20; 1 more, below."
@@ -143,12 +149,18 @@ def test_read_the_other_way_every_sign_turns(changed):
 def test_a_pair_that_did_not_change_is_undecided_where_facts_are_too_few_to_bound_their_turnover(same):
     """None of 20 facts turned: at most 1 - .025^(1 / 20) = 0.17 do; from 36 facts on it is below 0.1."""
     assert not same.significant
+    overlap = same.verdict[3]
+    assert overlap.startswith(
+        "Ranks of edges are reliable for all edges. Jaccard, 20 edges: 1.00; halves of the facts 1.00"
+    )
+    assert overlap.endswith(" by chance: no less alike than halves are.")
     assert same.verdict == (
         "Undecided whether 0 and 1 differ: no change is shown, but facts that change sides may reach 0.17 (margin 0.1)"
         "; measure about 16 more facts.",
         "Recall 0.00 → 0.00 of 20 facts: none changed sides; at most 0.17 of such facts do.",
         "Facts recalled at neither (20): same wiring (1 − cosine 0.00 [0.00, 0.00], margin 0.1), 1.00 [1.00, 1.00] "
         "times as strong; no edge changed beyond the noise (p = 1).",
+        overlap,
         "No head of the circuits gained or lost a role.",
         "Needles: all words right 0.20 → 0.20 (change +0.00 [+0.00, +0.00]); answer perplexity 7.39 → 7.39 "
         "(× 1.00 [1.00, 1.00]).",
@@ -277,6 +289,7 @@ def test_the_tables_of_a_pair_have_their_titles_in_their_order(changed):
         ("groups", "Wiring and strength by group of facts"),
         ("edges", "Edges that changed, by group of facts"),
         ("nodes", "Nodes, strongest real changes"),
+        ("ranks", "Reliability by rank"),
         ("similarity", "Similarity of the two circuits"),
         ("profile", "Depth and spread of the graph"),
         ("transfer", "Each circuit in each model"),
@@ -286,7 +299,7 @@ def test_the_tables_of_a_pair_have_their_titles_in_their_order(changed):
     assert [table.name for table in pair_tables(alone)] == ["heads"]
     bare = compare(point(0, circuit=changed.a.circuit), point(1, circuit=changed.b.circuit))
     assert [table.name for table in pair_tables(bare)] == [
-        "groups", "edges", "nodes", "similarity", "profile"
+        "groups", "edges", "nodes", "ranks", "similarity", "profile"
     ]  # fmt: skip
 
 
@@ -366,7 +379,7 @@ def test_a_pair_is_printed_with_who_it_is_its_verdict_and_its_tables(changed, sa
         "B  step1000 · step 1,000 · 4,096,000 tokens · late",
         "",
     ]
-    assert lines[3:12] == [f"• {sentence}" for sentence in changed.verdict]
+    assert lines[3:13] == [f"• {sentence}" for sentence in changed.verdict]
     titles = [table.title for table in pair_tables(changed)]
     assert [line for line in lines if line in titles] == titles
     head = next(line for line in lines if "a0.h1" in line and "│" in line and "0.688" in line)
@@ -451,7 +464,7 @@ def test_json_names_the_facts_that_were_refused_and_holds_null_for_what_is_no_nu
 def test_a_notebook_shows_a_pair(changed):
     html = changed._repr_html_()
     assert html.startswith("<p><b>0 → 1,000</b></p><ul><li>0 and 1,000 differ: 2 lost, 16 learned of 20 facts;")
-    assert html.count("<li>") == 9
-    assert html.count("<table") == 8
+    assert html.count("<li>") == 10
+    assert html.count("<table") == 9
     assert "m1-&gt;logits" in html
     assert re.search(r"<td>a0.h1</td>\s*<td>0.0625</td>\s*<td>0.75</td>\s*<td>0.688</td>", html)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from checkpoints.stats.reliability import reliable_rank
 from circuit_drift.measures.pairs.grouped import LEAST_FACTS, compare_groups
 from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.measures.pairs.recall import recall_questions, recall_statements
@@ -23,6 +24,8 @@ CAPTIONS = {
     "groups": "Each group of facts by itself. Wiring: 1 − cosine of the mean edge scores at A and B; strength: their "
     "length at B over that at A; both from products between different facts, so that prompt noise adds nothing, with "
     "95 % intervals. Missing: fewer than 8 facts, or nothing learned. Reliability: share that is not prompt noise.",
+    "ranks": "Expected correlation of the edges' scores with those over as many other facts, for edges of these ranks, "
+    "the less reliable of A and B. Overlaps of circuits that reach below a half can neither show nor rule out change.",
     "nodes": "A node's score is the sum over its out-edges. The table holds those that changed for real.",
     "profile": "Of the whole graph of |score|, with 95 % intervals of the change: where the work lies, "
     "and over how many edges it spreads.",
@@ -30,7 +33,7 @@ CAPTIONS = {
     "function from a function that has moved.",
 }
 DEEP = 8  # layers from which on changes are shown layer by layer too
-HEADINGS = {"nodes": "Nodes", "similarity": "Similarity", "profile": "Depth and spread"}
+HEADINGS = {"nodes": "Nodes", "ranks": "Reliability by rank", "similarity": "Similarity", "profile": "Depth and spread"}
 BASES = {
     "few": "fewer than 8 facts, or so few that even their smallest possible p would not hold for the pair",
     "unlearned": "no fact recalled, and clean prompts prefer the answer no more than corrupt ones do",
@@ -42,7 +45,7 @@ class CircuitPairing(Pairing):
     """See `circuits.diff`; facts that went different ways are groups of their own."""
 
     noun = "circuit"
-    tables = ("groups", "edges", "nodes", "similarity", "profile", "transfer")
+    tables = ("groups", "edges", "nodes", "ranks", "similarity", "profile", "transfer")
     place = 0
 
     def compare(self, a: Point, b: Point, *, q: float, earlier: Mapping[str, Any]) -> Compared | None:
@@ -82,6 +85,8 @@ class CircuitPairing(Pairing):
             ]
             if rows:
                 yield Statement(kind, {"groups": rows, "least": LEAST_FACTS}, basis=BASES[kind])
+        if groups.ranks and groups.learned:
+            yield _ranks(groups)
         if groups.lead.transfer is not None and groups.learned:
             yield Statement("transfer", {"of": groups.of}, told=groups.lead.transfer.verdict)
 
@@ -94,6 +99,8 @@ class CircuitPairing(Pairing):
         yield PairTable("groups", "Wiring and strength by group of facts", groups.to_frame())
         yield PairTable("edges", "Edges that changed, by group of facts", _edges(groups))
         yield PairTable("nodes", "Nodes, strongest real changes", _changed(diff.node_frame(), "node", "in_a", "in_b"))
+        if groups.ranks:
+            yield PairTable("ranks", "Reliability by rank", groups.rank_frame())
         yield PairTable("similarity", "Similarity of the two circuits", diff.similarity_frame())
         yield PairTable("profile", "Depth and spread of the graph", diff.profile_frame())
         if diff.transfer is not None:
@@ -129,6 +136,8 @@ class CircuitPairing(Pairing):
             )
         yield Section(f"edges-{anchor}", f"Edges that changed {pair.span}", frame=shown["edges"])
         for name, heading in HEADINGS.items():
+            if name not in shown:
+                continue
             caption = f"On {groups.of}. {CAPTIONS.get(name, '')}".strip()
             yield Section(f"{name}-{anchor}", f"{heading} {pair.span}", caption=caption, frame=shown[name])
         if diff.transfer is not None:
@@ -140,6 +149,16 @@ class CircuitPairing(Pairing):
                 caption=CAPTIONS["transfer"],
                 frame=shown["transfer"],
             )
+
+
+def _ranks(groups: CircuitGroups) -> Statement:
+    """The overlap of the circuits, at a size at which ranks mean something."""
+    numbers: dict[str, Any] = {"of": groups.of, "rank": reliable_rank(groups.ranks), "edges": groups.ranks[-1].last}
+    found = groups.overlap
+    if found is not None:
+        names = ("measure", "value", "across", "within", "random", "p")
+        numbers |= {name: getattr(found, name) for name in names} | {"beyond_noise": found.beyond_noise}
+    return Statement("overlap", numbers, basis="ranked on a third of the facts, correlated between the two others")
 
 
 def _told(each: GroupChange, pair: PairRecord) -> str:

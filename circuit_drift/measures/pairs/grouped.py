@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 import circuits
 from checkpoints.stats.energy import energy_p
+from checkpoints.stats.reliability import RankBand, rank_bands
 from checkpoints.stats.ttests import difference_test
 from checkpoints.stats.units import ENOUGH
 from circuit_drift.record.circuit_groups import CircuitGroups, GroupChange
@@ -38,7 +39,9 @@ def compare_groups(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph
         learned = [each for each in ways if each.group.way != "neither"] or ways
         best = max(learned, key=lambda each: len(each.group))
         assert best.diff is not None
-        return CircuitGroups(groups, best.diff, best.group.facts, _words(best.group, len(a)))
+        before, after = (_over(graph, best.group) for graph in (a, b))
+        lead = replace(best.diff, similarity=circuits.diff(before, after, q=q).similarity)
+        return CircuitGroups(groups, lead, best.group.facts, _words(best.group, len(a)), _ranks(before, after))
     return CircuitGroups(groups, *_fallback(groups, a, b, q))
 
 
@@ -67,16 +70,26 @@ def compare_group(
     group: FactGroup, a: "circuits.AttributionGraph", b: "circuits.AttributionGraph", *, q: float
 ) -> GroupChange:
     """Compare the circuits of one group of facts; `GroupChange` without a diff where there is nothing to compare."""
-    apart = len(a) == len(a.scores) and len(b) == len(b.scores)
-    before, after = (graph.only(group.facts) if apart else graph for graph in (a, b))
+    before, after = (_over(graph, group) for graph in (a, b))
     learned = group.way in ("kept", "lost", "learned") or _answers(before) or _answers(after)
     if min(len(before.scores), len(after.scores)) < LEAST_FACTS or not learned:
         return GroupChange(group, learned)
     found = contrast(before.edge_scores, after.edge_scores, name="A to B", steps=(0, 1), facts=group.name)
-    diff = circuits.diff(before, after, q=q)
+    diff = circuits.diff(before, after, q=q, splits=1, exchanges=0)  # overlaps are of the group that leads alone
     # twice the smaller p of two statistics, as the diff's own, with one of them told more finely
     finer = min(1.0, 2 * energy_p(after.edge_scores - before.edge_scores))
     return GroupChange(group, learned, replace(diff, global_p=min(diff.global_p, finer)), found)
+
+
+def _over(graph: "circuits.AttributionGraph", group: FactGroup) -> "circuits.AttributionGraph":
+    """A graph over the facts of a group, where it tells them apart."""
+    return graph.only(group.facts) if len(graph) == len(graph.scores) else graph
+
+
+def _ranks(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> tuple[RankBand, ...]:
+    """How reliable edges' ranks are, the less reliable of the two, band after band."""
+    bands = zip(rank_bands(a.edge_scores), rank_bands(b.edge_scores), strict=True)
+    return tuple(min(pair, key=lambda band: band.reliability) for pair in bands)
 
 
 def _answers(graph: "circuits.AttributionGraph") -> bool:

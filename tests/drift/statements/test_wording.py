@@ -162,6 +162,18 @@ def test_needles_and_heads():
     assert told("heads", **numbers, outcome="equivalent").startswith("Heads: 2 of 32 changed by less than 0.1, most")
 
 
+def test_an_overlap_is_told_at_a_size_whose_ranks_are_reliable_or_not_at_all():
+    found = {"measure": "Jaccard, 53 edges", "value": 0.68, "across": 0.6, "within": 0.87, "random": 0.03}
+    assert told("overlap", rank=100, edges=1055, beyond_noise=True, **found) == (
+        "Ranks of edges are reliable to about rank 100 of 1,055. Jaccard, 53 edges: 0.68; halves of the facts 0.60 "
+        "across A and B, 0.87 within one, 0.03 by chance: less alike than the facts' noise makes them."
+    )
+    assert told("overlap", rank=0, edges=1055) == (
+        "The ranks of single edges are not reliable on these facts: overlaps of circuits can neither show nor rule out "
+        "a change."
+    )
+
+
 def test_the_floor():
     row = {"name": "wiring (kept)", "value": 0.051, "floor": 0.002}
     numbers = {"pairs": 3, "names": ("6,500", "7,500"), "changes": [row]}
@@ -175,7 +187,19 @@ def test_the_floor():
 
 
 def test_every_kind_has_a_test_and_reads_alike_as_a_value():
-    tested = {"outcome", "level", "recall", "classes", "group", "few", "unlearned", "needles", "heads", "floor"}
+    tested = {
+        "outcome",
+        "level",
+        "recall",
+        "classes",
+        "group",
+        "few",
+        "unlearned",
+        "overlap",
+        "needles",
+        "heads",
+        "floor",
+    }
     assert tested == WORDS.keys()
     statement = Statement("level", {"level": 0.05, "families": ["heads"]}, basis="Holm over families")
     assert statement.to_json() == {
