@@ -91,6 +91,34 @@ def mean_interval(
     return np.asarray(mean - half), np.asarray(mean + half)
 
 
+def selected_interval(
+    test: TTest, chosen: NDArray[np.bool_], units: int, *, rate: float = 1 - LEVEL
+) -> tuple[Floats, Floats]:
+    """Intervals of the differences that were chosen for being large, by the false coverage rate.
+
+    With R of m chosen, each has the level 1 - rate R / m: on average no more than ``rate`` of the intervals of what is
+    chosen miss (Benjamini and Yekutieli 2005). Plain 95 % intervals of named edges held the truth in .09 to .68.
+
+    Args:
+        test: of all m differences, with their 95 % t intervals.
+        chosen: which are reported, of the same shape.
+        units: on which the test rests; of the smaller side where the sides are of other units.
+        rate: of false coverage.
+
+    Returns:
+        lower and upper ends, NaN where not chosen.
+    """
+    from scipy.stats import t
+
+    asked = int(np.isfinite(test.p).sum())
+    if not chosen.any():
+        return np.full(test.delta.shape, np.nan), np.full(test.delta.shape, np.nan)
+    level = rate * int(chosen.sum()) / asked
+    wider = t.ppf(1 - level / 2, units - 1) / t.ppf((1 + LEVEL) / 2, units - 1)
+    half = (test.high - test.low) / 2 * wider
+    return np.where(chosen, test.delta - half, np.nan), np.where(chosen, test.delta + half, np.nan)
+
+
 def smallest_p(units: Floats | int) -> Floats:
     """The smallest p that so many units can give: that of a sign test with every sign alike, 2^(1 - units)."""
     return np.asarray(2.0 ** (1 - np.maximum(units, 1)))

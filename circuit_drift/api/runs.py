@@ -17,6 +17,7 @@ from circuit_drift.prompts import Prompts
 from circuit_drift.record.record import RunRecord
 from circuit_drift.report import run_sections, write_report
 from circuit_drift.report.run_table import run_frame, run_html
+from circuit_drift.stages.emergence import RunEmergence, run_emergence
 from circuit_drift.stages.stages import track_circuit, track_heads
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.executors import Executor
@@ -75,6 +76,19 @@ class Run(RunRecord):
             BadPrompt: fewer than two checkpoints with a circuit and a step, or several lines of training.
         """
         return track_circuit(self, stage, branch)[0]
+
+    def emergence(self, metrics: Sequence[str] = (), **options: Any) -> RunEmergence:
+        """When metrics emerge, each with an interval for the step, and which comes first.
+
+        Args:
+            metrics: as ``recall``, ``needle_accuracy``, ``head:a1.h2``, ``edge:a0.h1->m2``; by default the usual.
+            options: ``stage``, ``branch``, ``thresholds``, ``draws``, as of `circuit_drift.stages.emergence`.
+
+        Raises:
+            StoreError: no such stage or branch.
+            BadPrompt: an unknown metric, or several lines of training.
+        """
+        return run_emergence(self, metrics, **options)
 
     def monitor(self, stage: str | None = None, branch: str | None = None, **options: Any) -> "HeadTrack":
         """The former name of `track_heads`; goes with the next release."""

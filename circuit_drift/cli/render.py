@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from checkpoints import Checkpoint, Series
     from checkpoints.audit import AuditReport
     from circuit_drift.explanation.explanation import Explanation
+    from circuit_drift.stages.emergence import RunEmergence
     from circuits.tracking.circuit_track import CircuitTrack
     from heads.tracking.head_track import HeadTrack
 
@@ -103,6 +104,16 @@ def print_head_track(track: "HeadTrack") -> None:
     for sentence in track.findings:
         console.print(f"• {sentence}", soft_wrap=True)
     _show(console, track.table(), title="Retrieval over training [95 % interval]")
+
+
+def print_emergence(found: "RunEmergence") -> None:
+    """When each metric emerges, and what comes before what, then both as tables."""
+    console = _console()
+    for sentence in found.findings:
+        console.print(f"• {sentence}", soft_wrap=True)
+    _show(console, found.to_frame(), title="Emergence [95 %: after low, by high]")
+    if found.orders:
+        _show(console, found.order_frame(), title="Order, as shares of resamples")
 
 
 def print_circuit_track(track: "CircuitTrack", facts: str) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from circuit_drift.api.runs import Run
 
 HEADS, CIRCUIT = "heads", "circuit"
+USUAL = "usual"
 StageOption = Annotated[str | None, typer.Option("--stage", help="Only this training stage.")]
 BranchOption = Annotated[str | None, typer.Option("--branch", help="Only this branch, with what all branches share.")]
 DownstreamOption = Annotated[
@@ -59,8 +60,19 @@ def track(
             help="What to follow: heads, circuit; numbers of others, as corpora,maps, are set against --downstream.",
         ),
     ] = "heads,circuit",
+    emergence: Annotated[
+        str | None,
+        typer.Option(
+            "--emergence",
+            help="Only when metrics emerge, and in which order: usual, or names as recall,needle_accuracy,head:a1.h2,"
+            "edge:a0.h1->m2,role:induction:a0.h1.",
+        ),
+    ] = None,
 ) -> None:
     """Follow heads and circuit through a stored run: births, saturation and whether it deceives, change points."""
+    if emergence is not None:
+        _track_emergence(folder, store, name, stage, branch, emergence)
+        return
     wanted = names(measures)
     others = [measure for measure in wanted if measure not in (HEADS, CIRCUIT)]
     if not wanted or (others and downstream is None):
@@ -131,6 +143,18 @@ def _track_heads(run: "Run", stage: str | None, branch: str | None, downstream: 
 
     table = _downstream(run, downstream) if downstream else None
     print_head_track(run.track_heads(stage, branch, downstream=table))
+
+
+def _track_emergence(
+    folder: Path | None, store: Path | None, name: str | None, stage: str | None, branch: str | None, asked: str
+) -> None:
+    from circuit_drift.cli.render import print_emergence
+
+    metrics = [] if asked == USUAL else names(asked)
+    read = [HEADS, CIRCUIT, *(["roles"] if any(metric.startswith("role:") for metric in metrics) else [])]
+    run = _stored_run(folder, store, name, *read)
+    print_emergence(run.emergence(metrics, stage=stage, branch=branch))
+    leave_partly(run.unread, f"the run {run.name}")
 
 
 def _track_circuit(run: "Run", stage: str | None, branch: str | None) -> None:

@@ -17,6 +17,7 @@ from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.report.asked import refused_frame
 from circuit_drift.report.audit import audit_sections, audit_warnings
+from circuit_drift.report.emergence import emergence_sections
 from circuit_drift.report.overview import cards, overview
 from circuit_drift.report.verdict import run_verdict
 from circuit_drift.report.verdict_pair import pair_statements, pair_verdict
@@ -127,6 +128,7 @@ def _headlines(pair: PairRecord) -> Iterator[str]:
 def _evolution(run: RunRecord, table: "pd.DataFrame") -> Iterator[Section]:
     for kind in kinds_in(run):
         yield from in_chapter(kind.chapter, kind.sections(run, table))
+    yield from in_chapter("Behaviour", emergence_sections(run))
     if sum(point.circuit is not None and point.position is not None for point in run) > 2:
         try:
             evolution_of_circuit, chosen = track_circuit(run)

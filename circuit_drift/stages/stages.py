@@ -176,7 +176,7 @@ def _stored(store: Store, points: Sequence[Point], graphs: "Sequence[circuits.At
     steps = [point.position for point in points if point.position is not None]
     starts = {point.stage: step for point, step in zip(reversed(points), reversed(steps), strict=True) if point.stage}
     stages = dict(reversed(starts.items()))
-    measured = {"version": 4, "steps": steps, "stages": stages, "circuits": [p.keys["circuit"] for p in points]}
+    measured = {"version": 5, "steps": steps, "stages": stages, "circuits": [p.keys["circuit"] for p in points]}
     key = key_of(measured)
     folder = store.folder("evolution", key)
     if store.has("evolution", key):

@@ -15,6 +15,7 @@ from checkpoints.stats.permutation import Exchanged, label_test, sign_flip_test
 from checkpoints.stats.ttests import TTest, difference_test, false_discovery, mean_interval, welch_test
 from circuits.comparison.graph_diff import GraphDiff, Pairing
 from circuits.comparison.profile import LARGE, ProfileChange, profile_changes
+from circuits.comparison.reliability import FEWEST_EDGES, FEWEST_UNITS, RankBand, reliability_by_rank
 from circuits.comparison.similarity import similarities
 from circuits.graph.pruning import circuit_size
 from circuits.graph.scores import HOW, AttributionGraph, require_alike, same_facts
@@ -99,7 +100,16 @@ def diff(
         level=q,
         meta={name: a.meta.get(name, usual) for name, usual in HOW.items()},
         both_ends=_apart_from_0(scores_a) & _apart_from_0(scores_b),
+        reliability=_reliability(a, b, splits),
     )
+
+
+def _reliability(a: AttributionGraph, b: AttributionGraph, splits: int) -> tuple[RankBand, ...]:
+    """The lower reliability of each band of ranks; none with too few units or edges."""
+    if min(len(a.scores), len(b.scores)) < FEWEST_UNITS or int(a.mask.sum()) < FEWEST_EDGES:
+        return ()
+    pairs = zip(*(reliability_by_rank(graph, splits=splits) for graph in (a, b)), strict=True)
+    return tuple(min(pair, key=lambda band: band.reliability) for pair in pairs)
 
 
 def _apart_from_0(scores: Floats) -> Bools:

@@ -13,8 +13,9 @@ from checkpoints.errors import BadPrompt
 from checkpoints.results.artifacts import read_artifact, write_artifact
 from checkpoints.results.fields import Arrays, pack, unpack
 from checkpoints.results.result import ROWS, Result
-from checkpoints.stats.ttests import TTest
+from checkpoints.stats.ttests import TTest, selected_interval
 from circuits.comparison.profile import ProfileChange
+from circuits.comparison.reliability import RankBand, recommended_size
 from circuits.comparison.similarity import Similarity
 from circuits.graph.circuit import Circuit
 from circuits.graph.shape import Bools, Floats, GraphShape
@@ -62,6 +63,7 @@ class GraphDiff(Result):
         roles: roles that heads of the circuits gained and lost, where roles were given.
         meta: method, metric and the other settings both graphs were made with.
         both_ends: [E] whether an edge's 95 % t interval leaves 0 out at A and at B alike; None in older results.
+        reliability: of mean scores by rank, the lower of A's and B's; none where there are fewer than six facts.
     """
 
     artifact, title = "graph_diff", "Circuit diff"
@@ -86,6 +88,7 @@ class GraphDiff(Result):
     roles: tuple[RoleChange, ...] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     both_ends: Bools | None = None
+    reliability: tuple[RankBand, ...] = ()
 
     @property
     def delta(self) -> Floats:
@@ -213,6 +216,36 @@ class GraphDiff(Result):
             "changed": changed[shown],
         }
         return pd.DataFrame(frame)
+
+    def named_frame(self) -> "pd.DataFrame":
+        """Edges that changed for real, strongest first, with intervals that hold for what was named.
+
+        Columns: edge, a, b, delta, low, high (by the false coverage rate), q, status. ``to_frame`` has plain
+        95 % intervals, which leave the truth out too often where an edge was named for being large.
+        """
+        import pandas as pd
+
+        low, high = selected_interval(self.tests, self.changed, self.n, rate=self.level)
+        named = np.flatnonzero(self.changed)
+        named = named[np.argsort(-np.abs(self.delta[named]), kind="stable")]
+        names = Circuit(self.shape, self.shape.mask).edges
+        columns = {"a": self.a, "b": self.b, "delta": self.delta, "low": low, "high": high, "q": self.tests.q}
+        frame = {"edge": [names[i] for i in named], **{name: values[named] for name, values in columns.items()}}
+        return pd.DataFrame({**frame, "status": self.status[named]})
+
+    @property
+    def reliable_edges(self) -> int:
+        """How large a circuit may be so that all of its ranks are reliable at A and B; 0 where that is not known."""
+        return recommended_size(self.reliability)
+
+    def reliability_frame(self) -> "pd.DataFrame":
+        """One row a band of ranks by |mean score|: first, last, reliability (the lower of A's and B's)."""
+        import pandas as pd
+
+        columns = ["first", "last", "reliability"]
+        return pd.DataFrame(
+            [{name: getattr(band, name) for name in columns} for band in self.reliability], columns=columns
+        )
 
     def node_frame(self) -> "pd.DataFrame":
         """Writers, strongest change first: node, a, b, delta, low, high, p, q, in_a, in_b, changed."""

@@ -87,7 +87,18 @@ def _overlap_sentence(diff: "GraphDiff") -> str:
     return (
         f"{overlap.measure}: {overlap.value:.2f}; between halves of the facts {overlap.across:.2f} across the two, "
         f"{overlap.within:.2f} [{overlap.within_low:.2f}, {overlap.within_high:.2f}] within one checkpoint and "
-        f"{overlap.random:.2f} by chance: {sense}."
+        f"{overlap.random:.2f} by chance: {sense}.{_reliable(diff)}"
+    )
+
+
+def _reliable(diff: "GraphDiff") -> str:
+    """A warning where the circuits hold ranks that other facts would give otherwise."""
+    size = max(diff.circuit_a.n_edges, diff.circuit_b.n_edges)
+    if not diff.reliability or size <= diff.reliable_edges:
+        return ""
+    return (
+        f" Ranks beyond {diff.reliable_edges:,} are not reliable on these facts, so circuits of {size:,} edges can "
+        "neither show nor rule out rewiring there: measure more facts, or compare fewer edges."
     )
 
 

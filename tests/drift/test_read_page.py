@@ -32,6 +32,10 @@ from tests.drift.handmade import (
 
 PROBE = "10 prompts of 64 tokens; needles: hand-made needles."
 FACTS = "20 facts; facts: hand-made facts."
+EMERGED = (
+    "Emerged: from there on beyond 0.1 (a head) or beyond halfway from first to last (all else). Intervals over "
+    "needles or facts of this run; other seeds may differ by more."
+)
 MOVERS = (
     "Mover: what the head writes towards the answer is read from the subject, over 10 times what it reads from the "
     "relation; relation: under a tenth; mixture: between (arXiv 2502.11196); the others by their scores. A role counts "
@@ -151,6 +155,7 @@ def test_every_section_has_its_heading_in_its_place(told):
         "circuits": "Circuits over training",
         "roles": "Roles of the circuit's heads",
         "phases": "Phases of the circuit",
+        "emergence": "When things emerge",
         **{
             f"{slug}-step{a}-step{b}": f"{heading} {a} → {b}"
             for a, b in ((0, 100), (100, 300))
@@ -171,7 +176,7 @@ def test_every_section_has_its_heading_in_its_place(told):
     }
     kinds = ("groups", "circuit", "edges", "nodes", "ranks", "similarity", "profile", "roles", "heads")
     assert told.chapters == {
-        "Behaviour": ["needle", "recall"],
+        "Behaviour": ["needle", "recall", "emergence"],
         "Heads": ["heads", "leading-heads"],
         "Circuit": ["circuits", "roles", "phases"],
         "What changed and why": [f"{kind}-{pair}" for pair in ("step0-step100", "step100-step300") for kind in kinds],
@@ -234,6 +239,7 @@ def test_every_caption_says_what_was_asked_and_how(told):
         "recall": FACTS,
         "circuits": f"EAP-IG edge scores; overlap and floor are both between disjoint halves of the facts. {FACTS}",
         "roles": MOVERS,
+        "emergence": EMERGED,
         "phases": "Measured on the 20 of 20 facts recalled at some checkpoint; cosine of mean edge scores, corrected "
         "for prompt noise: 1 = the same wiring up to strength, blank = nothing but noise.",
         "audit": "Each fault with the public series that had it. ✕: an error of the audit names this checkpoint; "
@@ -266,6 +272,7 @@ def test_every_sentence_before_a_figure(told):
     assert sentences["phases"].startswith(
         "No change point in 4 checkpoints (steps 0 to 300); it stands out of the prompt"
     )
+    assert sentences["emergence"].startswith("Recall emerges between steps 100 and 200 [95 %: 100 to 200]. ")
     assert sentences["audit"] == "4 checkpoints of handmade (samples examined): 0 errors, 2 warnings."
     assert sentences["roles-step0-step100"] == (
         "Roles in the circuits: 1 mover head gained (a0.h0); 1 relation head lost (a0.h0)."
@@ -288,6 +295,7 @@ def test_every_figure_has_its_title_read_aloud(told):
         "recall": "Fact recall at the end: old 1.00, new 0.80",
         "circuits": "1 of 3 steps between neighbours rewire more than prompt noise",
         "roles": "The first mover head stands out at step 100; the last circuit has 1",
+        "emergence": "recall emerges between steps 100 and 200 [95 %: 100 to 200]",
         "circuit-step100-step300": "2 edges changed for real; 1 gained, 1 lost",
         "heads-step100-step300": "2 heads changed their retrieval score",
         **dict.fromkeys(("phases", "heads-step0-step100", "circuit-step0-step100")),
