@@ -33,6 +33,7 @@ from circuits.graph.exports import read_eap_json, read_parquet
 from heads.prompts.needles import load_needles
 from heads.scores.head_lists import load_head_lists
 from heads.tracking.correlation import read_downstream
+from tests.checkpoints.files.test_gguf import write as write_gguf
 from tests.drift.handmade import WIRING_A, graph, retrieval, strengths
 from tests.fuzz.mutations import mutate, mutate_safetensors
 from tests.fuzz.trials import Kind, Refused
@@ -81,6 +82,11 @@ def sharded(root: Path) -> Path:
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {"total_size": 64}, "weight_map": files}))
     return index
+
+
+def gguf(root: Path) -> Path:
+    (root / "checkpoint-10").mkdir(parents=True, exist_ok=True)
+    return write_gguf(root / "checkpoint-10" / "model.gguf")
 
 
 def manifest(root: Path) -> Path:
@@ -301,6 +307,8 @@ def facts_command(form: str, name: str) -> Callable[[Path], Any]:
 
 KINDS = (
     Kind("safetensors header", in_checkpoint("model.safetensors"), checked, mutate_safetensors),
+    Kind("GGUF head", gguf, checked, mutate),
+    Kind("GGUF, audited", gguf, audited("weights"), mutate),
     Kind("safetensors, audited", in_checkpoint("model.safetensors"), audited("weights"), mutate_safetensors),
     Kind("config.json", in_checkpoint("config.json"), audited("samples"), mutate),
     Kind("trainer_state.json", in_checkpoint("trainer_state.json"), lambda f: command("show", f), mutate),
