@@ -66,16 +66,20 @@ class Run(RunRecord):
         """
         return track_heads(self, stage, branch, **options)
 
-    def track_circuit(self, stage: str | None = None, branch: str | None = None) -> "CircuitTrack":
+    def track_circuit(
+        self, stage: str | None = None, branch: str | None = None, group: str | None = None
+    ) -> "CircuitTrack":
         """Follow the circuit through the run, one of its stages or one of its branches, as `circuits.track` does.
 
-        Facts that no checkpoint recalls are left out.
+        With a group, on its facts alone: kept, lost, learned or neither from the first checkpoint to the last, or a
+        class. Without one, facts that no checkpoint recalls are left out.
 
         Raises:
             StoreError: no such stage or branch.
-            BadPrompt: fewer than two checkpoints with a circuit and a step, or several lines of training.
+            BadPrompt: no such group, or one of fewer than eight facts;
+                fewer than two checkpoints with a circuit and a step, or several lines of training.
         """
-        return track_circuit(self, stage, branch)[0]
+        return track_circuit(self, stage, branch, group)[0]
 
     def emergence(self, metrics: Sequence[str] = (), **options: Any) -> RunEmergence:
         """When metrics emerge, each with an interval for the step, and which comes first.

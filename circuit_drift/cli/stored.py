@@ -68,6 +68,13 @@ def track(
             "edge:a0.h1->m2,role:induction:a0.h1.",
         ),
     ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            "--group",
+            help="Follow the circuit of these facts alone: kept, lost, learned, neither (first to last), or a class.",
+        ),
+    ] = None,
 ) -> None:
     """Follow heads and circuit through a stored run: births, saturation and whether it deceives, change points."""
     if emergence is not None:
@@ -83,7 +90,7 @@ def track(
     run = _stored_run(folder, store, name, *wanted, downstream)
     follow = {
         HEADS: partial(_track_heads, run, stage, branch, downstream),
-        CIRCUIT: partial(_track_circuit, run, stage, branch),
+        CIRCUIT: partial(_track_circuit, run, stage, branch, group),
     }
     halves = [half for measure, half in follow.items() if measure in wanted]
     if downstream is not None and others:
@@ -121,7 +128,7 @@ def evolve(
     """The circuit's half of track; goes with the next release."""
     _warn_of_end("evolve")
     run = _stored_run(folder, store, name, CIRCUIT)
-    _track_circuit(run, stage, branch)
+    _track_circuit(run, stage, branch, None)
     leave_partly(run.unread, f"the run {run.name}")
 
 
@@ -157,11 +164,11 @@ def _track_emergence(
     leave_partly(run.unread, f"the run {run.name}")
 
 
-def _track_circuit(run: "Run", stage: str | None, branch: str | None) -> None:
+def _track_circuit(run: "Run", stage: str | None, branch: str | None, group: str | None) -> None:
     from circuit_drift.cli.render import print_circuit_track
     from circuit_drift.stages.stages import track_circuit
 
-    print_circuit_track(*track_circuit(run, stage, branch))
+    print_circuit_track(*track_circuit(run, stage, branch, group))
 
 
 def _track_others(run: "Run", stage: str | None, branch: str | None, downstream: str, measures: Sequence[str]) -> None:

@@ -6,6 +6,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import BadPrompt, StoreError
+from checkpoints.stats.units import ENOUGH
+from circuit_drift.record.groups import fact_groups
 from circuit_drift.record.lineage import parents_of
 from circuit_drift.record.recall import recalled
 from circuit_drift.record.record import Point, RunRecord
@@ -145,17 +147,26 @@ def track_heads(run: RunRecord, stage: str | None = None, branch: str | None = N
     return heads.track(scored, **options)
 
 
-def track_circuit(run: RunRecord, stage: str | None = None, branch: str | None = None) -> "tuple[CircuitTrack, str]":
+def track_circuit(
+    run: RunRecord, stage: str | None = None, branch: str | None = None, group: str | None = None
+) -> "tuple[CircuitTrack, str]":
     """Follow the circuit over a run, one of its stages or one of its branches; see `circuits.track`.
 
-    Facts that no checkpoint recalls are left out, as in a diff; see `circuit_drift.record.recall.recalled`.
+    Args:
+        run: measured.
+        stage: one of its stages.
+        branch: one of its branches.
+        group: facts of one group alone, by what became of them from the first checkpoint to the last: ``kept``,
+            ``lost``, ``learned``, ``neither``, or a class. Without one, facts that no checkpoint recalls are left out
+            and the others are followed together; see `circuit_drift.record.recall.recalled`.
 
     Returns:
         the track, and the choice of facts in words.
 
     Raises:
         StoreError: no such stage or branch.
-        BadPrompt: fewer than two checkpoints with a step and a circuit, or several lines of training.
+        BadPrompt: no such group, or one of fewer than eight facts;
+            fewer than two checkpoints with a step and a circuit, or several lines of training.
     """
     chosen = [p for p in line(run, stage, branch) if p.circuit is not None]
     if len(chosen) < 2:
@@ -164,11 +175,29 @@ def track_circuit(run: RunRecord, stage: str | None = None, branch: str | None =
             f"{where} has {len(chosen)} checkpoints with a circuit and a step; tracking needs two: "
             "measure them with circuit-drift run --measures circuit"
         )
-    graphs, facts = recalled([point.circuit for point in chosen if point.circuit is not None], "at some checkpoint")
-    return _stored(Store(run.store), chosen, graphs), facts
+    graphs = [point.circuit for point in chosen if point.circuit is not None]
+    if group is None:
+        graphs, facts = recalled(graphs, "at some checkpoint")
+    else:
+        graphs, facts = _of_group(graphs, group, f"from {chosen[0].label} to {chosen[-1].label}")
+    return _stored(Store(run.store), chosen, graphs, group), facts
 
 
-def _stored(store: Store, points: Sequence[Point], graphs: "Sequence[circuits.AttributionGraph]") -> "CircuitTrack":
+def _of_group(
+    graphs: "Sequence[circuits.AttributionGraph]", name: str, when: str
+) -> "tuple[list[circuits.AttributionGraph], str]":
+    """The graphs over the facts of one group, by the first and the last of them, and the choice in words."""
+    groups = {group.name: group for group in fact_groups(graphs[0], graphs[-1])}
+    sizes = ", ".join(f"{each} ({len(group)})" for each, group in groups.items())
+    if name not in groups or len(groups[name]) < ENOUGH:
+        raise BadPrompt(f"facts {name!r} cannot be followed {when}: a group needs {ENOUGH}; there are {sizes}")
+    chosen = groups[name].facts
+    return [graph.only(chosen) for graph in graphs], f"the {len(chosen)} of {len(graphs[0])} facts {name} {when}"
+
+
+def _stored(
+    store: Store, points: Sequence[Point], graphs: "Sequence[circuits.AttributionGraph]", group: str | None
+) -> "CircuitTrack":
     """`circuits.track`, kept in the store: its permutations take longer than all else that needs no model."""
     import circuits
     from circuits.tracking.circuit_track import CircuitTrack
@@ -177,6 +206,7 @@ def _stored(store: Store, points: Sequence[Point], graphs: "Sequence[circuits.At
     starts = {point.stage: step for point, step in zip(reversed(points), reversed(steps), strict=True) if point.stage}
     stages = dict(reversed(starts.items()))
     measured = {"version": 5, "steps": steps, "stages": stages, "circuits": [p.keys["circuit"] for p in points]}
+    measured |= {} if group is None else {"group": group}
     key = key_of(measured)
     folder = store.folder("evolution", key)
     if store.has("evolution", key):

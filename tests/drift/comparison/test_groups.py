@@ -10,6 +10,7 @@ from circuit_drift.api.pairs import compare
 from circuit_drift.comparison.floor import converged_before
 from circuit_drift.record.groups import fact_groups
 from circuit_drift.record.questions import Deltas, Effect, units_needed
+from circuit_drift.stages.stages import track_circuit
 from tests.drift.handmade import WIRING_A, WIRING_B, graph, point, retrieval, run_of, strengths
 
 A, B = strengths(WIRING_A), strengths(WIRING_B)
@@ -168,3 +169,18 @@ def test_no_head_is_named_where_needles_are_too_few_for_the_level_of_the_pair():
     assert pair.heads.n_significant == 0
     assert pair.outcome == "undecided"
     assert compare(a, b, q=0.6).heads.n_significant == 1
+
+
+def test_a_circuit_is_followed_on_one_group_of_facts(tmp_path):
+    """Ten facts learned are rewired at the third checkpoint, ten kept are not."""
+    rows = [np.tile(A, (20, 1)), np.tile(A, (20, 1)), np.concatenate([np.tile(B, (10, 1)), np.tile(A, (10, 1))])]
+    known = [_known((10, i > 0), (10, True)) for i in range(3)]
+    points = [point(10 * i, circuit=graph(rows[i], known=known[i])) for i in range(3)]
+    run = run_of(*points, store=tmp_path)
+    learned, facts = track_circuit(run, group="learned")
+    assert facts == "the 10 of 20 facts learned from 0 to 20"
+    kept = run.track_circuit(group="kept")
+    assert learned.to_frame()["jaccard_previous"].tolist()[1:] == pytest.approx([1, 19 / 21])
+    assert kept.to_frame()["jaccard_previous"].tolist()[1:] == pytest.approx([1, 1])
+    with pytest.raises(BadPrompt, match=r"facts 'lost' cannot be followed from 0 to 20: a group needs 8; there"):
+        run.track_circuit(group="lost")
