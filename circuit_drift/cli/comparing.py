@@ -170,7 +170,9 @@ def explain(
     steps: StepsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Write the figure here.")] = None,
-    count: Annotated[int, typer.Option("--prompts", help="At most so many prompts, evenly taken.", min=1)] = 12,
+    count: Annotated[
+        int, typer.Option("--prompts", help="At most so many prompts, drawn by a fixed seed.", min=1)
+    ] = 12,
     needles: NeedlesOption = None,
     haystack: HaystackOption = None,
     facts: FactsOption = None,

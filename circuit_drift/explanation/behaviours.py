@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -83,10 +84,11 @@ class Behaviour:
         )
 
     def thinned(self, most: int) -> "Behaviour":
-        """At most so many prompts, evenly taken."""
+        """At most so many prompts, drawn once and for all: every so many-th would be all of one depth."""
         if len(self) <= most:
             return self
-        return self.subset([i * len(self) // most for i in range(most)])
+        drawn = np.random.default_rng(0).choice(len(self), most, replace=False)
+        return self.subset(sorted(int(i) for i in drawn))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ class Effort:
     """How much is spent on an explanation.
 
     Attributes:
-        prompts: at most so many, evenly taken.
+        prompts: at most so many, drawn by a fixed seed.
         steps: gradients of one rule over the whole line; ``None`` = as many as completeness takes.
         tolerance: residual to be reached.
         patching: whether components are put back for proof.

@@ -99,6 +99,16 @@ def test_prompts_together_or_alone_and_parts_of_prompts_give_the_same_shares():
     assert not parted[:, 0, where(line, "unembedding")].any()
 
 
+def test_fewer_prompts_are_of_every_depth():
+    ids = tuple((3, 4 + i % 5) for i in range(240))
+    behaviour = Behaviour("m", "", ids, ((1,),) * 240, lambda _i, logits, _a: logits[0, 0])
+    few = behaviour.thinned(12)
+    assert len(few) == 12
+    assert len({prompt[1] for prompt in few.prompts}) >= 4
+    assert behaviour.thinned(12).prompts == few.prompts
+    assert behaviour.thinned(240) is behaviour
+
+
 def test_an_embedding_of_one_token_has_its_share_where_that_token_stands():
     facts = random_facts(3)
     token = facts.clean[1][2]
