@@ -4,7 +4,7 @@ At checkpoint i a metric is saturated if the interval of its change per doubling
 +-bound, and no later checkpoint strays further from i than the bound per doubling allows. The interval comes from
 resampling the needles (the same ones at all checkpoints) and, with `LATER` later checkpoints or more, from how far
 these scatter about their trend: a single run wanders by itself (its answer NLL by .03 to .14 nats), and by needles
-alone converged runs still moved in .4 to .8 of simulations (`benchmarks/heads_calibration.py`). What needles would
+alone converged runs still moved in .4 to .8 of simulations. What needles would
 show on which nothing changes at all it cannot say: a share that is 1 throughout has no spread to resample.
 """
 

@@ -147,7 +147,7 @@ def test_metrics_are_asked_for_by_name(learning):
             learning.emergence([name])
 
 
-def test_the_report_and_the_command_show_it(learning, monkeypatch):
+def test_the_report_and_the_command_show_it(learning, monkeypatch, tmp_path):
     from circuit_drift.cli import stored
     from circuit_drift.cli.commands import app
     from circuit_drift.report.emergence import emergence_sections
@@ -155,6 +155,11 @@ def test_the_report_and_the_command_show_it(learning, monkeypatch):
     (section,) = emergence_sections(learning)
     assert "Recall emerges between steps 100 and 200 [95 %: 100 to 200]." in section.text
     assert len(section.frame) == 6
+    assert learning.report(tmp_path / "page.html").stat().st_size > 0
+    late = run_of(*learning.points[:3], store=tmp_path)
+    (open_ended,) = emergence_sections(late)
+    assert (open_ended.frame.set_index("metric").loc["needle_accuracy", ["by", "high"]] == "").all()
+    assert late.report(tmp_path / "late.html").stat().st_size > 0
     monkeypatch.setattr(stored, "_stored_run", lambda *_: learning)
     shown = CliRunner().invoke(app, ["track", "--emergence", "recall,needle_accuracy"])
     assert shown.exit_code == 0, shown.output

@@ -1,6 +1,6 @@
 """How often intervals of head scores cover, and how often a comparison of heads is wrong: no model, seconds.
 
-    python benchmarks/heads_calibration.py
+    python benchmarks/calibration/heads.py
 
 A head's score on a prompt is its mean, an effect of the needle and an effect of the prompt; `--correlation` is the
 needle's share of the variance (0.4 is the median of the real series' score differences). Beside what the toolkit does

@@ -1,0 +1,1 @@
+"""How often intervals cover, and how often tests are wrong where nothing changed."""
