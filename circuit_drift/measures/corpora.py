@@ -12,6 +12,7 @@ from checkpoints.errors import BadPrompt
 from checkpoints.files.reading import read_records, read_text
 from checkpoints.loading.load import LoadedModel
 from circuit_drift.measures.base import Asked, Measure
+from circuit_drift.measures.pairs.beside import BesidePairing
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.page.page import Section
 from circuit_drift.record.record import RunRecord
@@ -46,6 +47,7 @@ class CorporaMeasure(Measure):
 
     name = "corpora"
     result = CorpusLoss
+    pairing = BesidePairing("corpora", "Corpora")
 
     @classmethod
     def build(cls, asked: Asked) -> Self:

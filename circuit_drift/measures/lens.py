@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 from checkpoints.loading.load import LoadedModel
 from checkpoints.results.text import counted
 from circuit_drift.measures.base import Asked, Measure
+from circuit_drift.measures.pairs.beside import BesidePairing
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.page.page import Section
 from circuit_drift.prompts import FactSource
@@ -26,6 +27,7 @@ class LensMeasure(Measure):
     name = "lens"
     chapter = "Circuit"
     result = LogitLens
+    pairing = BesidePairing("lens", "Logit lens")
 
     @classmethod
     def build(cls, asked: Asked) -> Self:

@@ -10,6 +10,7 @@ from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from checkpoints.loading.load import LoadedModel
 from checkpoints.results.text import counted
 from circuit_drift.measures.base import Asked, Measure
+from circuit_drift.measures.pairs.beside import BesidePairing
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.page.page import Section
 from circuit_drift.prompts import NeedleSource
@@ -42,6 +43,7 @@ class MapsMeasure(Measure):
     name = "maps"
     version = 2
     result = NeedleMaps
+    pairing = BesidePairing("maps", "Needle maps")
 
     @classmethod
     def build(cls, asked: Asked) -> Self:

@@ -10,6 +10,7 @@ from checkpoints.loading.load import LoadedModel
 from checkpoints.results.text import counted
 from circuit_drift.measures.base import Asked, Measure
 from circuit_drift.measures.needles import needle_prompts_of
+from circuit_drift.measures.pairs.beside import BesidePairing
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.page.page import Section
 from circuit_drift.prompts import NeedleSource
@@ -28,6 +29,7 @@ class RoutingMeasure(Measure):
 
     name = "routing"
     result = ExpertRouting
+    pairing = BesidePairing("routing", "Expert routing")
 
     @classmethod
     def build(cls, asked: Asked) -> Self:

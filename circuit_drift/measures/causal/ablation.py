@@ -8,6 +8,7 @@ from checkpoints import DriftError
 from checkpoints.loading.load import LoadedModel
 from circuit_drift.measures.base import Asked, Measure
 from circuit_drift.measures.needles import needle_prompts_of
+from circuit_drift.measures.pairs.beside import BesidePairing
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.page.page import Section
 from circuit_drift.prompts import NeedleSource
@@ -45,6 +46,7 @@ class AblationMeasure(Measure):
     chapter = "Heads"
     needs = ("heads",)
     result = Ablation
+    pairing = BesidePairing("ablation", "Heads ablated")
 
     @classmethod
     def build(cls, asked: Asked) -> Self:

@@ -8,6 +8,7 @@ from checkpoints import DriftError
 from checkpoints.loading.load import LoadedModel
 from circuit_drift.measures.base import Asked, Measure
 from circuit_drift.measures.circuit import CircuitMeasure
+from circuit_drift.measures.pairs.beside import BesidePairing
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.page.page import Section
 from circuit_drift.record.record import RunRecord
@@ -37,6 +38,7 @@ class PatchingMeasure(Measure):
     chapter = "Circuit"
     needs = ("circuit",)
     result = EdgeCheck
+    pairing = BesidePairing("patching", "Edges patched")
 
     @classmethod
     def build(cls, asked: Asked) -> Self:

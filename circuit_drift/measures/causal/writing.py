@@ -78,7 +78,7 @@ class WritingMeasure(Measure):
     @classmethod
     def sections(cls, run: RunRecord, table: "pd.DataFrame") -> Iterator[Section]:
         """What each head writes against how much it copies, a drawing a checkpoint."""
-        from circuit_drift.measures.figures import writing as figures
+        from circuit_drift.measures.causal import writing_figure as figures
 
         first = next(point.results[cls.name] for point in run if cls.name in point.results)
         yield Section(

@@ -112,3 +112,10 @@ def test_patching_takes_the_circuit_as_the_run_scores_it(tiny_series):
     prompts = prompts_for(tiny_series, scoring=EdgeScoring(method="eap"))
     (_, patching) = build_measures(prompts, ["patching"])
     assert patching.params()["circuit"]["method"] == "eap"
+
+
+def test_a_diff_tells_both_results_beside_each_other():
+    pair = run_of(point(0, ablation=ablated(10, 10)), point(1, ablation=ablated(0, 9))).diff(0, 1)
+    (told,) = [sentence for sentence in pair.verdict if sentence.startswith("Heads ablated, at A: ")]
+    assert " At B: a1.h0 are causal for retrieval here" in told
+    assert not pair.significant

@@ -9,7 +9,7 @@ import torch
 import circuit_drift
 import heads
 from checkpoints import open_checkpoint
-from circuit_drift.measures.figures.writing import writing_figure
+from circuit_drift.measures.causal.writing_figure import writing_figure
 from circuit_drift.measures.needles import needle_prompts_of
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import prompts_for
