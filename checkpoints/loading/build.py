@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import CorruptWeights, DriftError
-from checkpoints.files.configs import ADAPTER_CONFIG, CONFIG_FILE
+from checkpoints.files.configs import ADAPTER_CONFIG
 from checkpoints.files.distributed import plan, read_metadata
 from checkpoints.files.folder import loading_files, view
 from checkpoints.files.formats import Weights
@@ -92,7 +92,7 @@ def build_distributed(checkpoint: Checkpoint, weights: Weights, placement: Place
     size = sum(file.stat().st_size for file in weights.files if file != weights.found)
     require_possible(checkpoint.config, tensors=len(stored), size=size, folder=checkpoint.path)
     refuse_foreign_code(checkpoint.config, checkpoint.path, own=False)
-    config = _read_config(checkpoint)
+    config = read_config(checkpoint)
     try:
         with torch.device("meta"):
             shape: PreTrainedModel = auto.from_config(config)
@@ -108,12 +108,18 @@ def build_distributed(checkpoint: Checkpoint, weights: Weights, placement: Place
     return model
 
 
-def _read_config(checkpoint: Checkpoint) -> Any:
+def read_config(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's config as transformers reads it; code of its own only where it is allowed.
+
+    Raises:
+        NotACheckpoint, UnsupportedArchitecture: a config that transformers cannot read, or of a model it does not know.
+    """
     from transformers import AutoConfig
 
-    with view(checkpoint.path, [checkpoint.path / CONFIG_FILE]) as shown:
+    own = allows_code(checkpoint.path, checkpoint.repo)
+    with view(checkpoint.path, loading_files(checkpoint.path, code=own)) as shown:
         try:
-            return AutoConfig.from_pretrained(shown, local_files_only=True, trust_remote_code=False)
+            return AutoConfig.from_pretrained(shown, local_files_only=True, trust_remote_code=own)
         except Exception as error:
             said = str(error).replace(str(shown), str(checkpoint.path))
             raise explain(checkpoint.path, error, said, repo=checkpoint.repo) from error

@@ -13,6 +13,7 @@ from checkpoints import Checkpoint
 from checkpoints.files.folder import weight_files
 from checkpoints.files.headers import unwrapped
 from checkpoints.files.trust import allows_code, refuse_foreign_code
+from checkpoints.loading.build import read_config
 from checkpoints.placement import Placement
 
 Get = Callable[[str], Tensor]
@@ -57,7 +58,7 @@ def skeleton(checkpoint: Checkpoint) -> PreTrainedModel:
     auto: Any = transformers
     own = allows_code(checkpoint.path, checkpoint.repo)
     refuse_foreign_code(checkpoint.config, checkpoint.path, own=own)
-    config = auto.AutoConfig.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=own)
+    config = read_config(checkpoint)
     with torch.device("meta"):
         model: PreTrainedModel = auto.AutoModelForCausalLM.from_config(config, trust_remote_code=own)
     generator = torch.Generator().manual_seed(0)
