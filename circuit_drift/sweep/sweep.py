@@ -63,7 +63,13 @@ def measure_series(
     store = store if isinstance(store, Store) else Store.open(store)
     if adaptive is not None:
         each = partial(
-            measure_each, store=store, prompts=prompts, measures=taken, placement=placement, progress=progress
+            measure_each,
+            store=store,
+            prompts=prompts,
+            measures=taken,
+            placement=placement,
+            progress=progress,
+            keep_downloads=keep_downloads,
         )
         series = series.only(adaptively(series, adaptive, each))
     report = _audit(series, strict=strict)
@@ -173,6 +179,7 @@ def measure_each(
     measures: Sequence[str | Measure] = MEASURES,
     placement: Placement = ANYWHERE,
     progress: bool = True,
+    keep_downloads: int | None = None,
 ) -> Iterator[Point]:
     """Measure checkpoints here, each result stored before the next is begun; yields them in their order.
 
@@ -184,6 +191,7 @@ def measure_each(
         build_measures(prompts, measures, next(iter(checkpoints), None)),
         store,
         placement=placement,
+        keep_downloads=keep_downloads,
     )
     early: dict[int, Point] = {}
     following = 0
