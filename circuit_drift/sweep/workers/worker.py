@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from typing import Any, TypeVar
 
 from checkpoints import DriftError
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 POLL = 0.25
+LIBRARIES = ("torch", "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto")
 T = TypeVar("T")
 
 Watch = Callable[[int, str], None]
@@ -94,6 +96,7 @@ def _measure(
             raise DriftError(f"{ATTEMPTS} workers died while measuring it (out of memory?); run again to retry")
         for task in missing:
             watch(index, task.name)
+            _import_libraries()
             loading, loaded = _timed(lambda: models.take(index))
             computing, _ = _timed(partial(take, task, loaded, sweep.store, computed, failures))
             if task is missing[0]:
@@ -108,6 +111,12 @@ def _measure(
         failures = {task.name: reason(error) for task in missing if task.name not in computed} | failures
     keys = {task.name: task.key for task in tasks if task.name in computed}
     return Outcome(index, keys, failures, len(computed) - len(results))
+
+
+def _import_libraries() -> None:
+    """What the first checkpoint of a process imports, so that it does not count as the price of every one."""
+    for name in LIBRARIES:
+        import_module(name)
 
 
 def _timed(work: Callable[[], T]) -> tuple[float, T]:
