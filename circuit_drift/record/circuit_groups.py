@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.stats.energy import smallest_energy_p
-from checkpoints.stats.reliability import RankBand, reliable_rank
 from circuit_drift.record.groups import FactGroup
 from circuit_drift.record.questions import Deltas, Effect, Question, folded, units_needed
 from circuits.comparison.graph_diff import GraphDiff
+from circuits.comparison.reliability import RankBand, recommended_size
 from circuits.comparison.similarity import Similarity
 from circuits.tracking.contrasts import STANDS_OUT, Contrast
 
@@ -100,7 +100,7 @@ class CircuitGroups:
     def overlap(self) -> Similarity | None:
         """The overlap of most edges, up to the circuit's, whose ranks are reliable; None where no size's are."""
         jaccards = [found for found in self.lead.similarity if found.measure.startswith("Jaccard")]
-        rank = reliable_rank(self.ranks)
+        rank = recommended_size(self.ranks)
         inside = [
             found
             for found in jaccards[: len(jaccards) // 2 + 1]

@@ -362,7 +362,15 @@ def test_results_of_several_kinds_are_all_named(tmp_path):
 def test_a_run_without_circuits_or_an_audit_says_what_it_has(tmp_path):
     run = run_of(*(point(i, heads=retrieval()) for i in range(3)), audit=None)
     page = Page(write_report(run, tmp_path / "report.html"))
-    assert list(page.sections) == ["needle", "heads", "leading-heads", "heads-step0-step2", "audit", "checkpoints"]
+    assert list(page.sections) == [
+        "needle",
+        "emergence",
+        "heads",
+        "leading-heads",
+        "heads-step0-step2",
+        "audit",
+        "checkpoints",
+    ]
     assert [card[0] for card in page.cards] == ["needle accuracy", "answer perplexity", "retrieval heads"]
     assert page.sections["audit"].sentence == "No audit is on record for this run."
     assert page.warnings == []

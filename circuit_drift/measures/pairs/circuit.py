@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from checkpoints.stats.reliability import reliable_rank
 from circuit_drift.measures.pairs.grouped import LEAST_FACTS, compare_groups
 from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.measures.pairs.recall import recall_questions, recall_statements
@@ -16,6 +15,7 @@ from circuit_drift.record.questions import Deltas, Question
 from circuit_drift.record.recall import recall_change
 from circuit_drift.record.record import Point
 from circuit_drift.statements.statement import Statement
+from circuits.comparison.reliability import recommended_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,7 +153,7 @@ class CircuitPairing(Pairing):
 
 def _ranks(groups: CircuitGroups) -> Statement:
     """The overlap of the circuits, at a size at which ranks mean something."""
-    numbers: dict[str, Any] = {"of": groups.of, "rank": reliable_rank(groups.ranks), "edges": groups.ranks[-1].last}
+    numbers: dict[str, Any] = {"of": groups.of, "rank": recommended_size(groups.ranks), "edges": groups.ranks[-1].last}
     found = groups.overlap
     if found is not None:
         names = ("measure", "value", "across", "within", "random", "p")

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 import circuits
 from checkpoints.stats.energy import energy_p
-from checkpoints.stats.reliability import RankBand, rank_bands
 from checkpoints.stats.ttests import difference_test
 from checkpoints.stats.units import ENOUGH
 from circuit_drift.record.circuit_groups import CircuitGroups, GroupChange
 from circuit_drift.record.groups import FactGroup, fact_groups
 from circuits.comparison.graph_diff import GraphDiff
+from circuits.comparison.reliability import RankBand, reliability_by_rank
 from circuits.tracking.contrasts import contrast
 
 LEAST_FACTS = ENOUGH
@@ -88,7 +88,7 @@ def _over(graph: "circuits.AttributionGraph", group: FactGroup) -> "circuits.Att
 
 def _ranks(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> tuple[RankBand, ...]:
     """How reliable edges' ranks are, the less reliable of the two, band after band."""
-    bands = zip(rank_bands(a.edge_scores), rank_bands(b.edge_scores), strict=True)
+    bands = zip(reliability_by_rank(a), reliability_by_rank(b), strict=True)
     return tuple(min(pair, key=lambda band: band.reliability) for pair in bands)
 
 

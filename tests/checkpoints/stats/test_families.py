@@ -8,7 +8,6 @@ from scipy import stats as textbook
 
 from checkpoints.stats.energy import energy_p, smallest_energy_p
 from checkpoints.stats.families import holm
-from checkpoints.stats.reliability import RankBand, rank_bands, reliable_rank
 from checkpoints.stats.shares import mcnemar_p, share_above_p, share_interval, trials_to_bound
 
 
@@ -78,25 +77,3 @@ def test_many_units_are_flipped_at_random_to_a_fine_p():
     rng = np.random.default_rng(0)
     called = np.mean([energy_p(rng.normal(size=(9, 30))) <= 0.05 for _ in range(400)])
     assert 0.025 < called < 0.08
-
-
-def test_ranks_are_reliable_as_far_down_as_there_is_a_signal():
-    """24 units, 25 elements of mean 3 among 500 of mean 0 and noise 1: reliability 24 x 9 / (1 + 24 x 9) and 0."""
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=(24, 500))
-    scores[:, :25] += 3.0
-    bands = rank_bands(scores)
-    assert [(band.first, band.last) for band in bands] == [(1, 25), (26, 100), (101, 400), (401, 500)]
-    assert bands[0].reliability == pytest.approx(216 / 217, abs=0.01)
-    assert max(band.reliability for band in bands[1:]) < 0.25
-    assert reliable_rank(bands) == 25
-    assert reliable_rank(rank_bands(scores[:, 25:])) == 0
-
-
-def test_a_rank_is_reliable_only_if_all_above_it_are_and_units_suffice():
-    assert reliable_rank((RankBand(1, 25, 0.4), RankBand(26, 100, 0.9))) == 0
-    assert reliable_rank((RankBand(1, 25, 0.9), RankBand(26, 40, 0.5))) == 40
-    few = rank_bands(np.ones((5, 30)))
-    assert [(band.last, np.isnan(band.reliability)) for band in few] == [(25, True), (30, True)]
-    assert reliable_rank(few) == 0
-    assert [band.reliability for band in rank_bands(np.ones((6, 30)))] == pytest.approx([1, 1])
