@@ -55,7 +55,7 @@ def test_circuits_of_other_facts_are_not_transferred(pair, tiny_series, tmp_path
 def test_a_diff_tells_roles_nodes_and_depth(pair):
     compared, _ = pair
     assert [table.name for table in pair_tables(compared)] == [
-        "heads", "groups", "edges", "nodes", "ranks", "similarity", "profile", "transfer", "roles"
+        "heads", "groups", "edges", "nodes", "similarity", "profile", "transfer", "roles"
     ]  # fmt: skip
     assert any(sentence.startswith(("Roles in", "No head of the circuits")) for sentence in compared.verdict)
     frame = roles_of(compared.a).to_frame(compared.circuit.circuit_a)
