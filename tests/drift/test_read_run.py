@@ -135,7 +135,7 @@ def test_two_checkpoints_are_too_few_and_one_at_step_0_does_not_count():
 
 def test_a_needle_test_that_is_over_while_the_perplexity_still_falls():
     """All needles alike: intervals have no width. NLL falls by 0.1 nats per doubling: 1 - e^-0.1 = 9.5 %."""
-    steps = _passing([10, 10, 10, 10], [math.exp(2 - 0.1 * i) for i in range(4)], stage="two")
+    steps = _passing([10] * 6, [math.exp(2 - 0.1 * i) for i in range(6)], stage="two")
     run = run_of(point(50, stage="one", heads=retrieval()), *steps)
     assert _about(run, "eceptive") == [
         "Deceptive saturation: needle accuracy saturated at step 100; answer PPL still falls 9.5 % [9.5, 9.5] per "
