@@ -61,6 +61,7 @@ class Measure(ABC):
         result: the type of its results: a dataclass with a mapping ``meta``, which takes its provenance, and with the
             `save` and `load` of `checkpoints.results.result.Result`, on which the built-in ones stand.
         pairing: how two results are compared; None = they are not.
+        of_weights: whether the weights decide its results; where not, a series has one, stored once.
         chapter: of the report in which its sections stand (`circuit_drift.page.page.CHAPTERS`).
     """
 
@@ -69,6 +70,7 @@ class Measure(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     result: ClassVar[Any]
     pairing: ClassVar[Pairing | None] = None
+    of_weights: ClassVar[bool] = True
     chapter: ClassVar[str] = "Behaviour"
 
     @classmethod

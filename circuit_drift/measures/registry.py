@@ -25,6 +25,7 @@ BUILT_IN = {
     "maps": "circuit_drift.measures.maps:MapsMeasure",
     "corpora": "circuit_drift.measures.corpora:CorporaMeasure",
     "routing": "circuit_drift.measures.routing:RoutingMeasure",
+    "untrained": "circuit_drift.measures.untrained.measure:UntrainedMeasure",
     "sft": "circuit_drift.behaviour.sft:SftMeasure",
     "questions": "circuit_drift.behaviour.questions:QuestionsMeasure",
     "harness": "circuit_drift.behaviour.harness:HarnessMeasure",

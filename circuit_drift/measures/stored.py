@@ -45,9 +45,10 @@ def store_key(checkpoint: Checkpoint, measure: Measure, dtype: str, attention: s
     """The store key of one measure of one checkpoint: the hash of everything that decides its numbers."""
     used = checkpoint.attention(attention)
     other = {} if used == "sdpa" else {"attention": used}
+    files = identity(checkpoint)
     return key_of(
         {
-            **identity(checkpoint),
+            **(files if measure.of_weights else {name: value for name, value in files.items() if name != "weights"}),
             "measure": measure.name,
             "parameters": measure.parameters(),
             "dtype": dtype,
@@ -81,7 +82,7 @@ def with_provenance(result: Any, loaded: LoadedModel, measure: Measure, key: str
         "key": key,
         "checkpoint": checkpoint.name,
         "step": checkpoint.step,
-        "weights_hash": checkpoint.weights_hash,
+        "weights_hash": checkpoint.weights_hash if measure.of_weights else None,
         "tokenizer_hash": checkpoint.tokenizer_hash,
         "config_hash": checkpoint.config_hash,
         "code_hash": checkpoint.code_hash,

@@ -8,6 +8,7 @@ from checkpoints.results.text import counted
 from circuit_drift.record.lineage import nearest_before
 from circuit_drift.record.recall import recall_by_class
 from circuit_drift.record.record import RunRecord
+from circuit_drift.record.untrained import untrained_twin
 from circuit_drift.report.asked import asked_sentences
 from circuit_drift.stages.stages import continued, stages, track_heads
 from heads.scores.scores import THRESHOLD
@@ -19,6 +20,9 @@ FALLING = 0.10
 def run_verdict(run: RunRecord) -> tuple[str, ...]:
     """What happened over a run: when heads began to retrieve, what saturated first, what was learned and lost."""
     sentences = [*_emergence(run), *_saturation(run), *_knowledge(run), *asked_sentences(run.points)]
+    twin = untrained_twin(run)
+    if twin is not None:
+        sentences.append(f"{twin.verdict[0].upper()}{twin.verdict[1:]}: the floor of what is found here.")
     failed = [point.name for point in run if point.failures]
     if failed:
         sentences.append(f"{len(failed)} of {len(run)} checkpoints could not be measured in full: {', '.join(failed)}.")

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 OVERLAP = "overlap"
 VERSION = 1
-HELD = 4
-"""Checkpoints whose halves are kept in memory: a point, the one before it and the last, on their facts."""
+HELD = 5
+"""Checkpoints whose halves are kept in memory: a point, the one before it, the last and a twin, on their facts."""
 
 
 class Overlaps:

@@ -9,10 +9,14 @@ from circuit_drift.page import theme
 from circuit_drift.page.axis import over_checkpoints
 from circuit_drift.record.lineage import nearest_before
 from circuit_drift.record.record import RunRecord
+from circuit_drift.record.untrained import TWIN, untrained_point
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+FLOORS = {"untrained_overlap": "edge overlap with", "untrained_faithfulness": "faithfulness of the circuit of"}
+"""Columns of an untrained twin, by the panel that they are drawn in from above, in words."""
 
 
 def rewiring_frame(run: RunRecord) -> "pd.DataFrame":
@@ -23,13 +27,14 @@ def rewiring_frame(run: RunRecord) -> "pd.DataFrame":
     between two halves of the facts within one of the neighbours (mean, 5th and 95th percentile over splits);
     ``chance``: random edges;
     ``faithfulness`` with its 95 % interval, of the circuit that is drawn and compared, of ``edges`` edges;
-    ``random_circuits``: of random circuits of that size.
+    ``random_circuits``: of random circuits of that size; ``untrained_overlap`` (of each circuit with that of the run's
+    untrained twin) and ``untrained_faithfulness`` (of the twin's own), where the run has one.
     """
     import pandas as pd
 
     points = [point for point in run if point.circuit is not None]
     continued = [nearest_before(run, point, lambda point: point.circuit is not None) for point in points]
-    alike = Overlaps(run.store)
+    alike, twin = Overlaps(run.store), untrained_point(run)
     rows: list[dict[str, Any]] = []
     for point, before in zip(points, continued, strict=True):
         previous = None if before is None else alike.of(before, point)
@@ -49,6 +54,10 @@ def rewiring_frame(run: RunRecord) -> "pd.DataFrame":
             low, high = curve.intervals[at]
             row |= {"edges": int(curve.n_edges[at]), "faithfulness": curve.values[at], "low": low, "high": high}
             row |= {"random_circuits": curve.random_values[at]}
+        if twin is not None and twin.circuit is not None:
+            row["untrained_overlap"] = alike.of(twin, point).across
+        if twin is not None and twin.faithfulness is not None:
+            row["untrained_faithfulness"] = twin.faithfulness.values[twin.faithfulness.drawn]
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -110,6 +119,12 @@ def rewiring_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
             row=2,
             col=1,
         )
+    for place, (column, what) in enumerate(FLOORS.items(), start=1):
+        if column in frame:
+            line = {"color": theme.GREY, "dash": "dash", "width": 1}
+            figure.add_scatter(
+                x=x, y=frame[column], name=f"{what} an {TWIN}", mode="lines", line=line, row=place, col=1
+            )
     figure.update_yaxes(title_text="edge overlap (Jaccard)", range=[-0.03, 1.03], row=1, col=1)
     figure.update_yaxes(title_text="faithfulness", range=[-0.3, 1.3], row=2, col=1)
     beyond = int((frame["to_previous"] < frame["floor_low"] - ROUNDING).sum())

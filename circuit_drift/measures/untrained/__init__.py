@@ -1,0 +1,1 @@
+"""The null model: what a run's measures find in an untrained twin of its model."""
