@@ -98,9 +98,20 @@ class CircuitMeasure(Measure):
             text="How alike each circuit is to its neighbour and to the last, beside what resampling prompts does.",
             figure=rewiring_figure(run, rewired),
             caption=f"{_told(traced)} edge scores; overlap and floor are both between disjoint halves of the facts. "
-            f"{facts}",
+            f"{_judged(run)}{facts}",
             frame=rewired,
         )
+
+
+def _judged(run: RunRecord) -> str:
+    """On which facts circuits are judged, where that was done in two ways."""
+    curves = [point.faithfulness for point in run if point.faithfulness is not None]
+    if all(curve.cross_metric is None for curve in curves):
+        return ""
+    return (
+        "Faithfulness is judged on the facts that a circuit was found on, which flatters it; dashed: on the half of "
+        "the facts that it was not found on, both ways. "
+    )
 
 
 def _told(graph: "circuits.AttributionGraph") -> str:

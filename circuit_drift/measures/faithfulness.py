@@ -28,7 +28,7 @@ class FaithfulnessMeasure(Measure):
 
     name = "faithfulness"
     chapter = "Circuit"
-    version = 3
+    version = 4
     needs = ("circuit",)
     result = FaithfulnessCurve
 
@@ -73,9 +73,14 @@ class FaithfulnessMeasure(Measure):
 
     @classmethod
     def columns(cls, result: "FaithfulnessCurve") -> dict[str, Any]:
-        """The same, how many edges that circuit has, and its Hit@k or rank beside the model's where that was asked."""
+        """The same, and cross-fitted where it is; how many edges that circuit has; where asked for, its Hit@k or rank.
+
+        Beside Hit@k and rank of the circuit stand those of the model.
+        """
         drawn = result.drawn
-        found = {"faithfulness": result.values[drawn], "circuit_edges": int(result.n_edges[drawn])}
+        found: dict[str, Any] = {"faithfulness": result.values[drawn]}
+        found |= {} if result.cross_metric is None else {"cross_fitted": result.cross_values[drawn]}
+        found |= {"circuit_edges": int(result.n_edges[drawn])}
         metric = str(result.meta.get("metric", ""))
         if metric == "rank" or metric.startswith("hit@"):
             found |= {
@@ -87,7 +92,7 @@ class FaithfulnessMeasure(Measure):
     @classmethod
     def short(cls, column: str) -> str:
         """One word each."""
-        return {"faithfulness": "faithful", "circuit_edges": "edges"}.get(column, column)
+        return {"faithfulness": "faithful", "cross_fitted": "other half", "circuit_edges": "edges"}.get(column, column)
 
     @classmethod
     def sections(cls, run: RunRecord, table: Any) -> tuple[Section, ...]:

@@ -69,8 +69,9 @@ class UntrainedTwin(Result):
             told.append(f"recall {float((graph.answer_rank == 0).mean()):.2f}")
         if curve is not None:
             told.append(
-                f"circuit faithfulness {curve.values[curve.drawn]:.2f} "
-                f"(random circuits {curve.random_values[curve.drawn]:.2f})"
+                f"circuit faithfulness {curve.values[curve.drawn]:.2f}"
+                if curve.has_effect
+                else "no effect of the facts of which a circuit could keep a share"
             )
         return told
 
@@ -121,5 +122,14 @@ def readouts(point: Point) -> dict[str, float]:
         found["recall"] = float((graph.answer_rank == 0).mean())
     if (curve := point.faithfulness) is not None:
         at = curve.drawn
-        found |= {"faithfulness": curve.values[at], "faithfulness of random circuits": curve.random_values[at]}
+        found |= {
+            "clean minus corrupt metric": float(np.mean(curve.clean_metric - curve.corrupt_metric)),
+            "faithfulness": effective(curve),
+            "faithfulness of random circuits": curve.random_values[at] if curve.has_effect else float("nan"),
+        }
     return found
+
+
+def effective(curve: FaithfulnessCurve) -> float:
+    """Faithfulness of the circuit that is drawn; NaN where there is no effect to keep a share of."""
+    return curve.values[curve.drawn] if curve.has_effect else float("nan")

@@ -112,11 +112,14 @@ class FaithfulnessCurve(Result):
         clean_metric, corrupt_metric: [N] of the whole model.
         shape: the graph.
         meta: prompt hash, total number of edges, metric; ``circuit_edges`` as of the graph.
+        cross_metric: [S, N] the metric of each fact in the circuit of that share found on the half of the facts that it
+            is not in; None where the facts cannot be halved.
     """
 
     artifact, title = "faithfulness", "Faithfulness"
     shapes: ClassVar[Mapping[str, str]] = {
         "n_edges": "S", "metric": "S N", "random_metric": "S R N", "clean_metric": "N", "corrupt_metric": "N",
+        "cross_metric": "S N",
     }  # fmt: skip
 
     shares: tuple[float, ...]
@@ -127,6 +130,7 @@ class FaithfulnessCurve(Result):
     corrupt_metric: Floats
     shape: GraphShape
     meta: Mapping[str, Any] = field(default_factory=dict)
+    cross_metric: Floats | None = None
 
     def _flaws(self) -> Iterator[str]:
         if len(self.shares) != len(self.n_edges) or not self.shares:
@@ -148,6 +152,33 @@ class FaithfulnessCurve(Result):
     def intervals(self) -> tuple[tuple[float, float], ...]:
         """S bootstrap intervals."""
         return tuple(interval(m, self.clean_metric, self.corrupt_metric) for m in self.metric)
+
+    @property
+    def cross_values(self) -> tuple[float, ...]:
+        """S values of cross-fitted faithfulness: each fact in a circuit that was found without it; NaN where none is.
+
+        `values` judges circuits on the facts that they were found on, which flatters them.
+        """
+        if self.cross_metric is None:
+            return (float("nan"),) * len(self.shares)
+        return tuple(ratio(m, self.clean_metric, self.corrupt_metric) for m in self.cross_metric)
+
+    @property
+    def cross_intervals(self) -> tuple[tuple[float, float], ...]:
+        """S bootstrap intervals of `cross_values`."""
+        if self.cross_metric is None:
+            return ((float("nan"), float("nan")),) * len(self.shares)
+        return tuple(interval(m, self.clean_metric, self.corrupt_metric) for m in self.cross_metric)
+
+    @property
+    def has_effect(self) -> bool:
+        """Whether the clean and the corrupt metric differ on average: 0 is outside the 95 % bootstrap interval.
+
+        Where they do not, as in a model that was never trained, faithfulness is a share of nothing.
+        """
+        whole = self.clean_metric - self.corrupt_metric
+        low, high = _ends(resampling(len(whole)) @ whole)
+        return low > 0 or high < 0
 
     @property
     def cpr(self) -> float:
@@ -187,11 +218,11 @@ class FaithfulnessCurve(Result):
         )
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row a size: share, n_edges, faithfulness, low, high, random."""
+        """One row a size: share, n_edges, faithfulness, low, high, random; cross_fitted with its interval, if it is."""
         import pandas as pd
 
         lows, highs = zip(*self.intervals, strict=True)
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             {
                 "share": self.shares,
                 "n_edges": self.n_edges,
@@ -201,6 +232,10 @@ class FaithfulnessCurve(Result):
                 "random": self.random_values,
             }
         )
+        if self.cross_metric is None:
+            return frame
+        lows, highs = zip(*self.cross_intervals, strict=True)
+        return frame.assign(cross_fitted=self.cross_values, cross_low=lows, cross_high=highs)
 
     def plot(self) -> "go.Figure":
         """Faithfulness against circuit size, random circuits beside it."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from circuits.facts.facts import FactSet
     from circuits.facts.metrics import Metric, MetricName
 
+HALVED_FROM = 4
+"""Facts that two halves take, of two each."""
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -89,6 +91,9 @@ def faithfulness_curve(
 ) -> FaithfulnessCurve:
     """Faithfulness of the pruned circuits of several sizes, beside random circuits with as many edges.
 
+    Where the graph is of these very facts, kept fact by fact, and they can be halved, it is cross-fitted too: circuits
+    are found on one half and judged on the other, both ways (`cross_fitted`).
+
     Args:
         model: the model the circuits run in.
         graph: where the circuits are taken from.
@@ -134,7 +139,57 @@ def faithfulness_curve(
             "ablation": ablation,
             **({"circuit_edges": graph.circuit_edges} if "circuit_edges" in graph.meta else {}),
         },
+        cross_metric=cross_fitted(model, graph, facts, shares=shares, metric=metric, batch_size=batch_size, seed=seed)
+        if ablation == "corrupt" and _can_be_halved(graph, facts)
+        else None,
     )
+
+
+def _can_be_halved(graph: AttributionGraph, facts: "FactSet") -> bool:
+    own = graph.meta.get("prompts") == facts.hash
+    return own and graph.units == len(graph) == len(facts) >= HALVED_FROM
+
+
+@takes_model
+def cross_fitted(
+    model: "PreTrainedModel",
+    graph: AttributionGraph,
+    facts: "FactSet",
+    *,
+    shares: Sequence[float] = SHARES,
+    metric: "MetricName | Metric" = "logit difference",
+    batch_size: int = 8,
+    seed: int = 0,
+) -> Floats:
+    """The metric of every fact in circuits that were found without it: on the other half of the facts.
+
+    Edges outside the circuit carry what the corrupt run wrote.
+
+    Args:
+        model: the model the circuits run in.
+        graph: of these facts, its scores kept fact by fact.
+        facts: what is asked.
+        shares: share of the edges to start from, each in (0, 1].
+        metric: as for `attribute`.
+        batch_size: facts in one pass.
+        seed: of the halves.
+
+    Returns:
+        [S, N] of each size, fact by fact.
+
+    Raises:
+        BadPrompt: scores of groups of facts.
+    """
+    edges = int(graph.mask.sum())
+    order = np.random.default_rng(seed).permutation(len(facts))
+    halves = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
+    found = np.empty((len(shares), len(facts)))
+    for known, asked in (halves, halves[::-1]):
+        half = graph.only(known)
+        circuits = [half.prune(max(1, int(share * edges))) for share in shares]
+        others = facts.subset(asked.tolist())
+        found[:, asked] = circuit_metrics(model, circuits, others, metric=metric, batch_size=batch_size)[0]
+    return found
 
 
 @takes_model

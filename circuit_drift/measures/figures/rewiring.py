@@ -9,7 +9,7 @@ from circuit_drift.page import theme
 from circuit_drift.page.axis import over_checkpoints
 from circuit_drift.record.lineage import nearest_before
 from circuit_drift.record.record import RunRecord
-from circuit_drift.record.untrained import TWIN, untrained_point
+from circuit_drift.record.untrained import TWIN, effective, untrained_point
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +27,7 @@ def rewiring_frame(run: RunRecord) -> "pd.DataFrame":
     between two halves of the facts within one of the neighbours (mean, 5th and 95th percentile over splits);
     ``chance``: random edges;
     ``faithfulness`` with its 95 % interval, of the circuit that is drawn and compared, of ``edges`` edges;
+    ``cross_fitted``: the same where each fact is judged in a circuit found on the other half of the facts;
     ``random_circuits``: of random circuits of that size; ``untrained_overlap`` (of each circuit with that of the run's
     untrained twin) and ``untrained_faithfulness`` (of the twin's own), where the run has one.
     """
@@ -53,11 +54,12 @@ def rewiring_frame(run: RunRecord) -> "pd.DataFrame":
             at = curve.drawn
             low, high = curve.intervals[at]
             row |= {"edges": int(curve.n_edges[at]), "faithfulness": curve.values[at], "low": low, "high": high}
+            row |= {} if curve.cross_metric is None else {"cross_fitted": curve.cross_values[at]}
             row |= {"random_circuits": curve.random_values[at]}
         if twin is not None and twin.circuit is not None:
             row["untrained_overlap"] = alike.of(twin, point).across
         if twin is not None and twin.faithfulness is not None:
-            row["untrained_faithfulness"] = twin.faithfulness.values[twin.faithfulness.drawn]
+            row["untrained_faithfulness"] = effective(twin.faithfulness)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -116,6 +118,17 @@ def rewiring_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
             mode="lines+markers",
             line={"color": theme.GREY, "dash": "dot"},
             marker={"symbol": "x"},
+            row=2,
+            col=1,
+        )
+    if "cross_fitted" in frame:
+        figure.add_scatter(
+            x=x,
+            y=frame["cross_fitted"],
+            name="judged on the half of the facts it was not found on",
+            mode="lines+markers",
+            line={"color": theme.GREEN, "dash": "dash"},
+            marker={"symbol": "diamond-open"},
             row=2,
             col=1,
         )

@@ -151,7 +151,9 @@ def test_faithfulness_reports_interval_and_random_circuits(model, ragged):
     assert len(result.random) == 2
     curve = faithfulness_curve(model, graph, ragged, shares=(0.1, 0.5, 1.0))
     assert curve.values[-1] == 1.0
-    assert list(curve.to_frame().columns) == ["share", "n_edges", "faithfulness", "low", "high", "random"]
+    assert list(curve.to_frame().columns) == [
+        *("share", "n_edges", "faithfulness", "low", "high", "random"), *("cross_fitted", "cross_low", "cross_high"),
+    ]  # fmt: skip
 
 
 def test_curve_survives_the_disk(model, ragged, tmp_path):

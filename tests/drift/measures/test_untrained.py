@@ -1,5 +1,7 @@
 """The untrained twin: one result a series, with the numbers of freshly drawn weights, and where they are shown."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from circuit_drift.measures.needles import needle_prompts_of
 from circuit_drift.measures.registry import build_measures
 from circuit_drift.measures.untrained.model import untrained
 from circuit_drift.prompts import prompts_for
-from circuit_drift.record.untrained import UntrainedTwin, untrained_twin
+from circuit_drift.record.untrained import UntrainedTwin, readouts, untrained_twin
 from circuit_drift.report.verdict import run_verdict
 from heads import score
 from tests.drift.handmade import WIRING_A, faithfulness, graph, point, retrieval, run_of, strengths
@@ -61,6 +63,7 @@ def test_it_comes_back_from_disk_as_it_was(tmp_path):
         "needle accuracy": 0.2,
         "answer perplexity": pytest.approx(np.e**2),
         "recall": 0.1,
+        "clean minus corrupt metric": 2,
         "faithfulness": pytest.approx(0.25),
         "faithfulness of random circuits": pytest.approx(0.125),
     }
@@ -80,7 +83,7 @@ def test_verdict_figures_and_page_hold_it_beside_the_checkpoints(tmp_path):
     run = run_of(*steps)
     assert (
         "Untrained, the same model has a best head score of 0.062, needle accuracy 0.20, answer perplexity 7.4, "
-        "recall 0.10, circuit faithfulness 0.25 (random circuits 0.12): the floor of what is found here."
+        "recall 0.10, circuit faithfulness 0.25: the floor of what is found here."
     ) in run_verdict(run)
     (line,) = (trace for trace in head_lines_figure(run).data if trace.name == "best head of an untrained twin")
     assert list(line.y) == [0.0625, 0.0625]
@@ -92,6 +95,28 @@ def test_verdict_figures_and_page_hold_it_beside_the_checkpoints(tmp_path):
     page = run.report(tmp_path / "report.html").read_text()
     assert "Beside an untrained twin" in page
     assert "edge overlap with an untrained twin" in page
+
+
+def test_where_the_facts_have_no_effect_faithfulness_is_not_applicable():
+    curve = faithfulness((1, 1))
+    mixed = replace(curve, clean_metric=curve.corrupt_metric + np.array([1.0, -0.5]))
+    assert not mixed.has_effect
+    twin = UntrainedTwin({"faithfulness": mixed}, {"seed": 0})
+    assert twin.verdict == "untrained, the same model has no effect of the facts of which a circuit could keep a share"
+    assert np.isnan(readouts(twin.point)["faithfulness"])
+    assert readouts(twin.point)["clean minus corrupt metric"] == 0.25
+
+
+def test_cross_fitted_faithfulness_stands_beside_that_in_sample():
+    curve = faithfulness((1, 1))
+    halved = replace(curve, cross_metric=curve.corrupt_metric + 0.5 * (curve.metric - curve.corrupt_metric))
+    measured = {"circuit": graph(strengths(WIRING_A), known=10), "faithfulness": halved}
+    run = run_of(point(10, **measured), point(20, **measured))
+    assert run.to_frame()[["faithfulness", "cross_fitted"]].values.tolist() == [[1, 0.5], [1, 0.5]]
+    circuit = next(section for section in sections(run) if section.slug == "circuits")
+    assert "dashed: on the half of the facts that it was not found on, both ways" in circuit.caption
+    (line,) = (trace for trace in circuit.figure.data if "half of the facts it was not found on" in (trace.name or ""))
+    assert list(line.y) == [0.5, 0.5]
 
 
 def sections(run):
