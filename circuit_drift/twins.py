@@ -93,7 +93,6 @@ def _other(prompt: NeedlePrompt, prompts: Sequence[NeedlePrompt], swapped: Swapp
         other
         for other in prompts
         if other.needle != prompt.needle
-        and other.requested_depth == prompt.requested_depth
         and len(other.answer_spans) == 1
         and list(map(len, _parts(other, swapped))) == list(map(len, own))
         and _parts(other, swapped) != own

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import circuits
 from checkpoints.loading.load import LoadedModel
@@ -11,19 +11,37 @@ from circuit_drift.measures.base import Asked, Measure
 from circuit_drift.measures.pairs.circuit import CircuitPairing
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.page.page import Section
-from circuit_drift.prompts import USUAL_SCORING, EdgeScoring, FactSource
+from circuit_drift.prompts import USUAL_SCORING, EdgeScoring
 from circuit_drift.record.recall import recall_by_class
 from circuit_drift.record.record import RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
+    from transformers import PreTrainedTokenizerBase
+
+    from circuits.facts.facts import FactSet
+
+
+class PairSource(Protocol):
+    """Clean/corrupt pairs before any tokenizer has seen them: what `FactSource` is."""
+
+    @property
+    def hash(self) -> str:
+        """Of everything that decides the pairs."""
+
+    @property
+    def origin(self) -> str:
+        """Where they came from, for people to read."""
+
+    def tokenized(self, tokenizer: "PreTrainedTokenizerBase") -> "FactSet":
+        """The pairs in tokens."""
 
 
 @dataclass(frozen=True)
 class CircuitMeasure(Measure):
     """Edge scores per fact: EAP-IG with five midpoints, unless the run's `EdgeScoring` says otherwise."""
 
-    source: FactSource
+    source: PairSource
     scoring: EdgeScoring = USUAL_SCORING
 
     name = "circuit"

@@ -20,6 +20,7 @@ BUILT_IN = {
     "roles": "circuit_drift.measures.roles:RolesMeasure",
     "ablation": "circuit_drift.measures.causal.ablation:AblationMeasure",
     "writing": "circuit_drift.measures.causal.writing:WritingMeasure",
+    "retrieval-circuit": "circuit_drift.measures.causal.retrieval:RetrievalCircuitMeasure",
     "patching": "circuit_drift.measures.causal.patching:PatchingMeasure",
     "lens": "circuit_drift.measures.lens:LensMeasure",
     "maps": "circuit_drift.measures.maps:MapsMeasure",

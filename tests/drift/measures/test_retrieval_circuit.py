@@ -1,0 +1,93 @@
+"""The circuit of retrieval: measured, stored, shown, and a head that stops writing loses its edges in the diff."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+import circuit_drift
+from checkpoints import DriftError, open_checkpoint
+from circuit_drift.measures.base import Asked
+from circuit_drift.measures.causal.retrieval import RetrievalCircuitMeasure, TwinSource
+from circuit_drift.prompts import EdgeScoring, prompts_for
+from circuit_drift.twins import SWAPS
+from tests.drift.handmade import point, run_of
+
+NAME = "retrieval-circuit"
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny_series):
+    return prompts_for(tiny_series, length=48, depths=(0.2, 0.8))
+
+
+@pytest.mark.parametrize("swap", SWAPS)
+def test_every_needle_is_asked_once_and_depths_take_turns(swap, prompts, tiny_series):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_series / "checkpoint-0")
+    pairs = TwinSource(prompts.needles, swap).tokenized(tokenizer)
+    starts = [segments["needle"][0] for segments in pairs.segments]
+    assert len(pairs) == 6
+    assert max(starts[::2]) < 12 < min(starts[1::2])
+
+
+def test_the_swap_is_the_argument_and_part_of_the_key(prompts):
+    built = [RetrievalCircuitMeasure.build(Asked(prompts, names)) for names in ((), ("value",), ("key",))]
+    assert [each.swap for each in built] == ["value", "value", "key"]
+    assert built[0].parameters() == built[1].parameters() != built[2].parameters()
+    finer = RetrievalCircuitMeasure.build(Asked(replace(prompts, scoring=EdgeScoring(ig_steps=9))))
+    assert finer.parameters() != built[0].parameters()
+    for names in (("nothing",), ("key", "value")):
+        with pytest.raises(DriftError, match="retrieval-circuit takes one swap, value, key, question"):
+            RetrievalCircuitMeasure.build(Asked(prompts, names))
+
+
+def test_it_is_stored_and_stands_in_the_table_the_report_and_the_diff(tiny_series, prompts, store, tmp_path):
+    asked = {"prompts": prompts, "measures": ["retrieval-circuit:key"], "store": store}
+    run = circuit_drift.run(tiny_series, **asked, device="cpu", progress=False)
+    graph, frame = run.points[0].results[NAME], run.to_frame()
+    assert graph.meta["swap"] == "key"
+    assert frame.retrieval_effect[0] == pytest.approx((graph.clean_metric - graph.corrupt_metric).mean())
+    assert frame.retrieval_faithfulness[0] == pytest.approx(graph.meta["faithfulness"])
+    assert frame.retrieved[0] == (graph.answer_rank == 0).mean()
+    nodes = {name: abs(score) for name, score in graph.nodes().items() if ".h" in name}
+    assert nodes[frame.retrieval_head[0]] == max(nodes.values())
+    page = run.report(tmp_path / "report.html").read_text()
+    assert "The circuit of retrieval" in page
+    assert "Key swap; 6 needles, each at one depth" in page
+    pair = run.diff(0, 10)
+    assert "Retrieval circuit (key swap): " in " ".join(pair.verdict)
+    assert pair.to_json()["retrieval_edges"] is not None
+    assert "Circuit of retrieval" in pair.write_html(tmp_path / "pair.html").read_text()
+
+
+def test_a_copying_head_without_its_output_loses_its_edges():
+    checkpoint = open_checkpoint("demo@9000")
+    needles = prompts_for(checkpoint.path, length=128).needles
+    measure = RetrievalCircuitMeasure(replace(needles, needles=needles.needles[:12]))
+    loaded = checkpoint.load(device="cpu")
+    before = measure.compute(loaded, {})
+    found = measure.columns(before)
+    assert found["retrieved"] == 1
+    assert found["retrieval_faithfulness"] > 0.9
+    assert abs(found["retrieval_random"]) < 0.01
+    head = found["retrieval_head"]
+    layer, place = (int(part[1:]) for part in head.split("."))
+    attention = loaded.model.model.layers[layer].self_attn
+    with torch.no_grad():
+        attention.o_proj.weight[:, place * attention.head_dim : (place + 1) * attention.head_dim] = 0
+    after = measure.compute(loaded, {})
+
+    pair = run_of(point(0, **{NAME: before}), point(1, **{NAME: after})).diff(0, 1)
+    change = pair.changes[NAME]
+    own = change.to_frame().query("writer == @head and a != 0")
+    assert len(own) > 5
+    np.testing.assert_array_equal(own["b"], 0)
+    in_circuit = own[own["changed"] & (own["status"] != "outside")]
+    assert len(in_circuit) > 1
+    assert set(in_circuit["status"]) == {"lost"}
+    assert change.nodes_changed[0] == head
+    assert head in change.nodes_lost
+    moved = f"{head} {change.node_frame()['a'][0]:+.2g} → +0, "
+    assert f"(below 0: corrupting it lowers the metric): {moved}" in " ".join(pair.verdict)
