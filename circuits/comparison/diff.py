@@ -13,6 +13,7 @@ import numpy as np
 from checkpoints.errors import BadPrompt, CheckpointMismatch, require_choice
 from checkpoints.stats.permutation import Exchanged, label_test, sign_flip_test
 from checkpoints.stats.ttests import TTest, difference_test, false_discovery, mean_interval, welch_test
+from circuits.comparison.clusters import clustered
 from circuits.comparison.graph_diff import GraphDiff, Pairing
 from circuits.comparison.profile import LARGE, ProfileChange, profile_changes
 from circuits.comparison.reliability import FEWEST_EDGES, FEWEST_UNITS, RankBand, reliability_by_rank
@@ -31,6 +32,7 @@ def diff(
     pairing: Pairing = "paired",
     splits: int | None = None,
     exchanges: int = 99,
+    cluster: str | Sequence[str] = (),
     seed: int = 0,
 ) -> GraphDiff:
     """Compare two stored graphs.
@@ -47,12 +49,21 @@ def diff(
         pairing: ``paired`` compares fact by fact and needs identical facts; ``unpaired`` takes any.
         splits: random halves for the noise floor; by default 24, and 4 for graphs of more than 200,000 edges.
         exchanges: permutations behind the p of every overlap; with none there is no such p.
+        cluster: labels of facts that are one unit where they agree in them (``"relation"``, or ``("relation",
+            "template")``), each counting once; by default every fact is a unit of its own, as if facts of one relation
+            were independent.
         seed: of splits and permutations.
 
     Raises:
         CheckpointMismatch: other architectures or methods, or other facts where pairing was asked for.
-        BadPrompt: fewer than two units on a side, so that noise cannot be told, or an argument out of range.
+        BadPrompt: fewer than two units on a side, so that noise cannot be told, or an argument out of range; a label
+            that a fact lacks.
     """
+    if cluster:
+        units = clustered(a, cluster), clustered(b, cluster)
+        found = diff(*units, q=q, n_edges=n_edges, pairing=pairing, splits=splits, exchanges=exchanges, seed=seed)
+        named = cluster if isinstance(cluster, str) else " and ".join(cluster)
+        return replace(found, meta={**found.meta, "cluster": named})
     _require_comparable(a, b, pairing, q)
     # splits and permutations are drawn in one order whichever way round, so that one is exactly minus the other
     if b.fingerprint < a.fingerprint:

@@ -54,8 +54,16 @@ def diff_caption(diff: "GraphDiff") -> str:
     paired = "the same" if diff.pairing == "paired" else "different"
     return (
         f"Edges of either circuit by what became of them: {counts or 'none'}; {meaning(diff.meta)}. {diff.n} units of "
-        f"{paired} facts; changes at q <= {diff.level:g}."
+        f"{paired} facts{_scope(diff)}; changes at q <= {diff.level:g}."
     )
+
+
+def _scope(diff: "GraphDiff") -> str:
+    """What facts of one unit share, where that was asked for, and so what the tests speak of."""
+    shared = diff.meta.get("cluster")
+    if shared is None:
+        return ""
+    return f", where those of one {shared} are one unit: changes hold for another {shared}, not only for other facts"
 
 
 def _edges_sentence(diff: "GraphDiff") -> str:
