@@ -67,5 +67,5 @@ def explain_series(
         shares=np.stack([path.shares.sum(1) for path in found]),
         values=np.stack([found[0].along[0], *(path.along[-1] for path in found)]),
         steps=np.array([path.steps for path in found]),
-        meta={"tolerance": effort.tolerance, "prompts": len(asked)},
+        meta={"tolerance": effort.tolerance, "n_prompts": len(asked)},
     )
