@@ -200,9 +200,10 @@ def explain(
     Args:
         a: a checkpoint folder in Hugging Face format, or ``SERIES@STEP``.
         b: the other one, of the same shape.
-        behaviour: ``needle`` (NLL of needles' answers, in nats), ``facts`` (logit difference) or ``log-probability`` of
-            facts, either with ``:GROUP``, ``text`` (NLL of the haystack's text), a head as ``a18.h6`` (its attention on
-            the needle), or a `circuit_drift.explanation.behaviours.Behaviour` of one's own.
+        behaviour: ``needle`` (NLL of needles' answers, in nats), ``accuracy`` (theirs, by patching alone), ``facts``
+            (logit difference) or ``log-probability`` of facts, either with ``:GROUP``, ``text`` (NLL of the haystack's
+            text), a head as ``a18.h6`` (its attention on the needle), or a
+            `circuit_drift.explanation.behaviours.Behaviour` of one's own.
         prompts: what is asked; by default what the folder of A brings along, else the built-in prompts.
         placement: device, attention implementation and device map (`checkpoints.Placement`); float32.
         effort: at most so many prompts, how many steps, whether to patch.

@@ -217,6 +217,20 @@ def needle_behaviour(needles: NeedleSet) -> Behaviour:
     )
 
 
+def accuracy_behaviour(needles: NeedleSet) -> Behaviour:
+    """Share of the needle's answer tokens that are the model's top one, each after the right ones; has no gradient.
+
+    Raises:
+        BadPrompt: there is no prompt.
+    """
+    prompts = _some(needles)
+
+    def value(index: int, logits: Tensor, _attention: Attention) -> Tensor:
+        return (logits.argmax(-1) == torch.tensor(prompts[index].answer, device=logits.device)).double().mean()
+
+    return replace(needle_behaviour(needles), name="needle accuracy", unit="of answer tokens", value=value)
+
+
 def mass_behaviour(needles: NeedleSet, layer: int, head: int) -> Behaviour:
     """A head's attention on the answer inside the needle, mean over the rows that predict the answer, in [0, 1].
 

@@ -12,6 +12,7 @@ from checkpoints.placement import ANYWHERE, Placement
 from checkpoints.series.compat import require_same_model
 from circuit_drift.explanation.behaviours import (
     Behaviour,
+    accuracy_behaviour,
     facts_behaviour,
     head_named,
     mass_behaviour,
@@ -22,7 +23,7 @@ from circuit_drift.explanation.effort import DEFAULT_EFFORT, Effort
 from circuit_drift.explanation.explanation import Explanation, order_of
 from circuit_drift.explanation.line import Line, line_between
 from circuit_drift.explanation.patching import patch
-from circuit_drift.explanation.shares import integrate
+from circuit_drift.explanation.shares import NoGradient, PathShares, integrate, one_by_one
 from circuit_drift.measures.needles import needle_prompts_of
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import Prompts, prompts_for
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-METRICS = ("needle", "facts", "log-probability", "text")
+METRICS = ("needle", "accuracy", "facts", "log-probability", "text")
 WINDOWS, WINDOW = 8, 128
 
 
@@ -51,9 +52,9 @@ def explain(
     Args:
         a: a checkpoint, its folder, or ``SERIES@STEP``.
         b: the other one.
-        metric: ``needle`` (NLL of needles' answers), ``facts`` (logit difference) or ``log-probability`` of facts,
-            either with ``:GROUP``, ``text`` (NLL of the haystack's text), a head as ``a18.h6`` (its attention on the
-            needle), or a `Behaviour` of one's own.
+        metric: ``needle`` (NLL of needles' answers), ``accuracy`` (theirs, by patching alone), ``facts`` (logit
+            difference) or ``log-probability`` of facts, either with ``:GROUP``, ``text`` (NLL of the haystack's text),
+            a head as ``a18.h6`` (its attention on the needle), or a `Behaviour` of one's own.
         prompts: what is asked; by default what the folder of A brings along.
         placement: where the models run; float32.
         effort: prompts, steps, patching.
@@ -76,11 +77,14 @@ def explain_line(line: Line, behaviour: Behaviour, names: tuple[str, str], effor
 
     Args:
         line: from A to B.
-        behaviour: what is explained.
+        behaviour: what is explained; one without a gradient by exact patching alone (`Explanation.is_attributed`).
         names: what A and B are called.
         effort: how much to spend.
+
+    Raises:
+        BadPrompt: a behaviour without a gradient, and no patching.
     """
-    path = integrate(line, behaviour, steps=effort.steps, tolerance=effort.tolerance)
+    path = _path(line, behaviour, effort)
     shares = path.shares.sum(1)
     change = float(path.change.mean())
     order = order_of(shares, change, line.changed)
@@ -106,8 +110,18 @@ def explain_line(line: Line, behaviour: Behaviour, names: tuple[str, str], effor
         along=path.along,
         steps=path.steps,
         patching=patching,
-        meta={"tolerance": effort.tolerance, "prompts": len(behaviour)},
+        meta={"tolerance": effort.tolerance, "n_prompts": len(behaviour)},
     )
+
+
+def _path(line: Line, behaviour: Behaviour, effort: Effort) -> PathShares:
+    """Shares along the line, or without a gradient what each component does by itself."""
+    try:
+        return integrate(line, behaviour, steps=effort.steps, tolerance=effort.tolerance)
+    except NoGradient:
+        if not effort.patching:
+            raise
+        return one_by_one(line, behaviour)
 
 
 def asked_of(metric: str | Behaviour, loaded: "LoadedModel", prompts: Prompts, effort: Effort) -> Behaviour:
@@ -145,7 +159,8 @@ def named_behaviour(metric: str, loaded: "LoadedModel", prompts: Prompts) -> Beh
             raise BadPrompt(f"there is no head {name}: the model has {layers} layers of {heads} heads, counted from 0")
         return mass_behaviour(needle_prompts_of(tokenizer, prompts.needles), *head)
     require_choice("behaviour to explain", name, (*METRICS, "facts:GROUP", "a head as a18.h6"))
-    return needle_behaviour(needle_prompts_of(tokenizer, prompts.needles))
+    needles = needle_prompts_of(tokenizer, prompts.needles)
+    return accuracy_behaviour(needles) if name == "accuracy" else needle_behaviour(needles)
 
 
 @contextmanager

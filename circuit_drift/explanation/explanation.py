@@ -21,7 +21,8 @@ class Explanation(Result):
     """Why a behaviour differs between checkpoint A and checkpoint B.
 
     A share is in the behaviour's unit, positive where the component's change raises it; the shares of a prompt add up
-    to its change within `residual`.
+    to its change within `residual`. Of a behaviour without a gradient, a share is what the component does when it
+    alone is put into A (`is_attributed` is False), and shares need not add up.
 
     Attributes:
         a, b: what the checkpoints are called.
@@ -34,7 +35,7 @@ class Explanation(Result):
         groups: N groups of prompts.
         at: [P] places on the straight line from A's weights to B's, 0 to 1.
         along: [P, N] the behaviour there.
-        steps: gradients taken.
+        steps: gradients taken; 0 = the behaviour has none.
         patching: exact patching between the checkpoints; ``None`` where it was not asked for.
         meta: prompts and settings.
     """
@@ -80,6 +81,11 @@ class Explanation(Result):
         """Whether the change is told apart from none over the prompts; otherwise nothing is claimed."""
         low, high = self.change.low, self.change.high
         return bool(self.change.value) and (low > 0 or high < 0)
+
+    @property
+    def is_attributed(self) -> bool:
+        """Whether shares are integrals of gradients, complete within `residual`; otherwise single patches."""
+        return self.steps > 0
 
     @property
     def residual(self) -> float:

@@ -21,6 +21,7 @@ COMPLETE = 0.01
 HALF = 0.5
 FAR = 0.1
 ENOUGH = 0.95
+WHAT = {True: "share of each component's weights in the change", False: "what each component changes when put in alone"}
 
 
 def sentences(found: "Explanation") -> Iterator[str]:
@@ -56,7 +57,7 @@ def _opening(found: "Explanation", n: str) -> str:
         f"{found.names[place]}{' make' if i == 0 else ''} {_percent(found, (place,))}" for i, place in enumerate(named)
     )
     parts = ", ".join([first, *(f"those of {other}" for other in others)])
-    together = f", together {_percent(found, tuple(named))}" if len(named) > 1 else ""
+    together = f", together {_percent(found, tuple(named))}" if len(named) > 1 and found.is_attributed else ""
     low, high = sorted((abs(change.low), abs(change.high)))
     return (
         f"Of the {way} of {abs(change.value):.3g} {found.unit} [{low:.2g}, {high:.2g}] in {found.behaviour} from "
@@ -94,7 +95,8 @@ def _patched(found: "Explanation") -> Iterator[str]:
     attributed = found.part(patching.order[:size]).value
     if inserted < HALF <= attributed:
         yield (
-            f"Co-adapted: they make {_whole(attributed)} of the change in the attribution, yet by themselves restore "
+            f"Co-adapted: they make {_whole(attributed)} of the change "
+            f"{'in the attribution' if found.is_attributed else 'one by one'}, yet by themselves restore "
             f"{_whole(inserted)}: they are of use only together with others."
         )
     elif inserted < HALF:
@@ -123,6 +125,11 @@ def _completeness(found: "Explanation") -> str:
     means = found.shares.mean(0)
     sums = f"shares that raise {means[means > 0].sum():+.3g}, that lower {means[means < 0].sum():+.3g} {found.unit}"
     gap = f"{100 * found.residual:.2g} %"
+    if not found.is_attributed:
+        return (
+            f"{found.behaviour} has no gradient, so nothing is attributed: shares are exact patches, each component of "
+            f"{found.b} put into {found.a} alone, and need not add up ({sums})."
+        )
     if found.residual <= COMPLETE:
         return f"Complete to {gap} over {counted(found.steps, 'gradient')}: {sums}."
     return (
@@ -209,7 +216,7 @@ def waterfall(found: "Explanation") -> "go.Figure":
     rest = np.array([means[place] for place in found.changed if place not in shown])
     steps = [(found.names[place], float(means[place])) for place in shown]
     steps += [("others that raise", float(rest[rest > 0].sum())), ("others that lower", float(rest[rest < 0].sum()))]
-    steps += [("not explained", float(found.change.value - means.sum()))]
+    steps += [("not explained" if found.is_attributed else "only together", float(found.change.value - means.sum()))]
     steps = [(name, value) for name, value in steps if value]
     figure = go.Figure(
         go.Waterfall(
@@ -226,7 +233,7 @@ def waterfall(found: "Explanation") -> "go.Figure":
     return dress(
         figure,
         title=f"{found.behaviour}, {found.a} → {found.b}: {lead} leads" if found.is_certain else f"{found.behaviour}",
-        subtitle="share of each component's weights in the change, mean over prompts; red raises, blue lowers",
+        subtitle=f"{WHAT[found.is_attributed]}, mean over prompts; red raises, blue lowers",
     )
 
 
@@ -268,6 +275,7 @@ def json_of(found: "Explanation") -> dict[str, Any]:
         "after": float(found.after.mean()),
         "change": [found.change.value, found.change.low, found.change.high],
         "claimed": found.is_certain,
+        "attributed": found.is_attributed,
         "residual": found.residual,
         "gradients": found.steps,
         "path": [[float(t), float(value)] for t, value in zip(found.at, found.along.mean(1), strict=True)],

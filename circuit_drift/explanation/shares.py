@@ -32,6 +32,10 @@ MOST_STEPS = 96
 BATCH = 8
 
 
+class NoGradient(BadPrompt):
+    """A behaviour changes without a gradient, so that no share of it is defined."""
+
+
 @dataclass(frozen=True, slots=True)
 class PathShares:
     """Shares along a line.
@@ -93,14 +97,15 @@ def integrate(
         batch_size: prompts at a time; one where experts or the like differ.
 
     Raises:
-        BadPrompt: steps below 1, or a value without a gradient.
+        BadPrompt: steps below 1.
+        NoGradient: a value that changes without a gradient.
     """
     if steps is not None and steps < 1:
         raise BadPrompt(f"the number of steps is 1 or more, got {steps}")
     size = 1 if any(True for _ in line.gates) or _has_experts(line) else batch_size
     path = _Path(line, behaviour, size)
     path.add(0.0, 1.0, steps or NODES)
-    while steps is None and path.residual > tolerance and path.steps + 2 * NODES <= most:
+    while path.differentiable and steps is None and path.residual > tolerance and path.steps + 2 * NODES <= most:
         start, stop = path.worst
         del path.pieces[start, stop]
         middle = (start + stop) / 2
@@ -108,10 +113,30 @@ def integrate(
         path.add(middle, stop, NODES)
     line.move(1.0)
     if not path.differentiable and bool(np.any(path.value(1.0) != path.value(0.0))):
-        raise BadPrompt(f"{behaviour.name} changes without a gradient, so shares are not defined; patching alone is")
+        raise NoGradient(f"{behaviour.name} changes without a gradient, so shares are not defined; patching alone is")
     at = sorted(path.seen)
     shares = sum((piece for piece in path.pieces.values()), start=np.zeros(path.shape))
     return PathShares(np.asarray(shares), np.array(at), np.stack([path.seen[t] for t in at]), path.steps)
+
+
+def one_by_one(line: Line, behaviour: Behaviour, batch_size: int = BATCH) -> PathShares:
+    """In the place of shares, what each component of B changes when it alone is put into A: exact, without a gradient.
+
+    These do not add up where components act together.
+
+    Args:
+        line: from A to B; afterwards its model stands at A.
+        behaviour: what is explained; nothing is told of the parts of prompts.
+        batch_size: prompts at a time.
+    """
+    line.move(1.0)
+    after = measure(line, behaviour, batch_size)
+    line.move(0.0)
+    before = measure(line, behaviour, batch_size)
+    effects = np.zeros((len(behaviour), len(behaviour.parts), len(line.components.all)))
+    for place in line.changed:
+        effects[:, -1, place] = patched_values(line, behaviour, [place], 1.0, batch_size) - before
+    return PathShares(effects, np.array([0.0, 1.0]), np.stack([before, after]), 0)
 
 
 @dataclass(slots=True)

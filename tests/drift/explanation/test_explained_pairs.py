@@ -65,7 +65,7 @@ def test_every_behaviour_can_be_explained(edited: Path, behaviour: str, name: st
 @pytest.mark.parametrize(
     ("behaviour", "reason"),
     [
-        ("weather", "needle, facts, log-probability, text, facts:GROUP, a head as a18.h6"),
+        ("weather", "needle, accuracy, facts, log-probability, text, facts:GROUP, a head as a18.h6"),
         ("needle:odd", "only facts have groups"),
         ("facts:blue", "no fact is labelled 'blue'; labels begin with even, odd"),
         ("a9.h0", "2 layers of 4 heads"),

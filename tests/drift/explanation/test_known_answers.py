@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from checkpoints.errors import BadPrompt
 from circuit_drift.explanation.behaviours import Behaviour, facts_behaviour, mass_behaviour
 from circuit_drift.explanation.components import Component
 from circuit_drift.explanation.effort import Effort
@@ -213,6 +214,39 @@ def test_components_are_called_as_everywhere():
     assert {"m0.router", "m0.e3.gate_up", "m1.e0.down"} <= set(mixture)
     sinks = [component.name for component in line_between(build("gpt_oss"), build("gpt_oss")).components.all]
     assert "a1.h3.sinks" in sinks
+
+
+def hard(model: PreTrainedModel, prompts: int) -> Behaviour:
+    """Whether the model's own answer is the top one: 0 or 1, without a gradient."""
+    facts = random_facts(prompts, seed=0, length=8)
+    with torch.no_grad():
+        said = model(torch.tensor(facts.clean)).logits[:, -1].argmax(-1)
+    soft = facts_behaviour(facts)
+    return replace(soft, name="accuracy", unit="of facts",
+                   value=lambda i, logits, _a: (logits[0].argmax() == said[i]).double())  # fmt: skip
+
+
+def test_a_behaviour_without_a_gradient_is_explained_by_patching_alone():
+    a, b = build("llama_gqa"), build("llama_gqa")
+    with torch.no_grad():
+        b.model.layers[1].mlp.down_proj.weight.mul_(-30)
+        b.model.layers[0].self_attn.o_proj.weight[:, :8] *= 1 + 1e-9
+    line, behaviour = line_between(a, b), hard(a, 24)
+    found = explain_line(line, behaviour, ("A", "B"), Effort(prompts=24))
+    assert found.before.mean() == 1
+    assert found.after.mean() < 0.5
+    assert not found.is_attributed
+    edited, idle = (found.names.index(name) for name in ("m1.down", "a0.h0.o"))
+    assert found.order[0] == edited
+    np.testing.assert_array_equal(found.shares[:, edited], found.after - found.before)
+    np.testing.assert_array_equal(found.shares[:, idle], 0)
+    assert "of m1.down make 100 % [100, 100]" in found.verdict
+    assert "m1.down of B restores 100 % of it" in found.verdict
+    assert "accuracy has no gradient, so nothing is attributed: shares are exact patches" in found.verdict
+    assert "omplete to" not in found.verdict
+    assert found.to_json()["attributed"] is False
+    with pytest.raises(BadPrompt, match="without a gradient, so shares are not defined; patching alone is"):
+        explain_line(line, behaviour, ("A", "B"), Effort(patching=False))
 
 
 def test_a_behaviour_of_ones_own_is_explained():
