@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedTokenizerBase
 
+KEPT = {
+    "retrieval_faithfulness": "faithfulness",
+    "retrieval_cross_fitted": "cross_fitted",
+    "retrieval_random": "random_faithfulness",
+}
+"""Columns, and what they are called in ``meta``."""
+
 
 @dataclass(frozen=True, slots=True)
 class TwinSource:
@@ -116,8 +123,10 @@ class RetrievalCircuitMeasure(Measure):
         graph = self._circuit.compute(loaded, {})
         curve = self._faithfulness.compute(loaded, {"circuit": graph})
         drawn = curve.drawn
-        kept = {"faithfulness": curve.values[drawn], "random_faithfulness": curve.random_values[drawn]}
-        found = {name: float(value) if math.isfinite(value) else None for name, value in kept.items()}
+        values = (curve.values, curve.cross_values, curve.random_values)
+        kept = {name: float(own[drawn]) for name, own in zip(KEPT.values(), values, strict=True)}
+        # where the twins make no difference, faithfulness is a share of nothing
+        found = {name: value if curve.has_effect and math.isfinite(value) else None for name, value in kept.items()}
         return replace(graph, meta={**graph.meta, **found, "edges_kept": int(curve.n_edges[drawn]), "swap": self.swap})
 
     @property
@@ -130,10 +139,10 @@ class RetrievalCircuitMeasure(Measure):
         """What clean and corrupt prompts differ in, and the share of it that the circuit keeps alone.
 
         ``retrieval_effect``: mean metric, clean minus corrupt (logits, unless another metric is asked for); positive =
-        the swapped part decides for the answer.
+        the swapped part decides for the answer. Of that, shares that circuits keep alone, missing where it is not told
+        apart from none: the circuit's, the same for needles that it was found without (cross-fitted), random ones'.
         """
-        kept = {"retrieval_faithfulness": "faithfulness", "retrieval_random": "random_faithfulness"}
-        values = {column: result.meta.get(name) for column, name in kept.items()}
+        values = {column: result.meta.get(name) for column, name in KEPT.items()}
         return {
             "retrieval_effect": float((result.clean_metric - result.corrupt_metric).mean()),
             **{column: math.nan if value is None else float(value) for column, value in values.items()},
@@ -162,7 +171,7 @@ class RetrievalCircuitMeasure(Measure):
 
         found = [point.results[cls.name] for point in run if cls.name in point.results]
         columns = list(cls.columns(found[-1]))
-        drawn = ["retrieved", "retrieval_effect", "retrieval_faithfulness", "retrieval_random"]
+        drawn = ["retrieved", "retrieval_effect", *KEPT]
         swap = found[-1].meta["swap"]
         yield Section(
             cls.name,

@@ -49,7 +49,9 @@ def test_it_is_stored_and_stands_in_the_table_the_report_and_the_diff(tiny_serie
     graph, frame = run.points[0].results[NAME], run.to_frame()
     assert graph.meta["swap"] == "key"
     assert frame.retrieval_effect[0] == pytest.approx((graph.clean_metric - graph.corrupt_metric).mean())
-    assert frame.retrieval_faithfulness[0] == pytest.approx(graph.meta["faithfulness"])
+    for measured, kept in zip(run.points, frame.retrieval_faithfulness, strict=True):
+        stored = measured.results[NAME].meta["faithfulness"]
+        assert kept == stored or (stored is None and np.isnan(kept))
     assert frame.retrieved[0] == (graph.answer_rank == 0).mean()
     nodes = {name: abs(score) for name, score in graph.nodes().items() if ".h" in name}
     assert nodes[frame.retrieval_head[0]] == max(nodes.values())
@@ -71,6 +73,7 @@ def test_a_copying_head_without_its_output_loses_its_edges():
     found = measure.columns(before)
     assert found["retrieved"] == 1
     assert found["retrieval_faithfulness"] > 0.9
+    assert found["retrieval_cross_fitted"] > 0.9
     assert abs(found["retrieval_random"]) < 0.01
     head = found["retrieval_head"]
     layer, place = (int(part[1:]) for part in head.split("."))
