@@ -133,7 +133,7 @@ def rewiring_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
             col=1,
         )
     for place, (column, what) in enumerate(FLOORS.items(), start=1):
-        if column in frame:
+        if column in frame and frame[column].notna().any():
             line = {"color": theme.GREY, "dash": "dash", "width": 1}
             figure.add_scatter(
                 x=x, y=frame[column], name=f"{what} an {TWIN}", mode="lines", line=line, row=place, col=1

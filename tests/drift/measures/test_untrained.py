@@ -105,6 +105,9 @@ def test_where_the_facts_have_no_effect_faithfulness_is_not_applicable():
     assert twin.verdict == "untrained, the same model has no effect of the facts of which a circuit could keep a share"
     assert np.isnan(readouts(twin.point)["faithfulness"])
     assert readouts(twin.point)["clean minus corrupt metric"] == 0.25
+    measured = {"circuit": PARTS["circuit"], "faithfulness": curve, "untrained": twin}
+    (drawn,) = (section.figure for section in sections(run_of(point(10, **measured))) if section.slug == "circuits")
+    assert [trace.name for trace in drawn.data if "untrained" in (trace.name or "")] == [], "nothing to draw"
 
 
 def test_cross_fitted_faithfulness_stands_beside_that_in_sample():
