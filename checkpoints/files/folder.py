@@ -172,7 +172,7 @@ def view(folder: Path, files: Iterable[Path]) -> Iterator[Path]:
             link.parent.mkdir(parents=True, exist_ok=True)
             if file.name == CONFIG_FILE:
                 link.write_text(json.dumps(neutral(read_json(file))), encoding="utf-8")
-            elif file.suffix in _TEXTS and is_marked(file):
+            elif file.name.endswith(_TEXTS) and is_marked(file):
                 link.write_text(decode(read_bytes(file)), encoding="utf-8")
             else:
                 _link(link, file.resolve())

@@ -286,7 +286,7 @@ def _only_gguf(found: Path) -> tuple[Path, ...]:
 
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_ADAPTER = "adapter_model.safetensors"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 TABLE: tuple[Format, ...] = (
     Format(
@@ -313,14 +313,14 @@ TABLE: tuple[Format, ...] = (
     ),
     Format(
         "adapter",
-        names=(_ADAPTER,),
+        names=(ADAPTER_WEIGHTS,),
         endings=(".safetensors",),
-        find=_first(_ADAPTER),
+        find=_first(ADAPTER_WEIGHTS),
         files=_one_or_shards,
         entries=safetensors_entries,
         config=ADAPTER_CONFIG,
         loader="checkpoints.loading.build:build_adapted",
-        published=re.compile(re.escape(_ADAPTER)),
+        published=re.compile(re.escape(ADAPTER_WEIGHTS)),
     ),
     Format(
         "torch distributed",

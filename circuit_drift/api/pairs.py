@@ -163,7 +163,7 @@ def diff(
         CheckpointMismatch: they differ in shape or tokenizer, or no measure worked on both.
         DriftError: an unknown measure.
     """
-    from circuit_drift.weights.compare import weight_change
+    from circuit_drift.weights.stored import kept_weight_change
 
     placed = Placement.of(placement, where)
     record = measure_pair(
@@ -178,8 +178,9 @@ def diff(
         delta=delta,
         floor=floor,
     )
+    kept = store if isinstance(store, Store) else Store.open(store)
     try:
-        record = replace(record, weights=weight_change(open_checkpoint(a), open_checkpoint(b)))
+        record = replace(record, weights=kept_weight_change(open_checkpoint(a), open_checkpoint(b), kept))
     except DriftError as error:
         record = replace(record, missing={**record.missing, "weights": str(error)})
     return PairDiff.of(record, Origin(a, b, prompts, placed))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from checkpoints import Checkpoint
-from checkpoints.files.folder import weight_files
-from checkpoints.files.headers import unwrapped
+from checkpoints.files.formats import find_weights
+from checkpoints.files.headers import safetensors_entries, unwrapped
 from checkpoints.files.trust import allows_code, refuse_foreign_code
 from checkpoints.loading.build import read_config
 from checkpoints.placement import Placement
@@ -77,11 +77,11 @@ def _from_files(checkpoint: Checkpoint, names: dict[str, tuple[int, ...]], stack
 
     if checkpoint.base is not None:
         return None
-    files = weight_files(checkpoint.fetch())
-    if files[0].suffix != ".safetensors":
+    weights = find_weights(checkpoint.fetch())
+    if weights.format.entries is not safetensors_entries:
         return None
     where: dict[str, tuple[Any, str]] = {}
-    for file in files:
+    for file in weights.files:
         held = stack.enter_context(safe_open(file, framework="pt"))
         where |= {unwrapped(name): (held, name) for name in held.keys()}  # noqa: SIM118
     for name, shape in names.items():

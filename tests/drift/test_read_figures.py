@@ -187,24 +187,28 @@ def test_a_head_to_which_the_score_does_not_apply_never_leads():
 
 
 def test_the_numbers_behind_the_map():
-    """Two prompts that score 0.25 and 0.75: the mean lies between them, and its interval runs from one to the other."""
+    """Needles of .25, .25, .75, .75: mean .5, standard error 1/sqrt(48), t(3) = 3.18; two needles have no interval."""
     run = run_of(
         point(0),
-        point(1000, heads=retrieval({(0, 1): [0.25, 0.75]}, prompts=2)),
+        point(1000, heads=retrieval({(0, 1): [0.25, 0.25, 0.75, 0.75]}, prompts=4)),
         point(2000, heads=retrieval({(1, 1): [0.5, 1.0]}, prompts=2)),
     )
     frame = head_frame(run)
     assert list(frame) == ["step", "name", "layer", "head", "n", "score", "low", "high"]
-    assert frame.values.tolist() == [
-        ["1,000", "a0.h0", 0, 0, 2, 0, 0, 0],
-        ["1,000", "a0.h1", 0, 1, 2, 0.5, 0.25, 0.75],
-        ["1,000", "a1.h0", 1, 0, 2, 0, 0, 0],
-        ["1,000", "a1.h1", 1, 1, 2, 0, 0, 0],
-        ["2,000", "a0.h0", 0, 0, 2, 0, 0, 0],
-        ["2,000", "a0.h1", 0, 1, 2, 0, 0, 0],
-        ["2,000", "a1.h0", 1, 0, 2, 0, 0, 0],
-        ["2,000", "a1.h1", 1, 1, 2, 0.75, 0.5, 1.0],
+    assert frame.drop(columns=["low", "high"]).values.tolist() == [
+        ["1,000", "a0.h0", 0, 0, 4, 0],
+        ["1,000", "a0.h1", 0, 1, 4, 0.5],
+        ["1,000", "a1.h0", 1, 0, 4, 0],
+        ["1,000", "a1.h1", 1, 1, 4, 0],
+        ["2,000", "a0.h0", 0, 0, 2, 0],
+        ["2,000", "a0.h1", 0, 1, 2, 0],
+        ["2,000", "a1.h0", 1, 0, 2, 0],
+        ["2,000", "a1.h1", 1, 1, 2, 0.75],
     ]
+    half = 3.182446 / math.sqrt(48)
+    assert frame[["low", "high"]].values[1] == pytest.approx([0.5 - half, 0.5 + half], abs=1e-6)
+    assert frame[["low", "high"]].values[[0, 2, 3]] == pytest.approx(np.zeros((3, 2)))
+    assert np.isnan(frame[["low", "high"]].values[4:]).all()
 
 
 def _window(first: int, second: int):

@@ -138,7 +138,7 @@ def test_a_needle_test_that_is_over_while_the_perplexity_still_falls():
     steps = _passing([10] * 6, [math.exp(2 - 0.1 * i) for i in range(6)], stage="two")
     run = run_of(point(50, stage="one", heads=retrieval()), *steps)
     assert _about(run, "eceptive") == [
-        "Deceptive saturation: needle accuracy saturated at step 100; answer PPL still falls 9.5 % [9.5, 9.5] per "
+        "Deceptive saturation: needle score saturated at step 100; answer PPL still falls 9.5 % [9.5, 9.5] per "
         "doubling after it (stage two)."
     ]
 

@@ -208,7 +208,7 @@ def test_facts_of_a_relation_file_are_asked_with_every_template(tmp_path):
         ("[[strategy]]\nname = 3", r"\[\[strategy\]\]: name is 3; it takes a text"),
         ('[[strategy]]\nname = "a"\nlr = "fast"', "lr is 'fast'; it takes a finite number"),
         ('[[strategy]]\nname = "a"\nlr = inf', "lr is inf; it takes a finite number"),
-        ('[[strategy]]\nname = "a"\nlora = 8', r"lora is 8; write a table \[strategy.lora\]"),
+        ('[[strategy]]\nname = "a"\nlora = 8', r"lora is 8; write a table for it"),
         ('[[strategy]]\nname = "a"\n[strategy.lora]\nr = "8"', "r is '8'; it takes a whole number"),
         ('[[strategy]]\nname = "a"\ntags = "x"', "tags is 'x'; it takes a list, each a text"),
     ],

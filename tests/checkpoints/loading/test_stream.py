@@ -194,6 +194,12 @@ def storages(tensors):
     return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
 
 
+def live_tensor_bytes(earlier=()):
+    """Bytes of the tensors that are alive now, those of some earlier ones left out."""
+    ours = storages(live_tensors()).items() - storages(earlier).items()
+    return sum(size for _, size in ours)
+
+
 def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
@@ -212,8 +218,7 @@ def test_memory_is_flat_over_fifty_checkpoints(tmp_path, reuse):
         gc.collect()
         resident.append(resident_bytes())
         if loaded.checkpoint.step in (5, 48):
-            ours = storages(live_tensors()).items() - storages(earlier).items()
-            tensors[loaded.checkpoint.step] = sum(size for _, size in ours)
+            tensors[loaded.checkpoint.step] = live_tensor_bytes(earlier)
     assert max(tensors.values()) < 2.2 * size  # one model and, once read ahead, one checkpoint's tensors
     assert max(resident[10:]) - min(resident[10:]) < 3 * size
 

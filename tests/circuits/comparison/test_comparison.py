@@ -145,7 +145,8 @@ def test_verdict_frames_and_figures_are_computed():
     lines = [trace for trace in figure.data if trace.mode == "lines"]
     shown = {trace.name.split(" (")[0] for trace in lines}
     assert shown <= {"gained", "lost", "strengthened", "weakened", "flipped", "kept", "uncertain"}
-    assert len(figure.data) == 2 + len(lines) + len(shown), "nodes idle and in use, lines, midpoints of each class"
+    nodes = [trace for trace in figure.data if "text" in trace.mode]
+    assert len(figure.data) == len(nodes) + len(lines) + len(shown), "each kind of node, lines, midpoints of each class"
     assert sum(trace.showlegend for trace in lines) == len(shown), "one legend entry a class"
     drawn = sum(list(trace.x).count(None) for trace in lines)
     assert drawn == sum(found.counts[name] for name in shown)

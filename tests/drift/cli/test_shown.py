@@ -96,15 +96,15 @@ def test_every_section_keeps_its_figure_whatever_a_checkpoint_is_called(tmp_path
     given = {"title": name, "subtitle": name, "verdict": [name], "warnings": [name], "provenance": [(name, name)]}
     page = write_page(tmp_path / "page.html", sections=sections, **given).read_text(encoding="utf-8")
     body = page[page.index("<body>") :]
-    drawn = re.findall(r'<script>Plotly\.newPlot\("([^"]+)", (\{.*?\}), \{responsive', body)
+    drawn = re.findall(r'<script type="application/json" data-figure="([^"]+)">(\{.*?\})</script>', body)
     assert len(drawn) == len({anchor for anchor, _ in drawn}) == 2
     for anchor, document in drawn:
         assert re.fullmatch(r"fig-[A-Za-z0-9_.-]+", anchor)
         assert f'<div class="figure" id="{anchor}"' in body
-        assert f'<section id="{anchor.removeprefix("fig-")}">' in body
+        assert f'<section class="part" id="{anchor.removeprefix("fig-")}">' in body
         assert f'<a href="#{anchor.removeprefix("fig-")}">' in body
         assert json.loads(document)["layout"]["title"]["text"] == label(name)
-    assert body.count("<script>") == body.count("</script>") == 2
+    assert body.count("<script") == body.count("</script>") == 3
     assert not set("\x1b\u202e\x9b\u200b\x07") & set(body)
     cells = base64.b64decode(re.search(r"base64,([A-Za-z0-9+/=]+)", body)[1]).decode()
     assert cells.endswith("\n'=1\n")

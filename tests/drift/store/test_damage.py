@@ -112,6 +112,7 @@ def test_a_damaged_result_is_computed_anew_alone_and_said_so(damage: Callable, c
     assert contents(copy) == contents(whole)
     assert not any(point.failures for point in again)
     rewritten = {p for p in others if p.exists() and p.stat().st_mtime_ns != others[p] and p.parent.name != "runs"}
+    rewritten -= {copy / "timings.jsonl"}
     assert {path.parent.name for path in rewritten} <= {point.keys["heads"]}
 
 

@@ -63,4 +63,5 @@ def test_overlaps_are_found_once_and_kept(store, monkeypatch):
 def test_the_benchmark_of_memory_measures_a_command(tmp_path):
     ((name, wall, processor, peak),) = rows(SMALL, tmp_path / "store", ["track, heads"])
     assert name == "track, heads"
-    assert wall > 0 and processor > 0 and 0 < peak < 2**30
+    assert wall > 0 and processor > 0
+    assert 0 < peak < 2**32, "the system counts what this process held when it started the command"

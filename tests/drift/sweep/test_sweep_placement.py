@@ -80,17 +80,17 @@ def test_a_worker_that_holds_several_gpus_spreads_its_model(tiny_series, tmp_pat
 def test_the_map_reaches_the_loader(tiny_series, tmp_path, monkeypatch):
     asked = []
 
-    def load(checkpoint, *place, **options):
-        asked.append((place, options))
+    def load(checkpoint, placement, held):
+        asked.append(placement)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("checkpoints.Checkpoint.load", load)
+    monkeypatch.setattr("checkpoints.loading.stream.load", load)
     measures = build_measures(prompts_of(tiny_series), ["heads"])
     placement = Placement("cpu", "float16", "eager", "auto")
     sweep = Sweep.of(open_series(tiny_series).checkpoints, measures, Store.open(tmp_path), placement=placement)
     with Models(sweep) as models, pytest.raises(KeyboardInterrupt):
         models.take(0)
-    assert asked == [((placement,), {})]
+    assert asked == [placement]
 
 
 def test_the_command_line_takes_them(tiny_series, tmp_path):

@@ -33,7 +33,7 @@ def maps(model, ids):
 
 @pytest.fixture(scope="module")
 def scored():
-    model, prompts = build("llama"), random_prompts(count=2)
+    model, prompts = build("llama"), random_prompts(count=3)
     return prompts, heads.score(model, prompts), [maps(model, p.ids) for p in prompts]
 
 

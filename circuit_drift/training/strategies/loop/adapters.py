@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from checkpoints.files.configs import ADAPTER_CONFIG
+from checkpoints.files.formats import ADAPTER_WEIGHTS
 from circuit_drift.training.strategies.loop.parameters import rounded
 
 
@@ -28,9 +30,9 @@ def save_adapter(folder: Path, module: Any, *, base: str, embedding: bool) -> No
 
     state = get_peft_model_state_dict(module, save_embedding_layers=embedding)
     tensors = {name: rounded(tensor).cpu().contiguous().clone() for name, tensor in state.items()}
-    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    save_file(tensors, folder / ADAPTER_WEIGHTS, {"format": "pt"})
     described = module.peft_config["default"].to_dict() | {"base_model_name_or_path": base, "inference_mode": True}
-    (folder / "adapter_config.json").write_text(json.dumps(described, indent=1, sort_keys=True, default=_plain) + "\n")
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(described, indent=1, sort_keys=True, default=_plain) + "\n")
 
 
 def _plain(value: Any) -> Any:
