@@ -93,6 +93,7 @@ class RetrievalCircuitMeasure(Measure):
 
     name = "retrieval-circuit"
     chapter = "Circuit"
+    version = 2
     result = circuits.AttributionGraph
     pairing = RetrievalCircuitPairing()
 
@@ -162,7 +163,7 @@ class RetrievalCircuitMeasure(Measure):
     @classmethod
     def short(cls, column: str) -> str:
         """Apart from what the knowledge circuit has under these names."""
-        return column.replace("retrieval_", "needle ")
+        return column.replace("retrieval_", "needle ").replace("_", " ")
 
     @classmethod
     def sections(cls, run: RunRecord, table: "pd.DataFrame") -> Iterator[Section]:
