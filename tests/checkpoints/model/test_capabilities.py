@@ -52,7 +52,7 @@ def test_the_default_attention_runs_on_every_row_and_says_when_it_is_eager(model
 class Keyed:
     """A measure of which only the key is asked."""
 
-    name = "keyed"
+    name, of_weights = "keyed", True
 
     def parameters(self):
         return {"version": 1}
