@@ -39,7 +39,7 @@ class Source:
 
 
 def read_sources(path: Path | str, recipe: Recipe) -> tuple[tuple[Source, ...], tuple[tuple[str, str], ...]]:
-    """The entities of a folder or file, and (place, reason) of what is none.
+    """The entities of a folder or file, and (place, reason) of what is none; places are told from the folder on.
 
     Read are JSON lines, lists and objects, and plain text, whose entity is the file's name. Records of one entity are
     joined.
@@ -57,7 +57,8 @@ def read_sources(path: Path | str, recipe: Recipe) -> tuple[tuple[Source, ...], 
     files = sorted(file for file in path.rglob("*") if file.suffix in FILES) if path.is_dir() else [path]
     found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     refused: list[tuple[str, str]] = []
-    for where, value in (row for file in files for row in _rows(file)):
+    root = path if path.is_dir() else path.parent
+    for where, value in (row for file in files for row in _rows(file, str(file.relative_to(root)))):
         entity = first(value, recipe.entity) if isinstance(value, Mapping) else None
         if not isinstance(value, Mapping) or entity is None:
             refused.append((where, f"names no entity at {' or '.join(recipe.entity)}"))
@@ -102,9 +103,9 @@ def clean(text: str) -> str:
     return " ".join(html.unescape(text).split())
 
 
-def _rows(file: Path) -> Iterator[tuple[str, Any]]:
+def _rows(file: Path, name: str) -> Iterator[tuple[str, Any]]:
     if file.suffix not in (".json", ".jsonl"):
-        yield str(file), {"entity": file.stem.replace("_", " "), "text": read_text(file, "a document", BadPrompt)}
+        yield name, {"entity": file.stem.replace("_", " "), "text": read_text(file, "a document", BadPrompt)}
         return
     for record in read_records(file, "documents"):
-        yield f"{file}, {record.where}", record.value
+        yield f"{name}, {record.where}", record.value

@@ -344,3 +344,11 @@ def test_other_classes(classes, names):
         assert counts["low"] == {1}
         assert min(counts["high"]) > 5
         assert counts["middle"] <= {2, 3, 4, 5}
+
+
+def test_places_of_what_is_left_out_are_told_from_the_folder_on(tmp_path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "some.json").write_text('{"other": 1}')
+    (tmp_path / "known.json").write_text('{"entity": "Ada", "text": "Ada was here."}')
+    _, refused = read_sources(tmp_path, Recipe())
+    assert [where for where, _ in refused] == ["inner/some.json, line 1"]
