@@ -42,6 +42,17 @@ class Shape:
     embedding_std: float = 0.1
 
 
+class Rates:
+    """What recipes share: the optimizers' settings by name."""
+
+    __slots__ = ()
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Peak learning rates and the decay of the matrices."""
+        return {name: getattr(self, name) for name in ("muon_lr", "muon_weight_decay", "adam_lr")}
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """A part of training: its facts, length, learning rate and document mix.
@@ -64,7 +75,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(Rates):
     """Model, data and optimisation of a series; two builds of one recipe on one machine give the same files.
 
     Attributes:
@@ -103,12 +114,6 @@ class Recipe:
         Stage("cpt", 1, 300, 0.2, CPT_MIX, CPT_CHECKPOINTS),
         Stage("cpt", 2, 300, 0.2, CPT_MIX, CPT_CHECKPOINTS),
     )
-
-    @property
-    def rates(self) -> dict[str, float]:
-        """Peak learning rates and the decay of the matrices, by name."""
-        names = ("muon_lr", "muon_weight_decay", "adam_lr")
-        return {name: getattr(self, name) for name in names}
 
     @property
     def steps(self) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from checkpoints.errors import DriftError
 from circuit_drift.lab.data import RowStream
 from circuit_drift.lab.evaluate import token_losses
-from circuit_drift.lab.recipe import Recipe, Stage
+from circuit_drift.lab.recipe import Recipe, Shape, Stage
 from circuit_drift.lab.world import World
 
 if TYPE_CHECKING:
@@ -39,10 +39,14 @@ class Moment:
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A freshly initialised model for the recipe and tokenizer."""
+    return build_shape(recipe.shape, tokenizer, seed=recipe.seed)
+
+
+def build_shape(shape: Shape, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCausalLM:
+    """A freshly initialised model of a shape for a tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    shape = recipe.shape
     config = LlamaConfig(
         vocab_size=-(-len(tokenizer) // 8) * 8,
         hidden_size=shape.width,
@@ -59,7 +63,7 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForC
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(seed)
     model = LlamaForCausalLM(config)
     torch.nn.init.normal_(model.model.embed_tokens.weight, std=shape.embedding_std)
     return model

@@ -2,18 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import heads
 from checkpoints.loading.load import LoadedModel
 from checkpoints.results.text import counted
-from circuit_drift.measures.base import Asked, Measure
-from circuit_drift.measures.needles import needle_prompts_of
+from circuit_drift.measures.needles import OverNeedles, needle_prompts_of
 from circuit_drift.measures.pairs.heads import HeadPairing
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.page.page import Section
 from circuit_drift.page.thinning import left_out
-from circuit_drift.prompts import NeedleSource
 from circuit_drift.record.record import RunRecord
 
 if TYPE_CHECKING:
@@ -30,10 +28,9 @@ SHORT = {
 
 
 @dataclass(frozen=True)
-class RetrievalMeasure(Measure):
+class RetrievalMeasure(OverNeedles):
     """Teacher-forced retrieval scores, needle accuracy and answer NLL over one set of needle prompts."""
 
-    source: NeedleSource
     batch_size: int = 8
 
     name = "heads"
@@ -42,25 +39,10 @@ class RetrievalMeasure(Measure):
     result = heads.Scores
     pairing = HeadPairing()
 
-    @classmethod
-    def build(cls, asked: Asked) -> Self:
-        """Over the run's needles."""
-        cls.refuse_arguments(asked)
-        return cls(asked.prompts.needles)
-
-    def params(self) -> dict[str, Any]:
-        """The prompts; the batch size changes no number."""
-        return {"prompts": self.source.hash}
-
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "heads.Scores":
         """Score every head on every needle prompt in one forward pass a batch."""
         prompts = needle_prompts_of(tokenizer_of(loaded), self.source)
         return heads.score(loaded.model, prompts, batch_size=self.batch_size)
-
-    @property
-    def origins(self) -> dict[str, str]:
-        """Of the needles."""
-        return {"needles": self.source.origin}
 
     @classmethod
     def reading(cls, result: "heads.Scores") -> dict[str, float]:

@@ -2,18 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from checkpoints.loading.load import LoadedModel
 from checkpoints.results.text import counted
-from circuit_drift.measures.base import Asked, Measure
-from circuit_drift.measures.needles import needle_prompts_of
+from circuit_drift.measures.needles import OverNeedles, needle_prompts_of
 from circuit_drift.measures.pairs.beside import BesidePairing
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.page.page import Section
-from circuit_drift.prompts import NeedleSource
 from circuit_drift.record.record import RunRecord
 from heads.niah.routing import ExpertRouting
 
@@ -22,24 +20,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RoutingMeasure(Measure):
+class RoutingMeasure(OverNeedles):
     """Expert shares by layer on the run's needle prompts: ``run --measures routing``."""
-
-    source: NeedleSource
 
     name = "routing"
     result = ExpertRouting
     pairing = BesidePairing("routing", "Expert routing")
-
-    @classmethod
-    def build(cls, asked: Asked) -> Self:
-        """Over the run's needles."""
-        cls.refuse_arguments(asked)
-        return cls(asked.prompts.needles)
-
-    def params(self) -> dict[str, Any]:
-        """The prompts."""
-        return {"prompts": self.source.hash}
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> ExpertRouting:
         """One pass over the prompts.
@@ -50,11 +36,6 @@ class RoutingMeasure(Measure):
         from heads.niah.routing_measure import expert_routing
 
         return expert_routing(loaded.model, needle_prompts_of(tokenizer_of(loaded), self.source))
-
-    @property
-    def origins(self) -> dict[str, str]:
-        """Of the needles."""
-        return {"needles": self.source.origin}
 
     @classmethod
     def reading(cls, result: ExpertRouting) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from circuit_drift.lab.recipe import Shape
+from circuit_drift.lab.recipe import Rates, Shape
 
 Source = Literal["natural", "needles", "keyed_lists", "word_lists"]
 Mix = tuple[tuple[Source, float], ...]
@@ -63,7 +63,7 @@ def _phases(extended_theta: float) -> tuple[Phase, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(Rates):
     """Model, data and optimisation.
 
     Attributes:
@@ -96,12 +96,6 @@ class Recipe:
     clip: float = 1.0
     phases: tuple[Phase, ...] = _phases(extended_theta=1e5)
     checkpoints: tuple[int, ...] = (0, 800, 1200, 1500, 1800, 2200, 2600, 3400, 4200, 5000, 6000, 6020, 6040, 6120)
-
-    @property
-    def rates(self) -> dict[str, float]:
-        """Peak learning rates and the decay of the matrices, by name."""
-        names = ("muon_lr", "muon_weight_decay", "adam_lr")
-        return {name: getattr(self, name) for name in names}
 
     @property
     def steps(self) -> int:

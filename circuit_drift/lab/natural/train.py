@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from circuit_drift.lab.evaluate import token_losses
 from circuit_drift.lab.natural.recipe import Recipe
-from circuit_drift.lab.train import optimizers
+from circuit_drift.lab.train import build_shape, optimizers
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
     from circuit_drift.lab.natural.rows import RowStream
-
-
-def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, *, rope_theta: float) -> LlamaForCausalLM:
-    """A freshly initialised model with the given rotary base."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    shape = recipe.shape
-    config = LlamaConfig(
-        vocab_size=recipe.vocabulary,
-        hidden_size=shape.width,
-        intermediate_size=shape.mlp,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        max_position_embeddings=shape.positions,
-        rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
-        initializer_range=shape.init_std,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    torch.manual_seed(recipe.seed)
-    model = LlamaForCausalLM(config)
-    torch.nn.init.normal_(model.model.embed_tokens.weight, std=shape.embedding_std)
-    return model
 
 
 class Training:
@@ -111,4 +84,5 @@ class Training:
         self._optimizers = optimizers(self.model, **self.recipe.rates)
 
     def _built(self, phase: int) -> LlamaForCausalLM:
-        return build_model(self.recipe, self._tokenizer, rope_theta=self.recipe.phases[phase].rope_theta)
+        shape = replace(self.recipe.shape, rope_theta=self.recipe.phases[phase].rope_theta)
+        return build_shape(shape, self._tokenizer, seed=self.recipe.seed)

@@ -2,19 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import heads
 from checkpoints.loading.load import LoadedModel
 from checkpoints.results.text import counted
-from circuit_drift.measures.base import Asked, Measure
-from circuit_drift.measures.needles import needle_prompts_of
+from circuit_drift.measures.needles import OverNeedles, needle_prompts_of
 from circuit_drift.measures.pairs.writing import WRITTEN, WritingPairing
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.page.page import Section
-from circuit_drift.prompts import NeedleSource
 from circuit_drift.record.record import RunRecord
 
 if TYPE_CHECKING:
@@ -22,14 +20,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class WritingMeasure(Measure):
+class WritingMeasure(OverNeedles):
     """Retrieval scores with their direct writes: ``run --measures writing``.
 
     A head that attends to the answer and writes nothing of it has a high retrieval score and a write of 0, which the
     score alone does not tell.
     """
 
-    source: NeedleSource
     batch_size: int = 8
 
     name = "writing"
@@ -37,27 +34,12 @@ class WritingMeasure(Measure):
     result = heads.Scores
     pairing = WritingPairing()
 
-    @classmethod
-    def build(cls, asked: Asked) -> Self:
-        """Over the run's needles."""
-        cls.refuse_arguments(asked)
-        return cls(asked.prompts.needles)
-
-    def params(self) -> dict[str, Any]:
-        """The prompts; the batch size changes no number."""
-        return {"prompts": self.source.hash}
-
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "heads.Scores":
         """One pass with the values' writes taken; attention's own detectors are those of the measure heads."""
         prompts = needle_prompts_of(tokenizer_of(loaded), self.source)
         scores = heads.score(loaded.model, prompts, extra=("locos",), batch_size=self.batch_size)
         kept = {name: scores.detectors[name] for name in ("copy", WRITTEN, "locos_frozen")}
         return replace(scores, detectors=kept)
-
-    @property
-    def origins(self) -> dict[str, str]:
-        """Of the needles."""
-        return {"needles": self.source.origin}
 
     @classmethod
     def reading(cls, result: "heads.Scores") -> dict[str, float]:
