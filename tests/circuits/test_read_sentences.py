@@ -235,6 +235,13 @@ def test_the_figure_of_a_diff():
     assert {trace.name for trace in two.data if "(" in (trace.name or "")} == {"flipped (1)", "gained (1)"}
 
 
+def test_the_figure_of_a_diff_tells_gained_from_lost():
+    entering = diffed(circuit_a=circuit(4), circuit_b=circuit(1, 4)).plot()
+    leaving = diffed(circuit_a=circuit(2, 4), circuit_b=circuit(4)).plot()
+    assert entering.layout.title.text == "5 edges changed for real; 1 gained, 0 lost"
+    assert leaving.layout.title.text == "5 edges changed for real; 0 gained, 1 lost"
+
+
 def test_the_figure_of_a_diff_without_a_real_change_shows_what_is_kept():
     figure = diffed(global_p=0.5).plot()
     assert figure.layout.title.text == "0 edges changed for real; 0 gained, 0 lost"
