@@ -34,7 +34,7 @@ DOORS = {
 }
 """Imports that look up: a method that opens what stands above it."""
 FLOORS = (
-    ("plugins", "prompts", "shadows", "store", "twins"),
+    ("plugins", "prompts", "shadows", "store", "trackers", "twins"),
     ("record", "statements"),
     ("page",),
     ("measures",),

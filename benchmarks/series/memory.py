@@ -3,6 +3,8 @@
     OMP_NUM_THREADS=1 python -m benchmarks.series.memory STORE --shape pythia-1.4b --checkpoints 154
 
 The store is synthesised where it is not there yet: 5.1 GiB for 154 checkpoints of Pythia-1.4B's graph and 37 facts.
+With ``--distinct 8`` only so many circuits of each phase are written, hard links stand for the rest: 300 of OLMo-2-7B
+would take 73 GB. A process that maps a file twice holds it twice, so its peak is that of files of their own.
 """
 
 import argparse
@@ -12,9 +14,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.series.synthetic import PYTHIA_14B, SMOLLM2, Series, synthesise
+from benchmarks.series.synthetic import OLMO2_7B, PYTHIA_14B, SMOLLM2, Series, synthesise
 
-SHAPES = {"pythia-1.4b": PYTHIA_14B, "smollm2-135m": SMOLLM2}
+SHAPES = {"pythia-1.4b": PYTHIA_14B, "smollm2-135m": SMOLLM2, "olmo-2-7b": OLMO2_7B}
 COMMANDS: dict[str, Sequence[str]] = {
     "load_run": ["-c", "import sys, circuit_drift as c; print(c.load_run(sys.argv[1]))", "{store}"],
     "track, heads": ["-m", "circuit_drift.cli", "track", "{store}", "--measures", "heads"],
@@ -60,12 +62,15 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="pythia-1.4b")
     parser.add_argument("--checkpoints", type=int, default=154)
     parser.add_argument("--heads-only", action="store_true")
+    parser.add_argument("--distinct", type=int, help="circuits to write; default: one for each checkpoint")
+    parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     given = parser.parse_args()
-    series = Series(SHAPES[given.shape], given.checkpoints, circuits=not given.heads_only)
+    series = Series(SHAPES[given.shape], given.checkpoints, circuits=not given.heads_only, distinct=given.distinct)
     print("| command | wall, s | processor, s | peak, GiB |\n|---|---|---|---|")
-    for name, wall, processor, peak in rows(series, given.store, list(COMMANDS)):
+    for name, wall, processor, peak in rows(series, given.store, given.commands):
         print(f"| {name} | {wall:.1f} | {processor:.1f} | {peak / 2**30:.2f} |", flush=True)
-    print(f"page {(given.store / 'report.html').stat().st_size / 1e6:.1f} MB")
+    if (page := given.store / "report.html").is_file():
+        print(f"page {page.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

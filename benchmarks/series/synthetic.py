@@ -13,6 +13,7 @@ from circuits.graph.shape import GraphShape
 
 PYTHIA_14B = GraphShape(24, 16, 16, parallel=True)
 SMOLLM2 = GraphShape(30, 9, 3)
+OLMO2_7B = GraphShape(32, 32, 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Series:
         facts: how many; they are recalled from a third of the checkpoints on.
         prompts: needles that heads are scored on.
         circuits: whether circuits are stored beside the heads.
+        distinct: circuits that are written of each phase, hard links stand for the rest; None = all are.
     """
 
     shape: GraphShape
@@ -32,6 +34,7 @@ class Series:
     facts: int = 37
     prompts: int = 40
     circuits: bool = True
+    distinct: int | None = None
 
 
 def synthesise(series: Series, folder: Path) -> Store:
@@ -40,6 +43,7 @@ def synthesise(series: Series, folder: Path) -> Store:
     draw = np.random.default_rng(0)
     edges = int(series.shape.mask.sum())
     patterns = [draw.standard_normal(edges, dtype=np.float32) for _ in range(3)]
+    written: list[dict[int, Path]] = [{}, {}, {}]
     points = []
     for place in range(series.checkpoints):
         phase = min(2, 3 * place // series.checkpoints)
@@ -47,8 +51,14 @@ def synthesise(series: Series, folder: Path) -> Store:
         _scores(series, place, draw).save(store.folder("heads", keys["heads"]))
         if series.circuits:
             keys["circuit"] = f"{place:024x}"
-            noise = draw.standard_normal((series.facts, edges), dtype=np.float32)
-            _graph(series, patterns[phase] + noise, known=phase > 0).save(store.folder("circuit", keys["circuit"]))
+            folder = store.folder("circuit", keys["circuit"])
+            twin = None if series.distinct is None else written[phase].get(place % series.distinct)
+            if twin is not None:
+                _link(twin, folder)
+            else:
+                noise = draw.standard_normal((series.facts, edges), dtype=np.float32)
+                _graph(series, patterns[phase] + noise, known=phase > 0).save(folder)
+                written[phase][place % (series.distinct or series.checkpoints)] = folder
         points.append(
             {
                 "name": f"step{1000 * place}", "step": 1000 * place, "tokens": None, "stage": None, "branch": None,
@@ -57,6 +67,12 @@ def synthesise(series: Series, folder: Path) -> Store:
         )  # fmt: skip
     store.write_run("synthetic", _record(points))
     return store
+
+
+def _link(twin: Path, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for path in twin.iterdir():
+        (folder / path.name).hardlink_to(path)
 
 
 def _record(points: Sequence[dict[str, object]]) -> dict[str, object]:

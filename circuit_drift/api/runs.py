@@ -23,6 +23,7 @@ from circuit_drift.store.store import Store
 from circuit_drift.sweep.executors import Executor
 from circuit_drift.sweep.limits import Limits
 from circuit_drift.sweep.sweep import load_record, measure_series
+from circuit_drift.trackers.trackers import Tracker
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,6 +148,7 @@ def run(
     max_hours: float | None = None,
     adaptive: int | None = None,
     name: str | None = None,
+    track_to: Sequence[str | Tracker] = (),
     **where: Unpack[Where],
 ) -> "Run":
     """Measure every checkpoint of a series, after an audit of its files.
@@ -173,6 +175,9 @@ def run(
         name: what the store calls the run; by default the series' name. A stored run of that name that was asked the
             same keeps the checkpoints of the series that are not measured now; else it is replaced, with a warning,
             and its results stay.
+        track_to: loggers that are told the numbers of each checkpoint as it is done: ``"tensorboard:DIR"``,
+            ``"wandb:DIR"``, ``"mlflow:DIR"``, or an object with ``log(run, step, numbers)`` and ``close()``
+            (`circuit_drift.trackers.trackers.Tracker`).
         where: fields of a placement by themselves: ``device="cuda"``, ``dtype="bfloat16"``.
 
     Returns:
@@ -198,6 +203,7 @@ def run(
             limits=Limits(max_disk, max_hours),
             adaptive=adaptive,
             name=name,
+            track_to=track_to,
         )
     )
 

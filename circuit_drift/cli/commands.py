@@ -51,6 +51,7 @@ from circuit_drift.cli.options import (
     SeedOption,
     SeriesArgument,
     StoreOption,
+    TrackToOption,
     WorkersOption,
     adaptive_of,
     answers_of,
@@ -147,6 +148,7 @@ def run(
     max_disk: MaxDiskOption = None,
     max_hours: MaxHoursOption = None,
     plan: PlanOption = False,
+    track_to: TrackToOption = None,
     name: NameOption = None,
 ) -> None:
     """Measure every checkpoint of a series; print the table and the verdict; write the report."""
@@ -191,6 +193,7 @@ def run(
         max_hours=max_hours,
         adaptive=adaptive,
         name=name,
+        track_to=track_to or (),
     )
     verdict = print_run(result)
     if html is not None:
@@ -261,6 +264,7 @@ def train(
     only: Annotated[
         str | None, typer.Option("--only", help="Comma-separated strategies to train now. Default: all.")
     ] = None,
+    track_to: TrackToOption = None,
 ) -> None:
     """Continual pre-training under every strategy of a config, probed as it goes; print their comparison as CSV.
 
@@ -269,7 +273,7 @@ def train(
     from circuit_drift.training.strategies import comparison_frame, load_config, run_all, write_comparison
 
     asked = load_config(config)
-    run_all(asked if only is None else asked.only(names(only)), out)
+    run_all(asked if only is None else asked.only(names(only)), out, track_to=track_to or ())
     typer.echo(shown_table(comparison_frame(out)), nl=False)
     if html:
         typer.echo(write_comparison(out, html), err=True)

@@ -17,6 +17,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "run": (
         "circuit-drift run demo --html report.html",
         "circuit-drift run checkpoints/ --plan",
+        "circuit-drift run checkpoints/ --track-to tensorboard:logs",
         "circuit-drift run checkpoints/ --steps 'adaptive 15'",
         "circuit-drift run checkpoints/ --steps 'log 12' --needles needles.jsonl --facts facts.jsonl",
         "circuit-drift run 'EleutherAI/pythia-160m@step*' --steps 'log 10' --measures heads,circuit",

@@ -123,6 +123,14 @@ MaxDiskOption = Annotated[
 MaxHoursOption = Annotated[
     float | None, typer.Option("--max-hours", help="Begin no further checkpoint after so many hours.", min=0)
 ]
+TrackToOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track-to",
+        help="Tell a logger the numbers as they come: tensorboard:DIR, wandb:DIR (offline; WANDB_MODE=online sends "
+        "them) or mlflow:DIR; once for each. Each needs its extra, as in circuit-drift[tensorboard].",
+    ),
+]
 MeasuresOption = Annotated[
     str | None,
     typer.Option(

@@ -30,9 +30,11 @@ from circuit_drift.store.upkeep import collect
 from circuit_drift.sweep.adaptive import adaptively
 from circuit_drift.sweep.executors import Executor, Workers, execute
 from circuit_drift.sweep.limits import UNLIMITED, Limits, Watch
+from circuit_drift.sweep.numbers import line_of, numbers_of
 from circuit_drift.sweep.plan import Plan, is_local, plan_sweep, to_time
 from circuit_drift.sweep.workers.progress import Progress
 from circuit_drift.sweep.workers.tasks import Sweep
+from circuit_drift.trackers.trackers import Tracker, Trackers
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +57,13 @@ def measure_series(
     limits: Limits = UNLIMITED,
     adaptive: int | None = None,
     name: str | None = None,
+    track_to: Sequence[str | Tracker] = (),
 ) -> RunRecord:
     """Measure every checkpoint of a series; arguments and errors as for `circuit_drift.run`."""
     series = series if isinstance(series, Series) else open_series(series)
     prompts = prompts or prompts_for(series.path)
     taken = build_measures(prompts, measures, next(iter(series), None))
+    trackers = Trackers.of(track_to)
     store = store if isinstance(store, Store) else Store.open(store)
     if adaptive is not None:
         each = partial(
@@ -99,10 +103,12 @@ def measure_series(
 
     sweep.journal.begin(_about(sweep, record["name"]))
     finished = _finished(sweep, executor, Workers(workers, gpus_per_worker), progress=progress)
-    with closing(finished), Paced(write) as kept:
+    with trackers, closing(finished), Paced(write) as kept:
         for index, point in finished:
             points[index] = point
             kept.changed()
+            place = index if point.position is None else point.position
+            trackers.log(line_of(record["name"], point), place, numbers_of(point))
             if len(points) < len(sweep.checkpoints) and (why := watch.reached(_bytes(store, point, before))):
                 logger.warning(
                     "stopped with %d of %d checkpoints measured: %s; the same command goes on from here",

@@ -9,6 +9,7 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,9 @@ from circuit_drift.behaviour.gauges import Gauge
 from circuit_drift.measures.base import Measure
 from circuit_drift.measures.registry import build_measures
 from circuit_drift.measures.tokenizers import tokenizer_of
+from circuit_drift.trackers.trackers import Tracker, Trackers
 from circuit_drift.training import Prober, Schedule, unit_scores
+from circuit_drift.training.prober import ProbeRecord
 from circuit_drift.training.strategies.checkpointing import (
     STORE,
     begin,
@@ -30,7 +33,7 @@ from circuit_drift.training.strategies.checkpointing import (
 from circuit_drift.training.strategies.checks import Material, check
 from circuit_drift.training.strategies.gauges import Effort, gauges_of, prompts_of
 from circuit_drift.training.strategies.loop.batches import require_apart
-from circuit_drift.training.strategies.loop.epoch import train_epoch
+from circuit_drift.training.strategies.loop.epoch import Tell, train_epoch
 from circuit_drift.training.strategies.loop.parameters import embedding_rows, plain
 from circuit_drift.training.strategies.references import References
 from circuit_drift.training.strategies.retrieval import answer_with_passages
@@ -45,7 +48,12 @@ logger = logging.getLogger(__name__)
 
 
 def run_all(
-    config: Config, out: Path | str, *, measures: Sequence[Measure] = (), gauges: Sequence[Gauge] = ()
+    config: Config,
+    out: Path | str,
+    *,
+    measures: Sequence[Measure] = (),
+    gauges: Sequence[Gauge] = (),
+    track_to: Sequence[str | Tracker] = (),
 ) -> tuple[Path, ...]:
     """Train every strategy of a config and take its references; what is finished is left as it is.
 
@@ -54,6 +62,7 @@ def run_all(
         out: where to write.
         measures: stored measures to take at every epoch besides the config's.
         gauges: cheap probes to take at every epoch besides the config's.
+        track_to: loggers that are told each step's loss and each probe's numbers, as of `circuit_drift.run`.
 
     Returns:
         the series folder of each strategy.
@@ -63,12 +72,16 @@ def run_all(
         StoreError: the place holds strategies that were begun with another config.
         DriftError: the config cannot work; nothing was loaded yet.
     """
-    out = Path(out)
+    out, trackers = Path(out), Trackers.of(track_to)
     material = check(config)
     if config.measures:
         measures = (*build_measures(prompts_of(config, material.base), config.measures, material.base), *measures)
     gauges = (*gauges_of(config, material), *gauges)
-    folders = tuple(_train(config, s, material, out, measures=measures, gauges=gauges) for s in config.strategies)
+    with trackers:
+        folders = tuple(
+            _train(config, strategy, material, out, measures=measures, gauges=gauges, trackers=trackers)
+            for strategy in config.strategies
+        )
     answer_with_passages(config, material, out)
     return folders
 
@@ -81,6 +94,7 @@ def _train(
     *,
     measures: Sequence[Measure],
     gauges: Sequence[Gauge],
+    trackers: Trackers,
 ) -> Path:
     folder = out / strategy.name
     begin_folder(folder, trajectory(config, strategy, material.base))
@@ -100,10 +114,11 @@ def _train(
         store=out / STORE,
     )
     references = References(strategy, loaded.model, folder, config.placement)
+    tell = partial(trackers.log, strategy.name)
     if saved(folder):
         prober.resume(progress.step)
     else:
-        prober.after_step(plain(progress.module), step=0)
+        _told(tell, prober.after_step(plain(progress.module), step=0))
         save(folder, progress, tokenizer, strategy, material.base.path)
     while progress.epoch < config.epochs:
         chosen = _chosen(config, strategy, material, prober, progress.epoch)
@@ -115,11 +130,17 @@ def _train(
             tokenizer,
             references=references.at(progress, prober),
             last_good=saved(folder)[-1],
+            tell=tell,
         )
         model = plain(progress.module)
-        prober.after_step(model, step=progress.step, loss=loss, tokens=progress.tokens, force=True)
+        _told(tell, prober.after_step(model, step=progress.step, loss=loss, tokens=progress.tokens, force=True))
         save(folder, progress, tokenizer, strategy, material.base.path)
     return folder
+
+
+def _told(tell: Tell, probe: ProbeRecord | None) -> None:
+    if probe is not None:
+        tell(probe.point.step or 0, probe.scalars)
 
 
 def _tokenizer(loaded: LoadedModel, strategy: Strategy) -> "PreTrainedTokenizerBase":
@@ -156,7 +177,8 @@ def run_strategy(
     *,
     measures: Sequence[Measure] = (),
     gauges: Sequence[Gauge] = (),
+    track_to: Sequence[str | Tracker] = (),
 ) -> Path:
     """Train one strategy with a config's documents and settings; see `run_all`."""
     alone = replace(config, strategies=(strategy,), retrieval=())
-    return run_all(alone, out, measures=measures, gauges=gauges)[0]
+    return run_all(alone, out, measures=measures, gauges=gauges, track_to=track_to)[0]

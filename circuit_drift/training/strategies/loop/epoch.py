@@ -3,7 +3,7 @@
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CLIP = 1.0
+
+Tell = Callable[[int, Mapping[str, float]], None]
+"""Takes numbers of a step."""
 
 
 class Diverged(DriftError):
@@ -59,6 +62,7 @@ def train_epoch(
     *,
     references: "Sequence[PreTrainedModel]",
     last_good: Path,
+    tell: Tell = lambda step, numbers: None,
 ) -> float:
     """One pass over the documents; returns its mean loss on them, the divergence not counted.
 
@@ -70,6 +74,7 @@ def train_epoch(
         tokenizer: of the model.
         references: what the model is held to.
         last_good: the checkpoint to name where training fails.
+        tell: is told the loss and the learning rate of every step.
 
     Raises:
         Diverged: a loss or gradient was not finite; the weights are as they were before that step.
@@ -87,6 +92,7 @@ def train_epoch(
         for group in _groups(batches(tokenizer, texts, rows=rows, rng=rng), config.accumulate):
             found.append(_step(config, strategy, group, progress, references=references, last_good=last_good))
             progress.documents += sum(batch.documents for batch in group)
+            tell(progress.step, {"step_loss": found[-1], "lr": progress.optimizer.param_groups[0]["lr"]})
     progress.epoch += 1
     progress.seconds += time.perf_counter() - began
     return sum(found) / len(found) if found else float("nan")
