@@ -18,7 +18,8 @@ from circuit_drift.record.questions import Deltas
 from circuit_drift.record.record import Point
 from circuit_drift.report import pair_sections, write_pair_report
 from circuit_drift.report.pair_view import pair_html, pair_json
-from circuit_drift.report.verdict_pair import pair_verdict
+from circuit_drift.report.verdict_pair import pair_statements, pair_verdict
+from circuit_drift.statements.statement import Statement
 from circuit_drift.store.store import Store
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ class PairDiff(PairRecord):
     def verdict(self) -> tuple[str, ...]:
         """A few sentences, every number in them computed."""
         return pair_verdict(self)
+
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        """The same as values: kind, numbers, what they rest on, and their words in ``text``."""
+        return pair_statements(self)
 
     def to_frame(self) -> "pd.DataFrame":
         """The edges of both circuits with their changes; heads are in ``.heads.to_frame()``.

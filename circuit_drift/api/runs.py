@@ -17,8 +17,10 @@ from circuit_drift.prompts import Prompts
 from circuit_drift.record.record import RunRecord
 from circuit_drift.report import run_sections, write_report
 from circuit_drift.report.run_table import run_frame, run_html
+from circuit_drift.report.verdict import run_statements, run_verdict
 from circuit_drift.stages.emergence import RunEmergence, run_emergence
 from circuit_drift.stages.stages import track_circuit, track_heads
+from circuit_drift.statements.statement import Statement
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.executors import Executor
 from circuit_drift.sweep.limits import Limits
@@ -99,6 +101,16 @@ class Run(RunRecord):
         """The former name of `track_heads`; goes with the next release."""
         warnings.warn("Run.monitor is now Run.track_heads", DeprecationWarning, stacklevel=2)
         return self.track_heads(stage, branch, **options)
+
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        """What is found, as values: kind, numbers, what they rest on, and their words in ``text``."""
+        return run_statements(self)
+
+    @property
+    def verdict(self) -> tuple[str, ...]:
+        """The statements in words, as the terminal and the report have them."""
+        return run_verdict(self)
 
     def to_frame(self) -> "pd.DataFrame":
         """One row for each checkpoint: behaviour, heads, circuit."""

@@ -48,8 +48,14 @@ class PairRecord:
 
     @property
     def span(self) -> str:
-        """From where to where, as headings say it."""
-        return f"{self.a.label} → {self.b.label}"
+        """From where to where, as headings say it; with stages where steps are counted anew."""
+        return " → ".join(self.ends)
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """How A and B are called beside each other."""
+        labels = self.a.label, self.b.label
+        return labels if labels[0] != labels[1] else (self.a.place, self.b.place)
 
     @property
     def heads(self) -> "HeadDiff | None":

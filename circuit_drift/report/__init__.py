@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["pair_sections", "run_sections", "write_pair_report", "write_report"]
 
-HEADLINES = ("outcome", "floor", "recall", "group")
-"""Statements about a stage that the page of a run leads with."""
+HEADLINES = ("outcome", "floor", "group")
+"""Statements about a stage that the page of a run leads with, beside its recall, which is among those of the run."""
 
 
 def write_report(run: RunRecord, path: Path | str, *, verdict: Sequence[str] | None = None) -> Path:
@@ -122,7 +122,7 @@ def _headlines(pair: PairRecord) -> Iterator[str]:
     """The outcome of a stage, and the groups of facts that have a circuit to read."""
     for statement in pair_statements(pair):
         if statement.kind in HEADLINES:
-            yield statement.text if statement.kind == "outcome" else f"{pair.span}: {statement.text}"
+            yield statement.text if statement.kind == "outcome" else statement.over(pair.span).text
 
 
 def _evolution(run: RunRecord, table: "pd.DataFrame") -> Iterator[Section]:

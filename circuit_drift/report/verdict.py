@@ -1,100 +1,123 @@
-"""What is said of a run: sentences in which every number is computed from the results."""
+"""What is found of a run, as values: when heads begin to retrieve, whether needle tests deceive, recall by stage."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import exp, log
 
-import numpy as np
-
-from checkpoints.results.text import counted
-from circuit_drift.record.lineage import nearest_before
-from circuit_drift.record.recall import recall_by_class
-from circuit_drift.record.record import RunRecord
-from circuit_drift.record.untrained import untrained_twin
+import heads
+from circuit_drift.comparison.decision import answered
+from circuit_drift.measures.pairs.recall import recall_questions, recall_statements
+from circuit_drift.record.pair import PairRecord
+from circuit_drift.record.questions import Deltas
+from circuit_drift.record.record import Point, RunRecord
+from circuit_drift.record.untrained import readouts, untrained_twin
 from circuit_drift.report.asked import asked_sentences
-from circuit_drift.stages.stages import continued, stages, track_heads
+from circuit_drift.stages.onset import HeadOnset, head_onsets
+from circuit_drift.stages.stages import stage_ends, stages, track_points
+from circuit_drift.statements.statement import Statement
 from heads.scores.scores import THRESHOLD
+from heads.tracking.head_track import HeadTrack
+from heads.tracking.head_track_view import deception, deceptive_sentence
 
 PASSED = 0.95
 FALLING = 0.10
+LEVEL = 0.05
 
 
 def run_verdict(run: RunRecord) -> tuple[str, ...]:
+    """The statements in words."""
+    return tuple(statement.text for statement in run_statements(run))
+
+
+def run_statements(run: RunRecord) -> tuple[Statement, ...]:
     """What happened over a run: when heads began to retrieve, what saturated first, what was learned and lost."""
-    sentences = [*_emergence(run), *_saturation(run), *_knowledge(run), *asked_sentences(run.points)]
+    found = [_onset(onset) for onset in head_onsets(run)]
+    found += [*_saturation(run), *_recall(run)]
+    found += [Statement("asked", told=sentence) for sentence in asked_sentences(run.points)]
     twin = untrained_twin(run)
     if twin is not None:
-        sentences.append(f"{twin.verdict[0].upper()}{twin.verdict[1:]}: the floor of what is found here.")
+        told = f"{twin.verdict[0].upper()}{twin.verdict[1:]}: the floor of what is found here."
+        found.append(
+            Statement("untrained", readouts(twin.point), basis="one draw of weights, the same prompts", told=told)
+        )
     failed = [point.name for point in run if point.failures]
     if failed:
-        sentences.append(f"{len(failed)} of {len(run)} checkpoints could not be measured in full: {', '.join(failed)}.")
-    return tuple(sentences)
+        found.append(Statement("unmeasured", {"n": len(failed), "of": len(run), "names": failed}))
+    return tuple(found)
 
 
-def _emergence(run: RunRecord) -> Iterator[str]:
-    scored = [(point, point.heads) for point in run if point.heads is not None]
-    leaders = [scores.top(1)[0] for _, scores in scored]
-    best = [leader.score.value for leader in leaders]
-    if not scored:
-        return
-    onset = next((i for i, score in enumerate(best) if score > THRESHOLD), None)
-    if onset is None:
-        yield f"No head retrieves: the best score of any checkpoint is {max(best):.2f}, below {THRESHOLD}."
-        return
-    labels = [point.label for point, _ in scored]
-    peak = int(np.argmax(best))
-    end, last = scored[-1]
-    before = nearest_before(run, scored[onset][0], lambda point: point.heads is not None)
-    start = next((i for i, (point, _) in enumerate(scored) if point is before), onset)
-    when = (
-        f"at step {labels[onset]} already" if before is None else f"between steps {labels[start]} and {labels[onset]}"
-    )
-    of = f" of {end.branch}" if end.branch else ""
-    yield (
-        f"Retrieval heads appear {when}: the best score goes from {best[start]:.2f} to {best[onset]:.2f}, "
-        f"and reaches {best[peak]:.2f} ({leaders[peak].name}) at step {labels[peak]}; {last.count()} of "
-        f"{last.mean.size} heads retrieve at the end{of}."
-    )
+def _onset(onset: HeadOnset) -> Statement:
+    when, best, count = onset.found, onset.best, onset.count
+    bracket = {name: None if when is None else getattr(when, name) for name in ("after", "by", "low", "high")}
+    numbers = {
+        "head": onset.head,
+        "outcome": "" if when is None else when.outcome,
+        "threshold": THRESHOLD,
+        **bracket,
+        "first": _place(onset.first),
+        "last": _place(onset.last),
+        "best": {"value": best.value, "low": best.low, "high": best.high, "step": _place(onset.at)},
+        "count": {"value": int(count.value), "low": count.low, "high": count.high, "of": onset.of},
+        **{name: getattr(onset, name) for name in ("chosen_on", "judged_on", "unit")},
+    }
+    judged = f"{onset.judged_on} others" if onset.judged_on else "the same"
+    basis = f"head chosen on {onset.chosen_on} {onset.unit}s, dated and scored on {judged}; 95 % intervals over them"
+    return Statement("onset", numbers, basis=basis)
 
 
-def _saturation(run: RunRecord) -> Iterator[str]:
-    """Per stage: a needle test that is passed for good while the perplexity still falls, and what tracking tests."""
+def _place(point: Point) -> int | str:
+    """Where a point stands on its line, or its name."""
+    return point.label if point.position is None or point.branch else point.position
+
+
+def _saturation(run: RunRecord) -> Iterator[Statement]:
+    """Per stage: deceptive saturation, by the test of tracking; else a test passed for good while perplexity falls."""
     for stage in stages(run):
-        scored = [(point.label, point.heads) for point in stage if point.heads is not None and point.step]
+        scored = [point for point in stage if point.heads is not None and point.step]
         if len(scored) < 3:
             continue
-        where = f" (stage {stage[0].stage})" if stage[0].stage else ""
-        passed = [scores.needle_score for _, scores in scored]
-        perplexity = [scores.answer_ppl for _, scores in scored]
-        first = next((i for i in range(len(scored)) if min(passed[i:]) >= PASSED), len(scored) - 1)
-        lowest = first + int(np.argmin(perplexity[first:]))
-        if first > 0 and perplexity[lowest] < (1 - FALLING) * perplexity[first]:
-            yield (
-                f"The needle test is passed for good from step {scored[first][0]} on (score {passed[first]:.2f}), but "
-                f"answer perplexity falls further, {perplexity[first]:.2f} → {perplexity[lowest]:.2f}, until step "
-                f"{scored[lowest][0]}, {counted(lowest - first, 'checkpoint')} later{where}."
-            )
-        for sentence in track_heads(run, stage[0].stage, stage[0].branch).findings:
-            if sentence.startswith("deceptive"):
-                yield f"{sentence[0].upper()}{sentence[1:]}{where}."
+        track = track_points(run, stage)
+        found = deception(track)
+        if found is None:
+            yield from _passed(scored, track)
+            continue
+        still, moving = found
+        numbers = {"metric": still.metric, "step": still.step, "stage": stage[0].stage or ""}
+        numbers |= {name: exp(getattr(moving, name)) for name in ("slope", "low", "high")}
+        basis = "the test is still, and answer NLL moves, per doubling; over needles and scatter between checkpoints"
+        yield Statement("deceptive", numbers | {"said": deceptive_sentence(still, moving)}, basis=basis)
 
 
-def _knowledge(run: RunRecord) -> Iterator[str]:
-    """Per stage after the first: recall of each class of facts before, at its best, and at the end."""
-    groups = stages(run)
-    for index, stage in enumerate(groups):
-        before = continued(groups, index)
-        if before is None:
+def _passed(scored: Sequence[Point], track: HeadTrack) -> Iterator[Statement]:
+    """The perplexity of the answers at the first checkpoint that passes for good, and at the last."""
+    tested = [(point, point.heads) for point in scored if point.heads is not None]
+    passed = [scores.needle_score for _, scores in tested]
+    first = next((i for i in range(len(tested)) if min(passed[i:]) >= PASSED), 0)
+    (start, before), (end, after) = tested[first], tested[-1]
+    change = heads.diff(before, after).nll
+    if first == 0 or not (change.delta < log(1 - FALLING) and change.high < 0):
+        return
+    at, curve = track.steps.index(start.position or 0), track.curves["needle_score"]
+    numbers = {
+        "step": _place(start),
+        "end": _place(end),
+        "stage": start.stage or "",
+        "score": passed[first],
+        "low": float(curve.low[at]),
+        "high": float(curve.high[at]),
+        "before": before.answer_ppl,
+        "after": after.answer_ppl,
+        "ratio": exp(change.delta),
+        "ratio_low": exp(change.low),
+        "ratio_high": exp(change.high),
+    }
+    yield Statement("passed", numbers, basis=f"paired over needles; passed: {PASSED:g} of them, at every later one too")
+
+
+def _recall(run: RunRecord) -> Iterator[Statement]:
+    """Per stage: how many facts were learned and how many lost, in all and by class, from its start to its end."""
+    for a, b in stage_ends(run):
+        if a.circuit is None or b.circuit is None or not (a.circuit.answer_rank * b.circuit.answer_rank == 0).any():
             continue
-        graphs = [point.circuit for point in (before, *stage)]
-        if any(graph is None for graph in graphs):
-            continue
-        shares = [recall_by_class(graph) for graph in graphs if graph is not None]
-        told = []
-        for name in shares[0]:
-            path = [share[name][0] for share in shares]
-            peak = int(np.argmax(path))
-            if peak in (0, len(path) - 1):
-                told.append(f"{name} {path[0]:.2f} → {path[-1]:.2f}")
-            else:
-                told.append(f"{name} {path[0]:.2f} → {path[peak]:.2f} (step {stage[peak - 1].label}) → {path[-1]:.2f}")
-        where = f"stage {stage[0].stage}" + (f", branch {stage[0].branch}" if stage[0].branch else "")
-        yield f"Fact recall over {where}: {'; '.join(told)}."
+        asked = answered(tuple(recall_questions(a.circuit, b.circuit, deltas=Deltas())), level=LEVEL)
+        pair = PairRecord(a, b, LEVEL, questions=asked)
+        yield from (statement.over(pair.span) for statement in recall_statements(pair))

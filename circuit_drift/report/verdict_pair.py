@@ -41,9 +41,7 @@ def pair_verdict(pair: PairRecord) -> tuple[str, ...]:
 
 
 def _outcome(pair: PairRecord) -> Statement:
-    a, b = pair.a.label, pair.b.label
-    if a == b:
-        a, b = pair.a.place, pair.b.place
+    a, b = pair.ends
     numbers: dict[str, Any] = {"a": a, "b": b, "outcome": pair.outcome}
     if pair.outcome == "different":
         numbers["floor"] = "" if pair.floor is None else pair.floor.outcome

@@ -130,9 +130,13 @@ def track_heads(run: RunRecord, stage: str | None = None, branch: str | None = N
         StoreError: no such stage or branch.
         BadPrompt: fewer than two checkpoints with retrieval scores and a step, or several lines of training.
     """
+    return track_points(run, line(run, stage, branch), **options)
+
+
+def track_points(run: RunRecord, chosen: Sequence[Point], **options: Any) -> "HeadTrack":
+    """The same over points of a run that are one line of training."""
     import heads
 
-    chosen = line(run, stage, branch)
     tokens: Sequence[int | None] = tokens_in_stage(run, chosen) or [None] * len(chosen)
     scored = [
         (point.position, count, point.heads)

@@ -1,8 +1,8 @@
 """One thing found, as a value; the same in a terminal, a notebook, JSON and the report."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,10 @@ class Statement:
         from circuit_drift.statements.wording import WORDS
 
         return self.told or WORDS[self.kind](self.numbers)
+
+    def over(self, stretch: str) -> Self:
+        """The same said of one stretch of training among several, which the words then begin with."""
+        return replace(self, numbers={**self.numbers, "over": stretch}, told=f"{stretch}: {self.text}")
 
     def to_json(self) -> dict[str, Any]:
         """The value and its words."""

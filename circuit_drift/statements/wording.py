@@ -1,11 +1,13 @@
-"""Every statement about a pair in plain words: the number that matters first, margins named, nothing doubly negated."""
+"""Every statement in plain words: the number that matters first, margins named, nothing doubly negated."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from checkpoints.results.text import counted
+from circuit_drift.statements.phrases import NAMED, listed, p_text, signed, span
+from circuit_drift.statements.wording_run import RUN_WORDS
 
-NAMED, CLASSES, GROUPS = 3, 4, 6
+CLASSES, GROUPS = 4, 6
 MARGINS = {
     "recall": "facts that change sides {:g} of all",
     "heads": "a head's score {:g}",
@@ -16,26 +18,6 @@ MARGINS = {
 }
 FAMILIES = {"behaviour": "recall", "circuit": "circuits", "heads": "heads", "readouts": "needle answers"}
 WAYS = {"kept": "kept", "lost": "lost", "learned": "learned", "neither": "recalled at neither"}
-
-
-def p_text(p: float, least: float = 0.0) -> str:
-    """A p value; one that is the smallest that the data can give is an upper bound."""
-    return f"p {'<=' if p <= least * (1 + 1e-9) else '='} {p:.2g}"
-
-
-def span(low: float, high: float, form: str = ".2f") -> str:
-    """A 95 % interval."""
-    return f"[{low:{form}}, {high:{form}}]"
-
-
-def signed(value: float) -> str:
-    """A change to two digits; one that rounds to nothing has no minus."""
-    return f"{round(value, 2) + 0.0:+.2f}"
-
-
-def listed(names: Sequence[str], most: int = NAMED) -> str:
-    """Names, the first few, and that there are more."""
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def _outcome(of: Mapping[str, Any]) -> str:
@@ -226,4 +208,5 @@ WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "unlearned": _unlearned,
     "heads": _heads,
     "floor": _floor,
+    **RUN_WORDS,
 }

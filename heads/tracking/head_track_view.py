@@ -92,21 +92,31 @@ def _still(trend: Trend) -> str:
     return f"{name} saturated at step {trend.step:,} ({_change(trend)} per doubling after it, bound +-{_bound(trend)})"
 
 
-def _deceptive(track: "HeadTrack") -> tuple[str, ...]:
-    """That the needle test is passed while PPL still falls: by the test that was over first, the stricter on a tie."""
+def deception(track: "HeadTrack") -> tuple[Trend, Trend] | None:
+    """A needle test that is passed and still, and the NLL that falls after it; None where no test deceives so.
+
+    Of two tests the one that was still first, the stricter on a tie.
+    """
     readouts = [s for s in track.saturations if s.metric in READOUTS]
     found = [
         (still, moving)
         for still, moving in deceptive(readouts)
         if still.metric in NEEDLE_TESTS and moving.metric == "answer_nll" and moving.high < 0 and _passed(track, still)
     ]
-    if not found:
-        return ()
-    still, moving = min(found, key=lambda pair: (pair[0].step, -NEEDLE_TESTS.index(pair[0].metric)))
+    return min(found, key=lambda pair: (pair[0].step, -NEEDLE_TESTS.index(pair[0].metric)), default=None)
+
+
+def deceptive_sentence(still: Trend, moving: Trend) -> str:
+    """What `deception` found, in words."""
     return (
-        f"deceptive saturation: {WORDS[still.metric]} saturated at step {still.step:,}; answer PPL still falls "
-        f"{_percent(moving)} per doubling after it",
+        f"{WORDS[still.metric]} saturated at step {still.step:,}; answer PPL still falls {_percent(moving)} per "
+        "doubling after it"
     )
+
+
+def _deceptive(track: "HeadTrack") -> tuple[str, ...]:
+    found = deception(track)
+    return () if found is None else (f"deceptive saturation: {deceptive_sentence(*found)}",)
 
 
 def _passed(track: "HeadTrack", still: Trend) -> bool:

@@ -118,14 +118,14 @@ def test_the_head_of_a_page_says_which_run_and_what_was_found(told):
     assert told.title == "Circuits over training: handmade"
     assert told.subtitle == "4 checkpoints, steps 0 to 300"
     assert told.verdict[:3] == [
-        "Retrieval heads appear between steps 100 and 200: the best score goes from 0.06 to 0.75, and reaches 0.75 "
-        "(a0.h1) at step 200; 2 of 4 heads retrieve at the end.",
-        "Fact recall over stage two: old 0.40 → 1.00 (step 200) → 1.00; new 0.00 → 1.00 (step 200) → 0.80.",
-        "1 of 4 checkpoints could not be measured in full: step100.",
+        "a0.h1 begins to retrieve (score > 0.1) between steps 100 and 200 [95 %: 100 to 200] and reaches 0.75 "
+        "[0.75, 0.75] at step 200 (chosen on 5 needles, judged on 5 others). 2 [2, 2] of 4 heads retrieve at the end.",
+        "0 → 100: Recall 0.10 → 0.20 of 20 facts: 0 lost, 2 learned; 0.10 [0.01, 0.32] changed sides.",
+        "0 → 100: Recall by class: old 0.20 → 0.40 (p = 0.5).",
     ]
-    first, recall, neither, old, new, second, *_ = told.verdict[3:]
+    assert told.verdict[5] == "1 of 4 checkpoints could not be measured in full: step100."
+    first, neither, old, new, second, *_ = told.verdict[6:]
     assert first == "0 and 100 differ: answer NLL (nats per token) 4.00 → 3.00."
-    assert recall == "0 → 100: Recall 0.10 → 0.20 of 20 facts: 0 lost, 2 learned; 0.10 [0.01, 0.32] changed sides."
     assert neither.startswith("0 → 100: Facts recalled at neither (16): same wiring (1 − cosine 0.00 [0.00, 0.00], ")
     assert old.startswith("0 → 100: Old facts (10): same wiring ")
     assert new.startswith("0 → 100: New facts (10): same wiring ")
@@ -375,7 +375,8 @@ def test_a_run_without_circuits_or_an_audit_says_what_it_has(tmp_path):
     assert page.sections["audit"].sentence == "No audit is on record for this run."
     assert page.warnings == []
     assert page.verdict == [
-        "No head retrieves: the best score of any checkpoint is 0.00, below 0.1.",
+        "a0.h0, the best head, reaches 0.00 [0.00, 0.00] at step 0; its onset takes three checkpoints and six needles "
+        "to date (chosen on 5 needles, judged on 5 others). 0 [0, 0] of 4 heads retrieve at the end.",
         "0 and 2 are equivalent: every change lies within its margin (a head's score 0.1, answer NLL 0.05).",
     ]
 

@@ -12,7 +12,7 @@ from circuit_drift.cli.render import print_run
 from circuit_drift.record.recall import recall_by_class, recall_change, recalled, recalled_facts
 from circuit_drift.record.training_log import logged_losses
 from circuit_drift.report.run_table import run_frame
-from circuit_drift.report.verdict import run_verdict
+from circuit_drift.report.verdict import run_statements, run_verdict
 from circuit_drift.stages.stages import continued, line, stage_ends, stages, tokens_in_stage, track_circuit
 from tests.drift.handmade import WIRING_A, WIRING_B, faithfulness, graph, point, retrieval, run_of, strengths
 
@@ -41,8 +41,8 @@ def _about(run, word: str) -> list[str]:
 def test_when_heads_begin_to_retrieve_and_where_they_are_best():
     run = _scored(0.0, 0.0625, 0.25, 0.75, 0.5)
     assert run_verdict(run)[0] == (
-        "Retrieval heads appear between steps 100 and 200: the best score goes from 0.06 to 0.25, and reaches 0.75 "
-        "(a1.h0) at step 300; 1 of 4 heads retrieve at the end."
+        "a1.h0 begins to retrieve (score > 0.1) between steps 100 and 200 [95 %: 100 to 200] and reaches 0.75 "
+        "[0.75, 0.75] at step 300 (chosen on 5 needles, judged on 5 others). 1 [1, 1] of 4 heads retrieve at the end."
     )
 
 
@@ -51,23 +51,54 @@ def test_heads_that_retrieve_from_the_first_checkpoint_on():
         point(0, heads=retrieval({(1, 0): 0.5})), point(100, heads=retrieval({(0, 0): 0.25, (0, 1): 0.75, (1, 1): 0.5}))
     )
     assert run_verdict(two)[0] == (
-        "Retrieval heads appear at step 0 already: the best score goes from 0.50 to 0.50, and reaches 0.75 (a0.h1) at "
-        "step 100; 3 of 4 heads retrieve at the end."
+        "a0.h1, the best head, reaches 0.75 [0.75, 0.75] at step 100; its onset takes three checkpoints and six "
+        "needles to date (chosen on 5 needles, judged on 5 others). 3 [3, 3] of 4 heads retrieve at the end."
     )
+    first = run_verdict(_scored(0.5, 0.75, 0.5))[0]
+    assert first.startswith("a1.h0 is seen to retrieve (score > 0.1) from the first checkpoint on, and reaches 0.75 ")
 
 
 def test_no_head_that_retrieves():
     assert run_verdict(_scored(0.0, 0.0625, 0.03125)) == (
-        "No head retrieves: the best score of any checkpoint is 0.06, below 0.1.",
+        "No head is seen to retrieve (score > 0.1): a1.h0, the best, reaches 0.06 [0.06, 0.06] at step 100 (chosen on "
+        "5 needles, judged on 5 others). 0 [0, 0] of 4 heads retrieve at the end.",
     )
+
+
+def test_the_head_is_chosen_on_other_needles_than_it_is_dated_on():
+    """a0.h0 retrieves on the needles that choose and never on those that judge: noise that a maximum would report."""
+    lucky, dull = [1.0, 0.0] * 5, [0.0] * 10
+    steps = [point(100 * i, heads=retrieval({(0, 0): lucky if i else dull, (1, 1): 0.375})) for i in range(4)]
+    (onset,) = (statement for statement in run_statements(run_of(*steps)) if statement.kind == "onset")
+    assert onset.numbers["head"] == "a0.h0"
+    assert onset.numbers["best"]["value"] == 0.0
+    assert onset.numbers["outcome"] == "not by the end"
+    assert (onset.numbers["chosen_on"], onset.numbers["judged_on"]) == (5, 5)
+
+
+def test_five_needles_are_too_few_for_two_halves():
+    run = run_of(*(point(i, heads=retrieval({(1, 0): 0.25}, prompts=5)) for i in range(3)))
+    assert run_verdict(run)[0].startswith(
+        "a1.h0, the best head, reaches 0.25 [0.25, 0.25] at step 0; its onset takes three checkpoints and six needles "
+        "to date (chosen and judged on the same 5 needles, which flatters it)."
+    )
+
+
+def test_the_onset_of_branches_is_told_once_where_they_share_it():
+    trunk = [point(i, heads=retrieval({(1, 0): 0.5 * (i > 10)})) for i in (10, 20, 30)]
+    ends = [
+        point(40, stage="late", branch=name, heads=retrieval({(1, 0): high}))
+        for name, high in (("a", 0.75), ("b", 0.75))
+    ]
+    run = run_of(*trunk, *ends)
+    assert [told.kind for told in run_statements(run)].count("onset") == 1
 
 
 def test_a_head_retrieves_above_a_tenth_and_not_at_it():
     """0.1 in float32 is a little above 0.1, so the verdict's own threshold is met on values a step away from it."""
-    assert run_verdict(_scored(0.0, 0.0996))[0].startswith(
-        "No head retrieves: the best score of any checkpoint is 0.10"
-    )
-    assert run_verdict(_scored(0.0, 0.1016))[0].startswith("Retrieval heads appear between steps 0 and 100: ")
+    assert run_verdict(_scored(0.0, 0.0996, 0.0996))[0].startswith("No head is seen to retrieve (score > 0.1): a1.h0, ")
+    begins = "a1.h0 begins to retrieve (score > 0.1) between steps 0 and 100 "
+    assert run_verdict(_scored(0.0, 0.1016, 0.1016))[0].startswith(begins)
 
 
 def test_a_run_without_retrieval_scores_says_nothing_of_heads():
@@ -89,15 +120,15 @@ def _passing(scores, perplexities, *, tokens=None, stage=None, branch=None):
 
 
 def test_a_needle_test_that_is_passed_before_the_perplexity_has_fallen():
-    run = run_of(*_passing([2, 10, 10, 10], [9, 8, 6.8, 7.2]))
-    assert _about(run, "passed for good") == [
-        "The needle test is passed for good from step 200 on (score 1.00), but answer perplexity falls further, "
-        "8.00 → 6.80, until step 400, 1 checkpoint later."
+    run = run_of(*_passing([2, 10, 10, 10], [9, 8, 7.5, 6.8]))
+    assert _about(run, "is passed") == [
+        "Answer perplexity falls to × 0.85 [0.85, 0.85], 8.00 → 6.80, while the needle test is passed: from step 200 "
+        "(score 1.00 [0.69, 1.00]) to step 800."
     ]
     later = run_of(*_passing([10, 2, 10, 10, 10], [9, 9, 8, 7.5, 7], stage="one"))
-    assert _about(later, "passed for good") == [
-        "The needle test is passed for good from step 400 on (score 1.00), but answer perplexity falls further, "
-        "8.00 → 7.00, until step 1,600, 2 checkpoints later (stage one)."
+    assert _about(later, "is passed") == [
+        "Answer perplexity falls to × 0.87 [0.87, 0.87], 8.00 → 7.00, while the needle test is passed: from step 400 "
+        "(score 1.00 [0.69, 1.00]) to step 1,600 (stage one)."
     ]
 
 
@@ -109,10 +140,11 @@ def test_a_needle_test_that_is_passed_before_the_perplexity_has_fallen():
         ([2, 9, 9], [8, 8, 4]),  # never passed
         ([2, 10, 9], [8, 8, 4]),  # not for good
         ([2, 10, 10], [8, 4, 5]),  # lowest where it is passed
+        ([2, 10, 10, 10], [8, 8, 4, 7.5]),  # not by the end
     ],
 )
 def test_no_such_sentence_otherwise(passed, perplexities):
-    assert _about(run_of(*_passing(passed, perplexities)), "passed for good") == []
+    assert _about(run_of(*_passing(passed, perplexities)), "is passed") == []
 
 
 def test_a_needle_test_is_passed_at_ninety_five_of_a_hundred():
@@ -123,8 +155,8 @@ def test_a_needle_test_is_passed_at_ninety_five_of_a_hundred():
             for i, (n, p) in enumerate(zip(passed, (8, 8, 4), strict=True))
         ]
 
-    assert len(_about(run_of(*points(95)), "(score 0.95)")) == 1
-    assert _about(run_of(*points(94)), "passed for good") == []
+    assert len(_about(run_of(*points(95)), "(score 0.95 [")) == 1
+    assert _about(run_of(*points(94)), "is passed") == []
 
 
 def test_two_checkpoints_are_too_few_and_one_at_step_0_does_not_count():
@@ -159,28 +191,34 @@ def test_what_a_stage_did_to_each_class_of_facts():
         _facts(2, 5, step=40, stage="two"),
         _facts(1, 4, step=50, stage="two"),
     )
-    assert run_verdict(run) == ("Fact recall over stage two: old 1.00 → 0.20; new 0.00 → 1.00 (step 40) → 0.80.",)
+    assert run_verdict(run)[2:] == (
+        "20 → 50: Recall 0.50 → 0.50 of 10 facts: 4 lost, 4 learned; 0.80 [0.44, 0.97] changed sides.",
+        "20 → 50: Recall by class: old 1.00 → 0.20 (p = 0.12); new 0.00 → 0.80 (p = 0.12).",
+    ), "opposite changes are counted each way"
+    lost = next(told for told in run_statements(run) if told.kind == "recall" and told.numbers["over"] == "20 → 50")
+    assert [lost.numbers[way] for way in ("kept", "lost", "learned", "neither")] == [1, 4, 4, 1]
 
 
-def test_a_class_at_its_best_at_the_end_has_no_peak_between():
-    run = run_of(
-        _facts(1, 0, step=20, stage="one"), _facts(2, 2, step=30, stage="two"), _facts(3, 2, step=40, stage="two")
-    )
-    assert run_verdict(run) == ("Fact recall over stage two: old 0.20 → 0.60; new 0.00 → 0.40 (step 30) → 0.40.",)
+def test_where_no_fact_is_recalled_nothing_is_said():
+    assert run_verdict(run_of(_facts(0, 0, step=20, stage="one"), _facts(0, 0, step=30, stage="one"))) == ()
 
 
-def test_branches_are_told_apart_and_a_gap_is_not_bridged():
+def test_branches_are_told_apart_and_the_ends_of_a_stage_compared():
     run = run_of(
         _facts(5, 0, step=20, stage="one"),
         _facts(2, 2, step=10, stage="two", branch="a"),
         _facts(3, 3, step=10, stage="two", branch="b"),
     )
     assert run_verdict(run) == (
-        "Fact recall over stage two, branch a: old 1.00 → 0.40; new 0.00 → 0.40.",
-        "Fact recall over stage two, branch b: old 1.00 → 0.60; new 0.00 → 0.60.",
+        "20 → a/10: Recall 0.50 → 0.40 of 10 facts: 3 lost, 2 learned; 0.50 [0.19, 0.81] changed sides.",
+        "20 → a/10: Recall by class: old 1.00 → 0.40 (p = 0.25); new 0.00 → 0.40 (p = 0.5).",
+        "20 → b/10: Recall 0.50 → 0.60 of 10 facts: 2 lost, 3 learned; 0.50 [0.19, 0.81] changed sides.",
+        "20 → b/10: Recall by class: new 0.00 → 0.60 (p = 0.25); old 1.00 → 0.60 (p = 0.5).",
     )
     unmeasured = point(10, stage="two")
-    assert run_verdict(run_of(run.points[0], unmeasured, _facts(1, 1, step=20, stage="two"))) == ()
+    assert run_verdict(run_of(run.points[0], unmeasured, _facts(1, 1, step=20, stage="two")))[0] == (
+        "one/20 → two/20: Recall 0.50 → 0.20 of 10 facts: 4 lost, 1 learned; 0.50 [0.19, 0.81] changed sides."
+    ), "the ends of a stage are compared, whatever lies between"
 
 
 @pytest.mark.parametrize(
@@ -314,7 +352,7 @@ def test_numbers_from_a_thousand_to_a_million_are_printed_in_full(capsys):
 
 def test_a_notebook_shows_a_run(table):
     html = table._repr_html_()
-    assert html.startswith("<p><b>handmade</b>: 3 checkpoints</p><ul><li>Retrieval heads appear at step 0 already")
+    assert html.startswith("<p><b>handmade</b>: 3 checkpoints</p><ul><li>a1.h0, the best head, reaches 0.75")
     assert html.count("<li>") == 2
     assert "step200.</li></ul><table" in html
     assert html.count("<tr") == 4

@@ -1,0 +1,25 @@
+"""The small change of sentences: p values, intervals, lists."""
+
+from collections.abc import Sequence
+
+NAMED = 3
+
+
+def p_text(p: float, least: float = 0.0) -> str:
+    """A p value; one that is the smallest that the data can give is an upper bound."""
+    return f"p {'<=' if p <= least * (1 + 1e-9) else '='} {p:.2g}"
+
+
+def span(low: float, high: float, form: str = ".2f") -> str:
+    """A 95 % interval."""
+    return f"[{low:{form}}, {high:{form}}]"
+
+
+def signed(value: float) -> str:
+    """A change to two digits; one that rounds to nothing has no minus."""
+    return f"{round(value, 2) + 0.0:+.2f}"
+
+
+def listed(names: Sequence[str], most: int = NAMED) -> str:
+    """Names, the first few, and that there are more."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
