@@ -124,5 +124,5 @@ def _count(scores: Scores) -> Estimate:
     units = len(np.unique(cluster))
     drawn = retrieves(resampled_means(scores.copy, cluster, resampling(units, draws=DRAWS))).sum(axis=(1, 2))
     low, high = percentiles(stretched(np.asarray(float(scores.count())), drawn.astype(float), units=units))
-    ends = (float(np.clip(np.round(end), 0, scores.mean.size)) for end in (low, high))
-    return Estimate(float(scores.count()), *ends, n=units)
+    least, most = (float(np.clip(np.round(end), 0, scores.mean.size)) for end in (low, high))
+    return Estimate(float(scores.count()), least, most, n=units)

@@ -13,7 +13,7 @@ def _onset(of: Mapping[str, Any]) -> str:
     head, best, retrieve = of["head"], _best(of), f"retrieve (score > {of['threshold']:g})"
     told = {
         "emerged": f"{head} begins to {retrieve} {_bracket(of)} and reaches {best}",
-        "gone again": f"{head} begins to {retrieve} {_bracket(of)}, reaches {best}, and is below it at the end",
+        "gone again": f"{head} begins to {retrieve} {_bracket(of)}, reaches {best}, ends below it",
         "there from the first": f"{head} is seen to {retrieve} from the first checkpoint on, and reaches {best}",
         "not by the end": f"No head is seen to {retrieve}: {head}, the best, reaches {best}",
         "cannot be told": f"{head}, the best head, reaches {best}; when it begins to {retrieve} cannot be told",
@@ -26,7 +26,7 @@ def _bracket(of: Mapping[str, Any]) -> str:
     if of["by"] is None or of["after"] is None:
         return ""
     low, high = ("…" if of[end] is None else _at(of[end]) for end in ("low", "high"))
-    return f"between steps {_at(of['after'])} and {_at(of['by'])} [95 %: {low} to {high}]"
+    return f"between steps {_at(of['after'])} and {_at(of['by'])} [{low} to {high}]"
 
 
 def _at(place: int | str) -> str:

@@ -184,9 +184,9 @@ def test_a_run_prints_its_table_and_its_sentences_and_exits_with_0(series, kept)
         ["40", "0.9", "0.4", "8", "2", "a0.h1", "0.75", "0.8", "0.875", "10"],
     ]
     assert [line for line in lines if line.startswith("•")] == [
-        "• a0.h1 begins to retrieve (score > 0.1) between steps 10 and 20 [95 %: 10 to 20] and reaches 0.75 "
+        "• a0.h1 begins to retrieve (score > 0.1) between steps 10 and 20 [10 to 20] and reaches 0.75 "
         "[0.75, 0.75] at step 20 (chosen on 5 needles, judged on 5 others). 2 [2, 2] of 4 heads retrieve at the end.",
-        "• 10 → 40: Recall 0.80 → 0.80 of 10 facts: none changed sides; at most 0.31 of such facts do.",
+        "• 0 → 80: Recall 0.80 → 0.80 of 20 facts: none changed sides; at most 0.17 of such facts do.",
     ]
     assert lines[-1].startswith("•")
 

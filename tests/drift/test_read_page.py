@@ -118,7 +118,7 @@ def test_the_head_of_a_page_says_which_run_and_what_was_found(told):
     assert told.title == "Circuits over training: handmade"
     assert told.subtitle == "4 checkpoints, steps 0 to 300"
     assert told.verdict[:3] == [
-        "a0.h1 begins to retrieve (score > 0.1) between steps 100 and 200 [95 %: 100 to 200] and reaches 0.75 "
+        "a0.h1 begins to retrieve (score > 0.1) between steps 100 and 200 [100 to 200] and reaches 0.75 "
         "[0.75, 0.75] at step 200 (chosen on 5 needles, judged on 5 others). 2 [2, 2] of 4 heads retrieve at the end.",
         "0 → 100: Recall 0.10 → 0.20 of 20 facts: 0 lost, 2 learned; 0.10 [0.01, 0.32] changed sides.",
         "0 → 100: Recall by class: old 0.20 → 0.40 (p = 0.5).",
@@ -272,7 +272,7 @@ def test_every_sentence_before_a_figure(told):
     assert sentences["phases"].startswith(
         "No change point in 4 checkpoints (steps 0 to 300); it stands out of the prompt"
     )
-    assert sentences["emergence"].startswith("Recall emerges between steps 100 and 200 [95 %: 100 to 200]. ")
+    assert sentences["emergence"].startswith("Recall emerges between steps 100 and 200 [100 to 200]. ")
     assert sentences["audit"] == "4 checkpoints of handmade (samples examined): 0 errors, 2 warnings."
     assert sentences["roles-step0-step100"] == (
         "Roles in the circuits: 1 mover head gained (a0.h0); 1 relation head lost (a0.h0)."
@@ -295,7 +295,7 @@ def test_every_figure_has_its_title_read_aloud(told):
         "recall": "Fact recall at the end: old 1.00, new 0.80",
         "circuits": "1 of 3 steps between neighbours rewire more than prompt noise",
         "roles": "The first mover head stands out at step 100; the last circuit has 1",
-        "emergence": "recall emerges between steps 100 and 200 [95 %: 100 to 200]",
+        "emergence": "recall emerges between steps 100 and 200 [100 to 200]",
         "circuit-step100-step300": "2 edges changed for real; 1 gained, 1 lost",
         "heads-step100-step300": "2 heads changed their retrieval score",
         **dict.fromkeys(("phases", "heads-step0-step100", "circuit-step0-step100")),

@@ -41,7 +41,7 @@ def _about(run, word: str) -> list[str]:
 def test_when_heads_begin_to_retrieve_and_where_they_are_best():
     run = _scored(0.0, 0.0625, 0.25, 0.75, 0.5)
     assert run_verdict(run)[0] == (
-        "a1.h0 begins to retrieve (score > 0.1) between steps 100 and 200 [95 %: 100 to 200] and reaches 0.75 "
+        "a1.h0 begins to retrieve (score > 0.1) between steps 100 and 200 [100 to 200] and reaches 0.75 "
         "[0.75, 0.75] at step 300 (chosen on 5 needles, judged on 5 others). 1 [1, 1] of 4 heads retrieve at the end."
     )
 

@@ -23,12 +23,10 @@ NOBODY = {"after": None, "by": None, "low": None, "high": None}
 
 def test_onset_is_of_one_head_with_its_interval_and_where_it_was_chosen():
     assert told("onset", **ONSET, outcome="emerged") == (
-        "a17.h12 begins to retrieve (score > 0.1) between steps 10,500 and 10,750 [95 %: 10,500 to …] and reaches 0.95 "
+        "a17.h12 begins to retrieve (score > 0.1) between steps 10,500 and 10,750 [10,500 to …] and reaches 0.95 "
         f"[0.93, 0.97] at step 119,600 (chosen on 24 needles, judged on 24 others). {COUNT}"
     )
-    assert "reaches 0.95 [0.93, 0.97] at step 119,600, and is below it at" in told(
-        "onset", **ONSET, outcome="gone again"
-    )
+    assert "reaches 0.95 [0.93, 0.97] at step 119,600, ends below it (" in told("onset", **ONSET, outcome="gone again")
     other = {**ONSET, **NOBODY}
     assert told("onset", **other, outcome="not by the end").startswith(
         "No head is seen to retrieve (score > 0.1): a17.h12, the best, reaches 0.95 [0.93, 0.97] at step 119,600 ("
