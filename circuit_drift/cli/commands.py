@@ -52,6 +52,7 @@ from circuit_drift.cli.options import (
     SeriesArgument,
     StoreOption,
     TrackToOption,
+    TrainPlanOption,
     WorkersOption,
     adaptive_of,
     answers_of,
@@ -264,16 +265,27 @@ def train(
     only: Annotated[
         str | None, typer.Option("--only", help="Comma-separated strategies to train now. Default: all.")
     ] = None,
+    plan: TrainPlanOption = False,
     track_to: TrackToOption = None,
 ) -> None:
     """Continual pre-training under every strategy of a config, probed as it goes; print their comparison as CSV.
 
     What is finished is not trained again: the same command goes on after a kill, and compares afterwards.
     """
-    from circuit_drift.training.strategies import comparison_frame, load_config, run_all, write_comparison
+    from circuit_drift.training.strategies import (
+        comparison_frame,
+        load_config,
+        plan_training,
+        run_all,
+        write_comparison,
+    )
 
     asked = load_config(config)
-    run_all(asked if only is None else asked.only(names(only)), out, track_to=track_to or ())
+    asked = asked if only is None else asked.only(names(only))
+    if plan:
+        typer.echo("\n".join(map(one_line, plan_training(asked, out).lines())))
+        return
+    run_all(asked, out, track_to=track_to or ())
     typer.echo(shown_table(comparison_frame(out)), nl=False)
     if html:
         typer.echo(write_comparison(out, html), err=True)

@@ -48,7 +48,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "report": ("circuit-drift report report.html --store store/",),
     "export": ("circuit-drift export demo@9000 circuit.json",),
     "benchmark": ("circuit-drift benchmark factbook/ --recipe recipe.toml --out bench --reference corpus/",),
-    "train": ("circuit-drift train strategies.toml --out out/strategies --html strategies.html",),
+    "train": (
+        "circuit-drift train strategies.toml --out out/strategies --html strategies.html",
+        "circuit-drift train strategies.toml --out out/strategies --plan",
+    ),
     "show": ("circuit-drift show checkpoints/",),
     "audit": ("circuit-drift audit checkpoints/",),
     "facts": ("circuit-drift facts counterfact.json --format counterfact --out facts.jsonl",),

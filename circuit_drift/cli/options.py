@@ -117,6 +117,13 @@ PlanOption = Annotated[
     bool,
     typer.Option("--plan", help="Say what the run will read, compute and store, and what that costs; then stop."),
 ]
+TrainPlanOption = Annotated[
+    bool,
+    typer.Option(
+        "--plan",
+        help="Say what will be trained, probed and stored, and what that costs, after a short trial; then stop.",
+    ),
+]
 MaxDiskOption = Annotated[
     str | None, typer.Option("--max-disk", help="Most that results and downloads may take on disk, as in 50GB.")
 ]

@@ -84,7 +84,10 @@ class MLflow:
 
     def __init__(self, place: str) -> None:
         library = _installed("mlflow", kind="mlflow", package="mlflow-skinny")
-        address = place if re.match(r"\w+(\+\w+)?://", place) else Path(place).expanduser().resolve().as_uri()
+        address = place
+        if not re.match(r"\w+(\+\w+)?://", place):
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # which MLflow 3 refuses without
+            address = Path(place).expanduser().resolve().as_uri()
         self._client = library.MlflowClient(tracking_uri=address)
         self._runs: dict[str, str] = {}
 

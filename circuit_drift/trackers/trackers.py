@@ -48,7 +48,7 @@ class Trackers:
         """Those that were asked for; writes nothing yet.
 
         Raises:
-            DriftError: an unknown kind, no place, or a package that is not installed.
+            DriftError: an unknown kind, no place, a package that is not installed, or a place that it does not take.
         """
         if isinstance(asked, str):
             asked = (asked,)
@@ -82,7 +82,12 @@ def _named(asked: str) -> tuple[str, Tracker]:
     if kind not in BACKENDS or not place:
         known = ", ".join(f"{name}:DIR" for name in BACKENDS)
         raise DriftError(f"a tracker is named as one of {known}; got {asked!r}")
-    return asked, BACKENDS[kind](place)
+    try:
+        return asked, BACKENDS[kind](place)
+    except DriftError:
+        raise
+    except Exception as error:
+        raise DriftError(f"the tracker {asked} cannot be opened: {_why(error)}") from error
 
 
 def _why(error: Exception) -> str:

@@ -135,11 +135,11 @@ def _timing(sweep: Sweep, index: int, task: SweepTask, loaded: LoadedModel, seco
         seconds,
         bytes=sum(path.stat().st_size for path in folder.iterdir()),
         memory=peak_memory(),
-        gpu=_gpu_memory(loaded),
+        gpu=gpu_memory(loaded),
     )
 
 
-def _gpu_memory(loaded: LoadedModel) -> int:
+def gpu_memory(loaded: LoadedModel) -> int:
     """Peak bytes on the GPUs of this process; 0 where the model is on none."""
     import torch
 

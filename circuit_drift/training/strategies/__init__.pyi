@@ -26,6 +26,9 @@ from .loop.epoch import (
     Diverged as Diverged,
 )
 from .page import write_comparison as write_comparison
+from .plan import (
+    plan_training as plan_training,
+)
 from .runner import (
     run_all as run_all,
 )

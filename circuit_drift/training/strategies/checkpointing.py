@@ -176,10 +176,15 @@ def _without_bars() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
+def epochs_done(folder: Path) -> int:
+    """Passes over the documents that the last checkpoint has behind it; 0 where there is none."""
+    last = saved(folder)[-1:]
+    return int(read_state(last[0] / STATE, "meta")["epoch"]) if last else 0
+
+
 def finished(folder: Path, epochs: int) -> bool:
     """Whether that many epochs are done."""
-    last = saved(folder)[-1:]
-    return bool(last) and read_state(last[0] / STATE, "meta")["epoch"] >= epochs
+    return bool(saved(folder)) and epochs_done(folder) >= epochs
 
 
 def saved(folder: Path) -> list[Path]:

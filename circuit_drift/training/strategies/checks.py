@@ -1,7 +1,8 @@
 """What a comparison is made of, read and checked before any weight is loaded."""
 
 import logging
-from collections.abc import Sequence
+import random
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,7 @@ from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.training.strategies.loop.parameters import check_names, embedding_rows
 from circuit_drift.training.strategies.loop.rope import roped
 from circuit_drift.training.strategies.settings.config import Config
-from circuit_drift.training.strategies.settings.documents import Document, load_documents, teach_tags
+from circuit_drift.training.strategies.settings.documents import Document, annotated, load_documents, teach_tags
 from circuit_drift.training.strategies.settings.strategy import Strategy
 from circuits.facts.facts import Fact, load_facts
 from circuits.facts.questions import Question, read_questions
@@ -44,6 +45,26 @@ class Material:
     old: tuple[Document, ...]
     facts: tuple[Fact | Question, ...]
     outside: tuple[Fact | Question, ...] = ()
+
+    def told(
+        self, config: Config, strategy: Strategy, epoch: int, learned: Collection[str] = frozenset()
+    ) -> list[Document]:
+        """The documents of an epoch: new ones that a strategy tells, and old ones drawn anew.
+
+        Args:
+            config: its seed.
+            strategy: which documents, tags and replay.
+            epoch: counted from 0.
+            learned: entities that the curriculum leaves out.
+        """
+        texts: Sequence[Document] = self.texts
+        if strategy.documents == "main":
+            texts = [text for text in texts if text.main]
+        if strategy.documents == "unlearned":
+            texts = [text for text in texts if text.entity not in learned]
+        new = list(annotated(texts, strategy.tags) if strategy.tags else texts)
+        rng = random.Random(f"replay-{strategy.seeded(config.seed)}-{epoch}")
+        return new + rng.choices(self.old, k=round(strategy.replay * len(new))) if strategy.replay else new
 
 
 def check(config: Config) -> Material:

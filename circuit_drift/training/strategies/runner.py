@@ -6,18 +6,14 @@ DIR/store/                     the runs, as `circuit_drift.load_run` reads them
 """
 
 import logging
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from checkpoints.loading.load import LoadedModel
 from circuit_drift.behaviour.gauges import Gauge
 from circuit_drift.measures.base import Measure
 from circuit_drift.measures.registry import build_measures
-from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.trackers.trackers import Tracker, Trackers
 from circuit_drift.training import Prober, Schedule, unit_scores
 from circuit_drift.training.prober import ProbeRecord
@@ -34,15 +30,11 @@ from circuit_drift.training.strategies.checks import Material, check
 from circuit_drift.training.strategies.gauges import Effort, gauges_of, prompts_of
 from circuit_drift.training.strategies.loop.batches import require_apart
 from circuit_drift.training.strategies.loop.epoch import Tell, train_epoch
-from circuit_drift.training.strategies.loop.parameters import embedding_rows, plain
+from circuit_drift.training.strategies.loop.parameters import plain, taught_tokenizer
 from circuit_drift.training.strategies.references import References
 from circuit_drift.training.strategies.retrieval import answer_with_passages
 from circuit_drift.training.strategies.settings.config import Config
-from circuit_drift.training.strategies.settings.documents import Document, annotated, teach_tags
 from circuit_drift.training.strategies.settings.strategy import Strategy
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +93,7 @@ def _train(
     if finished(folder, config.epochs):
         return folder
     loaded = material.base.load(config.placement)
-    tokenizer = _tokenizer(loaded, strategy)
+    tokenizer = taught_tokenizer(loaded, strategy)
     if config.packing:
         require_apart(loaded.model)
     progress = begin(loaded.model, strategy, folder, config)
@@ -121,7 +113,8 @@ def _train(
         _told(tell, prober.after_step(plain(progress.module), step=0))
         save(folder, progress, tokenizer, strategy, material.base.path)
     while progress.epoch < config.epochs:
-        chosen = _chosen(config, strategy, material, prober, progress.epoch)
+        learned = _learned(prober, config) if strategy.documents == "unlearned" else set()
+        chosen = material.told(config, strategy, progress.epoch, learned)
         loss = train_epoch(
             config,
             strategy,
@@ -141,26 +134,6 @@ def _train(
 def _told(tell: Tell, probe: ProbeRecord | None) -> None:
     if probe is not None:
         tell(probe.point.step or 0, probe.scalars)
-
-
-def _tokenizer(loaded: LoadedModel, strategy: Strategy) -> "PreTrainedTokenizerBase":
-    tokenizer = tokenizer_of(loaded)
-    if strategy.tags:
-        teach_tags(tokenizer, strategy.tags, rows=embedding_rows(loaded.model))
-    return tokenizer
-
-
-def _chosen(config: Config, strategy: Strategy, material: Material, prober: Prober, epoch: int) -> list[Document]:
-    """The documents of an epoch: new ones that the strategy tells, and old ones drawn anew."""
-    texts: Sequence[Document] = material.texts
-    if strategy.documents == "main":
-        texts = [text for text in texts if text.main]
-    if strategy.documents == "unlearned":
-        learned = _learned(prober, config)
-        texts = [text for text in texts if text.entity not in learned]
-    new = list(annotated(texts, strategy.tags) if strategy.tags else texts)
-    rng = random.Random(f"replay-{strategy.seeded(config.seed)}-{epoch}")
-    return new + rng.choices(material.old, k=round(strategy.replay * len(new))) if strategy.replay else new
 
 
 def _learned(prober: Prober, config: Config) -> set[str]:

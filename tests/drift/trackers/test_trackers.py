@@ -136,6 +136,8 @@ class Client:
     calls: ClassVar[list[tuple[object, ...]]] = []
 
     def __init__(self, tracking_uri: str) -> None:
+        if tracking_uri.startswith("odd://"):
+            raise ValueError("no store is called odd\nand more")
         self.calls.append(("uri", tracking_uri))
 
     def get_experiment_by_name(self, name):
@@ -160,6 +162,9 @@ def test_mlflow_writes_to_a_folder_or_a_database(tmp_path, monkeypatch):
     stand_in.MlflowClient = Client
     monkeypatch.setitem(sys.modules, "mlflow", stand_in)
     monkeypatch.setattr(Client, "calls", [])
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    with pytest.raises(DriftError, match=r"mlflow:odd://x cannot be opened: ValueError: no store is called odd$"):
+        Trackers.of("mlflow:odd://x")
     with Trackers.of([f"mlflow:{tmp_path}", "mlflow:sqlite:///runs.db"]) as trackers:
         trackers.log("a", 3, {"lens_hit@1": 0.5})
     assert Client.calls[:2] == [("uri", tmp_path.as_uri()), ("uri", "sqlite:///runs.db")]

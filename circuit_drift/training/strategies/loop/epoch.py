@@ -84,13 +84,11 @@ def train_epoch(
     began = time.perf_counter()
     progress.module.train(mode=True)
     found = []
-    rng = random.Random(f"order-{strategy.seeded(config.seed)}-{progress.epoch}")
-    longest = strategy.longest(progress.epoch, config.longest)
-    rows = Rows(config.batch, longest, config.cut, config.packing)
+    seed, told = batches_of(config, strategy, texts, tokenizer, progress.epoch)
     with torch.random.fork_rng():
-        torch.manual_seed(rng.getrandbits(63))
-        for group in _groups(batches(tokenizer, texts, rows=rows, rng=rng), config.accumulate):
-            found.append(_step(config, strategy, group, progress, references=references, last_good=last_good))
+        torch.manual_seed(seed)
+        for group in grouped(told, config.accumulate):
+            found.append(take_step(config, strategy, group, progress, references=references, last_good=last_good))
             progress.documents += sum(batch.documents for batch in group)
             tell(progress.step, {"step_loss": found[-1], "lr": progress.optimizer.param_groups[0]["lr"]})
     progress.epoch += 1
@@ -98,12 +96,23 @@ def train_epoch(
     return sum(found) / len(found) if found else float("nan")
 
 
-def _groups(found: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+def batches_of(
+    config: Config, strategy: Strategy, texts: Sequence[Document], tokenizer: "PreTrainedTokenizerBase", epoch: int
+) -> tuple[int, Iterator[Batch]]:
+    """The seed of an epoch's own draws, and its batches, the same at every start."""
+    rng = random.Random(f"order-{strategy.seeded(config.seed)}-{epoch}")
+    seed = rng.getrandbits(63)
+    rows = Rows(config.batch, strategy.longest(epoch, config.longest), config.cut, config.packing)
+    return seed, batches(tokenizer, texts, rows=rows, rng=rng)
+
+
+def grouped(found: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    """Batches, as many together as an optimizer step takes."""
     while group := list(islice(found, size)):
         yield group
 
 
-def _step(
+def take_step(
     config: Config,
     strategy: Strategy,
     group: Sequence[Batch],

@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import DriftError
+from checkpoints.loading.load import LoadedModel
+from circuit_drift.measures.tokenizers import tokenizer_of
+from circuit_drift.training.strategies.settings.documents import teach_tags
 from circuit_drift.training.strategies.settings.strategy import Lora, Strategy
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def prepare(model: "PreTrainedModel", strategy: Strategy, *, seed: int) -> "torch.nn.Module":
@@ -133,6 +136,14 @@ def embedding_rows(model: "PreTrainedModel") -> int:
     """Rows of the embedding matrix: the largest vocabulary that the model can read."""
     embedding: Any = model.get_input_embeddings()
     return int(embedding.weight.shape[0])
+
+
+def taught_tokenizer(loaded: LoadedModel, strategy: Strategy) -> "PreTrainedTokenizerBase":
+    """The model's tokenizer, with the strategy's tags where it has any."""
+    tokenizer = tokenizer_of(loaded)
+    if strategy.tags:
+        teach_tags(tokenizer, strategy.tags, rows=embedding_rows(loaded.model))
+    return tokenizer
 
 
 def trained(module: "torch.nn.Module") -> "dict[str, torch.nn.Parameter]":
