@@ -1,6 +1,6 @@
 """Answers that a model writes: greedy, in batches, with its keys and values kept."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from checkpoints.tokenizers.framing import chat_ids, prompt_ids
@@ -24,7 +24,8 @@ def write_answers(
 ) -> tuple[Ids, ...]:
     """Greedy continuations, each as `heads.detect.generation.generate` writes it alone.
 
-    Prompts of one length share a batch, so that nothing is padded; a batch ends when its last answer does.
+    Batches are padded at their beginning where the model takes that, and of one length where it does not; an answer
+    that has ended leaves its batch (`checkpoints.model.writing.greedy`).
 
     Args:
         model: a causal language model with a cache, in eval mode.
@@ -33,11 +34,11 @@ def write_answers(
         stop_ids: end an answer, besides the model's end-of-sequence tokens; the token that ends it is included.
         batch_size: prompts at a time; changes no answer beyond ties.
     """
-    from checkpoints.model.forward import greedy, stop_tokens
+    from checkpoints.model.writing import batches, greedy, stop_tokens
 
     found: dict[int, Ids] = {}
     stops = {*stop_ids, *stop_tokens(model)}
-    for rows in _same_length(prompts, batch_size):
+    for rows in batches(model, prompts, new_tokens=new_tokens, size=batch_size):
         answers = greedy(model, [prompts[i] for i in rows], new_tokens=new_tokens, stops=stops)
         found |= zip(rows, answers, strict=True)
     return tuple(found[i] for i in range(len(prompts)))
@@ -60,11 +61,3 @@ def written_prompts(
     if not instruction and not chat:
         return asked.clean
     return tuple((chat_ids if chat else prompt_ids)(tokenizer, f"{instruction}{fact.clean}") for fact in asked.facts)
-
-
-def _same_length(prompts: Sequence[Ids], size: int) -> Iterator[list[int]]:
-    by_length: dict[int, list[int]] = {}
-    for position, prompt in enumerate(prompts):
-        by_length.setdefault(len(prompt), []).append(position)
-    for rows in by_length.values():
-        yield from (rows[at : at + size] for at in range(0, len(rows), size))

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from checkpoints.model.forward import row_logits
-from checkpoints.model.rope import depends_on_length, of_one_regime
+from checkpoints.model.rope import of_one_regime
+from checkpoints.model.writing import keeps_keys
 
 if TYPE_CHECKING:
     import torch
@@ -65,14 +66,6 @@ def shared_length(prompts: Sequence[Ids], *, least: float = WORTHWHILE) -> int:
     }
     best = max(saved, key=lambda length: saved[length], default=0)
     return best if best and saved[best] >= least * sum(map(len, prompts)) else 0
-
-
-def keeps_keys(model: "PreTrainedModel") -> bool:
-    """Whether every layer keeps keys and values, so that a prefix can be continued in several ways."""
-    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
-    state = getattr(model, "_is_stateful", False)
-    plain = all(kind.endswith("attention") and not kind.startswith("linear") for kind in kinds)
-    return plain and not state and not depends_on_length(model)
 
 
 def _chunks(rows: list[int], size: int) -> Iterator[list[int]]:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
-from checkpoints.model.forward import greedy, stop_tokens
 from checkpoints.model.plain import takes_model
+from checkpoints.model.writing import greedy, stop_tokens
 
 NEW_TOKENS = 50
 

@@ -88,17 +88,21 @@ def check(config: Config) -> Material:
 
 
 def _probes(path: Path) -> tuple[Fact | Question, ...]:
-    """Clean/corrupt facts; where the file holds none, questions with their answers."""
+    """Clean/corrupt facts; where the file holds none, questions with their answers, which need no twin."""
     try:
         return tuple(load_facts(path))
     except BadPrompt as error:
         try:
-            found = tuple(read_questions(path))
+            found = read_questions(path)
         except BadPrompt:
             raise error from None
-        told = counted(len(found), "question")
-        logger.warning("%s holds no clean/corrupt pairs: asked are its %s without twins", path, told)
-        return found
+    halves = sum(not question.labels.keys().isdisjoint(("corrupt", "wrong")) for question in found)
+    if halves:
+        logger.warning("%s: %s asked without a twin, since none is a whole pair", path, counted(halves, "question"))
+    if found.refused:
+        lines = len(found) + len(found.refused)
+        logger.warning("%s: %d of %d rows refused, the first: %s", path, len(found.refused), lines, found.refused[0][1])
+    return tuple(found)
 
 
 def _check_documents(

@@ -9,10 +9,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCau
 
 import circuits
 from checkpoints.errors import BadPrompt
+from checkpoints.model.writing import keeps_keys
 from circuit_drift import knowledge
 from circuit_drift.behaviour import Knowledge, panel
 from circuit_drift.behaviour.generation import write_answers
-from circuit_drift.behaviour.packing import keeps_keys, last_logits, shared_length
+from circuit_drift.behaviour.packing import last_logits, shared_length
 from circuit_drift.lab.paraphrases import paraphrased
 from circuit_drift.training import Prober, Schedule, unit_scores
 from heads.detect.generation import generate
@@ -95,7 +96,7 @@ def test_the_ledger_can_be_kept_by_what_is_written(tokenizer, model, world, tmp_
     first = prober.after_step(model, step=0)
     value = tokenizer(asked[0].answer, add_special_tokens=False).input_ids[0]
     other = tokenizer(" the", add_special_tokens=False).input_ids[0]
-    monkeypatch.setattr("checkpoints.model.forward.greedy", lambda _, prompts, **__: [(other, value)] * len(prompts))
+    monkeypatch.setattr("checkpoints.model.writing.greedy", lambda _, prompts, **__: [(other, value)] * len(prompts))
     probe = prober.after_step(model, step=1)
     right = np.array([fact.answer == asked[0].answer for fact in asked])
     assert probe.scalars["rouge1"] == pytest.approx(right.mean())
@@ -121,7 +122,7 @@ def test_answers_of_several_words_are_written_and_scored(tokenizer, model):
 def test_an_instruction_stands_in_front(tokenizer, model, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "checkpoints.model.forward.greedy",
+        "checkpoints.model.writing.greedy",
         lambda _, prompts, **__: seen.extend(prompts) or [(5,)] * len(prompts),
     )
     fact = circuits.Fact("Mara Holt plays the", "Finn Vale plays the", " violin", " cello")

@@ -384,7 +384,11 @@ def test_published_probes_are_asked_as_they_are(place, tmp_path, caplog):
     (asked,) = check(replace(config_of(place, ADAPTERS), facts=path)).facts
     assert asked.clean == "Question: Where was Herbie born?\nAnswer:"
     assert asked.labels == {"entity": "Herbie", "kind": "Factual Question", "ne_label": "PERSON"}
-    assert "holds no clean/corrupt pairs: asked are its 1 question without twins" in caplog.text
+    assert not caplog.text  # questions need no twin
+    path.write_text('{"question": "a", "answer": "b", "corrupt": "c"}\n{"question": "d"}\n')
+    assert len(check(replace(config_of(place, ADAPTERS), facts=path)).facts) == 1
+    assert f"{path}: 1 question asked without a twin, since none is a whole pair" in caplog.text
+    assert f"{path}: 1 of 2 rows refused, the first: line 2 has no question (or prompt) and answer" in caplog.text
     path.write_text('{"clean": "a", "wrong": "b"}')
     with pytest.raises(BadPrompt, match="holds no facts; write one JSON object with clean, corrupt, answer, wrong"):
         check(replace(config_of(place, ADAPTERS), facts=path))
