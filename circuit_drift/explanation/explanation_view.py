@@ -8,6 +8,7 @@ import numpy as np
 from checkpoints.errors import BadPrompt
 from checkpoints.results.figure import BLUE, GREY, VERMILLION, dress
 from checkpoints.results.text import counted
+from circuit_drift.page.page import Section
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -260,6 +261,30 @@ def restored_figure(found: "Explanation") -> "go.Figure":
         title=f"{found.behaviour}: what the first components restore",
         subtitle=f"put into {found.a}; taken back: {found.a}'s put into {found.b}; dotted: random ones of their kinds",
     )
+
+
+def explanation_sections(found: "Explanation", *, anchor: str) -> Iterator[Section]:
+    """Its sections of a pair's report: the shares with their sentences; then what putting components back did."""
+    caption = (
+        "Integrated gradients along the straight line from A's weights to B's; a share is in the behaviour's unit, and "
+        "positive where it raises the behaviour. Intervals are over prompts."
+    )
+    text, frame = " ".join(sentences(found)), found.to_frame()
+    if not found.changed:
+        yield Section(f"why-{anchor}", f"Why {found.behaviour} differs", text=text)
+        return
+    yield Section(
+        f"why-{anchor}", f"Why {found.behaviour} differs", text=text, figure=found.plot(), caption=caption, frame=frame
+    )
+    if found.patching is not None and found.is_certain:
+        yield Section(
+            f"proof-{anchor}",
+            f"Put back: {found.behaviour}",
+            figure=found.plot_patching(),
+            caption="Exact: the model runs with the other checkpoint's weights in these components. Percent of the "
+            "change from A to B; random components are of the same kinds and, where there are others, layers.",
+            frame=patching_frame(found),
+        )
 
 
 def json_of(found: "Explanation") -> dict[str, Any]:

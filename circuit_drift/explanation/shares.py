@@ -8,21 +8,19 @@ The integral is taken by Gauss and Legendre's rule on pieces of [0, 1]; the piec
 shares and its own change of m is halved until the whole is complete.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from checkpoints.errors import BadPrompt
 from checkpoints.model.attention import attention_implementation
-from circuit_drift.explanation.behaviours import Batch, Behaviour, batches, run
-from circuit_drift.explanation.components import Site
-from circuit_drift.explanation.line import Line, contribution, pulled_back
+from circuit_drift.explanation.behaviours import Behaviour, batches, run
+from circuit_drift.explanation.line import Line
+from circuit_drift.explanation.taps import Taps
 
 Floats = NDArray[np.float64]
 NODES = 4
@@ -167,20 +165,22 @@ class _Path:
         total = np.zeros(self.shape)
         self.value(start)
         for place, weight in zip(places, weights, strict=True):
-            self.line.move(start + (stop - start) * (1 + float(place)) / 2)
-            total += self.gradient() * float(weight) * (stop - start) / 2
+            at = start + (stop - start) * (1 + float(place)) / 2
+            self.line.move(at)
+            gradient, self.seen[at] = self.gradient()
+            total += gradient * float(weight) * (stop - start) / 2
             self.steps += 1
         self.value(stop)
         self.pieces[start, stop] = total
 
-    def gradient(self) -> Floats:
-        """[N, parts, components] <dm/dtheta_c, B_c - A_c> where the model stands."""
-        shares = _Shares(self.line, self.behaviour, self.shape)
+    def gradient(self) -> tuple[Floats, Floats]:
+        """[N, parts, components] <dm/dtheta_c, B_c - A_c> where the model stands, and [N] the behaviour there."""
+        taps = Taps(self.line, self.behaviour, self.shape)
         with readable(self.line, self.behaviour):
             for batch in batches(self.behaviour, self.line.model, self.size):
-                shares.take(batch)
-        self.differentiable |= shares.differentiable
-        return shares.found.numpy()
+                taps.take(batch)
+        self.differentiable |= taps.differentiable
+        return taps.found.numpy(), taps.values
 
     def gap(self, piece: tuple[float, float]) -> Floats:
         """[N] what the shares of a piece lack."""
@@ -196,146 +196,6 @@ class _Path:
     def worst(self) -> tuple[float, float]:
         """The piece whose shares lack most."""
         return max(self.pieces, key=lambda piece: float(np.abs(self.gap(piece)).mean()))
-
-
-class _Shares:
-    """Takes the shares of one place on the line out of a backward pass."""
-
-    def __init__(self, line: Line, behaviour: Behaviour, shape: tuple[int, int, int]) -> None:
-        self.line, self.behaviour = line, behaviour
-        self.found = torch.zeros(shape, dtype=torch.float64)
-        self.batch: Batch | None = None
-        self.differentiable = False
-
-    @property
-    def size(self) -> int:
-        """Prompts in the batch."""
-        return 0 if self.batch is None else len(self.batch.indices)
-
-    def take(self, batch: Batch) -> None:
-        """The shares of a batch."""
-        self.batch = batch
-        gates = {gate.weight: gate for gate in self.line.gates}
-        factors = {
-            name: torch.zeros(len(gate.labels), device=self.line.change[name].device,
-                              dtype=self.line.change[name].dtype, requires_grad=True)
-            for name, gate in gates.items()
-        }  # fmt: skip
-        with self.tapped(), torch.enable_grad():
-            given = {name: _switched(self.line, name, factor) for name, factor in factors.items()}
-            values = run(self.line.model, self.behaviour, batch, given)
-            self.differentiable |= values.requires_grad
-            if values.requires_grad:
-                values.sum().backward()  # type: ignore[no-untyped-call]
-        for name, factor in factors.items():
-            if factor.grad is not None:
-                self.keep_unplaced(gates[name].labels, factor.grad)
-
-    @contextmanager
-    def tapped(self) -> Iterator[None]:
-        """Hooks on every site whose weights differ."""
-        handles = []
-        try:
-            for site in self.line.sites:
-                handles.append(site.module.register_forward_hook(self.hook(site)))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def hook(self, site: Site) -> Any:
-        """What a site's forward pass goes through."""
-
-        def tap(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Any:
-            x = inputs[0]
-            if not output.requires_grad:
-                output = output.detach().requires_grad_()
-            if len(x) == 1 < self.size:  # positions, which all prompts share
-                output, x = output.expand(self.size, *output.shape[1:]), x.expand(self.size, *x.shape[1:])
-            return _Tap.apply(output, x, lambda x, gradient: self.keep(site, x, gradient))  # type: ignore[no-untyped-call]
-
-        return tap
-
-    def keep(self, site: Site, x: Tensor, gradient: Tensor) -> None:
-        """The share of a site: its gradient times what its change adds, component by component."""
-        change = self.line.change
-        weight, bias = change.get(site.weight), change.get(site.bias or "")
-        if site.form == "inputs":
-            if weight is not None:
-                self.keep_placed(site.labels, pulled_back(site, gradient, weight) * x)
-            if bias is not None:
-                self.keep_placed(torch.full(bias.shape, site.bias_component), gradient * bias)
-            return
-        added = contribution(site, x, change, None, with_bias=True)
-        self.keep_placed(site.labels, gradient * added)
-
-    def keep_placed(self, labels: Tensor, products: Tensor) -> None:
-        """Products [..., features], summed into components, prompts and parts of prompts."""
-        assert self.batch is not None
-        places, index = torch.unique(labels, return_inverse=True)
-        if len(places) == 1:
-            summed = products.sum(-1, keepdim=True)
-        else:
-            summed = products @ nn.functional.one_hot(index, len(places)).to(products)
-        rows, positions = self.aligned(summed)
-        for prompt, row in zip(self.batch.indices, rows.double().cpu(), strict=True):
-            part = nn.functional.one_hot(self.parts_at(prompt, positions), self.found.shape[1])
-            self.found[prompt][:, places] += part.T.double() @ row
-
-    def aligned(self, summed: Tensor) -> tuple[Tensor, int]:
-        """[b, positions, components] and which positions: all, those whose logits are kept, or unknown (0)."""
-        assert self.batch is not None
-        size, width = self.batch.ids.shape
-        shape = summed.shape[:-1]
-        count = shape.numel()
-        if count == size * width:
-            return summed.reshape(size, width, -1), width
-        if shape[0] == size and len(shape) == 3 and shape[1] != shape[2] and width in shape[1:]:
-            return summed.sum(1 if shape[2] == width else 2), width
-        if len(shape) == 2 and shape == (size, len(self.batch.kept)):
-            return summed, -1
-        if size == 1 or shape[0] == size:
-            return summed.reshape(size, -1, summed.shape[-1]).sum(1, keepdim=True), 0
-        raise AssertionError(f"outputs of {tuple(shape)} for prompts {size} x {width} cannot be told apart")
-
-    def parts_at(self, prompt: int, positions: int) -> Tensor:
-        """The parts of a prompt that a row of sums stands at."""
-        assert self.batch is not None
-        width = self.batch.ids.shape[1]
-        if positions == 0:
-            return torch.tensor([self.found.shape[1] - 1])
-        whole = self.behaviour.part_of(prompt, width)
-        return whole if positions > 0 else whole[self.batch.kept.cpu()]
-
-    def keep_unplaced(self, labels: Tensor, values: Tensor) -> None:
-        """Shares of gates, which are known for the prompt as a whole."""
-        assert self.batch is not None
-        (prompt,) = self.batch.indices
-        self.found[prompt, -1].index_add_(0, labels, values.double().cpu())
-
-
-class _Tap(torch.autograd.Function):
-    """Passes an output on, and shows its gradient with the input on the way back."""
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor, x: Tensor, take: Any) -> Tensor:
-        """The output itself."""
-        ctx.save_for_backward(x)
-        ctx.take = take
-        return output.view_as(output)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        """The gradient itself."""
-        (gradient,) = gradients
-        with torch.no_grad():
-            ctx.take(*ctx.saved_tensors, gradient)
-        return gradient, None, None
-
-
-def _switched(line: Line, name: str, factor: Tensor) -> Tensor:
-    own, change = line.model.get_parameter(name), line.change[name]
-    return own + change * (factor.reshape(-1, *[1] * (change.ndim - 1)) if change.ndim else factor[0])
 
 
 def readable(line: Line, behaviour: Behaviour) -> Any:

@@ -8,7 +8,7 @@ from checkpoints.errors import BadPrompt
 from checkpoints.results.text import counted
 from circuit_drift.comparison.pair import stored_pair
 from circuit_drift.comparison.pair_tables import pairings
-from circuit_drift.explanation.sections import explanation_sections
+from circuit_drift.explanation.explanation_view import explanation_sections
 from circuit_drift.measures.registry import kinds_in
 from circuit_drift.page.axis import mark_steps
 from circuit_drift.page.page import Section, in_chapter, write_page

@@ -7,9 +7,8 @@ import pytest
 
 from checkpoints.errors import BadPrompt
 from circuit_drift.explanation.explanation import Explanation
-from circuit_drift.explanation.explanation_view import best_size, patching_frame, sentences
+from circuit_drift.explanation.explanation_view import best_size, explanation_sections, patching_frame, sentences
 from circuit_drift.explanation.proof import Patching, share
-from circuit_drift.explanation.sections import explanation_sections
 
 SHARES = np.array([[1.0, 0.5, -0.125, 0.0], [1.25, 0.25, -0.125, 0.0]])
 
