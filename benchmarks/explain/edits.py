@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from checkpoints import open_checkpoint
 from circuit_drift.explanation.behaviours import needle_behaviour
-from circuit_drift.explanation.effort import Effort
 from circuit_drift.explanation.explain import explain_line
+from circuit_drift.explanation.explanation import Effort
 from circuit_drift.explanation.line import line_between
 from circuit_drift.measures.needles import needle_prompts_of
 from circuit_drift.measures.tokenizers import tokenizer_of

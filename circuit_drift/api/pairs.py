@@ -10,7 +10,7 @@ from checkpoints.errors import BadPrompt, CheckpointMismatch, DriftError
 from checkpoints.placement import Placement, Where
 from circuit_drift.api.shown import figure_of, first_figure, show
 from circuit_drift.comparison.pair import PAIR_MEASURES, compare_points, measure_pair
-from circuit_drift.explanation.effort import DEFAULT_EFFORT, Effort
+from circuit_drift.explanation.explanation import DEFAULT_EFFORT, Effort
 from circuit_drift.measures.base import Measure
 from circuit_drift.prompts import Prompts
 from circuit_drift.record.pair import PairRecord

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from checkpoints.errors import BadPrompt
 from checkpoints.placement import AUTO
 from circuit_drift.cli.options import (
     FIRST_BEHAVIOUR,
@@ -29,6 +30,7 @@ from circuit_drift.cli.options import (
     MethodOption,
     MetricOption,
     NeedlesOption,
+    OutputsOption,
     RuleOption,
     SecondArgument,
     SeedOption,
@@ -39,6 +41,7 @@ from circuit_drift.cli.options import (
     deltas_of,
     measures_of,
     names,
+    outputs_of,
     placed,
     scoring_of,
 )
@@ -64,6 +67,7 @@ def diff(
     delta: DeltaOption = None,
     floor: FloorOption = None,
     explain: ExplainOption = None,
+    outputs: OutputsOption = None,
     store: StoreOption = None,
     needles: NeedlesOption = None,
     haystack: HaystackOption = None,
@@ -92,8 +96,11 @@ def diff(
     from checkpoints import open_checkpoint
     from circuit_drift.cli.render import print_pair
     from circuit_drift.comparison.transfer import TRANSFER
+    from circuit_drift.explanation.explanation import Effort
     from circuit_drift.prompts import prompts_for
 
+    if outputs and not explain:
+        raise BadPrompt("--outputs tells where in the prompt an explained change is made; give --explain with it")
     prompts = prompts_for(
         open_checkpoint(a).path,
         needles=needles,
@@ -116,7 +123,7 @@ def diff(
         floor=floor or (),
     )
     for asked in names(explain or ""):
-        pair = pair.explained(asked)
+        pair = pair.explained(asked, effort=Effort(outputs=outputs_of(outputs)))
     if as_json:
         typer.echo(json.dumps(pair.to_json(), indent=1))
     else:
@@ -164,7 +171,8 @@ def explain(
         str,
         typer.Option(
             "--behaviour",
-            help="needle, facts, facts:GROUP, log-probability, text, or a head as a18.h6: its attention on the needle.",
+            help="needle, accuracy (by patching alone), facts, facts:GROUP, log-probability, text, or a head as "
+            "a18.h6: its attention on the needle.",
         ),
     ] = FIRST_BEHAVIOUR,
     steps: StepsOption = None,
@@ -183,11 +191,14 @@ def explain(
     attention: AttentionOption = AUTO,
     device_map: DeviceMapOption = None,
 ) -> None:
-    """Which component's weights made a behaviour in which interval of training; print the table as CSV."""
+    """Which component's weights made a behaviour in which interval of training; print the table as CSV.
+
+    Of the interval with the largest change, components are put back for proof.
+    """
     from checkpoints import open_series
     from checkpoints.results.disk import write_file
     from circuit_drift.explanation.along import explain_series
-    from circuit_drift.explanation.effort import Effort
+    from circuit_drift.explanation.explanation import Effort
     from circuit_drift.prompts import prompts_for
 
     opened = open_series(series)
@@ -206,7 +217,7 @@ def explain(
         behaviour,
         prompts=prompts,
         placement=placed(device, "float32", attention, device_map),
-        effort=Effort(prompts=count, patching=False),
+        effort=Effort(prompts=count),
     )
     if as_json:
         typer.echo(json.dumps(course.to_json(), indent=1))

@@ -157,6 +157,20 @@ ExplainOption = Annotated[
     ),
 ]
 
+OutputsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--outputs",
+        help="With --explain, on the same prompts: also put what these write at each part of the prompts into the "
+        "other checkpoint: heads, layers' attention, MLPs as a18.h6,a18,m3; or how many of the first components'.",
+    ),
+]
+
+
+def outputs_of(text: str | None) -> int | tuple[str, ...]:
+    """What ``--outputs`` asks for."""
+    return int(text) if text and text.isdecimal() else tuple(names(text or "")) or 0
+
 
 class Explaining(TyperCommand):
     """A command whose ``--explain`` may stand alone, and then means the first behaviour."""

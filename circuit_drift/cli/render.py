@@ -65,7 +65,7 @@ def print_pair(pair: PairRecord) -> None:
 
 def print_explanation(found: "Explanation") -> None:
     """Why a behaviour differs: the sentences, the largest shares, what putting components back did."""
-    from circuit_drift.explanation.explanation_view import patching_frame, sentences
+    from circuit_drift.explanation.explanation_view import outputs_frame, patching_frame, sentences
 
     console = _console()
     for sentence in sentences(found):
@@ -74,6 +74,8 @@ def print_explanation(found: "Explanation") -> None:
         _show(console, found.to_frame().head(SHOWN), title=f"Why {found.behaviour} differs: shares of components")
         if found.patching is not None:
             _show(console, patching_frame(found), title="Put back, % of the change")
+        if found.outputs is not None:
+            _show(console, outputs_frame(found), title="Outputs put in at parts of the prompts, % of the change")
 
 
 def print_heads(scored: "Sequence[tuple[str, heads.Scores]]", top: int) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,9 @@ from checkpoints import Checkpoint
 from checkpoints.errors import BadPrompt
 from checkpoints.placement import ANYWHERE, Placement
 from circuit_drift.explanation.course import Course
-from circuit_drift.explanation.effort import DEFAULT_EFFORT, Effort
-from circuit_drift.explanation.explain import asked_of, opened_line
-from circuit_drift.explanation.shares import PathShares, integrate
+from circuit_drift.explanation.explain import asked_of, explained_by, opened_line, path_of
+from circuit_drift.explanation.explanation import DEFAULT_EFFORT, Effort
+from circuit_drift.explanation.shares import PathShares
 from circuit_drift.prompts import Prompts, prompts_for
 
 if TYPE_CHECKING:
@@ -34,14 +35,16 @@ def explain_series(
     """The shares of components in a behaviour's change, interval by interval.
 
     The way through all checkpoints is nearer to what training did than one straight line; the shares of an interval
-    add up to its change, those of all intervals to the change from first to last.
+    add up to its change, those of all intervals to the change from first to last. Of the interval with the largest
+    change, components are put back for proof. A behaviour without a gradient is explained by exact patching alone,
+    component by component; these shares need not add up, and the verdict says so.
 
     Args:
         checkpoints: two or more of one line of training, in order.
         behaviour: as for `circuit_drift.explain`.
         prompts: what is asked; by default what the folder of the first brings along.
         placement: where the models run; two are in memory at a time.
-        effort: prompts and steps; nothing is patched.
+        effort: prompts, steps, patching; without patching nothing is proved.
 
     Raises:
         BadPrompt: fewer than two checkpoints, or what `circuit_drift.explain` raises it for.
@@ -54,10 +57,10 @@ def explain_series(
     for a, b in pairwise(checkpoints):
         with opened_line(a, b, placement) as (line, loaded):
             asked = asked_of(behaviour, loaded, prompts, effort)
-            found.append(integrate(line, asked, steps=effort.steps, tolerance=effort.tolerance))
+            found.append(path_of(line, asked, effort))
             components = line.components.all
         logger.info("%s to %s: %d gradients", a.label, b.label, found[-1].steps)
-    return Course(
+    course = Course(
         checkpoints=tuple(checkpoint.label for checkpoint in checkpoints),
         behaviour=asked.name,
         unit=asked.unit,
@@ -69,3 +72,10 @@ def explain_series(
         steps=np.array([path.steps for path in found]),
         meta={"tolerance": effort.tolerance, "n_prompts": len(asked)},
     )
+    place = course.leading
+    if place is None or not effort.patching:
+        return course
+    a, b = checkpoints[place : place + 2]
+    with opened_line(a, b, placement) as (line, _):
+        lead = explained_by(found[place], line, asked, (a.label, b.label), effort)
+    return replace(course, lead=lead)

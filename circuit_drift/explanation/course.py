@@ -1,6 +1,6 @@
 """Shares of components over a series, as a value: a table component x interval that adds up to the whole change."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +11,8 @@ from checkpoints.results.figure import SIGNED, dress
 from checkpoints.results.result import Result
 from checkpoints.results.text import counted
 from checkpoints.stats.bootstrap import bootstrap
+from circuit_drift.explanation.explanation import Explanation
+from circuit_drift.explanation.explanation_view import WHAT, proof_sentences
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +34,8 @@ class Course(Result):
         names, kinds, layers: of the C components; layer -1 stands for none.
         shares: [K, N, C] by interval and prompt; positive raises the behaviour.
         values: [K + 1, N] the behaviour at each checkpoint.
-        steps: [K] gradients taken.
+        steps: [K] gradients taken; 0 = the behaviour changes there without a gradient, and shares are exact patches.
+        lead: the interval with the largest change, explained and proved; ``None`` = none, or not asked for.
         meta: prompts and settings.
     """
 
@@ -48,6 +51,7 @@ class Course(Result):
     shares: Floats
     values: Floats
     steps: NDArray[np.int64]
+    lead: Explanation | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -68,27 +72,47 @@ class Course(Result):
         return np.asarray(np.divide(gap, size, out=np.where(gap > 0, np.inf, 0.0), where=size > 0))
 
     @property
-    def verdict(self) -> str:
-        """The largest change between two checkpoints, and who made it."""
-        first, last = self.values[0].mean(), self.values[-1].mean()
-        told = [
-            f"{self.behaviour} goes {first:.3g} → {last:.3g} {self.unit} from {self.checkpoints[0]} to "
-            f"{self.checkpoints[-1]}, over {counted(self.values.shape[1], 'prompt')}."
-        ]
+    def is_attributed(self) -> bool:
+        """Whether shares are integrals of gradients; otherwise what each component does when it alone is put in."""
+        return bool(self.steps.all())
+
+    @property
+    def leading(self) -> int | None:
+        """The interval with the largest mean change of those told apart from none over the prompts; ``None`` = none."""
         changes = np.diff(self.values, axis=0)
         low, high = bootstrap(changes.T)
-        for interval in sorted(range(len(changes)), key=lambda i: -abs(float(changes[i].mean()))):
-            if low[interval] > 0 or high[interval] < 0:
-                told.append(self._interval(interval, float(changes[interval].mean())))
-                break
+        sure = [i for i in range(len(changes)) if low[i] > 0 or high[i] < 0]
+        return max(sure, key=lambda i: abs(float(changes[i].mean())), default=None)
+
+    @property
+    def verdict(self) -> str:
+        """The largest change between two checkpoints, who made it, and what putting that back does."""
+        return " ".join(self._sentences())
+
+    def _sentences(self) -> Iterator[str]:
+        first, last = self.values[0].mean(), self.values[-1].mean()
+        yield (
+            f"{self.behaviour} goes {first:.3g} → {last:.3g} {self.unit} from {self.checkpoints[0]} to "
+            f"{self.checkpoints[-1]}, over {counted(self.values.shape[1], 'prompt')}."
+        )
+        leading = self.leading
+        if leading is None:
+            yield "No interval's change is told apart from none over the prompts, so no component is named."
         else:
-            told.append("No interval's change is told apart from none over the prompts, so no component is named.")
-        lacking = [name for name, gap in zip(self.intervals, self.residuals, strict=True) if gap > COMPLETE]
+            yield self._interval(leading, float(np.diff(self.values, axis=0)[leading].mean()))
+        if self.lead is not None:
+            yield from proof_sentences(self.lead)
+        if not self.is_attributed:
+            yield (
+                f"{self.behaviour} has no gradient, so nothing is attributed: shares are exact patches, each component "
+                "of the later checkpoint put into the earlier alone, and need not add up."
+            )
+            return
         gap = abs(float(self.means.sum()) - float(last - first))
-        told.append(f"The shares of all intervals miss the whole change by {gap:.2g} {self.unit}.")
+        yield f"The shares of all intervals miss the whole change by {gap:.2g} {self.unit}."
+        lacking = [name for name, gap in zip(self.intervals, self.residuals, strict=True) if gap > COMPLETE]
         if lacking:
-            told.append(f"Not complete to 1 %: {', '.join(lacking)}.")
-        return " ".join(told)
+            yield f"Not complete to 1 %: {', '.join(lacking)}."
 
     def _interval(self, interval: int, change: float) -> str:
         towards = self.means[interval] * np.sign(change)
@@ -131,7 +155,7 @@ class Course(Result):
         return dress(
             figure,
             title=f"Who made the {self.behaviour}, and when",
-            subtitle="share of each component's weights in the change of each interval, mean over prompts",
+            subtitle=f"{WHAT[self.is_attributed]}, interval by interval; mean over prompts",
             height=560,
         )
 
@@ -142,9 +166,11 @@ class Course(Result):
             "behaviour": self.behaviour,
             "unit": self.unit,
             "verdict": self.verdict,
+            "attributed": self.is_attributed,
             "checkpoints": list(self.checkpoints),
             "values": [float(value) for value in self.values.mean(1)],
             "residuals": [float(value) for value in self.residuals],
             "gradients": [int(value) for value in self.steps],
             "shares": [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)],
+            "lead": None if self.lead is None else self.lead.to_json(),
         }

@@ -1,7 +1,7 @@
 """From two checkpoints and the name of a behaviour to its explanation."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +19,9 @@ from circuit_drift.explanation.behaviours import (
     needle_behaviour,
     text_behaviour,
 )
-from circuit_drift.explanation.effort import DEFAULT_EFFORT, Effort
-from circuit_drift.explanation.explanation import Explanation, order_of
+from circuit_drift.explanation.explanation import DEFAULT_EFFORT, Effort, Explanation, order_of
 from circuit_drift.explanation.line import Line, line_between
+from circuit_drift.explanation.outputs import patch_outputs, writer_of
 from circuit_drift.explanation.patching import patch
 from circuit_drift.explanation.shares import NoGradient, PathShares, integrate, one_by_one
 from circuit_drift.measures.needles import needle_prompts_of
@@ -57,7 +57,7 @@ def explain(
             a head as ``a18.h6`` (its attention on the needle), or a `Behaviour` of one's own.
         prompts: what is asked; by default what the folder of A brings along.
         placement: where the models run; float32.
-        effort: prompts, steps, patching.
+        effort: prompts, steps, patching, outputs.
 
     Raises:
         CheckpointMismatch: different shapes, tokenizers or ties.
@@ -84,7 +84,13 @@ def explain_line(line: Line, behaviour: Behaviour, names: tuple[str, str], effor
     Raises:
         BadPrompt: a behaviour without a gradient, and no patching.
     """
-    path = _path(line, behaviour, effort)
+    return explained_by(path_of(line, behaviour, effort), line, behaviour, names, effort)
+
+
+def explained_by(
+    path: PathShares, line: Line, behaviour: Behaviour, names: tuple[str, str], effort: Effort
+) -> Explanation:
+    """An explanation from shares that are known, with its proof; arguments besides as for `explain_line`."""
     shares = path.shares.sum(1)
     change = float(path.change.mean())
     order = order_of(shares, change, line.changed)
@@ -93,6 +99,7 @@ def explain_line(line: Line, behaviour: Behaviour, names: tuple[str, str], effor
     if effort.patching and nonzero and change:
         patching = patch(line, behaviour, nonzero, path.along[0], path.along[-1])
     components = line.components.all
+    nodes = _nodes(line, order, effort)
     return Explanation(
         a=names[0],
         b=names[1],
@@ -110,18 +117,31 @@ def explain_line(line: Line, behaviour: Behaviour, names: tuple[str, str], effor
         along=path.along,
         steps=path.steps,
         patching=patching,
+        outputs=patch_outputs(line, behaviour, nodes) if nodes else None,
         meta={"tolerance": effort.tolerance, "n_prompts": len(behaviour)},
     )
 
 
-def _path(line: Line, behaviour: Behaviour, effort: Effort) -> PathShares:
-    """Shares along the line, or without a gradient what each component does by itself."""
+def path_of(line: Line, behaviour: Behaviour, effort: Effort) -> PathShares:
+    """Shares along the line, or without a gradient what each component does by itself (`PathShares.steps` is 0).
+
+    Raises:
+        BadPrompt: a behaviour without a gradient, and no patching.
+    """
     try:
         return integrate(line, behaviour, steps=effort.steps, tolerance=effort.tolerance)
     except NoGradient:
         if not effort.patching:
             raise
         return one_by_one(line, behaviour)
+
+
+def _nodes(line: Line, order: Sequence[int], effort: Effort) -> tuple[str, ...]:
+    """Whose outputs are to be put in: those named, or those of the first components, each once."""
+    if isinstance(effort.outputs, tuple):
+        return effort.outputs
+    names = (writer_of(line.components.all[place].name) for place in order)
+    return tuple(dict.fromkeys(name for name in names if name is not None))[: effort.outputs]
 
 
 def asked_of(metric: str | Behaviour, loaded: "LoadedModel", prompts: Prompts, effort: Effort) -> Behaviour:

@@ -9,11 +9,34 @@ import numpy as np
 
 from checkpoints.results.result import Result
 from checkpoints.stats.bootstrap import Estimate, bootstrap, percentiles, resampling
-from circuit_drift.explanation.proof import Floats, Patching, share
+from circuit_drift.explanation.proof import Floats, OutputPatching, Patching, share
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is spent on an explanation.
+
+    Attributes:
+        prompts: at most so many, drawn by a fixed seed.
+        steps: gradients of one rule over the whole line; ``None`` = as many as completeness takes.
+        tolerance: residual to be reached.
+        patching: whether components are put back for proof.
+        outputs: whose outputs are put in at each part of the prompts: names (``a18.h6``, ``a18``, ``m3``), or those of
+            so many of the first components.
+    """
+
+    prompts: int = 12
+    steps: int | None = None
+    tolerance: float = 0.01
+    patching: bool = True
+    outputs: int | tuple[str, ...] = 0
+
+
+DEFAULT_EFFORT = Effort()
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,6 +60,7 @@ class Explanation(Result):
         along: [P, N] the behaviour there.
         steps: gradients taken; 0 = the behaviour has none.
         patching: exact patching between the checkpoints; ``None`` where it was not asked for.
+        outputs: what outputs do at single parts of the prompts; ``None`` where that was not asked for.
         meta: prompts and settings.
     """
 
@@ -59,6 +83,7 @@ class Explanation(Result):
     along: Floats
     steps: int
     patching: Patching | None = None
+    outputs: OutputPatching | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @property

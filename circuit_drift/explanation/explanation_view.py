@@ -41,7 +41,8 @@ def sentences(found: "Explanation") -> Iterator[str]:
         )
         return
     yield _opening(found, n)
-    yield from _patched(found)
+    yield from proof_sentences(found)
+    yield from _outputs(found)
     yield _completeness(found)
     yield from _path(found)
 
@@ -79,7 +80,8 @@ def _percent(found: "Explanation", places: tuple[int, ...]) -> str:
     return f"{100 * part.value:.0f} %{interval}"
 
 
-def _patched(found: "Explanation") -> Iterator[str]:
+def proof_sentences(found: "Explanation") -> Iterator[str]:
+    """What putting the first components back did; none where nothing was put back."""
     patching = found.patching
     if patching is None or not len(patching.sizes):
         return
@@ -102,6 +104,20 @@ def _patched(found: "Explanation") -> Iterator[str]:
         )
     elif inserted < HALF:
         yield f"Spread: the first {size} make {_whole(attributed)} of the change; no small set explains it."
+
+
+def _outputs(found: "Explanation") -> Iterator[str]:
+    """Where in the prompt the outputs tried do most of what they do everywhere."""
+    frame = outputs_frame(found)
+    if not len(frame):
+        return
+    told = []
+    for node, rows in frame.groupby("output", sort=False):
+        whole, *parts = zip(rows["positions"], rows["restored"] / 100, strict=True)
+        most = max(parts, key=lambda each: abs(each[1]), default=None)
+        where = "" if most is None else f", at {most[0]} alone {_whole(most[1])}"
+        told.append(f"of {node} {_whole(whole[1])}{where}")
+    yield f"On the same prompts, outputs of {found.b} put into {found.a} restore: {'; '.join(told)}."
 
 
 def best_size(found: "Explanation") -> tuple[int, float, float, list[float]]:
@@ -207,6 +223,22 @@ def patching_frame(found: "Explanation") -> "pd.DataFrame":
     )
 
 
+def outputs_frame(found: "Explanation") -> "pd.DataFrame":
+    """What outputs restore and take back at single parts of the prompts, in percent of the change."""
+    import pandas as pd
+
+    columns = ["output", "positions", "restored", "taken_back"]
+    outputs = found.outputs
+    if outputs is None:
+        return pd.DataFrame(columns=columns)
+    rows = [
+        (node, part, 100 * found.restored(outputs.inserted[i, j]), 100 * (1 - found.restored(outputs.removed[i, j])))
+        for i, node in enumerate(outputs.nodes)
+        for j, part in enumerate(outputs.parts)
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def waterfall(found: "Explanation") -> "go.Figure":
     """See `Explanation.plot`."""
     import plotly.graph_objects as go
@@ -285,6 +317,14 @@ def explanation_sections(found: "Explanation", *, anchor: str) -> Iterator[Secti
             "change from A to B; random components are of the same kinds and, where there are others, layers.",
             frame=patching_frame(found),
         )
+    if found.outputs is not None and found.is_certain:
+        yield Section(
+            f"outputs-{anchor}",
+            f"Where in the prompt: {found.behaviour}",
+            caption="Exact: both models run on the same prompts, and what a head, a layer's attention or an MLP of one "
+            "writes at these positions goes into the other. Percent of the change from A to B.",
+            frame=outputs_frame(found),
+        )
 
 
 def json_of(found: "Explanation") -> dict[str, Any]:
@@ -306,6 +346,7 @@ def json_of(found: "Explanation") -> dict[str, Any]:
         "path": [[float(t), float(value)] for t, value in zip(found.at, found.along.mean(1), strict=True)],
         "shares": _records(frame_of(found)),
         "patching": _records(patching_frame(found)),
+        "outputs": _records(outputs_frame(found)),
     }
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+EVERYWHERE = "all positions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,27 @@ class Patching:
     random: Floats
     single: Floats
     left_out: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPatching:
+    """The behaviour of one model with what a node of the other writes at some positions of the same prompts.
+
+    Attributes:
+        nodes: what writes: heads, attention or MLPs of whole layers, the embedding.
+        parts: of the prompts; the first is all positions.
+        before: [N] the behaviour at A.
+        after: [N] at B.
+        inserted: [nodes, parts, N] of A with B's output.
+        removed: [nodes, parts, N] of B with A's output.
+    """
+
+    nodes: tuple[str, ...]
+    parts: tuple[str, ...]
+    before: Floats
+    after: Floats
+    inserted: Floats
+    removed: Floats
 
 
 def share(values: Floats, before: Floats, after: Floats) -> float:

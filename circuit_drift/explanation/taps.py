@@ -37,7 +37,7 @@ class _Sums:
 
 def _sums(line: Line, site: Site) -> _Sums:
     places, index = torch.unique(site.labels, return_inverse=True)
-    like = next(line.change[name] for name in (site.weight, site.bias) if name in line.change)
+    like = next(line.change[name] for name in (site.weight, site.bias or "") if name in line.change)
     return _Sums(places, nn.functional.one_hot(index, len(places)).to(like) if len(places) > 1 else None)
 
 

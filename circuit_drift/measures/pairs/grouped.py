@@ -20,13 +20,16 @@ LEAST_FACTS = ENOUGH
 LEVEL = 0.05
 
 
-def compare_groups(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph", *, q: float) -> CircuitGroups:
+def compare_groups(
+    a: "circuits.AttributionGraph", b: "circuits.AttributionGraph", *, q: float, noun: str = "fact"
+) -> CircuitGroups:
     """Compare the circuits of every group of facts.
 
     Args:
         a: edge scores at A.
         b: at B, of the same facts.
         q: the false discovery rate that edges are held to.
+        noun: what a fact is called.
 
     Raises:
         CheckpointMismatch: other architectures, methods or facts.
@@ -41,29 +44,33 @@ def compare_groups(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph
         assert best.diff is not None
         before, after = (_over(graph, best.group) for graph in (a, b))
         lead = replace(best.diff, similarity=circuits.diff(before, after, q=q).similarity)
-        return CircuitGroups(groups, lead, best.group.facts, _words(best.group, len(a)), _ranks(before, after))
-    return CircuitGroups(groups, *_fallback(groups, a, b, q))
+        return CircuitGroups(groups, lead, best.group.facts, _words(best.group, len(a), noun), _ranks(before, after))
+    return CircuitGroups(groups, *_fallback(groups, a, b, q, noun))
 
 
 def _fallback(
-    groups: tuple[GroupChange, ...], a: "circuits.AttributionGraph", b: "circuits.AttributionGraph", q: float
+    groups: tuple[GroupChange, ...],
+    a: "circuits.AttributionGraph",
+    b: "circuits.AttributionGraph",
+    q: float,
+    noun: str,
 ) -> tuple[GraphDiff, NDArray[np.integer], str]:
     """The largest group, too small to test or without a circuit, so that figures and tables have something to show."""
     largest = max((each.group for each in groups), key=len)
     if len(largest) < 2 or largest.name == "all" or len(largest) == len(a):
-        return circuits.diff(a, b, q=q), np.arange(len(a)), f"all {len(a)} facts"
+        return circuits.diff(a, b, q=q), np.arange(len(a)), f"all {len(a)} {noun}s"
     diff = circuits.diff(a.only(largest.facts), b.only(largest.facts), q=q)
-    return diff, largest.facts, _words(largest, len(a))
+    return diff, largest.facts, _words(largest, len(a), noun)
 
 
-def _words(group: FactGroup, of: int) -> str:
+def _words(group: FactGroup, of: int, noun: str) -> str:
     told = {
         "kept": "recalled at A and B",
         "lost": "recalled at A alone",
         "learned": "recalled at B alone",
         "neither": "recalled at neither",
     }.get(group.name, f"of the group {group.name}")
-    return f"all {of} facts" if len(group) == of and not group.way else f"the {len(group)} of {of} facts {told}"
+    return f"all {of} {noun}s" if len(group) == of and not group.way else f"the {len(group)} of {of} {noun}s {told}"
 
 
 def compare_group(

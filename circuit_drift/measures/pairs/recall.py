@@ -19,25 +19,26 @@ NET = "recall of all facts"
 
 
 def recall_questions(
-    a: "circuits.AttributionGraph", b: "circuits.AttributionGraph", *, deltas: Deltas
+    a: "circuits.AttributionGraph", b: "circuits.AttributionGraph", *, deltas: Deltas, noun: str = "fact"
 ) -> Iterator[Question]:
     """Does more than the margin of the facts change sides; does recall rise or fall, overall and in each class?
 
     Opposite changes cancel in the mean, so that turnover is asked about by itself: exact binomial against the margin.
-    The others are exact McNemar tests.
+    The others are exact McNemar tests. The noun is what a fact is called.
     """
     before, after = a.answer_rank == 0, b.answer_rank == 0
     turned, n = int((before != after).sum()), len(before)
     low, high = share_interval(turned, n)
     bound = deltas.recall
-    effect = Effect(
-        TURNOVER, turned / n, low, high, 0.0, (-1.0, bound), n, "fact", trials_to_bound(turned, n, bound)
-    )  # fmt: skip
-    yield Question("behaviour", TURNOVER, share_above_p(turned, n, bound), effects=(effect,))
+    turnover = TURNOVER.replace("fact", noun)
+    effect = Effect(turnover, turned / n, low, high, 0.0, (-1.0, bound), n, noun, trials_to_bound(turned, n, bound))
+    yield Question("behaviour", turnover, share_above_p(turned, n, bound), effects=(effect,))
     for name, chosen in _asked_of(a).items():
         ways = ways_of(before[chosen], after[chosen])
         gained, lost = int(ways["learned"].sum()), int(ways["lost"].sum())
-        yield Question("behaviour", name, mcnemar_p(gained, lost), least=mcnemar_p(int(chosen.sum()), 0))
+        yield Question(
+            "behaviour", name.replace("fact", noun), mcnemar_p(gained, lost), least=mcnemar_p(int(chosen.sum()), 0)
+        )
 
 
 def _asked_of(graph: "circuits.AttributionGraph") -> dict[str, np.ndarray]:

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import circuit_drift
 from checkpoints import open_series
 from checkpoints.errors import BadPrompt
 from circuit_drift.cli.commands import app
 from circuit_drift.explanation.along import explain_series
+from circuit_drift.explanation.behaviours import Behaviour
 from circuit_drift.explanation.course import Course
-from circuit_drift.explanation.effort import Effort
+from circuit_drift.explanation.explanation import Effort
+from tests.drift.explanation import test_read_explanation as by_hand
 
 
 def made(**given) -> Course:
@@ -60,6 +63,43 @@ def test_shares_of_a_series_are_complete_from_first_to_last(tiny_series: Path, t
     assert course.shares.sum((0, 2)) == pytest.approx(whole, abs=0.02 * np.abs(np.diff(course.values, axis=0)).sum())
     again = Course.load(course.save(tmp_path / "course"))
     assert again.verdict == course.verdict
+
+
+def test_the_interval_told_is_proved_by_putting_its_components_back():
+    lead = by_hand.made(patching=by_hand.patched([0.0, 0.06875], [0.6875, 0.1375]))
+    told = made(lead=lead).verdict
+    assert "Most of it, -1, lies in 10 → 20" in told
+    assert "Put into 10, the first 2 components of 20 restore 5 % of it" in told
+    assert "Co-adapted: they make 109 % of the change" in told
+    assert made(lead=lead).to_json()["lead"]["a"] == "10"
+
+
+def hard(spread: int) -> Behaviour:
+    """Which token is the model's top one: a number without a gradient."""
+    prompts = tuple((3 + i, 5, 7 + i) for i in range(4))
+    return Behaviour("top token", "", prompts, ((2,),) * 4, lambda _i, logits, _a: (logits.argmax() % spread).double())
+
+
+def test_without_a_gradient_each_component_of_an_interval_is_patched_by_itself(tiny_series: Path, tmp_path: Path):
+    checkpoints = open_series(tiny_series).checkpoints[:2]
+    course = explain_series(checkpoints, hard(97), effort=Effort(prompts=4))
+    assert course.steps.tolist() == [0]
+    assert not course.is_attributed
+    single = circuit_drift.explain(*checkpoints, hard(97), effort=Effort(prompts=4))
+    assert course.shares[0] == pytest.approx(single.shares)
+    assert course.shares.any()
+    assert "top token has no gradient, so nothing is attributed: shares are exact patches" in course.verdict
+    assert "miss the whole change" not in course.verdict
+    assert course.to_json()["attributed"] is False
+    assert Course.load(course.save(tmp_path / "course")).verdict == course.verdict
+    with pytest.raises(BadPrompt, match="patching alone"):
+        explain_series(checkpoints, hard(97), effort=Effort(prompts=4, patching=False))
+
+
+def test_where_such_a_behaviour_stands_still_nothing_is_missing(tiny_series: Path):
+    course = explain_series(open_series(tiny_series).checkpoints[:2], hard(1), effort=Effort(prompts=4))
+    assert not course.shares.any()
+    assert "no component is named" in course.verdict
 
 
 def test_a_course_has_two_checkpoints(tiny_series: Path):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import circuit_drift
 from checkpoints.errors import BadPrompt, DriftError
 from circuit_drift.cli.commands import app
-from circuit_drift.explanation.effort import Effort
+from circuit_drift.explanation.explanation import Effort
 from circuit_drift.prompts import prompts_for
 
 LITTLE = Effort(prompts=4, steps=2, patching=False)
@@ -90,10 +90,18 @@ def test_diff_explains_at_the_terminal_in_json_and_on_its_page(edited: Path, tmp
     assert told.exit_code in (0, 1), told.output
     assert "needle answer NLL" in told.output
     assert "Why needle answer NLL differs" in page.read_text()
-    document = json.loads(CliRunner().invoke(app, [*asked, "--explain", "facts,text", "--json"]).stdout)
+    document = json.loads(
+        CliRunner().invoke(app, [*asked, "--explain", "facts,text", "--outputs", "1", "--json"]).stdout
+    )
     assert [each["behaviour"] for each in document["explanations"]] == ["logit difference of facts", "NLL of text"]
     assert document["explanations"][0]["patching"][0]["restored"] == pytest.approx(100)
+    first = document["explanations"][0]["outputs"][0]
+    assert (first["output"], first["positions"]) == ("a1.h1", "all positions")
+    assert first["restored"] == pytest.approx(100, abs=0.01)
     assert json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)["explanations"] == []
+    alone = CliRunner().invoke(app, [*asked, "--outputs", "a1.h1"])
+    assert alone.exit_code == 2
+    assert "give --explain with it" in " ".join((alone.output, str(alone.exception)))
 
 
 def test_a_pair_explains_itself_where_its_checkpoints_are_known(edited: Path, tmp_path: Path):

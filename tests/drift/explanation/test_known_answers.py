@@ -12,9 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from checkpoints.errors import BadPrompt
 from circuit_drift.explanation.behaviours import Behaviour, facts_behaviour, mass_behaviour
 from circuit_drift.explanation.components import Component
-from circuit_drift.explanation.effort import Effort
 from circuit_drift.explanation.explain import explain_line
-from circuit_drift.explanation.explanation import Explanation
+from circuit_drift.explanation.explanation import Effort, Explanation
 from circuit_drift.explanation.line import line_between
 from circuit_drift.explanation.patching import random_alike
 from heads.prompts.needles import NeedlePrompt, NeedleSet

@@ -7,8 +7,14 @@ import pytest
 
 from checkpoints.errors import BadPrompt
 from circuit_drift.explanation.explanation import Explanation
-from circuit_drift.explanation.explanation_view import best_size, explanation_sections, patching_frame, sentences
-from circuit_drift.explanation.proof import Patching, share
+from circuit_drift.explanation.explanation_view import (
+    best_size,
+    explanation_sections,
+    outputs_frame,
+    patching_frame,
+    sentences,
+)
+from circuit_drift.explanation.proof import OutputPatching, Patching, share
 
 SHARES = np.array([[1.0, 0.5, -0.125, 0.0], [1.25, 0.25, -0.125, 0.0]])
 
@@ -83,6 +89,23 @@ def test_the_proof_is_told_beside_random_components():
     assert table["taken_back"].tolist() == pytest.approx([50, 90])
     assert table["random_least"].tolist() == pytest.approx([0, 0])
     assert table["random_most"].tolist() == pytest.approx([10, 10])
+
+
+def test_outputs_tell_where_in_the_prompt_the_change_is_made():
+    none, most, whole = (np.full(2, value) for value in (0.0, 1.1, 1.375))
+    outputs = OutputPatching(
+        ("a0.h1",), ("all positions", "needle", "rest"), none, whole,
+        np.array([[whole, none, most]]), np.array([[none, whole, whole - most]]),
+    )  # fmt: skip
+    found = made(outputs=outputs)
+    told = "On the same prompts, outputs of 20 put into 10 restore: of a0.h1 100 %, at rest alone 80 %."
+    assert told in found.verdict
+    frame = outputs_frame(found)
+    assert frame["positions"].tolist() == ["all positions", "needle", "rest"]
+    assert frame["restored"].tolist() == pytest.approx([100, 0, 80])
+    assert frame["taken_back"].tolist() == pytest.approx([100, 0, 80])
+    assert [section.slug for section in explanation_sections(found, anchor="x")] == ["why-x", "outputs-x"]
+    assert outputs_frame(made()).empty
 
 
 def test_parts_that_restore_nothing_alone_are_co_adapted_or_spread():

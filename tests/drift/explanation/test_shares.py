@@ -9,6 +9,7 @@ from checkpoints.errors import BadPrompt, CheckpointMismatch, DriftError, Unsupp
 from circuit_drift.explanation.behaviours import Behaviour, facts_behaviour, text_behaviour
 from circuit_drift.explanation.line import Line, line_between
 from circuit_drift.explanation.shares import integrate, measure, patched_values
+from circuit_drift.explanation.taps import _moving
 from tests.circuits.circuit_families import FAMILIES, build, random_facts
 
 ROUTED = {"mixtral", "qwen3_moe", "qwen2_moe", "hunyuan_moe", "gpt_oss", "deepseek_v2_moe", "deepseek_v3_moe"}
@@ -72,7 +73,10 @@ def test_pieces_are_halved_until_the_shares_are_complete():
     assert path.steps > 8
     assert path.at[0] == 0
     assert path.at[-1] == 1
-    assert len(path.at) > 3
+    halved = (path.steps - 4) // 8
+    assert len(path.at) == path.steps + 2 + halved  # the ends, middles, and every place where a gradient was taken
+    line.move(float(path.at[1]))
+    assert path.along[1] == pytest.approx(measure(line, asked()), abs=1e-6)
 
 
 def test_from_b_to_a_every_share_is_the_negative():
@@ -97,6 +101,14 @@ def test_prompts_together_or_alone_and_parts_of_prompts_give_the_same_shares():
     assert np.abs(parted[:, 0]).max() > 0
     assert not parted[:, 2].any()
     assert not parted[:, 0, where(line, "unembedding")].any()
+
+
+def test_positions_without_a_gradient_have_no_share_and_cost_nothing():
+    gradient = torch.zeros(2, 3, 4)
+    gradient[1, 2, 0] = -1.0
+    assert _moving(gradient).tolist() == [5]
+    gradient[0, 0, 3] = 1.0
+    assert _moving(gradient) is None
 
 
 def test_fewer_prompts_are_of_every_depth():

@@ -12,8 +12,9 @@ from checkpoints import DriftError, open_checkpoint
 from circuit_drift.measures.base import Asked
 from circuit_drift.measures.causal.retrieval import RetrievalCircuitMeasure, TwinSource
 from circuit_drift.prompts import EdgeScoring, prompts_for
+from circuit_drift.record.record import Point
 from circuit_drift.twins import SWAPS
-from tests.drift.handmade import point, run_of
+from tests.drift.handmade import WIRING_A, graph, point, run_of, strengths
 
 NAME = "retrieval-circuit"
 
@@ -59,7 +60,7 @@ def test_it_is_stored_and_stands_in_the_table_the_report_and_the_diff(tiny_serie
     assert "The circuit of retrieval" in page
     assert "Key swap; 6 needles, each at one depth" in page
     pair = run.diff(0, 10)
-    assert "Retrieval circuit (key swap): " in " ".join(pair.verdict)
+    assert "Retrieval circuit (key swap), of 6 needles " in " ".join(pair.verdict)
     assert pair.to_json()["retrieval_edges"] is not None
     assert "Circuit of retrieval" in pair.write_html(tmp_path / "pair.html").read_text()
 
@@ -83,7 +84,7 @@ def test_a_copying_head_without_its_output_loses_its_edges():
     after = measure.compute(loaded, {})
 
     pair = run_of(point(0, **{NAME: before}), point(1, **{NAME: after})).diff(0, 1)
-    change = pair.changes[NAME]
+    change = pair.changes[NAME].lead
     own = change.to_frame().query("writer == @head and a != 0")
     assert len(own) > 5
     np.testing.assert_array_equal(own["b"], 0)
@@ -94,3 +95,39 @@ def test_a_copying_head_without_its_output_loses_its_edges():
     assert head in change.nodes_lost
     moved = f"{head} {change.node_frame()['a'][0]:+.2g} → +0, "
     assert f"(below 0: corrupting it lowers the metric): {moved}" in " ".join(pair.verdict)
+
+
+def ways(*scores: np.ndarray, known: tuple[bool, ...]) -> Point:
+    """A checkpoint of as many groups of ten needles, each alike."""
+    rows, knows = np.repeat(np.stack(scores), 10, axis=0), [way for way in known for _ in range(10)]
+    step = 0 if known[1] else 1
+    return point(step, **{NAME: graph(list(rows), known=knows, prompts="needles", swap="value")})
+
+
+def test_needles_that_went_opposite_ways_are_never_averaged():
+    wired, none = strengths(WIRING_A), strengths(())
+    before = ways(wired, wired, none, known=(True, True, False))
+    after = ways(wired, none, wired, known=(True, False, True))
+    pair = run_of(before, after).diff(0, 1)
+    frame = pair.changes[NAME].to_frame().set_index("group")
+    assert frame.index.tolist() == ["needles kept", "needles lost", "needles learned"]
+    assert frame["facts"].tolist() == [10, 10, 10]
+    assert frame["edges_changed"]["needles kept"] == 0
+    assert frame["edges_changed"]["needles lost"] == frame["edges_changed"]["needles learned"] > 5
+    assert pair.changes[NAME].of == "the 10 of 30 needles recalled at A and B"
+    told = " ".join(pair.verdict)
+    assert "Retrieval circuit (value swap), of 30 needles 10 kept, 10 lost, 10 learned: kept: no edge changed" in told
+    asked = {question.name: question for question in pair.questions}
+    assert asked["recall of all needles"].p == 1  # as many lost as learned
+    assert asked["needles that change sides"].outcome == "different"
+    assert asked["needles lost"].after == "behaviour"
+    assert asked["needles lost"].outcome == asked["needles learned"].outcome == "different"
+    assert asked["needles lost"].adjusted >= 2 * asked["needles lost"].p  # held to the level of the pair
+    assert pair.to_json()["retrieval_groups"][1]["group"] == "needles lost"
+
+
+def test_turned_over_by_nothing_the_retrieval_circuits_stay_the_same():
+    wired = strengths(WIRING_A)
+    pair = run_of(*(ways(wired, wired, wired, known=known) for known in ((True,) * 3, (True, False, True)))).diff(0, 1)
+    assert pair.changes[NAME].to_frame()["edges_changed"].tolist() == [0, 0]
+    assert "the circuit of retrieval" not in " ".join(pair.verdict)
