@@ -45,6 +45,7 @@ FLOORS = (
     ("knowledge", "behaviour"),
     ("training",),
     ("benchmark",),
+    ("explore",),
     ("report",),
     ("api",),
     ("cli",),

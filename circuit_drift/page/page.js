@@ -42,7 +42,10 @@
 
   const shown = (element) => element.getClientRects().length > 0;
   const holders = [...document.querySelectorAll("script[data-figure]")];
-  const drawShown = () => holders.filter((holder) => shown(document.getElementById(holder.dataset.figure))).forEach(draw);
+  const drawShown = () => {
+    holders.filter((holder) => shown(document.getElementById(holder.dataset.figure))).forEach(draw);
+    Widgets.mountShown();
+  };
 
   function recolour() {
     for (const holder of holders) {
@@ -100,7 +103,7 @@
     table.tBodies[0].append(...rows.map(([, row]) => row));
   }
 
-  function dress(table) {
+  function dress(table, holder = table.parentElement) {
     [...table.tHead.rows[0].cells].forEach((head, column) => {
       const control = document.createElement("button");
       control.type = "button";
@@ -110,7 +113,7 @@
     });
     if (table.tBodies[0].rows.length < 12) return;
     const search = Object.assign(document.createElement("input"), { type: "search", className: "search", placeholder: "Search rows" });
-    search.setAttribute("aria-label", "Search rows of " + table.parentElement.getAttribute("aria-label"));
+    search.setAttribute("aria-label", "Search rows of " + holder.getAttribute("aria-label"));
     search.addEventListener("input", () => {
       const wanted = search.value.toLowerCase();
       for (const row of table.tBodies[0].rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);

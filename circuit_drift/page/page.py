@@ -5,14 +5,15 @@ All text passes through jinja2's autoescape; only plotly's own JSON and pandas' 
 """
 
 import base64
+import gzip
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import unescape
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from checkpoints.results.disk import write_file
@@ -26,8 +27,22 @@ if TYPE_CHECKING:
 CHAPTERS = ("Behaviour", "Heads", "Circuit", "What changed and why", "Data and checks")
 SHOWN = 3  # sentences of the verdict on the first screen
 CONTENTS = 4  # sections that a folded chapter names
+SCRIPTS = ("atlas.js", "widgets.js", "page.js")
 RESERVED = ("verdict", "theme", *(f"chapter-{name.lower().replace(' ', '-')}" for name in CHAPTERS))
 _ODD = re.compile(r"[^A-Za-z0-9_.-]")
+
+
+@dataclass(frozen=True, slots=True)
+class Widget:
+    """A figure that the page's own script draws, from what the reader chooses.
+
+    Attributes:
+        kind: which, by its name in ``widgets.js``.
+        data: JSON.
+    """
+
+    kind: str
+    data: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +57,7 @@ class Section:
         caption: n, seed, prompts, method: how the numbers came about.
         frame: the numbers behind the figure.
         chapter: of the page, one of `CHAPTERS` or a name of one's own; a page of one chapter shows it unfolded.
+        widget: a figure to choose in, or none.
     """
 
     slug: str
@@ -51,6 +67,7 @@ class Section:
     caption: str = ""
     frame: "pd.DataFrame | None" = None
     chapter: str = ""
+    widget: Widget | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +125,7 @@ def write_page(
         chapters=_chapters(sections, rendered[bool(lead) :]),
         provenance=provenance,
         style=_text("style.css"),
-        script=_text("page.js"),
+        scripts=[_text(name) for name in SCRIPTS],
         plotly_js=get_plotlyjs(),
     )
     return write_file(path, html)
@@ -162,6 +179,7 @@ def _render(section: Section, anchor: str, page: Path) -> dict[str, object]:
         "text": section.text,
         "caption": section.caption,
         "figure": _json_for_script(figure) if figure is not None else None,
+        "widget": None if section.widget is None else {"kind": section.widget.kind, "data": _packed(section.widget)},
         "summary": unescape(figure.layout.title.text or "") if figure is not None else "",
         **(_tabled(frame, anchor, page) if frame is not None else {"table": None}),
     }
@@ -186,6 +204,12 @@ def _json_for_script(figure: "go.Figure") -> str:
     """The figure as JSON that cannot end the script element it stands in."""
     document: str = figure.to_json()
     return json.dumps(json.loads(document)).replace("<", "\\u003c")
+
+
+def _packed(widget: Widget) -> str:
+    """JSON in gzip in base64: digits, mostly, which the browser unpacks by itself."""
+    document = json.dumps(widget.data, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(gzip.compress(document.encode(), mtime=0)).decode()
 
 
 def _table(frame: "pd.DataFrame") -> str:

@@ -9,6 +9,7 @@ from checkpoints.results.text import counted
 from circuit_drift.comparison.pair import stored_pair
 from circuit_drift.comparison.pair_tables import pairings
 from circuit_drift.explanation.explanation_view import explanation_sections
+from circuit_drift.explore.rewired import pair_rewired, run_rewired
 from circuit_drift.measures.registry import kinds_in
 from circuit_drift.page.axis import mark_steps
 from circuit_drift.page.page import Section, in_chapter, write_page
@@ -77,6 +78,7 @@ def run_sections(run: RunRecord) -> Iterator[Section]:
 def pair_sections(pair: PairRecord) -> Iterator[Section]:
     """The sections of a pair's report."""
     yield from _explained(pair)
+    yield from pair_rewired(pair, anchor="pair")
     yield from _pair_sections(pair, anchor="pair")
     yield from _weights(pair)
     yield from _refused((pair.a, pair.b))
@@ -88,6 +90,7 @@ def _stage_pairs(run: RunRecord) -> list[PairRecord]:
 
 def _run_sections(run: RunRecord, table: "pd.DataFrame", pairs: Sequence[PairRecord]) -> Iterator[Section]:
     yield from _evolution(run, table)
+    yield from run_rewired(run)
     for pair in pairs:
         yield from _pair_sections(pair, anchor=f"{pair.a.name}-{pair.b.name}")
     yield from in_chapter("Data and checks", audit_sections(run))

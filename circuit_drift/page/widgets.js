@@ -1,0 +1,225 @@
+"use strict";
+// Figures that a reader chooses in: drawn as SVG from the data beside them, without a server.
+const Widgets = (() => {
+  const SVG = "http://www.w3.org/2000/svg";
+  const LOOKS = { // dash, side that edges bow to, sign in their middle, word
+    gained: ["", 1, "+", "gained"], lost: ["2 5", -1, "×", "lost"], strengthened: ["13 4", 0.55, "▲", "stronger"],
+    weakened: ["7 5", -0.55, "▼", "weaker"], flipped: ["12 4 2 4", 0.2, "⇄", "sign flipped"], kept: ["", 0.05, "", "kept"], uncertain: ["1 4", -0.05, "?", "uncertain"],
+  };
+  const MOST_LINES = 120;
+  const byId = new Map();
+
+  function make(tag, attributes = {}, ...children) {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) if (value !== null && value !== undefined) element.setAttribute(name, value);
+    element.append(...children);
+    return element;
+  }
+
+  function draw(tag, attributes = {}, ...children) {
+    const element = document.createElementNS(SVG, tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...children);
+    return element;
+  }
+
+  const shown = (value) => (value === 0 ? "0" : Math.abs(value) >= 0.01 && Math.abs(value) < 1e4 ? value.toPrecision(3) : value.toExponential(1));
+  const signed = (value) => (value > 0 ? "+" : "") + shown(value).replace("-", "−");
+
+  async function unpacked(text) {
+    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return JSON.parse(await new Response(stream).text());
+  }
+
+  function choice(label, options, picked, change) {
+    const select = make("select", {}, ...options.map(([value, text]) => make("option", { value }, text)));
+    select.value = String(picked);
+    select.addEventListener("change", () => change(select.value));
+    return make("label", {}, label + " ", select);
+  }
+
+  function slider(label, from, to, picked, told, change) {
+    const input = make("input", { type: "range", min: from, max: to, step: 1 }), output = make("output", {}, told(picked));
+    input.value = picked;
+    input.addEventListener("input", () => { output.textContent = told(Number(input.value)); change(Number(input.value)); });
+    return make("label", {}, label + " ", input, " ", output);
+  }
+
+  function toggle(text, pressed, change) {
+    const button = make("button", { type: "button", "aria-pressed": String(pressed) }, ...[text].flat());
+    button.addEventListener("click", () => {
+      const now = button.getAttribute("aria-pressed") !== "true";
+      button.setAttribute("aria-pressed", String(now));
+      change(now);
+    });
+    return button;
+  }
+
+  const sample = (status) => draw("svg", { width: 34, height: 12, "aria-hidden": "true" },
+    draw("line", { x1: 1, y1: 6, x2: 33, y2: 6, class: "edge " + status, "stroke-width": 3, "stroke-dasharray": LOOKS[status][0] }));
+
+  function table(heads, rows, label) {
+    const body = make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((cell) => make("td", {}, cell)))));
+    const head = make("thead", {}, make("tr", {}, ...heads.map((name) => make("th", { scope: "col" }, name))));
+    const found = make("table", {}, head, body);
+    const holder = make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, found);
+    if (window.dressTable) window.dressTable(found, holder);
+    return holder;
+  }
+
+  // --- what rewired ---------------------------------------------------------------------------------------------
+
+  function rewired(place, atlas) {
+    const state = { group: 0, a: atlas.start[0], b: atlas.start[1], level: atlas.level, size: Math.min(atlas.usual, atlas.groups[0].largest), view: "graph", hidden: new Set(["kept", "uncertain"]), node: null };
+    const told = make("p", { class: "told", "aria-live": "polite" }), canvas = make("div", { class: "canvas" });
+    const panel = make("div", { class: "panel", "aria-live": "polite" }), controls = make("div", { class: "controls" }), legend = make("div", { class: "controls legend", role: "group", "aria-label": "Classes of edges" });
+    place.replaceChildren(controls, told, legend, canvas, panel);
+
+    function setControls() {
+      const points = atlas.labels.map((label, i) => [i, label]);
+      const swap = make("button", { type: "button", "aria-label": "Swap A and B" }, "⇄");
+      swap.addEventListener("click", () => { [state.a, state.b] = [state.b, state.a]; setControls(); update(); });
+      const change = (name) => (value) => { state[name] = Number(value); update(); };
+      const views = choice("View", [["graph", "graph"], ["layers", "layer by layer"]], state.view, (value) => { state.view = value; update(); });
+      const facts = choice("Facts", atlas.groups.map((group, i) => [i, group.name]), state.group, (value) => {
+        state.group = Number(value);
+        state.size = Math.min(state.size, atlas.groups[state.group].largest);
+        setControls();
+        update();
+      });
+      controls.replaceChildren(
+        choice("A", points, state.a, change("a")), swap, choice("B", points, state.b, change("b")), facts, views,
+        slider("q at most", 0, atlas.levels.length - 1, state.level, (at) => String(atlas.levels[at]), change("level")),
+        slider("Circuit", 1, atlas.groups[state.group].largest, state.size, (at) => `${at} edges`, change("size")));
+    }
+
+    function update() {
+      const found = Atlas.between(atlas, state);
+      told.textContent = Atlas.headline(atlas, state, found);
+      legend.replaceChildren(...Atlas.STATUSES.filter((name) => found.counts[name]).map((name) => toggle([sample(name), ` ${LOOKS[name][2]} ${LOOKS[name][3]} (${found.counts[name]})`], !state.hidden.has(name), (on) => {
+        state.hidden[on ? "delete" : "add"](name);
+        drawView(found);
+      })));
+      drawView(found);
+    }
+
+    function drawView(found) {
+      const rows = found.rows.filter((row) => !state.hidden.has(row.status));
+      canvas.replaceChildren(rows.length ? (state.view === "graph" ? graph(rows) : heat(rows)) : make("p", { class: "sub" }, "Nothing to draw at this choice; other classes of edges are switched on above."));
+      tell(found);
+    }
+
+    function tell(found) {
+      const node = state.node, rows = node ? found.rows.filter((row) => row.writer === node || Atlas.nodeOf(row.reader) === node) : found.rows;
+      const [a, b] = [atlas.labels[state.a], atlas.labels[state.b]];
+      const bound = (row) => (row.stop < atlas.levels.length ? `≤ ${atlas.levels[row.stop]}` : `> ${atlas.levels.at(-1)}`);
+      const cells = rows.map((row) => [`${row.writer} → ${row.reader}`, signed(row.a), signed(row.b), signed(row.delta), bound(row), LOOKS[row.status][3]]);
+      const heads = ["edge", `score at ${a}`, `score at ${b}`, "change", "q", "became"];
+      const save = make("a", { class: "csv", download: "edges.csv", href: "data:text/csv;charset=utf-8," + encodeURIComponent(Atlas.csv(atlas, state, rows)) }, "Download these edges as CSV");
+      if (!node) {
+        const all = make("details", { class: "data" }, make("summary", {}, `All ${rows.length} edges of the two circuits`), table(heads, cells, "Edges of the two circuits"), make("p", {}, save));
+        panel.replaceChildren(all);
+        return;
+      }
+      const close = make("button", { type: "button" }, "Close");
+      close.addEventListener("click", () => select(null));
+      const card = byId.get("heads")?.card(node);
+      panel.replaceChildren(make("h4", {}, `${node}: ${Atlas.kindOf(node)}`, " ", close),
+        rows.length ? table(heads, cells, `Edges of ${node}`) : make("p", { class: "sub" }, "No edge of either circuit at this choice."), make("p", {}, save), ...(card ? [card] : []));
+    }
+
+    function select(node) {
+      state.node = node;
+      const found = Atlas.between(atlas, state);
+      tell(found);
+      mark();
+      if (node) panel.scrollIntoView({ block: "nearest" });
+    }
+
+    function mark() {
+      canvas.querySelectorAll("[data-ends]").forEach((line) => line.classList.toggle("dim", state.node !== null && !line.dataset.ends.split(" ").includes(state.node)));
+      canvas.querySelectorAll("[data-node]").forEach((node) => node.setAttribute("aria-pressed", String(node.dataset.node === state.node)));
+    }
+
+    function graph(rows) {
+      const lines = Atlas.bundles(rows).slice(0, MOST_LINES), used = lines.flatMap((line) => line.rows);
+      const layers = Atlas.layers(atlas.shape, used), width = Math.max(560, canvas.clientWidth || 900);
+      const step = Math.min(110, Math.max(58, 600 / layers.length)), height = step * (layers.length - 1) + 78;
+      const at = new Map(), left = 74, right = width - 150;
+      layers.forEach((row, i) => {
+        const y = height - 34 - i * step;
+        row.heads.forEach((node, k) => at.set(node, [left + (k + 0.5) / row.heads.length * (right - left), y]));
+        if (row.mlp) at.set(row.mlp, [width - 84, y - step * 0.28]);
+      });
+      const largest = Math.max(...lines.map((line) => line.size)) || 1;
+      const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": told.textContent });
+      layers.forEach((row, i) => svg.append(draw("text", { x: 4, y: height - 30 - i * step, class: "axis" }, Atlas.layerName(atlas.shape, row.layer)), draw("line", { x1: left - 10, x2: width - 10, y1: height - 34 - i * step, y2: height - 34 - i * step, class: "row" })));
+      [...lines].reverse().forEach((line) => svg.append(edge(line, at.get(line.from), at.get(line.to), largest)));
+      for (const [node, [x, y]] of at) svg.append(mark_(node, x, y));
+      const rest = Atlas.bundles(rows).length - lines.length;
+      const holder = make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "What rewired" }, svg);
+      return rest > 0 ? make("div", {}, holder, make("p", { class: "sub" }, `Drawn are the ${MOST_LINES} strongest lines; ${rest} more are in the table.`)) : holder;
+    }
+
+    function edge(line, [x1, y1], [x2, y2], largest) {
+      const [dash, side, sign, word] = LOOKS[line.status], rise = Math.abs(y1 - y2);
+      const bend = side * (26 + rise * 0.28), [cx, cy] = [(x1 + x2) / 2 + bend, (y1 + y2) / 2];
+      const path = `M${x1},${y1}Q${cx},${cy} ${x2},${y2}`, [mx, my] = [(x1 + 2 * cx + x2) / 4, (y1 + 2 * cy + y2) / 4];
+      const text = line.rows.map((row) => `${row.writer} → ${row.reader}: ${signed(row.a)} → ${signed(row.b)}, ${word}`).join("\n");
+      const title = draw("title", {}, text), group = draw("g", { "data-ends": `${line.from} ${line.to}`, class: "line" }, title);
+      group.append(draw("path", { d: path, class: "hit" }), draw("path", { d: path, class: "edge " + line.status, "stroke-dasharray": dash, "stroke-width": (1.4 + 4.2 * line.size / largest).toFixed(1) }));
+      if (sign) group.append(draw("text", { x: mx, y: my + 4, class: "sign " + line.status }, line.rows.length > 1 ? sign + line.rows.length : sign));
+      return group;
+    }
+
+    function mark_(node, x, y) {
+      const kind = Atlas.kindOf(node), group = draw("g", { "data-node": node, class: "node", tabindex: 0, role: "button", "aria-pressed": String(node === state.node), "aria-label": `${node}, ${kind}` });
+      const shapes = {
+        "attention head": () => draw("circle", { cx: x, cy: y, r: 7 }), "MLP": () => draw("rect", { x: x - 8, y: y - 8, width: 16, height: 16, class: "mlp" }),
+        "shared key/value head": () => draw("path", { d: `M${x},${y - 9}l9,9l-9,9l-9,-9z` }), "input or logits": () => draw("path", { d: `M${x - 9},${y}l5,-8h8l5,8l-5,8h-8z`, class: "end" }),
+      };
+      group.append(shapes[kind](), draw("text", { x: x + 11, y: y - 9 }, node));
+      group.addEventListener("click", () => select(state.node === node ? null : node));
+      group.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); select(state.node === node ? null : node); } });
+      return group;
+    }
+
+    function heat(rows) {
+      const { writes, reads, cells } = Atlas.matrix(atlas.shape, rows), size = Math.min(46, Math.max(18, 620 / Math.max(writes.length, reads.length)));
+      const left = 74, width = left + size * writes.length + 20, height = size * reads.length + 66, most = Math.max(...cells.flat().map((cell) => cell.length));
+      const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${told.textContent}; by layer that writes, across, and layer that reads, up` });
+      const name = (layer) => Atlas.layerName(atlas.shape, layer);
+      reads.forEach((read, i) => {
+        const y = height - 66 - (i + 1) * size + 6;
+        svg.append(draw("text", { x: 4, y: y + size / 2 + 4, class: "axis" }, name(read)));
+        writes.forEach((write, j) => {
+          const cell = cells[i][j], x = left + j * size;
+          if (!cell.length) return;
+          const title = draw("title", {}, `${name(write)} → ${name(read)}: ${cell.length}\n` + cell.slice(0, 8).map((row) => `${row.writer} → ${row.reader} ${signed(row.delta)}, ${LOOKS[row.status][3]}`).join("\n"));
+          svg.append(draw("g", { class: "cell" }, title, draw("rect", { x: x + 1, y: y + 1, width: size - 2, height: size - 2, "fill-opacity": (0.12 + 0.88 * cell.length / most).toFixed(2) }), draw("text", { x: x + size / 2, y: y + size / 2 + 4, class: cell.length / most > 0.5 ? "on" : "off" }, String(cell.length))));
+        });
+      });
+      writes.forEach((write, j) => svg.append(draw("text", { x: left + (j + 0.5) * size, y: height - 52, class: "axis down", transform: `rotate(60 ${left + (j + 0.5) * size} ${height - 52})` }, name(write))));
+      return make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "What rewired, layer by layer" }, svg, make("p", { class: "sub" }, "Edges in each cell, by the layer that writes (across) and the layer that reads (up)."));
+    }
+
+    setControls();
+    update();
+    let width = canvas.clientWidth;
+    window.addEventListener("resize", () => { if (canvas.clientWidth && canvas.clientWidth !== width) { width = canvas.clientWidth; update(); mark(); } });
+  }
+
+  const KINDS = { rewired };
+
+  async function mount(holder) {
+    const place = document.getElementById(holder.dataset.widget);
+    if (place.dataset.drawn) return;
+    place.dataset.drawn = "yes";
+    KINDS[holder.dataset.kind](place, await unpacked(holder.textContent));
+  }
+
+  const holders = () => [...document.querySelectorAll("script[data-widget]")];
+  const mountShown = () => holders().filter((holder) => document.getElementById(holder.dataset.widget).getClientRects().length > 0).forEach(mount);
+  return { mountShown };
+})();
