@@ -67,7 +67,9 @@ class CircuitMeasure(Measure):
         how = {name: value for name, value in asdict(self.scoring).items() if name != "edges"}
         graph = circuits.attribute(loaded.model, facts, **how)
         size = self.scoring.changed("edges")
-        return replace(graph, meta={**graph.meta, **{f"circuit_{name}": value for name, value in size.items()}})
+        asked = [[fact.clean, fact.answer, fact.wrong] for fact in facts.facts]
+        how_large = {f"circuit_{name}": value for name, value in size.items()}
+        return replace(graph, meta={**graph.meta, "asked": asked, **how_large})
 
     @property
     def origins(self) -> dict[str, str]:

@@ -89,7 +89,7 @@
 
   const value = (cell) => {
     const text = cell.textContent.trim();
-    const number = Number(text.replace(/[,%]/g, ""));
+    const number = Number(text.replace(/[,%+≤>\s]/g, "").replace("−", "-"));
     return text === "" || text === "n/a" ? null : Number.isNaN(number) ? text : number;
   };
   const order = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true }));
@@ -120,7 +120,8 @@
     });
     table.parentElement.before(search);
   }
-  document.querySelectorAll(".scroll table").forEach(dress);
+  window.dressTable = dress;
+  document.querySelectorAll(".scroll table").forEach((table) => dress(table));
 
   window.addEventListener("beforeprint", () => {
     document.querySelectorAll("details.chapter").forEach((part) => { part.open = true; });

@@ -203,7 +203,7 @@ def _tabled(frame: "pd.DataFrame", anchor: str, page: Path) -> dict[str, object]
 def _json_for_script(figure: "go.Figure") -> str:
     """The figure as JSON that cannot end the script element it stands in."""
     document: str = figure.to_json()
-    return json.dumps(json.loads(document)).replace("<", "\\u003c")
+    return json.dumps(json.loads(document), separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _packed(widget: Widget) -> str:

@@ -63,9 +63,48 @@ const Widgets = (() => {
     const body = make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((cell) => make("td", {}, cell)))));
     const head = make("thead", {}, make("tr", {}, ...heads.map((name) => make("th", { scope: "col" }, name))));
     const found = make("table", {}, head, body);
-    const holder = make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, found);
-    if (window.dressTable) window.dressTable(found, holder);
-    return holder;
+    const holder = make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, found), outer = make("div", {}, holder);
+    if (rows.length) window.dressTable(found, holder);
+    return outer;
+  }
+
+  // Lines over checkpoints: { name, values, low, high, dash }; nulls are gaps. One axis, from `from` to `to`.
+  function chart(labels, lines, { from, to, mark, label, invert = false, log = false }) {
+    const width = 640, height = 210, left = 52, bottom = 36, count = labels.length;
+    const scale = (value) => (log ? Math.log10(value) : value), span = scale(to) - scale(from) || 1;
+    const x = (i) => left + 12 + (count > 1 ? i / (count - 1) : 0.5) * (width - left - 30);
+    const y = (value) => { const share = (scale(value) - scale(from)) / span; return 10 + (invert ? share : 1 - share) * (height - bottom - 16); };
+    const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": label });
+    const ticks = log ? Array.from({ length: Math.floor(scale(to)) + 1 }, (_, i) => 10 ** i) : [from, (from + to) / 2, to];
+    for (const tick of ticks) svg.append(draw("line", { x1: left, x2: width - 8, y1: y(tick), y2: y(tick), class: "row" }), draw("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end", class: "axis" }, log ? tick.toLocaleString("en") : String(Number(tick.toPrecision(2)))));
+    const every = Math.ceil(count / 9);
+    labels.forEach((text, i) => { if (i % every === 0) svg.append(draw("text", { x: x(i), y: height - 18, "text-anchor": "middle", class: "axis" }, text)); });
+    svg.append(draw("text", { x: (left + width) / 2, y: height - 3, "text-anchor": "middle", class: "axis" }, "step (checkpoints evenly spaced)"));
+    if (mark !== undefined) svg.append(draw("line", { x1: left, x2: width - 8, y1: y(mark), y2: y(mark), class: "edge kept", "stroke-dasharray": "2 4" }));
+    lines.forEach((line) => {
+      line.values.forEach((value, i) => {
+        if (value === null) return;
+        const text = `${line.name} at step ${labels[i]}: ${shown(value)}` + (line.low?.[i] == null ? "" : ` [${shown(line.low[i])}, ${shown(line.high[i])}]`);
+        const point = draw("g", {}, draw("title", {}, text));
+        if (line.low?.[i] != null) point.append(draw("line", { x1: x(i), x2: x(i), y1: y(line.low[i]), y2: y(line.high[i]), class: "edge " + line.look, "stroke-width": 2 }));
+        point.append(draw("circle", { cx: x(i), cy: y(value), r: 3.5, class: "dot " + line.look }));
+        if (i && line.values[i - 1] !== null) point.prepend(draw("line", { x1: x(i - 1), y1: y(line.values[i - 1]), x2: x(i), y2: y(value), class: "edge " + line.look, "stroke-width": 2, "stroke-dasharray": line.dash }));
+        svg.append(point);
+      });
+    });
+    return make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": label }, svg);
+  }
+
+  // A table whose first column opens a card beneath it.
+  function cards(place, heads, rows, label, card) {
+    const open = make("div", { class: "panel card", "aria-live": "polite" });
+    const opener = (text, i) => {
+      const button = make("button", { type: "button", class: "opener" }, text);
+      button.addEventListener("click", () => { open.replaceChildren(card(i)); open.scrollIntoView({ block: "nearest" }); });
+      return button;
+    };
+    place.replaceChildren(table(heads, rows.map(([first, ...others], i) => [opener(first, i), ...others]), label), open);
+    if (rows.length) open.replaceChildren(card(0));
   }
 
   // --- what rewired ---------------------------------------------------------------------------------------------
@@ -210,7 +249,45 @@ const Widgets = (() => {
     window.addEventListener("resize", () => { if (canvas.clientWidth && canvas.clientWidth !== width) { width = canvas.clientWidth; update(); mark(); } });
   }
 
-  const KINDS = { rewired };
+  // --- a head, a fact -------------------------------------------------------------------------------------------
+
+  const told = (value) => (value === null || value === undefined ? "n/a" : shown(value));
+  const list = (title, items) => (items.length ? [make("p", {}, make("b", {}, title)), make("ul", {}, ...items.map((item) => make("li", {}, item)))] : []);
+
+  function headCard(data, head) {
+    const values = head.score.map((row) => row[0]), every = [...head.score.flat(), ...head.beside].filter((value) => value !== null);
+    const lines = [{ name: data.score, look: "gained", dash: "", values, low: head.score.map((row) => row[1]), high: head.score.map((row) => row[2]) }];
+    if (head.beside.some((value) => value !== null)) lines.push({ name: data.beside, look: "lost", dash: "5 4", values: head.beside });
+    const to = Math.max(1, ...every), from = Math.min(0, ...every);
+    return make("div", {}, make("h4", {}, head.name), make("p", {}, head.told), chart(data.labels, lines, { from, to, mark: data.threshold, label: `${data.score} of ${head.name} over training` }),
+      ...list("Roles in the circuits of facts", head.roles), ...list("What taking it away, patching and its own write did", head.effects));
+  }
+
+  function heads(place, data) {
+    const byName = new Map(data.heads.map((head) => [head.name, head]));
+    byId.set("heads", { card: (name) => (byName.has(name) ? headCard(data, byName.get(name)) : null) });
+    const last = (row) => told(row.at(-1)), best = (head) => Math.max(...head.score.map((row) => row[0] ?? -Infinity));
+    const rows = data.heads.map((head) => [head.name, told(head.score[0][0]), Number.isFinite(best(head)) ? shown(best(head)) : "n/a", told(head.score.at(-1)[0]), `[${told(head.score.at(-1)[1])}, ${told(head.score.at(-1)[2])}]`, last(head.beside), head.roles.join("; ") || "none"]);
+    cards(place, ["head", `${data.score}, first`, "best", "last", "95 % interval", `${data.beside}, last`, "roles"], rows, "Heads", (i) => headCard(data, data.heads[i]));
+  }
+
+  function factCard(data, fact) {
+    const worst = Math.max(10, ...fact.rank), metric = fact.metric, from = Math.min(0, ...metric), to = Math.max(0, ...metric);
+    const parts = [make("h4", {}, fact.name), make("p", {}, (fact.group ? `Group: ${fact.group}. ` : "") + fact.told),
+      chart(data.labels, [{ name: "rank of the answer", look: "gained", dash: "", values: fact.rank }], { from: 1, to: worst, log: true, invert: true, label: "Rank of the answer over training, 1 = recalled" }),
+      make("p", { class: "sub" }, `Above: rank of the answer, 1 at the top. Below: ${data.metric}.`),
+      chart(data.labels, [{ name: data.metric, look: "lost", dash: "5 4", values: metric }], { from, to, mark: 0, label: `${data.metric} over training` })];
+    if (fact.lens.length) parts.push(table(["layer", ...fact.lens.map(([label]) => `rank at step ${label}`)], fact.lens[0][1].map((_, layer) => [layer ? `after ${layer - 1}` : "input", ...fact.lens.map(([, ranks]) => ranks[layer].toLocaleString("en"))]), "Rank by layer"));
+    return make("div", {}, ...parts);
+  }
+
+  function facts(place, data) {
+    const recalled = (fact) => fact.rank.filter((rank) => rank === 1).length;
+    const rows = data.facts.map((fact) => [fact.name, fact.group || "all", String(recalled(fact)), fact.rank[0].toLocaleString("en"), fact.rank.at(-1).toLocaleString("en"), told(fact.metric.at(-1))]);
+    cards(place, ["fact", "group", `recalled at, of ${data.labels.length}`, "rank, first", "rank, last", `${data.metric}, last`], rows, "Facts", (i) => factCard(data, data.facts[i]));
+  }
+
+  const KINDS = { rewired, heads, facts };
 
   async function mount(holder) {
     const place = document.getElementById(holder.dataset.widget);
@@ -220,6 +297,12 @@ const Widgets = (() => {
   }
 
   const holders = () => [...document.querySelectorAll("script[data-widget]")];
-  const mountShown = () => holders().filter((holder) => document.getElementById(holder.dataset.widget).getClientRects().length > 0).forEach(mount);
+  const visible = (holder) => document.getElementById(holder.dataset.widget).getClientRects().length > 0;
+  // The heads come first, since nodes of circuits show their cards.
+  const mountShown = async () => {
+    const wanted = holders().filter(visible);
+    if (wanted.some((holder) => holder.dataset.kind === "rewired")) wanted.unshift(...holders().filter((holder) => holder.dataset.kind === "heads"));
+    for (const holder of wanted) await mount(holder);
+  };
   return { mountShown };
 })();

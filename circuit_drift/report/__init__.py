@@ -9,6 +9,8 @@ from checkpoints.results.text import counted
 from circuit_drift.comparison.pair import stored_pair
 from circuit_drift.comparison.pair_tables import pairings
 from circuit_drift.explanation.explanation_view import explanation_sections
+from circuit_drift.explore.fact_cards import fact_cards
+from circuit_drift.explore.head_cards import head_cards
 from circuit_drift.explore.rewired import pair_rewired, run_rewired
 from circuit_drift.measures.registry import kinds_in
 from circuit_drift.page.axis import mark_steps
@@ -90,6 +92,8 @@ def _stage_pairs(run: RunRecord) -> list[PairRecord]:
 
 def _run_sections(run: RunRecord, table: "pd.DataFrame", pairs: Sequence[PairRecord]) -> Iterator[Section]:
     yield from _evolution(run, table)
+    yield from head_cards(run)
+    yield from fact_cards(run)
     yield from run_rewired(run)
     for pair in pairs:
         yield from _pair_sections(pair, anchor=f"{pair.a.name}-{pair.b.name}")

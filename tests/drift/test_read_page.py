@@ -156,6 +156,9 @@ def test_every_section_has_its_heading_in_its_place(told):
         "roles": "Roles of the circuit's heads",
         "phases": "Phases of the circuit",
         "emergence": "When things emerge",
+        "head-cards": "Any head by itself",
+        "fact-cards": "Any fact by itself",
+        "any-two": "What rewired between any two checkpoints",
         **{
             f"{slug}-step{a}-step{b}": f"{heading} {a} → {b}"
             for a, b in ((0, 100), (100, 300))
@@ -176,10 +179,13 @@ def test_every_section_has_its_heading_in_its_place(told):
     }
     kinds = ("groups", "circuit", "edges", "nodes", "ranks", "similarity", "profile", "roles", "heads")
     assert told.chapters == {
-        "Behaviour": ["needle", "recall", "emergence"],
-        "Heads": ["heads", "leading-heads"],
+        "Behaviour": ["needle", "recall", "emergence", "fact-cards"],
+        "Heads": ["heads", "leading-heads", "head-cards"],
         "Circuit": ["circuits", "roles", "phases"],
-        "What changed and why": [f"{kind}-{pair}" for pair in ("step0-step100", "step100-step300") for kind in kinds],
+        "What changed and why": [
+            "any-two",
+            *(f"{kind}-{pair}" for pair in ("step0-step100", "step100-step300") for kind in kinds),
+        ],
         "Data and checks": ["audit", "checkpoints"],
     }
     assert told.unfolded == []
@@ -240,6 +246,13 @@ def test_every_caption_says_what_was_asked_and_how(told):
         "circuits": f"EAP-IG edge scores; overlap and floor are both between disjoint halves of the facts. {FACTS}",
         "roles": MOVERS,
         "emergence": EMERGED,
+        "head-cards": "Score: retrieval score, mean over 10 prompts with its 95 % interval over needles; dashed: "
+        "attention on the needle while answering. A head retrieves above 0.1.",
+        "fact-cards": "Rank of the answer among all tokens, 1 = recalled; metric on the clean prompt, dashed. Facts: "
+        "hand-made facts.",
+        "any-two": "Scores: positive = corrupting the edge raises the metric. Changes: sign flips of facts, "
+        "Benjamini-Hochberg over all 46 edges, named only where the graph changed as a whole (p ≤ 0.05). Circuits: the "
+        "strongest edges of each checkpoint, without dead ends; 40 edges are on this page.",
         "phases": "Measured on the 20 of 20 facts recalled at some checkpoint; cosine of mean edge scores, corrected "
         "for prompt noise: 1 = the same wiring up to strength, blank = nothing but noise.",
         "audit": "Each fault with the public series that had it. ✕: an error of the audit names this checkpoint; "
@@ -367,6 +380,7 @@ def test_a_run_without_circuits_or_an_audit_says_what_it_has(tmp_path):
         "emergence",
         "heads",
         "leading-heads",
+        "head-cards",
         "heads-step0-step2",
         "audit",
         "checkpoints",
@@ -409,6 +423,7 @@ def test_the_page_of_a_pair(tmp_path):
     assert page.verdict[-1] == "Not compared: roles (not asked for)."
     assert page.warnings == ["roles is not compared: not asked for"]
     assert {slug: part.heading for slug, part in page.sections.items()} == {
+        "any-two-pair": "What rewired 0 → 9",
         "groups-pair": "Facts and their circuits 0 → 9",
         "circuit-pair": "Circuit 0 → 9",
         "edges-pair": "Edges that changed 0 → 9",
