@@ -86,7 +86,10 @@ def _swaps(needles: NeedleSet, swapped: Swapped, wanted: str, tokens: int) -> Fa
 
 
 def _other(prompt: NeedlePrompt, prompts: Sequence[NeedlePrompt], swapped: Swapped, tokens: int) -> NeedlePrompt | None:
-    """The next needle in the list, wrapping around, whose part can stand in this one's place."""
+    """The needle whose part can stand in this one's place and differs in most tokens; of several the next in the list.
+
+    Two keys that share a word ("wooden locket", "red locket") may be one to a model that reads that word alone.
+    """
     last = max(other.needle for other in prompts) + 1
     own = _parts(prompt, swapped)
     able = [
@@ -99,7 +102,13 @@ def _other(prompt: NeedlePrompt, prompts: Sequence[NeedlePrompt], swapped: Swapp
         and len(other.answer) == len(prompt.answer) >= tokens
         and other.answer[0] != prompt.answer[0]
     ]
-    return min(able, key=lambda other: (other.needle - prompt.needle) % last, default=None)
+    return min(able, key=lambda other: (_alike(_parts(other, swapped), own), (other.needle - prompt.needle) % last),
+               default=None)  # fmt: skip
+
+
+def _alike(one: list[tuple[int, ...]], other: list[tuple[int, ...]]) -> int:
+    """Tokens that two parts of as many have in common, place by place."""
+    return sum(x == y for mine, theirs in zip(one, other, strict=True) for x, y in zip(mine, theirs, strict=True))
 
 
 def _value(prompt: NeedlePrompt) -> tuple[Span, ...]:

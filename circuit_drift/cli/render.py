@@ -58,7 +58,9 @@ def print_pair(pair: PairRecord) -> None:
             _show(console, table.frame.head(SHOWN), title=table.title)
     if pair.weights is not None:
         console.print(f"• {pair.weights.verdict}", soft_wrap=True)
-        _show(console, pair.weights.to_frame().head(SHOWN), title="Weights, largest relative changes")
+        changed = pair.weights.to_frame().query("relative != 0")
+        if len(changed):
+            _show(console, changed.head(SHOWN), title="Weights, largest relative changes")
     for found in pair.explanations:
         print_explanation(found)
 

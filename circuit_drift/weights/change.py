@@ -62,11 +62,16 @@ class WeightChange(Result):
             own = frame[frame["kind"].isin(kinds)]
             if len(own):
                 lead = own.iloc[0]
-                told.append(f"largest {what} {lead['component']} ({lead['relative']:.2g}, cosine {lead['cosine']:.2g})")
+                turned = (
+                    f", cosine {lead['cosine']:.2g}" if lead["cosine"] == lead["cosine"] else ""
+                )  # NaN: one is zero
+                size = f"{lead['component']} ({lead['relative']:.2g}{turned})"
+                told.append(f"largest {what} {size}" if lead["relative"] else f"no {what} changed")
         others = frame[~frame["kind"].isin(["QK", "OV", "q", "k", "v", "o"])]
         if len(others):
             lead = others.iloc[0]
-            told.append(f"of other components {lead['component']} ({lead['relative']:.2g})")
+            size = f"of other components {lead['component']} ({lead['relative']:.2g})"
+            told.append(size if lead["relative"] else "no other component")
         return f"Weights, relative change from {self.a} to {self.b}: {'; '.join(told)}."
 
     def to_frame(self) -> "pd.DataFrame":

@@ -14,6 +14,8 @@ from circuit_drift.weights.change import WeightChange
 from circuit_drift.weights.maps import Factors, compared, folded
 from circuit_drift.weights.reading import Both, Get, both
 
+ROWS_OF = 1 << 21
+"""Numbers of a tensor that are compared at a time."""
 LATENT = "queries and keys come through normalised latents, so no head has a QK or OV map of its own"
 QK_NORM = "queries and keys are normalised head by head after their projections; QK maps are those in front of that"
 
@@ -87,13 +89,19 @@ def _bias_labels(site: Site) -> Tensor:
 
 
 def _sums(a: Tensor, b: Tensor, labels: Tensor, axis: int, count: int) -> Tensor:
-    one, two = (x.detach().double().reshape(1) if x.ndim == 0 else x.detach().double() for x in (a, b))
-    other = [i for i in range(one.ndim) if i != axis]
-    step = two - one
-    products = [one * one, two * two, one * two, step * step]
+    """[4, count] |A|^2, |B|^2, <A, B> and |B - A|^2 by component, some rows at a time: an embedding is large."""
+    whole = [x.detach().reshape(1) if x.ndim == 0 else x.detach() for x in (a, b)]
+    rows = max(1, ROWS_OF // max(1, whole[0][0].numel()))
     found = torch.zeros(4, count, dtype=torch.float64)
-    for row, product in enumerate(products):
-        found[row].index_add_(0, labels, product.sum(other) if other else product)
+    for start in range(0, len(whole[0]), rows):
+        one, two = (x[start : start + rows].double() for x in whole)
+        own = labels[start : start + rows] if axis == 0 else labels
+        other = [i for i in range(one.ndim) if i != axis]
+        for row, (left, right) in enumerate(((one, one), (two, two), (one, two))):
+            product = left * right
+            found[row].index_add_(0, own, product.sum(other) if other else product)
+        product = two.sub_(one).square_()
+        found[3].index_add_(0, own, product.sum(other) if other else product)
     return found
 
 

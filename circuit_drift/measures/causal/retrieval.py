@@ -93,7 +93,7 @@ class RetrievalCircuitMeasure(Measure):
 
     name = "retrieval-circuit"
     chapter = "Circuit"
-    version = 2
+    version = 3
     result = circuits.AttributionGraph
     pairing = RetrievalCircuitPairing()
 

@@ -120,10 +120,9 @@ def test_every_diff_shows_how_much_the_weights_changed(edited: Path, tmp_path: P
     asked = ["diff", f"{edited}@1", f"{edited}@2", "--measures", "heads", "--length", "64"]
     asked += ["--store", str(tmp_path / "store")]
     told = CliRunner().invoke(app, [*asked, "--html", str(page)])
-    assert (
-        "Weights, relative change from 1 to 2: largest QK map a0.h0 (0, cosine 1); largest OV map a1.h1 (1"
-        in told.output
-    )
+    moved = "no QK map changed; largest OV map a1.h1 (1); no other component."
+    assert f"Weights, relative change from 1 to 2: {moved}" in told.output
+    assert "a0.h0" not in told.output.partition("Weights, largest relative changes")[2].partition("Put back")[0]
     assert "How much each head" in page.read_text()
     weights = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)["weights"]
     assert weights[0] == {"component": "a1.h1", "kind": "OV", "layer": 1, "relative": 1.0, "cosine": None}

@@ -67,6 +67,15 @@ def test_a_question_swap_asks_for_another_key_of_the_same_haystack(needles: Need
         assert (pairs.answer[i], pairs.wrong[i]) == (prompt.answer[:1], twin.answer[:1])
 
 
+def test_of_several_twins_the_one_that_differs_in_most_tokens_is_taken(needles: NeedleSet):
+    first, second, third = needles.prompts[0:5:2]
+    assert question_swaps(NeedleSet((first, second, third), (), needles.length)).wrong[0] == second.answer[:1]
+    own, other = (prompt.ids[slice(*prompt.question_span)] for prompt in (first, second))
+    place = second.question_span[0] + differing(own, other)[0]
+    shared = replace(second, ids=(*second.ids[:place], own[differing(own, other)[0]], *second.ids[place + 1 :]))
+    assert question_swaps(NeedleSet((first, shared, third), (), needles.length)).wrong[0] == third.answer[:1]
+
+
 def test_twins_of_other_lengths_and_answers_in_parts_are_refused_with_the_reason(needles: NeedleSet):
     first, second = needles.prompts[0], needles.prompts[2]
     start, stop = second.question_span
