@@ -172,13 +172,16 @@ class Taps:
 
 def _summed(site: Site, x: Tensor, gradient: Tensor, change: Mapping[str, Tensor], sums: _Sums) -> Tensor:
     """[..., C] the gradient times what the change adds; of a site divided by inputs without its bias."""
-    weight = change.get(site.weight)
+    weight, bias = change.get(site.weight), change.get(site.bias or "")
     if site.form == "inputs":
         assert weight is not None
         return sums(pulled_back(site, gradient, weight) * x)
-    if site.form == "norm" and weight is not None and site.bias not in change:
+    if site.form == "norm" and weight is not None and bias is None:
         assert site.norm is not None
         return (gradient * site.norm.normalise(x)[0]) @ weight[:, None]
+    if site.form == "outputs" and weight is not None and sums.one_hot is None and x.shape[-1] < gradient.shape[-1]:
+        own = sums(pulled_back(site, gradient, weight) * x)  # the same products, on the narrower side
+        return own if bias is None else own + (gradient @ bias)[..., None]
     return sums(gradient * contribution(site, x, change, None, with_bias=True))
 
 

@@ -15,7 +15,7 @@ from circuit_drift.record.groups import ways_of
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.questions import Deltas, Question
 from circuit_drift.record.record import Point
-from circuit_drift.statements.wording import p_text
+from circuit_drift.statements.phrases import p_text
 
 MEASURE = "retrieval-circuit"
 EDGES = ["edge", "a", "b", "delta", "low", "high", "q", "status"]
