@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import CheckpointMismatch
 from checkpoints.results.result import Result
-from checkpoints.stats.bootstrap import DRAWS, percentiles, resampling
+from checkpoints.stats.bootstrap import DRAWS, percentiles, resampling, stretched
 from circuits.graph.pruning import circuit_size
 from circuits.graph.shape import GraphShape
 
@@ -207,7 +207,8 @@ class FaithfulnessCurve(Result):
     def _area(self, height: Callable[[Floats], Floats]) -> tuple[float, tuple[float, float]]:
         value = float(np.trapezoid(height(np.array(self.values)), self.shares))
         drawn = np.stack([resampled(m, self.clean_metric, self.corrupt_metric) for m in self.metric], -1)
-        return value, _ends(np.asarray(np.trapezoid(height(drawn), self.shares, axis=-1)))
+        areas = np.asarray(np.trapezoid(height(drawn), self.shares, axis=-1))
+        return value, _ends(stretched(np.asarray(value), areas, units=len(self.clean_metric)))
 
     @property
     def random_values(self) -> tuple[float, ...]:
@@ -259,8 +260,13 @@ def ratio(metric: Floats, clean: Floats, corrupt: Floats) -> float:
 
 
 def interval(metric: Floats, clean: Floats, corrupt: Floats, *, draws: int = DRAWS) -> tuple[float, float]:
-    """95 % percentile interval of `ratio`, the facts drawn again with replacement."""
-    return _ends(resampled(metric, clean, corrupt, draws=draws))
+    """95 % interval of `ratio`, the facts drawn again with replacement; NaN below three facts.
+
+    As wide as a t interval (`checkpoints.stats.bootstrap.stretched`): plain percentiles covered .86 at 8 facts and .91
+    at 16, these .92 and .94; .89 and .90 where facts' shares are skewed (`benchmarks/calibration/counts.py`).
+    """
+    drawn = resampled(metric, clean, corrupt, draws=draws)
+    return _ends(stretched(np.asarray(ratio(metric, clean, corrupt)), drawn, units=len(metric)))
 
 
 def resampled(metric: Floats, clean: Floats, corrupt: Floats, *, draws: int = DRAWS) -> Floats:

@@ -27,7 +27,7 @@ from circuits.tracking.contrasts import contrast
 NAN = float("nan")
 ONE = GraphShape(1, 1, 1)
 """input->q, k, v, m0, logits; a0.h0->m0, logits; m0->logits: eight edges in that order."""
-TWO = GraphShape(2, 1, 1)
+TWO, WIDE = GraphShape(2, 1, 1), GraphShape(3, 4, 4)
 A = np.array([[0.1, 0.4, 1.0], [0.3, 0.2, 1.0], [0.2, 0.9, 1.0], [0.6, 0.5, 1.0], [0.4, 0.5, 1.0]])
 B = np.array([[0.5, 0.3, 1.0], [0.9, 0.1, 1.0], [0.3, 1.1, 1.0], [0.6, 0.2, 1.0], [0.45, 0.4, 1.0], [0.7, 0.6, 1.0]])
 
@@ -221,10 +221,34 @@ def test_the_profile_of_a_graph_by_hand():
     np.testing.assert_allclose(profile(np.stack([scores, -scores])), [expected, expected])
 
 
-def jackknife(values, x):
-    """Pseudo-values of a function of a mean, written out."""
-    n = len(x)
-    return np.array([n * values(x.mean(0)) - (n - 1) * values(np.delete(x, i, 0).mean(0)) for i in range(n)])
+def sums_over(scores):
+    """Of mean scores over `ONE`'s edges: each writer's summed |score|, then the sum of |score| log |score|."""
+    writer = np.nonzero(ONE.mask)[0]
+    size = np.abs(scores)
+    return np.array([*(size[writer == w].sum() for w in np.unique(writer)), (size * np.log(size)).sum()])
+
+
+def spreads(sums):
+    """Effective edges, effective nodes and total from such sums, written out."""
+    nodes, times_log = np.maximum(sums[:-1], 0), sums[-1]
+    total, inside = nodes.sum(), nodes[nodes > 0]
+    entropy = np.log(total) - (inside * np.log(inside)).sum() / total
+    return np.array([np.exp(np.log(total) - times_log / total), np.exp(entropy), total])
+
+
+def freed(x, exponent):
+    """Sums without the bias that falls as n^-exponent, from the halves that the module draws."""
+    n, rng = len(x), np.random.default_rng(len(x))
+    orders = [rng.permutation(n) for _ in range(8)]
+    halves = np.mean([(sums_over(x[o[: n // 2]].mean(0)) + sums_over(x[o[n // 2 :]].mean(0))) / 2 for o in orders], 0)
+    whole = sums_over(x.mean(0))
+    return whole - (halves - whole) / (2**exponent - 1)
+
+
+def jackknifed(x):
+    """Each number with one unit left out, about the freed sums."""
+    without = np.array([sums_over(np.delete(x, i, 0).mean(0)) for i in range(len(x))])
+    return np.array([spreads(freed(x, 0.7) + w - without.mean(0)) for w in without])
 
 
 def test_a_profile_change_is_the_jackknifes_with_a_t_interval():
@@ -239,23 +263,48 @@ def test_a_profile_change_is_the_jackknifes_with_a_t_interval():
     )
     # every unit grows by 0.5 on each of 8 edges, so whichever facts are drawn, the total grows by 4
     assert (total.delta, total.low, total.high) == pytest.approx((4.0, 4.0, 4.0))
-    # the total of positive scores is a mean over units, whose jackknife is the mean itself
+    # the total of positive scores is a mean over units, without a bias, whose jackknife is the mean itself
     (*_, loose) = profile_changes(ONE, a, b, paired=False)
     expected = textbook.ttest_ind(b.sum(1), a.sum(1), equal_var=False).confidence_interval(0.95)
     assert (loose.low, loose.high) == pytest.approx((expected.low, expected.high))
     assert loose.delta == pytest.approx(4.0)
+    few = profile_changes(ONE, a[:2], b[:2], paired=True)[-1]
+    assert few.delta == pytest.approx(4.0)
+    assert np.isnan([few.low, few.high]).all(), "two units tell no spread"
 
 
-def test_a_profile_of_uneven_sides_by_hand():
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_profile_change_by_hand(paired):
     rng = np.random.default_rng(7)
-    a, b = rng.standard_normal((4, 8)), rng.standard_normal((6, 8))
-    found = profile_changes(ONE, a, b, paired=False)
-    of_a, of_b = (jackknife(profiler(ONE), x) for x in (a, b))
-    np.testing.assert_allclose([c.a for c in found], of_a.mean(0))
-    np.testing.assert_allclose([c.b for c in found], of_b.mean(0))
-    interval = textbook.ttest_ind(of_b, of_a, equal_var=False).confidence_interval(0.95)
-    np.testing.assert_allclose([[c.low, c.high] for c in found], np.transpose([interval.low, interval.high]))
-    assert [c.name for c in found] == list(PROFILES)
+    a, b = 3 + rng.standard_normal((6, 8)), 1 + rng.standard_normal((6 if paired else 4, 8))
+    found = profile_changes(ONE, a, b, paired=paired)[1:]
+    values = [np.minimum(spreads(freed(x, 0.7)), [8, np.inf, np.inf]) for x in (a, b)]
+    units = [jackknifed(x) for x in (a, b)]
+    np.testing.assert_allclose([[c.a for c in found], [c.b for c in found]], values)
+    if paired:
+        change = units[1] - units[0]
+        variance, freedom = 5 / 6 * ((change - change.mean(0)) ** 2).sum(0), np.full(3, 5)
+    else:
+        parts = [(len(u) - 1) / len(u) * ((u - u.mean(0)) ** 2).sum(0) for u in units]
+        variance, freedom = sum(parts), sum(parts) ** 2 / (parts[0] ** 2 / 5 + parts[1] ** 2 / 3)
+    unknown = [spreads(freed(b, e)) - spreads(freed(a, e)) for e in (0.6, 0.9)]
+    half = textbook.t.ppf(0.975, freedom) * np.sqrt(variance + (unknown[0] - unknown[1]) ** 2 / 4)
+    np.testing.assert_allclose([c.high - c.low for c in found], 2 * half, rtol=1e-6)
+    np.testing.assert_allclose([c.low for c in found], values[1] - values[0] - half, rtol=1e-6)
+    assert [c.name for c in found] == list(PROFILES[1:])
+
+
+def test_intervals_of_a_profile_cover_what_many_facts_show():
+    """Edges over four orders of size whose facts scatter by their mean; 16 facts at A, other 16 at B."""
+    rng = np.random.default_rng(5)
+    truth = np.exp(2 * rng.normal(size=(1, int(WIDE.mask.sum()))) + 0.5 * rng.normal(size=(2, int(WIDE.mask.sum()))))
+    change = np.diff(profiler(WIDE)(truth), axis=0)[0]
+    inside = []
+    for _ in range(80):
+        a, b = (mean * (1 + rng.normal(size=(16, len(mean)))) for mean in truth)
+        found = profile_changes(WIDE, a, b, paired=False)
+        inside.append([c.low <= true <= c.high for c, true in zip(found, change, strict=True)])
+    np.testing.assert_array_less(0.88, np.mean(inside, axis=0))
 
 
 def test_noise_makes_no_graph_look_more_spread():

@@ -1,0 +1,107 @@
+"""How often intervals of ledger counts and of faithfulness cover, and tests of skewed differences err: no model.
+
+    python -m benchmarks.calibration.counts --draws 1000
+
+Counts: units that are known with one probability each, and units of two kinds of which a fifth is nearly always known.
+Faithfulness: a fact's logit difference is gamma distributed (shape 3), its circuit keeps a share of .8 with a normal
+scatter of .25, or 1 less an exponential of mean .3. Tests: 300 edges whose differences are exponential less their mean,
+each with its own sign; all of one size, or of sizes over three orders. Standard errors in brackets.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+from numpy.random import Generator
+
+from checkpoints.stats.bootstrap import share_interval
+from checkpoints.stats.permutation import sign_flip_p
+from circuits.intervention.faithfulness import interval
+
+EDGES = 300
+LEVEL = 0.05
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=100, help="for each row; a tenth of them for tests")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[8, 16, 32, 53, 100], help="units, facts")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    for title, simulate, share in TABLES:
+        draws = max(1, options.draws // share)
+        print(f"\n| {title} | {' | '.join(map(str, options.sizes))} |\n|{'---|' * (len(options.sizes) + 1)}")
+        for kind in simulate:
+            cells = []
+            for size in options.sizes:
+                rng = np.random.default_rng(options.seed)
+                hits = np.mean([simulate[kind](rng, size) for _ in range(draws)])
+                cells.append(f"{hits:.3f} ({(hits * (1 - hits) / draws) ** 0.5:.3f})")
+            print(f"| {kind}, {draws} draws | {' | '.join(cells)} |", flush=True)
+
+
+def count_covers(chances: tuple[float, ...]) -> Callable[[Generator, int], bool]:
+    """Whether the interval of a count over as many units holds the expected count; units are of these chances."""
+
+    def simulate(rng: Generator, size: int) -> bool:
+        known = rng.random(size) < rng.choice(chances, size)
+        low, high = share_interval(np.array(known.sum()), np.array(size))
+        return bool(low <= np.mean(chances) <= high)
+
+    return simulate
+
+
+def faithfulness_covers(shares: Callable[[Generator, int], np.ndarray]) -> Callable[[Generator, int], bool]:
+    """Whether the interval of faithfulness holds .8 or .7, that of infinitely many facts: shares times differences."""
+
+    def simulate(rng: Generator, size: int) -> bool:
+        whole = rng.gamma(3, 2, size)
+        kept = shares(rng, size)
+        low, high = interval(kept * whole, whole, np.zeros(size))
+        return low <= EXPECTED[shares] <= high
+
+    return simulate
+
+
+def scattered(rng: Generator, size: int) -> np.ndarray:
+    """[size] shares of .8 with a normal scatter."""
+    return 0.8 + 0.25 * rng.normal(size=size)
+
+
+def skewed(rng: Generator, size: int) -> np.ndarray:
+    """[size] shares of at most 1, .7 on average."""
+    return 1 - 0.3 * rng.exponential(size=size)
+
+
+EXPECTED = {scattered: 0.8, skewed: 0.7}
+
+
+def called(orders: float) -> Callable[[Generator, int], bool]:
+    """Whether skewed differences without a mean are called different, sizes of edges over so many orders."""
+
+    def simulate(rng: Generator, size: int) -> bool:
+        scale = 10.0 ** rng.uniform(-orders, 0, EDGES) * rng.choice([-1, 1], EDGES)
+        drawn = (rng.exponential(size=(size, EDGES)) - 1) * scale
+        return sign_flip_p(drawn, seed=int(rng.integers(1 << 30))) <= LEVEL
+
+    return simulate
+
+
+Simulations = dict[str, Callable[[Generator, int], bool]]
+TABLES: tuple[tuple[str, Simulations, int], ...] = (
+    (
+        "interval of a ledger's count covers",
+        {"one chance of .3": count_covers((0.3,)), "chances of .1 and .95": count_covers((0.1, 0.1, 0.1, 0.1, 0.95))},
+        1,
+    ),
+    (
+        "interval of faithfulness covers",
+        {"scattered shares": faithfulness_covers(scattered), "skewed shares": faithfulness_covers(skewed)},
+        1,
+    ),
+    ("skewed differences called different", {"of one size": called(0.0), "of three orders": called(3.0)}, 10),
+)
+
+
+if __name__ == "__main__":
+    main()
