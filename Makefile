@@ -1,13 +1,14 @@
 # make demo   set up .venv, measure the shipped series, write out/report.html
 # make test   set up .venv, run the tests
 # make real   set up .venv, train a real model on real facts; series/factbook/README.md
+# make docs   set up .venv, build the documentation into out/site
 # make mutants  set up .venv, plant faults in what people read, see the tests fail
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-real real lint mutants series clean
+.PHONY: demo test test-real real lint docs mutants series clean
 
 demo: $(VENV)/.core
 	$(BIN)/circuit-drift run demo --store out/store --html out/report.html
@@ -30,6 +31,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation as a site; the build itself needs no network. `python -m mkdocs serve` shows it while it is written.
+docs: $(VENV)/.docs
+	$(BIN)/python -m mkdocs build
 
 # Faults planted in the modules that form verdicts, tables and statistics, each against the known-answer tests that
 # reach it; what survives is listed. Goes on where it was stopped; `make mutants ONLY='checkpoints.stats.*'` for a part.
@@ -54,6 +59,10 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/.core
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) -e '.[docs]'
+	@touch $@
 
 $(VENV)/.mutants: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[mutants]'

@@ -49,6 +49,7 @@ FLOORS = (
     ("report",),
     ("api",),
     ("cli",),
+    ("__main__",),
 )
 """The rooms of circuit_drift from the ground up; the lab and the replications stand outside."""
 OUTSIDE = ("circuit_drift.lab.", "circuit_drift.replicate.")
@@ -201,9 +202,10 @@ def test_what_is_installed_from_the_wheel_works_away_from_the_sources(wheel: Pat
     assert Path(first).is_relative_to(place)
     assert Path(second).is_relative_to(place)
     assert count == "12"
-    script = [sys.executable, str(place / "bin" / "circuit-drift"), "--version"]
-    done = subprocess.run(script, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
-    assert done.stdout == f"circuit-drift {circuit_drift.__version__}\n"
+    for program in ([str(place / "bin" / "circuit-drift")], ["-m", "circuit_drift"]):
+        script = [sys.executable, *program, "--version"]
+        done = subprocess.run(script, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+        assert done.stdout == f"circuit-drift {circuit_drift.__version__}\n"
 
 
 def test_the_wheel_holds_the_four_packages_and_nothing_else(wheel: Path):
@@ -211,6 +213,7 @@ def test_the_wheel_holds_the_four_packages_and_nothing_else(wheel: Path):
     top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert top == set(PACKAGES)
     assert {"circuit_drift/page/report.html.j2", "circuit_drift/page/style.css"} <= set(names)
+    assert {f"circuit_drift/schemas/{path.name}" for path in ROOT.glob("circuit_drift/schemas/*.json")} <= set(names)
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     assert wheel.stat().st_size < 2_000_000
 

@@ -19,7 +19,8 @@ from circuit_drift.cli.options import (
     names,
     placed,
 )
-from circuit_drift.cli.status import leave_partly, shown_table
+from circuit_drift.cli.output.forms import shown_table
+from circuit_drift.cli.status import leave_partly
 
 if TYPE_CHECKING:
     from checkpoints import Series

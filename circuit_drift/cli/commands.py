@@ -1,15 +1,17 @@
 """The command line, ``circuit-drift COMMAND``.
 
-Commands on stored runs are in `stored` and `exporting`, those of the lab that score checkpoints in `lab.commands`.
+Commands on stored runs are in `stored`.
 
 Results go to standard output, everything else to standard error; exit statuses are listed in `status`.
 """
 
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -20,7 +22,6 @@ from checkpoints.placement import AUTO
 from circuit_drift import __version__
 from circuit_drift.cli import behaviour
 from circuit_drift.cli.comparing import add_comparing
-from circuit_drift.cli.exporting import add_export
 from circuit_drift.cli.help import Grouped
 from circuit_drift.cli.looking import add_looking
 from circuit_drift.cli.options import (
@@ -61,20 +62,22 @@ from circuit_drift.cli.options import (
     placed,
     scoring_of,
 )
+from circuit_drift.cli.output.forms import CsvOption, Found, JsonOption, form_of, put, shown_table
 from circuit_drift.cli.status import (
     INTERRUPT,
     INTERRUPTED,
     TROUBLE,
+    advise,
     describe_error,
     leave_partly,
     one_line,
     say,
-    shown_table,
 )
 from circuit_drift.cli.stored import add_stored
 from circuit_drift.cli.upkeep import add_upkeep
 
 if TYPE_CHECKING:
+    from circuit_drift.record.record import RunRecord
     from circuit_drift.sweep.executors import Executor
 
 
@@ -123,6 +126,8 @@ def run(
     series: SeriesArgument,
     steps: RunStepsOption = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write the report here.")] = None,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a series whose audit finds an error.")] = False,
     store: StoreOption = None,
     needles: NeedlesOption = None,
@@ -159,10 +164,12 @@ def run(
     from circuit_drift.comparison.transfer import transfer_over_stages
     from circuit_drift.prompts import prompts_for
     from circuit_drift.report import write_report
+    from circuit_drift.report.run_table import run_frame
+    from circuit_drift.report.verdict import run_verdict
     from circuit_drift.sweep.limits import size_in_words
     from circuit_drift.sweep.sweep import plan_series
 
-    placement = placed(device, dtype, attention, device_map)
+    form, placement = form_of(as_json, as_csv), placed(device, dtype, attention, device_map)
     opened = open_series(series)
     adaptive = adaptive_of(steps)
     opened = opened.select(steps) if steps and adaptive is None else opened
@@ -196,16 +203,28 @@ def run(
         name=name,
         track_to=track_to or (),
     )
-    verdict = print_run(result)
+    verdict = run_verdict(result)
+    shown = partial(print_run, result, verdict)
+    put(form, [Found("checkpoints", run_frame(result), shown, verdict)], run=result.name)
     if html is not None:
         if executor == "serial":
             transfer_over_stages(result, opened, prompts, placement)
         else:
             say("the report has no functional transfer, which needs the models here: circuit-drift diff adds a pair's")
-        typer.echo(write_report(result, html, verdict=verdict))
+        typer.echo(write_report(result, html, verdict=verdict), err=form != "table")
     whole = {point.name for point in result if not point.failures}
     asked_for = [each.name for each in (result if adaptive else opened)]
     leave_partly([each for each in asked_for if each not in whole], f"the run {result.name}")
+    if form == "table" and html is None:
+        advise(_after_run(series, result))
+
+
+def _after_run(series: str, run: "RunRecord") -> str:
+    """What to do with a run that was measured."""
+    name = shlex.quote(series)
+    steps = [point.step for point in run if point.step is not None]
+    two = f"; circuit-drift diff {name}@{steps[0]} {name}@{steps[-1]} compares two" if len(steps) > 1 else ""
+    return f"circuit-drift report report.html writes the page{two}"
 
 
 @app.command("heads")
@@ -216,6 +235,7 @@ def retrieval_heads(
     as_json: Annotated[
         bool, typer.Option("--json", help='Print {"layer-head": [scores]} of the last one, as other tools load it.')
     ] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print every head of every one as CSV.")] = False,
     store: StoreOption = None,
     needles: NeedlesOption = None,
     haystack: HaystackOption = None,
@@ -228,12 +248,12 @@ def retrieval_heads(
 ) -> None:
     """Score the heads of chosen checkpoints: which retrieve, with their intervals."""
     from checkpoints import open_series
-    from circuit_drift.cli.render import print_heads
+    from circuit_drift.cli.render import heads_frame, print_heads
     from circuit_drift.prompts import prompts_for
     from circuit_drift.store.store import Store
     from circuit_drift.sweep.sweep import measure_each
 
-    chosen = open_series(series).select(steps)
+    form, chosen = form_of(as_json, as_csv), open_series(series).select(steps)
     prompts = prompts_for(chosen.path, needles=needles, haystack=haystack, length=length, seed=seed)
     measured = measure_each(
         chosen.checkpoints,
@@ -248,8 +268,10 @@ def retrieval_heads(
         say(f"needle {index} of {prompts.needles.origin} was refused: {reason}")
     if not scored:
         raise DriftError(f"no checkpoint of {chosen.name} could be scored; the reasons are above")
-    if not as_json:
+    if form == "table":
         print_heads(scored, top)
+    elif form == "csv":
+        typer.echo(shown_table(heads_frame(scored)), nl=False)
     elif points[-1].heads is not None:
         typer.echo(json.dumps(points[-1].heads.to_head_lists()))
     else:
@@ -294,7 +316,6 @@ def train(
 add_looking(app)
 add_stored(app)
 behaviour.add_commands(app)
-add_export(app)
 add_comparing(app)
 add_upkeep(app)
 

@@ -1,6 +1,7 @@
 """Commands that set checkpoints side by side: two compared, circuits run elsewhere, weights put elsewhere."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +46,8 @@ from circuit_drift.cli.options import (
     placed,
     scoring_of,
 )
-from circuit_drift.cli.status import DIFFERENT, DONE, leave, leave_partly, say, shown_table
+from circuit_drift.cli.output.forms import shown_table
+from circuit_drift.cli.status import DIFFERENT, DONE, advise, leave, leave_partly, say
 from circuit_drift.store.store import Store
 
 
@@ -60,6 +62,7 @@ def diff(
     a: FirstArgument,
     b: SecondArgument,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Print every table instead of one screen.")] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Write the pair's report here.")] = None,
     q: Annotated[
         float, typer.Option("--q", help="Level of the pair, and false discovery rate of heads and edges.", min=0, max=1)
@@ -94,7 +97,7 @@ def diff(
     """
     import circuit_drift
     from checkpoints import open_checkpoint
-    from circuit_drift.cli.render import print_pair
+    from circuit_drift.cli.render import print_pair, print_screen
     from circuit_drift.comparison.transfer import TRANSFER
     from circuit_drift.explanation.explanation import Effort
     from circuit_drift.prompts import prompts_for
@@ -126,13 +129,28 @@ def diff(
         pair = pair.explained(asked, effort=Effort(outputs=outputs_of(outputs)))
     if as_json:
         typer.echo(json.dumps(pair.to_json(), indent=1))
-    else:
+    elif everything:
         print_pair(pair)
+    else:
+        print_screen(pair)
     if html:
         typer.echo(pair.write_html(html), err=as_json)
+    if not (as_json or html):
+        advise(_after_diff(a, b, everything=everything, explained=bool(explain)))
     leave(DIFFERENT if pair.exceeds_floor else DONE)
     failed = {f"{name} of {point.name}" for point in (pair.a, pair.b) for name in point.failures}
     leave_partly(failed | (pair.missing.keys() & {TRANSFER}), "the comparison")
+
+
+def _after_diff(a: str, b: str, *, everything: bool, explained: bool) -> str:
+    """What to do after a diff, by what was not asked for yet."""
+    options = {
+        "--all": "every table" if not everything else "",
+        "--explain": "whose weights made it" if not explained else "",
+        "--html pair.html": "figures",
+    }
+    offered = ", ".join(f"{option} ({what})" for option, what in options.items() if what)
+    return f"circuit-drift diff {shlex.quote(str(a))} {shlex.quote(str(b))} with {offered}"
 
 
 def transfer(

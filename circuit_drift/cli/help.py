@@ -11,7 +11,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Measure a series": ("run", "status", "heads", "sft", "evaluate"),
     "Compare and follow": ("diff", "track", "explain", "transfer", "report", "export"),
     "Train": ("benchmark", "train"),
-    "Prepare and check": ("show", "audit", "facts", "architectures", "store", "verify"),
+    "Prepare and check": ("show", "audit", "facts", "architectures", "schema", "store", "verify"),
 }
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "run": (
@@ -32,6 +32,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "diff": (
         "circuit-drift diff demo@1000 demo@9000",
         "circuit-drift diff checkpoints/@500 checkpoints/@1000 --facts facts.jsonl --html pair.html",
+        "circuit-drift diff demo@9000 demo@9600 --all",
         "circuit-drift diff demo@9000 demo@9600 --json > pair.json",
         "circuit-drift diff demo@9000 demo@9600 --explain facts:known",
         "circuit-drift diff demo@9000 demo@9600 --floor demo@7500 --floor demo@6500 --delta recall=0.2",
@@ -39,6 +40,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "track": (
         "circuit-drift track --stage pretrain",
         "circuit-drift track store/ --run demo --downstream scores.csv",
+        "circuit-drift track --measures heads --csv > heads.csv",
     ),
     "explain": (
         "circuit-drift explain demo --behaviour needle --steps 500,1000,1500,2000",
@@ -56,6 +58,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "audit": ("circuit-drift audit checkpoints/",),
     "facts": ("circuit-drift facts counterfact.json --format counterfact --out facts.jsonl",),
     "architectures": ("circuit-drift architectures",),
+    "schema": ("circuit-drift schema", "circuit-drift schema fact"),
     "store": ("circuit-drift store", "circuit-drift store --prune --older-than 30d --dry-run"),
     "verify": ("circuit-drift verify store/",),
 }

@@ -1,13 +1,19 @@
-"""Commands that look and measure nothing: what a series holds, whether it is so, which models are proved."""
+"""Commands that look and measure nothing: what a series holds, whether it is so, which models are proved, formats."""
 
+import json
+import shlex
 import sys
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from checkpoints.errors import DriftError
+from checkpoints.errors import DriftError, require_choice
 from circuit_drift.cli.options import SeriesArgument
-from circuit_drift.cli.status import leave, leave_partly
+from circuit_drift.cli.output.forms import CsvOption, Found, JsonOption, form_of, put
+from circuit_drift.cli.status import advise, leave, leave_partly
 
 if TYPE_CHECKING:
     from checkpoints.audit import Depth
@@ -18,6 +24,7 @@ def add_looking(app: typer.Typer) -> None:
     app.command()(architectures)
     app.command()(show)
     app.command("audit")(audit_series)
+    app.command()(schema)
 
 
 def architectures(
@@ -30,16 +37,22 @@ def architectures(
     typer.echo(table.to_frame().to_json(orient="records", indent=1) if as_json else table)
 
 
-def show(series: SeriesArgument) -> None:
+def show(series: SeriesArgument, as_json: JsonOption = False, as_csv: CsvOption = False) -> None:
     """List the checkpoints of a series: step, tokens, stage, size, hash of the weights, or what is wrong with them."""
     from checkpoints import open_series
-    from circuit_drift.cli.render import print_series
+    from circuit_drift.cli.render import print_series, series_frame
 
-    opened = open_series(series)
-    damaged = print_series(opened)
+    form, opened = form_of(as_json, as_csv), open_series(series)
+    frame, damaged = series_frame(opened)
+    told = [*(f"left out: {each.name} ({each.reason})" for each in opened.left_out), *damaged.values()]
+    put(form, [Found("checkpoints", frame, partial(print_series, opened, frame, damaged), told)], series=opened.name)
     if len(damaged) == len(opened):
         raise DriftError(f"no checkpoint of {opened.name} can be read; the reasons are above")
     leave_partly(damaged, f"the list of {opened.name}")
+    if form == "table":
+        advise(
+            f"circuit-drift run {shlex.quote(series)} --plan says what measuring it costs; without --plan, it measures"
+        )
 
 
 def audit_series(
@@ -64,3 +77,19 @@ def audit_series(
     else:
         print_audit(report)
     leave(report.status)
+
+
+def schema(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="As fact or diff; without one, all are listed.")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of a file that is read, or of what a command prints with --json."""
+    folder = files("circuit_drift") / "schemas"
+    known = {Path(each.name).stem: each for each in folder.iterdir()}
+    if name is None:
+        for each in sorted(known):
+            typer.echo(f"{each:14}{json.loads(known[each].read_text(encoding='utf-8'))['title']}")
+        return
+    require_choice("schema", name, sorted(known), error=DriftError)
+    typer.echo(known[name].read_text(encoding="utf-8"), nl=False)

@@ -1,6 +1,7 @@
 """How results look: in a terminal, as JSON, in a notebook."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from checkpoints.errors import DriftError
 from checkpoints.results.text import counted, visible, visible_line
+from circuit_drift.cli.output.screen import screen_tables
 from circuit_drift.comparison.pair_tables import pair_tables
 from circuit_drift.measures.registry import kinds_in
 from circuit_drift.record.pair import PairRecord
@@ -34,35 +36,47 @@ WIDE = 1000
 MANY = 1e6
 
 
-def print_run(run: RunRecord) -> tuple[str, ...]:
-    """The table of a run, then its verdict, which is returned."""
+def print_run(run: RunRecord, verdict: Sequence[str] | None = None) -> None:
+    """The table of a run, without columns that are empty, then its verdict, which is formed where it is not given."""
     console = _console()
     frame = run_frame(run).drop(columns=["checkpoint", "tokens"]).dropna(axis=1, how="all")
     for kind in kinds_in(run):
         frame = frame.rename(columns=kind.short)
     _show(console, frame, title=f"{run.name}: {counted(len(run), 'checkpoint')}")
-    verdict = run_verdict(run)
-    for sentence in verdict:
-        console.print(f"• {sentence}", soft_wrap=True)
-    return verdict
+    for sentence in run_verdict(run) if verdict is None else verdict:
+        _tell(console, sentence)
+
+
+def print_screen(pair: PairRecord) -> None:
+    """The verdict of a pair, its behaviour by group, and the strongest real changes of each kind: one screen."""
+    console = _console()
+    _print_verdict(console, pair)
+    for title, frame in screen_tables(pair, SHOWN):
+        _show(console, frame, title=title)
+    for found in pair.explanations:
+        print_explanation(found)
 
 
 def print_pair(pair: PairRecord) -> None:
-    """The verdict of a pair, then its strongest changes and its similarities."""
+    """The verdict of a pair, then every table, its strongest rows first, and its weights."""
     console = _console()
-    console.print(f"A  {_identity(pair.a)}\nB  {_identity(pair.b)}\n")
-    for sentence in pair_verdict(pair):
-        console.print(f"• {sentence}", soft_wrap=True)
+    _print_verdict(console, pair)
     for table in pair_tables(pair):
         if len(table.frame):
             _show(console, table.frame.head(SHOWN), title=table.title)
     if pair.weights is not None:
-        console.print(f"• {pair.weights.verdict}", soft_wrap=True)
+        _tell(console, pair.weights.verdict)
         changed = pair.weights.to_frame().query("relative != 0")
         if len(changed):
             _show(console, changed.head(SHOWN), title="Weights, largest relative changes")
     for found in pair.explanations:
         print_explanation(found)
+
+
+def _print_verdict(console: "Console", pair: PairRecord) -> None:
+    console.print(f"A  {_identity(pair.a)}\nB  {_identity(pair.b)}\n")
+    for sentence in pair_verdict(pair):
+        _tell(console, sentence)
 
 
 def print_explanation(found: "Explanation") -> None:
@@ -71,7 +85,7 @@ def print_explanation(found: "Explanation") -> None:
 
     console = _console()
     for sentence in sentences(found):
-        console.print(f"• {sentence}", soft_wrap=True)
+        _tell(console, sentence)
     if found.is_certain:
         _show(console, found.to_frame().head(SHOWN), title=f"Why {found.behaviour} differs: shares of components")
         if found.patching is not None:
@@ -84,12 +98,22 @@ def print_heads(scored: "Sequence[tuple[str, heads.Scores]]", top: int) -> None:
     """The leading heads of each checkpoint with their intervals and the main detectors."""
     console = _console()
     for label, scores in scored:
-        console.print(f"• step {label}: {scores.verdict}", soft_wrap=True)
+        _tell(console, f"step {label}: {scores.verdict}")
         frame = scores.to_frame().sort_values("score", ascending=False, kind="stable").head(top)
         wanted = ["name", "n", "score", "low", "high", "accepted_mean", "chance", "needle_mass", "activation"]
         _show(console, frame[[c for c in wanted if c in frame]], title="Leading heads")
     for sentence in depth_sentence(scored[0][1].meta):
-        console.print(f"• {sentence}", soft_wrap=True)
+        _tell(console, sentence)
+
+
+def heads_frame(scored: "Sequence[tuple[str, heads.Scores]]") -> "pd.DataFrame":
+    """Every head of each checkpoint, in one table led by the step."""
+    import pandas as pd
+
+    frames = [scores.to_frame() for _, scores in scored]
+    for frame, (label, _) in zip(frames, scored, strict=True):
+        frame.insert(0, "step", label)
+    return pd.concat(frames, ignore_index=True)
 
 
 def print_audit(report: "AuditReport") -> None:
@@ -98,15 +122,15 @@ def print_audit(report: "AuditReport") -> None:
     console.print(report.verdict)
     for fault in report.faults:
         where = ", ".join(fault.checkpoints)
-        console.print(f"• {fault.severity}, {fault.kind} ({where}): {fault.message}", soft_wrap=True)
-        console.print(f"  seen in: {fault.reference}", soft_wrap=True)
+        _tell(console, f"{fault.severity}, {fault.kind} ({where}): {fault.message}")
+        _tell(console, f"seen in: {fault.reference}", mark="  ")
 
 
 def print_head_track(track: "HeadTrack") -> None:
     """The track's findings, then its table."""
     console = _console()
     for sentence in track.findings:
-        console.print(f"• {sentence}", soft_wrap=True)
+        _tell(console, sentence)
     _show(console, track.table(), title="Retrieval over training [95 % interval]")
 
 
@@ -114,7 +138,7 @@ def print_emergence(found: "RunEmergence") -> None:
     """When each metric emerges, and what comes before what, then both as tables."""
     console = _console()
     for sentence in found.findings:
-        console.print(f"• {sentence}", soft_wrap=True)
+        _tell(console, sentence)
     _show(console, found.to_frame(), title="Emergence [95 %: after low, by high]")
     if found.orders:
         _show(console, found.order_frame(), title="Order, as shares of resamples")
@@ -123,7 +147,7 @@ def print_emergence(found: "RunEmergence") -> None:
 def print_circuit_track(track: "CircuitTrack", facts: str) -> None:
     """What became of the circuit over the series, then its table."""
     console = _console()
-    console.print(f"• On {facts}: {track.verdict}", soft_wrap=True)
+    _tell(console, f"On {facts}: {track.verdict}")
     columns = [
         "step",
         "phase",
@@ -136,8 +160,18 @@ def print_circuit_track(track: "CircuitTrack", facts: str) -> None:
     _show(console, frame.rename(columns=lambda name: name.replace("jaccard", "J")), title="Circuit over training")
 
 
-def print_series(series: "Series") -> dict[str, str]:
-    """What is in a series; returns the checkpoints whose files cannot be read, each with the reason."""
+def print_series(series: "Series", frame: "pd.DataFrame", damaged: Mapping[str, str]) -> None:
+    """What is in a series; what was left out, and what is damaged."""
+    console = _console()
+    _show(console, frame, title=f"{series.name}: {counted(len(series), 'checkpoint')}")
+    for each in series.left_out:
+        _tell(console, f"left out: {each.name} ({each.reason})")
+    for reason in damaged.values():
+        _tell(console, f"damaged: {reason}")
+
+
+def series_frame(series: "Series") -> "tuple[pd.DataFrame, dict[str, str]]":
+    """A row for each checkpoint of a series; and those whose files cannot be read, each with the reason."""
     import pandas as pd
 
     damaged: dict[str, str] = {}
@@ -153,14 +187,7 @@ def print_series(series: "Series") -> dict[str, str]:
         for checkpoint in series
     ]
     frame = pd.DataFrame(rows)
-    shown = frame if frame["branch"].notna().any() else frame.drop(columns="branch")
-    console = _console()
-    _show(console, shown, title=f"{series.name}: {counted(len(series), 'checkpoint')}")
-    for each in series.left_out:
-        console.print(f"• left out: {each.name} ({each.reason})", soft_wrap=True)
-    for reason in damaged.values():
-        console.print(f"• damaged: {reason}", soft_wrap=True)
-    return damaged
+    return (frame if frame["branch"].notna().any() else frame.drop(columns="branch")), damaged
 
 
 def _files_of(checkpoint: "Checkpoint", damaged: dict[str, str]) -> dict[str, Any]:
@@ -197,6 +224,16 @@ def _console() -> "Console":
 
     console = Output(highlight=False, markup=False)
     return console if console.is_terminal else Output(highlight=False, markup=False, width=WIDE)
+
+
+def _tell(console: "Console", sentence: str, *, mark: str = "• ") -> None:
+    """Print a sentence: broken between words on a terminal, in one line where a program reads it."""
+    if not console.is_terminal:
+        console.print(f"{mark}{sentence}", soft_wrap=True)
+        return
+    for line in textwrap.wrap(visible(sentence), max(20, console.width - len(mark)), break_on_hyphens=False):
+        console.print(f"{mark}{line}", soft_wrap=True)
+        mark = " " * len(mark)
 
 
 def _show(console: "Console", frame: "pd.DataFrame", *, title: str) -> None:

@@ -34,17 +34,15 @@ def say(message: str) -> None:
         print(f"circuit-drift: {one_line(message)}", file=sys.stderr, flush=True)  # noqa: T201
 
 
+def advise(next_step: str) -> None:
+    """The last line of a command that went well: what to do next, on standard error."""
+    say(f"next: {next_step}")
+
+
 def one_line(message: str) -> str:
     """A message in one line, with what moves a terminal's cursor or turns its text around written as its escape."""
     text = " ".join(line.strip() for line in message.splitlines())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def shown_table(frame: Any) -> str:
-    """A table as CSV of four significant digits, for a terminal and a spreadsheet alike: names in it are only shown."""
-    from checkpoints.results.text import to_csv, visible
-
-    return visible(to_csv(frame, digits=4))
 
 
 def leave(status: int) -> None:

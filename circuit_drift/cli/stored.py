@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, StoreError
 from circuit_drift.cli.options import RunOption, StoreArgument, StoreOption, names
-from circuit_drift.cli.status import leave_partly, say
+from circuit_drift.cli.output.forms import CsvOption, Form, Found, JsonOption, form_of, put
+from circuit_drift.cli.status import advise, leave_partly, say
 from circuit_drift.cli.upkeep import named_store
 
 if TYPE_CHECKING:
     from circuit_drift.api.runs import Run
+    from circuit_drift.record.record import RunRecord
 
 HEADS, CIRCUIT = "heads", "circuit"
 USUAL = "usual"
@@ -29,6 +31,7 @@ def add_stored(app: typer.Typer) -> None:
     """Add them to the command line."""
     app.command()(report)
     app.command()(track)
+    app.command()(export)
     app.command(hidden=True)(monitor)
     app.command(hidden=True)(evolve)
 
@@ -75,10 +78,13 @@ def track(
             help="Follow the circuit of these facts alone: kept, lost, learned, neither (first to last), or a class.",
         ),
     ] = None,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Follow heads and circuit through a stored run: births, saturation and whether it deceives, change points."""
+    form = form_of(as_json, as_csv)
     if emergence is not None:
-        _track_emergence(folder, store, name, stage, branch, emergence)
+        _track_emergence(folder, store, name, stage, branch, emergence, form)
         return
     wanted = names(measures)
     others = [measure for measure in wanted if measure not in (HEADS, CIRCUIT)]
@@ -95,12 +101,15 @@ def track(
     halves = [half for measure, half in follow.items() if measure in wanted]
     if downstream is not None and others:
         halves.append(partial(_track_others, run, stage, branch, downstream, others))
-    refused = [reason for half in halves if (reason := _refusal(half))]
-    if len(refused) == len(halves):
+    found, refused = _followed(halves)
+    if not found:
         raise BadPrompt("; ".join(dict.fromkeys(refused)))
+    put(form, found, run=run.name)
     for reason in refused:
         say(reason)
     leave_partly(run.unread, f"the run {run.name}")
+    if form == "table":
+        advise("circuit-drift report report.html draws it; track --emergence usual says what emerges when")
 
 
 def monitor(
@@ -114,7 +123,7 @@ def monitor(
     """The heads' half of track; goes with the next release."""
     _warn_of_end("monitor")
     run = _stored_run(folder, store, name, HEADS, downstream)
-    _track_heads(run, stage, branch, downstream)
+    _track_heads(run, stage, branch, downstream).show()
     leave_partly(run.unread, f"the run {run.name}")
 
 
@@ -128,7 +137,7 @@ def evolve(
     """The circuit's half of track; goes with the next release."""
     _warn_of_end("evolve")
     run = _stored_run(folder, store, name, CIRCUIT)
-    _track_circuit(run, stage, branch, None)
+    _track_circuit(run, stage, branch, None).show()
     leave_partly(run.unread, f"the run {run.name}")
 
 
@@ -136,46 +145,61 @@ def _warn_of_end(command: str) -> None:
     say(f"the command {command} goes with the next release: track follows heads and circuit")
 
 
-def _refusal(follow: Callable[[], None]) -> str:
-    """Why something cannot be followed; empty where it was."""
-    try:
-        follow()
-    except BadPrompt as reason:
-        return str(reason)
-    return ""
+def _followed(halves: Sequence[Callable[[], Found]]) -> tuple[list[Found], list[str]]:
+    """What could be followed; and why the rest cannot be."""
+    found, refused = [], []
+    for half in halves:
+        try:
+            found.append(half())
+        except BadPrompt as reason:
+            refused.append(str(reason))
+    return found, refused
 
 
-def _track_heads(run: "Run", stage: str | None, branch: str | None, downstream: str | None) -> None:
+def _track_heads(run: "Run", stage: str | None, branch: str | None, downstream: str | None) -> Found:
     from circuit_drift.cli.render import print_head_track
 
     table = _downstream(run, downstream) if downstream else None
-    print_head_track(run.track_heads(stage, branch, downstream=table))
+    track = run.track_heads(stage, branch, downstream=table)
+    return Found(HEADS, track.to_frame(), partial(print_head_track, track), track.findings)
 
 
 def _track_emergence(
-    folder: Path | None, store: Path | None, name: str | None, stage: str | None, branch: str | None, asked: str
+    folder: Path | None,
+    store: Path | None,
+    name: str | None,
+    stage: str | None,
+    branch: str | None,
+    asked: str,
+    form: Form,
 ) -> None:
     from circuit_drift.cli.render import print_emergence
 
     metrics = [] if asked == USUAL else names(asked)
     read = [HEADS, CIRCUIT, *(["roles"] if any(metric.startswith("role:") for metric in metrics) else [])]
     run = _stored_run(folder, store, name, *read)
-    print_emergence(run.emergence(metrics, stage=stage, branch=branch))
+    found = run.emergence(metrics, stage=stage, branch=branch)
+    put(form, [Found("emergence", found.to_frame(), partial(print_emergence, found), found.findings)], run=run.name)
     leave_partly(run.unread, f"the run {run.name}")
 
 
-def _track_circuit(run: "Run", stage: str | None, branch: str | None, group: str | None) -> None:
+def _track_circuit(run: "Run", stage: str | None, branch: str | None, group: str | None) -> Found:
     from circuit_drift.cli.render import print_circuit_track
     from circuit_drift.stages.stages import track_circuit
 
-    print_circuit_track(*track_circuit(run, stage, branch, group))
+    track, facts = track_circuit(run, stage, branch, group)
+    told = (f"On {facts}: {track.verdict}",)
+    return Found(CIRCUIT, track.to_frame(), partial(print_circuit_track, track, facts), told)
 
 
-def _track_others(run: "Run", stage: str | None, branch: str | None, downstream: str, measures: Sequence[str]) -> None:
+def _track_others(run: "Run", stage: str | None, branch: str | None, downstream: str, measures: Sequence[str]) -> Found:
+    import pandas as pd
+
     from circuit_drift.report.correlations import correlations
 
-    for sentence in correlations(run, measures, _downstream(run, downstream), stage=stage, branch=branch):
-        typer.echo(f"• {sentence}")
+    told = tuple(correlations(run, measures, _downstream(run, downstream), stage=stage, branch=branch))
+    bullets = "\n".join(f"• {sentence}" for sentence in told)
+    return Found("correlations", pd.DataFrame({"finding": told}), partial(typer.echo, bullets), told)
 
 
 def _downstream(run: "Run", given: str) -> dict[str, dict[int, float]]:
@@ -194,3 +218,43 @@ def _stored_run(folder: Path | None, store: Path | None, name: str | None, *meas
     import circuit_drift
 
     return circuit_drift.load_run(named_store(folder, store), name, [each for each in measures if each is not None])
+
+
+def export(
+    step: Annotated[
+        str, typer.Argument(metavar="STEP", help="A step of a stored run, a checkpoint's name, first or last.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="*.graphml, *.json (node-link), *.eap.json, *.neuronpedia.json, *.parquet"),
+    ],
+    edges: Annotated[
+        int | None, typer.Option("--edges", help="Size the circuit is pruned from. Default: 5 % of the edges.", min=1)
+    ] = None,
+    name: RunOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Write the circuit of a stored checkpoint in the format the file's name ends in; needs no model."""
+    import circuit_drift
+
+    typer.echo(export_circuit(circuit_drift.load_run(store, name), step, out, edges=edges))
+
+
+def export_circuit(run: "RunRecord", step: str, out: Path, *, edges: int | None = None) -> Path:
+    """Write a point's circuit for another tool; formats as in `circuits.graph.exports.export`.
+
+    Args:
+        run: a stored run.
+        step: as for `Run.at`.
+        out: where to; its ending names the format.
+        edges: the size the circuit is pruned from; by default that of reports.
+
+    Raises:
+        StoreError: there is no such point, or it has no circuit.
+        BadPrompt: an ending that names no format.
+    """
+    point = run.at(step)
+    if point.circuit is None:
+        why = point.failures.get("circuit", "the run did not measure it: run it with --measures circuit")
+        raise StoreError(f"{point.label} of {run.name} has no circuit: {why}")
+    return point.circuit.prune(edges or None).export(out)

@@ -5,17 +5,23 @@ interval runs from the smaller to the larger value; and a split into halves is a
 them that change alike make every test exact: the sign test's 2^(1 - 10) for heads, 2 / 2^9 for whole graphs.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 
 import circuits
 import heads
+from checkpoints import open_series
 from checkpoints.audit import AuditReport, Fault
 from circuit_drift.api.runs import Run
-from circuit_drift.measures.registry import BUILT_IN
+from circuit_drift.measures.registry import BUILT_IN, build_measures
+from circuit_drift.measures.stored import store_key
+from circuit_drift.prompts import prompts_for
 from circuit_drift.record.record import Point
+from circuit_drift.store.store import Store
 from circuits.graph.circuit import Circuit
 from circuits.graph.shape import GraphShape
 from circuits.intervention.faithfulness import FaithfulnessCurve
@@ -210,3 +216,29 @@ def run_of(*points: Point, store: Path = Path("no store"), findings: Sequence[Fa
     other.setdefault("audit", AuditReport("handmade", tuple(p.place for p in points), tuple(findings), "samples"))
     origins = {"needles": "hand-made needles", "facts": "hand-made facts"}
     return Run("handmade", tuple(points), store, origins, **other)
+
+
+def write_series(root: Path, steps: Sequence[int]) -> Path:
+    """Checkpoints whose one tensor moves along a line, of an architecture that nothing could run."""
+    for step in steps:
+        folder = root / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"model_type": "handmade"}))
+        save_file({"w": np.arange(4, dtype=np.float32).reshape(2, 2) * (step + 1)}, folder / "model.safetensors")
+    return root
+
+
+def keep(series: Path, store: Path, **results: dict[int, object]) -> None:
+    """Store results of checkpoints under their own keys, as if they had been measured.
+
+    Args:
+        series: folder of the checkpoints.
+        store: where to.
+        results: measure -> step -> result.
+    """
+    measures = {measure.name: measure for measure in build_measures(prompts_for(series))}
+    for checkpoint in open_series(series):
+        for name, by_step in results.items():
+            if checkpoint.step in by_step:
+                key = store_key(checkpoint, measures[name], "float32")
+                by_step[checkpoint.step].save(Store.open(store).folder(name, key))

@@ -6,52 +6,30 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from checkpoints import open_series
 from circuit_drift.cli import app
-from circuit_drift.measures.registry import build_measures
-from circuit_drift.measures.stored import store_key
-from circuit_drift.prompts import prompts_for
-from circuit_drift.store.store import Store
-from tests.drift.handmade import WIRING_A, WIRING_B, faithfulness, graph, retrieval, roles, strengths
+from tests.drift.handmade import (
+    WIRING_A,
+    WIRING_B,
+    faithfulness,
+    graph,
+    keep,
+    retrieval,
+    roles,
+    strengths,
+    write_series,
+)
 
 STEPS = (0, 10, 20, 40, 80)
 PARTS = "heads,circuit"
 
 
-def _write_series(root: Path, steps=STEPS) -> Path:
-    """Checkpoints whose one tensor moves along a line, of an architecture that nothing could run."""
-    for step in steps:
-        folder = root / f"checkpoint-{step}"
-        folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps({"model_type": "handmade"}))
-        save_file({"w": np.arange(4, dtype=np.float32).reshape(2, 2) * (step + 1)}, folder / "model.safetensors")
-    return root
-
-
-def _keep(series: Path, store: Path, **results: dict[int, object]) -> None:
-    """Store results of checkpoints under their own keys, as if they had been measured.
-
-    Args:
-        series: folder of the checkpoints.
-        store: where to.
-        results: measure -> step -> result.
-    """
-    measures = {measure.name: measure for measure in build_measures(prompts_for(series))}
-    for checkpoint in open_series(series):
-        for name, by_step in results.items():
-            if checkpoint.step in by_step:
-                key = store_key(checkpoint, measures[name], "float32")
-                by_step[checkpoint.step].save(Store.open(store).folder(name, key))
-
-
 @pytest.fixture(scope="module")
 def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _write_series(tmp_path_factory.mktemp("handmade") / "lines")
+    return write_series(tmp_path_factory.mktemp("handmade") / "lines", STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +37,7 @@ def kept(series: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Steps 0 and 10 are alike; at 20 a head changes, at 40 the circuit, at 80 the answers' probability."""
     store = tmp_path_factory.mktemp("kept") / "store"
     low, high = {(0, 1): 0.0625}, {(0, 1): 0.75, (1, 0): 0.5}
-    _keep(
+    keep(
         series,
         store,
         heads={
@@ -144,7 +122,7 @@ def test_a_diff_names_its_page_on_the_stream_that_is_free(series, kept, tmp_path
 
 
 def test_trouble_is_neither_a_difference_nor_none(series, kept, tmp_path):
-    damaged = _write_series(tmp_path / "damaged", (0, 10))
+    damaged = write_series(tmp_path / "damaged", (0, 10))
     for step in (0, 10):
         (damaged / f"checkpoint-{step}" / "model.safetensors").write_bytes(b"")
     for done, told in (
@@ -192,8 +170,8 @@ def test_a_run_prints_its_table_and_its_sentences_and_exits_with_0(series, kept)
 
 
 def test_a_run_goes_on_past_a_checkpoint_that_fails_and_says_so(tmp_path):
-    series = _write_series(tmp_path / "lines", (0, 10))
-    _keep(series, tmp_path / "store", heads={0: retrieval(), 10: retrieval()})
+    series = write_series(tmp_path / "lines", (0, 10))
+    keep(series, tmp_path / "store", heads={0: retrieval(), 10: retrieval()})
     (series / "checkpoint-10" / "model.safetensors").write_bytes(b"")
     done = _invoke("run", series, "--store", tmp_path / "store", "--measures", "heads")
     assert done.exit_code == 3, done.output
@@ -201,10 +179,10 @@ def test_a_run_goes_on_past_a_checkpoint_that_fails_and_says_so(tmp_path):
 
 
 def test_a_strict_run_refuses_a_series_with_an_error(tmp_path):
-    series = _write_series(tmp_path / "lines", (0, 10))
+    series = write_series(tmp_path / "lines", (0, 10))
     twin = series / "checkpoint-10" / "model.safetensors"
     twin.write_bytes((series / "checkpoint-0" / "model.safetensors").read_bytes())
-    _keep(series, tmp_path / "store", heads={0: retrieval(), 10: retrieval()})
+    keep(series, tmp_path / "store", heads={0: retrieval(), 10: retrieval()})
     options = ("run", series, "--store", tmp_path / "store", "--measures", "heads")
     assert _invoke(*options).exit_code == 0
     refused = _invoke(*options, "--strict")
@@ -214,9 +192,9 @@ def test_a_strict_run_refuses_a_series_with_an_error(tmp_path):
 
 
 def test_an_audit_exits_with_what_it_found_and_prints_it(tmp_path):
-    clean = _invoke("audit", _write_series(tmp_path / "clean", (0, 10, 20)))
+    clean = _invoke("audit", write_series(tmp_path / "clean", (0, 10, 20)))
     assert (clean.exit_code, clean.stdout) == (0, "3 checkpoints of clean (weights examined): nothing found\n")
-    gap = _invoke("audit", _write_series(tmp_path / "gap", (0, 10, 20, 30, 50, 60)))
+    gap = _invoke("audit", write_series(tmp_path / "gap", (0, 10, 20, 30, 50, 60)))
     assert gap.exit_code == 1
     first, found, seen = gap.stdout.splitlines()
     assert first == "6 checkpoints of gap (weights examined): 0 errors, 1 warning"
@@ -307,7 +285,8 @@ def test_track_follows_heads_and_circuit(measured):
         assert half.stderr == (
             f"circuit-drift: the command {command} goes with the next release: track follows heads and circuit\n"
         )
-    assert both.stderr == ""
+    offered = "circuit-drift report report.html draws it; track --emergence usual says what emerges when"
+    assert both.stderr == f"circuit-drift: next: {offered}\n"
 
 
 def test_track_says_what_it_cannot_follow(series, kept, tmp_path):

@@ -10,8 +10,9 @@ import pytest
 
 from checkpoints.results.figure import dress
 from checkpoints.results.text import label, to_csv, visible, visible_line
+from circuit_drift.cli.output.forms import shown_table
 from circuit_drift.cli.render import _console, _show
-from circuit_drift.cli.status import say, shown_table
+from circuit_drift.cli.status import say
 from circuit_drift.page.axis import tick_labels
 from circuit_drift.page.page import Section, write_page
 from circuit_drift.record.record import Point, RunRecord

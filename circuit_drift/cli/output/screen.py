@@ -1,0 +1,86 @@
+"""A pair on one screen: what it does otherwise, and the strongest real changes of each kind, in narrow tables."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from circuit_drift.comparison.pair_tables import pair_tables
+from circuit_drift.record.groups import class_names
+from circuit_drift.record.pair import PairRecord
+from circuit_drift.record.recall import recall_change
+from heads.scores.change import Change
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KINDS = {"heads": "Heads that changed", "edges": "Edges that changed", "nodes": "Nodes that changed", "roles": ""}
+"""Tables of a pair that stand on the screen, with what heads them there; the others stand behind ``--all``."""
+NAMES = ("group", "name", "edge", "node", "head", "role", "change", "status")
+ENDS = {"a": "A", "before": "A", "b": "B", "after": "B"}
+
+
+def screen_tables(pair: PairRecord, most: int) -> Iterator[tuple[str, "pd.DataFrame"]]:
+    """Behaviour, then each kind of finding: title and table, at most so many rows of each."""
+    behaviour = behaviour_frame(pair)
+    if len(behaviour):
+        yield "Behaviour [95 %]", behaviour
+    for table in pair_tables(pair):
+        if table.name not in KINDS:
+            continue
+        frame = table.frame
+        if table.name == "heads" and pair.heads is not None:
+            frame = frame[frame["q"] <= pair.heads.level]
+        if len(frame):
+            of = f", {most} of {len(frame)}" if len(frame) > most else ""
+            yield f"{KINDS[table.name] or table.title}{of}", narrow(frame.head(most))
+
+
+def behaviour_frame(pair: PairRecord) -> "pd.DataFrame":
+    """What both checkpoints do, readout by readout and, for facts, class by class: A, B, change with interval, p."""
+    import pandas as pd
+
+    rows = [
+        {
+            "readout": change.name,
+            "A": change.before,
+            "B": change.after,
+            "change": interval(change.delta, change.low, change.high),
+            "p": change.p,
+        }
+        for change in (*pair.behaviour, *_recall_by_class(pair))
+    ]
+    return pd.DataFrame(rows)
+
+
+def narrow(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Names, A, B and the change with its interval in one column, and q; other columns are left out."""
+    import pandas as pd
+
+    columns: dict[str, Sequence[object]] = {name: frame[name].tolist() for name in NAMES if name in frame}
+    columns |= {shown: frame[name].tolist() for name, shown in ENDS.items() if name in frame}
+    if {"delta", "low", "high"} <= set(frame):
+        ends = zip(frame["delta"], frame["low"], frame["high"], strict=True)
+        columns["B - A"] = [interval(*each) for each in ends]
+    if "q" in frame:
+        columns["q"] = frame["q"].tolist()
+    return pd.DataFrame(columns)
+
+
+def interval(delta: float, low: float, high: float) -> str:
+    """A change with its interval, as tables of the screen show it."""
+    return f"{delta:+.2g} [{low:+.2g}, {high:+.2g}]"
+
+
+def _recall_by_class(pair: PairRecord) -> Iterator[Change]:
+    a, b = pair.a.circuit, pair.b.circuit
+    if a is None or b is None:
+        return
+    names = class_names(a)
+    kinds = dict.fromkeys(names.tolist())
+    for kind in kinds if len(kinds) > 1 else ():
+        chosen = names == kind
+        change = recall_change((a.answer_rank == 0)[chosen], (b.answer_rank == 0)[chosen])
+        yield Change(f"recall of {kind} ({int(chosen.sum())})", *_numbers(change))
+
+
+def _numbers(change: Change) -> tuple[float, float, float, float, float, float]:
+    return change.before, change.after, change.delta, change.low, change.high, change.p

@@ -1,0 +1,82 @@
+"""A pair on one screen: verdict, behaviour by group, the strongest real changes of each kind, what to do next."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from circuit_drift.api.pairs import compare
+from circuit_drift.cli import render
+from circuit_drift.cli.comparing import _after_diff
+from circuit_drift.cli.output.screen import behaviour_frame, screen_tables
+from circuit_drift.cli.render import print_screen
+from tests.drift.handmade import WIRING_A, WIRING_B, graph, point, retrieval, roles, strengths
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Two heads gained, an edge gained and one lost, a mover lost; of two classes of facts one is learned."""
+    labels = [{"class": "known" if i < 10 else "new"} for i in range(20)]
+    a = point(
+        0,
+        heads=retrieval({(0, 1): 0.0625}, correct=2, nll=2.0),
+        circuit=graph(strengths(WIRING_A), facts=20, known=[True] * 10 + [False] * 10, labels=labels),
+        roles=roles(a0_h0="mover", a1_h1="mover"),
+    )
+    b = point(
+        1000,
+        heads=retrieval({(0, 1): 0.75, (1, 1): 0.5}, correct=8, nll=1.0),
+        circuit=graph(strengths(WIRING_B), facts=20, known=20, labels=labels),
+        roles=roles(a0_h0="mover"),
+    )
+    return compare(a, b)
+
+
+def test_behaviour_stands_by_readout_and_by_class(pair):
+    frame = behaviour_frame(pair).set_index("readout")
+    assert frame.loc["needle accuracy", ["A", "B"]].tolist() == pytest.approx([0.2, 0.8])
+    assert frame.loc["recall of known (10)", ["A", "B", "change"]].tolist() == [1, 1, "+0 [+0, +0]"]
+    assert frame.loc["recall of new (10)", ["A", "B", "change"]].tolist() == [0, 1, "+1 [+1, +1]"]
+    assert frame.loc["recall of new (10)", "p"] == 2 * 0.5**10
+
+
+def test_only_what_changed_stands_there_at_most_so_much_of_each_kind(pair):
+    tables = dict(screen_tables(pair, 10))
+    heads = tables["Heads that changed"]
+    assert list(heads) == ["name", "status", "A", "B", "B - A", "q"]
+    assert heads[["name", "A", "B", "B - A"]].values.tolist() == [
+        ["a0.h1", 0.0625, 0.75, "+0.69 [+0.69, +0.69]"],
+        ["a1.h1", 0.0, 0.5, "+0.5 [+0.5, +0.5]"],
+    ]
+    edges = tables["Edges that changed"]
+    assert set(edges["edge"]) == set(WIRING_A) ^ set(WIRING_B)
+    assert "Similarity of the two circuits" not in tables
+    assert "Heads that changed, 1 of 2" in dict(screen_tables(pair, 1))
+
+
+def printed(pair, monkeypatch, width):
+    out = io.StringIO()
+    monkeypatch.setattr(
+        render, "_console", lambda: Console(file=out, width=width, force_terminal=True, color_system=None)
+    )
+    print_screen(pair)
+    return out.getvalue().splitlines()
+
+
+def test_eighty_columns_without_colour_hold_it_and_break_no_word(pair, monkeypatch):
+    lines = printed(pair, monkeypatch, 80)
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if "\x1b" in line.replace("\x1b[1m", "").replace("\x1b[0m", "")]
+    told = [line for line in lines if line.startswith(("• ", "  "))]
+    joined = " ".join(line.strip().removeprefix("• ") for line in told)
+    assert all(sentence in joined for sentence in pair.verdict)
+    assert sum(line.startswith("• ") for line in lines) == len(pair.verdict)
+
+
+def test_the_last_line_offers_what_was_not_asked_for():
+    assert _after_diff("demo@1", "my run@2", everything=False, explained=False) == (
+        "circuit-drift diff demo@1 'my run@2' with --all (every table), --explain (whose weights made it), "
+        "--html pair.html (figures)"
+    )
+    assert "--all" not in _after_diff("a", "b", everything=True, explained=False)
+    assert "--explain" not in _after_diff("a", "b", everything=True, explained=True)
