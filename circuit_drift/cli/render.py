@@ -53,6 +53,8 @@ def print_screen(pair: PairRecord) -> None:
     _print_verdict(console, pair)
     for title, frame in screen_tables(pair, SHOWN):
         _show(console, frame, title=title)
+    if pair.weights is not None:
+        _tell(console, pair.weights.verdict)
     for found in pair.explanations:
         print_explanation(found)
 

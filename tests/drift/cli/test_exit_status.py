@@ -15,13 +15,12 @@ from checkpoints.results.artifacts import RESULT_FILE
 from circuit_drift.cli import app
 from circuit_drift.cli.status import one_line
 from circuit_drift.store.store import Store
-from tests.drift.handmade import retrieval
-from tests.drift.test_read_commands import _keep, _write_series
+from tests.drift.handmade import keep, retrieval, write_series
 
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _write_series(tmp_path_factory.mktemp("statuses") / "lines", (0, 10, 20))
+    return write_series(tmp_path_factory.mktemp("statuses") / "lines", (0, 10, 20))
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def kept(series: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = tmp_path_factory.mktemp("statuses") / "store"
     low, high = {(0, 1): 0.0625}, {(0, 1): 0.75, (1, 0): 0.5}
     scores = {step: retrieval(low, nll=math.log(8), name=f"checkpoint-{step}") for step in (0, 10)}
-    _keep(series, store, heads={**scores, 20: retrieval(high, accepted=9, nll=math.log(8), name="checkpoint-20")})
+    keep(series, store, heads={**scores, 20: retrieval(high, accepted=9, nll=math.log(8), name="checkpoint-20")})
     circuit_drift.run(series, store=store, measures=["heads"], progress=False)
     return store
 
@@ -167,8 +166,8 @@ def invoke(*words: object):
 
 
 def test_what_is_done_in_part_has_a_status_of_its_own(tmp_path):
-    series = _write_series(tmp_path / "lines", (0, 10))
-    _keep(series, tmp_path / "store", heads={step: retrieval(name=f"checkpoint-{step}") for step in (0, 10)})
+    series = write_series(tmp_path / "lines", (0, 10))
+    keep(series, tmp_path / "store", heads={step: retrieval(name=f"checkpoint-{step}") for step in (0, 10)})
     options = ["--store", tmp_path / "store"]
     assert invoke("run", series, *options, "--measures", "heads").exit_code == 0
     some = invoke("run", series, *options, "--measures", "heads,roles", "--run", "other")

@@ -119,7 +119,7 @@ def test_every_diff_shows_how_much_the_weights_changed(edited: Path, tmp_path: P
     page = tmp_path / "pair.html"
     asked = ["diff", f"{edited}@1", f"{edited}@2", "--measures", "heads", "--length", "64"]
     asked += ["--store", str(tmp_path / "store")]
-    told = CliRunner().invoke(app, [*asked, "--html", str(page)])
+    told = CliRunner().invoke(app, [*asked, "--all", "--html", str(page)])
     moved = "no QK map changed; largest OV map a1.h1 (1); no other component."
     assert f"Weights, relative change from 1 to 2: {moved}" in told.output
     assert "a0.h0" not in told.output.partition("Weights, largest relative changes")[2].partition("Put back")[0]

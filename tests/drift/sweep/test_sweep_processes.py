@@ -24,14 +24,14 @@ from circuit_drift.store.store import Store
 from circuit_drift.sweep.executors.pool import follow, serve
 from circuit_drift.sweep.workers.progress import Progress
 from circuit_drift.sweep.workers.tasks import Sweep, lease_key
-from tests.drift.test_read_commands import _write_series
+from tests.drift.handmade import write_series
 
 WORKERS = 2
 
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Sweep:
-    series = _write_series(tmp_path / "lines", (0, 10))
+    series = write_series(tmp_path / "lines", (0, 10))
     measures = build_measures(prompts_for(series), ["heads"])
     return Sweep.of(open_series(series).checkpoints, measures, Store.open(tmp_path / "store"))
 
