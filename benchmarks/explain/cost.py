@@ -7,6 +7,7 @@ import argparse
 import resource
 import time
 from collections.abc import Callable
+from statistics import median
 
 import torch
 
@@ -19,14 +20,12 @@ from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import prompts_for
 
 
-def best(work: Callable[[], object], repeats: int) -> float:
-    """Least seconds of so many runs."""
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
+def seconds(work: Callable[[], object], times: int = 1) -> float:
+    """Seconds of CPU of so many runs."""
+    start = time.process_time()
+    for _ in range(times):
         work()
-        times.append(time.process_time() - start)
-    return min(times)
+    return time.process_time() - start
 
 
 def main() -> None:
@@ -57,14 +56,14 @@ def main() -> None:
                 run(line.model, behaviour, batch, {})
 
     steps = 4
-    ends = best(forward, asked.repeats)
-    passes = best(plain, asked.repeats)
-    shares = best(lambda: integrate(line, behaviour, steps=steps), asked.repeats)
-    each = (shares - 2 * ends) / steps
-    print(f"forward {ends:.3f} s, forward + backward {passes:.3f} s, one gradient with shares {each:.3f} s of CPU")
-    print(
-        f"ratio {each / passes:.2f}; whole path of {steps}: {shares:.3f} s, {shares / (steps * passes):.2f} x K passes"
-    )
+    rounds = [  # in turn, and of like lengths, so that what else the machine does meets all alike
+        (seconds(plain, steps), seconds(forward, 2), seconds(lambda: integrate(line, behaviour, steps=steps)))
+        for _ in range(asked.repeats + 1)
+    ][1:]
+    passes, ends, path = (median(times) for times in zip(*rounds, strict=True))
+    print(f"{steps} x (forward + backward) {passes:.3f} s, 2 forward {ends:.3f} s, path of {steps} {path:.3f} s of CPU")
+    gradient = median((whole - two) / base for base, two, whole in rounds)
+    print(f"one gradient / pass {gradient:.2f}; the path / {steps} passes {median(w / b for b, _, w in rounds):.2f}")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 

@@ -146,6 +146,10 @@ class _Path:
     pieces: dict[tuple[float, float], Floats] = field(default_factory=dict)
     steps: int = 0
     differentiable: bool = False
+    taps: Taps = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.taps = Taps(self.line, self.behaviour, self.shape)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -175,7 +179,8 @@ class _Path:
 
     def gradient(self) -> tuple[Floats, Floats]:
         """[N, parts, components] <dm/dtheta_c, B_c - A_c> where the model stands, and [N] the behaviour there."""
-        taps = Taps(self.line, self.behaviour, self.shape)
+        taps = self.taps
+        taps.begin()
         with readable(self.line, self.behaviour):
             for batch in batches(self.behaviour, self.line.model, self.size):
                 taps.take(batch)

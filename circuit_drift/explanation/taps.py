@@ -42,26 +42,30 @@ def _sums(line: Line, site: Site) -> _Sums:
 
 
 class Taps:
-    """Takes the shares of one place on the line out of a backward pass.
+    """Takes the shares of one place on the line after the other out of backward passes.
 
     Args:
-        line: its model stands at that place.
+        line: its model stands at that place, batch after batch, until `begin`.
         behaviour: what is explained.
         shape: prompts, parts of prompts, components.
 
     Attributes:
-        found: [N, parts, components] the shares.
+        found: [N, parts, components] the shares of the place where the model stands.
         values: [N] the behaviour.
         differentiable: whether any value had a gradient.
     """
 
     def __init__(self, line: Line, behaviour: Behaviour, shape: tuple[int, int, int]) -> None:
-        self.line, self.behaviour = line, behaviour
+        self.line, self.behaviour, self.shape = line, behaviour, shape
         self.sums = {site: _sums(line, site) for site in line.sites}
-        self.found = torch.zeros(shape, dtype=torch.float64)
-        self.values = np.zeros(shape[0])
         self.batch: Batch | None = None
         self.parts: tuple[Tensor, Tensor, Tensor] | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was found at another place."""
+        self.found = torch.zeros(self.shape, dtype=torch.float64)
+        self.values = np.zeros(self.shape[0])
         self.differentiable = False
 
     @property

@@ -1,6 +1,7 @@
 """The small change of sentences: p values, intervals, lists."""
 
 from collections.abc import Sequence
+from math import isnan
 
 NAMED = 3
 
@@ -11,8 +12,13 @@ def p_text(p: float, least: float = 0.0) -> str:
 
 
 def span(low: float, high: float, form: str = ".2f") -> str:
-    """A 95 % interval."""
-    return f"[{low:{form}}, {high:{form}}]"
+    """A 95 % interval; one unit, as one needle, has none."""
+    return "[no interval]" if isnan(low) and isnan(high) else f"[{low:{form}}, {high:{form}}]"
+
+
+def signed_span(low: float, high: float) -> str:
+    """The interval of a change, to two digits."""
+    return "[no interval]" if isnan(low) and isnan(high) else f"[{signed(low)}, {signed(high)}]"
 
 
 def signed(value: float) -> str:

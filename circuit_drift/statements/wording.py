@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from checkpoints.results.text import counted
-from circuit_drift.statements.phrases import NAMED, listed, p_text, signed, span
+from circuit_drift.statements.phrases import NAMED, listed, p_text, signed, signed_span, span
 from circuit_drift.statements.wording_run import RUN_WORDS
 
 CLASSES, GROUPS = 4, 6
@@ -97,7 +97,7 @@ def _needles(of: Mapping[str, Any]) -> str:
     form = ".2f" if ppl["low"] >= 0.1 and ppl["high"] < 100 else ".2g"
     return (
         f"Needles: all words right {accuracy['before']:.2f} → {accuracy['after']:.2f} "
-        f"(change {signed(accuracy['delta'])} [{signed(accuracy['low'])}, {signed(accuracy['high'])}]); answer "
+        f"(change {signed(accuracy['delta'])} {signed_span(accuracy['low'], accuracy['high'])}); answer "
         f"perplexity {_level_of(ppl['before'])} → {_level_of(ppl['after'])} (× {ppl['ratio']:{form}} "
         f"{span(ppl['low'], ppl['high'], form)})."
     )
@@ -172,7 +172,7 @@ def _overlap(of: Mapping[str, Any]) -> str:
 
 def _heads(of: Mapping[str, Any]) -> str:
     most = of["largest"]
-    moved = f"most {most['name']} {signed(most['delta'])} [{signed(most['low'])}, {signed(most['high'])}]"
+    moved = f"most {most['name']} {signed(most['delta'])} {signed_span(most['low'], most['high'])}"
     within = f" by less than {of['margin']:g}" if of["changed"] and of["outcome"] == "equivalent" else ""
     crossed = "; ".join(f"{way} {listed(of[way], 5)}" for way in ("gained", "lost") if of[way])
     return (

@@ -82,6 +82,21 @@ def test_less_than_float32_is_refused(edited: Path):
         circuit_drift.explain(f"{edited}@1", f"{edited}@2", dtype="bfloat16")
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # of peft while it saves
+def test_an_adapter_is_explained_as_the_components_that_it_changes(edited: Path, tmp_path: Path):
+    import peft
+
+    base = edited / "checkpoint-1"
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"], layers_to_transform=[1],
+                             init_lora_weights=False)  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    prompts = prompts_for(edited, length=64)
+    found = circuit_drift.explain(base, tmp_path / "adapter", "facts", prompts=prompts, effort=LITTLE)
+    assert [found.names[place] for place in found.changed] == [f"a1.h{head}.q" for head in range(4)]
+    assert found.residual < 0.05
+
+
 def test_diff_explains_at_the_terminal_in_json_and_on_its_page(edited: Path, tmp_path: Path):
     page = tmp_path / "pair.html"
     asked = ["diff", f"{edited}@1", f"{edited}@2", "--measures", "heads", "--length", "64"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from circuit_drift.statements.phrases import p_text, signed
+from circuit_drift.statements.phrases import p_text, signed, signed_span, span
 from circuit_drift.statements.statement import Statement
 from circuit_drift.statements.wording import WORDS
 from circuit_drift.statements.wording_run import RUN_WORDS
@@ -208,3 +208,10 @@ def test_every_kind_has_a_test_and_reads_alike_as_a_value():
         "kind": "level", "level": 0.05, "families": ["heads"], "basis": "Holm over families", "text": statement.text
     }  # fmt: skip
     assert Statement("norm", told="The norm grew.").text == "The norm grew."
+
+
+def test_one_unit_has_no_interval():
+    nothing = float("nan")
+    assert span(nothing, nothing) == signed_span(nothing, nothing) == "[no interval]"
+    assert span(0.1, 0.25) == "[0.10, 0.25]"
+    assert signed_span(-0.001, 0.25) == "[+0.00, +0.25]"
