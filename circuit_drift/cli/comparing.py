@@ -1,7 +1,6 @@
 """Commands that set checkpoints side by side: two compared, circuits run elsewhere, weights put elsewhere."""
 
 import json
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -136,21 +135,16 @@ def diff(
     if html:
         typer.echo(pair.write_html(html), err=as_json)
     if not (as_json or html):
-        advise(_after_diff(a, b, everything=everything, explained=bool(explain)))
+        advise(_after_diff(everything=everything, explained=bool(explain)))
     leave(DIFFERENT if pair.exceeds_floor else DONE)
     failed = {f"{name} of {point.name}" for point in (pair.a, pair.b) for name in point.failures}
     leave_partly(failed | (pair.missing.keys() & {TRANSFER}), "the comparison")
 
 
-def _after_diff(a: str, b: str, *, everything: bool, explained: bool) -> str:
-    """What to do after a diff, by what was not asked for yet."""
-    options = {
-        "--all": "every table" if not everything else "",
-        "--explain": "whose weights made it" if not explained else "",
-        "--html pair.html": "figures",
-    }
-    offered = ", ".join(f"{option} ({what})" for option, what in options.items() if what)
-    return f"circuit-drift diff {shlex.quote(str(a))} {shlex.quote(str(b))} with {offered}"
+def _after_diff(*, everything: bool, explained: bool) -> str:
+    """What a diff offers that was not asked for yet."""
+    offered = {"--all every table": not everything, "--explain why": not explained, "--html FILE figures": True}
+    return ", ".join(option for option, open_ in offered.items() if open_)
 
 
 def transfer(

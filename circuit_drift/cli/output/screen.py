@@ -12,9 +12,9 @@ from heads.scores.change import Change
 if TYPE_CHECKING:
     import pandas as pd
 
-KINDS = {"heads": "Heads that changed", "edges": "Edges that changed", "nodes": "Nodes that changed", "roles": ""}
+KINDS = {"heads": "Heads that changed", "edges": "Edges that changed", "roles": "Roles of heads that changed"}
 """Tables of a pair that stand on the screen, with what heads them there; the others stand behind ``--all``."""
-NAMES = ("group", "name", "edge", "node", "head", "role", "change", "status")
+NAMES = ("group", "name", "edge", "head", "role", "change", "status")
 ENDS = {"a": "A", "before": "A", "b": "B", "after": "B"}
 
 
@@ -31,7 +31,7 @@ def screen_tables(pair: PairRecord, most: int) -> Iterator[tuple[str, "pd.DataFr
             frame = frame[frame["q"] <= pair.heads.level]
         if len(frame):
             of = f", {most} of {len(frame)}" if len(frame) > most else ""
-            yield f"{KINDS[table.name] or table.title}{of}", narrow(frame.head(most))
+            yield f"{KINDS[table.name]}{of}", narrow(frame.head(most))
 
 
 def behaviour_frame(pair: PairRecord) -> "pd.DataFrame":
@@ -52,22 +52,27 @@ def behaviour_frame(pair: PairRecord) -> "pd.DataFrame":
 
 
 def narrow(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """Names, A, B and the change with its interval in one column, and q; other columns are left out."""
+    """Names, A, B and the change with its interval in one column: two digits, so that 80 columns hold them.
+
+    Other columns are left out; q too, since all rows are within the level.
+    """
     import pandas as pd
 
     columns: dict[str, Sequence[object]] = {name: frame[name].tolist() for name in NAMES if name in frame}
-    columns |= {shown: frame[name].tolist() for name, shown in ENDS.items() if name in frame}
+    columns |= {shown: [_short(each) for each in frame[name]] for name, shown in ENDS.items() if name in frame}
     if {"delta", "low", "high"} <= set(frame):
         ends = zip(frame["delta"], frame["low"], frame["high"], strict=True)
         columns["B - A"] = [interval(*each) for each in ends]
-    if "q" in frame:
-        columns["q"] = frame["q"].tolist()
     return pd.DataFrame(columns)
 
 
 def interval(delta: float, low: float, high: float) -> str:
     """A change with its interval, as tables of the screen show it."""
     return f"{delta:+.2g} [{low:+.2g}, {high:+.2g}]"
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.2g}")
 
 
 def _recall_by_class(pair: PairRecord) -> Iterator[Change]:

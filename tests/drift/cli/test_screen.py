@@ -43,14 +43,19 @@ def test_behaviour_stands_by_readout_and_by_class(pair):
 def test_only_what_changed_stands_there_at_most_so_much_of_each_kind(pair):
     tables = dict(screen_tables(pair, 10))
     heads = tables["Heads that changed"]
-    assert list(heads) == ["name", "status", "A", "B", "B - A", "q"]
+    assert list(heads) == ["name", "status", "A", "B", "B - A"]
     assert heads[["name", "A", "B", "B - A"]].values.tolist() == [
-        ["a0.h1", 0.0625, 0.75, "+0.69 [+0.69, +0.69]"],
+        ["a0.h1", 0.062, 0.75, "+0.69 [+0.69, +0.69]"],
         ["a1.h1", 0.0, 0.5, "+0.5 [+0.5, +0.5]"],
     ]
     edges = tables["Edges that changed"]
     assert set(edges["edge"]) == set(WIRING_A) ^ set(WIRING_B)
-    assert "Similarity of the two circuits" not in tables
+    assert list(tables) == [
+        "Behaviour [95 %]",
+        "Heads that changed",
+        "Edges that changed",
+        "Roles of heads that changed",
+    ]
     assert "Heads that changed, 1 of 2" in dict(screen_tables(pair, 1))
 
 
@@ -71,12 +76,13 @@ def test_eighty_columns_without_colour_hold_it_and_break_no_word(pair, monkeypat
     joined = " ".join(line.strip().removeprefix("• ") for line in told)
     assert all(sentence in joined for sentence in pair.verdict)
     assert sum(line.startswith("• ") for line in lines) == len(pair.verdict)
+    headed = [line for line in lines if line.startswith("┃")]
+    assert len(headed) == len(dict(screen_tables(pair, 10))), "no table is split"
 
 
 def test_the_last_line_offers_what_was_not_asked_for():
-    assert _after_diff("demo@1", "my run@2", everything=False, explained=False) == (
-        "circuit-drift diff demo@1 'my run@2' with --all (every table), --explain (whose weights made it), "
-        "--html pair.html (figures)"
-    )
-    assert "--all" not in _after_diff("a", "b", everything=True, explained=False)
-    assert "--explain" not in _after_diff("a", "b", everything=True, explained=True)
+    offered = _after_diff(everything=False, explained=False)
+    assert offered == "--all every table, --explain why, --html FILE figures"
+    assert len(f"circuit-drift: next: {offered}") <= 80
+    assert _after_diff(everything=True, explained=False) == "--explain why, --html FILE figures"
+    assert _after_diff(everything=True, explained=True) == "--html FILE figures"
