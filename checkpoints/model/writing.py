@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from checkpoints.errors import BadPrompt
 from checkpoints.model.finite import finite
 from checkpoints.model.rope import depends_on_length
 
@@ -79,8 +80,15 @@ def greedy(
         stops: tokens that end a continuation.
 
     Raises:
+        BadPrompt: prompts of several lengths, and a model that does not take padding.
         CorruptWeights: some of the logits are NaN or infinite.
     """
+    lengths = {len(prompt) for prompt in prompts}
+    if len(lengths) > 1 and not takes_padding(model, max(lengths) + new_tokens):
+        raise BadPrompt(
+            f"{type(model).__name__} cannot write after prompts of {min(lengths)} to {max(lengths)} tokens in one "
+            "batch: put those of one length together"
+        )
     written: list[list[int]] = [[] for _ in prompts]
     going = list(range(len(prompts)))
     step = _begun(model, prompts) if new_tokens else None

@@ -1,4 +1,4 @@
-"""Answers that a model writes: greedy, in batches, with its keys and values kept."""
+"""Answers that a model writes, greedy and in batches, and whether words that were wanted stand in them."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from circuits.facts.facts import FactSet
     from circuits.facts.questions import QuestionSet
+    from heads.prompts.needles import NeedlePrompt
 
 Ids = tuple[int, ...]
 
@@ -61,3 +62,38 @@ def written_prompts(
     if not instruction and not chat:
         return asked.clean
     return tuple((chat_ids if chat else prompt_ids)(tokenizer, f"{instruction}{fact.clean}") for fact in asked.facts)
+
+
+def string_match(written: str, wanted: Sequence[str]) -> float:
+    """Share of the wanted words that stand in a text, in any order and case (RULER's ``string_match_all``).
+
+    Of a single word it is RULER's ``string_match_part`` as well.
+    """
+    text = written.lower()
+    return sum(word.lower() in text for word in wanted) / len(wanted)
+
+
+def string_matches(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: "Sequence[NeedlePrompt]",
+    *,
+    new_tokens: int,
+    batch_size: int = 16,
+) -> list[float]:
+    """`string_match` of what the model writes after each prompt; what is wanted is its answer, split at commas.
+
+    Args:
+        model: in eval mode.
+        tokenizer: the model's.
+        prompts: with their answers.
+        new_tokens: at most this many, and none beyond the model's positions.
+        batch_size: prompts at a time.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    asked = [prompt.ids[: prompt.answer_start] for prompt in prompts]
+    room = new_tokens if positions is None else min(new_tokens, positions - max(map(len, asked)))
+    written = write_answers(model, asked, new_tokens=room, batch_size=batch_size)
+    texts = [str(tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in written]
+    wanted = [str(tokenizer.decode(list(prompt.answer))).strip().split(", ") for prompt in prompts]
+    return [string_match(text, words) for text, words in zip(texts, wanted, strict=True)]

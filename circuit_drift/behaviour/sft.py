@@ -11,7 +11,7 @@ variants, LongBio, MRCR. The checkpoint itself stays as it is.
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -24,8 +24,9 @@ from checkpoints.errors import BadPrompt
 from checkpoints.loading.load import LoadedModel
 from checkpoints.model.rope import of_one_regime
 from checkpoints.placement import Placement, Where
+from circuit_drift.behaviour.generation import string_matches
 from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure, TaskScore, interval_of
-from circuit_drift.behaviour.suites import family, make_task, suite_for
+from circuit_drift.behaviour.suites import WRITTEN, family, make_task, suite_for
 from circuit_drift.behaviour.table import BehaviourTable, behaviour_table
 from circuit_drift.behaviour.tuning import IGNORED, Resumable, Tuning, answer_logits, fine_tune, tuning_of
 from circuit_drift.measures.base import Asked
@@ -38,13 +39,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TRAINING_SEED = 1_000_003
+MATCH = "string_match"
+Values = dict[str, np.ndarray]
+"""Metric -> [N], a number for each prompt."""
 OWN = ("train", "test")
 """Fields that hold questions of a user's own files."""
 
 
 @dataclass(frozen=True)
 class SftMeasure(BehaviourMeasure):
-    """Tune a copy, then ask.
+    """Tune a copy, then ask: scores ``pass@k``, ``accuracy``, ``answer_nll``, each also ``_before`` the fine-tune.
+
+    They are of the whole answer, teacher-forced. Tasks of RULER whose answer is several words in any order, and its
+    question answering, are written too: ``string_match``, as RULER scores them (`suites.WRITTEN`).
 
     Attributes:
         tasks: names (`suites.make_task`).
@@ -73,6 +80,7 @@ class SftMeasure(BehaviourMeasure):
     test: tuple[Question, ...] = ()
 
     name = "sft"
+    version = 2
 
     def __post_init__(self) -> None:
         if not (self.tasks or self.test) or self.attempts < 1 or self.temperature <= 0 or self.count < 1:
@@ -116,15 +124,15 @@ class SftMeasure(BehaviourMeasure):
         tokenizer = tokenizer_of(loaded)
         tests, refused = self._tests(tokenizer)
         training = self._training(tokenizer, tests)
-        before = self._ask(loaded.model, tests)
+        before = self._ask(loaded.model, tokenizer, tests)
         after = [
-            self._ask(fine_tune(loaded.model, training, self.tuning, seed=seed, resume=resume), tests)
+            self._ask(fine_tune(loaded.model, training, self.tuning, seed=seed, resume=resume), tokenizer, tests)
             for seed, resume in ((seed, self._resumable(loaded, seed)) for seed in self.tuning.seeds)
         ]
         for seed in self.tuning.seeds:
             if (resume := self._resumable(loaded, seed)) is not None:
                 resume.done()
-        scores = [score for task in tests for score in self._scores(task, before[task], [run[task] for run in after])]
+        scores = [score for task in tests for score in _scores(task, before[task], [run[task] for run in after])]
         meta = {"training_prompts": len(training)}
         return Behaviour(tuple(scores), _columns(scores, self.metric), refused, meta)
 
@@ -188,27 +196,35 @@ class SftMeasure(BehaviourMeasure):
         identity = [checkpoint.weights_hash, checkpoint.tokenizer_hash, checkpoint.config_hash]
         return Resumable.of({"of": identity, "dtype": loaded.dtype, "seed": seed, "how": self.params()})
 
-    def _ask(self, model: "PreTrainedModel", tests: "dict[str, NeedleSet]") -> "dict[str, Answered]":
-        return {task: answered(model, found.prompts, self.temperature, self.batch_size)
-                for task, found in tests.items()}  # fmt: skip
-
-    def _scores(self, task: str, before: "Answered", after: "Sequence[Answered]") -> list[TaskScore]:
-        def values(run: Answered) -> dict[str, np.ndarray]:
+    def _ask(
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", tests: "Mapping[str, NeedleSet]"
+    ) -> "dict[str, Values]":
+        found = {}
+        for task, asked in tests.items():
+            run = answered(model, asked.prompts, self.temperature, self.batch_size)
             passed = 1 - (1 - run.chance) ** self.attempts
-            return {self.metric: passed, "accuracy": run.correct, "answer_nll": run.nll}
+            found[task] = {self.metric: passed, "accuracy": run.correct, "answer_nll": run.nll}
+            if task in WRITTEN:
+                matches = string_matches(
+                    model, tokenizer, asked.prompts, new_tokens=WRITTEN[task], batch_size=self.batch_size
+                )
+                found[task][MATCH] = np.array(matches)
+        return found
 
-        tuned = [values(run) for run in after]
-        columns = {name: np.mean([run[name] for run in tuned], axis=0) for name in tuned[0]}
-        columns |= {f"{name}_before": value for name, value in values(before).items()}
-        return [TaskScore(task, name, *interval_of(value), len(value)) for name, value in columns.items()]
+
+def _scores(task: str, before: "Values", after: "Sequence[Values]") -> list[TaskScore]:
+    columns = {name: np.mean([run[name] for run in after], axis=0) for name in before}
+    columns |= {f"{name}_before": value for name, value in before.items()}
+    return [TaskScore(task, name, *interval_of(value), len(value)) for name, value in columns.items()]
 
 
 def _columns(scores: Sequence[TaskScore], metric: str) -> dict[str, float]:
-    """The headline of every family: the mean over its tasks."""
+    """The headline of every family, the mean over its tasks, and the mean over those that are written."""
     grouped: dict[str, list[float]] = {}
     for score in scores:
-        if score.metric == metric:
-            grouped.setdefault(f"sft_{family(score.task)}", []).append(score.value)
+        if score.metric in (metric, MATCH):
+            own = f"sft_{family(score.task)}"
+            grouped.setdefault(own if score.metric == metric else f"{own}_{MATCH}", []).append(score.value)
     return {name: float(np.mean(values)) for name, values in grouped.items()}
 
 

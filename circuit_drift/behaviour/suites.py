@@ -25,6 +25,16 @@ STANDARD = (*(name for name in PROBES if name.startswith(("ruler_", "variable_",
 """RULER's needle variants, variable tracking, question answering, common and frequent words; LongBio's three forms;
 MRCR's three, with two, four and eight answers to tell apart."""
 
+WRITTEN: Mapping[str, int] = {
+    "ruler_cwe": 120,
+    "ruler_fwe": 50,
+    "ruler_qa": 32,
+    "variable_tracking": 30,
+    "ruler_multivalue": 128,
+    "ruler_multiquery": 128,
+}
+"""Tasks that RULER scores by which words stand anywhere in what is written, and the tokens that it allows for that."""
+
 Made = tuple[list[heads.Needle], str | tuple[str, ...]]
 Maker = Callable[[random.Random, int], Made]
 

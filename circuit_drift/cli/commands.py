@@ -28,6 +28,7 @@ from circuit_drift.cli.options import (
     AnswersOption,
     AttentionOption,
     BackwardOption,
+    DepthsOption,
     DeviceMapOption,
     DeviceOption,
     DtypeOption,
@@ -39,6 +40,7 @@ from circuit_drift.cli.options import (
     IgStepsOption,
     KeepOption,
     LengthOption,
+    LengthsOption,
     MaxDiskOption,
     MaxHoursOption,
     MeasuresOption,
@@ -57,6 +59,7 @@ from circuit_drift.cli.options import (
     WorkersOption,
     adaptive_of,
     answers_of,
+    depths_of,
     measures_of,
     names,
     placed,
@@ -141,6 +144,8 @@ def run(
     edges: EdgesOption = None,
     backward: BackwardOption = "plain",
     length: LengthOption = 256,
+    depths: DepthsOption = None,
+    lengths: LengthsOption = None,
     seed: SeedOption = 0,
     measures: MeasuresOption = None,
     device: DeviceOption = "auto",
@@ -180,11 +185,17 @@ def run(
         facts=facts,
         answers=answers_of(answers),
         length=length,
+        **depths_of(depths),
         seed=seed,
         scoring=scoring_of(method, ig_steps, rule, metric, edges, backward),
     )
     kept = None if keep_downloads < 0 else keep_downloads
-    asked: dict[str, Any] = {"store": store, "prompts": prompts, "placement": placement, **measures_of(measures)}
+    asked: dict[str, Any] = {
+        "store": store,
+        "prompts": prompts,
+        "placement": placement,
+        **measures_of(measures, lengths),
+    }
     if plan:
         opened = opened.select(f"log {adaptive}") if adaptive else opened
         typer.echo("\n".join(map(one_line, plan_series(opened, **asked, keep_downloads=kept).lines())))

@@ -59,6 +59,14 @@ RunOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="A torch device; auto = an accelerator if there is one.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="Dtype of the forward passes.")]
 LengthOption = Annotated[int, typer.Option("--length", help="Needle prompt length in tokens.", min=16)]
+DepthsOption = Annotated[
+    str | None,
+    typer.Option("--depths", help="Needle depths, comma-separated, 0 = start. Default: 0.1,0.3,0.5,0.7,0.9."),
+]
+LengthsOption = Annotated[
+    str | None,
+    typer.Option("--lengths", help="Prompt lengths of the maps, comma-separated. Default: up to --length."),
+]
 AttentionOption = Annotated[str, typer.Option("--attention", help="Attention implementation: auto, sdpa, eager, ...")]
 DeviceMapOption = Annotated[
     str | None,
@@ -217,6 +225,23 @@ def deltas_of(given: list[str] | None) -> dict[str, float]:
     return found
 
 
+def depths_of(given: str | None) -> dict[str, tuple[float, ...]]:
+    """The needle depths that were named; the usual ones where none was.
+
+    Raises:
+        BadPrompt: no numbers from 0 to 1.
+    """
+    if given is None:
+        return {}
+    try:
+        found = tuple(float(part) for part in names(given))
+    except ValueError:
+        found = ()
+    if not found or not all(0 <= depth <= 1 for depth in found):
+        raise BadPrompt(f"--depths takes numbers from 0 (start) to 1 (end), as 0,0.5,1; got {given!r}")
+    return {"depths": found}
+
+
 def scoring_of(method: str, ig_steps: int, rule: str, metric: str, edges: int | None, backward: str) -> "EdgeScoring":
     """How edges are scored, by the six options; metrics may be written with a hyphen."""
     from circuit_drift.prompts import EdgeScoring
@@ -285,6 +310,19 @@ def _device_map(given: str | None) -> DeviceMap | None:
     return {str(name): place for name, place in found.items()}
 
 
-def measures_of(measures: str | None) -> dict[str, Any]:
-    """The measures that were named; those of `circuit_drift.run` and `circuit_drift.diff` where none was."""
-    return {} if measures is None else {"measures": names(measures)}
+def measures_of(measures: str | None, lengths: str | None = None) -> dict[str, Any]:
+    """The measures that were named; those of `circuit_drift.run` and `circuit_drift.diff` where none was.
+
+    Args:
+        measures: their names.
+        lengths: of the maps.
+
+    Raises:
+        BadPrompt: lengths, and no maps to have them.
+    """
+    found = [] if measures is None else names(measures)
+    if lengths is not None:
+        if not any(name.partition(":")[0] == "maps" for name in found):
+            raise BadPrompt("--lengths are those of maps, which is not among the measures: add --measures maps")
+        found.append(f"maps:{'+'.join(names(lengths))}")
+    return {"measures": found} if found else {}

@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
     from heads.detect.retrieval import Prefix
 
+COUNTS = ("lengths", "distances", "befores")
+"""Axes of the grid that are counted in tokens."""
+
 
 @dataclass(frozen=True)
 class MapsMeasure(Measure):
-    """Answer perplexity and needle score in every cell: ``run --measures maps``, or ``maps:512+1024+2048``.
+    """Answer perplexity and needle score in every cell: ``run --measures maps``, or ``maps:512+1024``.
 
     Attributes:
         source: the needles, their haystack, and the depths.
@@ -47,19 +50,27 @@ class MapsMeasure(Measure):
 
     @classmethod
     def build(cls, asked: Asked) -> Self:
-        """Over the lengths named, ``maps:256+512``, by default a half, three quarters and all of the run's length.
+        """Over the grid named, ``maps:256+512`` or ``maps:lengths=256+512``, ``maps:depths=0+0.5+1`` and so on.
 
-        Distances and interference are shares of the longest: an eighth and a quarter after the needle; an eighth, a
-        quarter and a half before it.
+        By default a half, three quarters and all of the run's length, at the run's depths. Distances and what stands
+        before are shares of the longest: an eighth and a quarter after the needle; an eighth, a quarter and a half
+        before it.
         """
+        grid: dict[str, list[float]] = {}
+        for argument in asked.arguments:
+            name, values = argument.split("=", 1) if "=" in argument else ("lengths", argument)
+            grid.setdefault(name, []).extend(_numbers(name, values, argument))
+        lengths, distances, befores = (tuple(sorted({int(n) for n in grid.get(name, ())})) for name in COUNTS)
+        depths = tuple(sorted(set(grid.get("depths", ()))))
         source = asked.prompts.needles
-        named = [part for argument in asked.arguments for part in argument.split("+")]
-        if not all(part.isdecimal() and int(part) for part in named):
-            raise DriftError(f"maps takes lengths in tokens, as in maps:256+512+1024; got {', '.join(asked.arguments)}")
-        lengths = tuple(sorted({int(part) for part in named}))
+        source = replace(source, depths=depths) if depths else source
         longest = max(lengths, default=source.length)
-        usual = (longest // 2, 3 * longest // 4, longest)
-        return cls(source, lengths or usual, (longest // 8, longest // 4), (longest // 8, longest // 4, longest // 2))
+        return cls(
+            source,
+            lengths or (longest // 2, 3 * longest // 4, longest),
+            distances or (longest // 8, longest // 4),
+            befores or (longest // 8, longest // 4, longest // 2),
+        )
 
     def params(self) -> dict[str, Any]:
         """The prompts and the grid; how prompts share their prefixes changes no number beyond rounding."""
@@ -150,6 +161,25 @@ class MapsMeasure(Measure):
                 caption=f"Differences of answer NLL, nats per token (figure 9 for interference). {probe}",
                 frame=table[["step", *costs]],
             )
+
+
+def _numbers(name: str, values: str, argument: str) -> list[float]:
+    """The numbers of one axis of the grid.
+
+    Raises:
+        DriftError: no such axis, or no numbers that it can have.
+    """
+    try:
+        found = [float(part) for part in values.split("+")]
+    except ValueError:
+        found = []
+    right = all(0 <= number <= 1 if name == "depths" else number >= 1 and number.is_integer() for number in found)
+    if name not in (*COUNTS, "depths") or not found or not right:
+        raise DriftError(
+            f"maps takes tokens, as in maps:256+512+1024, for {', '.join(COUNTS)}, and depths from 0 to 1, as in "
+            f"maps:depths=0+0.5+1; got {argument}"
+        )
+    return found
 
 
 def _alone(needles: Sequence[Needle]) -> list[Needle]:

@@ -4,7 +4,7 @@
     LongPPL  exp of the mean loss over key tokens: those that need the long context (arXiv 2410.23771)
 
 A token is a key token where the short context costs more than 2 nats and the long one leaves less than 2, both judged
-by one evaluator, the same for all checkpoints that are compared.
+by one model, the same for all checkpoints that are compared.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,8 @@ class CorpusLoss(Result):
         long: [W, T] nats per token with all of the window in front of it; NaN beyond a window's end, and for the first.
         short: [W, T] nats with its end alone in front (`heads.niah.corpus_loss.corpus_loss`); NaN where that is all of
             it, so that nothing is known of what the long context adds.
-        meta: length, short context, stride, model.
+        meta: length, short context, stride, model; the judge's name and weights, where one was named.
+        judged: [W, T] the key tokens that the judge chose; None where none was named.
     """
 
     artifact, title = "corpus_loss", "Corpus perplexity"
@@ -46,6 +47,7 @@ class CorpusLoss(Result):
     long: Floats
     short: Floats
     meta: Mapping[str, Any] = field(default_factory=dict)
+    judged: NDArray[np.bool_] | None = None
 
     def ppl(self, name: str) -> Estimate:
         """Perplexity of a corpus, all tokens alike; the 95 % interval resamples windows, NaN with one."""
@@ -54,6 +56,11 @@ class CorpusLoss(Result):
     def key_tokens(self) -> NDArray[np.bool_]:
         """[W, T] the tokens that need the long context, judged by this checkpoint."""
         return np.asarray((self.short - self.long > GAIN) & (self.long < LOSS))
+
+    @property
+    def chosen(self) -> NDArray[np.bool_]:
+        """[W, T] the key tokens of the judge that was named, else those of this checkpoint itself."""
+        return self.key_tokens() if self.judged is None else self.judged
 
     def long_ppl(self, name: str, key: NDArray[np.bool_]) -> Estimate:
         """LongPPL of a corpus: perplexity of the key tokens that an evaluator chose; NaN where it chose none.

@@ -57,9 +57,7 @@ def corpus_loss(
             f"a short context has 1 to {length - 1} tokens, and a stride of 1 or more: got {short}, {stride}"
         )
     front = front_ids(tokenizer)
-    found = {name: _windows(tokenizer, texts, length, front)[:windows] for name, texts in corpora.items()}
-    if empty := [name for name, own in found.items() if not own]:
-        raise BadPrompt(f"the corpus {empty[0]} has no text of two tokens: give documents to read")
+    found = windows_of(tokenizer, corpora, length=length, windows=windows)
     read = [(place, ids) for place, own in enumerate(found.values()) for ids in own]
     check_ids(model, [ids for _, ids in read])
     losses = np.full((2, len(read), length), np.nan, dtype=np.float32)
@@ -75,6 +73,21 @@ def corpus_loss(
         short=losses[1],
         meta={**about(model), "length": length, "short": short, "stride": stride},
     )
+
+
+def windows_of(
+    tokenizer: "PreTrainedTokenizerBase", corpora: Mapping[str, Sequence[str]], *, length: int, windows: int
+) -> dict[str, list[tuple[int, ...]]]:
+    """The token ids that `corpus_loss` reads of every corpus.
+
+    Raises:
+        BadPrompt: a corpus without two tokens.
+    """
+    front = front_ids(tokenizer)
+    found = {name: _windows(tokenizer, texts, length, front)[:windows] for name, texts in corpora.items()}
+    if empty := [name for name, own in found.items() if not own]:
+        raise BadPrompt(f"the corpus {empty[0]} has no text of two tokens: give documents to read")
+    return found
 
 
 def _windows(

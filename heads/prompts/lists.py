@@ -1,8 +1,9 @@
 """RULER's aggregation tasks: the most common words of a long list, which no single sentence states.
 
-After NVIDIA/RULER's ``cwe`` and ``fwe``; words are our own. RULER counts a list of words in any order as right; here
-the answer is teacher-forced, so that the question says in which order: the alphabet's for common words, most frequent
-first for coded ones. The list is as long as the prompt has room for, and depth means nothing to it.
+After NVIDIA/RULER's ``cwe`` and ``fwe``; words are our own. RULER counts words in any order, and so does the string
+match of what the SFT probe has a model write; for teacher forcing the question says in which order: the alphabet's for
+common words, most frequent first for coded ones. The list is as long as the prompt has room for, and depth means
+nothing to it.
 """
 
 import random

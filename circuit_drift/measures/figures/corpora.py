@@ -95,7 +95,7 @@ def long_figure(run: RunRecord) -> "go.Figure":
     """LongPPL of every corpus over training, on a log scale, with 95 % intervals over windows."""
     there: list[CorpusLoss | None] = [point.results.get("corpora") for point in run]
     last = [result for result in there if result is not None][-1]
-    key = last.key_tokens()
+    key = last.chosen
     lines: dict[str, list[Estimate | None]] = {
         name: [_finite(result, last, name) for result in there] for name in last.names
     }
@@ -108,13 +108,23 @@ def long_figure(run: RunRecord) -> "go.Figure":
     return theme.dress(
         figure,
         title=f"LongPPL {told}",
-        subtitle=f"perplexity of the key tokens alone; key tokens of those that have a short context: {shares}",
+        subtitle=f"perplexity of the key tokens alone, judged by {judge_of(run)}; key tokens of those that have a "
+        f"short context: {shares}",
     )
+
+
+def judge_of(run: RunRecord) -> str:
+    """Who chose the key tokens, in words."""
+    last = [point for point in run if "corpora" in point.results][-1]
+    judge = last.results["corpora"].meta.get("judge")
+    if judge is None:
+        return f"the last checkpoint measured, {last.label}, which favours it"
+    return f"{judge['name']} (weights {judge['weights'][:12]})"
 
 
 def _finite(result: CorpusLoss | None, last: CorpusLoss, name: str) -> Estimate | None:
     """The LongPPL of one checkpoint; None where there is no key token, or other text was read."""
     if result is None or not result.same_text(last):
         return None
-    found = result.long_ppl(name, last.key_tokens())
+    found = result.long_ppl(name, last.chosen)
     return found if found.n else None

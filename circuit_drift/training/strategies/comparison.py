@@ -16,6 +16,7 @@ from circuit_drift.training.recorder import units_table
 from circuit_drift.training.strategies.checkpointing import RECORD, STORE, seconds_of
 from circuit_drift.training.strategies.drift import drift_frame
 from circuit_drift.training.strategies.retrieval import FOLDER
+from circuit_drift.training.strategies.settings.config import TASK
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,8 +78,9 @@ class Trained:
 
     @property
     def skills(self) -> tuple[str, ...]:
-        """The skills outside the domain that were probed."""
-        return tuple(skill for skill in SKILLS if skill in self.log and self.log[skill].notna().all())
+        """The skills outside the domain that were probed: the built-in ones, then the metrics of the harness' tasks."""
+        tasks = [str(name) for name in self.log if str(name).startswith(TASK)]
+        return tuple(name for name in (*SKILLS, *tasks) if name in self.log and self.log[name].notna().all())
 
     def drift(self) -> "pd.DataFrame":
         """The circuit at each epoch against the one before training; empty where none was traced."""

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 ACROSS = 4
+FALLING = ("_ppl", "_perplexity", "_bits_per_byte")
+"""Ends of the names of skills that are better the lower they are."""
 _EVENTS = ("acquisitions", "relearned", "losses")
 
 
@@ -112,21 +114,26 @@ def skills(trained: Sequence[Trained]) -> "go.Figure":
     names = trained[0].skills
     if not names:
         raise ValueError("no skill was probed; name skills = or measures = in the config")
-    titles = [name.replace("_", " ") for name in names]
-    figure = make_subplots(rows=1, cols=len(names), subplot_titles=titles)
+    titles, rows = [name.replace("_", " ") for name in names], -(-len(names) // ACROSS)
+    figure = make_subplots(rows=rows, cols=min(len(names), ACROSS), subplot_titles=titles)
     for k, one in enumerate(trained):
-        for column, name in enumerate(names, 1):
-            figure.add_scatter(x=one.log["epoch"], y=one.log[name], **_line(k, one.name), showlegend=column == 1,
-                               row=1, col=column)  # fmt: skip
-    figure.update_xaxes(title_text="epoch")
-    return _dress(figure, title=skills_finding(trained), subtitle="nothing of this is in the documents")
+        for panel, name in enumerate(names):
+            figure.add_scatter(x=one.log["epoch"], y=one.log[name], **_line(k, one.name), showlegend=panel == 0,
+                               **_place(panel))  # fmt: skip
+    figure.update_xaxes(title_text="epoch", row=rows)
+    return _dress(
+        figure,
+        title=skills_finding(trained),
+        subtitle="nothing of this is in the documents",
+        height=max(420, _height(len(names))),
+    )
 
 
 def skills_finding(trained: Sequence[Trained]) -> str:
     """Which strategy keeps the skills best, and which worst, by the last of them."""
     name = trained[0].skills[-1]
     change = {one.name: float(one.log[name].iloc[-1] - one.log[name].iloc[0]) for one in trained}
-    worse = 1.0 if name.endswith("_ppl") else -1.0
+    worse = 1.0 if name.endswith(FALLING) else -1.0
     best, worst = (pick(change, key=lambda n: worse * change[n]) for pick in (min, max))
     return f"{name.replace('_', ' ')}: {best} {change[best]:+.2f}, {worst} {change[worst]:+.2f} by the last epoch"
 

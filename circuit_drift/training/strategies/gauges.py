@@ -18,7 +18,7 @@ from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.training.strategies.checks import Material
 from circuit_drift.training.strategies.loop.epoch import Progress
-from circuit_drift.training.strategies.settings.config import Config
+from circuit_drift.training.strategies.settings.config import TASK, Config
 from circuit_drift.training.strategies.settings.documents import Document, load_documents, token_ids
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def gauges_of(config: Config, material: Material) -> tuple[Gauge, ...]:
     if config.choices is not None:
         found.append(Choices(read_choices(config.choices)))
     if config.tasks:
-        found.append(HarnessMeasure(config.tasks, config.tasks_folder, config.tasks_limit))
+        found.append(Tasks(HarnessMeasure(config.tasks, config.tasks_folder, config.tasks_limit)))
     if config.text is not None:
         found.append(TextPerplexity(tuple(text.text for text in load_documents(config.text))))
     return tuple(found)
@@ -89,6 +89,22 @@ class Outside:
     def read(self, loaded: LoadedModel) -> Reading:
         """Ask them all."""
         return Reading({f"outside_{name}": value for name, value in self.asked.read(loaded).scalars.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """Tasks of lm-evaluation-harness: their numbers in the log, under names that tell them from all others.
+
+    Attributes:
+        asked: the tasks.
+    """
+
+    asked: HarnessMeasure
+    name: str = field(default="tasks", init=False)
+
+    def read(self, loaded: LoadedModel) -> Reading:
+        """Every metric of every task that can be run."""
+        return Reading({f"{TASK}{name}": value for name, value in self.asked.read(loaded).scalars.items()})
 
 
 def knowledge(config: Config, facts: "Sequence[Fact | Question]") -> Knowledge:

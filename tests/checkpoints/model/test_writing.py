@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from checkpoints.errors import BadPrompt
 from checkpoints.model.writing import batches, greedy, keeps_keys, takes_padding
 from tests.circuits.circuit_families import FAMILIES, build
 
@@ -52,6 +53,8 @@ def test_a_window_is_not_padded_beyond():
     assert list(batches(model, prompts, new_tokens=10, size=8)) == [[1, 3, 0, 2]]
     assert list(batches(model, prompts, new_tokens=11, size=8)) == [[1, 3], [0, 2]]
     assert list(batches(model, [], new_tokens=1, size=8)) == []
+    with pytest.raises(BadPrompt, match="cannot write after prompts of 1 to 2 tokens in one batch"):
+        greedy(model, prompts, new_tokens=11)
 
 
 def test_what_all_rows_share_is_read_once_and_rows_that_stopped_leave():

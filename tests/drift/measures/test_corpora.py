@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ from typer.testing import CliRunner
 
 import circuit_drift
 from checkpoints import DriftError, open_checkpoint
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, CheckpointMismatch
 from circuit_drift.cli.commands import app
 from circuit_drift.measures.corpora import CorporaMeasure
-from circuit_drift.measures.figures.corpora import fits_figure, fits_frame, long_figure
+from circuit_drift.measures.figures.corpora import fits_figure, fits_frame, judge_of, long_figure
 from circuit_drift.measures.registry import build_measures
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import prompts_for
@@ -164,3 +165,37 @@ def test_corpora_are_refused_by_name(tiny_series, folder, tmp_path):
     bad.write_text('{"words": 1}\n')
     with pytest.raises(BadPrompt, match="line 1 is no document: it needs an object with a text"):
         build_measures(prompts, [f"corpora:bad={bad}"])
+
+
+def test_a_judge_that_was_named_chooses_the_key_tokens(tiny_series, folder):
+    names = [f"corpora:plain={folder / 'plain.txt'}", f"corpora:judge={tiny_series}@100"]
+    (measure,) = build_measures(prompts_for(tiny_series, length=40), names)
+    (plain,) = build_measures(prompts_for(tiny_series, length=40), names[:1])
+    judge = open_checkpoint(f"{tiny_series}@100")
+    assert measure.params() == {**plain.params(), "judge": judge.weights_hash}
+    assert measure.origins["judge of LongPPL"] == f"{tiny_series}@100"
+    found = measure.compute(open_checkpoint(f"{tiny_series}@0").load(device="cpu"), {})
+    own = plain.compute(judge.load(device="cpu"), {})
+    np.testing.assert_array_equal(found.chosen, own.key_tokens())
+    np.testing.assert_array_equal(CorpusLoss.load(found.save(folder.parent / "judged")).chosen, own.key_tokens())
+    assert own.judged is None
+    other = losses([[np.nan, 1.0]] * 2, [[np.nan, 4.0]] * 2)
+    named = replace(
+        other, judged=np.array([[False, True], [False, False]]), meta={"judge": {"name": "big", "weights": "ab" * 9}}
+    )
+    assert judge_of(run_of(point(0, corpora=named))) == "big (weights abababababab)"
+    assert judge_of(run_of(point(5, corpora=other))) == "the last checkpoint measured, 5, which favours it"
+    assert (
+        "judged by big (weights abababababab)"
+        in long_figure(run_of(point(0, corpora=named))).layout.title.subtitle.text
+    )
+    with pytest.raises(DriftError, match="LongPPL has one judge; got a and b"):
+        build_measures(prompts_for(tiny_series), [*names[:1], "corpora:judge=a", "corpora:judge=b"])
+
+
+def test_a_judge_of_other_tokens_is_refused(tiny_series, folder, monkeypatch):
+    names = [f"corpora:plain={folder / 'plain.txt'}", f"corpora:judge={tiny_series}@100"]
+    (measure,) = build_measures(prompts_for(tiny_series, length=40), names)
+    monkeypatch.setattr(CorporaMeasure, "_judgement", lambda *_: ({"plain": [(1, 2)]}, None))
+    with pytest.raises(CheckpointMismatch, match="cuts the corpora into other tokens than this checkpoint"):
+        measure.compute(open_checkpoint(f"{tiny_series}@0").load(device="cpu"), {})

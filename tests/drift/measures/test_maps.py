@@ -131,8 +131,30 @@ def test_the_figure_holds_a_drawing_a_checkpoint_on_one_scale(followed):
 
 
 def test_what_is_no_length_is_refused(tiny_series):
-    with pytest.raises(DriftError, match=r"maps takes lengths in tokens, as in maps:256\+512\+1024; got long"):
-        build_measures(prompts_for(tiny_series), ["maps:long"])
+    for wrong in ("long", "depths=2", "lengths=0", "widths=3", "depths="):
+        with pytest.raises(
+            DriftError, match=rf"maps takes tokens, as in maps:256\+512\+1024, for lengths.*got {wrong}$"
+        ):
+            build_measures(prompts_for(tiny_series), [f"maps:{wrong}"])
     (usual,) = build_measures(prompts_for(tiny_series, length=80), ["maps"])
     assert usual.params()["lengths"] == [40, 60, 80]
     assert usual.params()["befores"] == [10, 20, 40]
+
+
+def test_the_grid_is_named_at_a_terminal(tiny_series, monkeypatch):
+    named = ["maps:lengths=60+96", "maps:depths=0+0.5+1", "maps:distances=8", "maps:befores=16"]
+    (measure,) = build_measures(prompts_for(tiny_series), named)
+    assert (measure.lengths, measure.distances, measure.befores) == ((60, 96), (8,), (16,))
+    assert measure.source.depths == (0.0, 0.5, 1.0)
+    asked = {}
+    monkeypatch.setattr(circuit_drift, "run", lambda _, **options: asked.update(options) or 1 / 0)
+    runner = CliRunner()
+    grid = ["--measures", "maps", "--lengths", "60,96", "--depths", "0,1"]
+    runner.invoke(app, ["run", str(tiny_series), *grid])
+    assert asked["measures"] == ["maps", "maps:60+96"]
+    assert asked["prompts"].needles.depths == (0.0, 1.0)
+    alone = runner.invoke(app, ["run", str(tiny_series), "--lengths", "60"])
+    assert "--lengths are those of maps, which is not among the measures" in alone.output
+    beyond = runner.invoke(app, ["run", str(tiny_series), "--depths", "50"])
+    assert "--depths takes numbers from 0 (start) to 1 (end)" in beyond.output
+    assert alone.exit_code == beyond.exit_code == 2

@@ -14,9 +14,10 @@ import heads
 from checkpoints import DriftError, open_series
 from checkpoints.errors import BadPrompt, StoreError
 from circuit_drift.behaviour import sft
+from circuit_drift.behaviour.generation import string_match, string_matches
 from circuit_drift.behaviour.result import Behaviour, TaskScore
 from circuit_drift.behaviour.sft import SftMeasure, answered, sft_probe
-from circuit_drift.behaviour.suites import STANDARD, family, make_task, suite_for
+from circuit_drift.behaviour.suites import STANDARD, WRITTEN, family, make_task, suite_for
 from circuit_drift.behaviour.table import BehaviourTable
 from circuit_drift.behaviour.tuning import Tuning, fine_tune
 from circuit_drift.cli import app
@@ -233,7 +234,9 @@ def test_tasks_that_cannot_be_posed_are_named(tokenizer, series, tmp_path):
     assert refused["mrcr"].startswith("2 of 2 needles: ")
 
 
-def test_ruler_longbio_and_mrcr_are_asked_of_a_real_language_tokenizer():
+@pytest.fixture(scope="module")
+def english():
+    """A byte-level tokenizer of real words."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -243,14 +246,39 @@ def test_ruler_longbio_and_mrcr_are_asked_of_a_real_language_tokenizer():
         vocab_size=800, special_tokens=["<s>"], initial_alphabet=alphabet, show_progress=False
     )
     backend.train_from_iterator(text, trainer)
-    words = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="<s>", pad_token="<s>")
-    assert suite_for(words) == STANDARD
-    model = tiny(words, positions=1100)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="<s>", pad_token="<s>")
+
+
+def test_ruler_longbio_and_mrcr_are_asked_of_a_real_language_tokenizer(english):
+    assert suite_for(english) == STANDARD
+    model = tiny(english, positions=1100)
     measure = SftMeasure(STANDARD, replace(TUNING, needles=1, steps=1), length=900, depths=(0.5,), count=1)
-    found = measure.compute(SimpleNamespace(model=model, tokenizer=words), {})
+    found = measure.compute(SimpleNamespace(model=model, tokenizer=english), {})
     assert found.refused == {}
     assert {score.task for score in found.scores} == set(STANDARD)
-    assert set(found.columns) == {"sft_ruler", "sft_longbio", "sft_mrcr"}
+    assert set(found.columns) == {"sft_ruler", "sft_ruler_string_match", "sft_longbio", "sft_mrcr"}
+    written = {score.task for score in found.scores if score.metric == "string_match"}
+    assert written == {score.task for score in found.scores if score.metric == "string_match_before"} == set(WRITTEN)
+
+
+def test_ruler_counts_the_words_that_stand_anywhere_in_what_is_written(english, monkeypatch):
+    assert string_match("A Bee, no ape!", ["ape", "bee", "dog"]) == pytest.approx(2 / 3)
+    asked = make_task("ruler_cwe", seed=0, count=2).prompts(english, length=500).prompts
+    words = english.decode(asked[0].answer).strip().split(", ")
+    assert len(words) == 10
+    backwards = english(f" The words are: {'; '.join(words[:3:-1]).upper()}", add_special_tokens=False).input_ids
+    allowed = []
+
+    def write(model, prompts, *, new_tokens, batch_size):
+        allowed.append(new_tokens)
+        return [tuple(backwards), ()]
+
+    monkeypatch.setattr("circuit_drift.behaviour.generation.write_answers", write)
+    model = tiny(english, positions=600)
+    assert string_matches(model, english, asked, new_tokens=120) == [0.6, 0.0]
+    model.config.max_position_embeddings = max(prompt.answer_start for prompt in asked) + 7
+    string_matches(model, english, asked, new_tokens=120)
+    assert allowed == [min(120, 600 - max(prompt.answer_start for prompt in asked)), 7]
 
 
 def test_two_checkpoints_of_one_step_have_no_table(series, tmp_path):

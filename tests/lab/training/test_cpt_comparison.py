@@ -140,6 +140,21 @@ def test_figures_draw_every_strategy(trained):
     assert drawn.circuit_drift_figure(trained).data
 
 
+def test_choices_and_tasks_are_panels_of_the_skills(trained):
+    added = {
+        "choices_accuracy": 0.5,
+        "task_own_acc": 0.25,
+        "task_own_perplexity": [3.0, *[2.0] * (len(trained[0].log) - 1)],
+    }
+    more = [replace(one, log=one.log.assign(**added)) for one in trained]
+    assert more[0].skills == (*trained[0].skills, *added)
+    figure = drawn.skills(more)
+    panels = [title.text for title in figure.layout.annotations]
+    assert {"choices accuracy", "task own acc", "task own perplexity"} <= set(panels)
+    assert len(figure.data) == len(more) * len(more[0].skills)
+    assert figure.layout.title.text.startswith(f"task own perplexity: {more[0].name} -1.00")
+
+
 PASSAGES = (
     Document("Mara Holt plays the lute. Mara Holt is fond of chess.", "Mara Holt", main=True),
     Document("Mara Holt grew up in Oslo.", "Mara Holt"),

@@ -25,7 +25,7 @@ from circuit_drift.training.strategies import (
     runner,
 )
 from circuit_drift.training.strategies.checks import check
-from circuit_drift.training.strategies.gauges import gauges_of
+from circuit_drift.training.strategies.gauges import Tasks, gauges_of
 from circuit_drift.training.strategies.loop import epoch
 from circuit_drift.training.strategies.loop.adapters import base_name
 from circuit_drift.training.strategies.loop.batches import IGNORED, Rows, batches, require_apart
@@ -364,8 +364,8 @@ def test_choices_that_are_none_are_refused_by_line(place, tmp_path):
 def test_tasks_of_the_harness_are_gauges_of_every_epoch(place, tmp_path):
     config = config_of(place, ADAPTERS, tasks=("own_choice",), tasks_folder=tmp_path, tasks_limit=2)
     found = gauges_of(config, check(config))
-    assert found[-1] == HarnessMeasure(("own_choice",), tmp_path, 2)
-    assert [gauge.name for gauge in found] == ["knowledge", "documents", "harness"]
+    assert found[-1] == Tasks(HarnessMeasure(("own_choice",), tmp_path, 2))
+    assert [gauge.name for gauge in found] == ["knowledge", "documents", "tasks"]
 
 
 def test_a_device_map_trains_the_same_weights(place, tmp_path):

@@ -16,6 +16,8 @@ from circuit_drift.measures.registry import known as known_measures
 from circuit_drift.training.strategies.settings.strategy import Strategy
 
 PATHS = ("documents", "facts", "replay", "traced", "text", "outside", "choices", "tasks_folder")
+TASK = "task_"
+"""Before the names of a harness task's numbers in the log of a strategy."""
 Passages = Literal["gold", "entity", "all"]
 Skill = Literal["arithmetic", "copying"]
 Precision = Literal["float32", "mixed", "bfloat16"]
