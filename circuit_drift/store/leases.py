@@ -2,7 +2,8 @@
 
 A lease is a file that only one can create, and that appears whole (a hard link to a finished one). Its holder touches
 it while it works; a lease that was not touched for its term, or whose process on this machine is gone, belongs to
-whoever takes it. Leases only save work: a result is the same whoever computes it and appears whole, so two holders of
+whoever takes it. Leases are taken away one at a time, under a lock, so that nobody takes away the lease of whoever came
+first. On a file system without locks this cannot be kept from happening, but leases only save work: a result is the same whoever computes it and appears whole, so two holders of
 one lease (after a long stall, say) cost time and nothing else.
 """
 
@@ -11,14 +12,15 @@ import logging
 import os
 import threading
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from checkpoints.errors import StoreError
-from checkpoints.results.disk import draft_of, read_regular, remove
+from checkpoints.results.disk import draft_of, read_regular
 from checkpoints.results.processes import process_mark, this_machine
 
 logger = logging.getLogger(__name__)
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 LEASES_FOLDER = "claims"  # in a store; earlier versions, whose workers may share it, call it so
 TERM = 60.0
 BEATS = 4
+LOCK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +78,13 @@ class Leases:
         path = self.folder / key
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for _ in range(2):
-                dead = read_holder(path)
-                if dead is not None and not self._void(path, dead):
-                    return None
-                if dead is not None and not _remove(path, dead):
-                    return None
-                holder = self._holder(what, dead)
-                if _create(path, holder):
-                    return Lease(path, holder, self.term / BEATS)
+            dead = read_holder(path)
+            if dead is not None and not (self._void(path, dead) and _remove(path, dead)):
+                return None
+            holder = self._holder(what, dead)
+            return Lease(path, holder, self.term / BEATS) if _create(path, holder) else None
         except OSError as error:
             raise StoreError(f"cannot lease work in {self.folder}: {error.strerror or error}") from error
-        return None
 
     def held(self) -> tuple[Holder, ...]:
         """Who holds the leases of this sweep."""
@@ -206,19 +204,25 @@ def _create_in_place(path: Path, text: str) -> bool:
 
 
 def _remove(path: Path, holder: Holder) -> bool:
-    """Take a holder's lease away; False where it is another's by now, which is then left (or put back)."""
-    if read_holder(path) != holder:
-        return False
-    aside = draft_of(path)
+    """Take a holder's lease away; False where it is another's by now, which is then left."""
+    with _alone(path.parent):
+        if read_holder(path) != holder:
+            return False
+        path.unlink()
+        return True
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else takes leases away here meanwhile; without that promise where the file system has no locks."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock", timeout=LOCK_SECONDS)
     try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return False
+        lock.acquire()
+    except (NotImplementedError, OSError, Timeout) as error:
+        logger.warning("leases in %s are taken away without a lock: %s", folder, error)
     try:
-        if read_holder(aside) == holder:
-            return True
-        with suppress(OSError):
-            path.hardlink_to(aside)
-        return False
+        yield
     finally:
-        remove(aside)
+        lock.release()

@@ -1,6 +1,7 @@
 """Streaming a series: reused models equal fresh ones bit for bit, and memory stays flat."""
 
 import gc
+import os
 import resource
 import shutil
 import sys
@@ -206,21 +207,21 @@ def resident_bytes():
 
 @pytest.mark.parametrize("reuse", [True, False])
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_is_flat_over_fifty_checkpoints(tmp_path, reuse):
-    config = llama_config(hidden_size=128, intermediate_size=512, vocab_size=4096)
+def test_memory_is_flat_over_a_series(tmp_path, reuse):
+    config = llama_config(hidden_size=128, intermediate_size=512, vocab_size=32_768)  # large beside an allocator's slack
     source = save_model(tmp_path / "source", config)
     size = (source / "model.safetensors").stat().st_size
-    for step in range(50):
-        shutil.copytree(source, tmp_path / "run" / f"checkpoint-{step}")
+    for step in range(16):
+        shutil.copytree(source, tmp_path / "run" / f"checkpoint-{step}", copy_function=os.link)
     earlier, tensors, resident = live_tensors(), {}, []  # those of tests before are held, so none takes their place
     for loaded in open_series(tmp_path / "run").models(reuse=reuse):
         loaded.model(IDS)
         gc.collect()
         resident.append(resident_bytes())
-        if loaded.checkpoint.step in (5, 48):
+        if loaded.checkpoint.step in (3, 14):
             tensors[loaded.checkpoint.step] = live_tensor_bytes(earlier)
     assert max(tensors.values()) < 2.2 * size  # one model and, once read ahead, one checkpoint's tensors
-    assert max(resident[10:]) - min(resident[10:]) < 3 * size
+    assert max(resident[4:]) - min(resident[4:]) < 3 * size
 
 
 @pytest.mark.parametrize("name", sorted(EAGER_ONLY))

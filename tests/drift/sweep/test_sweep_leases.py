@@ -59,7 +59,7 @@ def test_of_many_that_ask_at_once_one_gets_it(leases):
         for thread in threads:
             thread.join()
         assert sum(lease is not None for lease in found) == 1
-        assert [path.name for path in leases.folder.iterdir()] == ["work"]
+        assert [path.name for path in leases.folder.glob("[!.]*")] == ["work"]
 
 
 def test_a_silent_holder_elsewhere_loses_it_after_its_term(leases):
@@ -106,16 +106,49 @@ def test_a_lease_that_was_taken_over_is_not_given_back_twice(leases):
     assert read_holder(lease.path) == ELSEWHERE
 
 
-def test_removing_puts_back_what_became_another_s(leases, monkeypatch):
+def test_what_became_another_s_is_not_taken_away(leases):
     """Between looking and removing, the lease changed hands."""
     path = plant(leases, ELSEWHERE)
-    dead = replace(ELSEWHERE, token="dead")
-    seen = iter([dead, ELSEWHERE])
-    monkeypatch.setattr("circuit_drift.store.leases.read_holder", lambda _: next(seen))
-    assert not _remove(path, dead)
-    monkeypatch.undo()
+    assert not _remove(path, replace(ELSEWHERE, token="dead"))
     assert read_holder(path) == ELSEWHERE
-    assert list(leases.folder.iterdir()) == [path]
+
+
+def test_a_lease_is_looked_at_and_taken_away_in_one_go(leases, monkeypatch):
+    """Another who found the same dead holder waits; then the lease is the first one's, and stays."""
+    path = plant(leases, ELSEWHERE, silent_for=60)
+    looked, go_on = threading.Event(), threading.Event()
+
+    def look(of: Path) -> Holder | None:
+        found = read_holder(of)
+        if threading.current_thread() is not slow:
+            return found
+        looked.set()
+        go_on.wait(10)
+        return found
+
+    monkeypatch.setattr("circuit_drift.store.leases.read_holder", look)
+    slow = threading.Thread(target=_remove, args=(path, ELSEWHERE))
+    slow.start()
+    looked.wait(10)
+    taken = []
+    fast = threading.Thread(target=lambda: taken.append(leases.take("work", "checkpoint-1")))
+    fast.start()
+    fast.join(0.2)
+    assert fast.is_alive(), "it waits until the first has looked and removed"
+    go_on.set()
+    slow.join()
+    fast.join()
+    assert taken == [None], "the dead holder's lease was no longer there for it to take away"
+
+
+def test_without_locks_leases_are_still_taken(leases, monkeypatch, caplog):
+    def refuse(*_args, **_kwargs):
+        raise NotImplementedError("no flock here")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    plant(leases, ELSEWHERE, silent_for=60)
+    assert leases.take("work", "checkpoint-1").holder.attempt == 2
+    assert "without a lock: no flock here" in caplog.text
 
 
 def test_a_lease_nobody_can_read_is_void_after_its_term(leases):
@@ -133,7 +166,7 @@ def test_a_file_system_without_hard_links_will_do(leases, monkeypatch):
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     with leases.take("work", "checkpoint-1"):
         assert leases.take("work", "checkpoint-1") is None
-    assert list(leases.folder.iterdir()) == []
+    assert list(leases.folder.glob("[!.]*")) == []
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
