@@ -3,8 +3,8 @@
 A lease is a file that only one can create, and that appears whole (a hard link to a finished one). Its holder touches
 it while it works; a lease that was not touched for its term, or whose process on this machine is gone, belongs to
 whoever takes it. Leases are taken away one at a time, under a lock, so that nobody takes away the lease of whoever came
-first. On a file system without locks this cannot be kept from happening, but leases only save work: a result is the same whoever computes it and appears whole, so two holders of
-one lease (after a long stall, say) cost time and nothing else.
+first; a file system without locks cannot promise that. Leases only save work: a result is the same whoever computes it
+and appears whole, so two holders of one lease (after a long stall, say) cost time and nothing else.
 """
 
 import json

@@ -94,11 +94,22 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-@pytest.fixture(scope="session")
-def measured_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that holds every measure of the shipped series, as ``make demo`` leaves it."""
-    import circuit_drift
+CUT = (0, 500, 1000, 1500, 2000, 3000, 5500, 9000, 9600)
 
-    path = tmp_path_factory.mktemp("demo") / "store"
-    circuit_drift.run("demo", store=path, device="cpu", progress=False)
-    return path
+
+@pytest.fixture(scope="session")
+def measured_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A cut of the shipped series, and a store with every measure of it as ``make demo`` leaves one of the whole."""
+    import circuit_drift
+    from checkpoints.series.series import demo_folder
+
+    folder = tmp_path_factory.mktemp("demo")
+    cut, whole = folder / "first-light", demo_folder()
+    cut.mkdir()
+    head, *rows = (whole / "manifest.csv").read_text().splitlines(keepends=True)
+    (cut / "manifest.csv").write_text(head + "".join(row for row in rows if int(row.split(",")[1]) in CUT))
+    kept = [path for path in whole.iterdir() if path.is_file() and path.name != "manifest.csv"]
+    for path in [*kept, *(whole / f"checkpoint-{step}" for step in CUT)]:
+        (cut / path.name).symlink_to(path)
+    circuit_drift.run(cut, store=folder / "store", device="cpu", progress=False)
+    return cut, folder / "store"

@@ -10,8 +10,10 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.i
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured_demo: Path):
-    monkeypatch.setenv("CIRCUIT_DRIFT_STORE", str(measured_demo))
+def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured_demo: tuple[Path, Path]):
+    series, store = measured_demo
+    monkeypatch.setenv("CIRCUIT_DRIFT_DEMO", str(series))
+    monkeypatch.setenv("CIRCUIT_DRIFT_STORE", str(store))
     notebook = nbformat.read(path, as_version=4)
     assert all(not cell.outputs for cell in notebook.cells if cell.cell_type == "code"), "outputs are stripped"
     NotebookClient(

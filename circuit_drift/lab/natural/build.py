@@ -122,11 +122,11 @@ def held_out_loss(model: PreTrainedModel, windows: Sequence[Sequence[int]]) -> f
 
 
 def write_probes(folder: Path, documents: Sequence[Text], words: Words) -> None:
-    """Write needles in frames of the training's own kind (values and keys unseen) and a held-out haystack."""
+    """Write needles (keys and values unseen, every second in a frame that is too) and a held-out haystack."""
     rng = random.Random("probes")
     records = []
-    for _ in range(NEEDLES):
-        asked, *others = draw_hidden(rng, words, 3, pool=len(words.values))
+    for number in range(NEEDLES):
+        asked, *others = draw_hidden(rng, words, 3, pool=len(words.values), variety=float(number % 2))
         records.append(
             {
                 "needle": asked.told.replace("{v}", asked.value),

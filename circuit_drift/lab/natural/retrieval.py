@@ -1,7 +1,8 @@
 """Documents in which something is told and told again: needle documents, keyed lists, word lists.
 
-The sentences around a value are never the same twice: they are drawn from templates of many forms or from random words,
-so that what is learned is to find the key and copy what followed it, in whatever frame it stands.
+A needle's frame (its sentence and its question) is one of a few sentences asked for in its own words, or one that is
+never the same twice: from templates asked in other words, or of random words. The share of the latter is the variety.
+The first kind lets heads that copy form, the second lets them find a key in whatever frame it stands.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Hidden:
         return [(f"{self.asked} ", "asked"), (self.value, "answer"), (".", "plain")]
 
 
-def draw_hidden(rng: random.Random, words: Words, count: int, *, pool: int) -> tuple[Hidden, ...]:
+def draw_hidden(rng: random.Random, words: Words, count: int, *, pool: int, variety: float = 1.0) -> tuple[Hidden, ...]:
     """Needles of different keys and values; mostly all of them stand in one frame.
 
     Args:
@@ -106,11 +107,13 @@ def draw_hidden(rng: random.Random, words: Words, count: int, *, pool: int) -> t
         words: the pools.
         count: how many.
         pool: how many of the commonest value words to draw from.
+        variety: share of documents whose frames are never the same twice.
     """
     keys = draw_keys(rng, words, count)
-    shared = _frame(rng, words) if rng.random() < 0.7 else None
+    varied = rng.random() < variety
+    shared = _frame(rng, words, varied=varied) if rng.random() < 0.7 else None
     values = draw_values(rng, words, count, pool=pool)
-    frames = [shared or _frame(rng, words) for _ in keys]
+    frames = [shared or _frame(rng, words, varied=varied) for _ in keys]
     return tuple(
         Hidden(told.replace("{k}", key), asked.replace("{k}", key), value)
         for (told, asked), key, value in zip(frames, keys, values, strict=True)
@@ -144,13 +147,12 @@ def draw_values(rng: random.Random, words: Words, count: int, *, pool: int) -> l
     return [separator.join(rng.sample(taken, size)) for _ in range(count)]
 
 
-def _frame(rng: random.Random, words: Words) -> tuple[str, str]:
-    """How a needle is told and asked: from the templates, or of random words."""
-    if rng.random() < 0.5:
-        attribute = rng.choice(ATTRIBUTES).strip()
-        told, asked = rng.choice(TOLD), rng.choice(ASKED)
-        if rng.random() < 0.4:
-            asked = f"\n{told.split('{v}')[0].rstrip()}"
+def _frame(rng: random.Random, words: Words, *, varied: bool) -> tuple[str, str]:
+    """How a needle is told and asked: a template in its own words, or where varied in others, or random words."""
+    if not varied or rng.random() < 0.5:
+        attribute, told = rng.choice(ATTRIBUTES).strip(), rng.choice(TOLD)
+        own = not varied or rng.random() < 0.4
+        asked = f"\n{told.split('{v}')[0].rstrip()}" if own else rng.choice(ASKED)
         return told.replace("{a}", attribute), asked.replace("{a}", attribute)
     before, between, after = (_some(rng, words, most) for most in (5, 5, 3))
     told = " ".join(f"{before} {{k}} {between} {{v}} {after}".split()).replace(" {v}", rng.choice((" {v}", ": {v}")))

@@ -114,7 +114,7 @@ class RowStream:
     def _pieces(self, source: Source, room: int, step: int) -> list[Piece]:
         rng, pool = self._rng, self._recipe.words(step)
         if source == "needles":
-            return self._needle_pieces(room, pool)
+            return self._needle_pieces(room, pool, self._recipe.variety(step))
         if source == "keyed_lists":
             pairs = rng.randint(2, 6)
             fit = int((room - FRAME) / (pairs * (VALUE_WORDS[1] * TOKENS_A_WORD + 8))) - 1
@@ -123,14 +123,14 @@ class RowStream:
         fit = int((room - FRAME) / (size * TOKENS_A_WORD))
         return word_list(rng, self._words, size=size, repeats=max(2, min(rng.randint(2, 5), fit)), pool=pool)
 
-    def _needle_pieces(self, room: int, pool: int) -> list[Piece]:
+    def _needle_pieces(self, room: int, pool: int, variety: float) -> list[Piece]:
         rng = self._rng
         size = 2 * (VALUE_WORDS[1] * TOKENS_A_WORD * 0.6 + FRAME_TOKENS)
         count = rng.randint(1, max(1, min(int(room / size), MOST_NEEDLES)))
         left = max(0, int((room - count * size) / SENTENCE_TOKENS))
         chosen = rng.choice((0, rng.randint(0, left), left))
         first = rng.randrange(len(self._sentences) - chosen)
-        hidden = draw_hidden(rng, self._words, count, pool=pool)
+        hidden = draw_hidden(rng, self._words, count, pool=pool, variety=variety)
         return needle_document(rng, hidden, self._sentences[first : first + chosen])
 
     def _encode(self, pieces: Sequence[Piece]) -> tuple[list[int], list[float]]:

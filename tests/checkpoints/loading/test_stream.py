@@ -208,7 +208,7 @@ def resident_bytes():
 @pytest.mark.parametrize("reuse", [True, False])
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_flat_over_a_series(tmp_path, reuse):
-    config = llama_config(hidden_size=128, intermediate_size=512, vocab_size=32_768)  # large beside an allocator's slack
+    config = llama_config(hidden_size=128, intermediate_size=512, vocab_size=32_768)  # large beside slack
     source = save_model(tmp_path / "source", config)
     size = (source / "model.safetensors").stat().st_size
     for step in range(16):

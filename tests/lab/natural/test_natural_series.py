@@ -84,6 +84,20 @@ def test_needles_tell_and_ask_their_own_value(words):
         ]
 
 
+def test_without_variety_a_needle_is_asked_for_in_its_own_words(words):
+    rng = random.Random(4)
+    plain = [needle for _ in range(100) for needle in draw_hidden(rng, words, 2, pool=100, variety=0.0)]
+    assert all(needle.told.split("{v}")[0].rstrip() == needle.asked.strip() for needle in plain)
+    varied = [needle for _ in range(100) for needle in draw_hidden(rng, words, 2, pool=100, variety=1.0)]
+    own = [needle.told.split("{v}")[0].rstrip() == needle.asked.strip() for needle in varied]
+    assert 0 < sum(own) < 100
+
+
+def test_variety_grows_between_its_two_steps():
+    recipe = Recipe(frames=(100, 300))
+    assert [recipe.variety(step) for step in (0, 100, 150, 300, 900)] == [0, 0, 0.25, 1, 1]
+
+
 def test_no_frame_of_training_is_a_frame_of_the_built_in_needles(words):
     rng = random.Random(2)
     asked = {needle.asked for _ in range(500) for needle in draw_hidden(rng, words, 2, pool=100)}
