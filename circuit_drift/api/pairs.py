@@ -144,6 +144,7 @@ def diff(
     progress: bool = True,
     delta: Mapping[str, float] | Deltas | None = None,
     floor: Sequence[Path | str] = (),
+    cluster: Sequence[str] = (),
     **where: Unpack[Where],
 ) -> PairDiff:
     """Compare two checkpoints, measuring what is not stored yet.
@@ -162,6 +163,8 @@ def diff(
             ``strength``, ``edge``), beside the defaults of `circuit_drift.record.questions.Deltas`.
         floor: siblings of A (other seeds or data orders, or steps beside it): the pair is held against the changes
             among them, which are what training does anyway (`PairDiff.floor`, `PairDiff.exceeds_floor`).
+        cluster: labels of facts, as ``["relation"]``: facts that agree in them are one unit where circuits are
+            compared, since they are not independent; by default every fact is a unit.
         where: fields of a placement by themselves: ``device="cuda"``, ``dtype="bfloat16"``.
 
     Raises:
@@ -183,6 +186,7 @@ def diff(
         progress=progress,
         delta=delta,
         floor=floor,
+        cluster=cluster,
     )
     kept = store if isinstance(store, Store) else Store.open(store)
     try:
@@ -234,6 +238,7 @@ def compare(
     transfer: "Transfer | None" = None,
     delta: Mapping[str, float] | Deltas | None = None,
     floor: Sequence[Point] = (),
+    cluster: Sequence[str] = (),
 ) -> PairDiff:
     """Compare two measured checkpoints from their results alone; no model, no torch.
 
@@ -244,8 +249,9 @@ def compare(
         transfer: what each circuit does in the other model, where that was measured.
         delta: as for `diff`.
         floor: siblings of A, measured.
+        cluster: labels of facts that are one unit, as for `diff`.
 
     Raises:
         CheckpointMismatch: they share no measure, or were measured on different prompts.
     """
-    return PairDiff.of(compare_points(a, b, q=q, transfer=transfer, delta=delta, floor=floor))
+    return PairDiff.of(compare_points(a, b, q=q, transfer=transfer, delta=delta, floor=floor, cluster=cluster))

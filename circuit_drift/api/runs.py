@@ -52,13 +52,14 @@ class Run(RunRecord):
         q: float = 0.05,
         delta: Mapping[str, float] | None = None,
         floor: Sequence[int | str] | None = None,
+        cluster: Sequence[str] = (),
     ) -> PairDiff:
         """Compare two of its checkpoints; see `circuit_drift.diff`.
 
         The floor is that of the siblings named, by default of the neighbours before A where its stage has converged;
-        an empty one is none.
+        an empty one is none. ``cluster`` names labels of facts that are one unit.
         """
-        return PairDiff.of(stored_pair(self, a, b, q=q, delta=delta, floor=floor))
+        return PairDiff.of(stored_pair(self, a, b, q=q, delta=delta, floor=floor, cluster=cluster))
 
     def track_heads(self, stage: str | None = None, branch: str | None = None, **options: Any) -> "HeadTrack":
         """Follow retrieval through the run, one of its stages or one of its branches; options as of `heads.track`.

@@ -13,6 +13,7 @@ from circuit_drift.cli.options import (
     AnswersOption,
     AttentionOption,
     BackwardOption,
+    ClusterOption,
     DeltaOption,
     DeviceMapOption,
     DeviceOption,
@@ -68,6 +69,7 @@ def diff(
     ] = 0.05,
     delta: DeltaOption = None,
     floor: FloorOption = None,
+    cluster: ClusterOption = None,
     explain: ExplainOption = None,
     outputs: OutputsOption = None,
     store: StoreOption = None,
@@ -123,6 +125,7 @@ def diff(
         q=q,
         delta=deltas_of(delta),
         floor=floor or (),
+        cluster=names(cluster or ""),
     )
     for asked in names(explain or ""):
         pair = pair.explained(asked, effort=Effort(outputs=outputs_of(outputs)))

@@ -208,6 +208,15 @@ FloorOption = Annotated[
     ),
 ]
 
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        help="Labels of the facts, as relation or relation,template: facts that agree in them are one unit where "
+        "circuits are compared, since they are not independent. Default: every fact is a unit.",
+    ),
+]
+
 
 def deltas_of(given: list[str] | None) -> dict[str, float]:
     """Margins by name, from ``name=value``.

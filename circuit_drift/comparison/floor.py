@@ -67,8 +67,9 @@ def _effects(pair: PairRecord, c: Point, d: Point, groups: Sequence[FactGroup]) 
     if c.circuit is not None and d.circuit is not None and pair.groups is not None:
         for question in recall_questions(c.circuit, d.circuit, deltas=pair.deltas):
             yield from question.effects
+        cluster = pair.groups.cluster
         for group in groups:
-            yield from compare_group(group, c.circuit, d.circuit, q=pair.q).effects(pair.deltas)
+            yield from compare_group(group, c.circuit, d.circuit, q=pair.q, cluster=cluster).effects(pair.deltas)
     if c.heads is not None and d.heads is not None and pair.heads is not None:
         compared = how["heads"].compare(c, d, q=pair.q, earlier={})
         if compared is not None:

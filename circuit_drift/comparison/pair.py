@@ -21,15 +21,19 @@ from circuit_drift.comparison.floor import converged_before, floor_of
 from circuit_drift.comparison.pair_tables import comparable
 from circuit_drift.comparison.transfer import TRANSFER, measure_transfer, stored_transfer
 from circuit_drift.measures.base import Measure
+from circuit_drift.measures.pairs.circuit import CircuitPairing
 from circuit_drift.measures.registry import MEASURES, build_measures
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.questions import Deltas, Question
+from circuit_drift.record.recall import recalled_facts
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.sweep import measure_each
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from circuits.intervention.transfer import Transfer
     from heads.scores.change import Change
 
@@ -49,6 +53,7 @@ def measure_pair(
     progress: bool = True,
     delta: Mapping[str, float] | Deltas | None = None,
     floor: Sequence[Path | str] = (),
+    cluster: Sequence[str] = (),
 ) -> PairRecord:
     """Measure two checkpoints where that is not stored yet, and compare them; arguments and errors as for `diff`."""
     first, second = open_checkpoint(a), open_checkpoint(b)
@@ -70,7 +75,7 @@ def measure_pair(
             transfer = measure_transfer([first, second], points, store, prompts, placement=placement)
         except DriftError as error:
             reason = {TRANSFER: str(error)}
-    pair = compare_points(*points, q=q, transfer=transfer, delta=delta, floor=beside)
+    pair = compare_points(*points, q=q, transfer=transfer, delta=delta, floor=beside, cluster=cluster)
     return replace(pair, missing={**pair.missing, **reason})
 
 
@@ -89,6 +94,7 @@ def stored_pair(
     q: float = 0.05,
     delta: Mapping[str, float] | Deltas | None = None,
     floor: Sequence[int | str] | None = None,
+    cluster: Sequence[str] = (),
 ) -> PairRecord:
     """Two checkpoints of a run compared, with the transfer between them where it was measured.
 
@@ -98,7 +104,7 @@ def stored_pair(
     named = None if floor is None else [run.at(each) for each in floor]
     siblings = converged_before(run, pair[0]) if named is None else named
     transfer = stored_transfer(pair, Store(run.store))
-    return compare_points(*pair, q=q, transfer=transfer, delta=delta, floor=siblings)
+    return compare_points(*pair, q=q, transfer=transfer, delta=delta, floor=siblings, cluster=cluster)
 
 
 def compare_points(
@@ -109,6 +115,7 @@ def compare_points(
     transfer: "Transfer | None" = None,
     delta: Mapping[str, float] | Deltas | None = None,
     floor: Sequence[Point] = (),
+    cluster: Sequence[str] = (),
 ) -> PairRecord:
     """Compare two measured checkpoints from their results alone; no model, no torch.
 
@@ -120,6 +127,7 @@ def compare_points(
         transfer: what each circuit does in the other model, where that was measured.
         delta: margins that count as no change, by name, beside the defaults of `Deltas`.
         floor: siblings of A, whose changes among one another are what training does anyway.
+        cluster: labels of facts, as ``relation``: those that agree in them are one unit where circuits are compared.
 
     Raises:
         CheckpointMismatch: they share no measure, or were measured on different prompts.
@@ -131,7 +139,10 @@ def compare_points(
     readouts: list[Change] = []
     missing: dict[str, str] = {}
     facts = ""
-    for name, pairing in sorted(comparable((a, b)).items(), key=lambda item: len(item[1].needs)):
+    told = comparable((a, b))
+    if cluster:
+        told |= {"circuit": CircuitPairing(tuple(cluster))}
+    for name, pairing in sorted(told.items(), key=lambda item: len(item[1].needs)):
         lacking = [point for point in (a, b) if name not in point.results]
         if lacking and not pairing.needs:
             missing[name] = "; ".join(f"{point.name}: {point.failures.get(name, 'not measured')}" for point in lacking)
@@ -147,11 +158,17 @@ def compare_points(
         reasons = ". ".join(f"{measure}: {why}" for measure, why in missing.items())
         raise CheckpointMismatch(f"nothing to compare. {reasons}")
     if transfer is not None and "circuit" in changes:
-        changes["circuit"] = changes["circuit"].with_transfer(transfer)
-    told = comparable((a, b))
+        changes["circuit"] = changes["circuit"].with_transfer(transfer, _transferred(a, b))
     questions = answered([question for own in asked.values() for question in own], level=q)
     places = np.cumsum([0, *map(len, asked.values())])
     for name, start, stop in zip(asked, places, places[1:], strict=False):
         changes[name] = told[name].held(changes[name], questions[start:stop]) if start < stop else changes[name]
     pair = PairRecord(a, b, q, tuple(readouts), changes, facts, missing, questions, margins)
     return replace(pair, floor=floor_of(pair, floor)) if floor else pair
+
+
+def _transferred(a: Point, b: Point) -> "NDArray[np.integer]":
+    """Positions of the facts that a transfer between two points is measured on."""
+    graphs = [point.circuit for point in (a, b) if point.circuit is not None]
+    kept = recalled_facts(graphs)
+    return np.arange(len(graphs[0])) if kept is None else kept

@@ -129,8 +129,9 @@ def _judged(run: RunRecord) -> str:
     if all(curve.cross_metric is None for curve in curves):
         return ""
     return (
-        "Faithfulness is judged on the facts that a circuit was found on, which flatters it; dashed: on the half of "
-        "the facts that it was not found on, both ways. "
+        "Faithfulness is missing where clean and corrupt prompts do not differ beyond the noise. It is judged on the "
+        "facts that a circuit was found on, which flatters it; dashed: on the half of the facts that it was not found "
+        "on, both ways. "
     )
 
 

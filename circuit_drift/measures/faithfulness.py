@@ -11,6 +11,7 @@ from circuit_drift.measures.circuit import CircuitMeasure
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.page.page import Section
 from circuit_drift.record.record import RunRecord
+from circuit_drift.record.untrained import effective
 from circuits.intervention.faithfulness import FaithfulnessCurve
 
 
@@ -68,18 +69,20 @@ class FaithfulnessMeasure(Measure):
 
     @classmethod
     def reading(cls, result: "FaithfulnessCurve") -> dict[str, float]:
-        """Of the circuit that is drawn and compared."""
-        return {"faithfulness": float(result.values[result.drawn])}
+        """Of the circuit that is drawn and compared; NaN where clean and corrupt prompts do not differ."""
+        return {"faithfulness": effective(result)}
 
     @classmethod
     def columns(cls, result: "FaithfulnessCurve") -> dict[str, Any]:
         """The same, and cross-fitted where it is; how many edges that circuit has; where asked for, its Hit@k or rank.
 
-        Beside Hit@k and rank of the circuit stand those of the model.
+        Beside Hit@k and rank of the circuit stand those of the model. Faithfulness is NaN where clean and corrupt
+        prompts do not differ beyond the noise: a share of nothing.
         """
         drawn = result.drawn
-        found: dict[str, Any] = {"faithfulness": result.values[drawn]}
-        found |= {} if result.cross_metric is None else {"cross_fitted": result.cross_values[drawn]}
+        found: dict[str, Any] = {"faithfulness": effective(result)}
+        if result.cross_metric is not None:
+            found["cross_fitted"] = result.cross_values[drawn] if result.has_effect else float("nan")
         found |= {"circuit_edges": int(result.n_edges[drawn])}
         metric = str(result.meta.get("metric", ""))
         if metric == "rank" or metric.startswith("hit@"):

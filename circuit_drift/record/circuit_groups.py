@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from checkpoints.stats.energy import smallest_energy_p
 from circuit_drift.record.groups import FactGroup
 from circuit_drift.record.questions import Deltas, Effect, Question, folded, units_needed
+from circuits.comparison.clusters import clustered
 from circuits.comparison.graph_diff import GraphDiff
 from circuits.comparison.reliability import RankBand, recommended_size
 from circuits.comparison.similarity import Similarity
@@ -18,6 +19,7 @@ from circuits.tracking.contrasts import STANDS_OUT, Contrast
 if TYPE_CHECKING:
     import pandas as pd
 
+    from circuits.graph.scores import AttributionGraph
     from circuits.intervention.transfer import Transfer
 
 
@@ -31,12 +33,16 @@ class GroupChange:
             more than the corrupt ones do, beyond the noise, at either.
         diff: edge by edge; None where the group is too small or nothing was learned.
         contrast: wiring and strength; None in the same cases.
+        units: how many of what counts as independent the facts are.
+        unit: what that is: ``fact``, or the labels that facts of one unit share.
     """
 
     group: FactGroup
     learned: bool
     diff: GraphDiff | None = None
     contrast: Contrast | None = None
+    units: int = 0
+    unit: str = "fact"
 
     @property
     def stands(self) -> tuple[bool, bool]:
@@ -62,7 +68,7 @@ class GroupChange:
         for name, (value, low, high, none, bounds) in changes.items():
             half = max(high - value, value - low)
             needed = units_needed(value, value - half, value + half, none, bounds, found.n)
-            yield Effect(f"{name} ({self.group.name})", value, low, high, none, bounds, found.n, "fact", needed)
+            yield Effect(f"{name} ({self.group.name})", value, low, high, none, bounds, found.n, self.unit, needed)
 
     def question(self, deltas: Deltas) -> Question:
         """Whether the circuits of these facts differ."""
@@ -87,6 +93,8 @@ class CircuitGroups:
         lead: the comparison over the largest group that has a circuit to read, before the classes.
         facts: [M] positions of the facts that it is over.
         of: which facts that is, in words.
+        cluster: labels of facts that are one unit; none = every fact is.
+        transfer_of: which facts the transfer of the circuits is told on, in words; "" without one.
         ranks: how reliable the edges' ranks are at A and B, band after band, the less reliable of the two.
     """
 
@@ -95,6 +103,8 @@ class CircuitGroups:
     facts: NDArray[np.integer]
     of: str
     ranks: tuple[RankBand, ...] = ()
+    transfer_of: str = ""
+    cluster: tuple[str, ...] = ()
 
     @property
     def overlap(self) -> Similarity | None:
@@ -113,9 +123,25 @@ class CircuitGroups:
         """Whether any group has a circuit to read."""
         return any(each.learned for each in self.groups)
 
-    def with_transfer(self, transfer: "Transfer") -> Self:
-        """The same with what each circuit does in the other model."""
-        return replace(self, lead=self.lead.with_transfer(transfer))
+    def with_transfer(self, transfer: "Transfer", over: NDArray[np.integer]) -> Self:
+        """The same with what each circuit does in the other model, on the facts of the group that leads.
+
+        Args:
+            transfer: of the two checkpoints.
+            over: [N] positions of the facts that it was measured on; where the group's are not all among them, it
+                stands as it is, over facts that went different ways.
+        """
+        places = np.flatnonzero(np.isin(over, self.facts))
+        if len(places) < len(self.facts) or len(over) != transfer.metric.shape[-1]:
+            return replace(
+                self, lead=self.lead.with_transfer(transfer), transfer_of="all facts asked, whatever their way"
+            )
+        return replace(self, lead=self.lead.with_transfer(transfer.only(places)), transfer_of=self.of)
+
+    def over_lead(self, graph: "AttributionGraph") -> "AttributionGraph":
+        """A graph over the facts that the lead is over, in its units."""
+        chosen = graph.only(self.facts) if len(self.facts) < len(graph) == graph.units else graph
+        return clustered(chosen, self.cluster) if self.cluster and chosen.units == len(chosen) else chosen
 
     def held(self, adjusted: Mapping[str, float]) -> Self:
         """The same with every p at least the one that holds for the pair as a whole, by group."""
@@ -158,6 +184,7 @@ def _row(each: GroupChange) -> dict[str, object]:
     return {
         "group": each.group.name,
         "facts": len(each.group),
+        **({"units": each.units} if each.unit != "fact" else {}),
         **dict(zip(named, numbers, strict=True)),
         "reliability_a": ends[0],
         "reliability_b": ends[1],

@@ -108,10 +108,8 @@ def _level_of(perplexity: float) -> str:
 
 
 def _group(of: Mapping[str, Any]) -> str:
-    name = of["group"]
-    who = (
-        f"Facts {WAYS[name]} ({of['facts']})" if name in WAYS else f"{name[0].upper()}{name[1:]} facts ({of['facts']})"
-    )
+    name, size = of["group"], _size(of)
+    who = f"Facts {WAYS[name]} ({size})" if name in WAYS else f"{name[0].upper()}{name[1:]} facts ({size})"
     stands = tuple(of["stands"])
     if stands == (True, True):
         held = _edges(of)
@@ -133,7 +131,26 @@ def _unlearned(of: Mapping[str, Any]) -> str:
 
 
 def _grouped(of: Mapping[str, Any]) -> str:
-    return listed([f"{WAYS.get(row['group'], row['group'])} ({row['facts']})" for row in of["groups"]], GROUPS)
+    names = [f"{WAYS.get(row['group'], row['group'])} ({_size(row)})" for row in of["groups"]]
+    return listed(names, GROUPS if all(row.get("unit", "fact") == "fact" for row in of["groups"]) else CLASSES)
+
+
+def _size(of: Mapping[str, Any]) -> str:
+    """How many facts, and how many units they are where that is fewer."""
+    units, unit = of.get("units", of["facts"]), of.get("unit", "fact")
+    return f"{of['facts']}" if unit == "fact" else f"{of['facts']} in {counted(units, 'unit')}"
+
+
+def _scope(of: Mapping[str, Any]) -> str:
+    if of["clustered"]:
+        return (
+            f"Facts of one {of['by']} are one unit ({of['units']} of {of['facts']} facts): what is said of circuits "
+            f"holds for another {of['by']}."
+        )
+    return (
+        f"Facts count as independent, though {of['facts']} share {of['units']} {of['by']}s: what is said of circuits "
+        f"holds for other facts of these; to ask whether it holds for another {of['by']}, cluster by {of['by']}."
+    )
 
 
 def _wiring(of: Mapping[str, Any]) -> str:
@@ -202,6 +219,7 @@ WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "recall": _recall,
     "classes": _classes,
     "overlap": _overlap,
+    "scope": _scope,
     "needles": _needles,
     "group": _group,
     "few": _few,

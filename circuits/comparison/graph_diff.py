@@ -233,6 +233,16 @@ class GraphDiff(Result):
         frame = {"edge": [names[i] for i in named], **{name: values[named] for name, values in columns.items()}}
         return pd.DataFrame({**frame, "status": self.status[named]})
 
+    def named_node_frame(self) -> "pd.DataFrame":
+        """The same of writers that changed for real: node, a, b, delta, low, high, q, in_a, in_b."""
+        changed = set(self.nodes_changed)
+        chosen = np.array([name in changed for name in self.shape.writers])
+        low, high = selected_interval(self.node_tests, chosen, self.n, rate=self.level)
+        ends = dict(zip(self.shape.writers, zip(low, high, strict=True), strict=True))
+        frame = self.node_frame().query("changed").reset_index(drop=True)
+        frame["low"], frame["high"] = ([ends[node][side] for node in frame["node"]] for side in (0, 1))
+        return frame.drop(columns=["p", "changed"])
+
     @property
     def reliable_edges(self) -> int:
         """How large a circuit may be so that all of its ranks are reliable at A and B; 0 where that is not known."""

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Floats = NDArray[np.floating]
 
 
+NO_EFFECT = "not applicable: clean and corrupt prompts do not differ beyond the noise, so there is no effect to keep"
+
+
 @dataclass(frozen=True, repr=False, slots=True)
 class Faithfulness(Result):
     """One circuit's faithfulness.
@@ -86,6 +89,8 @@ class Faithfulness(Result):
         return faithfulness_figure(self)
 
     def __str__(self) -> str:
+        if not has_effect(self.clean_metric, self.corrupt_metric):
+            return NO_EFFECT
         beside = f"; random circuits of that size {spread(self.random)}" if self.random else ""
         return (
             f"faithfulness {self.value:.2f} [{self.low:.2f}, {self.high:.2f}] with {self.n_edges} {self.unit}{beside}"
@@ -176,9 +181,7 @@ class FaithfulnessCurve(Result):
 
         Where they do not, as in a model that was never trained, faithfulness is a share of nothing.
         """
-        whole = self.clean_metric - self.corrupt_metric
-        low, high = _ends(resampling(len(whole)) @ whole)
-        return low > 0 or high < 0
+        return has_effect(self.clean_metric, self.corrupt_metric)
 
     @property
     def cpr(self) -> float:
@@ -247,7 +250,15 @@ class FaithfulnessCurve(Result):
     @property
     def verdict(self) -> str:
         """What the circuits keep, smallest first."""
+        if not self.has_effect:
+            return NO_EFFECT
         return ", ".join(f"{v:.2f} with {n} edges" for v, n in zip(self.values, self.n_edges, strict=True))
+
+
+def has_effect(clean: Floats, corrupt: Floats) -> bool:
+    """Whether the mean of clean - corrupt, both [N], differs from 0: outside its 95 % bootstrap interval."""
+    low, high = _ends(resampling(len(clean)) @ (clean - corrupt))
+    return low > 0 or high < 0
 
 
 def ratio(metric: Floats, clean: Floats, corrupt: Floats) -> float:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints.results.figure import BLUE, GREY, dress
+from circuits.intervention.faithfulness import NO_EFFECT
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -39,7 +40,9 @@ def curve_figure(curve: "FaithfulnessCurve") -> "go.Figure":
     figure.update_yaxes(title_text="faithfulness")
     dress(
         figure,
-        title=f"{curve.n_edges[-1]:,} edges keep {values[-1]:.0%} of the {curve.meta.get('metric', 'metric')}",
+        title=f"{curve.n_edges[-1]:,} edges keep {values[-1]:.0%} of the {curve.meta.get('metric', 'metric')}"
+        if curve.has_effect
+        else f"Faithfulness is {NO_EFFECT}",
         subtitle="(circuit - corrupt) / (clean - corrupt), exact runs; bars: 95 % bootstrap over the facts",
         height=420,
     )

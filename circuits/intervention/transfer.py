@@ -5,7 +5,7 @@ is as faithful in B as B's own, the wiring that does the work has stayed, howeve
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from checkpoints.errors import BadPrompt
 from checkpoints.results.result import Result
 from circuits.graph.circuit import Circuit
-from circuits.intervention.faithfulness import interval, ratio
+from circuits.intervention.faithfulness import NO_EFFECT, has_effect, interval, ratio
 from circuits.intervention.faithfulness_measure import circuit_metrics
 
 if TYPE_CHECKING:
@@ -63,6 +63,15 @@ class Transfer(Result):
             ]
         )
 
+    def only(self, facts: NDArray[np.integer]) -> "Transfer":
+        """The same over some of the facts, by their positions [M]."""
+        return replace(
+            self,
+            metric=self.metric[:, :, facts],
+            clean_metric=self.clean_metric[:, facts],
+            corrupt_metric=self.corrupt_metric[:, facts],
+        )
+
     def interval(self, circuit: int, model: int) -> tuple[float, float]:
         """95 % bootstrap interval of one entry, over the facts."""
         return interval(self.metric[circuit, model], *self._whole(model))
@@ -82,9 +91,14 @@ class Transfer(Result):
     @property
     def verdict(self) -> str:
         """For a pair: whether each circuit does the other's work."""
+        return " ".join(self.sentences)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The same, one way and the other."""
         first, second = self.names[0], self.names[-1]
         pairs = ((0, len(self.models) - 1, first, second), (len(self.names) - 1, 0, second, first))
-        return " ".join(self._sentence(*pair) for pair in pairs)
+        return tuple(self._sentence(*pair) for pair in pairs)
 
     def to_frame(self) -> "pd.DataFrame":
         """One row an entry: circuit, model, n_edges, faithfulness, low, high."""
@@ -107,7 +121,9 @@ class Transfer(Result):
         return self.clean_metric[model], self.corrupt_metric[model]
 
     def _sentence(self, circuit: int, model: int, circuit_name: str, model_name: str) -> str:
-        value = self.values[circuit, model]
+        what, value = self.meta.get("metric", "logit difference"), self.values[circuit, model]
+        if not has_effect(*self._whole(model)):
+            return f"What the circuit of {circuit_name} keeps of the {what} in {model_name} is {NO_EFFECT}."
         low, high = self.interval(circuit, model)
         loss, loss_low, loss_high = self.loss(circuit, model)
         if loss_low > LOSS:
@@ -117,10 +133,15 @@ class Transfer(Result):
         else:
             sense = "undecided on these facts"
         return (
-            f"The circuit of {circuit_name} keeps {value:.2f} [{low:.2f}, {high:.2f}] of the "
-            f"{self.meta.get('metric', 'logit difference')} in {model_name}, "
-            f"{loss:+.2f} [{loss_low:+.2f}, {loss_high:+.2f}] less than its own: {sense}."
+            f"The circuit of {circuit_name} keeps {value:.2f} [{low:.2f}, {high:.2f}] of the {what} in {model_name}, "
+            f"whose own keeps {self.values[model, model]:.2f} (change {_signed(-loss)} [{_signed(-loss_high)}, "
+            f"{_signed(-loss_low)}], margin {-LOSS:g}): {sense}."
         )
+
+
+def _signed(change: float) -> str:
+    """To two digits; one that rounds to nothing has no minus."""
+    return f"{round(change, 2) + 0.0:+.2f}"
 
 
 def transfer(

@@ -172,7 +172,7 @@ class RoleChange:
         head: its name.
         role: which role.
         gained: whether B has it and A has not.
-        before, after: share of resamples with the role, at A and at B; 0 where the head is outside the circuit.
+        before, after: share of resamples with the role, at A and at B, times that in which the head is in the circuit.
         moved: whether only entering or leaving the circuit makes the change: by itself the head shows the role alike.
     """
 
@@ -184,24 +184,34 @@ class RoleChange:
     moved: bool = False
 
 
-def role_changes(a: HeadRoles, b: HeadRoles, *, circuits: tuple[Circuit, Circuit]) -> tuple[RoleChange, ...]:
+def role_changes(
+    a: HeadRoles,
+    b: HeadRoles,
+    *,
+    circuits: tuple[Circuit, Circuit],
+    membership: tuple[Mapping[str, float], Mapping[str, float]] | None = None,
+) -> tuple[RoleChange, ...]:
     """Roles gained and lost between two checkpoints, by head of the circuits.
 
     A head has a role where it is in that side's circuit and shows it in at least 95 % of the resamples, and has it not
-    where it is outside or shows it in at most 5 %; between the two nothing is claimed.
+    where it is outside or shows it in at most 5 %; between the two nothing is claimed. A circuit is a cut of ranks, so
+    that a head may be inside by chance: give ``membership`` for claims that hold on other facts.
 
     Args:
         a: roles at A.
         b: roles at B, over the same facts.
         circuits: the circuits of A and of B.
+        membership: at A and B, head -> share of resamples of the facts in whose circuit it is
+            (`circuits.graph.membership`); by default that of the two circuits, 1 or 0.
     """
-    certain, inside = (a.certainty(), b.certainty()), tuple(set(circuit.nodes) for circuit in circuits)
+    certain = a.certainty(), b.certainty()
+    inside = membership or tuple(dict.fromkeys(circuit.nodes, 1.0) for circuit in circuits)
     changes = []
     for role in [role for role in certain[0] if role in certain[1]]:
         for index, head in enumerate(a.heads):
             place = divmod(index, a.subject.shape[2])
             shown = [float(c[role][place]) for c in certain]
-            shares = [share if head in nodes else 0.0 for share, nodes in zip(shown, inside, strict=True)]
+            shares = [share * nodes.get(head, 0.0) for share, nodes in zip(shown, inside, strict=True)]
             if _differ(shares):
                 gained = shares[1] > shares[0]
                 moved = not (_differ(shown) and gained is (shown[1] > shown[0]))

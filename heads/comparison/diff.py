@@ -9,7 +9,7 @@ import numpy as np
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.results.result import Result
 from checkpoints.results.text import counted
-from checkpoints.stats.ttests import TTest, paired_test, welch_test
+from checkpoints.stats.ttests import TTest, paired_test, selected_interval, welch_test
 from checkpoints.stats.units import Floats, Unit, cluster_means, independent_units, nanmean
 from heads.scores.change import Change
 from heads.scores.names import head_name, head_names
@@ -83,6 +83,21 @@ class HeadDiff(Result):
         """
         first, second = sorted(1.0 if np.isnan(c.p) else c.p for c in (self.accuracy, self.nll))
         return self.n_significant > 0 or first <= self.level / 2 or (first <= self.level and second <= self.level)
+
+    @property
+    def named_interval(self) -> tuple[Floats, Floats]:
+        """[L, H] 95 % intervals that hold for the heads singled out, by the false coverage rate; NaN of the others.
+
+        Singled out are the heads that changed, or where none did the one that changed most; with units too few for a
+        test, intervals are plain.
+        """
+        if not np.isfinite(self.p).any():
+            return self.low, self.high
+        chosen = np.asarray(self.q <= self.level)
+        size = np.nan_to_num(np.abs(self.delta), nan=-1.0)
+        chosen = chosen if chosen.any() else np.arange(size.size).reshape(size.shape) == size.argmax()
+        test = TTest(self.delta, self.low, self.high, self.p, self.q)
+        return selected_interval(test, chosen, self.n)
 
     def _crossed(self, from_: Floats, to: Floats) -> tuple[str, ...]:
         crossed = ~retrieves(from_, self.threshold) & retrieves(to, self.threshold) & (self.q <= self.level)

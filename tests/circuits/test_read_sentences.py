@@ -720,14 +720,25 @@ def transferred(**changed) -> Transfer:
 
 def test_the_verdict_of_a_transfer_word_for_word():
     assert transferred().verdict == (
-        "The circuit of A keeps 0.40 [0.40, 0.40] of the logit difference in B, +0.55 [+0.55, +0.55] less than its "
-        "own: the function has moved. The circuit of B keeps 0.88 [0.88, 0.88] of the logit difference in A, +0.02 "
-        "[+0.02, +0.02] less than its own: it still does the work."
+        "The circuit of A keeps 0.40 [0.40, 0.40] of the logit difference in B, whose own keeps 0.95 (change -0.55 "
+        "[-0.55, -0.55], margin -0.1): the function has moved. The circuit of B keeps 0.88 [0.88, 0.88] of the logit "
+        "difference in A, whose own keeps 0.90 (change -0.02 [-0.02, -0.02], margin -0.1): it still does the work."
     )
     mixed = np.array([0.9, 0.9, 0.3, 0.95]) * CLEAN
     undecided = transferred(metric=np.array([[0.9 * CLEAN, mixed], [0.88 * CLEAN, 0.95 * CLEAN]])).verdict
-    assert undecided.split(". The circuit")[0].endswith("less than its own: undecided on these facts")
+    assert undecided.split(". The circuit")[0].endswith("margin -0.1): undecided on these facts")
     assert transferred().loss(0, 1) == pytest.approx((0.55, 0.55, 0.55))
+
+
+def test_a_model_in_which_the_facts_have_no_effect_has_nothing_to_keep():
+    clean = np.stack([CLEAN, np.array([1.0, -1.0, 1.0, -1.0])])
+    first, second = transferred(clean_metric=clean).sentences
+    assert first == (
+        "What the circuit of A keeps of the logit difference in B is not applicable: clean and corrupt prompts do not "
+        "differ beyond the noise, so there is no effect to keep."
+    )
+    assert second.startswith("The circuit of B keeps 0.88 ")
+    assert transferred().only(np.array([1, 3])).values == pytest.approx(transferred().values)
 
 
 def test_the_table_and_figure_of_a_transfer():

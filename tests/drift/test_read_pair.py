@@ -11,7 +11,10 @@ from checkpoints.errors import CheckpointMismatch
 from circuit_drift.api.pairs import compare
 from circuit_drift.cli.render import print_pair
 from circuit_drift.comparison.pair_tables import pair_tables
+from circuits.intervention.transfer import Transfer
 from tests.drift.handmade import (
+    CLEAN,
+    CORRUPT,
     EDGES,
     WIRING_A,
     WIRING_B,
@@ -71,7 +74,7 @@ def same():
 
 
 def test_a_pair_that_changed_says_what_changed_by_how_much_and_on_what(changed):
-    opening, recall, learned, few, overlap, moved, role, needles, heads, level = changed.verdict
+    opening, recall, learned, few, overlap, forth, back, role, needles, heads, level = changed.verdict
     assert opening == (
         "0 and 1,000 differ: 2 lost, 16 learned of 20 facts; circuits of facts learned changed in 2 edges; 2 heads of "
         "4 changed; needle accuracy 0.20 → 0.80; 1 more, below."
@@ -96,7 +99,8 @@ def test_a_pair_that_changed_says_what_changed_by_how_much_and_on_what(changed):
         "1.00 within one, 0."
     )
     assert overlap.endswith(" by chance: no less alike than halves are.")
-    assert moved == changed.circuit.transfer.verdict
+    where = "On all facts asked, whatever their way: "  # two facts, which are not those that were learned
+    assert (forth, back) == tuple(where + sentence for sentence in changed.circuit.transfer.sentences)
     assert role == "Roles in the circuits: 1 retrieval head gained (a0.h1); 1 mover head lost (a1.h1)."
     # accuracy: six of ten turn right, sd 0.516, half 2.262 * 0.516 / sqrt(10) = 0.37; e^2, e and e^-1
     assert needles == (
@@ -379,7 +383,7 @@ def test_a_pair_is_printed_with_who_it_is_its_verdict_and_its_tables(changed, sa
         "B  step1000 · step 1,000 · 4,096,000 tokens · late",
         "",
     ]
-    assert lines[3:13] == [f"• {sentence}" for sentence in changed.verdict]
+    assert lines[3:14] == [f"• {sentence}" for sentence in changed.verdict]
     titles = [table.title for table in pair_tables(changed)]
     assert [line for line in lines if line in titles] == titles
     head = next(line for line in lines if "a0.h1" in line and "│" in line and "0.688" in line)
@@ -464,7 +468,53 @@ def test_json_names_the_facts_that_were_refused_and_holds_null_for_what_is_no_nu
 def test_a_notebook_shows_a_pair(changed):
     html = changed._repr_html_()
     assert html.startswith("<p><b>0 → 1,000</b></p><ul><li>0 and 1,000 differ: 2 lost, 16 learned of 20 facts;")
-    assert html.count("<li>") == 10
+    assert html.count("<li>") == 11
     assert html.count("<table") == 9
     assert "m1-&gt;logits" in html
     assert re.search(r"<td>a0.h1</td>\s*<td>0.0625</td>\s*<td>0.75</td>\s*<td>0.688</td>", html)
+
+
+def test_what_was_named_for_being_large_has_an_interval_that_allows_for_it():
+    """One of 46 edges, one of 7 writers and one of 4 heads are named: each at 5 % of its share of what was asked."""
+    from scipy.stats import t
+
+    noise = np.random.default_rng(0).normal(size=(16, len(EDGES))) / 64
+    before, after = strengths(WIRING_A) + noise, strengths(WIRING_A) + noise[::-1]
+    after[:, EDGES.index("a1.h1->logits")] += 1.0
+    scores = [0.5 + 0.25 * (i % 2) for i in range(16)]
+    a = point(0, heads=retrieval({(0, 1): 0.0}, prompts=16), circuit=graph(before, known=16))
+    b = point(1, heads=retrieval({(0, 1): scores}, prompts=16), circuit=graph(after, known=16))
+    pair = compare(a, b)
+    tables = _tables(pair)
+    (edge,), (node,) = (tables[name].frame.to_dict("records") for name in ("edges", "nodes"))
+    assert (edge["edge"], node["node"]) == ("a1.h1->logits", "a1.h1")
+    diff = pair.circuit
+    plain = diff.to_frame().iloc[0]
+    heads = diff.node_frame().iloc[0]
+    for row, usual, asked in ((edge, plain, 46), (node, heads, int(np.isfinite(diff.node_tests.p).sum()))):
+        wider = t.ppf(1 - 0.05 / asked / 2, 15) / t.ppf(0.975, 15)
+        assert row["high"] - row["low"] == pytest.approx(wider * (usual["high"] - usual["low"]))
+    told = next(statement for statement in pair.statements if statement.kind == "heads").numbers["largest"]
+    head = pair.heads.to_frame().iloc[0]
+    asked = int(np.isfinite(pair.heads.p).sum())
+    wider = t.ppf(1 - 0.05 / asked / 2, 15) / t.ppf(0.975, 15)
+    assert told["high"] - told["low"] == pytest.approx(wider * (head["high"] - head["low"]))
+    assert tables["heads"].frame.iloc[0]["low"] == told["low"]
+
+
+def test_transfer_is_told_on_the_facts_that_lead():
+    """A's circuit keeps nothing of what was learned and all of what was lost; over both it would keep a part."""
+    lost, learned = np.arange(20) < 8, np.arange(20) >= 8
+    a = point(0, circuit=graph(strengths(WIRING_A), facts=20, known=lost))
+    b = point(1, circuit=graph(strengths(WIRING_B), facts=20, known=learned))
+    kept = np.where(learned, CORRUPT, CLEAN)
+    whole = np.full((2, 20), CLEAN)
+    metric = np.stack([np.stack([whole[0], kept]), np.stack([kept[::-1], whole[0]])])
+    found = Transfer(("0", "1"), ("0", "1"), metric, whole, np.full((2, 20), CORRUPT), np.array([20, 20]))
+    pair = compare(a, b, transfer=found)
+    told = [statement for statement in pair.statements if statement.kind == "transfer"]
+    assert told[0].numbers == {"of": "the 12 of 20 facts recalled at B alone"}
+    assert told[0].text.startswith(
+        "On the 12 of 20 facts recalled at B alone: The circuit of 0 keeps 0.00 [0.00, 0.00] "
+    )
+    assert found.values[0, 1] == pytest.approx(0.4)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 FLOORS = {"untrained_overlap": "edge overlap with", "untrained_faithfulness": "faithfulness of the circuit of"}
 """Columns of an untrained twin, by the panel that they are drawn in from above, in words."""
 
+SHARES = ("faithfulness", "low", "high", "random_circuits")
+"""Columns of a share of the effect of the facts."""
+
 
 def rewiring_frame(run: RunRecord) -> "pd.DataFrame":
     """One row for each checkpoint with a circuit.
@@ -29,7 +32,8 @@ def rewiring_frame(run: RunRecord) -> "pd.DataFrame":
     ``faithfulness`` with its 95 % interval, of the circuit that is drawn and compared, of ``edges`` edges;
     ``cross_fitted``: the same where each fact is judged in a circuit found on the other half of the facts;
     ``random_circuits``: of random circuits of that size; ``untrained_overlap`` (of each circuit with that of the run's
-    untrained twin) and ``untrained_faithfulness`` (of the twin's own), where the run has one.
+    untrained twin) and ``untrained_faithfulness`` (of the twin's own), where the run has one. Faithfulness is NaN where
+    clean and corrupt prompts do not differ beyond the noise.
     """
     import pandas as pd
 
@@ -50,7 +54,9 @@ def rewiring_frame(run: RunRecord) -> "pd.DataFrame":
             "chance": (previous or final).random,
         }
         curve = point.faithfulness
-        if curve is not None:
+        if curve is not None and not curve.has_effect:
+            row |= {"edges": int(curve.n_edges[curve.drawn]), **dict.fromkeys(SHARES, np.nan)}
+        elif curve is not None:
             at = curve.drawn
             low, high = curve.intervals[at]
             row |= {"edges": int(curve.n_edges[at]), "faithfulness": curve.values[at], "low": low, "high": high}

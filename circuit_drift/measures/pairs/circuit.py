@@ -1,11 +1,12 @@
 """Circuits of two checkpoints: recall of the facts, and group by group of them wiring, strength, edges and nodes."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuit_drift.measures.pairs.grouped import LEAST_FACTS, compare_groups
+from circuit_drift.measures.pairs.grouped import LEAST_FACTS, compare_groups, units_of
 from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.measures.pairs.recall import recall_questions, recall_statements
 from circuit_drift.page.page import Section
@@ -20,13 +21,17 @@ from circuits.comparison.reliability import recommended_size
 if TYPE_CHECKING:
     import pandas as pd
 
+    import circuits
+
 CAPTIONS = {
     "groups": "Each group of facts by itself. Wiring: 1 − cosine of the mean edge scores at A and B; strength: their "
     "length at B over that at A; both from products between different facts, so that prompt noise adds nothing, with "
     "95 % intervals. Missing: fewer than 8 facts, or nothing learned. Reliability: share that is not prompt noise.",
     "ranks": "Expected correlation of the edges' scores with those over as many other facts, for edges of these ranks, "
     "the less reliable of A and B. Overlaps of circuits that reach below a half can neither show nor rule out change.",
-    "nodes": "A node's score is the sum over its out-edges. The table holds those that changed for real.",
+    "edges": "Those that changed for real, with intervals that hold for what was named (false coverage rate).",
+    "nodes": "A node's score is the sum over its out-edges. The table holds those that changed for real, with "
+    "intervals that hold for what was named (false coverage rate).",
     "profile": "Of the whole graph of |score|, with 95 % intervals of the change: where the work lies, "
     "and over how many edges it spreads.",
     "transfer": "Faithfulness of each checkpoint's circuit in each model: tells other wiring with the same "
@@ -38,11 +43,19 @@ BASES = {
     "few": "fewer than 8 facts, or so few that even their smallest possible p would not hold for the pair",
     "unlearned": "no fact recalled, and clean prompts prefer the answer no more than corrupt ones do",
 }
+SHARED = ("relation", "template")
 STATUSES = ("gained", "lost", "strengthened", "weakened", "flipped")
 
 
+@dataclass(frozen=True)
 class CircuitPairing(Pairing):
-    """See `circuits.diff`; facts that went different ways are groups of their own."""
+    """See `circuits.diff`; facts that went different ways are groups of their own.
+
+    Attributes:
+        cluster: labels of facts that are one unit where they agree in them; none = every fact is.
+    """
+
+    cluster: tuple[str, ...] = ()
 
     noun = "circuit"
     tables = ("groups", "edges", "nodes", "ranks", "similarity", "profile", "transfer")
@@ -53,7 +66,7 @@ class CircuitPairing(Pairing):
         if a.circuit is None or b.circuit is None:
             return None
         change = recall_change(a.circuit.answer_rank == 0, b.circuit.answer_rank == 0)
-        groups = compare_groups(a.circuit, b.circuit, q=q)
+        groups = compare_groups(a.circuit, b.circuit, q=q, cluster=self.cluster)
         return Compared(groups, readouts=(change,), facts=groups.of)
 
     def questions(self, a: Point, b: Point, change: CircuitGroups, *, deltas: Deltas) -> Iterator[Question]:
@@ -79,7 +92,7 @@ class CircuitPairing(Pairing):
                 yield _statement(each, pair)
         for kind in ("unlearned", "few"):
             rows = [
-                {"group": each.group.name, "facts": len(each.group)}
+                {"group": each.group.name, "facts": len(each.group), "units": each.units, "unit": each.unit}
                 for each in groups.groups
                 if _told(each, pair) == kind
             ]
@@ -87,8 +100,11 @@ class CircuitPairing(Pairing):
                 yield Statement(kind, {"groups": rows, "least": LEAST_FACTS}, basis=BASES[kind])
         if groups.ranks and groups.learned:
             yield _ranks(groups)
+        if pair.a.circuit is not None and groups.learned:
+            yield from _scope(groups, pair.a.circuit)
         if groups.lead.transfer is not None and groups.learned:
-            yield Statement("transfer", {"of": groups.of}, told=groups.lead.transfer.verdict)
+            for sentence in groups.lead.transfer.sentences:
+                yield Statement("transfer", {"of": groups.transfer_of}, told=f"On {groups.transfer_of}: {sentence}")
 
     def frames(self, pair: PairRecord) -> Iterator[PairTable]:
         """Groups, edges and nodes that changed for real, similarity, depth and spread, transfer."""
@@ -98,7 +114,7 @@ class CircuitPairing(Pairing):
         diff = groups.lead
         yield PairTable("groups", "Wiring and strength by group of facts", groups.to_frame())
         yield PairTable("edges", "Edges that changed, by group of facts", _edges(groups))
-        yield PairTable("nodes", "Nodes, strongest real changes", _changed(diff.node_frame(), "node", "in_a", "in_b"))
+        yield PairTable("nodes", "Nodes, strongest real changes", diff.named_node_frame())
         if groups.ranks:
             yield PairTable("ranks", "Reliability by rank", groups.rank_frame())
         yield PairTable("similarity", "Similarity of the two circuits", diff.similarity_frame())
@@ -134,7 +150,8 @@ class CircuitPairing(Pairing):
                 figure=diff.plot_layers(),
                 caption=f"On {groups.of}. Rows read, columns write; hover shows the strongest changes of a cell.",
             )
-        yield Section(f"edges-{anchor}", f"Edges that changed {pair.span}", frame=shown["edges"])
+        caption = CAPTIONS["edges"]
+        yield Section(f"edges-{anchor}", f"Edges that changed {pair.span}", caption=caption, frame=shown["edges"])
         for name, heading in HEADINGS.items():
             if name not in shown:
                 continue
@@ -146,9 +163,25 @@ class CircuitPairing(Pairing):
                 f"Functional transfer {pair.span}",
                 text=diff.transfer.verdict,
                 figure=diff.transfer.plot(),
-                caption=CAPTIONS["transfer"],
+                caption=f"On {groups.transfer_of}. {CAPTIONS['transfer']}",
                 frame=shown["transfer"],
             )
+
+
+def _scope(groups: CircuitGroups, graph: "circuits.AttributionGraph") -> Iterator[Statement]:
+    """What counts as independent, where facts share a relation or a template."""
+    shared = next((name for name in SHARED if _share(graph, name)), "")
+    if groups.cluster or shared:
+        names = groups.cluster or (shared,)
+        numbers = {"by": " and ".join(names), "facts": len(graph), "units": units_of(graph, names)}
+        numbers["clustered"] = bool(groups.cluster)
+        yield Statement("scope", numbers, basis="labels of the facts")
+
+
+def _share(graph: "circuits.AttributionGraph", name: str) -> bool:
+    """Whether every fact has a label, and several facts the same."""
+    has = all(name in labels for labels in graph.labels) and len(graph) == len(graph.scores)
+    return has and 1 < units_of(graph, (name,)) < len(graph)
 
 
 def _ranks(groups: CircuitGroups) -> Statement:
@@ -163,7 +196,7 @@ def _ranks(groups: CircuitGroups) -> Statement:
 
 def _told(each: GroupChange, pair: PairRecord) -> str:
     """The kind of statement that a group is told in."""
-    if len(each.group) < LEAST_FACTS:
+    if min(each.units, len(each.group)) < LEAST_FACTS:
         return "few"
     if not each.learned:
         return "unlearned"
@@ -179,7 +212,7 @@ def _statement(each: GroupChange, pair: PairRecord) -> Statement:
     group, found, diff, asked = each.group, each.contrast, each.diff, _asked(each, pair)
     assert diff is not None
     assert found is not None
-    about: dict[str, Any] = {"group": group.name, "facts": len(group)}
+    about: dict[str, Any] = {"group": group.name, "facts": len(group), "units": each.units, "unit": each.unit}
     about |= {
         "wiring": found.apart,
         "wiring_interval": (found.low, found.high),
@@ -208,13 +241,9 @@ def _edges(groups: CircuitGroups) -> "pd.DataFrame":
     found = []
     for each in groups.groups:
         if each.diff is not None:
-            frame = _changed(each.diff.to_frame(), "edge", "status")
+            frame = each.diff.named_frame()
             frame.insert(0, "group", each.group.name)
             found.append(frame)
     columns = ["group", "edge", "a", "b", "delta", "low", "high", "q", "status"]
     full = [frame for frame in found if len(frame)]
     return pd.concat(full, ignore_index=True) if full else pd.DataFrame(columns=columns)
-
-
-def _changed(frame: "pd.DataFrame", name: str, *more: str) -> "pd.DataFrame":
-    return frame.loc[frame["changed"], [name, "a", "b", "delta", "low", "high", "q", *more]]

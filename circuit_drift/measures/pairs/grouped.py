@@ -1,5 +1,6 @@
 """The circuits of a pair, one comparison for each group of facts: what moved opposite ways is never averaged."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from checkpoints.stats.ttests import difference_test
 from checkpoints.stats.units import ENOUGH
 from circuit_drift.record.circuit_groups import CircuitGroups, GroupChange
 from circuit_drift.record.groups import FactGroup, fact_groups
+from circuits.comparison.clusters import clustered
 from circuits.comparison.graph_diff import GraphDiff
 from circuits.comparison.reliability import RankBand, reliability_by_rank
 from circuits.tracking.contrasts import contrast
@@ -21,7 +23,12 @@ LEVEL = 0.05
 
 
 def compare_groups(
-    a: "circuits.AttributionGraph", b: "circuits.AttributionGraph", *, q: float, noun: str = "fact"
+    a: "circuits.AttributionGraph",
+    b: "circuits.AttributionGraph",
+    *,
+    q: float,
+    noun: str = "fact",
+    cluster: Sequence[str] = (),
 ) -> CircuitGroups:
     """Compare the circuits of every group of facts.
 
@@ -30,22 +37,26 @@ def compare_groups(
         b: at B, of the same facts.
         q: the false discovery rate that edges are held to.
         noun: what a fact is called.
+        cluster: labels of facts that are one unit where they agree in them.
 
     Raises:
         CheckpointMismatch: other architectures, methods or facts.
-        BadPrompt: fewer than two facts in all.
+        BadPrompt: fewer than two facts or units in all, or a label that a fact lacks.
     """
-    groups = tuple(compare_group(group, a, b, q=q) for group in fact_groups(a, b))
+    if cluster:
+        clustered(a, cluster)
+    groups = tuple(compare_group(group, a, b, q=q, cluster=cluster) for group in fact_groups(a, b))
     leads = [each for each in groups if each.diff is not None]
     ways = [each for each in leads if each.group.way] or leads
     if ways:
         learned = [each for each in ways if each.group.way != "neither"] or ways
         best = max(learned, key=lambda each: len(each.group))
         assert best.diff is not None
-        before, after = (_over(graph, best.group) for graph in (a, b))
+        before, after = (_units(_over(graph, best.group), cluster) for graph in (a, b))
         lead = replace(best.diff, similarity=circuits.diff(before, after, q=q).similarity)
-        return CircuitGroups(groups, lead, best.group.facts, _words(best.group, len(a), noun), _ranks(before, after))
-    return CircuitGroups(groups, *_fallback(groups, a, b, q, noun))
+        words, ranks = _words(best.group, len(a), noun), _ranks(before, after)
+        return CircuitGroups(groups, lead, best.group.facts, words, ranks, cluster=tuple(cluster))
+    return CircuitGroups(groups, *_fallback(groups, a, b, q, noun), cluster=tuple(cluster))
 
 
 def _fallback(
@@ -74,18 +85,37 @@ def _words(group: FactGroup, of: int, noun: str) -> str:
 
 
 def compare_group(
-    group: FactGroup, a: "circuits.AttributionGraph", b: "circuits.AttributionGraph", *, q: float
+    group: FactGroup,
+    a: "circuits.AttributionGraph",
+    b: "circuits.AttributionGraph",
+    *,
+    q: float,
+    cluster: Sequence[str] = (),
 ) -> GroupChange:
     """Compare the circuits of one group of facts; `GroupChange` without a diff where there is nothing to compare."""
     before, after = (_over(graph, group) for graph in (a, b))
     learned = group.way in ("kept", "lost", "learned") or _answers(before) or _answers(after)
-    if min(len(before.scores), len(after.scores)) < LEAST_FACTS or not learned:
-        return GroupChange(group, learned)
+    unit = " and ".join(cluster) or "fact"
+    units = units_of(before, cluster)
+    if units < LEAST_FACTS or not learned:
+        return GroupChange(group, learned, units=units, unit=unit)
+    before, after = (_units(graph, cluster) for graph in (before, after))
     found = contrast(before.edge_scores, after.edge_scores, name="A to B", steps=(0, 1), facts=group.name)
     diff = circuits.diff(before, after, q=q, splits=1, exchanges=0)  # overlaps are of the group that leads alone
     # twice the smaller p of two statistics, as the diff's own, with one of them told more finely
     finer = min(1.0, 2 * energy_p(after.edge_scores - before.edge_scores))
-    return GroupChange(group, learned, replace(diff, global_p=min(diff.global_p, finer)), found)
+    return GroupChange(group, learned, replace(diff, global_p=min(diff.global_p, finer)), found, units, unit)
+
+
+def units_of(graph: "circuits.AttributionGraph", cluster: Sequence[str]) -> int:
+    """How many independent units a graph's facts are: what was scored, or so many clusters."""
+    if not cluster:
+        return len(graph.scores)
+    return len({tuple(str(labels.get(name)) for name in cluster) for labels in graph.labels})
+
+
+def _units(graph: "circuits.AttributionGraph", cluster: Sequence[str]) -> "circuits.AttributionGraph":
+    return clustered(graph, cluster) if cluster else graph
 
 
 def _over(graph: "circuits.AttributionGraph", group: FactGroup) -> "circuits.AttributionGraph":

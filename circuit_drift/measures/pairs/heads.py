@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from circuit_drift.record.record import Point
 from circuit_drift.statements.statement import Statement
 from heads.comparison.diff import HeadDiff
 from heads.scores.names import head_names
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ["name", "before", "after", "delta", "low", "high", "q", "status"]
 LARGEST, ACCURACY, NLL = "the largest change of a head's score", "needle accuracy", "answer NLL"
@@ -61,10 +64,13 @@ class HeadPairing(Pairing):
         yield Statement("needles", _needles(change), basis=f"95 % t intervals over {change.n} {change.unit}s")
         place = int(np.nanargmax(np.abs(change.delta))) if np.isfinite(change.delta).any() else 0
         largest = {"name": head_names((change.delta.shape[0], change.delta.shape[1]))[place]}
+        low, high = change.named_interval
+        largest |= {"delta": float(change.delta.flat[place])}
+        largest |= {"low": float(low.flat[place]), "high": float(high.flat[place])}
         numbers = {
             "changed": change.n_significant,
             "of": change.delta.size,
-            "largest": largest | {name: float(getattr(change, name).flat[place]) for name in ("delta", "low", "high")},
+            "largest": largest,
             "gained": list(change.gained),
             "lost": list(change.lost),
             "threshold": change.threshold,
@@ -73,12 +79,14 @@ class HeadPairing(Pairing):
             "unit": change.unit,
             "outcome": next((q.outcome for q in pair.questions if q.family == "heads"), ""),
         }
-        yield Statement("heads", numbers, basis=f"paired over {change.n} {change.unit}s; q <= {change.level:g}")
+        yield Statement(
+            "heads", numbers, basis=f"paired over {change.n} {change.unit}s; q <= {change.level:g}; false coverage rate"
+        )
 
     def frames(self, pair: PairRecord) -> Iterator[PairTable]:
         """The strongest changes."""
         if pair.heads is not None:
-            yield PairTable("heads", "Retrieval heads, strongest changes", pair.heads.to_frame()[COLUMNS])
+            yield PairTable("heads", "Retrieval heads, strongest changes", _shown(pair.heads))
 
     def sections(self, pair: PairRecord, *, anchor: str) -> Iterator[Section]:
         """All heads before and after."""
@@ -113,6 +121,16 @@ def nll_effects(change: HeadDiff, deltas: Deltas) -> Iterator[Effect]:
         bounds = (-deltas.nll, deltas.nll)
         needed = units_needed(nll.delta, nll.low, nll.high, 0.0, bounds, change.n)
         yield Effect(NLL, nll.delta, nll.low, nll.high, 0.0, bounds, change.n, change.unit, needed)
+
+
+def _shown(change: HeadDiff) -> "pd.DataFrame":
+    """Heads, strongest change first; those that changed with intervals that hold for what was named."""
+    frame = change.to_frame()
+    low, high = change.named_interval
+    for name, ends in (("low", low), ("high", high)):
+        held = ends[frame["layer"], frame["head"]]
+        frame[name] = np.where(np.isnan(held), frame[name], held)
+    return frame[COLUMNS]
 
 
 def _needles(change: HeadDiff) -> dict[str, dict[str, float]]:

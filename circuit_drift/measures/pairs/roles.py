@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ROLES_CAPTION = (
     "Mover: what the head writes towards the answer is read from the subject, over 10 times what it reads from the "
     "relation; relation: under a tenth; mixture: between (arXiv 2502.11196); the others by their scores. A role counts "
-    "where it holds in 95 % of the resamples of the facts."
+    "where it holds in 95 % of the resamples of the facts, the circuit pruned anew in each."
 )
 
 
@@ -31,6 +31,7 @@ class RolePairing(Pairing):
 
     def compare(self, a: Point, b: Point, *, q: float, earlier: Mapping[str, Any]) -> Compared | None:
         """Roles gained and lost."""
+        from circuits.graph.membership import membership
         from circuits.roles.roles import role_changes
 
         before, after = roles_of(a), roles_of(b)
@@ -40,7 +41,12 @@ class RolePairing(Pairing):
         if len(before) == len(after) == len(a.circuit):
             before, after = before.only(compared.facts), after.only(compared.facts)
         circuits = compared.lead.circuit_a, compared.lead.circuit_b
-        return Compared(role_changes(before, after, circuits=circuits))
+        found = role_changes(before, after, circuits=circuits)
+        if found:
+            graphs = [compared.over_lead(graph) for graph in (a.circuit, b.circuit)]
+            sure = membership(graphs[0]), membership(graphs[1], graphs[0].circuit_edges)
+            found = role_changes(before, after, circuits=circuits, membership=sure)
+        return Compared(found)
 
     def sentences(self, pair: PairRecord) -> Iterator[str]:
         """Roles gained and lost, in one sentence."""

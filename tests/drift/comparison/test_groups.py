@@ -11,7 +11,8 @@ from circuit_drift.comparison.floor import converged_before
 from circuit_drift.record.groups import fact_groups
 from circuit_drift.record.questions import Deltas, Effect, units_needed
 from circuit_drift.stages.stages import track_circuit
-from tests.drift.handmade import WIRING_A, WIRING_B, graph, point, retrieval, run_of, strengths
+from circuits.graph.membership import membership
+from tests.drift.handmade import EDGES, WIRING_A, WIRING_B, graph, point, retrieval, roles, run_of, strengths
 
 A, B = strengths(WIRING_A), strengths(WIRING_B)
 
@@ -184,3 +185,63 @@ def test_a_circuit_is_followed_on_one_group_of_facts(tmp_path):
     assert kept.to_frame()["jaccard_previous"].tolist()[1:] == pytest.approx([1, 1])
     with pytest.raises(BadPrompt, match=r"facts 'lost' cannot be followed from 0 to 20: a group needs 8; there"):
         run.track_circuit(group="lost")
+
+
+def _of_relations(scores, relations: int):
+    """18 facts known alike, in so many relations."""
+    labels = [{"relation": f"r{i % relations}"} for i in range(18)]
+    return graph(scores, facts=18, known=18, labels=labels)
+
+
+def test_facts_of_one_relation_can_be_one_unit():
+    """Two facts a relation: tests, intervals and the floor rest on nine units, not on eighteen."""
+    a, b = (point(i, circuit=_of_relations(scores, 9)) for i, scores in enumerate((A, B)))
+    alone, together = compare(a, b), compare(a, b, cluster=["relation"], floor=[replace(a, step=2, name="step2")])
+    kept = together.groups.groups[0]
+    assert (kept.units, kept.unit, kept.diff.n, kept.contrast.n) == (9, "relation", 9, 9)
+    assert (alone.circuit.n, together.circuit.n) == (18, 9)
+    assert together.circuit.global_p > alone.circuit.global_p
+    assert [row["units"] for row in together.to_json()["groups"]] == [9]
+    told = {statement.kind: statement for statement in together.statements}
+    assert told["group"].text.startswith("Facts kept (18 in 9 units): ")
+    assert told["scope"].text.startswith("Facts of one relation are one unit (9 of 18 facts)")
+    assert "kept" in " ".join(change.name for change in together.floor.changes)
+    assert next(each for each in alone.statements if each.kind == "scope").numbers == {
+        "by": "relation", "facts": 18, "units": 9, "clustered": False
+    }  # fmt: skip
+
+
+def test_too_few_relations_are_not_compared_and_a_label_that_is_not_there_is_refused():
+    a, b = (point(i, circuit=_of_relations(scores, 6)) for i, scores in enumerate((A, B)))
+    pair = compare(a, b, cluster=["relation"])
+    assert pair.groups.groups[0].diff is None
+    assert (
+        "Too few facts to show a change of their circuits at the level of the pair: kept (18 in 6 units)."
+        in pair.verdict
+    )
+    with pytest.raises(BadPrompt, match="have no label 'template' to be clustered by; labels: relation"):
+        compare(a, b, cluster=["template"])
+
+
+def test_a_head_that_is_in_the_circuit_by_chance_neither_enters_nor_leaves_it():
+    """Of 12 facts a third wires a1.h1 at A, so that its mean ranks just inside the 20 edges, and a quarter at B."""
+    twentieth = float(np.abs(A[EDGES.index("a1.h1->logits")]))
+
+    def wired(share: float):
+        rows = np.tile(A, (12, 1))
+        rows[:, EDGES.index("a1.h1->logits")] = 0.0
+        rows[:, EDGES.index("m1->logits")] = -twentieth
+        rows[: round(12 * share), EDGES.index("a1.h1->logits")] = -twentieth / 0.3
+        return point(int(100 * share), circuit=graph(rows, known=12), roles=roles(a1_h1="mover"))
+
+    a, b = wired(1 / 3), wired(1 / 4)
+    inside = [
+        ("a1.h1" in pruned.nodes) for pruned in (compare(a, b).circuit.circuit_a, compare(a, b).circuit.circuit_b)
+    ]
+    assert inside == [True, False]
+    shares = [membership(each.circuit)["a1.h1"] for each in (a, b)]
+    assert 0.3 < shares[1] < shares[0] < 0.9
+    assert compare(a, b).roles == (), "where facts are drawn anew it is in both circuits at times"
+    gone = replace(b.circuit, scores=b.circuit.scores * (np.arange(7) != 5)[:, None])
+    left = compare(a, replace(b, results={**b.results, "circuit": gone}))
+    assert [change.head for change in left.roles] == []

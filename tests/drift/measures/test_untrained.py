@@ -110,6 +110,20 @@ def test_where_the_facts_have_no_effect_faithfulness_is_not_applicable():
     assert [trace.name for trace in drawn.data if "untrained" in (trace.name or "")] == [], "nothing to draw"
 
 
+def test_a_checkpoint_without_an_effect_has_no_faithfulness():
+    curve = faithfulness((1, 1))
+    halves = curve.corrupt_metric[None]
+    mixed = replace(curve, clean_metric=curve.corrupt_metric + np.array([1.0, -0.5]), cross_metric=halves)
+    run = run_of(*(point(i, circuit=PARTS["circuit"], faithfulness=f) for i, f in ((0, mixed), (10, curve))))
+    table = run.to_frame()
+    assert np.isnan(table.loc[0, ["faithfulness", "cross_fitted"]].astype(float)).all()
+    assert table.loc[1, "faithfulness"] == 1
+    frame = next(section.frame for section in sections(run) if section.slug == "circuits")
+    assert np.isnan(frame.loc[0, ["faithfulness", "low", "high", "random_circuits"]].astype(float)).all()
+    assert mixed.verdict.startswith("not applicable: clean and corrupt prompts do not differ beyond the noise")
+    assert mixed.plot().layout.title.text.startswith("Faithfulness is not applicable")
+
+
 def test_cross_fitted_faithfulness_stands_beside_that_in_sample():
     curve = faithfulness((1, 1))
     halved = replace(curve, cross_metric=curve.corrupt_metric + 0.5 * (curve.metric - curve.corrupt_metric))

@@ -188,6 +188,19 @@ def test_the_floor():
     assert told("floor", outcome="", pairs=0, why="C shares no measure") == "No training floor: C shares no measure."
 
 
+def test_what_counts_as_independent_is_said():
+    numbers = {"by": "relation", "facts": 64, "units": 12}
+    assert told("scope", **numbers, clustered=True) == (
+        "Facts of one relation are one unit (12 of 64 facts): what is said of circuits holds for another relation."
+    )
+    assert told("scope", **numbers, clustered=False) == (
+        "Facts count as independent, though 64 share 12 relations: what is said of circuits holds for other facts of "
+        "these; to ask whether it holds for another relation, cluster by relation."
+    )
+    rows = [{"group": "kept", "facts": 9, "units": 1, "unit": "relation and template"}]
+    assert told("few", groups=rows, least=8).endswith("at the level of the pair: kept (9 in 1 unit).")
+
+
 def test_every_kind_has_a_test_and_reads_alike_as_a_value():
     tested = {
         "outcome",
@@ -201,6 +214,7 @@ def test_every_kind_has_a_test_and_reads_alike_as_a_value():
         "needles",
         "heads",
         "floor",
+        "scope",
     }
     assert tested | RUN_WORDS.keys() == WORDS.keys()
     statement = Statement("level", {"level": 0.05, "families": ["heads"]}, basis="Holm over families")
