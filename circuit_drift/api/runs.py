@@ -12,7 +12,6 @@ from circuit_drift.api.pairs import PairDiff
 from circuit_drift.api.shown import figure_of, first_figure, show
 from circuit_drift.comparison.pair import stored_pair
 from circuit_drift.measures.base import Measure
-from circuit_drift.measures.registry import MEASURES
 from circuit_drift.prompts import Prompts
 from circuit_drift.record.record import RunRecord
 from circuit_drift.report import run_sections, write_report
@@ -149,7 +148,7 @@ def run(
     *,
     store: "Store | Path | str | None" = None,
     prompts: Prompts | None = None,
-    measures: Sequence[str | Measure] = MEASURES,
+    measures: Sequence[str | Measure] | None = None,
     placement: Placement | None = None,
     strict: bool = False,
     progress: bool = True,
@@ -172,7 +171,8 @@ def run(
         store: where results are kept and looked up first.
         prompts: what is asked; by default the series' own prompts, else the built-in ones.
         measures: names, as in ``heads`` or ``harness:TASK``, or measures themselves (`circuit_drift.Measure`); what one
-            of them needs is measured too.
+            of them needs is measured too. By default heads, circuit, faithfulness and roles, and, for a series without
+            a step 0, an untrained twin as the floor of what is found (`circuit_drift.sweep.sweep.usual_measures`).
         placement: device, dtype, attention implementation and device map (`checkpoints.Placement`).
         strict: refuse a series in which the audit finds an error, instead of warning of it.
         progress: show progress bars where there is a terminal or a notebook.

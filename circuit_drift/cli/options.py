@@ -150,7 +150,8 @@ MeasuresOption = Annotated[
     str | None,
     typer.Option(
         "--measures",
-        help="Comma-separated, as heads or harness:TASK. Default: the usual ones.",
+        help="Comma-separated, as heads or harness:TASK. Default: the usual ones, and of a run without a step 0 an "
+        "untrained twin.",
         autocompletion=completion.measures,
     ),
 ]

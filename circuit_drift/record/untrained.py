@@ -1,6 +1,8 @@
-"""The untrained twin of a run: what its measures find where there was no training, the floor of what they find after.
+"""The null model of a run: what its measures find where there was no training, the floor of what they find after.
 
-A series shares one config, so it has one twin: its result is stored once, and every point refers to it.
+That is an untrained twin, where one was measured: a series shares one config, so that its result is stored once, and
+every point refers to it. Else it is the run's own first checkpoint, if that counts step 0 and can do nothing that is
+asked.
 """
 
 from collections.abc import Mapping
@@ -13,7 +15,7 @@ import circuits
 import heads
 from checkpoints.results.result import Result
 from circuit_drift.record.record import Point, RunRecord
-from circuits.intervention.faithfulness import FaithfulnessCurve
+from circuits.intervention.faithfulness import FaithfulnessCurve, has_effect
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,26 +56,7 @@ class UntrainedTwin(Result):
     @property
     def verdict(self) -> str:
         """Its numbers in one sentence."""
-        return f"untrained, the same model has {', '.join(self._told())}"
-
-    def _told(self) -> list[str]:
-        scores, graph, curve = self.point.heads, self.point.circuit, self.point.faithfulness
-        told = []
-        if scores is not None:
-            told += [
-                f"a best head score of {np.nanmax(scores.mean):.3f}",
-                f"needle accuracy {scores.needle_accuracy:.2f}",
-                f"answer perplexity {scores.answer_ppl:,.1f}",
-            ]
-        if graph is not None:
-            told.append(f"recall {float((graph.answer_rank == 0).mean()):.2f}")
-        if curve is not None:
-            told.append(
-                f"circuit faithfulness {curve.values[curve.drawn]:.2f}"
-                if curve.has_effect
-                else "no effect of the facts of which a circuit could keep a share"
-            )
-        return told
+        return f"untrained, the same model has {floor_words(self.point)}"
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a number: quantity, value."""
@@ -101,10 +84,51 @@ def untrained_twin(run: RunRecord) -> UntrainedTwin | None:
     return next((point.results[UNTRAINED] for point in run if UNTRAINED in point.results), None)
 
 
-def untrained_point(run: RunRecord) -> Point | None:
-    """The same as a point."""
+def null_point(run: RunRecord) -> Point | None:
+    """The null model as a point: the untrained twin, else a first checkpoint at step 0 that can do nothing yet.
+
+    Such a one has no head that retrieves and no fact recalled, and its facts have no effect; a run that begins at a
+    trained model has none.
+    """
     twin = untrained_twin(run)
-    return None if twin is None else twin.point
+    if twin is not None:
+        return twin.point
+    first = run.points[0] if len(run) > 1 else None
+    return first if first is not None and first.position == 0 and _blank(first) else None
+
+
+def null_name(point: Point) -> str:
+    """What figures call a null model."""
+    return f"an {TWIN}" if point.name == TWIN else "step 0"
+
+
+def _blank(point: Point) -> bool:
+    scores, graph = point.heads, point.circuit
+    if scores is None or graph is None:
+        return False
+    recalled = bool((graph.answer_rank == 0).any())
+    return not (scores.count() or recalled or has_effect(graph.clean_metric, graph.corrupt_metric))
+
+
+def floor_words(point: Point) -> str:
+    """The numbers of a null model in words."""
+    scores, graph, curve = point.heads, point.circuit, point.faithfulness
+    told = []
+    if scores is not None:
+        told += [
+            f"a best head score of {np.nanmax(scores.mean):.3f}",
+            f"needle accuracy {scores.needle_accuracy:.2f}",
+            f"answer perplexity {scores.answer_ppl:,.1f}",
+        ]
+    if graph is not None:
+        told.append(f"recall {float((graph.answer_rank == 0).mean()):.2f}")
+    if curve is not None:
+        told.append(
+            f"circuit faithfulness {curve.values[curve.drawn]:.2f}"
+            if curve.has_effect
+            else "no effect of the facts of which a circuit could keep a share"
+        )
+    return ", ".join(told)
 
 
 def readouts(point: Point) -> dict[str, float]:

@@ -9,7 +9,7 @@ from circuit_drift.measures.pairs.recall import recall_questions, recall_stateme
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.questions import Deltas
 from circuit_drift.record.record import Point, RunRecord
-from circuit_drift.record.untrained import readouts, untrained_twin
+from circuit_drift.record.untrained import TWIN, floor_words, null_point, readouts
 from circuit_drift.report.asked import asked_sentences
 from circuit_drift.stages.onset import HeadOnset, head_onsets
 from circuit_drift.stages.stages import stage_ends, stages, track_points
@@ -33,12 +33,10 @@ def run_statements(run: RunRecord) -> tuple[Statement, ...]:
     found = [_onset(onset) for onset in head_onsets(run)]
     found += [*_saturation(run), *_recall(run)]
     found += [Statement("asked", told=sentence) for sentence in asked_sentences(run.points)]
-    twin = untrained_twin(run)
-    if twin is not None:
-        told = f"{twin.verdict[0].upper()}{twin.verdict[1:]}: the floor of what is found here."
-        found.append(
-            Statement("untrained", readouts(twin.point), basis="one draw of weights, the same prompts", told=told)
-        )
+    null = null_point(run)
+    if null is not None:
+        numbers = {"who": null.name, "twin": null.name == TWIN, "floor": readouts(null), "words": floor_words(null)}
+        found.append(Statement("null", numbers, basis="one draw of weights, the same prompts"))
     failed = [point.name for point in run if point.failures]
     if failed:
         found.append(Statement("unmeasured", {"n": len(failed), "of": len(run), "names": failed}))
@@ -61,7 +59,8 @@ def _onset(onset: HeadOnset) -> Statement:
     }
     judged = f"{onset.judged_on} others" if onset.judged_on else "the same"
     basis = f"head chosen on {onset.chosen_on} {onset.unit}s, dated and scored on {judged}; 95 % intervals over them"
-    return Statement("onset", numbers, basis=basis)
+    found = Statement("onset", numbers, basis=basis)
+    return found.over(onset.line) if onset.line else found
 
 
 def _place(point: Point) -> int | str:

@@ -37,6 +37,7 @@ class HeadOnset:
         of: all heads.
         chosen_on, judged_on: needles that head and checkpoint were chosen on, and the others; 0 others = the same.
         unit: what they are: needles, or prompts.
+        line: of training, where the run has several.
     """
 
     head: str
@@ -50,6 +51,7 @@ class HeadOnset:
     chosen_on: int
     judged_on: int
     unit: str
+    line: str = ""
 
 
 def head_onsets(run: RunRecord) -> Iterator[HeadOnset]:
@@ -58,11 +60,11 @@ def head_onsets(run: RunRecord) -> Iterator[HeadOnset]:
     A line whose head was dated on one before, in the part that they share, is left out.
     """
     seen: set[tuple[str, str, str]] = set()
-    for points in _lines(run):
+    for name, points in _lines(run):
         scored = [(point, point.heads) for point in points if point.heads is not None]
         if not scored or len({scores.meta["prompts"] for _, scores in scored}) > 1:
             continue
-        onset = _onset([point for point, _ in scored], [scores for _, scores in scored])
+        onset = _onset([point for point, _ in scored], [scores for _, scores in scored], name)
         by = "" if onset.found is None else str(onset.found.by)
         key = (onset.head, onset.first.place, by)
         if key not in seen:
@@ -70,17 +72,23 @@ def head_onsets(run: RunRecord) -> Iterator[HeadOnset]:
             yield onset
 
 
-def _lines(run: RunRecord) -> list[list[Point]]:
+def _lines(run: RunRecord) -> list[tuple[str, list[Point]]]:
+    """Every line of training with its name; "" where there is one."""
     with suppress(BadPrompt):
-        return [line(run) or list(run.points)]
+        return [("", line(run) or list(run.points))]
     found = []
     for name in dict.fromkeys(point.branch for point in run if point.branch):
         with suppress(BadPrompt):
-            found.append(line(run, branch=name))
-    return found or stages(run)
+            found.append((f"branch {name}", line(run, branch=name)))
+    return found or [(_name(stage[0]), stage) for stage in stages(run)]
 
 
-def _onset(points: Sequence[Point], scores: Sequence[Scores]) -> HeadOnset:
+def _name(point: Point) -> str:
+    told = (f"{kind} {name}" for kind, name in (("stage", point.stage), ("branch", point.branch)) if name)
+    return ", ".join(told)
+
+
+def _onset(points: Sequence[Point], scores: Sequence[Scores], name: str) -> HeadOnset:
     unit, cluster = independent_units(scores[0].needle)
     units = np.unique(cluster)
     apart = len(units) >= 2 * FEWEST
@@ -102,6 +110,7 @@ def _onset(points: Sequence[Point], scores: Sequence[Scores]) -> HeadOnset:
         chosen_on=len(np.unique(cluster[choosing])),
         judged_on=len(np.unique(cluster[judging])) if apart else 0,
         unit=unit,
+        line=name,
     )
 
 

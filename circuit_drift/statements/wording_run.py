@@ -73,9 +73,15 @@ def _unmeasured(of: Mapping[str, Any]) -> str:
     return f"{of['n']} of {counted(of['of'], 'checkpoint')} could not be measured in full: {names}."
 
 
+def _null(of: Mapping[str, Any]) -> str:
+    who = "Untrained, the same model has" if of["twin"] else "At step 0 the model has"
+    return f"{who} {of['words']}: the floor of what is found here."
+
+
 RUN_WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "onset": _onset,
     "passed": _passed,
     "deceptive": _deceptive,
     "unmeasured": _unmeasured,
+    "null": _null,
 }

@@ -7,7 +7,7 @@ the next start goes on from there. A checkpoint that cannot be measured is recor
 import logging
 import time
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,8 @@ from circuit_drift.trackers.trackers import Tracker, Trackers
 logger = logging.getLogger(__name__)
 
 ERRORS = 2
+TWIN_BYTES = 2_000_000_000
+"""Checkpoints up to this size have an untrained twin measured beside them, unless the series has a step 0."""
 
 
 def measure_series(
@@ -46,7 +48,7 @@ def measure_series(
     *,
     store: "Store | Path | str | None" = None,
     prompts: Prompts | None = None,
-    measures: Sequence[str | Measure] = MEASURES,
+    measures: Sequence[str | Measure] | None = None,
     placement: Placement = ANYWHERE,
     strict: bool = False,
     progress: bool = True,
@@ -62,7 +64,7 @@ def measure_series(
     """Measure every checkpoint of a series; arguments and errors as for `circuit_drift.run`."""
     series = series if isinstance(series, Series) else open_series(series)
     prompts = prompts or prompts_for(series.path)
-    taken = build_measures(prompts, measures, next(iter(series), None))
+    taken = build_measures(prompts, usual_measures(series) if measures is None else measures, next(iter(series), None))
     trackers = Trackers.of(track_to)
     store = store if isinstance(store, Store) else Store.open(store)
     if adaptive is not None:
@@ -125,12 +127,27 @@ def measure_series(
     return RunRecord(record["name"], in_order, store.path, record["origins"], record["log"], report, parents)
 
 
+def usual_measures(series: Series) -> tuple[str, ...]:
+    """What a run takes where nothing is asked for: `MEASURES`, and the null model where that must be made.
+
+    A series with a step 0 brings its own; else an untrained twin is measured, once for the series, unless a second
+    model of that size beside the first is much to ask (`TWIN_BYTES`), or the weights are quantised or an adapter's.
+    """
+    first = next(iter(series), None)
+    if first is None or any(checkpoint.step == 0 for checkpoint in series.chosen_from or series):
+        return MEASURES
+    with suppress(DriftError, OSError):
+        plain = "quantization_config" not in first.config and first.base is None
+        return (*MEASURES, "untrained") if plain and first.size <= TWIN_BYTES else MEASURES
+    return MEASURES
+
+
 def plan_series(
     series: "Series | Path | str",
     *,
     store: "Store | Path | str | None" = None,
     prompts: Prompts | None = None,
-    measures: Sequence[str | Measure] = MEASURES,
+    measures: Sequence[str | Measure] | None = None,
     placement: Placement = ANYWHERE,
     keep_downloads: int | None = 0,
 ) -> Plan:
@@ -143,7 +160,7 @@ def plan_series(
     """
     series = series if isinstance(series, Series) else open_series(series)
     prompts = prompts or prompts_for(series.path)
-    taken = build_measures(prompts, measures, next(iter(series), None))
+    taken = build_measures(prompts, usual_measures(series) if measures is None else measures, next(iter(series), None))
     store = store if isinstance(store, Store) else Store.open(store)
     sweep = Sweep.of(series.checkpoints, taken, store, placement=placement, keep_downloads=keep_downloads)
     asked = {"fact": len(prompts.facts.facts), "needle": len(prompts.needles.needles)}

@@ -13,7 +13,7 @@ from circuit_drift.page import theme
 from circuit_drift.page.axis import over_checkpoints, tick_labels
 from circuit_drift.page.thinning import thinned
 from circuit_drift.record.record import RunRecord
-from circuit_drift.record.untrained import TWIN, untrained_point
+from circuit_drift.record.untrained import null_name, null_point
 from heads.scores.scores import THRESHOLD
 
 if TYPE_CHECKING:
@@ -134,10 +134,10 @@ def head_lines_figure(run: RunRecord, k: int = 8) -> "go.Figure":
             line={"color": theme.CATEGORIES[j % 8], "dash": theme.DASHES[j % 6]},
             marker={"symbol": theme.SYMBOLS[j % 8]},
         )
-    twin = untrained_point(run)
+    twin = null_point(run)
     if twin is not None and twin.heads is not None:
         floor, line = float(np.nanmax(twin.heads.mean)), {"color": theme.GREY, "dash": "dash", "width": 1}
-        figure.add_scatter(x=x, y=[floor] * len(x), name=f"best head of an {TWIN}", mode="lines", line=line)
+        figure.add_scatter(x=x, y=[floor] * len(x), name=f"best head of {null_name(twin)}", mode="lines", line=line)
     figure.add_hline(y=THRESHOLD, line={"color": theme.GREY, "dash": "dot", "width": 1})
     figure.update_yaxes(title_text="retrieval score", range=[-0.03, 1.03])
     best = leading[0]

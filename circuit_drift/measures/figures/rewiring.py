@@ -9,14 +9,14 @@ from circuit_drift.page import theme
 from circuit_drift.page.axis import over_checkpoints
 from circuit_drift.record.lineage import nearest_before
 from circuit_drift.record.record import RunRecord
-from circuit_drift.record.untrained import TWIN, effective, untrained_point
+from circuit_drift.record.untrained import effective, null_name, null_point
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 FLOORS = {"untrained_overlap": "edge overlap with", "untrained_faithfulness": "faithfulness of the circuit of"}
-"""Columns of an untrained twin, by the panel that they are drawn in from above, in words."""
+"""Columns of a null model, by the panel that they are drawn in from above, in words."""
 
 SHARES = ("faithfulness", "low", "high", "random_circuits")
 """Columns of a share of the effect of the facts."""
@@ -31,15 +31,15 @@ def rewiring_frame(run: RunRecord) -> "pd.DataFrame":
     ``chance``: random edges;
     ``faithfulness`` with its 95 % interval, of the circuit that is drawn and compared, of ``edges`` edges;
     ``cross_fitted``: the same where each fact is judged in a circuit found on the other half of the facts;
-    ``random_circuits``: of random circuits of that size; ``untrained_overlap`` (of each circuit with that of the run's
-    untrained twin) and ``untrained_faithfulness`` (of the twin's own), where the run has one. Faithfulness is NaN where
-    clean and corrupt prompts do not differ beyond the noise.
+    ``random_circuits``: of random circuits of that size; ``untrained_overlap`` (of each circuit with that of the
+    run's null model, an untrained twin or a blank step 0) and ``untrained_faithfulness`` (of its own), where the run
+    has one. Faithfulness is NaN where clean and corrupt prompts do not differ beyond the noise.
     """
     import pandas as pd
 
     points = [point for point in run if point.circuit is not None]
     continued = [nearest_before(run, point, lambda point: point.circuit is not None) for point in points]
-    alike, twin = Overlaps(run.store), untrained_point(run)
+    alike, twin = Overlaps(run.store), null_point(run)
     rows: list[dict[str, Any]] = []
     for point, before in zip(points, continued, strict=True):
         previous = None if before is None else alike.of(before, point)
@@ -138,11 +138,12 @@ def rewiring_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
             row=2,
             col=1,
         )
+    null = null_point(run)
     for place, (column, what) in enumerate(FLOORS.items(), start=1):
-        if column in frame and frame[column].notna().any():
+        if null is not None and column in frame and frame[column].notna().any():
             line = {"color": theme.GREY, "dash": "dash", "width": 1}
             figure.add_scatter(
-                x=x, y=frame[column], name=f"{what} an {TWIN}", mode="lines", line=line, row=place, col=1
+                x=x, y=frame[column], name=f"{what} {null_name(null)}", mode="lines", line=line, row=place, col=1
             )
     figure.update_yaxes(title_text="edge overlap (Jaccard)", range=[-0.03, 1.03], row=1, col=1)
     figure.update_yaxes(title_text="faithfulness", range=[-0.3, 1.3], row=2, col=1)

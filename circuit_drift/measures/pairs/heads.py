@@ -63,7 +63,7 @@ class HeadPairing(Pairing):
             return
         yield Statement("needles", _needles(change), basis=f"95 % t intervals over {change.n} {change.unit}s")
         place = int(np.nanargmax(np.abs(change.delta))) if np.isfinite(change.delta).any() else 0
-        largest = {"name": head_names((change.delta.shape[0], change.delta.shape[1]))[place]}
+        largest: dict[str, Any] = {"name": head_names((change.delta.shape[0], change.delta.shape[1]))[place]}
         low, high = change.named_interval
         largest |= {"delta": float(change.delta.flat[place])}
         largest |= {"low": float(low.flat[place]), "high": float(high.flat[place])}

@@ -14,7 +14,7 @@ from circuit_drift.measures.needles import needle_prompts_of
 from circuit_drift.measures.registry import build_measures
 from circuit_drift.measures.untrained.model import untrained
 from circuit_drift.prompts import prompts_for
-from circuit_drift.record.untrained import UntrainedTwin, readouts, untrained_twin
+from circuit_drift.record.untrained import UntrainedTwin, null_point, readouts, untrained_twin
 from circuit_drift.report.verdict import run_verdict
 from heads import score
 from tests.drift.handmade import WIRING_A, faithfulness, graph, point, retrieval, run_of, strengths
@@ -108,6 +108,35 @@ def test_where_the_facts_have_no_effect_faithfulness_is_not_applicable():
     measured = {"circuit": PARTS["circuit"], "faithfulness": curve, "untrained": twin}
     (drawn,) = (section.figure for section in sections(run_of(point(10, **measured))) if section.slug == "circuits")
     assert [trace.name for trace in drawn.data if "untrained" in (trace.name or "")] == [], "nothing to draw"
+
+
+def test_a_step_0_that_can_do_nothing_is_the_floor_of_a_run_without_a_twin():
+    graph_of = graph(strengths(WIRING_A))
+    blank = {
+        "heads": retrieval({(1, 0): 0.0625}),
+        "circuit": replace(graph_of, clean_metric=graph_of.corrupt_metric + np.resize([1.0, -1.0], len(graph_of))),
+    }
+    later = point(10, heads=retrieval({(1, 0): 0.5}), circuit=graph(strengths(WIRING_A), known=10))
+    run = run_of(point(0, **blank), later, replace(later, step=20, name="step20"))
+    assert null_point(run) is run.points[0]
+    assert (
+        "At step 0 the model has a best head score of 0.062, needle accuracy 0.00, answer perplexity 2.7, recall 0.00: "
+        "the floor of what is found here."
+    ) in run_verdict(run)
+    (line,) = (trace for trace in head_lines_figure(run).data if trace.name == "best head of step 0")
+    assert list(line.y) == [0.0625] * 3
+    frame = next(section.frame for section in sections(run) if section.slug == "circuits")
+    assert list(frame.untrained_overlap) == [1, 1, 1], "it is wired as the later ones are, by hand"
+
+
+@pytest.mark.parametrize(
+    "can", [{"heads": retrieval({(1, 0): 0.5})}, {"circuit": graph(strengths(WIRING_A))}, {"heads": None}]
+)
+def test_a_first_checkpoint_that_can_do_something_is_no_null_model(can):
+    graph_of = graph(strengths(WIRING_A))
+    blank = {"heads": retrieval(), "circuit": replace(graph_of, clean_metric=graph_of.corrupt_metric)}
+    assert null_point(run_of(point(0, **(blank | can)), point(10, **blank))) is None
+    assert null_point(run_of(point(5, **blank), point(10, **blank))) is None, "not at step 0"
 
 
 def test_a_checkpoint_without_an_effect_has_no_faithfulness():

@@ -72,7 +72,10 @@ def test_a_needle_test_that_deceives_and_checkpoints_that_failed():
 
 
 def test_every_kind_is_tested_here():
-    assert RUN_WORDS.keys() == {"onset", "passed", "deceptive", "unmeasured"}
+    assert RUN_WORDS.keys() == {"onset", "passed", "deceptive", "unmeasured", "null"}
+    assert told("null", twin=False, words="recall 0.00") == (
+        "At step 0 the model has recall 0.00: the floor of what is found here."
+    )
 
 
 def test_a_statement_of_one_stretch_begins_with_it_and_has_it_as_a_value():
