@@ -75,7 +75,8 @@ class Run(RunRecord):
         """Follow the circuit through the run, one of its stages or one of its branches, as `circuits.track` does.
 
         With a group, on its facts alone: kept, lost, learned or neither from the first checkpoint to the last, or a
-        class. Without one, facts that no checkpoint recalls are left out.
+        class. Without one, on the largest group of facts that were recalled at the same ends of stages
+        (`circuit_drift.stages.stages.track_circuits` follows them all); facts that no checkpoint recalls are left out.
 
         Raises:
             StoreError: no such stage or branch.

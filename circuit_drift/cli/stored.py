@@ -184,12 +184,21 @@ def _track_emergence(
 
 
 def _track_circuit(run: "Run", stage: str | None, branch: str | None, group: str | None) -> Found:
-    from circuit_drift.cli.render import print_circuit_track
-    from circuit_drift.stages.stages import track_circuit
+    import pandas as pd
 
-    track, facts = track_circuit(run, stage, branch, group)
-    told = (f"On {facts}: {track.verdict}",)
-    return Found(CIRCUIT, track.to_frame(), partial(print_circuit_track, track, facts), told)
+    from circuit_drift.cli.render import print_circuit_track
+    from circuit_drift.stages.stages import track_circuit, track_circuits
+
+    followed = track_circuits(run, stage, branch) if group is None else [track_circuit(run, stage, branch, group)]
+    frames = [track.to_frame().assign(facts=facts) for track, facts in followed]
+    frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else followed[0][0].to_frame()
+
+    def show() -> None:
+        for track, facts in followed:
+            print_circuit_track(track, facts)
+
+    told = tuple(f"On {facts}: {track.verdict}" for track, facts in followed)
+    return Found(CIRCUIT, frame, show, told)
 
 
 def _track_others(run: "Run", stage: str | None, branch: str | None, downstream: str, measures: Sequence[str]) -> Found:

@@ -24,7 +24,7 @@ from circuit_drift.report.emergence import emergence_sections
 from circuit_drift.report.overview import cards, overview
 from circuit_drift.report.verdict import run_verdict
 from circuit_drift.report.verdict_pair import pair_statements, pair_verdict
-from circuit_drift.stages.stages import stage_ends, track_circuit
+from circuit_drift.stages.stages import stage_ends, track_circuits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,20 +137,25 @@ def _evolution(run: RunRecord, table: "pd.DataFrame") -> Iterator[Section]:
         yield from in_chapter(kind.chapter, kind.sections(run, table))
     yield from in_chapter("Behaviour", emergence_sections(run))
     if sum(point.circuit is not None and point.position is not None for point in run) > 2:
-        try:
-            evolution_of_circuit, chosen = track_circuit(run)
-        except BadPrompt as error:
-            text = f"Not applicable: {error}."
-            yield Section("phases", "Phases of the circuit", text=text, chapter="Circuit")
-            return
+        yield from _phases(run)
+
+
+def _phases(run: RunRecord) -> Iterator[Section]:
+    """A section for each group of facts that went one way."""
+    try:
+        tracks = track_circuits(run)
+    except BadPrompt as error:
+        yield Section("phases", "Phases of the circuit", text=f"Not applicable: {error}.", chapter="Circuit")
+        return
+    for place, (track, chosen) in enumerate(tracks):
         yield Section(
-            "phases",
-            "Phases of the circuit",
-            text=evolution_of_circuit.verdict,
-            figure=mark_steps(thin_table(evolution_of_circuit.plot_likeness()), run),
+            f"phases-{place + 1}" if place else "phases",
+            f"Phases of the circuit: {chosen.partition(' (')[0]}" if len(tracks) > 1 else "Phases of the circuit",
+            text=track.verdict,
+            figure=mark_steps(thin_table(track.plot_likeness()), run),
             caption=f"Measured on {chosen}; cosine of mean edge scores, corrected for prompt noise: 1 = the same "
-            "wiring up to strength, blank = nothing but noise." + left_out(len(evolution_of_circuit), "The figure"),
-            frame=evolution_of_circuit.to_frame(),
+            "wiring up to strength, blank = nothing but noise." + left_out(len(track), "The figure"),
+            frame=track.to_frame(),
             chapter="Circuit",
         )
 

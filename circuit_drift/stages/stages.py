@@ -1,4 +1,4 @@
-"""The lines and stages a run was trained in, and its circuits followed over them, on the facts that it ever recalls."""
+"""The lines and stages a run was trained in, and its circuits followed over them, each group of facts by itself."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,6 +11,7 @@ from circuit_drift.record.groups import fact_groups
 from circuit_drift.record.lineage import parents_of
 from circuit_drift.record.recall import recalled
 from circuit_drift.record.record import Point, RunRecord
+from circuit_drift.stages.fact_paths import fact_paths
 from circuit_drift.store.store import Store, key_of
 
 if TYPE_CHECKING:
@@ -161,8 +162,7 @@ def track_circuit(
         stage: one of its stages.
         branch: one of its branches.
         group: facts of one group alone, by what became of them from the first checkpoint to the last: ``kept``,
-            ``lost``, ``learned``, ``neither``, or a class. Without one, facts that no checkpoint recalls are left out
-            and the others are followed together; see `circuit_drift.record.recall.recalled`.
+            ``lost``, ``learned``, ``neither``, or a class. Without one, the first of `track_circuits`.
 
     Returns:
         the track, and the choice of facts in words.
@@ -172,6 +172,59 @@ def track_circuit(
         BadPrompt: no such group, or one of fewer than eight facts;
             fewer than two checkpoints with a step and a circuit, or several lines of training.
     """
+    if group is None:
+        return track_circuits(run, stage, branch)[0]
+    chosen, graphs = _traced(run, stage, branch)
+    graphs, facts = _of_group(graphs, group, f"from {chosen[0].label} to {chosen[-1].label}")
+    return _stored(Store(run.store), chosen, graphs, group), facts
+
+
+def track_circuits(
+    run: RunRecord, stage: str | None = None, branch: str | None = None
+) -> "list[tuple[CircuitTrack, str]]":
+    """Follow the circuit of each group of facts that went one way, the largest group first.
+
+    Facts are told apart by where they are recalled: at the first checkpoint and at the end of each stage. Those of
+    groups of fewer than eight, and those recalled at none of these, are left out. Where all the others went one way,
+    they are followed together with those that some checkpoint in between recalls
+    (`circuit_drift.record.recall.recalled`).
+
+    Args:
+        run: measured.
+        stage: one of its stages.
+        branch: one of its branches.
+
+    Returns:
+        each track, and its facts in words; the last says which groups were too small.
+
+    Raises:
+        StoreError, BadPrompt: as for `track_circuit`.
+    """
+    chosen, graphs = _traced(run, stage, branch)
+    store = Store(run.store)
+    paths = [path for path in fact_paths(chosen) if any(path.known)] if _told_apart(graphs) else []
+    large = [path for path in paths if len(path) >= ENOUGH]
+    if len(paths) < 2 or not large:
+        graphs, facts = recalled(graphs, "at some checkpoint")
+        return [(_stored(store, chosen, graphs, None), facts)]
+    small = "; ".join(f"{len(path)} {path.words}" for path in paths if len(path) < ENOUGH)
+    found = []
+    for path in large:
+        words = f"the {len(path)} of {len(graphs[0])} facts {path.words}"
+        words += f" (too few to follow: {small})" if small and path is large[-1] else ""
+        only = [graph.only(path.facts) for graph in graphs]
+        found.append((_stored(store, chosen, only, path.words), words))
+    return found
+
+
+def _told_apart(graphs: "Sequence[circuits.AttributionGraph]") -> bool:
+    return all(graph.units == len(graph) == len(graphs[0]) for graph in graphs)
+
+
+def _traced(
+    run: RunRecord, stage: str | None, branch: str | None
+) -> "tuple[list[Point], list[circuits.AttributionGraph]]":
+    """The points of a line that have a circuit, and their circuits."""
     chosen = [p for p in line(run, stage, branch) if p.circuit is not None]
     if len(chosen) < 2:
         where = f"stage {stage} of {run.name}" if stage else run.name
@@ -179,12 +232,7 @@ def track_circuit(
             f"{where} has {len(chosen)} checkpoints with a circuit and a step; tracking needs two: "
             "measure them with circuit-drift run --measures circuit"
         )
-    graphs = [point.circuit for point in chosen if point.circuit is not None]
-    if group is None:
-        graphs, facts = recalled(graphs, "at some checkpoint")
-    else:
-        graphs, facts = _of_group(graphs, group, f"from {chosen[0].label} to {chosen[-1].label}")
-    return _stored(Store(run.store), chosen, graphs, group), facts
+    return chosen, [point.circuit for point in chosen if point.circuit is not None]
 
 
 def _of_group(

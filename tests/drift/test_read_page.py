@@ -253,8 +253,9 @@ def test_every_caption_says_what_was_asked_and_how(told):
         "any-two": "Scores: positive = corrupting the edge raises the metric. Changes: sign flips of facts, "
         "Benjamini-Hochberg over all 46 edges, named only where the graph changed as a whole (p ≤ 0.05). Circuits: the "
         "strongest edges of each checkpoint, without dead ends; 40 edges are on this page.",
-        "phases": "Measured on the 20 of 20 facts recalled at some checkpoint; cosine of mean edge scores, corrected "
-        "for prompt noise: 1 = the same wiring up to strength, blank = nothing but noise.",
+        "phases": "Measured on the 14 of 20 facts recalled at 300, not at 0 and 100 (too few to follow: 2 recalled at 0, "
+        "100 and 300; 2 recalled at 100 and 300, not at 0); cosine of mean edge scores, corrected for prompt noise: 1 = "
+        "the same wiring up to strength, blank = nothing but noise.",
         "audit": "Each fault with the public series that had it. ✕: an error of the audit names this checkpoint; "
         "!: a warning; dashed line: steps are missing there.",
     }
@@ -264,12 +265,14 @@ def test_every_caption_says_what_was_asked_and_how(told):
         "what became of them: 1 gained, 1 lost, 15 kept, 4 uncertain; positive = corrupting the edge raises the "
         "metric. 14 units of the same facts; changes at q <= 0.05.",
         "nodes-step100-step300": "On the 14 of 20 facts recalled at B alone. A node's score is the sum over its "
-        "out-edges. The table holds those that changed for real.",
+        "out-edges. The table holds those that changed for real, with intervals that hold for what was named (false "
+        "coverage rate).",
+        "edges-step100-step300": CAPTIONS["edges"],
         "ranks-step100-step300": f"On the 14 of 20 facts recalled at B alone. {CAPTIONS['ranks']}",
         "similarity-step100-step300": "On the 14 of 20 facts recalled at B alone.",
         "profile-step100-step300": "On the 14 of 20 facts recalled at B alone. Of the whole graph of |score|, with 95 "
         "% intervals of the change: where the work lies, and over how many edges it spreads.",
-        "roles-step100-step300": MOVERS,
+        "roles-step100-step300": f"{MOVERS} Circuits are pruned anew in each.",
     }
 
 
@@ -389,8 +392,8 @@ def test_a_run_without_circuits_or_an_audit_says_what_it_has(tmp_path):
     assert page.sections["audit"].sentence == "No audit is on record for this run."
     assert page.warnings == []
     assert page.verdict == [
-        "a0.h0, the best head, reaches 0.00 [0.00, 0.00] at step 0; its onset takes three checkpoints and six needles "
-        "to date (chosen on 5 needles, judged on 5 others). 0 [0, 0] of 4 heads retrieve at the end.",
+        "No head is seen to retrieve (score > 0.1): a0.h0, the best, reaches 0.00 [0.00, 0.00] at step 0 (chosen on 5 "
+        "needles, judged on 5 others). 0 [0, 0] of 4 heads retrieve at the end.",
         "0 and 2 are equivalent: every change lies within its margin (a head's score 0.1, answer NLL 0.05).",
     ]
 

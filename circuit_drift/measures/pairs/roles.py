@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ROLES_CAPTION = (
     "Mover: what the head writes towards the answer is read from the subject, over 10 times what it reads from the "
     "relation; relation: under a tenth; mixture: between (arXiv 2502.11196); the others by their scores. A role counts "
-    "where it holds in 95 % of the resamples of the facts, the circuit pruned anew in each."
+    "where it holds in 95 % of the resamples of the facts."
 )
 
 
@@ -67,7 +67,7 @@ class RolePairing(Pairing):
                 f"roles-{anchor}",
                 f"Roles of heads {pair.span}",
                 text=" ".join(self.sentences(pair)),
-                caption=ROLES_CAPTION,
+                caption=f"{ROLES_CAPTION} Circuits are pruned anew in each.",
                 frame=role_frame(pair.roles),
             )
 

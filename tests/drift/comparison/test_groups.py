@@ -10,7 +10,9 @@ from circuit_drift.api.pairs import compare
 from circuit_drift.comparison.floor import converged_before
 from circuit_drift.record.groups import fact_groups
 from circuit_drift.record.questions import Deltas, Effect, units_needed
-from circuit_drift.stages.stages import track_circuit
+from circuit_drift.report import run_sections
+from circuit_drift.stages.fact_paths import fact_paths
+from circuit_drift.stages.stages import track_circuit, track_circuits
 from circuits.graph.membership import membership
 from tests.drift.handmade import EDGES, WIRING_A, WIRING_B, graph, point, retrieval, roles, run_of, strengths
 
@@ -185,6 +187,28 @@ def test_a_circuit_is_followed_on_one_group_of_facts(tmp_path):
     assert kept.to_frame()["jaccard_previous"].tolist()[1:] == pytest.approx([1, 1])
     with pytest.raises(BadPrompt, match=r"facts 'lost' cannot be followed from 0 to 20: a group needs 8; there"):
         run.track_circuit(group="lost")
+
+
+def test_facts_that_went_different_ways_are_followed_apart(tmp_path):
+    """Over two stages: ten facts known throughout, ten learned in the first, nine lost in the second, three never known."""
+    known = [_known((10, True), (10, i > 0), (9, i < 2), (3, False)) for i in range(3)]
+    points = [
+        point(10 * i, stage="one" if i < 2 else "two", circuit=graph(np.tile(A, (32, 1)), known=known[i]))
+        for i in range(3)
+    ]
+    run = run_of(*points, store=tmp_path)
+    assert [facts for _, facts in track_circuits(run)] == [
+        "the 10 of 32 facts recalled at 0, 10 and 20",
+        "the 10 of 32 facts recalled at 10 and 20, not at 0",
+        "the 9 of 32 facts recalled at 0 and 10, not at 20",
+    ]
+    assert [path.words for path in fact_paths(points)][-1] == "recalled at none of 0, 10 and 20"
+    fewer = run_of(*(replace(p, results={"circuit": p.circuit.only(np.arange(25))}) for p in points), store=tmp_path)
+    assert track_circuits(fewer)[-1][1] == (
+        "the 10 of 25 facts recalled at 10 and 20, not at 0 (too few to follow: 5 recalled at 0 and 10, not at 20)"
+    )
+    assert len([s for s in run_sections(run) if s.slug.startswith("phases")]) == 3
+    assert {tuple(track.steps) for track, _ in track_circuits(run, stage="one")} == {(0, 10)}
 
 
 def _of_relations(scores, relations: int):
