@@ -253,9 +253,9 @@ def test_every_caption_says_what_was_asked_and_how(told):
         "any-two": "Scores: positive = corrupting the edge raises the metric. Changes: sign flips of facts, "
         "Benjamini-Hochberg over all 46 edges, named only where the graph changed as a whole (p ≤ 0.05). Circuits: the "
         "strongest edges of each checkpoint, without dead ends; 40 edges are on this page.",
-        "phases": "Measured on the 14 of 20 facts recalled at 300, not at 0 and 100 (too few to follow: 2 recalled at 0, "
-        "100 and 300; 2 recalled at 100 and 300, not at 0); cosine of mean edge scores, corrected for prompt noise: 1 = "
-        "the same wiring up to strength, blank = nothing but noise.",
+        "phases": "Measured on the 14 of 20 facts recalled at 300, not at 0 and 100 (too few to follow: 2 recalled at "
+        "0, 100 and 300; 2 recalled at 100 and 300, not at 0); cosine of mean edge scores, corrected for prompt noise: "
+        "1 = the same wiring up to strength, blank = nothing but noise.",
         "audit": "Each fault with the public series that had it. ✕: an error of the audit names this checkpoint; "
         "!: a warning; dashed line: steps are missing there.",
     }
@@ -288,7 +288,7 @@ def test_every_sentence_before_a_figure(told):
     assert sentences["phases"].startswith(
         "No change point in 4 checkpoints (steps 0 to 300); it stands out of the prompt"
     )
-    assert sentences["emergence"].startswith("Recall emerges between steps 100 and 200 [100 to 200]. ")
+    assert sentences["emergence"].startswith("Recall emerges between steps 100 and 200 [95 %: 100 to 200]. ")
     assert sentences["audit"] == "4 checkpoints of handmade (samples examined): 0 errors, 2 warnings."
     assert sentences["roles-step0-step100"] == (
         "Roles in the circuits: 1 mover head gained (a0.h0); 1 relation head lost (a0.h0)."
@@ -311,7 +311,7 @@ def test_every_figure_has_its_title_read_aloud(told):
         "recall": "Fact recall at the end: old 1.00, new 0.80",
         "circuits": "1 of 3 steps between neighbours rewire more than prompt noise",
         "roles": "The first mover head stands out at step 100; the last circuit has 1",
-        "emergence": "recall emerges between steps 100 and 200 [100 to 200]",
+        "emergence": "recall emerges between steps 100 and 200 [95 %: 100 to 200]",
         "circuit-step100-step300": "2 edges changed for real; 1 gained, 1 lost",
         "heads-step100-step300": "2 heads changed their retrieval score",
         **dict.fromkeys(("phases", "heads-step0-step100", "circuit-step0-step100")),

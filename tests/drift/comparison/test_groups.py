@@ -190,7 +190,7 @@ def test_a_circuit_is_followed_on_one_group_of_facts(tmp_path):
 
 
 def test_facts_that_went_different_ways_are_followed_apart(tmp_path):
-    """Over two stages: ten facts known throughout, ten learned in the first, nine lost in the second, three never known."""
+    """Over two stages: ten facts known throughout, ten learned in the first, nine lost in the second, three never."""
     known = [_known((10, True), (10, i > 0), (9, i < 2), (3, False)) for i in range(3)]
     points = [
         point(10 * i, stage="one" if i < 2 else "two", circuit=graph(np.tile(A, (32, 1)), known=known[i]))
