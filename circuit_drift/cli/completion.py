@@ -1,7 +1,8 @@
-"""What a shell offers after a tab: series, steps of a series, runs of a store, measures."""
+"""What a shell offers after a tab: series, steps of a series or a stored run, runs of a store, measures, formats."""
 
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.resources import files
 from pathlib import Path
 
 import typer
@@ -24,6 +25,23 @@ def runs(ctx: typer.Context, incomplete: str) -> list[str]:
         store = Store.existing(ctx.params.get("folder") or ctx.params.get("store"))
         return [path.stem for path in store.run_files() if path.stem.startswith(incomplete)]
     return []
+
+
+def stored_steps(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Steps of the stored run that the words before name, the newest without a name; and first, last."""
+    from circuit_drift.store.store import Store
+
+    with suppress(DriftError, OSError):
+        points = Store.existing(ctx.params.get("store")).read_run(ctx.params.get("name"))["points"]
+        steps = [str(point["step"]) for point in points if point.get("step") is not None]
+        return [word for word in ("first", "last", *steps) if word.startswith(incomplete)]
+    return []
+
+
+def schemas(incomplete: str) -> list[str]:
+    """Names of the formats that have a JSON Schema."""
+    names = sorted(Path(each.name).stem for each in (files("circuit_drift") / "schemas").iterdir())
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def measures(incomplete: str) -> list[str]:

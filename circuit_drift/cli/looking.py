@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from checkpoints.errors import DriftError, require_choice
+from circuit_drift.cli import completion
 from circuit_drift.cli.options import SeriesArgument
 from circuit_drift.cli.output.forms import CsvOption, Found, JsonOption, form_of, put
 from circuit_drift.cli.status import advise, leave, leave_partly
@@ -81,7 +82,10 @@ def audit_series(
 
 def schema(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="As fact or diff; without one, all are listed.")
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="As fact or diff; without one, all are listed.", autocompletion=completion.schemas
+        ),
     ] = None,
 ) -> None:
     """Print the JSON Schema of a file that is read, or of what a command prints with --json."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from checkpoints.errors import BadPrompt, StoreError
+from circuit_drift.cli import completion
 from circuit_drift.cli.options import RunOption, StoreArgument, StoreOption, names
 from circuit_drift.cli.output.forms import CsvOption, Form, Found, JsonOption, form_of, put
 from circuit_drift.cli.status import advise, leave_partly, say
@@ -231,7 +232,12 @@ def _stored_run(folder: Path | None, store: Path | None, name: str | None, *meas
 
 def export(
     step: Annotated[
-        str, typer.Argument(metavar="STEP", help="A step of a stored run, a checkpoint's name, first or last.")
+        str,
+        typer.Argument(
+            metavar="STEP",
+            help="A step of a stored run, a checkpoint's name, first or last.",
+            autocompletion=completion.stored_steps,
+        ),
     ],
     out: Annotated[
         Path,

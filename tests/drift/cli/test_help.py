@@ -66,6 +66,14 @@ def test_a_tab_completes_series_steps_runs_and_measures(tmp_path, monkeypatch):
     context.params = {"folder": tmp_path / "none"}
     assert completion.runs(context, "") == []
     assert completion.measures("heads,circ") == ["heads,circuit"]
+    store.write_run("third", {"points": [{"step": 0}, {"step": 90}, {"step": 9000}, {"step": None}]})
+    context = typer.Context(GROUP.commands["export"])
+    context.params = {"store": tmp_path / "store", "name": "third"}
+    assert completion.stored_steps(context, "9") == ["90", "9000"]
+    assert completion.stored_steps(context, "l") == ["last"]
+    context.params["name"] = "none"
+    assert completion.stored_steps(context, "") == []
+    assert completion.schemas("ru") == ["run", "run-table"]
 
 
 def test_a_shell_gets_what_it_asks_for():
