@@ -12,6 +12,7 @@ from circuit_drift.api.shown import figure_of, first_figure, show
 from circuit_drift.comparison.pair import PAIR_MEASURES, compare_points, measure_pair
 from circuit_drift.explanation.explanation import DEFAULT_EFFORT, Effort
 from circuit_drift.measures.base import Measure
+from circuit_drift.page.page import Figures
 from circuit_drift.prompts import Prompts
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.questions import Deltas
@@ -127,9 +128,9 @@ class PairDiff(PairRecord):
     def _ipython_display_(self) -> None:
         show(pair_html(self), first_figure(pair_sections(self)))
 
-    def write_html(self, path: Path | str) -> Path:
-        """Write the pair's own self-contained report."""
-        return write_pair_report(self, path)
+    def write_html(self, path: Path | str, *, figures: Figures = "interactive") -> Path:
+        """Write the pair's own self-contained report; ``figures="svg"`` for pictures (the extra ``images``)."""
+        return write_pair_report(self, path, figures=figures)
 
 
 def diff(

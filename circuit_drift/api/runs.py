@@ -12,9 +12,11 @@ from circuit_drift.api.pairs import PairDiff
 from circuit_drift.api.shown import figure_of, first_figure, show
 from circuit_drift.comparison.pair import stored_pair
 from circuit_drift.measures.base import Measure
+from circuit_drift.page.page import Figures
 from circuit_drift.prompts import Prompts
 from circuit_drift.record.record import RunRecord
 from circuit_drift.report import run_sections, write_report
+from circuit_drift.report.latex import run_latex
 from circuit_drift.report.run_table import run_frame, run_html
 from circuit_drift.report.verdict import run_statements, run_verdict
 from circuit_drift.stages.emergence import RunEmergence, run_emergence
@@ -117,9 +119,18 @@ class Run(RunRecord):
         """One row for each checkpoint: behaviour, heads, circuit."""
         return run_frame(self)
 
-    def report(self, path: Path | str) -> Path:
-        """Write one self-contained HTML page; see `circuit_drift.report.write_report`."""
-        return write_report(self, path)
+    def report(self, path: Path | str, *, figures: Figures = "interactive") -> Path:
+        """Write one self-contained HTML page; see `circuit_drift.report.write_report`.
+
+        Args:
+            path: the HTML file; replaced in one step.
+            figures: ``interactive``, or ``svg`` for pictures, which take kaleido (the extra ``images``).
+        """
+        return write_report(self, path, figures=figures)
+
+    def to_latex(self) -> str:
+        """The main results at the ends of its stages as a LaTeX table (booktabs), with 95 % intervals."""
+        return run_latex(self)
 
     def plot(self) -> "go.Figure":
         """Behaviour, heads and circuit over training on one axis: the first figure of the report.

@@ -13,17 +13,20 @@ from dataclasses import dataclass, replace
 from html import unescape
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import quote
 
+from checkpoints.errors import require_choice
 from checkpoints.results.disk import write_file
 from checkpoints.results.text import counted, to_csv, visible
+from circuit_drift.page.picture import picture
 from circuit_drift.page.thinning import LEADING, ROWS
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+Figures = Literal["interactive", "svg"]
 CHAPTERS = ("Behaviour", "Heads", "Circuit", "What changed and why", "Data and checks")
 SHOWN = 3  # sentences of the verdict on the first screen
 CONTENTS = 4  # sections that a folded chapter names
@@ -95,15 +98,18 @@ def write_page(
     provenance: Sequence[tuple[str, str]],
     cards: Sequence[Card] = (),
     lead: Section | None = None,
+    figures: Figures = "interactive",
 ) -> Path:
     """Render the page and put it in place in one step, so that no reader meets half a report.
 
     A table of more than `ROWS` rows stands whole in a CSV beside the page, ``NAME-data/SECTION.csv``; on the page are
     its first rows, and a sentence that says so. The first screen holds the first sentences of the verdict, the cards
-    and the leading section; all other sections are folded into chapters.
+    and the leading section; all other sections are folded into chapters. With ``figures="svg"`` figures are pictures,
+    for a paper or a mail, and the page is without plotly.js.
 
     Raises:
         StoreError: the file cannot be written.
+        DriftError: pictures without kaleido or a browser.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
@@ -113,7 +119,8 @@ def write_page(
     )
     parts = [*((lead,) if lead else ()), *sections]
     anchors = _anchors([*RESERVED, *(section.slug for section in parts)])[len(RESERVED) :]
-    rendered = [_render(section, anchor, Path(path)) for section, anchor in zip(parts, anchors, strict=True)]
+    require_choice("figures", figures, get_args(Figures))
+    rendered = [_render(section, anchor, Path(path), figures) for section, anchor in zip(parts, anchors, strict=True)]
     html = environment.get_template("report.html.j2").render(
         title=title,
         subtitle=subtitle,
@@ -126,7 +133,7 @@ def write_page(
         provenance=provenance,
         style=_text("style.css"),
         scripts=[_text(name) for name in SCRIPTS],
-        plotly_js=get_plotlyjs(),
+        plotly_js=get_plotlyjs() if figures == "interactive" else "",
     )
     return write_file(path, html)
 
@@ -171,14 +178,15 @@ def _anchors(slugs: Sequence[str]) -> list[str]:
     return found
 
 
-def _render(section: Section, anchor: str, page: Path) -> dict[str, object]:
+def _render(section: Section, anchor: str, page: Path, figures: Figures) -> dict[str, object]:
     figure, frame = section.figure, section.frame
     return {
         "slug": anchor,
         "title": section.title,
         "text": section.text,
         "caption": section.caption,
-        "figure": _json_for_script(figure) if figure is not None else None,
+        "figure": _json_for_script(figure) if figure is not None and figures == "interactive" else None,
+        "picture": picture(figure) if figure is not None and figures == "svg" else None,
         "widget": None if section.widget is None else {"kind": section.widget.kind, "data": _packed(section.widget)},
         "summary": unescape(figure.layout.title.text or "") if figure is not None else "",
         **(_tabled(frame, anchor, page) if frame is not None else {"table": None}),

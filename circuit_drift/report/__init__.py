@@ -14,7 +14,7 @@ from circuit_drift.explore.head_cards import head_cards
 from circuit_drift.explore.rewired import pair_rewired, run_rewired
 from circuit_drift.measures.registry import kinds_in
 from circuit_drift.page.axis import mark_steps
-from circuit_drift.page.page import Section, in_chapter, write_page
+from circuit_drift.page.page import Figures, Section, in_chapter, write_page
 from circuit_drift.page.thinning import left_out, thin_table
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point, RunRecord
@@ -36,16 +36,20 @@ HEADLINES = ("outcome", "floor", "group")
 """Statements about a stage that the page of a run leads with, beside its recall, which is among those of the run."""
 
 
-def write_report(run: RunRecord, path: Path | str, *, verdict: Sequence[str] | None = None) -> Path:
+def write_report(
+    run: RunRecord, path: Path | str, *, verdict: Sequence[str] | None = None, figures: Figures = "interactive"
+) -> Path:
     """Write the report of a run: verdict, behaviour, heads and circuits over training, and the stages' own diffs.
 
     Args:
         run: a measured run.
         path: the HTML file; replaced in one step.
         verdict: the sentences of `run_verdict`, where they were found before.
+        figures: ``interactive``, or ``svg`` for pictures, which take kaleido (the extra ``images``).
 
     Raises:
         StoreError: the file cannot be written.
+        DriftError: pictures without kaleido or a browser.
     """
     from circuit_drift.report.run_table import run_frame
 
@@ -64,6 +68,7 @@ def write_report(run: RunRecord, path: Path | str, *, verdict: Sequence[str] | N
         provenance=_provenance(run.points, run.origins),
         cards=cards(table),
         lead=overview(run, table),
+        figures=figures,
     )
 
 
@@ -102,11 +107,12 @@ def _run_sections(run: RunRecord, table: "pd.DataFrame", pairs: Sequence[PairRec
     yield Section("checkpoints", "All checkpoints", frame=table, chapter="Data and checks")
 
 
-def write_pair_report(pair: PairRecord, path: Path | str) -> Path:
-    """Write the report of two checkpoints.
+def write_pair_report(pair: PairRecord, path: Path | str, *, figures: Figures = "interactive") -> Path:
+    """Write the report of two checkpoints; figures as for `write_report`.
 
     Raises:
         StoreError: the file cannot be written.
+        DriftError: pictures without kaleido or a browser.
     """
     return write_page(
         path,
@@ -116,6 +122,7 @@ def write_pair_report(pair: PairRecord, path: Path | str) -> Path:
         warnings=[f"{measure} is not compared: {reason}" for measure, reason in pair.missing.items()],
         sections=list(pair_sections(pair)),
         provenance=_provenance((pair.a, pair.b), {}),
+        figures=figures,
     )
 
 

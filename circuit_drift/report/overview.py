@@ -1,17 +1,22 @@
 """What the first screen of a run's report shows: its key numbers, and one figure of the whole run."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from checkpoints.errors import BadPrompt
 from circuit_drift.page import theme
 from circuit_drift.page.axis import over_checkpoints
 from circuit_drift.page.page import Card, Section
 from circuit_drift.record.record import RunRecord
+from circuit_drift.stages.emergence import run_emergence
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+    from checkpoints.stats.emergence import Emergence
 
 MOST_GROUPS = 6
 FIRST = ("loss", "needle_accuracy")
@@ -43,6 +48,8 @@ TOLD = (
     Told("retrieval_heads", "retrieval heads", "count", "Heads"),
     Told("faithfulness", "faithfulness of the circuit", "number", "Circuit"),
 )
+EMERGING, INSIDE = ("needle_accuracy", "retrieval_heads", "recall"), ("emerged", "gone again")
+RING = "emerges"
 ROWS: Mapping[str, str] = {"Behaviour": "share", "Heads": "heads", "Circuit": "faithfulness"}
 
 
@@ -75,7 +82,8 @@ def overview(run: RunRecord, table: "pd.DataFrame") -> Section | None:
         "overview",
         "The run at a glance",
         figure=overview_figure(run, table, drawn),
-        caption="Every panel shares the axis of checkpoints; dotted lines part the stages. Intervals: in the chapters.",
+        caption="Every panel shares the axis of checkpoints; dotted lines part the stages; a ring is where a number "
+        "emerges, with the 95 % interval of the step. Other intervals: in the chapters.",
         frame=table[columns],
     )
 
@@ -102,6 +110,7 @@ def overview_figure(run: RunRecord, table: "pd.DataFrame", drawn: Sequence[Told]
             row=1 + rows.index(str(each.row)),
             col=1,
         )
+    _mark_emergence(figure, run, table, drawn, rows)
     theme.dress(
         figure,
         title="; ".join(_change(table, each) for each in drawn[:3]),
@@ -109,9 +118,7 @@ def overview_figure(run: RunRecord, table: "pd.DataFrame", drawn: Sequence[Told]
         height=200 + 140 * int(sum(weights)),
     )
     over_checkpoints(figure, run)
-    figure.layout.annotations = tuple(
-        {(mark.x, mark.text): mark for mark in reversed(figure.layout.annotations)}.values()
-    )
+    figure.layout.annotations = _once(figure.layout.annotations)
     for place, row in enumerate(rows, start=1):
         figure.update_yaxes(title_text=ROWS[row], row=place, col=1)
         if place < len(rows):
@@ -119,6 +126,47 @@ def overview_figure(run: RunRecord, table: "pd.DataFrame", drawn: Sequence[Told]
     if "Behaviour" in rows:
         figure.update_yaxes(range=[-0.03, 1.03], row=1 + rows.index("Behaviour"), col=1)
     return figure
+
+
+def emerged(run: RunRecord, drawn: Sequence[Told]) -> dict[str, "Emergence"]:
+    """Column -> when it emerges, of those drawn that do so within this run, on one line of training."""
+    found: dict[str, Sequence[Emergence]] = {}
+    for each in drawn:
+        metric = each.column.replace("recall_", "recall:", 1)
+        if each.row is None or metric.partition(":")[0] not in EMERGING:
+            continue
+        with suppress(BadPrompt):
+            found[each.column] = run_emergence(run, [metric]).found
+    return {column: one for column, every in found.items() for one in every if one.outcome in INSIDE}
+
+
+def _mark_emergence(
+    figure: "go.Figure", run: RunRecord, table: "pd.DataFrame", drawn: Sequence[Told], rows: Sequence[str]
+) -> None:
+    """A ring where a line's number emerges, its bar the 95 % interval of the step, each in the colour of its line."""
+    at = {point.position: place for place, point in enumerate(run)}
+    found = emerged(run, drawn)
+    for number, each in enumerate(drawn):
+        one = found.get(each.column)
+        if one is None or one.by is None:
+            continue
+        place = at[one.by]
+        low, high = (place if end is None else at[end] for end in (one.low, one.high))
+        figure.add_scatter(
+            x=[place],
+            y=[table[each.column].iloc[place]],
+            error_x={"type": "data", "symmetric": False, "array": [high - place], "arrayminus": [place - low]},
+            mode="markers",
+            marker={"symbol": "circle-open", "size": 15, "line": {"width": 2.5}},
+            marker_color=theme.CATEGORIES[number % len(theme.CATEGORIES)],
+            name=RING,
+            text=[str(one).replace(one.metric, each.words, 1)],
+            hovertemplate="%{text}<extra></extra>",
+            showlegend=each.column == next(iter(found)),
+            legendgroup=RING,
+            row=1 + rows.index(str(each.row)),
+            col=1,
+        )
 
 
 def _once(marks: Iterable[Any]) -> tuple[Any, ...]:

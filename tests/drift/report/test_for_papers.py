@@ -1,0 +1,79 @@
+"""What a paper takes from a run: a LaTeX table of the main results, and a page whose figures are pictures."""
+
+import base64
+
+import plotly.graph_objects as go
+import pytest
+
+from checkpoints.errors import DriftError
+from circuit_drift.page.page import Section, write_page
+from tests.drift.handmade import WIRING_A, faithfulness, graph, point, retrieval, run_of, strengths
+
+LABELS = [{"class": "old"}] * 10 + [{"class": "50 % new"}] * 10
+
+
+def run():
+    points = [
+        point(
+            1000 * i,
+            stage="pre" if i < 2 else "fine_tune",
+            heads=retrieval({(0, 1): 0.25 * i}, correct=4 * i),
+            circuit=graph(strengths(WIRING_A), facts=20, known=5 * i, labels=LABELS),
+            faithfulness=faithfulness([0.5, 0.5], [0.25 * i, 0.25 * i]) if i else None,
+        )
+        for i in range(3)
+    ]
+    return run_of(*points)
+
+
+def test_the_main_results_as_a_table_for_a_paper():
+    latex = run().to_latex()
+    rows = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    assert rows == [
+        r"step & stage & needle accuracy (\%) & retrieval heads & best head (score) & recall of old (\%) & "
+        r"recall of 50 \% new (\%) & faithfulness \\",
+        r"0 & pre & 0 & 0 & a0.h0 0.00 [0.00, 0.00] & 0 [0, 31] & 0 [0, 31] & -- \\",
+        r"1,000 & pre & 40 & 1 & a0.h1 0.25 [0.25, 0.25] & 50 [19, 81] & 0 [0, 31] & 0.25 [0.25, 0.25] \\",
+        r"2,000 & fine\_tune & 80 & 1 & a0.h1 0.50 [0.50, 0.50] & 100 [69, 100] & 0 [0, 31] & 0.50 [0.50, 0.50] \\",
+    ]
+    assert (
+        r"\caption{handmade at the ends of its stages, over 10 needle prompts and 20 facts; 95\,\% intervals" in latex
+    )
+    assert r"\label{tab:handmade}" in latex and latex.count("rule") == 3
+
+
+@pytest.fixture
+def page(tmp_path):
+    def write(**how):
+        figure = go.Figure(go.Scatter(x=[1], y=[2]), layout={"title": {"text": "A <finding>"}, "sliders": [{}]})
+        head = {"title": "t", "subtitle": "s", "verdict": [], "warnings": [], "provenance": []}
+        return write_page(tmp_path / "page.html", sections=[Section("one", "One", figure=figure)], **head, **how)
+
+    return write
+
+
+def test_pictures_stand_in_the_place_of_figures_and_the_page_is_small(page, monkeypatch):
+    drawn = []
+
+    def to_image(figure, **how):
+        drawn.append((figure, how))
+        return b"<svg/>"
+
+    monkeypatch.setattr(go.Figure, "to_image", to_image)
+    text = page(figures="svg").read_text()
+    picture = base64.b64encode(b"<svg/>").decode()
+    assert f'<img class="picture" src="data:image/svg+xml;base64,{picture}" alt="A &lt;finding&gt;">' in text
+    assert 'class="figure"' not in text and len(text) < 100_000
+    ((figure, how),) = drawn
+    assert how == {"format": "svg", "width": 1000} and not figure.layout.sliders
+
+
+def test_without_kaleido_the_page_says_what_to_install(page, monkeypatch):
+    def to_image(figure, **how):
+        raise ValueError("\nImage export requires the kaleido package\nmore")
+
+    monkeypatch.setattr(go.Figure, "to_image", to_image)
+    with pytest.raises(DriftError, match=r"pip install 'circuit-drift\[images\]' \(Image export requires"):
+        page(figures="svg")
+    with pytest.raises(DriftError, match="figures"):
+        page(figures="png")
