@@ -7,7 +7,7 @@ is its share. Behind the last layer's attention few positions have a gradient, a
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from circuit_drift.explanation.behaviours import Batch, Behaviour, run
 from circuit_drift.explanation.components import Site
 from circuit_drift.explanation.line import Line, contribution, pulled_back
+
+Positions = Literal["all", "kept", "none"]
+"""Where in a prompt rows of sums stand: at all positions, at those whose logits are kept, at none in particular."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,8 @@ class Taps:
         self.line, self.behaviour, self.shape = line, behaviour, shape
         self.sums = {site: _sums(line, site) for site in line.sites}
         self.batch: Batch | None = None
-        self.parts: tuple[Tensor, Tensor, Tensor] | None = None
+        self.rows: dict[Positions, list[tuple[Tensor, Tensor]]] = {}
+        self.everywhere = False
         self.begin()
 
     def begin(self) -> None:
@@ -75,8 +79,7 @@ class Taps:
 
     def take(self, batch: Batch) -> None:
         """The shares of a batch."""
-        self.batch = batch
-        self.parts = self.parts_of(batch)
+        self.batch, self.rows, self.everywhere = batch, {}, False
         gates = {gate.weight: gate for gate in self.line.gates}
         factors = {
             name: torch.zeros(len(gate.labels), device=self.line.change[name].device,
@@ -90,6 +93,7 @@ class Taps:
             if values.requires_grad:
                 values.sum().backward()  # type: ignore[no-untyped-call]
         self.values[list(batch.indices)] = values.detach().double().cpu().numpy()
+        self.sum_rows(batch)
         for name, factor in factors.items():
             if factor.grad is not None:
                 self.keep_unplaced(gates[name].labels, factor.grad)
@@ -122,7 +126,8 @@ class Taps:
     def keep(self, site: Site, x: Tensor, gradient: Tensor) -> None:
         """The share of a site: its gradient times what its change adds, component by component."""
         shape, sums = gradient.shape[:-1], self.sums[site]
-        moving = None if site.form == "lookup" else _moving(gradient)
+        moving = None if site.form == "lookup" or self.everywhere else _moving(gradient)
+        self.everywhere |= moving is None  # further back gradients only spread
         if moving is not None:
             x, gradient = (each.reshape(-1, each.shape[-1])[moving] for each in (x, gradient))
         bias = self.line.change.get(site.bias or "")
@@ -133,39 +138,42 @@ class Taps:
             self.keep_placed(sums.places, _whole(_summed(site, x, gradient, self.line.change, sums), moving, shape))
 
     def keep_placed(self, places: Tensor, summed: Tensor) -> None:
-        """Products [..., C] of components, summed into prompts and parts of prompts."""
-        assert self.batch is not None
-        rows, parts = self.aligned(summed)
-        own = torch.zeros((self.size, *self.found.shape[1:]), dtype=torch.float64)
-        own[..., places] = parts @ rows.double().cpu()
-        self.found[list(self.batch.indices)] += own
+        """Products [..., C] of components at positions of prompts, which `sum_rows` sums at the end of the batch."""
+        positions, rows = self.aligned(summed)
+        self.rows.setdefault(positions, []).append((places, rows))
 
-    def aligned(self, summed: Tensor) -> tuple[Tensor, Tensor]:
-        """[b, positions, C] and [b, parts, positions]: all positions, those kept, or one that stands for no place."""
+    def sum_rows(self, batch: Batch) -> None:
+        """Rows of all sites, summed into parts of prompts in one product."""
+        own = torch.zeros((self.size, *self.found.shape[1:]), dtype=torch.float64)
+        for positions, found in self.rows.items():
+            rows = torch.cat([each.cpu().double() for _, each in found], -1)
+            own.index_add_(2, torch.cat([places for places, _ in found]), self.parts_at(batch, positions) @ rows)
+        self.found[list(batch.indices)] += own
+
+    def aligned(self, summed: Tensor) -> tuple[Positions, Tensor]:
+        """At which positions of the prompts sums stand, and the sums as [b, positions, C]."""
         assert self.batch is not None
-        assert self.parts is not None
         size, width = self.batch.ids.shape
-        whole, kept, unknown = self.parts
         shape = summed.shape[:-1]
         if shape.numel() == size * width:
-            return summed.reshape(size, width, -1), whole
+            return "all", summed.reshape(size, width, -1)
         if shape[0] == size and len(shape) == 3 and shape[1] != shape[2] and width in shape[1:]:
-            return summed.sum(1 if shape[2] == width else 2), whole
+            return "all", summed.sum(1 if shape[2] == width else 2)
         if len(shape) == 2 and shape == (size, len(self.batch.kept)):
-            return summed, kept
+            return "kept", summed
         if size == 1 or shape[0] == size:
-            return summed.reshape(size, -1, summed.shape[-1]).sum(1, keepdim=True), unknown
+            return "none", summed.reshape(size, -1, summed.shape[-1]).sum(1, keepdim=True)
         raise AssertionError(f"outputs of {tuple(shape)} for prompts {size} x {width} cannot be told apart")
 
-    def parts_of(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """[b, parts, positions] which part each position is in: all, those kept, one that stands for no place."""
-        labels = torch.stack([self.behaviour.part_of(prompt, batch.ids.shape[1]) for prompt in batch.indices])
-        last = torch.full((len(labels), 1), self.found.shape[1] - 1)
-        one_hot = [
-            nn.functional.one_hot(each, self.found.shape[1]).transpose(1, 2).double()
-            for each in (labels, labels[:, batch.kept.cpu()], last)
-        ]
-        return one_hot[0], one_hot[1], one_hot[2]
+    def parts_at(self, batch: Batch, positions: Positions) -> Tensor:
+        """[b, parts, positions] which part of its prompt each position is in."""
+        parts = self.found.shape[1]
+        if positions == "none":
+            labels = torch.full((self.size, 1), parts - 1)
+        else:
+            labels = torch.stack([self.behaviour.part_of(prompt, batch.ids.shape[1]) for prompt in batch.indices])
+            labels = labels if positions == "all" else labels[:, batch.kept.cpu()]
+        return nn.functional.one_hot(labels, parts).transpose(1, 2).double()
 
     def keep_unplaced(self, labels: Tensor, values: Tensor) -> None:
         """Shares of gates, which are known for the prompt as a whole."""

@@ -12,7 +12,7 @@ def p_text(p: float, least: float = 0.0) -> str:
 
 
 def span(low: float, high: float, form: str = ".2f") -> str:
-    """A 95 % interval; one unit, as one needle, has none."""
+    """A 95 % interval; too few units, as one needle, have none."""
     return "[no interval]" if isnan(low) and isnan(high) else f"[{low:{form}}, {high:{form}}]"
 
 
