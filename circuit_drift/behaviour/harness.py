@@ -9,6 +9,7 @@ code; an own folder is run as its owner's, and tasks that the harness marks as u
 
 import hashlib
 import io
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
@@ -17,6 +18,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
+from unittest.mock import patch
 
 from checkpoints import DriftError, Series
 from checkpoints.errors import BadPrompt
@@ -241,6 +243,26 @@ def _as_it_is(model: "PreTrainedModel") -> Iterator[None]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Random states as they were, and no progress bars where nobody looks on."""
-    with random_states(), nullcontext() if has_viewer() else redirect_stderr(io.StringIO()):
-        yield
+    """Random states as they were, no progress bars where nobody looks on, and nothing told of what is meant to be so.
+
+    That is that the model was loaded already. The harness also asks git and the machine what they are, in a dozen other
+    processes after every task; nothing reads that.
+    """
+    import lm_eval.evaluator
+
+    told = logging.getLogger("lm_eval.models.huggingface")
+    level = told.level
+    told.setLevel(logging.ERROR)
+    try:
+        with (
+            random_states(),
+            patch.multiple(lm_eval.evaluator, create=True, get_git_commit_hash=_nothing, add_env_info=_nothing),
+            nullcontext() if has_viewer() else redirect_stderr(io.StringIO()),
+        ):
+            yield
+    finally:
+        told.setLevel(level)
+
+
+def _nothing(*_: Any) -> str:
+    return ""

@@ -99,7 +99,8 @@ def best_choice(model, tokenizer, name):
     return int(model(ids).logits[0, -1][places].argmax())
 
 
-def test_results_by_step_equal_what_the_model_answers(series, tokenizer, own, tmp_path):
+def test_results_by_step_equal_what_the_model_answers(series, tokenizer, own, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("subprocess.check_output", lambda *_, **__: pytest.fail("the machine was asked"))
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
     hashes = [checkpoint.weights_hash for checkpoint in series]
     options = {"include": own, "store": tmp_path / "store", "device": "cpu"}
@@ -108,6 +109,7 @@ def test_results_by_step_equal_what_the_model_answers(series, tokenizer, own, tm
     for step, found in table.points:
         right = [best_choice(tiny(tokenizer, step), tokenizer, name) == i % 3 for i, name in enumerate(NAMES)]
         assert found.columns["own_choice_acc"] == pytest.approx(np.mean(right))
+    assert "pretrained" not in caplog.text
     score = table.points[0][1].scores[0]
     assert (score.task, score.metric, score.n) == ("own_choice", "acc", 4)
     assert score.low <= score.value <= score.high
