@@ -35,7 +35,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "circuit-drift diff demo@9000 demo@9600 --all",
         "circuit-drift diff demo@9000 demo@9600 --json > pair.json",
         "circuit-drift diff demo@9000 demo@9600 --cluster relation,template",
-        "circuit-drift diff demo@9000 demo@9600 --explain facts:known",
+        "circuit-drift diff demo@9000 demo@9600 --explain facts:known --outputs 3",
         "circuit-drift diff demo@9000 demo@9600 --floor demo@7500 --floor demo@6500 --delta recall=0.2",
     ),
     "track": (
