@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.series.synthetic import OLMO2_7B, PYTHIA_14B, SMOLLM2, Series, synthesise
@@ -37,7 +37,7 @@ def measured(arguments: Sequence[str], output: Path) -> tuple[int, float, float,
     return os.waitstatus_to_exitcode(status), seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
 
 
-def rows(series: Series, store: Path, commands: Sequence[str]) -> list[tuple[str, float, float, int]]:
+def rows(series: Series, store: Path, commands: Sequence[str]) -> Iterator[tuple[str, float, float, int]]:
     """Every command's wall and processor seconds and peak bytes, in order.
 
     Raises:
@@ -46,14 +46,12 @@ def rows(series: Series, store: Path, commands: Sequence[str]) -> list[tuple[str
     if not (store / "runs").is_dir():
         synthesise(series, store)
     page, output = store / "report.html", store / "output.txt"
-    found = []
     for name in commands:
         arguments = [part.format(store=store, page=page) for part in COMMANDS[name]]
         status, wall, processor, peak = measured(arguments, output)
         if status:
             raise RuntimeError(f"{name} ended with {status}: {output.read_text()[-2000:]}")
-        found.append((name, wall, processor, peak))
-    return found
+        yield name, wall, processor, peak
 
 
 def main() -> None:

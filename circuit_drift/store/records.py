@@ -5,20 +5,17 @@ those that it does: ``--steps`` and ``--measures`` add to a run. One that was as
 """
 
 import logging
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Self
 
 from checkpoints import Series
 from checkpoints.errors import DamagedResult, StoreError
 from checkpoints.results.text import counted
+from circuit_drift.store.growing import ORDER, Entry, add_line, over, place_of
 from circuit_drift.store.store import Store, read_record
 
 logger = logging.getLogger(__name__)
-
-Entry = dict[str, Any]
-SHARE = 20
 
 
 def stored_record(store: Store, name: str) -> Entry | None:
@@ -63,29 +60,46 @@ def warn_of_loss(old: Mapping[str, Any] | None, new: Mapping[str, Any], series: 
         logger.warning("the stored run %s keeps %d checkpoints that are not measured now", new["name"], len(left))
 
 
-class Paced:
-    """A record that grows: written as it changes, in no more than a twentieth of the time, and at the end.
+class Growing:
+    """The record of a run while it is measured: begun with the first result, a line for each point, whole at the end.
 
     Args:
-        write: writes all of it.
+        store: where the record is.
+        about: all of the record but its points.
+        series: what is measured now.
     """
 
-    def __init__(self, write: Callable[[], None]) -> None:
-        self._write, self._due, self._changed = write, 0.0, False
+    def __init__(self, store: Store, about: Mapping[str, Any], series: Series) -> None:
+        self._store, self._about, self._series = store, about, series
+        self._points: dict[int, Entry] = {}
+        self._begun, self._asked = False, None
 
-    def changed(self) -> None:
-        """There is more to write."""
-        self._changed = True
-        if (start := time.monotonic()) >= self._due:
-            self._write()
-            now = time.monotonic()
-            self._due, self._changed = now + SHARE * (now - start), False
+    def add(self, index: int, entry: Entry) -> None:
+        """A point that was measured; where none has a result yet, nothing is written.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        self._points[index] = entry
+        if self._begun:
+            add_line(self._store.run_file(self._about["name"]), self._asked, entry)
+        elif entry["keys"]:
+            whole = self._series.chosen_from or self._series
+            self._write(**{ORDER: [checkpoint.label for checkpoint in whole]})
+            self._begun = True
+
+    def _write(self, **more: Any) -> None:
+        name = self._about["name"]
+        measured = {**self._about, "points": [self._points[index] for index in sorted(self._points)]}
+        record = {**joined(stored_record(self._store, name), measured, self._series), **more}
+        self._store.write_run(name, record)
+        self._asked = record["question"]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._changed:
+        if self._begun:
             self._write()
 
 
@@ -103,7 +117,7 @@ def joined(old: Mapping[str, Any] | None, new: Mapping[str, Any], series: Series
     entries = {place_of(entry): entry for entry in kept if place_of(entry) in places}
     for entry in new["points"]:
         place = place_of(entry)
-        entries[place] = _over(entries.get(place), entry)
+        entries[place] = over(entries.get(place), entry)
     found = replace(whole, checkpoints=tuple(c for c in whole if c.label in entries or c in series.checkpoints))
     measures = {**(old["question"]["measures"] if kept and old else {}), **new["question"]["measures"]}
     return {
@@ -115,13 +129,6 @@ def joined(old: Mapping[str, Any] | None, new: Mapping[str, Any], series: Series
     }
 
 
-def place_of(entry: Mapping[str, Any]) -> str:
-    """Where a stored point stands in its series: the label of its checkpoint."""
-    if entry["step"] is None:
-        return str(entry["name"])
-    return "/".join(part for part in (entry["stage"], entry.get("branch"), str(entry["step"])) if part)
-
-
 def _asked_alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether two runs ask the same where both ask; of records of earlier versions nobody knows."""
     before, now = old.get("question"), new["question"]
@@ -129,15 +136,6 @@ def _asked_alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
         return False
     same = [before["measures"][name] == now["measures"][name] for name in before["measures"].keys() & now["measures"]]
     return all(same) and (before["dtype"], before["attention"]) == (now["dtype"], now["attention"])
-
-
-def _over(old: Entry | None, new: Entry) -> Entry:
-    """A point measured now, with the measures that were taken of the same weights before."""
-    if old is None or not new.get("weights") or old.get("weights") != new["weights"]:
-        return new
-    keys = {name: key for name, key in old["keys"].items() if name not in new["failures"]} | new["keys"]
-    failures = {name: why for name, why in (old["failures"] | new["failures"]).items() if name not in keys}
-    return {**new, "keys": keys, "failures": failures}
 
 
 def _audits(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> Any:

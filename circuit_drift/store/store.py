@@ -1,7 +1,7 @@
 """The store: one folder per result, found again by what it was computed from.
 
     store/<measure>/<key>/result.json + arrays.safetensors
-    store/runs/<name>.json
+    store/runs/<name>.json        with <name>.jsonl while it grows, see `growing`
     store/claims, store/sweeps    who is working on what, while a sweep runs
 
 A key is the hash of the checkpoint's weights, tokenizer and config, of the measure with all its parameters, and of
@@ -19,11 +19,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from checkpoints.errors import DamagedResult, StoreError
 from checkpoints.results.artifacts import ARRAYS_FILE, RESULT_FILE
-from checkpoints.results.disk import can_be, read_regular, write_file
+from checkpoints.results.disk import can_be, read_regular, remove, write_file
 from checkpoints.results.strict_json import digest_json, dump_json, parse_json
+from circuit_drift.store.growing import lines_of, with_lines
 from circuit_drift.store.leases import LEASES_FOLDER
 
 KEY_LENGTH = 24
@@ -108,14 +110,26 @@ class Store:
         )
 
     def write_run(self, name: str, record: Mapping[str, Any]) -> Path:
-        """Record which results belong to a run, atomically and with a seal.
+        """Record which results belong to a run, atomically and with a seal; lines added to the record before go.
 
         Raises:
             StoreError: it cannot be written.
         """
         path = self.run_file(name)
         document = {"format": RECORD_FORMAT, **record}
-        return write_file(path, dump_json({**document, SEAL: digest_json(document)}, indent=1))
+        written = write_file(path, dump_json({**document, SEAL: digest_json(document)}, indent=1))
+        remove(lines_of(path))
+        return written
+
+    def forget_run(self, name: str) -> None:
+        """Remove the record of a run; its results stay.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        path = self.run_file(name)
+        lines_of(path).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
     def run_file(self, name: str) -> Path:
         """Where the record of a run lies, whether or not it is there.
@@ -150,12 +164,14 @@ class Store:
 
 
 def _folder(path: Path | str | None) -> Path:
-    """The folder that a store is asked for by.
+    """The folder that a store is asked for by: a path, or ``file:///PATH``.
 
     Raises:
-        StoreError: it is an address, where nothing can be renamed in one step.
+        StoreError: it is another address, where nothing can be renamed in one step.
     """
     chosen = path or os.environ.get(ENVIRONMENT) or DEFAULT
+    if local := re.fullmatch(r"file:(?://)?(/(?!/).*)", str(chosen), re.DOTALL):
+        return Path(unquote(local[1]))
     if found := re.match(r"([a-z][a-z0-9+.-]+):/{1,2}(?!/)", str(chosen)):
         raise StoreError(
             f"the store {chosen} is an address ({found[1]}), where no folder gets its name in one step, so that half a "
@@ -165,7 +181,7 @@ def _folder(path: Path | str | None) -> Path:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """One run's record, its content checked; records of earlier versions have no seal.
+    """One run's record with what was added to it, its content checked; records of earlier versions have no seal.
 
     Raises:
         DamagedResult: it is not what was written.
@@ -187,7 +203,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise DamagedResult(f"{path} has format {version!r}, not {RECORD_FORMAT}; run the series again")
     if version is not None and seal != digest_json({"format": version, **record}):
         raise DamagedResult(f"{path} is not what was written: its content differs from its seal; run the series again")
-    return record
+    return with_lines(record, path)
 
 
 def _changed(path: Path) -> float:

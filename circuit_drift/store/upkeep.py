@@ -172,7 +172,7 @@ def prune(store: Store, selection: Selection) -> tuple[Entry, ...]:
     gone = {_pair(entry.result) for entry in doomed}
     try:
         if selection.run is not None and selection.whole_run:
-            store.run_file(selection.run).unlink(missing_ok=True)
+            store.forget_run(selection.run)
         room = _forget(store, gone)
         for entry in doomed:
             draft = draft_of(entry.result.folder)

@@ -24,7 +24,7 @@ from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.record.record import Point, RunRecord, point_record
 from circuit_drift.record.training_log import read_log
 from circuit_drift.store.journal import Outcome
-from circuit_drift.store.records import Paced, joined, stored_record, warn_of_loss
+from circuit_drift.store.records import Growing, stored_record, warn_of_loss
 from circuit_drift.store.store import Store
 from circuit_drift.store.upkeep import collect
 from circuit_drift.sweep.adaptive import adaptively
@@ -98,17 +98,12 @@ def measure_series(
     before = {(result.measure, result.key) for result in store.results()}
     points: dict[int, Point] = {}
 
-    def write() -> None:
-        if any(found.keys for found in points.values()):
-            measured = {**record, "points": [point_record(points[i]) for i in sorted(points)]}
-            store.write_run(record["name"], joined(stored_record(store, record["name"]), measured, series))
-
     sweep.journal.begin(_about(sweep, record["name"]))
     finished = _finished(sweep, executor, Workers(workers, gpus_per_worker), progress=progress)
-    with trackers, closing(finished), Paced(write) as kept:
+    with trackers, closing(finished), Growing(store, record, series) as growing:
         for index, point in finished:
             points[index] = point
-            kept.changed()
+            growing.add(index, point_record(point))
             place = index if point.position is None else point.position
             trackers.log(line_of(record["name"], point), place, numbers_of(point))
             if len(points) < len(sweep.checkpoints) and (why := watch.reached(_bytes(store, point, before))):

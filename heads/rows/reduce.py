@@ -159,6 +159,10 @@ class _Running:
 
     def _keep_top(self, scores: Tensor, keys: Tensor) -> None:
         top = self.top_score.shape[-1]
+        if self.mass is None and scores.shape[-1] >= top:  # the first block, at usual lengths the only one
+            self.top_score, at = scores.topk(top, dim=-1)
+            self.top_index = keys[at].masked_fill_(self.top_score == -torch.inf, -1)
+            return
         self.top_score, at = torch.cat([self.top_score, scores], dim=-1).topk(top, dim=-1)
         before = self.top_index.gather(-1, at.clamp(max=top - 1))
         index = torch.where(at < top, before, keys[(at - top).clamp(min=0)])

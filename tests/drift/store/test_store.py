@@ -38,6 +38,17 @@ def test_a_place_that_is_no_folder_is_refused(tmp_path: Path):
         Store.open(tmp_path / "file" / "store")
 
 
+@pytest.mark.parametrize("address", ["s3://bucket/store", "gs:/bucket", "hf://datasets/a", "file://host/store"])
+def test_an_address_is_refused_where_no_folder_gets_its_name_in_one_step(address: str):
+    with pytest.raises(StoreError, match=r"is an address .* keep the store in a folder"):
+        Store.open(address)
+
+
+def test_a_folder_may_be_named_by_its_url(tmp_path: Path):
+    folder = tmp_path / "a store"
+    assert Store.open(folder.as_uri()) == Store(folder) == Store.existing(Path(folder.as_uri()))
+
+
 def test_the_newest_run_is_read_unless_one_is_named(tmp_path: Path):
     store = Store.open(tmp_path)
     for age, name in enumerate(("late", "early")):
