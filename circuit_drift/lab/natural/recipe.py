@@ -11,7 +11,7 @@ Source = Literal["natural", "needles", "keyed_lists", "word_lists"]
 Mix = tuple[tuple[Source, float], ...]
 
 FORMING: Mix = (("natural", 0.30), ("needles", 0.20), ("keyed_lists", 0.15), ("word_lists", 0.35))
-SETTLING: Mix = (("natural", 0.50), ("needles", 0.30), ("keyed_lists", 0.12), ("word_lists", 0.08))
+SETTLING: Mix = (("natural", 0.50), ("needles", 0.28), ("keyed_lists", 0.12), ("word_lists", 0.10))
 EXTENDING: Mix = (("natural", 0.60), ("needles", 0.40))
 
 
@@ -73,9 +73,9 @@ class Recipe(Rates):
         tokens_per_step: tokens in a batch (at least one row).
         value_words: (words at first, step from which on they grow, words a step, most): how many of the commonest words
             needle values draw from. Few at first: heads that copy form on them, and copy any other word afterwards.
-        frames: (last step without, first step with nothing but) needles in frames that are never the same twice, the
-            share linear between. Trained with such frames alone, the model repeated lists by step 1,500 and found no
-            needle's value by step 3,400.
+        frames: (last step without, first step with the most, the most) of the share of needles in frames that are never
+            the same twice, linear between. With such frames alone from the start the model repeated lists by step 1,500
+            and found no needle's value by step 3,400.
         weights: of tokens in the loss.
         muon_lr: peak learning rate of the layers' matrices.
         muon_weight_decay: decoupled weight decay of the same.
@@ -90,8 +90,8 @@ class Recipe(Rates):
     shape: Shape = field(default_factory=lambda: Shape(mlp=384, positions=4096, rope_theta=1e4))
     vocabulary: int = 4096
     tokens_per_step: int = 1024
-    value_words: tuple[int, int, float, int] = (150, 1800, 0.7, 2000)
-    frames: tuple[int, int] = (1800, 3800)
+    value_words: tuple[int, int, float, int] = (150, 2200, 0.5, 1000)
+    frames: tuple[int, int, float] = (2200, 4200, 0.7)
     weights: Weights = field(default_factory=Weights)
     muon_lr: float = 0.01
     muon_weight_decay: float = 0.05
@@ -132,8 +132,8 @@ class Recipe(Rates):
 
     def variety(self, step: int) -> float:
         """Share of needle documents at a step whose frames are never the same twice."""
-        last, first = self.frames
-        return min(1.0, max(0, step - last) / (first - last))
+        last, first, most = self.frames
+        return most * min(1.0, max(0, step - last) / (first - last))
 
 
 def control() -> Recipe:

@@ -34,7 +34,7 @@ Ids = npt.NDArray[np.uint16]
 
 
 class RowStream:
-    """An endless stream of rows; the next document is of the source furthest behind its share of tokens.
+    """An endless stream of rows; the next document is of the source furthest behind its share of its mix's tokens.
 
     Args:
         tokenizer: the series' own.
@@ -58,33 +58,36 @@ class RowStream:
         self._recipe = recipe
         self._sizes = [len(ids) for ids in natural]
         self._rng = random.Random(f"{recipe.seed}-natural")
-        self._written: dict[str, int] = {}
+        self._mix: dict[Source, float] = {}
+        self._written: dict[str, int] = {}  # tokens by source since the mix last changed
 
     def rows(self, step: int) -> Rows:
         """The rows of the step after ``step`` steps."""
         phase = self._recipe.phases[self._recipe.phase(step)]
         count = max(1, self._recipe.tokens_per_step // phase.length)
-        packed = [self._row(phase.length, dict(phase.mix), step) for _ in range(count)]
+        if dict(phase.mix) != self._mix:
+            self._mix, self._written = dict(phase.mix), {}
+        packed = [self._row(phase.length, step) for _ in range(count)]
         ids, positions, weights = zip(*packed, strict=True)
         return Rows(np.array(ids, np.int64), np.array(positions, np.int64), np.array(weights, np.float32))
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands: plain values from which `restore` goes on."""
-        return {"written": dict(self._written), "rng": self._rng.getstate()}
+        return {"mix": dict(self._mix), "written": dict(self._written), "rng": self._rng.getstate()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from where a stream of the same arguments stood."""
-        self._written = dict(state["written"])
+        self._mix, self._written = dict(state["mix"]), dict(state["written"])
         version, internal, following = state["rng"]
         self._rng.setstate((version, tuple(internal), following))
 
-    def _row(self, length: int, mix: dict[Source, float], step: int) -> tuple[list[int], list[int], list[float]]:
+    def _row(self, length: int, step: int) -> tuple[list[int], list[int], list[float]]:
         ids: list[int] = []
         positions: list[int] = []
         weights: list[float] = []
         while len(ids) < length:
             room = length - len(ids)
-            source = self._next_source(mix)
+            source = self._next_source()
             document, weight = self._document(source, room, step)
             if len(document) > room:
                 source, (document, weight) = "natural", self._natural_document(room)
@@ -94,9 +97,9 @@ class RowStream:
             weights += weight
         return ids, positions, weights
 
-    def _next_source(self, mix: dict[Source, float]) -> Source:
-        total = sum(self._written.get(name, 0) for name in mix) + 1
-        return max(mix, key=lambda name: mix[name] - self._written.get(name, 0) / total)
+    def _next_source(self) -> Source:
+        total = sum(self._written.values()) + 1
+        return max(self._mix, key=lambda name: self._mix[name] - self._written.get(name, 0) / total)
 
     def _document(self, source: Source, room: int, step: int) -> tuple[list[int], list[float]]:
         if source == "natural" or room < 2 * SENTENCE_TOKENS:

@@ -94,8 +94,8 @@ def test_without_variety_a_needle_is_asked_for_in_its_own_words(words):
 
 
 def test_variety_grows_between_its_two_steps():
-    recipe = Recipe(frames=(100, 300))
-    assert [recipe.variety(step) for step in (0, 100, 150, 300, 900)] == [0, 0, 0.25, 1, 1]
+    recipe = Recipe(frames=(100, 300, 0.8))
+    assert [recipe.variety(step) for step in (0, 100, 150, 300, 900)] == pytest.approx([0, 0, 0.2, 0.8, 0.8])
 
 
 def test_no_frame_of_training_is_a_frame_of_the_built_in_needles(words):
