@@ -139,14 +139,24 @@ def test_rows_are_full_and_weigh_every_token_by_its_piece(texts, words):
     assert text.strip() == "cd ef"
 
 
+def test_a_source_gets_its_share_of_the_mix_in_force_whatever_an_earlier_one_gave_it(texts, words):
+    read = [text for text in read_texts(texts) if not text.held_out]
+    tokenizer = learn_tokenizer((text.text for text in read), size=600, longest=256)
+    lists, half = (("word_lists", 1.0),), (("natural", 0.5), ("word_lists", 0.5))
+    phases = (Phase("pretrain", 20, 256, lists, 1e4, (1.0, 1.0)), Phase("pretrain", 20, 256, half, 1e4, (1.0, 1.0)))
+    stream = build.row_stream(replace(TINY, phases=phases), tokenizer, read, words)
+    answered = [float((stream.rows(step).weights == np.float32(2.0)).mean()) for step in range(40)]
+    assert np.mean(answered[20:]) == pytest.approx(np.mean(answered[:20]) / 2, rel=0.3)
+
+
 @pytest.mark.parametrize(
     ("step", "stage", "rate", "words"),
     [
         (0, "pretrain", 1 / 60, 150),
         (1800, "pretrain", 1.0, 150),
-        (2800, "pretrain", 1.0, 850),
-        (4700, "pretrain", 0.5, 2000),
-        (6000, "pretrain", 0.2, 2000),
+        (2800, "pretrain", 1.0, 450),
+        (4700, "pretrain", 0.5, 1000),
+        (6000, "pretrain", 0.2, 1000),
     ],
 )
 def test_the_recipe_says_what_a_step_is(step, stage, rate, words):
