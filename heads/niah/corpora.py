@@ -84,8 +84,13 @@ class CorpusLoss(Result):
 
     @property
     def verdict(self) -> str:
-        """The perplexity of every corpus."""
-        return ", ".join(f"{name} PPL {self.ppl(name)}" for name in self.names)
+        """The perplexity of every corpus; where a judge was named, LongPPL by it."""
+        told = ", ".join(f"{name} PPL {self.ppl(name)}" for name in self.names)
+        if self.judged is None:
+            return told
+        long = {name: self.long_ppl(name, self.judged) for name in self.names}
+        found = ", ".join(f"{name} {value if value.n else 'no key token'}" for name, value in long.items())
+        return f"{told}; LongPPL {found}, judged by {self.meta['judge']['name']}"
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a corpus: corpus, windows, tokens, ppl with its interval, mean nats that the long context saves."""

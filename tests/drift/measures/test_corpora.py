@@ -183,6 +183,7 @@ def test_a_judge_that_was_named_chooses_the_key_tokens(tiny_series, folder):
     named = replace(
         other, judged=np.array([[False, True], [False, False]]), meta={"judge": {"name": "big", "weights": "ab" * 9}}
     )
+    assert named.verdict == "wiki PPL 2.72 [2.72, 2.72]; LongPPL wiki 2.72 (no interval: too few units), judged by big"
     assert judge_of(run_of(point(0, corpora=named))) == "big (weights abababababab)"
     assert judge_of(run_of(point(5, corpora=other))) == "the last checkpoint measured, 5, which favours it"
     assert (
