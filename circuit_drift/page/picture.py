@@ -27,5 +27,5 @@ def picture(figure: "go.Figure") -> str:
     try:
         drawn: bytes = still.to_image(format="svg", width=WIDTH)
     except (ValueError, RuntimeError, ImportError, OSError) as error:
-        raise DriftError(f"{NEEDED} ({str(error).strip().splitlines()[0]})") from error
+        raise DriftError(f"{NEEDED} ({str(error).strip().splitlines()[0].rstrip(',.')})") from error
     return "data:image/svg+xml;base64," + base64.b64encode(drawn).decode()

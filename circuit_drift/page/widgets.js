@@ -183,7 +183,8 @@ const Widgets = (() => {
 
     function graph(rows) {
       const lines = Atlas.bundles(rows).slice(0, MOST_LINES), used = lines.flatMap((line) => line.rows);
-      const layers = Atlas.layers(atlas.shape, used), width = Math.max(560, canvas.clientWidth || 900);
+      const layers = Atlas.layers(atlas.shape, used), most = Math.max(...layers.map((row) => row.heads.length));
+      const width = Math.max(224 + 56 * most, canvas.clientWidth || 900);
       const step = Math.min(110, Math.max(58, 600 / layers.length)), height = step * (layers.length - 1) + 78;
       const at = new Map(), left = 74, right = width - 150;
       layers.forEach((row, i) => {
