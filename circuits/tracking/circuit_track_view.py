@@ -22,22 +22,21 @@ from circuits.tracking.contrasts import sentences
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from circuits.tracking.changepoints import Split
     from circuits.tracking.circuit_track import CircuitTrack
 
 
 def circuit_track_verdict(track: "CircuitTrack") -> str:
     """Where the circuit changed, which phases that leaves, and how settled the end is."""
     steps = track.steps
-    if not track.change_points:
-        told = f"No change point in {len(track)} checkpoints (steps {steps[0]} to {steps[-1]})"
+    jumps = ", ".join(_place(track, split) for split in track.change_points if split.sudden)
+    cuts = ", ".join(_place(track, split) for split in track.change_points if not split.sudden)
+    drift = f"steady drift fits as well as a jump, and is best cut {cuts}" if cuts else ""
+    if jumps:
+        told = f"The circuit changes {jumps}" + (f"; elsewhere {drift}" if drift else "")
     else:
-        places = [
-            f"between steps {steps[split.index - 1]} and {steps[split.index]} "
-            f"[{steps[max(split.low - 1, 0)]}, {steps[split.high]}] (p = {split.p:.2g}"
-            f"{'' if split.sudden else '; no jump: steady drift fits as well, and is best cut there'})"
-            for split in track.change_points
-        ]
-        told = f"The circuit changes {', '.join(places)}"
+        told = f"No change point in {len(track)} checkpoints (steps {steps[0]} to {steps[-1]})"
+        told += f", though the circuit changes: {drift}" if drift else ""
     last = track.phases[-1]
     known = [step for step, share in zip(steps, track.reliability, strict=True) if share > 0.5]
     formed = (
@@ -47,6 +46,13 @@ def circuit_track_verdict(track: "CircuitTrack") -> str:
         f"; its last phase, from step {last.first}, is alike at {last.likeness:.2f}" if isfinite(last.likeness) else ""
     )
     return " ".join([f"{told}{formed}{alike}.", sentences(track.contrasts)]).rstrip()
+
+
+def _place(track: "CircuitTrack", split: "Split") -> str:
+    """Between which steps a stretch is cut, with the interval and p."""
+    steps = track.steps
+    ends = f"[{steps[max(split.low - 1, 0)]}, {steps[split.high]}]"
+    return f"between steps {steps[split.index - 1]} and {steps[split.index]} {ends} (p = {split.p:.2g})"
 
 
 def circuit_track_figure(track: "CircuitTrack") -> "go.Figure":
@@ -78,7 +84,7 @@ def circuit_track_figure(track: "CircuitTrack") -> "go.Figure":
         fillcolor="rgba(118, 118, 118, 0.25)",
     )
     figure.update_yaxes(title_text=f"Jaccard, {track.n_edges} edges", range=[0, 1])
-    number = len(track.change_points)
+    number = sum(split.sudden for split in track.change_points)
     dress(
         figure,
         title=f"{counted(number, 'change point')} in {len(track)} checkpoints",

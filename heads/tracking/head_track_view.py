@@ -132,7 +132,7 @@ def _middle(track: "HeadTrack") -> tuple[str, ...]:
         return ()
     first, last = (f"{curve.value[i]:+.2g} [{curve.low[i]:+.2g}, {curve.high[i]:+.2g}]" for i in (0, -1))
     return (
-        f"needles at 30 to 80 % depth cost {first} nats per answer token more than the others at step "
+        f"NLL of answers at 30 to 80 % depth minus that at other depths: {first} nats per token at step "
         f"{track.steps[0]:,}, {last} at step {track.steps[-1]:,}",
     )
 

@@ -415,6 +415,17 @@ def test_the_verdict_of_an_evolution_word_for_word():
         "The circuit changes between steps 100 and 200 [100, 200] (p = 0.02), between steps 200 and 400 [200, 400] "
         f"(p = 0.005); it stands out of the prompt noise from step 200 on. {sentences([told()])}"
     )
+    drifting = evolved(change_points=(Split(1, 1, 2, 0.012, sudden=False),))
+    assert drifting.verdict.startswith(
+        "No change point in 3 checkpoints (steps 100 to 400), though the circuit changes: steady drift fits as well as "
+        "a jump, and is best cut between steps 100 and 200 [100, 400] (p = 0.012); it stands out of the prompt noise "
+    )
+    assert drifting.plot().layout.title.text == "0 change points in 3 checkpoints"
+    mixed = evolved(change_points=(Split(1, 1, 1, 0.02), Split(2, 2, 2, 0.005, sudden=False)))
+    assert mixed.verdict.startswith(
+        "The circuit changes between steps 100 and 200 [100, 200] (p = 0.02); elsewhere steady drift fits as well as a "
+        "jump, and is best cut between steps 200 and 400 [200, 400] (p = 0.005); "
+    )
     none = evolved(change_points=(), reliability=np.array([0.1, 0.5, NAN]), likeness=np.full((3, 3), 0.5))
     assert none.verdict == (
         "No change point in 3 checkpoints (steps 100 to 400); it never stands out of noise; its last phase, from step "

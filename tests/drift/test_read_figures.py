@@ -279,8 +279,9 @@ def test_the_figure_counts_the_steps_that_rewire_more_than_noise(rewired, overla
     frame = overlaps
     figure = rewiring_figure(rewired, frame)
     assert _title(figure) == (
-        "2 of 3 steps between neighbours rewire more than prompt noise",
-        "a line below the grey band is real rewiring; inside it, other prompts would have changed as much",
+        "2 of 3 steps between neighbours overlap less than two halves of the facts do",
+        "facts that either of two checkpoints recalls, together; inside the band a line neither shows nor rules out a "
+        "change",
     )
     lines = _traces(figure)
     assert {tuple(trace.x) for trace in figure.data} == {(1, 2, 3, 4)}

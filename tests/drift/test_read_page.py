@@ -309,7 +309,7 @@ def test_every_figure_has_its_title_read_aloud(told):
         "heads": "Retrieval heads (score > 0.1): 0 at the start, 2 at most, 2 at the end",
         "leading-heads": "a0.h1 leads: 0.06 at the start, 0.75 at its peak, 0.75 at the end",
         "recall": "Fact recall at the end: old 1.00, new 0.80",
-        "circuits": "1 of 3 steps between neighbours rewire more than prompt noise",
+        "circuits": "1 of 3 steps between neighbours overlap less than two halves of the facts do",
         "roles": "The first mover head stands out at step 100; the last circuit has 1",
         "emergence": "recall emerges between steps 100 and 200 [95 %: 100 to 200]",
         "circuit-step100-step300": "2 edges changed for real; 1 gained, 1 lost",

@@ -311,7 +311,7 @@ def test_the_findings_of_a_monitor_word_for_word():
         "-4.9 % [-5.8, -3.9] per doubling",
         "deceptive saturation: needle score saturated at step 1,000; answer PPL still falls 4.9 % [3.9, 5.8] per "
         "doubling after it",
-        "needles at 30 to 80 % depth cost +0.5 [+0.4, +0.6] nats per answer token more than the others at step 100, "
+        "NLL of answers at 30 to 80 % depth minus that at other depths: +0.5 [+0.4, +0.6] nats per token at step 100, "
         "-0.1 [-0.2, +0.05] at step 10,000",
         "answer PPL = -1.5 [-1.75, -1.25] ln(tokens) +20, R^2 = 0.98, largest residual 0.3",
         "needle_score against MMLU: their changes from checkpoint to checkpoint correlate at +0.10; their levels at "

@@ -151,8 +151,9 @@ def rewiring_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
     steps = int(frame["to_previous"].notna().sum())
     theme.dress(
         figure,
-        title=f"{beyond} of {steps} steps between neighbours rewire more than prompt noise",
-        subtitle="a line below the grey band is real rewiring; inside it, other prompts would have changed as much",
+        title=f"{beyond} of {steps} steps between neighbours overlap less than two halves of the facts do",
+        subtitle="facts that either of two checkpoints recalls, together; inside the band a line neither shows nor "
+        "rules out a change",
         height=640,
     )
     over_checkpoints(figure, run).update_xaxes(title_text="", row=1, col=1)
