@@ -126,6 +126,11 @@ class Transfer(Result):
             return f"What the circuit of {circuit_name} keeps of the {what} in {model_name} is {NO_EFFECT}."
         low, high = self.interval(circuit, model)
         loss, loss_low, loss_high = self.loss(circuit, model)
+        if np.isnan(loss_low):
+            return (
+                f"The circuit of {circuit_name} keeps {value:.2f} of the {what} in {model_name}, whose own keeps "
+                f"{self.values[model, model]:.2f}: too few facts for an interval."
+            )
         if loss_low > LOSS:
             sense = "the function has moved"
         elif loss_high < LOSS:
