@@ -143,7 +143,7 @@ def test_the_figure_of_drift_counts_what_left_the_floor(both, monkeypatch):
     figure = figures.circuit_drift_figure(both)
     assert figure.layout.title.text == "The circuit left its noise floor in 1 of 2 epochs"
     assert figure.layout.title.subtitle.text == (
-        "facts that either epoch recalls, together; above the dots a line neither shows nor rules out a change"
+        "facts that either epoch recalls, together; above the dots a change is neither shown nor ruled out"
     )
     assert {t.name: list(t.y) for t in figure.data} == {
         "noise floor, 5 %": [0.6, 0.6],

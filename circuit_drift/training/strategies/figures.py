@@ -158,7 +158,7 @@ def circuit_drift_figure(trained: Sequence[Trained]) -> "go.Figure":
     return _dress(
         figure,
         title=f"The circuit left its noise floor in {beyond} of {epochs} epochs",
-        subtitle="facts that either epoch recalls, together; above the dots a line neither shows nor rules out a change",
+        subtitle="facts that either epoch recalls, together; above the dots a change is neither shown nor ruled out",
         height=_height(len(drifts)),
     )
 
