@@ -1,7 +1,7 @@
 "use strict";
 // What became of edges between two checkpoints, from thinned scores: the rules of circuits.diff, without a figure.
 const Atlas = (() => {
-  const STATUSES = ["gained", "lost", "strengthened", "weakened", "flipped", "kept", "uncertain"];
+  const STATUSES = ["gained", "lost", "strengthened", "weakened", "flipped", "kept", "uncertain", "beyond"]; // beyond: changed, in neither circuit
   const CHANGES = STATUSES.slice(0, 5);
   const LEVEL = 0.05; // of the test that the graph changed at all
 
@@ -67,7 +67,8 @@ const Atlas = (() => {
     const rows = edges.map(([writer, reader], i) => {
       const stop = place === null ? atlas.levels.length : Number(group.stops[place][i]);
       const apart = group.apart[choice.a][i] === "1" && group.apart[choice.b][i] === "1";
-      const status = statusOf(meanA[i], meanB[i], inA[i], inB[i], real && stop <= choice.level, apart);
+      const moved = real && stop <= choice.level, found = statusOf(meanA[i], meanB[i], inA[i], inB[i], moved, apart);
+      const status = moved && found === "outside" ? "beyond" : found;
       return { writer, reader, a: meanA[i], b: meanB[i], delta: meanB[i] - meanA[i], stop, status };
     }).filter((row) => row.status !== "outside").sort((x, y) => Math.abs(y.delta) - Math.abs(x.delta));
     const counts = Object.fromEntries(STATUSES.map((name) => [name, rows.filter((row) => row.status === name).length]));

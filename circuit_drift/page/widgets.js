@@ -4,7 +4,7 @@ const Widgets = (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const LOOKS = { // dash, side that edges bow to, sign in their middle, word
     gained: ["", 1, "+", "gained"], lost: ["2 5", -1, "×", "lost"], strengthened: ["13 4", 0.55, "▲", "stronger"],
-    weakened: ["7 5", -0.55, "▼", "weaker"], flipped: ["12 4 2 4", 0.2, "⇄", "sign flipped"], kept: ["", 0.05, "", "kept"], uncertain: ["1 4", -0.05, "?", "uncertain"],
+    weakened: ["7 5", -0.55, "▼", "weaker"], flipped: ["12 4 2 4", 0.2, "⇄", "sign flipped"], kept: ["", 0.05, "", "kept"], uncertain: ["1 4", -0.05, "?", "uncertain"], beyond: ["3 3", 0.35, "○", "changed outside the circuits"],
   };
   const MOST_LINES = 120;
   const byId = new Map();
@@ -110,7 +110,7 @@ const Widgets = (() => {
   // --- what rewired ---------------------------------------------------------------------------------------------
 
   function rewired(place, atlas) {
-    const state = { group: 0, a: atlas.start[0], b: atlas.start[1], level: atlas.level, size: Math.min(atlas.usual, atlas.groups[0].largest), view: "graph", hidden: new Set(["kept", "uncertain"]), node: null };
+    const state = { group: 0, a: atlas.start[0], b: atlas.start[1], level: atlas.level, size: Math.min(atlas.usual, atlas.groups[0].largest), view: "graph", hidden: new Set(["kept", "uncertain", "beyond"]), node: null };
     const told = make("p", { class: "told", "aria-live": "polite" }), canvas = make("div", { class: "canvas" });
     const panel = make("div", { class: "panel", "aria-live": "polite" }), controls = make("div", { class: "controls" }), legend = make("div", { class: "controls legend", role: "group", "aria-label": "Classes of edges" });
     place.replaceChildren(controls, told, legend, canvas, panel);
@@ -145,7 +145,7 @@ const Widgets = (() => {
 
     function drawView(found) {
       const rows = found.rows.filter((row) => !state.hidden.has(row.status));
-      canvas.replaceChildren(rows.length ? (state.view === "graph" ? graph(rows) : heat(rows)) : make("p", { class: "sub" }, "Nothing to draw at this choice; other classes of edges are switched on above."));
+      canvas.replaceChildren(rows.length ? (state.view === "graph" ? graph(rows) : heat(rows)) : make("p", { class: "sub" }, found.rows.length ? "Nothing to draw of the classes that are on; others are switched on above." : "No edge of either circuit, and no change, among the edges on this page."));
       tell(found);
     }
 

@@ -98,11 +98,13 @@ def test_the_page_names_what_a_diff_names(graphs, atlas):
     for (a, b, size), found in zip(asked, told, strict=True):
         diff = circuits.diff(graphs[a], graphs[b], n_edges=size, splits=2, exchanges=0)
         wanted = {name: str(status) for name, status in zip(EDGES, diff.status, strict=True) if status != "outside"}
+        moved = {name for name, changed in zip(EDGES, diff.changed, strict=True) if changed and name not in wanted}
+        wanted |= dict.fromkeys(moved & set(atlas.groups[0].edges), "beyond")
         assert {f"{row['writer']}->{row['reader']}": row["status"] for row in found["rows"]} == wanted
         assert found["changed"] == diff.n_significant
         assert found["counts"] == {name: list(wanted.values()).count(name) for name in found["counts"]}
         seen |= set(wanted.values())
-    assert seen >= {"gained", "lost", "strengthened", "weakened", "flipped", "kept"}
+    assert seen >= {"gained", "lost", "strengthened", "weakened", "flipped", "kept", "beyond"}
 
 
 @needs_node
