@@ -129,7 +129,7 @@ def profile_changes(shape: GraphShape, a: Floats, b: Floats, *, paired: bool) ->
         with np.errstate(invalid="ignore", divide="ignore"):
             freedom = variance**2 / (of_a**2 / (len(a) - 1) + of_b**2 / (len(b) - 1))
     unknown = (second.slow - first.slow) - (second.fast - first.fast)
-    half = _quantile(freedom, min(len(a), len(b))) * np.sqrt(variance + unknown**2 / 4)
+    half = _t_point(freedom, min(len(a), len(b))) * np.sqrt(variance + unknown**2 / 4)
     columns = (first.value, second.value, delta, delta - half, delta + half)
     return tuple(ProfileChange(name, *(float(c[i]) for c in columns)) for i, name in enumerate(PROFILES))
 
@@ -156,7 +156,7 @@ def _of_halves(sums: _Sums, scores: Floats) -> Floats:
     return np.asarray(sum(len(part) * sums.of(scores[part].mean(0, dtype=np.float64)) for part in halves) / n / SPLITS)
 
 
-def _quantile(freedom: Floats, units: int) -> Floats:
+def _t_point(freedom: Floats, units: int) -> Floats:
     from scipy.stats import t
 
     known = np.where(np.isfinite(freedom), freedom, units - 1)
