@@ -157,7 +157,7 @@ const Widgets = (() => {
       const heads = ["edge", `score at ${a}`, `score at ${b}`, "change", "q", "became"];
       const save = make("a", { class: "csv", download: "edges.csv", href: "data:text/csv;charset=utf-8," + encodeURIComponent(Atlas.csv(atlas, state, rows)) }, "Download these edges as CSV");
       if (!node) {
-        const all = make("details", { class: "data" }, make("summary", {}, `All ${rows.length} edges of the two circuits`), table(heads, cells, "Edges of the two circuits"), make("p", {}, save));
+        const all = make("details", { class: "data" }, make("summary", {}, `All ${rows.length} edges at this choice`), table(heads, cells, "Edges at this choice"), make("p", {}, save));
         panel.replaceChildren(all);
         return;
       }
