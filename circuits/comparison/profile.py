@@ -110,7 +110,7 @@ def profile_changes(shape: GraphShape, a: Floats, b: Floats, *, paired: bool) ->
     n^-a with n. The error is the jackknife's over the units, with the difference that a = 0.6 instead of 0.9 makes as
     a further half-width of one standard error, and the interval Student's. Intervals about the jackknife's own
     corrected values covered .6 to .98, as its corrections of |m|, which is not smooth at 0, are far noisier than it
-    tells; these cover .89 to 1 from 16 facts on (`benchmarks/calibration/coverage.py`).
+    tells; these cover .88 to 1 from 16 facts on (`benchmarks/calibration/coverage.py`).
 
     Args:
         shape: the graph.
