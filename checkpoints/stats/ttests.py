@@ -119,6 +119,20 @@ def selected_interval(
     return np.where(chosen, test.delta - half, np.nan), np.where(chosen, test.delta + half, np.nan)
 
 
+def reach(freedom: Floats, units: int, *, level: float = LEVEL) -> Floats:
+    """How many standard errors a t interval reaches to each side; NaN below `FEWEST` units.
+
+    Args:
+        freedom: [...] degrees of freedom; one less than the units where that is not known.
+        units: of the smaller side.
+        level: coverage.
+    """
+    from scipy.stats import t
+
+    known = np.where(np.isfinite(freedom), freedom, units - 1)
+    return np.asarray(np.where(units < FEWEST, np.nan, t.ppf((1 + level) / 2, np.maximum(known, 1))))
+
+
 def smallest_p(units: Floats | int) -> Floats:
     """The smallest p that so many units can give: that of a sign test with every sign alike, 2^(1 - units)."""
     return np.asarray(2.0 ** (1 - np.maximum(units, 1)))

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.stats.units import FEWEST
+from checkpoints.stats.ttests import reach
 from circuits.graph.shape import GraphShape
 
 Floats = NDArray[np.floating]
 LARGE = 200_000
 PROFILES = ("centre of mass, layers", "effective edges", "effective nodes", "total |score|")
-LEVEL = 0.95
 SPLITS = 8
 EXPONENT, EXPONENTS = 0.7, (0.6, 0.9)
 """How the bias of |mean| over n facts falls, n^-a: by 1/2 for edges without a score, by 1 for those with one."""
@@ -129,7 +128,7 @@ def profile_changes(shape: GraphShape, a: Floats, b: Floats, *, paired: bool) ->
         with np.errstate(invalid="ignore", divide="ignore"):
             freedom = variance**2 / (of_a**2 / (len(a) - 1) + of_b**2 / (len(b) - 1))
     unknown = (second.slow - first.slow) - (second.fast - first.fast)
-    half = _t_point(freedom, min(len(a), len(b))) * np.sqrt(variance + unknown**2 / 4)
+    half = reach(freedom, min(len(a), len(b))) * np.sqrt(variance + unknown**2 / 4)
     columns = (first.value, second.value, delta, delta - half, delta + half)
     return tuple(ProfileChange(name, *(float(c[i]) for c in columns)) for i, name in enumerate(PROFILES))
 
@@ -154,13 +153,6 @@ def _of_halves(sums: _Sums, scores: Floats) -> Floats:
     n, rng = len(scores), np.random.default_rng(len(scores))
     halves = [part for _ in range(SPLITS) for part in np.array_split(rng.permutation(n), 2)]
     return np.asarray(sum(len(part) * sums.of(scores[part].mean(0, dtype=np.float64)) for part in halves) / n / SPLITS)
-
-
-def _t_point(freedom: Floats, units: int) -> Floats:
-    from scipy.stats import t
-
-    known = np.where(np.isfinite(freedom), freedom, units - 1)
-    return np.asarray(np.where(units < FEWEST, np.nan, t.ppf((1 + LEVEL) / 2, np.maximum(known, 1))))
 
 
 def _times_log(values: Floats) -> Floats:
