@@ -14,7 +14,7 @@ demo: $(VENV)/.core
 	$(BIN)/circuit-drift run demo --store out/store --html out/report.html
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The pretrained SmolLM2-135M-Instruct, installed as a package: its retrieval heads, and a circuit for facts it knows.
 test-real: $(VENV)/.dev $(VENV)/.real

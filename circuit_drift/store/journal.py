@@ -18,7 +18,7 @@ from typing import Any
 
 from checkpoints.errors import StoreError
 from checkpoints.results.disk import older_than, read_regular, remove, write_file
-from circuit_drift.store.leases import TERM, Lease, Leases
+from circuit_drift.store.leases import LOCK, TERM, Lease, Leases
 
 ABANDONED = 7 * 24 * 3600.0
 LEADER, ABOUT = "leader", "about.json"
@@ -109,7 +109,7 @@ class Journal:
     def _is_a_sweep(self) -> bool:
         with suppress(OSError):
             names = [path.name for path in self.folder.iterdir() if not path.name.endswith(".draft")]
-            return all(name in (LEADER, ABOUT) or re.fullmatch(r"\d+\.json", name) for name in names)
+            return all(name in (LEADER, ABOUT, LOCK) or re.fullmatch(r"\d+\.json", name) for name in names)
         return False
 
     def led(self) -> bool:

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from checkpoints.errors import StoreError
-from checkpoints.results.disk import draft_of, read_regular
+from checkpoints.results.disk import draft_of, read_regular, remove
 from checkpoints.results.processes import process_mark, this_machine
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 LEASES_FOLDER = "claims"  # in a store; earlier versions, whose workers may share it, call it so
 TERM = 60.0
 BEATS = 4
+LOCK = ".lock"  # beside the leases
 LOCK_SECONDS = 10.0
 
 
@@ -208,8 +209,8 @@ def _remove(path: Path, holder: Holder) -> bool:
     with _alone(path.parent):
         if read_holder(path) != holder:
             return False
-        path.unlink()
-        return True
+        remove(path)
+        return not path.exists()
 
 
 @contextmanager
@@ -217,7 +218,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Nobody else takes leases away here meanwhile; without that promise where the file system has no locks."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / ".lock", timeout=LOCK_SECONDS)
+    lock = FileLock(folder / LOCK, timeout=LOCK_SECONDS)
     try:
         lock.acquire()
     except (NotImplementedError, OSError, Timeout) as error:

@@ -1,5 +1,7 @@
 """Nodes, neurons and experts: sums that must hold, single parts against the stock model, and exact runs of circuits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -167,7 +169,8 @@ def test_a_circuit_of_neurons_is_the_stock_run_with_the_others_replaced(family):
         for i in range(len(facts)):
             np.testing.assert_allclose(metrics[1, i], patched(model, facts, i, most), rtol=1e-9)
     result = node_faithfulness(model, most, facts, n_random=1)
-    assert "with 40 heads and neurons" in str(result)
+    told = replace(result, clean_metric=result.corrupt_metric + np.array([1.0, 1.5]))  # twins that make a difference
+    assert "with 40 heads and neurons" in str(told)
     assert result.metric.tolist() == metrics[1].tolist()
 
 

@@ -1,5 +1,7 @@
 """What results show of themselves, and what they refuse."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -201,7 +203,8 @@ def test_one_circuits_faithfulness_is_shown_and_survives_the_disk(model, facts, 
     assert tuple(frame["faithfulness"]) == (found.value, *found.random)
     assert found.plot().layout.title.text.startswith(f"{found.n_edges} edges keep")
     assert "log probability" in found.plot().layout.title.text
-    assert f"({min(found.random):.2f} to {max(found.random):.2f})" in str(found)
+    told = replace(found, clean_metric=found.corrupt_metric + np.linspace(1, 2, len(facts)))  # twins that differ
+    assert f"({min(told.random):.2f} to {max(told.random):.2f})" in str(told)
     back = Faithfulness.load(found.save(tmp_path / "one"))
     assert str(back) == str(found)
     assert back.to_frame().equals(frame)

@@ -14,7 +14,7 @@ from circuit_drift.cli.output.forms import shown_table
 from circuit_drift.cli.render import _console, _show
 from circuit_drift.cli.status import say
 from circuit_drift.page.axis import tick_labels
-from circuit_drift.page.page import Section, write_page
+from circuit_drift.page.page import SCRIPTS, Section, write_page
 from circuit_drift.record.record import Point, RunRecord
 
 HOSTILE = "a\x1b[31m\u202eb\x9bc\u200be\x07"
@@ -105,7 +105,7 @@ def test_every_section_keeps_its_figure_whatever_a_checkpoint_is_called(tmp_path
         assert f'<section class="part" id="{anchor.removeprefix("fig-")}">' in body
         assert f'<a href="#{anchor.removeprefix("fig-")}">' in body
         assert json.loads(document)["layout"]["title"]["text"] == label(name)
-    assert body.count("<script") == body.count("</script>") == 3
+    assert body.count("<script") == body.count("</script>") == len(drawn) + len(SCRIPTS)
     assert not set("\x1b\u202e\x9b\u200b\x07") & set(body)
     cells = base64.b64decode(re.search(r"base64,([A-Za-z0-9+/=]+)", body)[1]).decode()
     assert cells.endswith("\n'=1\n")

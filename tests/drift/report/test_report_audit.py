@@ -93,7 +93,7 @@ def test_suspect_and_missing_checkpoints_are_marked_on_the_step_axis(suspect: Ru
 
 def test_every_figure_over_steps_carries_the_marks(suspect: Run, tmp_path: Path):
     html = suspect.report(tmp_path / "report.html").read_text(encoding="utf-8")
-    axes = html.count('"title": {"text": "step (checkpoints evenly spaced)"}')
+    axes = html.count('"title":{"text":"step (checkpoints evenly spaced)"}')
     assert axes >= 2
     assert html.count("1 missing") == axes
 

@@ -2,6 +2,8 @@
 
 import re
 import sys
+import time
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 
@@ -116,16 +118,24 @@ def test_a_tracker_that_fails_is_told_no_more_and_ends_nothing(caplog):
     assert "second line" not in caplog.text
 
 
+def written_values(file: Path, name: bytes) -> list[bytes]:
+    """The values of a key in a run's file: each is led by its length."""
+    written = file.read_bytes()
+    keys = re.finditer(re.escape(bytes([len(name)]) + name + b"\x82\x01") + b"(.)", written, re.DOTALL)
+    return [written[key.end() : key.end() + key[1][0]] for key in keys]
+
+
 def test_wandb_writes_offline_in_any_order_of_steps(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     with Trackers.of(f"wandb:{tmp_path}") as trackers:
         trackers.log("line/cpt", 200, {"recall": 0.5})
         trackers.log("line/cpt", 100, {"recall": 0.25})
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    written = file.read_bytes()
-    assert b"line/cpt" in written
-    steps = re.findall(rb"\x04step\x82\x01.(\d+)", written, re.DOTALL)
-    told = re.findall(rb"\x06recall\x82\x01.(0\.\d+)", written, re.DOTALL)
+    deadline = time.monotonic() + 60
+    while len(written_values(file, b"recall")) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)  # the library's own process writes it
+    assert b"line/cpt" in file.read_bytes()
+    steps, told = written_values(file, b"step"), written_values(file, b"recall")
     assert list(dict.fromkeys(steps)) == [b"200", b"100"]
     assert list(dict.fromkeys(told)) == [b"0.5", b"0.25"], "the second row stays, though its step is an earlier one"
 

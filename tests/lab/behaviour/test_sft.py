@@ -161,10 +161,14 @@ def test_a_table_by_step_for_the_monitor(table, tokenizer):
     assert any(c.downstream in ("sft_codes", "sft_lives") and c.n == 3 for c in watched.correlations)
 
 
-def test_a_pass_at_k_is_that_of_k_attempts():
-    chance = np.array([0.0, 0.5, 1.0])
-    run = sft.Answered(np.zeros(3), chance, np.zeros(3))
-    score = SftMeasure(("niah",), attempts=3)._scores("niah", run, [run])[0]
+def test_a_pass_at_k_is_that_of_k_attempts(monkeypatch):
+    run = sft.Answered(np.zeros(3), np.array([0.0, 0.5, 1.0]), np.zeros(3))
+    monkeypatch.setattr(sft, "answered", lambda *_: run)
+    asked = {"niah": SimpleNamespace(prompts=())}
+    found = SftMeasure(("niah",), attempts=3)._ask(None, None, asked)["niah"]
+    assert found["pass@3"].tolist() == [0.0, 1 - 0.5**3, 1.0]
+    score = sft._scores("niah", found, [found])[0]
+    assert (score.metric, score.n) == ("pass@3", 3)
     assert score.value == pytest.approx(np.mean([0.0, 1 - 0.5**3, 1.0]))
 
 
