@@ -3,6 +3,9 @@
 # make real   set up .venv, train a real model on real facts; series/factbook/README.md
 # make docs   set up .venv, build the documentation into out/site
 # make mutants  set up .venv, plant faults in what people read, see the tests fail
+# Threads that spin for each other stand still on a busy machine: a demo of 2 minutes took 13 beside one training.
+export OMP_WAIT_POLICY ?= passive
+
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
