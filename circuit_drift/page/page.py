@@ -30,6 +30,7 @@ Figures = Literal["interactive", "svg"]
 CHAPTERS = ("Behaviour", "Heads", "Circuit", "What changed and why", "Data and checks")
 SHOWN = 3  # sentences of the verdict on the first screen
 CONTENTS = 4  # sections that a folded chapter names
+CSV_DIGITS = 8  # of the tables that the page itself carries
 SCRIPTS = ("atlas.js", "widgets.js", "page.js")
 RESERVED = ("verdict", "theme", *(f"chapter-{name.lower().replace(' ', '-')}" for name in CHAPTERS))
 _ODD = re.compile(r"[^A-Za-z0-9_.-]")
@@ -196,7 +197,8 @@ def _render(section: Section, anchor: str, page: Path, figures: Figures) -> dict
 def _tabled(frame: "pd.DataFrame", anchor: str, page: Path) -> dict[str, object]:
     """A table with its CSV, which lies beside the page where the table is long."""
     if len(frame) <= ROWS:
-        return {"table": _table(frame), "rows": counted(len(frame), "row"), "csv": _data_uri(to_csv(frame)), "left": ""}
+        text = to_csv(frame, CSV_DIGITS)
+        return {"table": _table(frame), "rows": counted(len(frame), "row"), "csv": _data_uri(text), "left": ""}
     beside = Path(f"{page.stem}-data", f"{anchor}.csv")
     write_file(page.parent / beside, to_csv(frame))
     whole = counted(len(frame), "row")

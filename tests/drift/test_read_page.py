@@ -213,7 +213,7 @@ def test_the_first_screen_holds_three_findings_key_numbers_and_the_whole_run(tol
     )
     assert [row[:4] for row in glance.table[:2]] == [
         ["step", "needle_accuracy", "recall_old", "recall_new"],
-        ["0", "0.0", "0.2", "0.0"],
+        ["0", "0", "0.2", "0"],
     ]
 
 
@@ -336,10 +336,10 @@ def test_the_numbers_below_a_figure_are_those_of_their_columns(told):
     ]
     assert told.sections["recall"].table == [
         ["step", "recall", "recall_old", "recall_new"],
-        ["0", "0.1", "0.2", "0.0"],
-        ["100", "0.2", "0.4", "0.0"],
-        ["200", "1.0", "1.0", "1.0"],
-        ["300", "0.9", "1.0", "0.8"],
+        ["0", "0.1", "0.2", "0"],
+        ["100", "0.2", "0.4", "0"],
+        ["200", "1", "1", "1"],
+        ["300", "0.9", "1", "0.8"],
     ]
     assert told.sections["heads"].rows == "16"
     assert [row[0] for row in told.sections["circuits"].table] == ["step", "0", "100", "200", "300"]
