@@ -221,7 +221,7 @@ def test_memory_is_flat_over_a_series(tmp_path, reuse):
         if loaded.checkpoint.step in (3, 14):
             tensors[loaded.checkpoint.step] = live_tensor_bytes(earlier)
     assert max(tensors.values()) < 2.2 * size  # one model and, once read ahead, one checkpoint's tensors
-    assert max(resident[4:]) - min(resident[4:]) < 3 * size
+    assert min(resident[10:]) - min(resident[4:10]) < 2 * size  # reading ahead comes and goes; what is kept would add 6
 
 
 @pytest.mark.parametrize("name", sorted(EAGER_ONLY))
