@@ -74,8 +74,6 @@ def mean_interval(
     Returns:
         lower and upper ends, each [...]; NaN where fewer than `FEWEST` units apply.
     """
-    from scipy.stats import t
-
     values = np.asarray(values, dtype=np.float64)
     _, index = np.unique(np.arange(len(values)) if cluster is None else cluster, return_inverse=True)
     applies = ~np.isnan(values)
@@ -87,7 +85,7 @@ def mean_interval(
     units = np.asarray((found > 0).sum(axis=0))
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.sqrt((away**2).sum(axis=0) * units / (units - 1)) / applies.sum(axis=0)
-        half = np.where(units < FEWEST, np.nan, t.ppf((1 + level) / 2, np.maximum(units - 1, 1)) * error)
+        half = reach(units - 1, units, level=level) * error
     return np.asarray(mean - half), np.asarray(mean + half)
 
 
@@ -119,7 +117,7 @@ def selected_interval(
     return np.where(chosen, test.delta - half, np.nan), np.where(chosen, test.delta + half, np.nan)
 
 
-def reach(freedom: Floats, units: int, *, level: float = LEVEL) -> Floats:
+def reach(freedom: Floats, units: Floats | int, *, level: float = LEVEL) -> Floats:
     """How many standard errors a t interval reaches to each side; NaN below `FEWEST` units.
 
     Args:
