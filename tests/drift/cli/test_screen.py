@@ -8,7 +8,7 @@ from rich.console import Console
 from circuit_drift.api.pairs import compare
 from circuit_drift.cli import render
 from circuit_drift.cli.comparing import _after_diff
-from circuit_drift.cli.output.screen import behaviour_frame, screen_tables
+from circuit_drift.cli.output.screen import behaviour_frame, interval, screen_tables
 from circuit_drift.cli.render import print_screen
 from tests.drift.handmade import WIRING_A, WIRING_B, graph, point, retrieval, roles, strengths
 
@@ -86,3 +86,7 @@ def test_the_last_line_offers_what_was_not_asked_for():
     assert len(f"circuit-drift: next: {offered}") <= 80
     assert _after_diff(everything=True, explained=False) == "--explain why, --html FILE figures"
     assert _after_diff(everything=True, explained=True) == "--html FILE figures"
+
+
+def test_a_change_stands_before_its_lower_and_its_upper_end():
+    assert interval(-0.123, -0.2, 0.05) == "-0.12 [-0.2, +0.05]"
