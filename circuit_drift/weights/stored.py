@@ -1,31 +1,95 @@
-"""Changes of weights as the store keeps them: of two checkpoints, found once."""
+"""Changes of weights as the store keeps them: of two checkpoints, found once; so is why they cannot be told."""
 
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import circuit_drift
 from checkpoints import Checkpoint
-from checkpoints.errors import StoreError
+from checkpoints.errors import StoreError, UnsupportedArchitecture
+from checkpoints.files.trust import allows_code
+from checkpoints.results.result import Result
 from circuit_drift.store.store import Store, key_of
 from circuit_drift.weights.change import WeightChange
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 NAME, VERSION = "weights", 1
+REFUSED = "weights-refused"
+UNREADABLE = (StoreError, LookupError, TypeError, ValueError)
+"""Of a stored result: it is then found anew."""
+
+
+@dataclass(frozen=True, repr=False)
+class Refusal(Result):
+    """Why the weights of two checkpoints cannot be compared.
+
+    Attributes:
+        reason: as `UnsupportedArchitecture` said it.
+        folders: of the two checkpoints then; the reason may name one.
+    """
+
+    artifact: ClassVar[str] = "weights-refused"
+    title: ClassVar[str] = "Weights"
+
+    reason: str
+    folders: tuple[str, str]
+
+    @property
+    def verdict(self) -> str:
+        """The reason."""
+        return self.reason
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row: the reason."""
+        import pandas as pd
+
+        return pd.DataFrame({"reason": [self.reason]})
+
+    def of(self, a: Checkpoint, b: Checkpoint) -> UnsupportedArchitecture:
+        """The refusal of the same checkpoints, wherever they are now."""
+        told = self.reason
+        for then, now in zip(self.folders, (a, b), strict=True):
+            told = told.replace(then, str(now.path))
+        return UnsupportedArchitecture(told)
 
 
 def kept_weight_change(a: Checkpoint, b: Checkpoint, store: Store) -> WeightChange:
     """What is stored of these weights under these configs, or what `compare.weight_change` finds; read without torch.
 
     Raises:
-        UnsupportedArchitecture: the model's parts are not recognised.
+        UnsupportedArchitecture: the model's parts are not recognised; kept for as long as nothing is upgraded.
         CheckpointMismatch: a file lacks what the other has.
     """
     sides = {side: {"weights": one.weights_hash, "config": one.config_hash} for side, one in (("a", a), ("b", b))}
     key = key_of({"measure": NAME, "version": VERSION, **sides})
     if store.has(NAME, key):
-        with suppress(StoreError, LookupError, TypeError, ValueError):  # what cannot be read is found anew
+        with suppress(*UNREADABLE):
             return replace(WeightChange.load(store.folder(NAME, key)), a=a.label, b=b.label)
+    never = key_of({"measure": REFUSED, **sides, **_judges(a, b)})
+    if store.has(REFUSED, never):
+        with suppress(*UNREADABLE):
+            raise Refusal.load(store.folder(REFUSED, never)).of(a, b)
     from circuit_drift.weights.compare import weight_change
 
-    found = weight_change(a, b)
-    with suppress(StoreError):  # a store may be there to be read alone
-        found.save(store.folder(NAME, key))
+    try:
+        found = weight_change(a, b)
+    except UnsupportedArchitecture as error:
+        _keep(Refusal(str(error), (str(a.path), str(b.path))), store, REFUSED, never)
+        raise
+    _keep(found, store, NAME, key)
     return found
+
+
+def _judges(a: Checkpoint, b: Checkpoint) -> Mapping[str, Any]:
+    """What decides besides the checkpoints whether their architecture is known: packages, and code that may run."""
+    packages = {"circuit-drift": circuit_drift.__version__, "transformers": version("transformers")}
+    return {"packages": packages, "code": [allows_code(one.path, one.repo) for one in (a, b)]}
+
+
+def _keep(found: Result, store: Store, name: str, key: str) -> None:
+    with suppress(StoreError):  # a store may be there to be read alone
+        found.save(store.folder(name, key))

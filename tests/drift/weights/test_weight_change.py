@@ -1,5 +1,8 @@
 """Changes of weights without a prompt, held against dense products, for every family."""
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +11,17 @@ import torch
 from transformers import PreTrainedModel
 
 from checkpoints import open_checkpoint
+from checkpoints.errors import UnsupportedArchitecture
+from checkpoints.files.trust import ALLOWED
 from checkpoints.model.anatomy import anatomy
+from circuit_drift.store.store import Store
 from circuit_drift.weights.change import WeightChange
 from circuit_drift.weights.compare import weight_change
 from circuit_drift.weights.maps import Factors, compared
 from circuit_drift.weights.reading import both
+from circuit_drift.weights.stored import kept_weight_change
 from tests.circuits.circuit_families import FAMILIES, build
+from tests.drift.handmade import write_series
 
 
 def saved(folder: Path, model: PreTrainedModel) -> Path:
@@ -133,3 +141,34 @@ def test_a_change_is_kept_and_drawn(tmp_path: Path):
     qk, ov = found.plot().data
     assert np.asarray(qk.z) == pytest.approx(found.qk)
     assert np.asarray(ov.z) == pytest.approx(found.ov)
+
+
+READS_REFUSED = """
+import sys
+from checkpoints import open_checkpoint
+from circuit_drift.store.store import Store
+from circuit_drift.weights.stored import kept_weight_change
+
+*pair, store = sys.argv[1:]
+try:
+    kept_weight_change(*map(open_checkpoint, pair), Store.open(store))
+except Exception as error:
+    print(type(error).__name__, error)
+print(sorted({"torch", "transformers"} & set(sys.modules)))
+"""
+
+
+def test_a_refused_architecture_is_remembered_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    a, b = (open_checkpoint(folder) for folder in sorted(write_series(tmp_path / "lines", (0, 10)).iterdir()))
+    store = Store.open(tmp_path / "store")
+    with pytest.raises(UnsupportedArchitecture, match="`handmade`") as first:
+        kept_weight_change(a, b, store)
+    moved = [open_checkpoint(shutil.copytree(each.path, tmp_path / "moved" / each.path.name)) for each in (a, b)]
+    words = [sys.executable, "-c", READS_REFUSED, *(str(each.path) for each in moved), str(store.path)]
+    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    reason = str(first.value).replace(str(a.path), str(moved[0].path))
+    assert told == f"UnsupportedArchitecture {reason}\n[]\n"
+    monkeypatch.setitem(sys.modules, "circuit_drift.weights.compare", None)
+    monkeypatch.setenv(ALLOWED, str(a.path))  # code that may run now may make a model of it: asked anew
+    with pytest.raises(ImportError):
+        kept_weight_change(a, b, store)
