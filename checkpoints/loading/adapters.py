@@ -20,6 +20,23 @@ def merge_adapter(folder: Path, weights: Weights, base: "PreTrainedModel") -> "P
     """Merge the PEFT adapter in a folder into its base model, which is used up.
 
     Raises:
+        DriftError, CorruptWeights: see `wrapped_base`.
+    """
+    wrapped = wrapped_base(folder, weights, base)
+    _set_apart(wrapped)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tied weights, which were set apart
+            merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
+    except Exception as error:
+        raise CorruptWeights(f"the adapter {folder} cannot be merged into its base model: {_line(error)}") from error
+    return merged
+
+
+def wrapped_base(folder: Path, weights: Weights, base: "PreTrainedModel") -> Any:
+    """A base model with the PEFT adapter in a folder around it, every tensor of which is in its place.
+
+    Raises:
         DriftError: peft is not installed, or the adapter's config names a module to import.
         CorruptWeights: the adapter does not fit the base, or does not cover what its config promises.
     """
@@ -54,14 +71,7 @@ def merge_adapter(folder: Path, weights: Weights, base: "PreTrainedModel") -> "P
             "changes no weights; only adapters that do (LoRA, DoRA, IA3, ...) can be measured"
         )
     _require_taken(folder, weights, peft, wrapped)
-    _set_apart(wrapped)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tied weights, which were set apart
-            merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
-    except Exception as error:
-        raise CorruptWeights(f"the adapter {folder} cannot be merged into its base model: {_line(error)}") from error
-    return merged
+    return wrapped
 
 
 def _line(error: Exception) -> str:

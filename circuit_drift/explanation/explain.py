@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from checkpoints import Checkpoint, open_checkpoint
 from checkpoints.errors import BadPrompt, require_choice
+from checkpoints.loading.lora import load_on_one_base
 from checkpoints.placement import ANYWHERE, Placement
 from checkpoints.series.compat import require_same_model
 from circuit_drift.explanation.behaviours import (
@@ -20,7 +21,7 @@ from circuit_drift.explanation.behaviours import (
     text_behaviour,
 )
 from circuit_drift.explanation.explanation import DEFAULT_EFFORT, Effort, Explanation, order_of
-from circuit_drift.explanation.line import Line, line_between
+from circuit_drift.explanation.line import Line, line_along, line_between
 from circuit_drift.explanation.outputs import patch_outputs, writer_of
 from circuit_drift.explanation.patching import patch
 from circuit_drift.explanation.shares import NoGradient, PathShares, integrate, one_by_one
@@ -185,7 +186,14 @@ def named_behaviour(metric: str, loaded: "LoadedModel", prompts: Prompts) -> Beh
 
 @contextmanager
 def opened_line(a: Checkpoint, b: Checkpoint, placement: Placement) -> Iterator[tuple[Line, "LoadedModel"]]:
-    """The line between two checkpoints; their two models are all that is in memory."""
+    """The line between two checkpoints; their two models, or one and adapters' factors, are all that is in memory."""
+    if (adapted := load_on_one_base(a, b, placement)) is not None:
+        loaded, change = adapted
+        try:
+            yield line_along(loaded.model, change), loaded
+        finally:
+            loaded.release()
+        return
     with a.open(placement) as first:
         with b.open(placement) as second:
             line = line_between(first.model, second.model)

@@ -11,7 +11,11 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from checkpoints.errors import CheckpointMismatch, DriftError, UnsupportedArchitecture
+from checkpoints.loading.lora import LowRank
 from circuit_drift.explanation.components import Components, Gate, Site, components_of
+
+Step = Tensor | LowRank
+"""B - A of one parameter, in full or as thin factors."""
 
 
 @dataclass(slots=True)
@@ -21,13 +25,13 @@ class Line:
     Attributes:
         model: its weights move; nothing requires a gradient.
         components: its parts.
-        change: B - A of every parameter that differs, by name.
+        change: B - A of every parameter that differs, by name; as factors only of linear maps.
         at: where the model stands now, 0 = A, 1 = B.
     """
 
     model: PreTrainedModel
     components: Components
-    change: Mapping[str, Tensor]
+    change: Mapping[str, Step]
     at: float = 0.0
 
     def move(self, to: float) -> None:
@@ -36,8 +40,11 @@ class Line:
             return
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
-                if name in self.change:
-                    parameter.add_(self.change[name], alpha=to - self.at)
+                step = self.change.get(name)
+                if isinstance(step, LowRank):
+                    parameter.addmm_(step.left, step.right, alpha=to - self.at)
+                elif step is not None:
+                    parameter.add_(step, alpha=to - self.at)
         self.at = to
 
     @property
@@ -55,12 +62,17 @@ class Line:
         """Places of the components whose weights differ."""
         places: set[int] = set()
         for site in self.sites:
-            weight, bias = self.change.get(site.weight), self.change.get(site.bias or "")
-            places |= _touched(site, weight, bias)
+            places |= _touched(site, self.change.get(site.weight), vector(self.change, site.bias))
         for gate in self.gates:
-            moved = self.change[gate.weight].reshape(len(gate.labels), -1).ne(0).any(1).cpu()
+            moved = self.gated(gate.weight).reshape(len(gate.labels), -1).ne(0).any(1).cpu()
             places |= set(gate.labels[moved].tolist())
         return tuple(sorted(places))
+
+    def gated(self, name: str) -> Tensor:
+        """The change of a gate's parameter."""
+        step = self.change[name]
+        assert isinstance(step, Tensor)
+        return step
 
     @contextmanager
     def patched(self, places: Collection[int], by: float) -> Iterator[dict[str, Tensor]]:
@@ -84,7 +96,7 @@ class Line:
             for gate in self.gates:
                 mask = torch.isin(gate.labels, chosen)
                 if bool(mask.any()):
-                    own, change = self.model.get_parameter(gate.weight), self.change[gate.weight]
+                    own, change = self.model.get_parameter(gate.weight), self.gated(gate.weight)
                     given[gate.weight] = own + by * change * _along_first(mask.to(change), change)
             yield given
         finally:
@@ -116,7 +128,7 @@ def line_between(a: PreTrainedModel, b: PreTrainedModel) -> Line:
             )
     _require_same_buffers(a, b)
     components = components_of(a)
-    change = {}
+    change: dict[str, Step] = {}
     with torch.no_grad():
         for name, parameter in own.items():
             other[name].sub_(parameter.to(other[name].device))
@@ -125,9 +137,24 @@ def line_between(a: PreTrainedModel, b: PreTrainedModel) -> Line:
     return Line(a, components, change)
 
 
-def contribution(
-    site: Site, x: Tensor, change: Mapping[str, Tensor], mask: Tensor | None, *, with_bias: bool
-) -> Tensor:
+def line_along(model: PreTrainedModel, change: Mapping[str, Step]) -> Line:
+    """The line from a model along the change of some of its parameters.
+
+    Raises:
+        UnsupportedArchitecture: quantised weights, or parts that are not recognised.
+        DriftError: less than float32.
+    """
+    _require_exact(model)
+    components = components_of(model)
+    linear = {site.weight for site in components.sites if site.form in ("outputs", "inputs")}
+    full = {
+        name: step.dense() if isinstance(step, LowRank) and name not in linear else step
+        for name, step in change.items()
+    }
+    return Line(model, components, full)
+
+
+def contribution(site: Site, x: Tensor, change: Mapping[str, Step], mask: Tensor | None, *, with_bias: bool) -> Tensor:
     """What a site's change adds to its output at an input: [..., outputs].
 
     Args:
@@ -137,14 +164,15 @@ def contribution(
         mask: [features] which of its outputs, or inputs, to count; ``None`` = all.
         with_bias: whether the bias counts, where inputs are divided.
     """
-    weight, bias = change.get(site.weight), change.get(site.bias or "")
+    weight, bias = change.get(site.weight), vector(change, site.bias)
     keep = None if mask is None else mask.to(x.device)
     if site.form == "lookup":
-        assert weight is not None
+        assert isinstance(weight, Tensor)
         return scaled_lookup(site, x, weight)
     if site.form == "norm":
         assert site.norm is not None
         x_hat = site.norm.normalise(x)[0]
+        assert not isinstance(weight, LowRank)
         total = torch.zeros_like(x_hat) if weight is None else x_hat * weight
         return total if bias is None else total + bias
     flat = None if weight is None else _oriented(site, weight)
@@ -157,7 +185,14 @@ def contribution(
     return total if keep is None else total * keep
 
 
-def pulled_back(site: Site, gradient: Tensor, weight: Tensor) -> Tensor:
+def vector(change: Mapping[str, Step], name: str | None) -> Tensor | None:
+    """The change of a bias; ``None`` where it has none."""
+    step = change.get(name or "")
+    assert not isinstance(step, LowRank)
+    return step
+
+
+def pulled_back(site: Site, gradient: Tensor, weight: Step) -> Tensor:
     """The gradient at an output, carried to the input through the change alone: [..., inputs]."""
     return gradient @ _oriented(site, weight)
 
@@ -168,7 +203,7 @@ def scaled_lookup(site: Site, ids: Tensor, weight: Tensor) -> Tensor:
     return nn.functional.embedding(ids, weight) * (scale.to(weight) if isinstance(scale, Tensor) else scale)
 
 
-def _oriented(site: Site, weight: Tensor) -> Tensor:
+def _oriented(site: Site, weight: Step) -> Step:
     """[out, in]."""
     return weight.T if isinstance(site.module, Conv1D) else weight
 
@@ -188,14 +223,15 @@ class _Moved:
         return output + self.by * added.to(output.dtype)
 
 
-def _touched(site: Site, weight: Tensor | None, bias: Tensor | None) -> set[int]:
+def _touched(site: Site, weight: Step | None, bias: Tensor | None) -> set[int]:
     """The components of a site in which a number differs."""
     if site.form in ("lookup", "norm"):
         return {site.bias_component}
     found: set[int] = set()
     axis = 1 if site.form == "inputs" else 0
     if weight is not None:
-        moved = _oriented(site, weight).ne(0).any(1 - axis).cpu()
+        whole = weight.dense() if isinstance(weight, LowRank) else weight
+        moved = whole.ne(0).any(axis if isinstance(site.module, Conv1D) else 1 - axis).cpu()
         found |= set(site.labels[moved].tolist())
     if bias is not None:
         moved = bias.ne(0).cpu()

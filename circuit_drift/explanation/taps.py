@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from checkpoints.loading.lora import LowRank
 from circuit_drift.explanation.behaviours import Batch, Behaviour, run
 from circuit_drift.explanation.components import Site
-from circuit_drift.explanation.line import Line, contribution, pulled_back
+from circuit_drift.explanation.line import Line, Step, contribution, pulled_back, vector
 
 Positions = Literal["all", "kept", "none"]
 """Where in a prompt rows of sums stand: at all positions, at those whose logits are kept, at none in particular."""
@@ -40,7 +41,8 @@ class _Sums:
 
 def _sums(line: Line, site: Site) -> _Sums:
     places, index = torch.unique(site.labels, return_inverse=True)
-    like = next(line.change[name] for name in (site.weight, site.bias or "") if name in line.change)
+    step = next(line.change[name] for name in (site.weight, site.bias or "") if name in line.change)
+    like = step.left if isinstance(step, LowRank) else step
     return _Sums(places, nn.functional.one_hot(index, len(places)).to(like) if len(places) > 1 else None)
 
 
@@ -82,8 +84,8 @@ class Taps:
         self.batch, self.rows, self.everywhere = batch, {}, False
         gates = {gate.weight: gate for gate in self.line.gates}
         factors = {
-            name: torch.zeros(len(gate.labels), device=self.line.change[name].device,
-                              dtype=self.line.change[name].dtype, requires_grad=True)
+            name: torch.zeros(len(gate.labels), device=self.line.gated(name).device,
+                              dtype=self.line.gated(name).dtype, requires_grad=True)
             for name, gate in gates.items()
         }  # fmt: skip
         with self.tapped(), torch.enable_grad():
@@ -130,7 +132,7 @@ class Taps:
         self.everywhere |= moving is None  # further back gradients only spread
         if moving is not None:
             x, gradient = (each.reshape(-1, each.shape[-1])[moving] for each in (x, gradient))
-        bias = self.line.change.get(site.bias or "")
+        bias = vector(self.line.change, site.bias)
         if site.form == "inputs" and bias is not None:
             own = torch.tensor([site.bias_component])
             self.keep_placed(own, _whole((gradient @ bias)[..., None], moving, shape))
@@ -182,13 +184,13 @@ class Taps:
         self.found[prompt, -1].index_add_(0, labels, values.double().cpu())
 
 
-def _summed(site: Site, x: Tensor, gradient: Tensor, change: Mapping[str, Tensor], sums: _Sums) -> Tensor:
+def _summed(site: Site, x: Tensor, gradient: Tensor, change: Mapping[str, Step], sums: _Sums) -> Tensor:
     """[..., C] the gradient times what the change adds; of a site divided by inputs without its bias."""
-    weight, bias = change.get(site.weight), change.get(site.bias or "")
+    weight, bias = change.get(site.weight), vector(change, site.bias)
     if site.form == "inputs":
         assert weight is not None
         return sums(pulled_back(site, gradient, weight) * x)
-    if site.form == "norm" and weight is not None and bias is None:
+    if site.form == "norm" and isinstance(weight, Tensor) and bias is None:
         assert site.norm is not None
         return (gradient * site.norm.normalise(x)[0]) @ weight[:, None]
     if site.form == "outputs" and weight is not None and sums.one_hot is None and x.shape[-1] < gradient.shape[-1]:
@@ -232,5 +234,5 @@ class _Tap(torch.autograd.Function):
 
 
 def _switched(line: Line, name: str, factor: Tensor) -> Tensor:
-    own, change = line.model.get_parameter(name), line.change[name]
+    own, change = line.model.get_parameter(name), line.gated(name)
     return own + change * (factor.reshape(-1, *[1] * (change.ndim - 1)) if change.ndim else factor[0])

@@ -6,8 +6,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch, DriftError, UnsupportedArchitecture
+from checkpoints.loading.lora import LowRank
 from circuit_drift.explanation.behaviours import Behaviour, facts_behaviour, text_behaviour
-from circuit_drift.explanation.line import Line, line_between
+from circuit_drift.explanation.line import Line, line_along, line_between
 from circuit_drift.explanation.shares import integrate, measure, patched_values
 from circuit_drift.explanation.taps import _moving
 from tests.circuits.circuit_families import FAMILIES, build, random_facts
@@ -145,6 +146,33 @@ def test_a_tied_head_has_two_shares_of_one_change():
     assert mean[where(line, "embedding")] > 0
     assert mean[where(line, "unembedding")] > 0
     assert path.residual < 1e-5
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "gpt2", "phi3"])
+def test_factors_give_the_shares_and_patches_of_the_matrices_that_they_make(name: str):
+    whole, thin = build(name), build(name)
+    generator = torch.Generator().manual_seed(2)
+    change = {}
+    with torch.no_grad():
+        for key, parameter in whole.named_parameters():
+            if parameter.ndim == 2 and not key.startswith(("lm_head", "model.embed", "transformer.w")):
+                left, right = (
+                    torch.randn(size, generator=generator, dtype=torch.float64)
+                    for size in ((len(parameter), 2), (2, parameter.shape[1]))
+                )
+                change[key] = LowRank(0.02 * left, right)
+                parameter.add_(change[key].dense())
+    dense, factors = line_between(build(name), whole), line_along(thin, change)
+    assert dense.changed == factors.changed
+    assert len(dense.changed) > 20
+    some = dense.changed[::3]
+    for by in (1.0, -0.5):
+        wanted = patched_values(dense, asked(), some, by)
+        assert patched_values(factors, asked(), some, by) == pytest.approx(wanted, abs=1e-12)
+    there, here = (integrate(line, asked(), steps=3) for line in (dense, factors))
+    assert np.abs(there.shares).max() > 1e-3
+    assert here.shares == pytest.approx(there.shares, abs=1e-12)
+    assert here.along == pytest.approx(there.along, abs=1e-12)
 
 
 def test_switched_experts_leave_a_gap_that_is_told():
