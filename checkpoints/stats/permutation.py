@@ -35,7 +35,8 @@ from checkpoints.stats.units import Floats
 LISTED_SIGNS, LISTED_ORDERS = 10, 8
 """Units, and pairs, up to which every pattern of signs, and every order, is listed."""
 DRAWS, DRAWN_ORDERS = 999, 20_000
-COLUMNS = 1 << 16
+PIECE = 1 << 18
+"""Statistics made at a time: so many stay in the processor's cache."""
 BINS = 1 << 14
 """Steps on which statistics of elements are compared; within one, they count as equal."""
 SURE = 0.05
@@ -162,13 +163,14 @@ def _statistics(weights: Floats, units: Floats, spread: Floats, chosen: NDArray[
     step = float(np.linalg.norm(weights[0])) / BINS  # no statistic is larger than a contrast's length: Cauchy-Schwarz
     largest, energy, pooled = np.zeros(len(weights)), np.zeros(len(weights)), np.zeros(BINS + 1)
     own = np.zeros(len(chosen), dtype=np.intp)
-    for start in range(0, len(chosen), COLUMNS):
-        columns = chosen[start : start + COLUMNS]
+    size = max(1, PIECE // len(weights))
+    for start in range(0, len(chosen), size):
+        columns = chosen[start : start + size]
         change = np.abs(weights @ units[:, columns].astype(np.float32))
         energy += np.einsum("pe,pe->p", change, change, dtype=np.float64)
         change /= spread[columns].astype(np.float32)
         np.maximum(largest, change.max(1), out=largest)
-        own[start : start + COLUMNS] = change[0] * (1 - 1e-6) / step
+        own[start : start + size] = change[0] * (1 - 1e-6) / step
         pooled += np.bincount((change / step).astype(np.intp).ravel(), minlength=BINS + 1)
     return _Statistics(largest, energy, pooled, own)
 

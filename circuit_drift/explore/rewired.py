@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +12,7 @@ from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.results.text import counted
 from checkpoints.stats.units import ENOUGH
 from circuit_drift.explore.atlas import Atlas, atlas_of
+from circuit_drift.explore.stored_atlas import kept_atlas
 from circuit_drift.page.page import Section, Widget
 from circuit_drift.page.thinning import thinned
 from circuit_drift.record.groups import FactGroup, class_names, fact_groups
@@ -38,7 +41,8 @@ def run_rewired(run: RunRecord) -> Iterator[Section]:
     start = [names.index(name) for name in ends[-1]] if ends else [0, len(points) - 1]
     measured = sum(point.circuit is not None for point in run)
     left = "" if measured == len(points) else f" {len(points)} of {measured} checkpoints can be chosen here."
-    yield _section("any-two", "What rewired between any two checkpoints", points, _by_class(graphs), start, left)
+    title = "What rewired between any two checkpoints"
+    yield _section("any-two", title, points, _by_class(graphs), start, left, store=run.store)
 
 
 def pair_rewired(pair: PairRecord, *, anchor: str) -> Iterator[Section]:
@@ -56,11 +60,18 @@ def pair_rewired(pair: PairRecord, *, anchor: str) -> Iterator[Section]:
 
 
 def _section(
-    slug: str, title: str, points: Sequence[Point], groups: Sequence[FactGroup], start: Sequence[int], left: str
+    slug: str,
+    title: str,
+    points: Sequence[Point],
+    groups: Sequence[FactGroup],
+    start: Sequence[int],
+    left: str,
+    store: Path | None = None,
 ) -> Section:
     graphs = [point.circuit for point in points if point.circuit is not None]
+    make = partial(atlas_of, graphs, [point.label for point in points], groups)
     try:
-        atlas = atlas_of(graphs, [point.label for point in points], groups)
+        atlas = make() if store is None else kept_atlas(store, points, groups, make)
     except (CheckpointMismatch, BadPrompt) as reason:
         return Section(slug, title, text=f"Not applicable: {reason}.", chapter=CHAPTER)
     return Section(

@@ -1,11 +1,16 @@
 """The section where a reader chooses two checkpoints: which there are, on which facts, and what is said of it."""
 
+from dataclasses import replace
+
 import pytest
 
 from circuit_drift.api.pairs import PairDiff
 from circuit_drift.comparison.pair import stored_pair
 from circuit_drift.explore import rewired
+from circuit_drift.explore.atlas import atlas_of
 from circuit_drift.explore.rewired import pair_rewired, run_rewired
+from circuit_drift.store.store import Store
+from circuit_drift.store.upkeep import inventory
 from tests.drift.handmade import WIRING_A, WIRING_B, graph, point, retrieval, run_of, strengths
 
 TOLD = (
@@ -57,6 +62,30 @@ def test_of_a_long_run_so_many_can_be_chosen_and_the_ends_of_its_stages_among_th
     (section,) = run_rewired(run_of(*points))
     assert section.widget.data["labels"] == ["0", "3", "4", "8"]
     assert section.caption.endswith(" 4 of 9 checkpoints can be chosen here.")
+
+
+def test_pairs_are_tested_once_and_found_in_the_store_again(monkeypatch, tmp_path):
+    points = [measured(step, WIRING_A if step < 20 else WIRING_B) for step in (0, 10, 20)]
+    run = run_of(*points, store=tmp_path)
+    (first,) = run_rewired(run)
+    (unstored,) = run_rewired(run_of(*points))
+    assert first.widget.data == unstored.widget.data
+    (folder,) = (tmp_path / "atlas").iterdir()
+    made = []
+    monkeypatch.setattr(rewired, "atlas_of", lambda *args: made.append(args) or atlas_of(*args))
+    (again,) = run_rewired(run)
+    assert (again.widget.data, again.caption, made) == (first.widget.data, first.caption, [])
+
+    renamed = [replace(p, branch="b") for p in points]
+    (other,) = run_rewired(run_of(*renamed, store=tmp_path))
+    assert (other.widget.data["labels"], made) == (["b/0", "b/10", "b/20"], [])
+    (fewer,) = run_rewired(run_of(*points[:2], store=tmp_path))
+    assert fewer.widget.data["labels"] == ["0", "10"] and len(made) == 1
+
+    (folder / "arrays.safetensors").write_bytes(b"torn")
+    (anew,) = run_rewired(run)
+    assert anew.widget.data == first.widget.data and len(made) == 2
+    assert [(own.result.measure, own.runs) for own in inventory(Store(tmp_path))] == [("atlas", ()), ("atlas", ())]
 
 
 @pytest.mark.parametrize(("known", "names"), [(20, ["kept (20 facts)", "old (10 facts)", "new (8 facts)"])])
