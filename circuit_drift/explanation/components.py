@@ -246,7 +246,7 @@ def _of_head(where: _Where, own: str, letter: str) -> tuple[str, int | None, str
 
 def _output_labels(found: Components, where: _Where, rows: int) -> Tensor:
     """[rows] the component of each output of any other linear map; gate and up are fused half and half."""
-    path, _, last = where.rest.rpartition(".")
+    path, _, last = where.rest.removesuffix(".wg").rpartition(".")  # HunYuan's router is a map inside its gate
     if last == "gate_up_proj":
         halves = [found.place(*where.names(".".join(filter(None, (path, part))))) for part in ("gate", "up")]
         return torch.tensor(halves).repeat_interleave(rows // 2)

@@ -12,7 +12,7 @@ from checkpoints.results.result import Result
 from checkpoints.results.text import counted
 from checkpoints.stats.bootstrap import bootstrap
 from circuit_drift.explanation.explanation import Explanation
-from circuit_drift.explanation.explanation_view import WHAT, proof_sentences
+from circuit_drift.explanation.explanation_view import WHAT, proof_sentences, why_incomplete
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,7 +112,7 @@ class Course(Result):
         yield f"The shares of all intervals miss the whole change by {gap:.2g} {self.unit}."
         lacking = [name for name, gap in zip(self.intervals, self.residuals, strict=True) if gap > COMPLETE]
         if lacking:
-            yield f"Not complete to 1 %: {', '.join(lacking)}."
+            yield f"Not complete to 1 %: {', '.join(lacking)}; {why_incomplete(self.names)}."
 
     def _interval(self, interval: int, change: float) -> str:
         towards = self.means[interval] * np.sign(change)

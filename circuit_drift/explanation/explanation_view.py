@@ -1,6 +1,7 @@
 """How an explanation is told, tabled and drawn."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ COMPLETE = 0.01
 HALF = 0.5
 FAR = 0.1
 ENOUGH = 0.95
+_OF_EXPERTS = re.compile(r"m\d+\.(router$|e\d+\.)")
 WHAT = {True: "share of each component's weights in the change", False: "what each component changes when put in alone"}
 
 
@@ -61,9 +63,11 @@ def _opening(found: "Explanation", n: str) -> str:
     parts = ", ".join([first, *(f"those of {other}" for other in others)])
     together = f", together {_percent(found, tuple(named))}" if len(named) > 1 and found.is_attributed else ""
     low, high = sorted((abs(change.low), abs(change.high)))
+    lacks = found.is_attributed and found.residual > COMPLETE
+    give = f", give or take the {_gap(found)} of it that shares miss" if lacks else ""
     return (
         f"Of the {way} of {abs(change.value):.3g} {found.unit} [{low:.2g}, {high:.2g}] in {found.behaviour} from "
-        f"{found.a} to {found.b}, over {n}, the weights of {parts}{together}; "
+        f"{found.a} to {found.b}, over {n}, the weights of {parts}{together}{give}; "
         f"{len(found.changed):,} of {counted(len(found.names), 'component')} "
         f"{'differs' if len(found.changed) == 1 else 'differ'}."
     )
@@ -141,18 +145,28 @@ def best_size(found: "Explanation") -> tuple[int, float, float, list[float]]:
 def _completeness(found: "Explanation") -> str:
     means = found.shares.mean(0)
     sums = f"shares that raise {means[means > 0].sum():+.3g}, that lower {means[means < 0].sum():+.3g} {found.unit}"
-    gap = f"{100 * found.residual:.2g} %"
     if not found.is_attributed:
         return (
             f"{found.behaviour} has no gradient, so nothing is attributed: shares are exact patches, each component of "
             f"{found.b} put into {found.a} alone, and need not add up ({sums})."
         )
     if found.residual <= COMPLETE:
-        return f"Complete to {gap} over {counted(found.steps, 'gradient')}: {sums}."
+        return f"Complete to {_gap(found)} over {counted(found.steps, 'gradient')}: {sums}."
     return (
-        f"Not complete: shares miss the change by {gap} after {counted(found.steps, 'gradient')} ({sums}); where "
-        "experts are switched the behaviour jumps along the way, and a jump has no gradient."
+        f"Not complete: shares miss the change by {_gap(found)} after {counted(found.steps, 'gradient')} ({sums}); "
+        f"{why_incomplete(found.names)}."
     )
+
+
+def _gap(found: "Explanation") -> str:
+    return f"{100 * found.residual:.2g} %"
+
+
+def why_incomplete(names: Sequence[str]) -> str:
+    """What keeps the shares of a model's components from the whole change."""
+    if any(map(_OF_EXPERTS.match, names)):
+        return "experts switch along the way, where the behaviour jumps, and a jump has no gradient"
+    return "the behaviour bends along the way, and more gradients come nearer (Effort(steps=...) in Python)"
 
 
 def _path(found: "Explanation") -> Iterator[str]:

@@ -115,6 +115,10 @@ def test_parts_that_restore_nothing_alone_are_co_adapted_or_spread():
     assert "Spread: the first 2 make 11 % of the change; no small set explains it." in thin
     assert "Co-adapted" not in thin
     assert "Not complete: shares miss the change by 90 % after 4 gradients" in thin
+    assert thin.endswith(
+        "the behaviour bends along the way, and more gradients come nearer (Effort(steps=...) in Python)."
+    )
+    assert "give or take the 90 % of it that shares miss; " in thin
 
 
 def test_what_is_not_told_apart_from_none_is_not_claimed():
