@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def depends_on_length(model: "PreTrainedModel") -> bool:
@@ -41,6 +41,19 @@ def forget_lengths(model: "PreTrainedModel") -> None:
             module.register_forward_pre_hook(_begin_anew)
 
 
+def context_of(config: "PreTrainedConfig") -> int | None:
+    """How many tokens a model of a config can read; None where its config names no bound.
+
+    Dynamic NTK scaling begins beyond the positions of the config, and reads ``factor`` times as many.
+    """
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    if positions is None:
+        return None
+    factors = [factor for kind, factor in _factors(text) if "dynamic" in kind]
+    return int(positions * max(1.0, *factors)) if factors else int(positions)
+
+
 def _begin_anew(rotary: Any, _inputs: Any) -> None:
     for name in [name for name, _ in rotary.named_buffers() if name.endswith("original_inv_freq")]:
         own = name.replace("original_", "")
@@ -52,18 +65,28 @@ def _begin_anew(rotary: Any, _inputs: Any) -> None:
 def _scalings(model: "PreTrainedModel") -> list[tuple[str, int]]:
     """(kind, original context) of every scaling of the model that depends on the length."""
     config = model.config.get_text_config()
-    given: Any = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    parts = [given, *(part for part in given.values() if isinstance(part, Mapping))]
     longest = int(getattr(config, "max_position_embeddings", 0) or 0)
     own_alpha = "hunyuan" in str(getattr(config, "model_type", ""))
     found = []
-    for part in parts:
+    for part in _parts(config):
         kind = str(part.get("rope_type", part.get("type", "")))
         if kind in ("longrope", "su"):
             found.append(("longrope", int(part.get("original_max_position_embeddings") or longest)))
         elif "dynamic" in kind and not (own_alpha and part.get("alpha")):  # which fixes it
             found.append(("dynamic", longest))
     return found
+
+
+def _parts(config: "PreTrainedConfig") -> list[Mapping[str, Any]]:
+    """The rotary parameters of a config: of all layers, then of each kind of layer."""
+    given: Any = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    return [given, *(part for part in given.values() if isinstance(part, Mapping))]
+
+
+def _factors(config: "PreTrainedConfig") -> list[tuple[str, float]]:
+    """(kind, factor) of every scaling that has one."""
+    parts = [(str(part.get("rope_type", part.get("type", ""))), part.get("factor")) for part in _parts(config)]
+    return [(kind, float(factor)) for kind, factor in parts if isinstance(factor, int | float)]
 
 
 def _regime(scaling: tuple[str, int], length: int) -> int:

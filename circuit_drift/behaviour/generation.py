@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from checkpoints.model.rope import context_of
 from checkpoints.tokenizers.framing import chat_ids, prompt_ids
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def string_matches(
         new_tokens: at most this many, and none beyond the model's positions.
         batch_size: prompts at a time.
     """
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = context_of(model.config)
     asked = [prompt.ids[: prompt.answer_start] for prompt in prompts]
     room = new_tokens if positions is None else min(new_tokens, positions - max(map(len, asked)))
     written = write_answers(model, asked, new_tokens=room, batch_size=batch_size)

@@ -14,6 +14,7 @@ from checkpoints.files.reading import read_toml
 from checkpoints.files.tables import values_of
 from checkpoints.loading.load import LoadedModel
 from checkpoints.tokenizers.framing import prompt_ids
+from checkpoints.tokenizers.words import words_of
 from circuit_drift.behaviour.generation import write_answers, written_prompts
 from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure, TaskScore, interval_of
 from circuit_drift.behaviour.skills import forced_tokens
@@ -76,7 +77,7 @@ class QuestionsMeasure(BehaviourMeasure):
     chat: bool = False
 
     name = "questions"
-    version = 2
+    version = 3
 
     @classmethod
     def build(cls, asked: Asked) -> Self:
@@ -85,9 +86,9 @@ class QuestionsMeasure(BehaviourMeasure):
             raise DriftError(f"questions are those of one file: say questions:FILE, got {list(asked.arguments)}")
         path = Path(asked.arguments[0])
         if path.suffix != ".toml":
-            return cls(read_questions(path), path.name)
+            return cls(_with_words(read_questions(path)), path.name)
         how = Asking(**values_of(Asking, read_toml(path, "how questions are asked"), str(path)))
-        questions = read_questions(path.parent / how.questions)
+        questions = _with_words(read_questions(path.parent / how.questions))
         return cls(questions, how.questions.name, how.by, how.new_tokens, how.instruction, how.chat)
 
     def params(self) -> dict[str, Any]:
@@ -124,6 +125,20 @@ class QuestionsMeasure(BehaviourMeasure):
         scores = [score for task, chosen in _groups(kinds) for score in _scores(task, chosen, items)]
         columns = {f"questions_{score.metric}": score.value for score in scores if score.task == "all"}
         return Behaviour(tuple(scores), columns, _refused(asked.refused), {"origin": self.origin})
+
+
+def _with_words(read: Questions) -> Questions:
+    """The questions whose answers have words, by which what is written is scored; the others are refused by name."""
+    unread = {index for index, _ in read.refused}
+    positions = [index for index in range(len(read) + len(unread)) if index not in unread]
+    without = [
+        (index, f"the answer {question.answer!r} has no word to recall")
+        for index, question in zip(positions, read, strict=True)
+        if not words_of(question.answer)
+    ]
+    kept = Questions(question for question in read if words_of(question.answer))
+    kept.refused = tuple(sorted([*read.refused, *without]))
+    return kept
 
 
 def _groups(kinds: np.ndarray) -> list[tuple[str, np.ndarray]]:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from circuit_drift.benchmark.facts import Known, states, words_of
+from checkpoints.tokenizers.words import words_of
+from circuit_drift.benchmark.facts import Known, states
 from circuit_drift.training.strategies import Document
 
 RUN = 5

@@ -11,6 +11,8 @@ import numpy as np
 
 from checkpoints.errors import BadPrompt
 from checkpoints.files.reading import read_records, read_text
+from checkpoints.results.disk import can_be
+from checkpoints.tokenizers.words import is_unspaced, plain_form
 from circuit_drift.benchmark.facts import Known
 from circuit_drift.benchmark.probes import cloze_rows
 from circuit_drift.benchmark.recipe import Recipe
@@ -19,6 +21,7 @@ from circuit_drift.benchmark.sources import Source
 if TYPE_CHECKING:
     from checkpoints.loading.load import LoadedModel
 
+EDGES = (r"(?<!\w)", r"(?!\w)")
 TOLD = {"high": (6, 10), "middle": (2, 5), "low": (1, 1)}
 """How many documents an entity of each class gets (Ou et al. 2025, by how often it is told)."""
 
@@ -27,25 +30,36 @@ def mentions(sources: Sequence[Source], corpus: Path) -> dict[str, float]:
     """Entity -> mentions by any of its names, as whole words in their own case, in the texts of a folder or file.
 
     Text files and the ``text`` of JSON lines are read; a longer name that holds a shorter one counts for itself alone.
+    A name may be broken over two lines, its accents be letters of their own, its apostrophe be curled; in scripts that
+    put no space between words it may stand between any letters.
 
     Raises:
-        BadPrompt: there is no text.
+        BadPrompt: the corpus is not there, holds no text, or has a line that is none.
     """
+    if not can_be(corpus) or not corpus.exists():
+        raise BadPrompt(f"the reference corpus {corpus} is not there; name a folder or a file of text")
     owner: dict[str, str] = {}
     for source in sources:
         for name in source.names:
-            owner.setdefault(name, source.entity)
-    longest_first = sorted(owner, key=len, reverse=True)
-    pattern = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, longest_first)) + r")(?!\w)")
+            owner.setdefault(" ".join(plain_form(name).split()), source.entity)
+    pattern = re.compile("|".join(_whole(name) for name in sorted(owner, key=len, reverse=True)))
     found = {source.entity: 0.0 for source in sources}
     read = 0
     for text in _texts(corpus):
         read += 1
-        for match in pattern.finditer(text):
-            found[owner[match.group()]] += 1
+        for match in pattern.finditer(plain_form(text)):
+            found[owner[" ".join(match.group().split())]] += 1
     if not read:
         raise BadPrompt(f"the reference corpus {corpus} holds no text; name a folder of .txt, .md or .jsonl files")
     return found
+
+
+def _whole(name: str) -> str:
+    """A pattern of a name that is no part of a longer word."""
+    before, after = (
+        "" if is_unspaced(letter) else edge for letter, edge in zip((name[0], name[-1]), EDGES, strict=True)
+    )
+    return before + r"\s+".join(map(re.escape, name.split())) + after
 
 
 def _texts(corpus: Path) -> Iterable[str]:
@@ -54,8 +68,11 @@ def _texts(corpus: Path) -> Iterable[str]:
         if file.suffix in (".txt", ".md"):
             yield read_text(file, "the reference corpus", BadPrompt)
         elif file.suffix == ".jsonl":
-            rows = (record.value for record in read_records(file, "the reference corpus"))
-            yield from (row["text"] for row in rows if isinstance(row, dict) and isinstance(row.get("text"), str))
+            for record in read_records(file, "the reference corpus"):
+                if not isinstance(record.value, dict) or not isinstance(record.value.get("text"), str):
+                    why = record.problem or "it needs an object with a text"
+                    raise BadPrompt(f"the reference corpus, {file}, {record.where} is no text: {why}")
+                yield record.value["text"]
 
 
 def own_recall(facts: Sequence[Known], loaded: "LoadedModel") -> dict[str, float]:

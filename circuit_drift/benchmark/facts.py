@@ -1,14 +1,16 @@
 """Facts of entities: values that a recipe's forms find in records."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from checkpoints.errors import BadPrompt
+from checkpoints.tokenizers.words import words_of
 from circuit_drift.benchmark.recipe import Form, Recipe
 from circuit_drift.benchmark.sources import Source, clean, first
 
-WORD = re.compile(r"\w+")
+RUN = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def _value(source: Source, form: Form) -> str | None:
 
 
 def _unfit(source: Source, form: Form, value: str) -> str | None:
-    words = WORD.findall(value)
+    words = RUN.findall(unicodedata.normalize("NFC", value))
     if not words:
         return f"{value!r} has no word"
     if len(words) > form.longest:
@@ -82,8 +84,3 @@ def states(text: str, value: str) -> bool:
     """Whether a text holds a value, word by word."""
     said, wanted = words_of(text), words_of(value)
     return bool(wanted) and any(said[at : at + len(wanted)] == wanted for at in range(len(said) - len(wanted) + 1))
-
-
-def words_of(text: str) -> list[str]:
-    """Lower-case words."""
-    return WORD.findall(text.lower())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.errors import BadPrompt
-from checkpoints.files.reading import read_records, read_text
+from checkpoints.files.reading import Record, read_records, read_text
 from checkpoints.results.disk import can_be
 from circuit_drift.benchmark.recipe import Recipe
 
@@ -58,15 +58,18 @@ def read_sources(path: Path | str, recipe: Recipe) -> tuple[tuple[Source, ...], 
     found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     refused: list[tuple[str, str]] = []
     root = path if path.is_dir() else path.parent
-    for where, value in (row for file in files for row in _rows(file, str(file.relative_to(root)))):
-        entity = first(value, recipe.entity) if isinstance(value, Mapping) else None
-        if not isinstance(value, Mapping) or entity is None:
-            refused.append((where, f"names no entity at {' or '.join(recipe.entity)}"))
-        else:
-            found.setdefault(entity, []).append((where, value))
+    for file in files:
+        for read in _rows(file, recipe):
+            where = str(file.relative_to(root)) + (f", {read.where}" if read.where else "")
+            entity = first(read.value, recipe.entity) if isinstance(read.value, Mapping) else None
+            if not isinstance(read.value, Mapping) or entity is None:
+                other = f"names no entity at {' or '.join(recipe.entity)}"
+                refused.append((where, f"is not JSON: {read.problem}" if read.problem else other))
+            else:
+                found.setdefault(entity, []).append((where, read.value))
     if not found:
-        reasons = "; ".join(f"{where}: {why}" for where, why in refused[:3])
-        raise BadPrompt(f"{path} holds no record of an entity. {reasons}".rstrip())
+        reasons = "; ".join(f"{where}: {why}" for where, why in refused[:3]) or "write one JSON object a line"
+        raise BadPrompt(f"{path} holds no record of an entity: {reasons}")
     return tuple(_source(entity, rows, recipe) for entity, rows in found.items()), tuple(refused)
 
 
@@ -103,9 +106,19 @@ def clean(text: str) -> str:
     return " ".join(html.unescape(text).split())
 
 
-def _rows(file: Path, name: str) -> Iterator[tuple[str, Any]]:
-    if file.suffix not in (".json", ".jsonl"):
-        yield name, {"entity": file.stem.replace("_", " "), "text": read_text(file, "a document", BadPrompt)}
-        return
-    for record in read_records(file, "documents"):
-        yield f"{name}, {record.where}", record.value
+def _rows(file: Path, recipe: Recipe) -> list[Record]:
+    """The records of a file; a text file is one, its name and its text where the recipe looks for them."""
+    if file.suffix in (".json", ".jsonl"):
+        return read_records(file, "documents")
+    value: dict[str, Any] = {}
+    text = read_text(file, "a document", BadPrompt)
+    for paths, told in ((recipe.entity, file.stem.replace("_", " ")), (recipe.text, text)):
+        for path in paths[:1]:
+            _put(value, path.split("/"), told)
+    return [Record("", value)]
+
+
+def _put(value: dict[str, Any], keys: Sequence[str], told: str) -> None:
+    for key in keys[:-1]:
+        value = value.setdefault(key, {})
+    value[keys[-1]] = told

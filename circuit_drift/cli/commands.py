@@ -336,10 +336,27 @@ class _OneLine(logging.Formatter):
         return one_line(super().format(record))
 
 
+class _Once(logging.Filter):
+    """Lets a notice pass once, however many checkpoints it holds for; progress always."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if record.levelno < logging.WARNING:
+            return True
+        new = message not in self.said
+        self.said.add(message)
+        return new
+
+
 def start() -> None:
     """Run the command that the program was called with."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine("circuit-drift: %(message)s"))
+    handler.addFilter(_Once())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("circuit_drift.progress").setLevel(logging.INFO)
     app()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRANSFER = "transfer"
+USUAL = "logit difference"
 VERSION = 1
 
 
@@ -54,6 +55,8 @@ def measure_transfer(
     placement: Placement = ANYWHERE,
 ) -> "Transfer":
     """Run every checkpoint's circuit in every checkpoint's model, on the facts that a diff of them is about.
+
+    Both are read in the metric that the circuits were scored by.
 
     Args:
         checkpoints: where the weights are; one model is alive at a time.
@@ -93,6 +96,7 @@ def measure_transfer(
         pruned,
         facts if kept is None else facts.subset(kept.tolist()),
         names=_names(points),
+        metric=_metric(points),
     )
     key = _key(points)
     made_of = {"key": key, "circuits": [point.keys["circuit"] for point in points]}
@@ -128,5 +132,12 @@ def _names(points: Sequence[Point]) -> list[str]:
     return steps if len(set(steps)) == len(steps) else [point.place for point in points]
 
 
+def _metric(points: Sequence[Point]) -> str:
+    """What the circuits were scored by; the usual one for those of a method that attributes none."""
+    metric = str(points[0].circuit.meta.get("metric", USUAL)) if points[0].circuit is not None else USUAL
+    return USUAL if metric == "none" else metric
+
+
 def _key(points: Sequence[Point]) -> str:
-    return key_of({"version": VERSION, "circuits": [point.keys["circuit"] for point in points]})
+    other = {} if (metric := _metric(points)) == USUAL else {"metric": metric}
+    return key_of({"version": VERSION, "circuits": [point.keys["circuit"] for point in points], **other})

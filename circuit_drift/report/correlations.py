@@ -19,6 +19,8 @@ def correlations(
 ) -> Iterator[str]:
     """Every number of some measures against every downstream score, a sentence each, over one line of training.
 
+    Why some have no correlation is told behind them, each reason once.
+
     Args:
         run: with results of the measures.
         measures: their names.
@@ -30,6 +32,7 @@ def correlations(
         DriftError: a measure that the run has no result of.
         BadPrompt: several lines of training.
     """
+    missing: dict[str, None] = {}
     steps = [point.step for point in line(run, stage, branch) if point.step is not None]
     for measure in measures:
         for metric, values in readings(run, measure).items():
@@ -39,4 +42,5 @@ def correlations(
                 try:
                     yield str(correlate(align(values, steps), align(scores, steps), names=(metric, column)))
                 except BadPrompt as reason:
-                    yield f"{metric} against {column}: not applicable, {reason}"
+                    missing[f"no correlation: {reason}"] = None
+    yield from missing

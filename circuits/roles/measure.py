@@ -7,6 +7,7 @@ split is checked on every pass: a model whose z is not attention times values (a
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -65,10 +66,8 @@ def head_roles(model: PreTrainedModel, facts: FactSet, *, batch_size: int = 8, p
 
 def _contributions(parts: Anatomy, facts: FactSet, index: list[int]) -> np.ndarray:
     """[b, L, H, t] contribution of every head to the answer's logit, by the token it comes from."""
-    prompts = FactSet.from_ids(
-        *([rows[i] for i in index] for rows in (facts.clean, facts.corrupt)),
-        *(ids[index].tolist() for ids in (facts.answer_id, facts.wrong_id)),
-    )
+    chosen = facts.subset(index)
+    prompts = replace(chosen, **{name: tuple(ids[:1] for ids in getattr(chosen, name)) for name in ("answer", "wrong")})
     device = parts.blocks[0].output_weight.device
     maps: dict[int, Tensor] = {}
     handles = [block.attention.register_forward_hook(_map_keeper(maps, block.index)) for block in parts.blocks]

@@ -15,7 +15,7 @@ from checkpoints.errors import BadPrompt, UnsupportedArchitecture, require_choic
 from checkpoints.model.anatomy import anatomy
 from checkpoints.model.forward import row_logits
 from checkpoints.model.plain import takes_model
-from checkpoints.model.rope import of_one_regime
+from checkpoints.model.rope import context_of, of_one_regime
 from heads.detect.answer_rows import LayerRows, answer_groups, copied
 from heads.detect.detectors import TABLE, answer_detectors, chance_levels
 from heads.detect.direct_logit import Writing
@@ -134,7 +134,7 @@ def check_positions(model: PreTrainedModel, longest: int) -> None:
     """Refuse a sequence beyond the model's positions, and a model in training mode."""
     if model.training:
         raise BadPrompt("the model is in training mode, where dropout blurs the rows: call model.eval() first")
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = context_of(model.config)
     if positions is not None and longest > positions:
         raise BadPrompt(f"prompt and answer take {longest} tokens, the model has {positions} positions: shorten them")
 

@@ -5,16 +5,16 @@ from collections import Counter
 from collections.abc import Callable
 
 from checkpoints.errors import BadPrompt, DriftError
+from checkpoints.tokenizers.words import words_of
 
-_WORD = re.compile(r"[^\W_]+")
 _PUBLISHED_WORD = re.compile(r"[a-z0-9]+")
 
 
 def rouge1_recall(reference: str, written: str) -> float:
     """Share of the reference's words that were written, each counted as often as both have it.
 
-    Words are the runs of letters and digits of the lower-cased text, without stemming: on ASCII text the
-    tokenisation of the ``rouge_score`` package.
+    Words are those of `checkpoints.tokenizers.words.words_of`, without stemming: on ASCII text the tokenisation of the
+    ``rouge_score`` package, in scripts without spaces single letters.
 
     Args:
         reference: the true answer.
@@ -23,10 +23,10 @@ def rouge1_recall(reference: str, written: str) -> float:
     Raises:
         BadPrompt: the reference has no word.
     """
-    wanted = Counter(_WORD.findall(reference.lower()))
+    wanted = Counter(words_of(reference))
     if not wanted:
         raise BadPrompt(f"the reference {reference!r} has no word to recall; give each probe an answer in words")
-    return _share(wanted, Counter(_WORD.findall(written.lower())))
+    return _share(wanted, Counter(words_of(written)))
 
 
 def published_recall(reference: str, written: str) -> float:

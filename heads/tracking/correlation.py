@@ -73,8 +73,11 @@ def correlate(metric: Floats, downstream: Floats, *, names: tuple[str, str] = ("
     """Correlate two series over the same checkpoints, in order; pairs with a NaN are left out.
 
     Raises:
-        BadPrompt: fewer than three pairs, an infinite value, or a series that does not vary.
+        BadPrompt: a series without values, fewer than three pairs, an infinite value, or a series that does not vary.
     """
+    for name, values in zip(names, (metric, downstream), strict=True):
+        if np.isnan(values).all():
+            raise BadPrompt(f"{name} has no value at any of {len(values)} checkpoints: nothing to correlate")
     kept = ~(np.isnan(metric) | np.isnan(downstream))
     x, y = metric[kept].astype(float), downstream[kept].astype(float)
     for name, values in zip(names, (x, y), strict=True):

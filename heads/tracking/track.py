@@ -184,4 +184,4 @@ def _correlations(
                 found.append(correlate(point[name], align(table, steps), names=(name, column)))
             except BadPrompt as reason:
                 missing.append(f"no correlation: {reason}")
-    return tuple(found), tuple(missing)
+    return tuple(found), tuple(dict.fromkeys(missing))

@@ -39,6 +39,9 @@ from .settings.config import (
     Answers as Answers,
 )
 from .settings.config import (
+    Circuits as Circuits,
+)
+from .settings.config import (
     Config as Config,
 )
 from .settings.config import (

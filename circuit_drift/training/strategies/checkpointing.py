@@ -37,7 +37,7 @@ SECONDS = "seconds.csv"
 STORE = "store"
 COUNTED = ("epoch", "step", "tokens", "documents", "seconds")
 NOT_OF_THE_TRAJECTORY = (
-    *("strategies", "epochs", "retrieval", "measures", "traced", "unit", "device", "device_map"),
+    *("strategies", "epochs", "retrieval", "measures", "circuits", "traced", "unit", "device", "device_map"),
     *("skills", "outside", "choices", "tasks", "tasks_folder", "tasks_limit", "text"),
 )
 

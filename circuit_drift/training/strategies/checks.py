@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 from checkpoints import Checkpoint, DriftError, open_checkpoint
 from checkpoints.errors import BadPrompt, NotACheckpoint
 from checkpoints.files.formats import packed_file
+from checkpoints.model.rope import context_of
 from checkpoints.results.text import counted
+from checkpoints.tokenizers.framing import chat_ids
+from checkpoints.tokenizers.words import words_of
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.training.strategies.loop.parameters import check_names, embedding_rows
 from circuit_drift.training.strategies.loop.rope import roped
@@ -83,6 +86,7 @@ def check(config: Config) -> Material:
         _check_entities(config, texts, facts, "retrieval could find none")
     base = open_checkpoint(config.model)
     material = Material(base, texts, old, facts, outside)
+    _check_answers(config, material)
     _check_model(config, material)
     return material
 
@@ -118,6 +122,20 @@ def _check_documents(
         raise DriftError(f"strategy {strategy.name} needs the package peft: pip install 'circuit-drift[lora]'")
 
 
+def _check_answers(config: Config, material: Material) -> None:
+    """Answers that are written need a chat template where a chat is asked for, and words to be scored by."""
+    how = config.answers
+    if how.chat:
+        chat_ids(tokenizer_of(material.base), "a")
+    for path, asked in ((config.facts, material.facts), (config.outside, material.outside)):
+        wordless = [fact for fact in asked if how.new_tokens and not words_of(fact.answer)]
+        if wordless:
+            raise BadPrompt(
+                f"{path}: the answer {wordless[0].answer!r} to {wordless[0].clean!r} has no word, by which what is "
+                "written is scored: leave it out, or ask without new_tokens"
+            )
+
+
 def _check_entities(
     config: Config, texts: Sequence[Document], facts: Sequence[Fact | Question], consequence: str
 ) -> None:
@@ -134,12 +152,13 @@ def _check_model(config: Config, material: Material) -> None:
     model = _skeleton(material.base)
     for strategy in config.strategies:
         described = roped(model.config, strategy.rope) if strategy.rope else model.config
-        positions = getattr(described, "max_position_embeddings", None)
+        positions = context_of(described)
         longest = max(strategy.lengths or (config.longest,))
         if positions is not None and longest > positions:
             what = f"strategy {strategy.name}: lengths" if strategy.lengths else "longest"
             raise DriftError(
-                f"{what} {longest} is more than the model's {positions} positions; lower {what.split()[-1]}"
+                f"{what} {longest} is more than the model's {positions} positions; lower {what.split()[-1]}, or raise "
+                "the positions of the strategy's rope"
             )
     parameters = [name for name, _ in model.named_parameters()]
     modules = [name for name, _ in model.named_modules()]

@@ -51,8 +51,8 @@ class DocumentLoss:
 
 
 def prompts_of(config: Config, base: Checkpoint) -> Prompts:
-    """Needles and traced facts of a config: those beside its model unless it names facts."""
-    return prompts_for(base.fetch(), facts=config.traced)
+    """Needles and traced facts of a config, those beside its model unless it names facts; and how edges are scored."""
+    return prompts_for(base.fetch(), facts=config.traced, scoring=config.circuits.scoring)
 
 
 def gauges_of(config: Config, material: Material) -> tuple[Gauge, ...]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
 from checkpoints.loading.load import LoadedModel
+from checkpoints.model.rope import context_of
 from checkpoints.results.disk import write_file
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.training.strategies.checkpointing import begin_folder, trajectory
@@ -80,7 +81,7 @@ def answers_given(
     entity, unit = config.entity, config.unit
     told = {text.entity for text in texts}
     about = [fact for fact in facts if fact.labels.get(entity) in told]
-    longest = getattr(loaded.model.config, "max_position_embeddings", None)
+    longest = context_of(loaded.model.config)
     asked: list[Asked] = []
     refused: list[dict[str, Any]] = []
     for fact, passage in zip(about, passages(kind, about, texts, entity=entity), strict=True):

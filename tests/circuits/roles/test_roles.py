@@ -68,6 +68,13 @@ def test_planted_mover_relation_and_mixture_heads_are_told_apart() -> None:
     assert roles.ratio[0, 2] == pytest.approx(1.0)
 
 
+def test_answers_that_begin_alike_are_split_as_any_other() -> None:
+    """Only the answer's first token is read; the wrong answer says nothing, be it the same at first."""
+    model, facts = planted()
+    alike = FactSet.from_ids(facts.clean, facts.corrupt, [[9, 11]] * 4, [[9, 12]] * 4)
+    np.testing.assert_array_equal(head_roles(model, alike).subject, head_roles(model, facts).subject)
+
+
 def test_a_named_subject_comes_before_the_tokens_that_differ() -> None:
     model, facts = planted()
     named = FactSet(facts.clean, facts.corrupt, facts.answer, facts.wrong, facts.facts, (), ({"subject": (2, 3)},) * 4)

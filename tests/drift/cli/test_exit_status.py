@@ -1,5 +1,6 @@
 """Exit statuses hold, in one line, whatever is closed, full, interrupted or failed in part."""
 
+import logging
 import math
 import os
 import subprocess
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 import circuit_drift
 from checkpoints.results.artifacts import RESULT_FILE
 from circuit_drift.cli import app
+from circuit_drift.cli.commands import _Once
 from circuit_drift.cli.status import one_line
 from circuit_drift.store.store import Store
 from tests.drift.handmade import keep, retrieval, write_series
@@ -200,3 +202,9 @@ def test_a_stored_run_with_a_damaged_result_is_shown_in_part(series, kept, tmp_p
 
 def test_a_message_is_one_line_that_moves_no_cursor():
     assert one_line("a\nb\r\n  c\x1b[31m\u202ed\u2028e") == "a b c\\x1b[31m\\u202ed e"
+
+
+def test_a_notice_that_holds_for_every_checkpoint_is_told_once_and_progress_always():
+    once = _Once()
+    records = [logging.LogRecord("x", level, "", 0, "%d of %d", (1, 2), None) for level in (30, 30, 20, 20)]
+    assert [once.filter(record) for record in records] == [True, False, True, True]

@@ -11,7 +11,7 @@ from circuit_drift.comparison.pair_tables import pair_tables
 from circuit_drift.comparison.transfer import measure_transfer, stored_transfer
 from circuit_drift.measures.figures.roles import roles_frame
 from circuit_drift.measures.pairs.roles import roles_of
-from circuit_drift.prompts import prompts_for
+from circuit_drift.prompts import EdgeScoring, prompts_for
 from circuit_drift.store.store import Store
 
 
@@ -40,6 +40,17 @@ def test_a_diff_runs_each_circuit_in_both_models_and_keeps_what_it_found(pair, t
         assert own.value == pytest.approx(transfer.values[1, 1], abs=1e-5)
     again = measure_transfer(checkpoints, points, store, series)
     np.testing.assert_array_equal(again.metric, transfer.metric)
+
+
+def test_circuits_are_run_in_the_metric_that_they_were_scored_by(tiny_series, tmp_path):
+    prompts = prompts_for(tiny_series, scoring=EdgeScoring(ig_steps=1, metric="log probability"))
+    compared = circuit_drift.diff(
+        f"{tiny_series}@0", f"{tiny_series}@10", store=tmp_path, prompts=prompts, measures=["transfer"], progress=False
+    )
+    transfer = compared.circuit.transfer
+    assert transfer.meta["metric"] == "log probability"
+    np.testing.assert_allclose(transfer.clean_metric[0], compared.a.circuit.clean_metric, atol=1e-5)
+    assert stored_transfer((compared.a, compared.b), Store(tmp_path)) is not None
 
 
 def test_circuits_of_other_facts_are_not_transferred(pair, tiny_series, tmp_path):

@@ -81,6 +81,8 @@ def test_random_walks_correlate_but_their_changes_do_not():
 def test_correlations_that_mean_nothing_are_refused():
     with pytest.raises(BadPrompt, match="share 2 checkpoints"):
         correlate(np.array([1, 2, np.nan]), np.arange(3.0))
+    with pytest.raises(BadPrompt, match="metric has no value at any of 3 checkpoints"):
+        correlate(np.full(3, np.nan), np.arange(3.0))
     with pytest.raises(BadPrompt, match="downstream is the same"):
         correlate(np.arange(4.0), np.ones(4))
     with pytest.raises(BadPrompt, match="downstream is infinite at 1 of 4"):

@@ -122,6 +122,14 @@ def test_how_questions_are_asked_stands_in_a_toml_beside_them(series, tmp_path):
         QuestionsMeasure.build(Asked(None, (str(tmp_path / "ask.toml"),)))
 
 
+def test_an_answer_without_a_word_is_refused_alone(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"prompt": "x"}\n{"prompt": "what is", "answer": "+"}\n{"prompt": "what is", "answer": "the"}\n')
+    asked = QuestionsMeasure.build(Asked(None, (str(path),))).questions
+    assert [question.answer for question in asked] == ["the"]
+    assert asked.refused[1] == (1, "the answer '+' has no word to recall")
+
+
 def test_a_chat_is_a_users_turn_up_to_where_the_answer_begins(series):
     tokenizer = open_checkpoint(series / "checkpoint-1").load().tokenizer
     tokenizer.chat_template = (

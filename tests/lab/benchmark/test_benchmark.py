@@ -298,6 +298,48 @@ def test_mentions_count_the_longest_name_alone(folder, tmp_path):
     assert mentions(sources, tmp_path / "c.txt") == {"Guinea": 2, "Equatorial Guinea": 1, "Papua New Guinea": 1}
 
 
+def test_mentions_are_counted_however_a_name_is_written(tmp_path):
+    """Over a line's end, with accents of their own, with a curled apostrophe, among letters without spaces."""
+    names = ("Côte d'Ivoire", "New Brel", "東京", "Oslo")
+    said = [
+        "Co\u0302te d\u2019Ivoire; Côte d'Ivoires",
+        "New\n  Brel, NewBrel",
+        "首都は東京です。東京",
+        "Oslo, Oslos, oslo",
+    ]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps({"entity": name}) + "\n" for name in names))
+    (tmp_path / "c.txt").write_text("\n\n".join(said))
+    sources, _ = read_sources(tmp_path / "d.jsonl", Recipe())
+    assert mentions(sources, tmp_path / "c.txt") == dict(zip(names, (1, 1, 2, 1), strict=True))
+
+
+def test_a_value_is_found_in_a_text_without_spaces():
+    assert states("首都は東京です", "東京") and not states("首都は東京です", "京都")
+    assert states("la Co\u0302te", "Côte") and not states("The Nigerian", "Niger")
+
+
+def test_a_reference_corpus_that_is_none_is_refused(tmp_path):
+    sources = (read_one(tmp_path),)
+    with pytest.raises(BadPrompt, match="nowhere is not there"):
+        mentions(sources, tmp_path / "nowhere")
+    (tmp_path / "c.jsonl").write_text('{"text": "Arno"}\nArno\n')
+    with pytest.raises(BadPrompt, match=r"c.jsonl, line 2 is no text: Expecting value"):
+        mentions(sources, tmp_path / "c.jsonl")
+
+
+def read_one(folder):
+    (folder / "one.jsonl").write_text('{"entity": "Arno"}\n{"entity": \n')
+    (source,), ((where, why),) = read_sources(folder / "one.jsonl", Recipe())
+    assert (where, why.partition(":")[0]) == ("one.jsonl, line 2", "is not JSON")
+    return source
+
+
+def test_a_text_file_is_about_its_name_whatever_the_recipe_reads(folder, tmp_path):
+    (tmp_path / "Arno.txt").write_text("Arno lies by the lake.")
+    (source,), refused = read_sources(tmp_path, load_recipe(folder / "recipe.toml"))
+    assert (source.entity, source.texts, refused) == ("Arno", ("Arno lies by the lake.",), ())
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -9,8 +9,10 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
+import circuit_drift
 from checkpoints import DriftError, open_checkpoint, open_series
 from checkpoints.errors import BadPrompt
+from checkpoints.model.rope import context_of
 from circuit_drift.behaviour.gauges import Reading
 from circuit_drift.behaviour.harness import HarnessMeasure
 from circuit_drift.training.strategies import (
@@ -33,6 +35,7 @@ from circuit_drift.training.strategies.loop.losses import losses, targets_in
 from circuit_drift.training.strategies.loop.parameters import own_copy, plain, prepare, recompute_activations
 from circuit_drift.training.strategies.loop.parameters import trained as trained_parameters
 from circuit_drift.training.strategies.loop.rope import roped, with_rope
+from circuit_drift.training.strategies.settings.config import Circuits
 from circuit_drift.training.strategies.settings.documents import token_ids
 from tests.lab.small_trainings import config_of, same_weights, weights_of
 
@@ -226,6 +229,7 @@ def test_rotary_positions_are_those_that_transformers_makes_of_the_config(base, 
     rope, wanted = ROPES[kind]
     changed = with_rope(base, rope)
     assert changed.config.rope_parameters.items() >= wanted.items()
+    assert ("original_max_position_embeddings" in changed.config.rope_parameters) == (kind == "YaRN")
     assert same_weights(base.state_dict(), changed.state_dict())
     changed.save_pretrained(tmp_path)
     fresh = LlamaForCausalLM.from_pretrained(tmp_path).eval()
@@ -234,6 +238,21 @@ def test_rotary_positions_are_those_that_transformers_makes_of_the_config(base, 
         assert torch.equal(fresh(ids).logits, changed(ids).logits)
         assert not torch.allclose(base(ids).logits, changed(ids).logits) or kind == "NTK"  # which waits for length
     assert base.config.rope_parameters["rope_type"] == "default"
+
+
+def test_dynamic_scaling_reaches_beyond_the_positions_and_remembers_no_longer_text(base):
+    """As transformers has it: nothing changes up to the positions, and from there on the base grows with length."""
+    small = copy.deepcopy(base)
+    small.config.max_position_embeddings = 32
+    changed = with_rope(small, Rope(type="dynamic", factor=2.0))
+    assert (context_of(small.config), context_of(changed.config)) == (32, 64)
+    short, long = torch.arange(1, 33)[None], torch.arange(1, 49)[None]
+    with torch.no_grad():
+        assert torch.equal(changed(short).logits, base(short).logits)
+        scaled = changed(long).logits
+        assert not torch.allclose(scaled, base(long).logits, atol=1e-4)
+        changed(torch.arange(1, 61)[None])
+        assert torch.equal(changed(long).logits, scaled)
 
 
 def test_what_has_no_rotary_positions_is_refused():
@@ -329,14 +348,29 @@ def test_whole_answers_and_choices_are_asked_from_the_config(place, tmp_path):
     assert frame["choices_chance"].tolist() == [0.5, 0.5]
 
 
+def test_answers_that_cannot_be_written_or_scored_are_refused_by_name(place, tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"question": "a", "answer": "Oslo"}\n{"question": "b", "answer": "+"}\n')
+    config = replace(config_of(place, ADAPTERS), facts=path)
+    with pytest.raises(BadPrompt, match=r"q.jsonl: the answer '\+' to .* has no word"):
+        check(replace(config, answers=Answers("rouge1", 4)))
+    with pytest.raises(BadPrompt, match="chat template"):
+        check(replace(config_of(place, ADAPTERS), answers=Answers("rouge1", 4, chat=True)))
+    assert len(check(config).facts) == 2
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         (("new_tokens = 4", "new_tokens = 0"), "rouge1 scores what is written"),
         (('"rouge1"', '"bleu"'), "choose from rank, probability, rouge1"),
+        (("new_tokens = 4", 'new_tokens = 4\nstops = [""]'), "an empty text among stops"),
         (("new_tokens = 4", 'chat = "yes"'), "chat is 'yes'; it takes true or false"),
         (("theta = 20000.0", 'type = "linear"'), "a factor belongs to linear"),
         (("theta = 20000.0", ""), "rope changes nothing"),
+        (("theta = 20000.0", 'type = "dynamic"\nfactor = 2.0\npositions = 2048'), "would switch it off up to there"),
+        (("[answers]", "[circuits]\nmetric = 'hit'\n[answers]"), "unknown metric 'hit'"),
+        (("[answers]", "[circuits]\nsteps = 30\n[answers]"), "unknown steps; there are backward, edges"),
         (("unit =", 'precision = "int4"\nunit ='), "choose from float32, mixed, bfloat16"),
         (("unit =", "tasks_limit = 3\nunit ="), "tasks_limit are of tasks"),
         (("unit =", "accumulate = 0\nunit ="), "accumulate 0 must be at least 1"),
@@ -349,6 +383,16 @@ def test_what_the_new_tables_cannot_hold_is_refused(place, change, reason):
     (place / "odd.toml").write_text(TOML.replace(*change))
     with pytest.raises(DriftError, match=reason):
         load_config(place / "odd.toml")
+
+
+def test_circuits_are_scored_as_the_config_says(place, tmp_path):
+    how = Circuits(ig_steps=1, rule="left", metric="log-probability", edges=7)
+    config = config_of(place, ADAPTERS, measures=("circuit",), traced=place / "facts.jsonl", circuits=how, epochs=1)
+    run_all(config, tmp_path)
+    graphs = [point.circuit for point in circuit_drift.load_run(tmp_path / "store", "lora")]
+    assert [graph.meta["metric"] for graph in graphs] == ["log probability"] * 2
+    assert [graph.circuit_edges for graph in graphs] == [7, 7]
+    run_all(replace(config, circuits=Circuits()), tmp_path)  # how circuits are read changes no weight
 
 
 def test_choices_that_are_none_are_refused_by_line(place, tmp_path):

@@ -4,10 +4,14 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import DriftError
+from checkpoints.model.rope import forget_lengths
 from circuit_drift.training.strategies.settings.strategy import Rope
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+REMEMBERS = ("yarn", "llama3")
+"""Scalings that are told the context before them; transformers warns of it at the others."""
 
 
 def with_rope(model: "PreTrainedModel", rope: Rope) -> "PreTrainedModel":
@@ -28,6 +32,7 @@ def with_rope(model: "PreTrainedModel", rope: Rope) -> "PreTrainedModel":
     changed.name_or_path = model.name_or_path
     changed.to(weight.device)  # type: ignore[arg-type]
     changed.train(mode=False)
+    forget_lengths(changed)
     return changed
 
 
@@ -49,7 +54,7 @@ def roped(config: "PreTrainedConfig", rope: Rope) -> "PreTrainedConfig":
         "factor": rope.factor,
         "low_freq_factor": rope.low_freq_factor,
         "high_freq_factor": rope.high_freq_factor,
-        "original_max_position_embeddings": config.max_position_embeddings if rope.type != "default" else None,
+        "original_max_position_embeddings": config.max_position_embeddings if rope.type in REMEMBERS else None,
     }
     kept = {name: before[name] for name in ("rope_theta", "partial_rotary_factor") if name in before}
     changed.rope_parameters = kept | {name: value for name, value in told.items() if value is not None}

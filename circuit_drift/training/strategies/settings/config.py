@@ -1,7 +1,7 @@
 """What a comparison of strategies consists of; `strategies.checks` refuses what could not work."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,6 +13,7 @@ from checkpoints.placement import DeviceMap, Placement
 from checkpoints.results.disk import can_be
 from circuit_drift.behaviour.gauges import By
 from circuit_drift.measures.registry import known as known_measures
+from circuit_drift.prompts import EdgeScoring
 from circuit_drift.training.strategies.settings.strategy import Strategy
 
 PATHS = ("documents", "facts", "replay", "traced", "text", "outside", "choices", "tasks_folder")
@@ -48,8 +49,42 @@ class Answers:
         if self.new_tokens < 0 or (self.score == "rouge1" and not self.new_tokens):
             raise DriftError(f"answers: new_tokens {self.new_tokens} must not be below 0, and rouge1 scores what is "
                              "written: say how long it may get, as new_tokens = 25")  # fmt: skip
+        if not all(self.stops):
+            raise DriftError("answers: an empty text among stops ends every answer before it begins; leave it out")
         if not self.new_tokens and (self.instruction or self.chat or self.stops):
             raise DriftError("answers: an instruction, chat and stops are for written answers: give new_tokens = 25")
+
+
+@dataclass(frozen=True, slots=True)
+class Circuits:
+    """How the edges of the traced facts' circuits are scored, as by the options of ``circuit-drift run``.
+
+    arXiv 2601.03858: ``ig_steps = 30``, ``rule = "left"``, ``edges = 50000``.
+
+    Attributes:
+        method: eap, eap-ig, ...
+        ig_steps: gradients along the path from corrupt to clean.
+        rule: which point of each step: left, right or midpoint.
+        metric: what is attributed; answers and wrong answers of different lengths need ``log probability`` or ``kl``.
+        backward: plain, gim or relp.
+        edges: of the circuit that is compared; None = 5 %, at least 20.
+    """
+
+    method: str = "eap-ig"
+    ig_steps: int = 5
+    rule: str = "midpoint"
+    metric: str = "logit difference"
+    backward: str = "plain"
+    edges: int | None = None
+
+    def __post_init__(self) -> None:
+        self.scoring.check()
+
+    @property
+    def scoring(self) -> EdgeScoring:
+        """The same for the measures; a metric may be written with hyphens."""
+        how: dict[str, Any] = asdict(self)
+        return EdgeScoring(**how | {"metric": self.metric.replace("-", " ")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +114,7 @@ class Config:
         retrieval: references that read instead of learning: the model as it was answers with a passage in front, the
             one that states the fact (gold), or the best match among the entity's documents or among all.
         measures: stored measures taken at every epoch, as of `circuit_drift.run`: heads, circuit, ...
+        circuits: how the circuits among the measures are scored.
         traced: JSONL of the facts whose circuit is traced; None = those beside the model, else the built-in ones.
         skills: outside the domain: arithmetic, copying.
         outside: facts or questions outside the domain, asked as the others are; they are in no ledger.
@@ -111,6 +147,7 @@ class Config:
     answers: Answers = field(default_factory=Answers)
     retrieval: tuple[Passages, ...] = ()
     measures: tuple[str, ...] = ()
+    circuits: Circuits = field(default_factory=Circuits)
     traced: Path | None = None
     skills: tuple[Skill, ...] = ()
     outside: Path | None = None

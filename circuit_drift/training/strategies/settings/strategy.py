@@ -47,7 +47,8 @@ class Rope:
         theta: the base, raised (10,000 -> 500,000 is usual); None = as it is.
         type: ``default``, ``linear`` (position interpolation), ``dynamic`` (NTK by length), ``yarn`` or ``llama3``.
         factor: by which the context grows; all types but the default need it.
-        positions: of the model from then on (``max_position_embeddings``); None = as it is.
+        positions: of the model from then on (``max_position_embeddings``); None = as it is. ``dynamic`` scales beyond
+            them alone, so they stay as they are, and the context becomes ``factor`` times as long.
         low_freq_factor: of ``llama3``.
         high_freq_factor: of ``llama3``.
     """
@@ -68,6 +69,11 @@ class Rope:
             raise DriftError(f"rope type {self.type}: a factor belongs to linear, dynamic, yarn and llama3, and to all")
         if (self.type == "llama3") != (None not in (self.low_freq_factor, self.high_freq_factor)):
             raise DriftError(f"rope type {self.type}: llama3, and it alone, takes low_freq_factor and high_freq_factor")
+        if self.type == "dynamic" and self.positions is not None:
+            raise DriftError(
+                f"rope type dynamic scales beyond the model's positions alone, so that {self.positions} of them would "
+                "switch it off up to there: leave positions out; the context becomes factor times as long"
+            )
         if (self.type, self.theta, self.positions) == ("default", None, None):
             raise DriftError("rope changes nothing; give it a theta, a type or positions")
 
