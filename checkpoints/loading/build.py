@@ -109,20 +109,21 @@ def build_distributed(checkpoint: Checkpoint, weights: Weights, placement: Place
 
 
 def read_config(checkpoint: Checkpoint) -> Any:
-    """The checkpoint's config as transformers reads it; code of its own only where it is allowed.
+    """The checkpoint's config as transformers reads it, an adapter's base's; code of its own only where it is allowed.
 
     Raises:
         NotACheckpoint, UnsupportedArchitecture: a config that transformers cannot read, or of a model it does not know.
     """
     from transformers import AutoConfig
 
-    own = allows_code(checkpoint.path, checkpoint.repo)
-    with view(checkpoint.path, loading_files(checkpoint.path, code=own)) as shown:
+    folder = checkpoint.base or checkpoint.path
+    own = allows_code(folder, checkpoint.repo)
+    with view(folder, loading_files(folder, code=own)) as shown:
         try:
             return AutoConfig.from_pretrained(shown, local_files_only=True, trust_remote_code=own)
         except Exception as error:
-            said = str(error).replace(str(shown), str(checkpoint.path))
-            raise explain(checkpoint.path, error, said, repo=checkpoint.repo) from error
+            said = str(error).replace(str(shown), str(folder))
+            raise explain(folder, error, said, repo=checkpoint.repo) from error
 
 
 def _from_pretrained(checkpoint: Checkpoint, placement: Placement, **how: Any) -> "PreTrainedModel":

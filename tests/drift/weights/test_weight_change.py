@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from checkpoints import open_checkpoint
 from checkpoints.errors import UnsupportedArchitecture
@@ -172,3 +172,24 @@ def test_a_refused_architecture_is_remembered_without_torch(tmp_path: Path, monk
     monkeypatch.setenv(ALLOWED, str(a.path))  # code that may run now may make a model of it: asked anew
     with pytest.raises(ImportError):
         kept_weight_change(a, b, store)
+
+
+def test_adapters_are_compared_in_the_shape_of_their_base(tmp_path: Path):
+    """B on q alone, r = 1: the base's other components are as they were, and q has changed."""
+    pytest.importorskip("peft")
+    from peft import LoraConfig, get_peft_model
+
+    base = build("llama_gqa")
+    base.save_pretrained(tmp_path / "base")
+    folders = []
+    for step, size in ((0, 0.0), (1, 0.5)):
+        model = LlamaForCausalLM.from_pretrained(tmp_path / "base")
+        adapted = get_peft_model(model, LoraConfig(r=1, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.constant_(parameter, size)
+        adapted.save_pretrained(tmp_path / f"checkpoint-{step}")
+        folders.append(tmp_path / f"checkpoint-{step}")
+    found = weight_change(*map(open_checkpoint, folders))
+    changed = {name for name, size in zip(found.names, found.relative, strict=True) if size > 0}
+    assert changed and all(name.endswith(".q") for name in changed)
