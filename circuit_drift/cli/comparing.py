@@ -157,6 +157,7 @@ def transfer(
     store: StoreOption = None,
     facts: FactsOption = None,
     answers: AnswersOption = "auto",
+    metric: MetricOption = "logit difference",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     attention: AttentionOption = AUTO,
@@ -166,12 +167,14 @@ def transfer(
     from checkpoints import open_series
     from checkpoints.results.disk import write_file
     from circuit_drift.comparison.transfer import measure_transfer
-    from circuit_drift.prompts import prompts_for
+    from circuit_drift.prompts import EdgeScoring, prompts_for
     from circuit_drift.sweep.sweep import measure_each
 
     opened = open_series(series)
     chosen = (opened.select(steps) if steps else opened).checkpoints
-    prompts, kept = prompts_for(opened.path, facts=facts, answers=answers_of(answers)), Store.open(store)
+    scoring = EdgeScoring(metric=metric.replace("-", " "))
+    prompts = prompts_for(opened.path, facts=facts, answers=answers_of(answers), scoring=scoring)
+    kept = Store.open(store)
     placement = placed(device, dtype, attention, device_map)
     points = list(measure_each(chosen, kept, prompts, measures=["circuit"], placement=placement))
     matrix = measure_transfer(chosen, points, kept, prompts, placement=placement)

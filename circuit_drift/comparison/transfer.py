@@ -96,7 +96,7 @@ def measure_transfer(
         pruned,
         facts if kept is None else facts.subset(kept.tolist()),
         names=_names(points),
-        metric=_metric(points),
+        metric=graphs[0].readout,
     )
     key = _key(points)
     made_of = {"key": key, "circuits": [point.keys["circuit"] for point in points]}
@@ -132,12 +132,7 @@ def _names(points: Sequence[Point]) -> list[str]:
     return steps if len(set(steps)) == len(steps) else [point.place for point in points]
 
 
-def _metric(points: Sequence[Point]) -> str:
-    """What the circuits were scored by; the usual one for those of a method that attributes none."""
-    metric = str(points[0].circuit.meta.get("metric", USUAL)) if points[0].circuit is not None else USUAL
-    return USUAL if metric == "none" else metric
-
-
 def _key(points: Sequence[Point]) -> str:
-    other = {} if (metric := _metric(points)) == USUAL else {"metric": metric}
+    readouts = {point.circuit.readout for point in points if point.circuit is not None} - {USUAL}
+    other = {"metric": sorted(readouts)} if readouts else {}
     return key_of({"version": VERSION, "circuits": [point.keys["circuit"] for point in points], **other})

@@ -108,6 +108,12 @@ class AttributionGraph(Result):
         return circuit_size(int(self.mask.sum()), self.meta.get("circuit_edges"))
 
     @property
+    def readout(self) -> str:
+        """The metric in which its circuit is to be run: what was attributed, else the logit difference."""
+        named = str(self.meta.get("metric", "none"))
+        return "logit difference" if named == "none" else named
+
+    @property
     def units(self) -> int:
         """U, how many units were scored."""
         return int(held(self).shape[0])

@@ -119,8 +119,7 @@ def check_edges(
 
     if count < 1:
         raise BadPrompt(f"patch one edge at least, got {count}")
-    names, metric = np.array(graph.edge_names), str(graph.meta.get("metric", "logit difference"))
-    metric = "logit difference" if metric == "none" else metric
+    names, metric = np.array(graph.edge_names), graph.readout
     scores = graph.mean[graph.mask]
     order = np.argsort(-np.abs(scores), kind="stable")
     first, rest = order[:count], order[count:]

@@ -67,7 +67,8 @@ def head_roles(model: PreTrainedModel, facts: FactSet, *, batch_size: int = 8, p
 def _contributions(parts: Anatomy, facts: FactSet, index: list[int]) -> np.ndarray:
     """[b, L, H, t] contribution of every head to the answer's logit, by the token it comes from."""
     chosen = facts.subset(index)
-    prompts = replace(chosen, **{name: tuple(ids[:1] for ids in getattr(chosen, name)) for name in ("answer", "wrong")})
+    answer, wrong = (tuple(ids[:1] for ids in rows) for rows in (chosen.answer, chosen.wrong))
+    prompts = replace(chosen, answer=answer, wrong=wrong)
     device = parts.blocks[0].output_weight.device
     maps: dict[int, Tensor] = {}
     handles = [block.attention.register_forward_hook(_map_keeper(maps, block.index)) for block in parts.blocks]

@@ -89,6 +89,6 @@ def function_frame(config: Config, out: Path | str, strategy: str, *, share: flo
         own = graph.only(known).prune(round(share * graph.edge_scores.shape[1]))
         first = own if first is None else first
         asked = facts.tokenized(tokenizer_of(loaded)).subset(list(known))
-        metric, clean, corrupt = circuit_metrics(loaded.model, [first, own], asked)
+        metric, clean, corrupt = circuit_metrics(loaded.model, [first, own], asked, metric=graph.readout)
         rows.append((step, *(ratio(values, clean, corrupt) for values in metric), len(known)))
     return pd.DataFrame(rows, columns=["step", "first", "own", "facts"])
