@@ -9,7 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedConfig, PreTrainedModel
+
+    RotaryState = tuple[torch.nn.Module, dict[str, torch.Tensor | None], dict[str, Any]]
+
+CACHED = "max_seq_len_cached"
+"""How long a text a rotary module is made for, in transformers' words."""
 
 
 def depends_on_length(model: "PreTrainedModel") -> bool:
@@ -41,6 +47,23 @@ def forget_lengths(model: "PreTrainedModel") -> None:
             module.register_forward_pre_hook(_begin_anew)
 
 
+def rotary_states(model: "torch.nn.Module") -> "list[RotaryState]":
+    """What the rotary modules hold that depends on the texts they have seen; see `put_back`."""
+    return [
+        (module, dict(module._buffers), {name: value for name, value in vars(module).items() if name.endswith(CACHED)})
+        for module in model.modules()
+        if hasattr(module, "original_max_seq_len")
+    ]
+
+
+def put_back(states: "list[RotaryState]") -> None:
+    """Give rotary modules back what they held, the same tensors."""
+    for module, buffers, cached in states:
+        module._buffers.update(buffers)
+        for name, value in cached.items():
+            setattr(module, name, value)
+
+
 def context_of(config: "PreTrainedConfig") -> int | None:
     """How many tokens a model of a config can read; None where its config names no bound.
 
@@ -58,7 +81,7 @@ def _begin_anew(rotary: Any, _inputs: Any) -> None:
     for name in [name for name, _ in rotary.named_buffers() if name.endswith("original_inv_freq")]:
         own = name.replace("original_", "")
         rotary.register_buffer(own, getattr(rotary, name).to(getattr(rotary, own).device), persistent=False)
-    for name in [name for name in vars(rotary) if name.endswith("max_seq_len_cached")]:
+    for name in [name for name in vars(rotary) if name.endswith(CACHED)]:
         setattr(rotary, name, rotary.original_max_seq_len)
 
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import DriftError
+from checkpoints.model.rope import put_back, rotary_states
 from circuit_drift.behaviour.randomness import random_states
 
 if TYPE_CHECKING:
@@ -20,11 +21,11 @@ def undisturbed(model: "PreTrainedModel") -> Iterator[None]:
     """Lend a live model for the length of a ``with`` block: in eval mode, frozen, gradients allowed, no autocast.
 
     Restored afterwards, whatever happens inside: the random states of Python, numpy, torch and every CUDA device,
-    the grad mode, each module's train or eval mode, each parameter's ``requires_grad``, and the attention
-    implementation of each submodel. The wrapper that mixed-precision training puts around ``forward`` is set aside,
-    so that a probe computes in the dtype of the weights. Inside, every generator starts from one seed, so that a
-    probe does not depend on when it is taken. Gradients already accumulated and the optimizer's state are out of
-    reach.
+    the grad mode, each module's train or eval mode, each parameter's ``requires_grad``, the attention implementation
+    of each submodel, and rotary angles that follow the longest text so far. The wrapper that mixed-precision training
+    puts around ``forward`` is set aside, so that a probe computes in the dtype of the weights. Inside, every generator
+    starts from one seed, so that a probe does not depend on when it is taken. Gradients already accumulated and the
+    optimizer's state are out of reach.
 
     Raises:
         TrainingDisturbed: something inside wrote to a parameter or buffer.
@@ -34,7 +35,7 @@ def undisturbed(model: "PreTrainedModel") -> Iterator[None]:
     before = _versions(model)
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    attention = _attention(model)
+    attention, angles = _attention(model), rotary_states(model)
     device = next(model.parameters()).device.type
     wrapper = vars(model).get("forward") if hasattr(model, "_original_forward") else None
     with random_states(), torch.set_grad_enabled(mode=True), torch.autocast(device, enabled=False):
@@ -54,6 +55,7 @@ def undisturbed(model: "PreTrainedModel") -> Iterator[None]:
                 parameter.requires_grad_(flag)
             for config, name in attention:
                 config._attn_implementation = name
+            put_back(angles)
     if _versions(model) != before:
         raise TrainingDisturbed(
             f"a probe wrote to the weights of {type(model).__name__}: training cannot go on from them; take the "

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import LlamaForCausalLM, TrainerCallback
 
 import circuit_drift
 from checkpoints import open_checkpoint, open_series
@@ -128,6 +128,20 @@ def test_probes_draw_the_same_numbers_whenever_they_are_taken(tokenizer):
         with undisturbed(model):
             drawn.append((random.random(), np.random.rand(), float(torch.rand(()))))  # noqa: NPY002
     assert drawn[0] == drawn[1]
+
+
+def test_a_longer_text_in_a_probe_leaves_dynamic_angles_as_they_were(tokenizer):
+    """Under dynamic NTK transformers keeps the angles of the longest text so far, which training would go on with."""
+    config = tiny(tokenizer).config
+    config.max_position_embeddings = 32
+    config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    model = LlamaForCausalLM(config).eval()
+    text, longer = (torch.arange(size)[None] % 40 for size in (40, 60))
+    with torch.no_grad():
+        before = model(text).logits
+        with undisturbed(model):
+            model(longer)
+        assert torch.equal(model(text).logits, before)
 
 
 def test_mixed_precision_training_is_probed_in_the_dtype_of_its_weights(plain, tokenizer, facts, tmp_path):
