@@ -227,7 +227,10 @@ def _open(ref: str | Path) -> Series:
     found, left = _from_manifest(path) if (path / MANIFEST_FILE).exists() else _from_folders(path)
     if not found:
         if is_checkpoint(path):
-            raise NotACheckpoint(f"{path} is a single checkpoint, not a series; open it with open_checkpoint")
+            raise NotACheckpoint(
+                f"{path} is a single checkpoint, not a series; open it with open_checkpoint in Python, or name the "
+                "folder in which it lies as checkpoint-0"
+            )
         seen = f"; left out {', '.join(each.name for each in left[:8])}: {left[0].reason}" if left else ""
         raise NotACheckpoint(f"{path} is no series: looked for {_LOOKED_FOR}{seen}")
     return Series(path, as_text(path.resolve().name), found, left)
