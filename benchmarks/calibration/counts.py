@@ -15,7 +15,8 @@ import numpy as np
 from numpy.random import Generator
 
 from checkpoints.stats.bootstrap import share_interval
-from checkpoints.stats.permutation import sign_flip_p
+from checkpoints.stats.changes import change_test
+from checkpoints.stats.permutation import Exchanged, sign_flip_test
 from circuits.intervention.faithfulness import interval
 
 EDGES = 300
@@ -26,9 +27,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=100, help="for each row; a tenth of them for tests")
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 16, 32, 53, 100], help="units, facts")
+    parser.add_argument("--only", default="", help="tables whose title holds this word")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     for title, simulate, share in TABLES:
+        if options.only not in title:
+            continue
         draws = max(1, options.draws // share)
         print(f"\n| {title} | {' | '.join(map(str, options.sizes))} |\n|{'---|' * (len(options.sizes) + 1)}")
         for kind in simulate:
@@ -76,13 +80,13 @@ def skewed(rng: Generator, size: int) -> np.ndarray:
 EXPECTED = {scattered: 0.8, skewed: 0.7}
 
 
-def called(orders: float) -> Callable[[Generator, int], bool]:
+def called(orders: float, test: Callable[..., Exchanged] = change_test) -> Callable[[Generator, int], bool]:
     """Whether skewed differences without a mean are called different, sizes of edges over so many orders."""
 
     def simulate(rng: Generator, size: int) -> bool:
         scale = 10.0 ** rng.uniform(-orders, 0, EDGES) * rng.choice([-1, 1], EDGES)
         drawn = (rng.exponential(size=(size, EDGES)) - 1) * scale
-        return sign_flip_p(drawn, seed=int(rng.integers(1 << 30))) <= LEVEL
+        return test(drawn, seed=int(rng.integers(1 << 30))).whole <= LEVEL
 
     return simulate
 
@@ -99,7 +103,15 @@ TABLES: tuple[tuple[str, Simulations, int], ...] = (
         {"scattered shares": faithfulness_covers(scattered), "skewed shares": faithfulness_covers(skewed)},
         1,
     ),
-    ("skewed differences called different", {"of one size": called(0.0), "of three orders": called(3.0)}, 10),
+    (
+        "skewed differences called different",
+        {
+            "of one size": called(0.0),
+            "of three orders": called(3.0),
+            "of three orders, sign flips alone": called(3.0, sign_flip_test),
+        },
+        10,
+    ),
 )
 
 

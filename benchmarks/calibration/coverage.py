@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 
 from benchmarks.calibration.population import arguments, graphs
-from checkpoints.stats.permutation import sign_flip_test
+from checkpoints.stats.changes import change_test
 from checkpoints.stats.ttests import difference_test, false_discovery, selected_interval
 from circuits.comparison.profile import PROFILES, profile_changes, profiler
 from circuits.graph.scores import AttributionGraph
@@ -54,7 +54,7 @@ def of_named_edges(a: AttributionGraph, b: AttributionGraph, size: int, rng: Gen
     """1 - share of the named edges that a selected and a plain interval miss; whether any is named."""
     change = b.edge_scores.astype(np.float64) - a.edge_scores
     drawn = change[rng.integers(0, len(change), size)]
-    exchanged = sign_flip_test(drawn, seed=int(rng.integers(1 << 30)))
+    exchanged = change_test(drawn, seed=int(rng.integers(1 << 30)))
     named = (false_discovery(exchanged.elements) <= LEVEL) & (exchanged.whole <= LEVEL)
     if not named.any():
         return [1.0, 1.0, 0.0]

@@ -4,8 +4,9 @@
 
 A head's score on a prompt is its mean, an effect of the needle and an effect of the prompt; `--correlation` is the
 needle's share of the variance (0.4 is the median of the real series' score differences). Effects are normal, or with
-`--skewed` exponential less their mean, each head's with its own sign. Beside what the toolkit does stand the same
-numbers with prompts as the units. Shares beside their exact binomial 95 % intervals.
+`--skewed` exponential less their mean, each head's with its own sign. `--shift` moves three heads by so many standard
+deviations of the needles' means, and then the last columns hold the share of the three that is named. Beside what the
+toolkit does stand intervals with prompts as the units, and t tests. Shares beside exact binomial 95 % intervals.
 """
 
 import argparse
@@ -14,11 +15,12 @@ import numpy as np
 from numpy.random import Generator
 from scipy.stats import binomtest
 
-from checkpoints.stats.ttests import mean_interval, paired_test
+from checkpoints.stats.changes import moderated_test
+from checkpoints.stats.ttests import difference_test, mean_interval
 from checkpoints.stats.units import cluster_means
 
 NEEDLES = (3, 5, 7, 8, 12, 24)
-DEPTHS, HEADS = 10, 144
+DEPTHS, HEADS, SHIFTED = 10, 144, 3
 
 
 def main() -> None:
@@ -26,19 +28,28 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=400, help="comparisons for each row")
     parser.add_argument("--correlation", type=float, default=0.4, help="share of the variance between needles")
     parser.add_argument("--skewed", action="store_true", help="exponential effects")
+    parser.add_argument("--shift", type=float, default=0.0, help="of three heads, in standard deviations")
+    parser.add_argument("--needles", type=int, nargs="+", default=NEEDLES)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
-    print("| needles | interval covers | with prompts as units | a head named where none changed | with prompts |")
+    calls = "changed heads named" if options.shift else "a head named where none changed"
+    print(f"| needles | interval covers | with prompts as units | {calls} | by t tests |")
     print("|---|---|---|---|---|")
-    for needles in NEEDLES:
+    for needles in options.needles:
         covered, named = [], []
         cluster = np.repeat(np.arange(needles), DEPTHS)
         for _ in range(options.draws):
             change = scores(rng, needles, options.correlation, skewed=options.skewed)
             covered.append([np.mean(covers(change, unit)) for unit in (cluster, None)])
-            units = (cluster_means(change, cluster), change)
-            named.append([bool((paired_test(np.zeros_like(u), u).q <= 0.05).any()) for u in units])
+            units = cluster_means(change, cluster)
+            units[:, :SHIFTED] += options.shift * units.std()
+            called = [test(units).q <= 0.05 for test in (moderated_test, difference_test)]
+            named += (
+                [[bool(q[h]) for q in called] for h in range(SHIFTED)]
+                if options.shift
+                else [[bool(q.any()) for q in called]]
+            )
         shares = np.mean(covered, axis=0)
         print(f"| {needles} | {shares[0]:.3f} | {shares[1]:.3f} | {share(named, 0)} | {share(named, 1)} |", flush=True)
 

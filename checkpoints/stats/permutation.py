@@ -13,9 +13,8 @@ statistic is that of SAM (Tusher et al. 2001),
 whose s0 keeps elements with a tiny, skewed spread from leading: exchanging signs is exact where differences are
 symmetric about 0, and facts' differences are skewed. With s0 = 0 the largest element is called at a nominal 5 % in
 25 % of draws of 16 real facts whose mean difference is 0, with it in 5 % (`benchmarks/circuits_calibration.py`). Under
-independent exponential differences over three orders of size the largest element still is called in 30 to 50 %
-(`benchmarks/calibration/counts.py`), the summed squared change in 3 to 7 %; a larger s0 would keep that level, but not
-see small elements.
+independent exponential differences over three orders of size the largest element still is called in 30 to 50 %, the
+summed squared change in 3 to 7 %: `checkpoints.stats.changes` asks more of the largest.
 
 p of one element is the share of the statistics of *all* elements under the exchanges that reach its own; elements that
 changed without doubt by this p (q <= 0.05) are then left out of what it is counted among, as their exchanged statistics
@@ -47,12 +46,19 @@ class Exchanged:
     """What exchanging says of many elements.
 
     Attributes:
-        whole: p that none of them changed.
+        largest: p that none of them changed, by the largest moderated element.
+        energy: the same by the summed squared change.
         elements: [E] p of each that it did not change; 1 where its units all changed by 0.
     """
 
-    whole: float
+    largest: float
+    energy: float
     elements: Floats
+
+    @property
+    def whole(self) -> float:
+        """That none of them changed: twice the smaller of the two."""
+        return min(1.0, 2 * min(self.largest, self.energy))
 
 
 def drawn_p(hits: int, draws: int) -> float:
@@ -118,7 +124,7 @@ def order_p(x: Floats, y: Floats, *, seed: int = 0) -> float:
 
 
 def _exchange(weights: Floats, units: Floats, square: Floats, *, drawn: bool) -> Exchanged:
-    """Probabilities of the whole, twice the smaller of two statistics', and of each element, pooled over all.
+    """Probabilities of the whole, by two statistics, and of each element, pooled over all.
 
     Args:
         weights: [P, U] contrasts, the observed one first.
@@ -128,18 +134,23 @@ def _exchange(weights: Floats, units: Floats, square: Floats, *, drawn: bool) ->
     """
     elements, changing = np.ones(len(square)), np.flatnonzero(square > 0)
     if not len(changing):
-        return Exchanged(1.0, elements)
+        return Exchanged(1.0, 1.0, elements)
     spread = np.sqrt(square)
     spread += np.median(spread[changing])
     found = _statistics(weights, units, spread, changing)
-    reached = min(int((s >= s[0] * (1 - 1e-6)).sum()) for s in (found.largest, found.energy))
-    p = drawn_p(reached - 1, len(weights) - 1) if drawn else reached / len(weights)
+    largest, energy = (_reached(statistic, drawn=drawn) for statistic in (found.largest, found.energy))
     elements[changing] = _share(found.pooled, found.own)
     sure = false_discovery(elements)[changing] <= SURE
     if sure.any() and not sure.all():
         rest = found.pooled - _statistics(weights, units, spread, changing[sure]).pooled
         elements[changing] = np.where(sure, _share(rest, found.own, own=1), _share(rest, found.own))
-    return Exchanged(min(1.0, 2 * p), elements)
+    return Exchanged(largest, energy, elements)
+
+
+def _reached(statistic: Floats, *, drawn: bool) -> float:
+    """How probable the first of P statistics is among all of them."""
+    reached = int((statistic >= statistic[0] * (1 - 1e-6)).sum())
+    return drawn_p(reached - 1, len(statistic) - 1) if drawn else reached / len(statistic)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,14 @@
-"""Shares of independent units: exact intervals, tests and the number of units that would decide."""
+"""Shares of independent units: exact intervals, tests and the number of units that would decide.
 
-from checkpoints.stats.bootstrap import LEVEL, upper_share
+Where several trials are one unit, as facts of one relation, `exchange_p` and `clustered_share` take their place.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoints.stats.bootstrap import LEVEL, upper_share, widened
+from checkpoints.stats.ttests import mean_interval, reach, smallest_p
+from checkpoints.stats.units import FEWEST
 
 MOST = 100_000
 
@@ -23,6 +31,51 @@ def mcnemar_p(gained: int, lost: int) -> float:
     from scipy.stats import binomtest
 
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def exchange_p(net: NDArray[np.integer]) -> float:
+    """The exact two-sided p of a summed change of units, each exchanged as a whole; McNemar's where units are single.
+
+    Every pattern of signs is counted, by adding one unit after the other.
+
+    Args:
+        net: gained less lost, of each unit.
+    """
+    counts = np.ones(1)
+    for size in np.abs(net[net != 0]):
+        grown = np.zeros(len(counts) + 2 * int(size))
+        grown[: len(counts)] += counts / 2
+        grown[-len(counts) :] += counts / 2
+        counts = grown
+    away = np.abs(np.arange(len(counts)) - (len(counts) - 1) // 2)
+    return min(1.0, float(counts[away >= abs(int(net.sum()))].sum()))
+
+
+def clustered_share(hit: NDArray[np.bool_], cluster: NDArray[np.integer], bound: float) -> tuple[float, float, float]:
+    """A share whose trials come in clusters: its 95 % interval over clusters, and p that it is ``bound`` or less.
+
+    Student's t over clusters, each trial counting once (`ttests.mean_interval`); where all trials agree, the exact
+    interval of so many clusters. p is no smaller than as many clusters of one sign can give.
+
+    Args:
+        hit: [N] of each trial.
+        cluster: [N] which cluster it is of.
+        bound: of the share.
+
+    Returns:
+        lower and upper end, p; NaN below `FEWEST` clusters.
+    """
+    from scipy.stats import t
+
+    units = len(np.unique(cluster))
+    if units < FEWEST:
+        return float("nan"), float("nan"), float("nan")
+    share = float(hit.mean())
+    ends = np.array(mean_interval(hit.astype(float), cluster))
+    error = float(ends[1] - ends[0]) / 2 / float(reach(units - 1.0, units))  # type: ignore[arg-type]
+    p = float(t.sf((share - bound) / error, units - 1)) if error else float(share <= bound)
+    low, high = widened(*np.clip(ends, 0, 1), units=units)
+    return float(low), float(high), max(p, float(smallest_p(units)) / 2)
 
 
 def trials_to_bound(hits: int, trials: int, bound: float, *, level: float = LEVEL) -> int:

@@ -164,8 +164,8 @@ def diff(
             ``strength``, ``edge``), beside the defaults of `circuit_drift.record.questions.Deltas`.
         floor: siblings of A (other seeds or data orders, or steps beside it): the pair is held against the changes
             among them, which are what training does anyway (`PairDiff.floor`, `PairDiff.exceeds_floor`).
-        cluster: labels of facts, as ``["relation"]``: facts that agree in them are one unit where circuits are
-            compared, since they are not independent; by default every fact is a unit.
+        cluster: labels of facts, as ``["relation"]``: facts that agree in them are one unit of recall and of
+            circuits, since they are not independent; by default every fact is a unit. Needles have no such labels.
         where: fields of a placement by themselves: ``device="cuda"``, ``dtype="bfloat16"``.
 
     Raises:

@@ -213,8 +213,8 @@ ClusterOption = Annotated[
     str | None,
     typer.Option(
         "--cluster",
-        help="Labels of the facts, as relation or relation,template: facts that agree in them are one unit where "
-        "circuits are compared, since they are not independent. Default: every fact is a unit.",
+        help="Labels of the facts, as relation or relation,template: facts that agree in them are one unit of "
+        "recall and of circuits, since they are not independent; needles have none. Default: every fact is a unit.",
     ),
 ]
 

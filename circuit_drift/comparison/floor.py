@@ -65,9 +65,9 @@ def _effects(pair: PairRecord, c: Point, d: Point, groups: Sequence[FactGroup]) 
     """The changes between two siblings, of facts in the groups of the pair."""
     how = comparable((c, d))
     if c.circuit is not None and d.circuit is not None and pair.groups is not None:
-        for question in recall_questions(c.circuit, d.circuit, deltas=pair.deltas):
-            yield from question.effects
         cluster = pair.groups.cluster
+        for question in recall_questions(c.circuit, d.circuit, deltas=pair.deltas, cluster=cluster):
+            yield from question.effects
         for group in groups:
             yield from compare_group(group, c.circuit, d.circuit, q=pair.q, cluster=cluster).effects(pair.deltas)
     if c.heads is not None and d.heads is not None and pair.heads is not None:

@@ -127,7 +127,7 @@ def compare_points(
         transfer: what each circuit does in the other model, where that was measured.
         delta: margins that count as no change, by name, beside the defaults of `Deltas`.
         floor: siblings of A, whose changes among one another are what training does anyway.
-        cluster: labels of facts, as ``relation``: those that agree in them are one unit where circuits are compared.
+        cluster: labels of facts, as ``relation``: those that agree in them are one unit of recall and circuits.
 
     Raises:
         CheckpointMismatch: they share no measure, or were measured on different prompts.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.stats.permutation import sign_flip_test
+from checkpoints.stats.changes import change_test
 from checkpoints.stats.ttests import MIN_UNITS, false_discovery, mean_interval
 from circuit_drift.record.groups import FactGroup
 from circuits.graph.scores import require_alike
@@ -29,7 +29,7 @@ USUAL = STOPS.index(0.05)
 UNTESTED = len(STOPS)
 """The place of a q beyond the last stop, or of none at all."""
 FINE, COARSE, FEW_PAIRS = 999, 199, 3
-"""Sign flips behind each p: as many as in a diff where there are few pairs."""
+"""Draws behind each p: as many as in a diff where there are few pairs."""
 MOST_EDGES, LARGEST = 500, 2
 """Edges kept of a group of facts, and how much larger than the usual circuit the largest is."""
 CACHED = 60_000_000
@@ -193,10 +193,10 @@ def _apart(scores: Floats) -> NDArray[np.bool_]:
 
 
 def _tests(chosen: Any, count: int) -> Iterator[tuple[Floats, float]]:
-    """For each two checkpoints the q of every edge and the p of the whole, by sign flips of facts as in a diff."""
+    """For each two checkpoints the q of every edge and the p of the whole, as in a diff."""
     draws = FINE if count * (count - 1) // 2 <= FEW_PAIRS else COARSE
     for a, b in combinations(range(count), 2):
         difference = chosen(b) - chosen(a)
-        found = sign_flip_test(difference, draws=draws)
+        found = change_test(difference, draws=draws)
         few = len(difference) < MIN_UNITS
         yield false_discovery(np.full_like(found.elements, np.nan) if few else found.elements), found.whole

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.stats.shares import mcnemar_p
-from checkpoints.stats.ttests import paired_test
+from checkpoints.stats.shares import exchange_p, mcnemar_p
+from checkpoints.stats.ttests import mean_interval
 from checkpoints.stats.units import ENOUGH
 from circuit_drift.record.groups import class_names
 from heads.scores.change import Change
@@ -27,21 +27,37 @@ def recall_by_class(graph: "circuits.AttributionGraph") -> dict[str, tuple[float
     return {name: (float(known[groups == name].mean()), int((groups == name).sum())) for name in kinds}
 
 
-def recall_change(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Change:
-    """Change of the share of facts recalled, over identical facts.
-
-    The p value is the exact McNemar test's: the two-sided binomial test over the facts that changed sides. The
-    interval is the paired t interval of the mean difference.
+def net_p(a: NDArray[np.bool_], b: NDArray[np.bool_], cluster: NDArray[np.integer] | None = None) -> float:
+    """The exact McNemar p that recall neither rises nor falls; of clusters, that of exchanging A and B by cluster.
 
     Args:
-        a: [N] bool, recalled at A.
-        b: [N] bool, recalled at B, in the same order.
+        a: [N] recalled at A.
+        b: [N] recalled at B, in the same order.
+        cluster: [N] which unit a fact is of; each its own unless given.
     """
-    p = mcnemar_p(int((~a & b).sum()), int((a & ~b).sum()))
-    test = paired_test(a.astype(float), b.astype(float))
-    return Change(
-        "fact recall", float(a.mean()), float(b.mean()), float(test.delta), float(test.low), float(test.high), p
+    if cluster is None:
+        return mcnemar_p(int((~a & b).sum()), int((a & ~b).sum()))
+    _, place = np.unique(cluster, return_inverse=True)
+    return exchange_p(
+        np.bincount(place[b & ~a], minlength=place.max() + 1) - np.bincount(place[a & ~b], minlength=place.max() + 1)
     )
+
+
+def recall_change(a: NDArray[np.bool_], b: NDArray[np.bool_], cluster: NDArray[np.integer] | None = None) -> Change:
+    """Change of the share of facts recalled, over identical facts.
+
+    The p value is the exact McNemar test's (`net_p`). The interval is the t interval of the mean difference over facts,
+    or over clusters of them.
+
+    Args:
+        a: [N] recalled at A.
+        b: [N] recalled at B, in the same order.
+        cluster: [N] which unit a fact is of; each its own unless given.
+    """
+    difference = b.astype(float) - a
+    low, high = mean_interval(difference, cluster)
+    ends = float(a.mean()), float(b.mean()), float(difference.mean()), float(low), float(high)
+    return Change("fact recall", *ends, net_p(a, b, cluster))
 
 
 def recalled(

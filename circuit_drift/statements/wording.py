@@ -77,9 +77,12 @@ def _level(of: Mapping[str, Any]) -> str:
 def _recall(of: Mapping[str, Any]) -> str:
     turned = of["lost"] + of["learned"]
     moved = f"{of['lost']} lost, {of['learned']} learned" if turned else "none changed sides"
-    share = f"{turned / of['of']:.2f} {span(of['low'], of['high'])} changed sides" if turned else (
-        f"at most {of['high']:.2f} of such facts do"
-    )  # fmt: skip
+    if of["low"] != of["low"]:  # NaN: too few units
+        share = f"{turned / of['of']:.2f} changed sides, of too few units for an interval"
+    elif turned:
+        share = f"{turned / of['of']:.2f} {span(of['low'], of['high'])} changed sides"
+    else:
+        share = f"at most {of['high']:.2f} of such facts do"
     return f"Recall {of['before']:.2f} → {of['after']:.2f} of {counted(of['of'], 'fact')}: {moved}; {share}."
 
 
@@ -95,9 +98,11 @@ def _classes(of: Mapping[str, Any]) -> str:
 def _needles(of: Mapping[str, Any]) -> str:
     accuracy, ppl = of["accuracy"], of["ppl"]
     form = ".2f" if ppl["low"] >= 0.1 and ppl["high"] < 100 else ".2g"
+    lost, learned = (accuracy.get(way, 0) for way in ("lost", "learned"))
+    both = f", {counted(lost, 'prompt')} lost and {learned} learned" if lost and learned else ""
     return (
         f"Needles: all words right {accuracy['before']:.2f} → {accuracy['after']:.2f} "
-        f"(change {signed(accuracy['delta'])} {signed_span(accuracy['low'], accuracy['high'])}); answer "
+        f"(change {signed(accuracy['delta'])} {signed_span(accuracy['low'], accuracy['high'])}{both}); answer "
         f"perplexity {_level_of(ppl['before'])} → {_level_of(ppl['after'])} (× {ppl['ratio']:{form}} "
         f"{span(ppl['low'], ppl['high'], form)})."
     )
@@ -144,11 +149,11 @@ def _size(of: Mapping[str, Any]) -> str:
 def _scope(of: Mapping[str, Any]) -> str:
     if of["clustered"]:
         return (
-            f"Facts of one {of['by']} are one unit ({of['units']} of {of['facts']} facts): what is said of circuits "
-            f"holds for another {of['by']}."
+            f"Facts of one {of['by']} are one unit ({of['units']} of {of['facts']} facts): what is said of recall and "
+            f"circuits holds for another {of['by']}{'; each needle counts by itself' if of['needles'] else ''}."
         )
     return (
-        f"Facts count as independent, though {of['facts']} share {of['units']} {of['by']}s: what is said of circuits "
+        f"Facts count as independent, though {of['facts']} share {of['units']} {of['by']}s: what is said of them "
         f"holds for other facts of these; to ask whether it holds for another {of['by']}, cluster by {of['by']}."
     )
 
@@ -180,10 +185,12 @@ def _overlap(of: Mapping[str, Any]) -> str:
             "out a change."
         )
     reach = "for all edges" if of["rank"] == of["edges"] else f"to about rank {of['rank']:,} of {of['edges']:,}"
+    beside = f"{of['random']:.2f} by chance"
+    beside += f", {of['other_task']:.2f} with the circuit of retrieval at A" if "other_task" in of else ""
     sense = "less alike than the facts' noise makes them" if of["beyond_noise"] else "no less alike than halves are"
     return (
         f"Ranks of edges are reliable {reach}. {of['measure']}: {of['value']:.2f}; halves of the facts "
-        f"{of['across']:.2f} across A and B, {of['within']:.2f} within one, {of['random']:.2f} by chance: {sense}."
+        f"{of['across']:.2f} across A and B, {of['within']:.2f} within one, {beside}: {sense}."
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
 from checkpoints.stats.units import cluster_means
@@ -23,9 +24,22 @@ def clustered(graph: AttributionGraph, labels: str | Sequence[str]) -> Attributi
     Raises:
         BadPrompt: scores of groups of facts, a label that a fact lacks, or all facts in one unit.
     """
-    names = (labels,) if isinstance(labels, str) else tuple(labels)
     if graph.units < len(graph):
         raise BadPrompt(f"{len(graph)} facts were scored in {graph.units} groups, which cannot be told apart")
+    group = clusters_of(graph, labels)
+    if group.max(initial=0) < 1:
+        names = labels if isinstance(labels, str) else " and ".join(labels)
+        raise BadPrompt(f"all {len(graph)} facts have the same {names}, and one unit tells no noise")
+    return replace(graph, scores=cluster_means(graph.edge_scores, group), group=group)
+
+
+def clusters_of(graph: AttributionGraph, labels: str | Sequence[str]) -> NDArray[np.integer]:
+    """[N] which unit each fact is of, if facts that agree in these labels are one; in order of their first facts.
+
+    Raises:
+        BadPrompt: a label that a fact lacks.
+    """
+    names = (labels,) if isinstance(labels, str) else tuple(labels)
     for name in names:
         lacking = sum(name not in label for label in graph.labels)
         if lacking:
@@ -35,7 +49,4 @@ def clustered(graph: AttributionGraph, labels: str | Sequence[str]) -> Attributi
             )
     values = [str([label[name] for name in names]) for label in graph.labels]
     units = {value: number for number, value in enumerate(dict.fromkeys(values))}
-    if len(units) < 2:
-        raise BadPrompt(f"all {len(graph)} facts have the same {' and '.join(names)}, and one unit tells no noise")
-    group = np.array([units[value] for value in values])
-    return replace(graph, scores=cluster_means(graph.edge_scores, group), group=group)
+    return np.array([units[value] for value in values], dtype=np.intp)

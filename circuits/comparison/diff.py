@@ -11,8 +11,9 @@ from typing import get_args
 import numpy as np
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch, require_choice
-from checkpoints.stats.permutation import Exchanged, label_test, sign_flip_test
-from checkpoints.stats.ttests import TTest, difference_test, false_discovery, mean_interval, welch_test
+from checkpoints.stats.changes import change_test, moderated
+from checkpoints.stats.permutation import label_test
+from checkpoints.stats.ttests import TTest, difference_test, mean_interval, welch_test
 from circuits.comparison.clusters import clustered
 from circuits.comparison.graph_diff import GraphDiff, Pairing
 from circuits.comparison.profile import LARGE, ProfileChange, profile_changes
@@ -37,9 +38,10 @@ def diff(
 ) -> GraphDiff:
     """Compare two stored graphs.
 
-    p of an edge, a node and the whole graph are those of the moderated statistic under sign flips of facts, or of
-    permuted labels (`checkpoints.stats.permutation`); edges and nodes are held to Benjamini-Hochberg q, and named only
-    where the graph changed as a whole. Intervals are Student's, edge by edge.
+    p of an edge, a node and the whole graph are those of the moderated statistic under sign flips of facts, that of the
+    whole also under centred facts drawn anew (`checkpoints.stats.changes`), or those under permuted labels. Edges and
+    nodes are held to Benjamini-Hochberg q, and named only where the graph changed as a whole. Intervals are Student's,
+    edge by edge.
 
     Args:
         a: scores at A.
@@ -78,8 +80,8 @@ def diff(
     writers_a, writers_b = a.scores.sum(2, dtype=np.float64), b.scores.sum(2, dtype=np.float64)
     if paired:
         difference, moved = scores_b - scores_a, writers_b - writers_a
-        tests, exchanged = difference_test(difference), sign_flip_test(difference, seed=seed)
-        node_tests, of_nodes = difference_test(moved), sign_flip_test(moved, seed=seed)
+        tests, exchanged = difference_test(difference), change_test(difference, seed=seed)
+        node_tests, of_nodes = difference_test(moved), change_test(moved, seed=seed)
     else:
         tests, exchanged = welch_test(scores_a, scores_b), label_test(scores_a, scores_b, seed=seed)
         node_tests, of_nodes = welch_test(writers_a, writers_b), label_test(writers_a, writers_b, seed=seed)
@@ -87,10 +89,10 @@ def diff(
         shape=a.shape,
         a=scores_a.mean(0, dtype=np.float64),
         b=scores_b.mean(0, dtype=np.float64),
-        tests=_moderated(tests, exchanged),
+        tests=moderated(tests, exchanged),
         nodes_a=writers_a.mean(0),
         nodes_b=writers_b.mean(0),
-        node_tests=_moderated(node_tests, of_nodes),
+        node_tests=moderated(node_tests, of_nodes),
         profile=profile_changes(a.shape, scores_a, scores_b, paired=paired),
         circuit_a=a.prune(n),
         circuit_b=b.prune(n),
@@ -127,12 +129,6 @@ def _apart_from_0(scores: Floats) -> Bools:
     """[E] whether the 95 % t interval of the mean over the units leaves 0 out."""
     low, high = mean_interval(scores)
     return np.asarray((low > 0) | (high < 0))
-
-
-def _moderated(tests: TTest, exchanged: Exchanged) -> TTest:
-    """The intervals of t tests with the p, and its q, of the moderated statistic; NaN stays where units are too few."""
-    p = np.where(np.isnan(tests.p), np.nan, exchanged.elements)
-    return replace(tests, p=p, q=false_discovery(p))
 
 
 def _sizes(n: int, edges: int) -> Sequence[int]:

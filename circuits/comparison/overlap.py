@@ -111,6 +111,16 @@ def overlap(
     return replace(overlap_of(first, second), p=float(p[0]))
 
 
+def overlap_of_tasks(a: AttributionGraph, b: AttributionGraph, n_edges: int) -> float:
+    """Jaccard overlap of the n strongest edges of two graphs over prompts of different tasks, in one model or two.
+
+    What circuits have in common whatever is asked: a floor that random edges, which know no strong parts, are too low
+    for.
+    """
+    means = (np.asarray(_mean(graph.edge_scores, graph.unit_sizes.astype(float)), dtype=np.float64) for graph in (a, b))
+    return jaccard(*(_strongest(mean, n_edges) for mean in means))
+
+
 def jaccard(a: Bools, b: Bools) -> float:
     """Share of the edges of either set that are in both; 0 of two empty sets."""
     return int(np.count_nonzero(a & b)) / max(1, int(np.count_nonzero(a | b)))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.stats.bootstrap import percentiles, resampling
-from checkpoints.stats.permutation import sign_flip_p
+from checkpoints.stats.changes import change_p
 from checkpoints.stats.units import ENOUGH
 from circuits.tracking.changepoints import LEAST, Products, apart
 
@@ -114,9 +114,9 @@ def contrast(
         apart=float(np.clip(apart(kernel, 1), 0, 2)),
         low=float(low),
         high=float(high),
-        p_wiring=sign_flip_p(second / scale[1] - first / scale[0], seed=seed),
+        p_wiring=change_p(second / scale[1] - first / scale[0], seed=seed),
         strength=strength,
-        p=sign_flip_p(second - first, seed=seed),
+        p=change_p(second - first, seed=seed),
         strength_low=float(strength_low),
         strength_high=float(strength_high),
     )

@@ -9,6 +9,7 @@ import numpy as np
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.results.result import Result
 from checkpoints.results.text import counted
+from checkpoints.stats.changes import moderated_test
 from checkpoints.stats.ttests import TTest, paired_test, selected_interval, welch_test
 from checkpoints.stats.units import Floats, Unit, cluster_means, independent_units, nanmean
 from heads.scores.change import Change
@@ -143,9 +144,11 @@ def diff(
 ) -> HeadDiff:
     """Compare two checkpoints head by head.
 
-    Paired t tests over independent units, bounded below by the sign test's 2^(1 - n); Benjamini-Hochberg over all
-    heads. The prompts of one needle share its text and its haystack, so the unit is the needle (mean over its depths),
-    however few there are: intervals need three, p five, and a head is named only where so many needles can show it.
+    p of a head is that of its moderated change among all heads', by sign flips of units and by centred units drawn
+    anew, whichever is larger (`checkpoints.stats.changes`), or Welch's over other prompts; Benjamini-Hochberg over all
+    heads; intervals, accuracy and NLL are Student's. The prompts of one needle share its text and its haystack, so the
+    unit is the needle (mean over its depths), however few there are: intervals need three, p five, and a head is named
+    from six on, as q is at least 2^(1 - n).
 
     Args:
         a: scores of the first checkpoint.
@@ -170,7 +173,8 @@ def diff(
         )
     chosen, units_a, units_b = _units(a, b, unit)
     test = paired_test if pairing == "paired" else welch_test
-    heads = test(units_a(a.copy), units_b(b.copy))
+    before, after = units_a(a.copy), units_b(b.copy)
+    heads = moderated_test(after - before) if pairing == "paired" else welch_test(before, after)
     n = min(len(units_a(a.prompt_nll)), len(units_b(b.prompt_nll)))
     right_a, right_b = a.correct.astype(float), b.correct.astype(float)
     right = test(units_a(right_a), units_b(right_b))

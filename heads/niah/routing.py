@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.results.result import Result
-from checkpoints.stats.ttests import paired_test
+from checkpoints.stats.changes import moderated_test
 from checkpoints.stats.units import Floats, cluster_means, independent_units, nanmean
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class ExpertRouting(Result):
         text, answer = (
             cluster_means(self.shares[:, KINDS.index(kind)][:, layers], cluster) for kind in ("text", "answer")
         )
-        test = paired_test(text, answer)
+        test = moderated_test(answer - text)
         of, expert = (index.ravel() for index in np.indices(test.delta.shape))
         columns: dict[str, Any] = {"layer": layers[of], "expert": expert}
         columns |= {kind: self.share(kind)[layers].ravel() for kind in KINDS}

@@ -312,6 +312,17 @@ def test_a_difference_of_rounding_is_no_rewiring(rewired, overlaps):
     assert _title(rewiring_figure(rewired, far))[0].startswith("4 of 4 steps ")
 
 
+def test_the_circuit_of_another_task_is_a_floor_of_overlaps(rewired):
+    """Windows of the facts at 0 and 2, then 10 and 14; of both needles at 4."""
+    other = {"retrieval-circuit": _window(4, 4)}
+    run = run_of(*(replace(p, results={**p.results, **other}) for p in rewired.points[1:3]))
+    frame = rewiring_frame(run)
+    expected = [(_shared(4) + _shared(2)) / 2, (_shared(6) + _shared(10)) / 2]
+    assert frame["other_task_overlap"].tolist() == pytest.approx(expected)
+    line = _traces(rewiring_figure(run, frame))["edge overlap with the circuit of another task, retrieval"]
+    assert list(line.y) == pytest.approx(expected)
+
+
 def test_error_bars_run_from_the_interval_to_the_value():
     """Kept 0 on one fact and 0.25 on the other three times over: uneven ends."""
     curve = faithfulness([0.0, 0.25])
@@ -358,7 +369,7 @@ def test_roles_of_the_heads_of_each_circuit():
     figure = roles_figure(run, frame)
     assert _title(figure) == (
         "The first mover head stands out at step 1,000; the last circuit has 1",
-        "roles certain in 95 % of resamples of the facts",
+        "facts that some checkpoint recalls, together; roles certain in 95 % of resamples of them",
     )
     lines = _traces(figure)
     assert {name: list(trace.y) for name, trace in lines.items()} == {

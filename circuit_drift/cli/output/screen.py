@@ -3,10 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from circuit_drift.comparison.pair_tables import pair_tables
 from circuit_drift.record.groups import class_names
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.recall import recall_change
+from circuits.comparison.clusters import clusters_of
 from heads.scores.change import Change
 
 if TYPE_CHECKING:
@@ -81,9 +84,11 @@ def _recall_by_class(pair: PairRecord) -> Iterator[Change]:
         return
     names = class_names(a)
     kinds = dict.fromkeys(names.tolist())
+    cluster = () if pair.groups is None else pair.groups.cluster
+    of = clusters_of(a, cluster) if cluster else np.arange(len(names))
     for kind in kinds if len(kinds) > 1 else ():
         chosen = names == kind
-        change = recall_change((a.answer_rank == 0)[chosen], (b.answer_rank == 0)[chosen])
+        change = recall_change((a.answer_rank == 0)[chosen], (b.answer_rank == 0)[chosen], of[chosen])
         yield Change(f"recall of {kind} ({int(chosen.sum())})", *_numbers(change))
 
 

@@ -51,6 +51,27 @@ class Overlaps:
         facts = recalled_facts([a.circuit, b.circuit])
         facts = None if facts is None or len(facts) == len(a.circuit) else facts
         found = overlap_of(self._halves(a, facts), self._halves(b, facts))
+        return self._kept(found, key, parts)
+
+    def with_task(self, point: Point, other: str) -> "Similarity":
+        """Of a point's circuit of the facts that it recalls and its circuit of another task, that of a measure's graph.
+
+        Halves of the facts against halves of the other task's prompts: what any two tasks share in this model.
+        """
+        from circuits.comparison.overlap import halve, overlap_of
+
+        graph = point.circuit
+        assert graph is not None
+        parts = [point.keys.get(name) for name in ("circuit", other)]
+        key = key_of({"version": VERSION, "circuits": parts})
+        if (stored := _stored(self.store, key)) is not None:
+            return stored
+        facts = recalled_facts([graph])
+        found = overlap_of(halve(graph if facts is None else graph.only(facts)), halve(point.results[other]))
+        return self._kept(found, key, parts)
+
+    def _kept(self, found: "Similarity", key: str, parts: "list[str | None]") -> "Similarity":
+        """What was found, left in the store where that can be."""
         if self.store.path.is_dir() and all(parts):
             document = {"similarity": asdict(found), "provenance": {"key": key, "circuits": parts}}
             with suppress(StoreError):  # a store may be there to be read alone

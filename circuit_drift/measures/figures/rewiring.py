@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+OTHER_TASK = "retrieval-circuit"
+"""The measure of another task's circuit in the same model."""
+
 FLOORS = {"untrained_overlap": "edge overlap with", "untrained_faithfulness": "faithfulness of the circuit of"}
 """Columns of a null model, by the panel that they are drawn in from above, in words."""
 
@@ -33,7 +36,8 @@ def rewiring_frame(run: RunRecord) -> "pd.DataFrame":
     ``cross_fitted``: the same where each fact is judged in a circuit found on the other half of the facts;
     ``random_circuits``: of random circuits of that size; ``untrained_overlap`` (of each circuit with that of the
     run's null model, an untrained twin or a blank step 0) and ``untrained_faithfulness`` (of its own), where the run
-    has one. Faithfulness is NaN where clean and corrupt prompts do not differ beyond the noise.
+    has one; ``other_task_overlap`` with the circuit of retrieval at the same checkpoint, where that was measured.
+    Faithfulness is NaN where clean and corrupt prompts do not differ beyond the noise.
     """
     import pandas as pd
 
@@ -64,6 +68,8 @@ def rewiring_frame(run: RunRecord) -> "pd.DataFrame":
             row |= {"random_circuits": curve.random_values[at]}
         if twin is not None and twin.circuit is not None:
             row["untrained_overlap"] = alike.of(twin, point).across
+        if OTHER_TASK in point.results:
+            row["other_task_overlap"] = alike.with_task(point, OTHER_TASK).across
         if twin is not None and twin.faithfulness is not None:
             row["untrained_faithfulness"] = effective(twin.faithfulness)
         rows.append(row)
@@ -145,6 +151,10 @@ def rewiring_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
             figure.add_scatter(
                 x=x, y=frame[column], name=f"{what} {null_name(null)}", mode="lines", line=line, row=place, col=1
             )
+    if "other_task_overlap" in frame:
+        line = {"color": theme.GREY, "dash": "dashdot", "width": 1}
+        name = "edge overlap with the circuit of another task, retrieval"
+        figure.add_scatter(x=x, y=frame["other_task_overlap"], name=name, mode="lines", line=line, row=1, col=1)
     figure.update_yaxes(title_text="edge overlap (Jaccard)", range=[-0.03, 1.03], row=1, col=1)
     figure.update_yaxes(title_text="faithfulness", range=[-0.3, 1.3], row=2, col=1)
     beyond = int((frame["to_previous"] < frame["floor_low"] - ROUNDING).sum())

@@ -55,7 +55,8 @@ def roles_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
             hovertemplate="%{y}: %{text}<extra>" + str(role) + "</extra>",
         )
     figure.update_yaxes(title_text="heads of the circuit", rangemode="tozero")
-    theme.dress(figure, title=_finding(run, frame, places), subtitle="roles certain in 95 % of resamples of the facts")
+    subtitle = "facts that some checkpoint recalls, together; roles certain in 95 % of resamples of them"
+    theme.dress(figure, title=_finding(run, frame, places), subtitle=subtitle)
     return over_checkpoints(figure, run)
 
 

@@ -16,6 +16,8 @@ from circuit_drift.record.questions import Deltas, Question
 from circuit_drift.record.recall import recall_change
 from circuit_drift.record.record import Point
 from circuit_drift.statements.statement import Statement
+from circuits.comparison.clusters import clusters_of
+from circuits.comparison.overlap import overlap_of_tasks
 from circuits.comparison.reliability import recommended_size
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ CAPTIONS = {
 DEEP = 8  # layers from which on changes are shown layer by layer too
 HEADINGS = {"nodes": "Nodes", "ranks": "Reliability by rank", "similarity": "Similarity", "profile": "Depth and spread"}
 BASES = {
+    "group": "products between different facts; sign flips of facts, of the largest edge facts drawn anew as well; "
+    "Holm over the pair",
     "few": "fewer than 8 facts, or so few that even their smallest possible p would not hold for the pair",
     "unlearned": "no fact recalled, and clean prompts prefer the answer no more than corrupt ones do",
 }
@@ -65,15 +69,16 @@ class CircuitPairing(Pairing):
         """Group by group, and how the recall of the facts changed."""
         if a.circuit is None or b.circuit is None:
             return None
-        change = recall_change(a.circuit.answer_rank == 0, b.circuit.answer_rank == 0)
         groups = compare_groups(a.circuit, b.circuit, q=q, cluster=self.cluster)
+        of = clusters_of(a.circuit, self.cluster) if self.cluster else None
+        change = recall_change(a.circuit.answer_rank == 0, b.circuit.answer_rank == 0, of)
         return Compared(groups, readouts=(change,), facts=groups.of)
 
     def questions(self, a: Point, b: Point, change: CircuitGroups, *, deltas: Deltas) -> Iterator[Question]:
         """Whether recall turned over, as a whole and by class, and whether the circuit of each group changed."""
         assert a.circuit is not None
         assert b.circuit is not None
-        yield from recall_questions(a.circuit, b.circuit, deltas=deltas)
+        yield from recall_questions(a.circuit, b.circuit, deltas=deltas, cluster=self.cluster)
         for each in change.groups:
             yield each.question(deltas)
 
@@ -99,9 +104,9 @@ class CircuitPairing(Pairing):
             if rows:
                 yield Statement(kind, {"groups": rows, "least": LEAST_FACTS}, basis=BASES[kind])
         if groups.ranks and groups.learned:
-            yield _ranks(groups)
+            yield _ranks(groups, pair)
         if pair.a.circuit is not None and groups.learned:
-            yield from _scope(groups, pair.a.circuit)
+            yield from _scope(groups, pair.a.circuit, needles=bool({"heads", "retrieval-circuit"} & set(pair.changes)))
         if groups.lead.transfer is not None and groups.learned:
             for sentence in groups.lead.transfer.sentences:
                 yield Statement("transfer", {"of": groups.transfer_of}, told=f"On {groups.transfer_of}: {sentence}")
@@ -168,13 +173,13 @@ class CircuitPairing(Pairing):
             )
 
 
-def _scope(groups: CircuitGroups, graph: "circuits.AttributionGraph") -> Iterator[Statement]:
-    """What counts as independent, where facts share a relation or a template."""
+def _scope(groups: CircuitGroups, graph: "circuits.AttributionGraph", *, needles: bool) -> Iterator[Statement]:
+    """What counts as independent, where facts share a relation or a template; needles' results keep no labels."""
     shared = next((name for name in SHARED if _share(graph, name)), "")
     if groups.cluster or shared:
         names = groups.cluster or (shared,)
         numbers = {"by": " and ".join(names), "facts": len(graph), "units": units_of(graph, names)}
-        numbers["clustered"] = bool(groups.cluster)
+        numbers |= {"clustered": bool(groups.cluster), "needles": needles}
         yield Statement("scope", numbers, basis="labels of the facts")
 
 
@@ -184,13 +189,17 @@ def _share(graph: "circuits.AttributionGraph", name: str) -> bool:
     return has and 1 < units_of(graph, (name,)) < len(graph)
 
 
-def _ranks(groups: CircuitGroups) -> Statement:
-    """The overlap of the circuits, at a size at which ranks mean something."""
+def _ranks(groups: CircuitGroups, pair: PairRecord) -> Statement:
+    """The overlap of the circuits, at a size at which ranks mean something, beside that with another task's at A."""
     numbers: dict[str, Any] = {"of": groups.of, "rank": recommended_size(groups.ranks), "edges": groups.ranks[-1].last}
     found = groups.overlap
     if found is not None:
         names = ("measure", "value", "across", "within", "random", "p")
         numbers |= {name: getattr(found, name) for name in names} | {"beyond_noise": found.beyond_noise}
+        retrieval = pair.a.results.get("retrieval-circuit")
+        if retrieval is not None and pair.a.circuit is not None:
+            size = int(found.measure.split()[1].replace(",", ""))
+            numbers["other_task"] = overlap_of_tasks(groups.over_lead(pair.a.circuit), retrieval, size)
     return Statement("overlap", numbers, basis="ranked on a third of the facts, correlated between the two others")
 
 
@@ -231,7 +240,7 @@ def _statement(each: GroupChange, pair: PairRecord) -> Statement:
         "statuses": {name: diff.counts[name] for name in STATUSES},
         "edges": diff.to_frame().query("changed")["edge"].tolist(),
     }
-    return Statement("group", about, basis="products between different facts; sign flips of facts, Holm over the pair")
+    return Statement("group", about, basis=BASES["group"])
 
 
 def _edges(groups: CircuitGroups) -> "pd.DataFrame":

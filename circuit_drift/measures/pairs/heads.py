@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import heads
+from checkpoints.stats.changes import smallest_change_q
 from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.page.page import Section
+from circuit_drift.record.groups import ways_of
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.questions import Deltas, Effect, Question, folded, units_needed
 from circuit_drift.record.record import Point
@@ -45,7 +47,8 @@ class HeadPairing(Pairing):
         """
         least = 2.0 ** (1 - change.n)
         p = float(np.nanmin(change.q)) if np.isfinite(change.q).any() else float("nan")
-        yield Question("heads", "heads", p, effects=tuple(head_effects(change, deltas)), least=least * change.q.size)
+        lowest = smallest_change_q(change.n)
+        yield Question("heads", "heads", p, effects=tuple(head_effects(change, deltas)), least=lowest)
         yield Question("readouts", ACCURACY, change.accuracy.p, least=least)
         yield Question("readouts", NLL, change.nll.p, effects=tuple(nll_effects(change, deltas)), least=least)
 
@@ -61,7 +64,7 @@ class HeadPairing(Pairing):
         change = pair.heads
         if change is None:
             return
-        yield Statement("needles", _needles(change), basis=f"95 % t intervals over {change.n} {change.unit}s")
+        yield Statement("needles", _needles(change, pair), basis=f"95 % t intervals over {change.n} {change.unit}s")
         place = int(np.nanargmax(np.abs(change.delta))) if np.isfinite(change.delta).any() else 0
         largest: dict[str, Any] = {"name": head_names((change.delta.shape[0], change.delta.shape[1]))[place]}
         low, high = change.named_interval
@@ -133,9 +136,13 @@ def _shown(change: HeadDiff) -> "pd.DataFrame":
     return frame[COLUMNS]
 
 
-def _needles(change: HeadDiff) -> dict[str, dict[str, float]]:
-    """Accuracy as a difference, perplexity as a ratio."""
+def _needles(change: HeadDiff, pair: PairRecord) -> dict[str, dict[str, float]]:
+    """Accuracy as a difference, with the prompts that went each way, which cancel in it; perplexity as a ratio."""
     right, nll = change.accuracy, change.nll
     accuracy = {name: getattr(right, name) for name in ("before", "after", "delta", "low", "high", "p")}
+    assert pair.a.heads is not None
+    assert pair.b.heads is not None
+    ways = ways_of(np.asarray(pair.a.heads.correct, dtype=bool), np.asarray(pair.b.heads.correct, dtype=bool))
+    accuracy |= {way: int(ways[way].sum()) for way in ("lost", "learned")}
     ratio = {"ratio": nll.delta, "low": nll.low, "high": nll.high, "before": nll.before, "after": nll.after}
     return {"accuracy": accuracy, "ppl": {name: float(np.exp(value)) for name, value in ratio.items()} | {"p": nll.p}}

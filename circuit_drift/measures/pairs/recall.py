@@ -1,15 +1,17 @@
 """Recall of the facts at two checkpoints: how many changed sides, as a whole and by class, and whether that is real."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from checkpoints.stats.shares import mcnemar_p, share_above_p, share_interval, trials_to_bound
+from checkpoints.stats.shares import clustered_share, mcnemar_p, share_above_p, share_interval, trials_to_bound
 from circuit_drift.record.groups import class_names, ways_of
 from circuit_drift.record.pair import PairRecord
-from circuit_drift.record.questions import Deltas, Effect, Question
+from circuit_drift.record.questions import Deltas, Effect, Question, units_needed
+from circuit_drift.record.recall import net_p
 from circuit_drift.statements.statement import Statement
+from circuits.comparison.clusters import clusters_of
 
 if TYPE_CHECKING:
     import circuits
@@ -19,26 +21,47 @@ NET = "recall of all facts"
 
 
 def recall_questions(
-    a: "circuits.AttributionGraph", b: "circuits.AttributionGraph", *, deltas: Deltas, noun: str = "fact"
+    a: "circuits.AttributionGraph",
+    b: "circuits.AttributionGraph",
+    *,
+    deltas: Deltas,
+    noun: str = "fact",
+    cluster: Sequence[str] = (),
 ) -> Iterator[Question]:
     """Does more than the margin of the facts change sides; does recall rise or fall, overall and in each class?
 
     Opposite changes cancel in the mean, so that turnover is asked about by itself: exact binomial against the margin.
-    The others are exact McNemar tests. The noun is what a fact is called.
+    The others are exact McNemar tests. Facts that agree in the labels ``cluster`` are one unit of each: turnover is
+    then Student's t over units, and A and B are exchanged unit by unit. The noun is what a fact is called.
     """
     before, after = a.answer_rank == 0, b.answer_rank == 0
-    turned, n = int((before != after).sum()), len(before)
-    low, high = share_interval(turned, n)
-    bound = deltas.recall
+    of = clusters_of(a, cluster) if cluster else None
     turnover = TURNOVER.replace("fact", noun)
-    effect = Effect(turnover, turned / n, low, high, 0.0, (-1.0, bound), n, noun, trials_to_bound(turned, n, bound))
-    yield Question("behaviour", turnover, share_above_p(turned, n, bound), effects=(effect,))
+    yield _turnover(turnover, before != after, of, deltas.recall, " and ".join(cluster) or noun)
     for name, chosen in _asked_of(a).items():
-        ways = ways_of(before[chosen], after[chosen])
-        gained, lost = int(ways["learned"].sum()), int(ways["lost"].sum())
-        yield Question(
-            "behaviour", name.replace("fact", noun), mcnemar_p(gained, lost), least=mcnemar_p(int(chosen.sum()), 0)
-        )
+        inside = None if of is None else of[chosen]
+        units = int(chosen.sum()) if inside is None else len(np.unique(inside))
+        p = net_p(before[chosen], after[chosen], inside)
+        yield Question("behaviour", name.replace("fact", noun), p, least=mcnemar_p(units, 0))
+
+
+def _turnover(name: str, turned: np.ndarray, of: np.ndarray | None, bound: float, unit: str) -> Question:
+    """Whether more than a share of the facts [N] changed sides, of units or each by itself."""
+    share, n = float(turned.mean()), len(turned)
+    if of is None:
+        hits = int(turned.sum())
+        low, high = share_interval(hits, n)
+        needed, p = trials_to_bound(hits, n, bound), share_above_p(hits, n, bound)
+    else:
+        n = len(np.unique(of))
+        low, high, p = clustered_share(turned, of, bound)
+        half = max(high - share, share - low)
+        needed = units_needed(share, share - half, share + half, 0.0, (-1.0, bound), n)
+    if np.isnan(low):
+        return Question("behaviour", name, p)
+    return Question(
+        "behaviour", name, p, effects=(Effect(name, share, low, high, 0.0, (-1.0, bound), n, unit, needed),)
+    )
 
 
 def _asked_of(graph: "circuits.AttributionGraph") -> dict[str, np.ndarray]:
@@ -58,18 +81,22 @@ def recall_statements(pair: PairRecord) -> Iterator[Statement]:
     ways = {way: int(chosen.sum()) for way, chosen in ways_of(before, after).items()}
     asked = {question.name: question for question in pair.questions if question.family == "behaviour"}
     turnover = asked[TURNOVER]
+    unit = " and ".join(pair.groups.cluster) if pair.groups is not None else ""
+    low, high = next(((found.low, found.high) for found in turnover.effects), (float("nan"), float("nan")))
     numbers = {
         "before": float(before.mean()),
         "after": float(after.mean()),
         "of": len(before),
         **ways,
-        "low": turnover.effects[0].low,
-        "high": turnover.effects[0].high,
+        "low": low,
+        "high": high,
         "margin": pair.deltas.recall,
         "p": asked[NET].p,
         "outcome": turnover.outcome,
     }
-    yield Statement("recall", numbers, basis="exact binomial interval of the share that changed sides; exact McNemar")
+    exchanged = f"A and B exchanged by {unit}, exactly" if unit else "exact McNemar"
+    interval = f"t interval over units of one {unit}" if unit else "exact binomial interval"
+    yield Statement("recall", numbers, basis=f"{interval} of the share that changed sides; {exchanged}")
     rows: list[dict[str, Any]] = [
         {
             "name": name.removeprefix("recall of ").removesuffix(" facts"),
@@ -86,4 +113,4 @@ def recall_statements(pair: PairRecord) -> Iterator[Statement]:
     ]
     if rows:
         rows.sort(key=lambda row: row["p"])
-        yield Statement("classes", {"classes": rows}, basis="exact McNemar in each class, Holm over the pair")
+        yield Statement("classes", {"classes": rows}, basis=f"{exchanged}, in each class; Holm over the pair")

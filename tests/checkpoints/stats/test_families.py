@@ -8,7 +8,14 @@ from scipy import stats as textbook
 
 from checkpoints.stats.energy import energy_p, smallest_energy_p
 from checkpoints.stats.families import holm
-from checkpoints.stats.shares import mcnemar_p, share_above_p, share_interval, trials_to_bound
+from checkpoints.stats.shares import (
+    clustered_share,
+    exchange_p,
+    mcnemar_p,
+    share_above_p,
+    share_interval,
+    trials_to_bound,
+)
 
 
 def test_holm_by_hand():
@@ -61,6 +68,28 @@ def test_turnover_is_tested_against_its_margin():
     assert share_interval(0, 35)[1] > 0.1 >= share_interval(0, 36)[1]
     assert trials_to_bound(36, 36, 0.1) == 36
     assert (mcnemar_p(45, 50), mcnemar_p(0, 0)) == (pytest.approx(textbook.binomtest(45, 95).pvalue), 1.0)
+
+
+def test_units_of_several_facts_are_exchanged_as_wholes():
+    """Three relations gain 2, 1 and 0 facts, one loses 3: all 8 patterns reach |0|, two |6|."""
+    assert exchange_p(np.array([2, 1, 0, -3])) == 1.0
+    assert exchange_p(np.array([2, 1, 0, 3])) == pytest.approx(2 / 8)
+    assert exchange_p(np.array([3, 1, 1])) == pytest.approx(2 / 8)
+    assert exchange_p(np.zeros(4, dtype=int)) == 1.0
+    single = np.r_[np.ones(9, dtype=int), -1]
+    assert exchange_p(single) == pytest.approx(mcnemar_p(9, 1))
+
+
+def test_a_share_of_clusters_has_the_interval_of_their_sums():
+    """Four clusters of two: sums 2, 1, 1, 0, share .5; r_c = 1, 0, 0, -1, so that the error is sqrt(4 / 3 * 2) / 8."""
+    hit, cluster = np.array([1, 1, 1, 0, 0, 1, 0, 0], dtype=bool), np.repeat(np.arange(4), 2)
+    low, high, p = clustered_share(hit, cluster, 0.1)
+    error = (4 / 3 * 2) ** 0.5 / 8
+    assert (low, high) == pytest.approx((0.0, 1.0)), "0.5 +- 3.18 * 0.204 reaches beyond both ends"
+    assert p == pytest.approx(textbook.t.sf(0.4 / error, 3))
+    assert clustered_share(np.zeros(8, dtype=bool), cluster, 0.1) == (0.0, pytest.approx(1 - 0.025**0.25), 1.0)
+    assert clustered_share(np.ones(8, dtype=bool), cluster, 0.1)[2] == 2**-4
+    assert np.isnan(clustered_share(hit[:4], cluster[:4], 0.1)).all(), "two clusters tell no spread"
 
 
 def test_the_energys_p_is_its_place_among_all_flips():

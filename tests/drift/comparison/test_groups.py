@@ -229,9 +229,13 @@ def test_facts_of_one_relation_can_be_one_unit():
     told = {statement.kind: statement for statement in together.statements}
     assert told["group"].text.startswith("Facts kept (18 in 9 units): ")
     assert told["scope"].text.startswith("Facts of one relation are one unit (9 of 18 facts)")
+    assert told["recall"].basis.startswith("t interval over units of one relation")
+    asked = {question.name: question for question in together.questions}
+    assert asked["facts that change sides"].effects[0].n == 9
+    assert asked["recall of all facts"].least == pytest.approx(2 / 2**9)
     assert "kept" in " ".join(change.name for change in together.floor.changes)
     assert next(each for each in alone.statements if each.kind == "scope").numbers == {
-        "by": "relation", "facts": 18, "units": 9, "clustered": False
+        "by": "relation", "facts": 18, "units": 9, "clustered": False, "needles": False
     }  # fmt: skip
 
 

@@ -30,6 +30,16 @@ def test_the_sign_turns_with_the_order():
     assert forth.p == back.p
 
 
+def test_facts_of_one_relation_change_sides_together():
+    """Two relations of five gained facts are two units, not ten: p = 2 / 2^2, and no interval is told of two."""
+    a, b = np.zeros(10, dtype=bool), np.ones(10, dtype=bool)
+    change = recall_change(a, b, np.repeat([4, 7], 5))
+    assert (change.delta, change.p) == (1.0, 0.5)
+    assert np.isnan(change.low)
+    every = np.arange(10)
+    assert recall_change(a, b, every) == recall_change(a, b)
+
+
 def test_classes_are_told_apart_by_batch_where_they_have_several():
     shape = GraphShape(1, 1, 1)
     labels = [{"class": "known", "batch": 0}] * 2 + [{"class": "new", "batch": 1}] + [{"class": "new", "batch": 2}] * 2

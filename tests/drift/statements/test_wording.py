@@ -153,6 +153,8 @@ def test_needles_and_heads():
         "Needles: all words right 0.98 → 0.95 (change -0.03 [-0.07, +0.00]); answer perplexity 1,162 → 1.12 "
         "(× 0.00097 [0.00087, 0.0011])."
     )
+    traded = told("needles", accuracy={**accuracy, "lost": 12, "learned": 4}, ppl=ppl)
+    assert "[-0.07, +0.00], 12 prompts lost and 4 learned); answer" in traded
     numbers = {
         "changed": 2, "of": 32, "largest": {"name": "a2.h6", "delta": -0.088, "low": -0.112, "high": -0.064},
         "gained": [], "lost": ["a2.h6"], "threshold": 0.1, "margin": 0.1, "n": 48, "unit": "needle",
@@ -170,6 +172,8 @@ def test_an_overlap_is_told_at_a_size_whose_ranks_are_reliable_or_not_at_all():
         "Ranks of edges are reliable to about rank 100 of 1,055. Jaccard, 53 edges: 0.68; halves of the facts 0.60 "
         "across A and B, 0.87 within one, 0.03 by chance: less alike than the facts' noise makes them."
     )
+    beside = told("overlap", rank=100, edges=1055, beyond_noise=True, other_task=0.11, **found)
+    assert ", 0.03 by chance, 0.11 with the circuit of retrieval at A: less alike" in beside
     assert told("overlap", rank=0, edges=1055) == (
         "The ranks of single edges are not reliable on these facts: overlaps of circuits can neither show nor rule out "
         "a change."
@@ -190,11 +194,15 @@ def test_the_floor():
 
 def test_what_counts_as_independent_is_said():
     numbers = {"by": "relation", "facts": 64, "units": 12}
-    assert told("scope", **numbers, clustered=True) == (
-        "Facts of one relation are one unit (12 of 64 facts): what is said of circuits holds for another relation."
+    assert told("scope", **numbers, clustered=True, needles=False) == (
+        "Facts of one relation are one unit (12 of 64 facts): what is said of recall and circuits holds for another "
+        "relation."
+    )
+    assert told("scope", **numbers, clustered=True, needles=True).endswith(
+        "another relation; each needle counts by itself."
     )
     assert told("scope", **numbers, clustered=False) == (
-        "Facts count as independent, though 64 share 12 relations: what is said of circuits holds for other facts of "
+        "Facts count as independent, though 64 share 12 relations: what is said of them holds for other facts of "
         "these; to ask whether it holds for another relation, cluster by relation."
     )
     rows = [{"group": "kept", "facts": 9, "units": 1, "unit": "relation and template"}]

@@ -1,0 +1,91 @@
+"""Changes that count where both flipped signs and centred units drawn anew say so."""
+
+import numpy as np
+import pytest
+
+from checkpoints.stats.bootstrap import resampling, upper_share
+from checkpoints.stats.changes import change_p, change_test, moderated_test, smallest_change_q
+from checkpoints.stats.permutation import sign_flip_test
+from checkpoints.stats.ttests import difference_test, false_discovery
+
+
+def anew(difference, draws=999):
+    """Statistics [E] and those [draws, E] of centred units drawn with replacement, written out."""
+    spread = np.sqrt((difference**2).sum(0))
+    s0 = np.median(spread)
+    centred = difference - difference.mean(0)
+    drawn = [np.repeat(centred, counts.astype(int), axis=0) for counts in resampling(len(difference), draws=draws)]
+    statistics = np.array([np.abs(d.sum(0)) / (np.sqrt((d**2).sum(0)) + s0) for d in drawn])
+    return np.abs(difference.sum(0)) / (spread + s0), statistics
+
+
+def exponential(rng, units, elements, orders=3.0):
+    """Differences of mean 0, each element's skewed its own way, sizes over so many orders."""
+    scale = 10.0 ** rng.uniform(-orders, 0, elements) * rng.choice([-1, 1], elements)
+    return (rng.exponential(size=(units, elements)) - 1) * scale
+
+
+def test_the_largest_change_is_held_against_both_tests():
+    difference = exponential(np.random.default_rng(4), 12, 40) + 0.05
+    flipped, found = sign_flip_test(difference), change_test(difference)
+    own, drawn = anew(difference)
+    reached = int((drawn.max(1) >= own.max() * (1 - 1e-6)).sum())
+    assert found.largest == pytest.approx(upper_share(reached, 999))
+    assert found.largest > flipped.largest
+    assert found.energy == flipped.energy
+    np.testing.assert_array_equal(found.elements, flipped.elements)
+    assert change_p(difference) == min(1.0, 2 * min(found.largest, found.energy))
+    assert change_p(-difference) == change_p(difference)
+
+
+def test_p_of_an_element_is_the_larger_of_its_places_in_both_tests():
+    rng = np.random.default_rng(1)
+    difference = rng.standard_normal((9, 12)) + np.r_[1.5, np.zeros(11)]
+    own, drawn = anew(difference)
+    expected = [(1 + (drawn >= each * (1 - 1e-6)).sum()) / (1 + drawn.size) for each in own]
+    expected = np.maximum(expected, sign_flip_test(difference).elements)
+    found, plain = moderated_test(difference.reshape(9, 3, 4)), difference_test(difference)
+    np.testing.assert_allclose(found.p.ravel(), expected, atol=2e-3)
+    np.testing.assert_array_equal(found.q, false_discovery(found.p))
+    np.testing.assert_array_equal(found.low.ravel(), plain.low)
+    assert found.p.argmin() == 0
+
+
+def test_the_same_change_in_every_unit_is_as_sure_as_so_many_units_can_be():
+    same = np.tile([0.5, 0.0, 0.0, 0.0], (8, 1))
+    assert change_test(same).largest == 2**-7
+    found = moderated_test(same)
+    assert found.q[0] == pytest.approx(4 * 2**-7)
+    assert list(found.p[1:]) == [1.0, 1.0, 1.0]
+    assert moderated_test(np.full((8, 5), 0.5)).q == pytest.approx([2**-7] * 5)
+    assert smallest_change_q(8) == 2**-7
+    assert smallest_change_q(40) == 1 / 1000
+    assert np.isnan(moderated_test(same[:4]).p).all(), "four units are too few for a p"
+    assert change_test(np.zeros((8, 3))).whole == 1.0
+
+
+def test_what_does_not_apply_adds_nothing_to_a_change():
+    rng = np.random.default_rng(2)
+    difference = rng.standard_normal((12, 6)) + 0.4
+    lacking = difference.copy()
+    lacking[3, 2] = np.nan
+    found = moderated_test(lacking)
+    assert np.isfinite(found.p).all()
+    np.testing.assert_allclose(found.p, moderated_test(np.nan_to_num(lacking)).p)
+
+
+def test_skewed_changes_without_a_mean_are_called_at_the_level():
+    """Exponential differences over three orders, 16 units: sign flips alone call a quarter of them or more."""
+    rng = np.random.default_rng(7)
+    drawn = [exponential(rng, 16, 150) for _ in range(100)]
+    assert np.mean([change_p(d, draws=199) <= 0.05 for d in drawn]) <= 0.1
+    assert np.mean([sign_flip_test(d, draws=199).whole <= 0.05 for d in drawn]) > 0.2
+
+
+@pytest.mark.parametrize("units", [12, 24])
+def test_a_skewed_element_is_not_named_where_none_changed(units):
+    """144 exponential elements: t tests name one in a fifth of the draws or more."""
+    rng = np.random.default_rng(3)
+    drawn = [exponential(rng, units, 144, orders=0.0) for _ in range(40)]
+    assert np.mean([(moderated_test(d).q <= 0.05).any() for d in drawn]) <= 0.1
+    assert np.mean([(difference_test(d).q <= 0.05).any() for d in drawn]) > 0.2
