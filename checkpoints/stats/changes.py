@@ -17,11 +17,9 @@ from dataclasses import replace
 import numpy as np
 
 from checkpoints.stats.bootstrap import resampling
-from checkpoints.stats.permutation import BINS, DRAWS, LISTED_SIGNS, Exchanged, drawn_p, sign_flip_test
+from checkpoints.stats.permutation import BINS, DRAWS, LISTED_SIGNS, PIECE, Exchanged, drawn_p, sign_flip_test
 from checkpoints.stats.ttests import TTest, difference_test, false_discovery
 from checkpoints.stats.units import Floats
-
-COLUMNS = 1 << 14
 
 
 def change_test(difference: Floats, *, draws: int = DRAWS, seed: int = 0) -> Exchanged:
@@ -88,8 +86,9 @@ def _drawn_anew(difference: Floats, *, draws: int, seed: int) -> Iterator[tuple[
     spread = np.sqrt((units**2).sum(0))
     s0 = float(np.median(spread[changing])) if len(changing) else 0.0
     weights = resampling(len(units), draws=draws, seed=seed).astype(np.float32)
-    for start in range(0, len(changing), COLUMNS):
-        part = changing[start : start + COLUMNS]
+    size = max(1, PIECE // draws)
+    for start in range(0, len(changing), size):
+        part = changing[start : start + size]
         centred = (units[:, part] - units[:, part].mean(0)).astype(np.float32)
         anew = np.abs(weights @ centred)
         anew /= np.sqrt(weights @ centred**2) + np.float32(s0)

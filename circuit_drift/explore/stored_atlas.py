@@ -21,7 +21,7 @@ from circuit_drift.store.store import Store, key_of
 from circuits.graph.shape import known_shape, shape_document
 
 ATLAS = "atlas"
-VERSION = 1
+VERSION = 2
 ARRAYS = ("mean", "apart", "stops", "whole", "changed")
 
 
