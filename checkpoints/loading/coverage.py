@@ -46,7 +46,7 @@ def explain(folder: Path, error: Exception, said: str, *, repo: str | None) -> D
 
 
 def refuse_misnamed(folder: Path, config: Mapping[str, Any], entries: Mapping[str, TensorEntry]) -> None:
-    """Refuse a config that calls plain weights quantised, and files that hold one tensor under two wrapped names.
+    """Refuse a config that is wrong about what is quantised, and files that hold one tensor under two wrapped names.
 
     Raises:
         CorruptWeights: says which, and what to do.
@@ -54,12 +54,19 @@ def refuse_misnamed(folder: Path, config: Mapping[str, Any], entries: Mapping[st
     if not entries:  # a format that hides its tensors
         return
     dtypes = {entry.dtype for entry in entries.values()}
-    for part in (config, *(value for value in config.values() if isinstance(value, Mapping))):
+    parts = (config, *(value for value in config.values() if isinstance(value, Mapping)))
+    for part in parts:
         if part.get("quantization_config") and dtypes <= PLAIN_FLOATS:
             raise CorruptWeights(
                 f"{folder / 'config.json'} says that its weights are quantised (quantization_config), but the files "
                 f"hold plain {', '.join(sorted(dtypes))}: a leftover of training or merging; take that field out"
             )
+    whole = next((name for name, entry in entries.items() if in_whole_numbers(name, entry)), None)
+    if whole is not None and not any(part.get("quantization_config") for part in parts):
+        raise CorruptWeights(
+            f"{folder} holds {whole!r} in whole numbers ({entries[whole].dtype}), but its config.json says of no "
+            "quantisation (quantization_config): read as they stand they make another model; restore that field"
+        )
     names = Counter(map(unwrapped, entries))
     twice = next((name for name, count in names.items() if count > 1), None)
     if twice is not None:
@@ -68,6 +75,11 @@ def refuse_misnamed(folder: Path, config: Mapping[str, Any], entries: Mapping[st
     if wrapped:
         logger.warning("%s: %d tensors are named by a wrapper of the model, %r first; read as %r", folder, len(wrapped),
                        wrapped[0], unwrapped(wrapped[0]))  # fmt: skip
+
+
+def in_whole_numbers(name: str, entry: TensorEntry) -> bool:
+    """Whether a weight is stored in whole numbers, which stand for others; masks and positions are no weights."""
+    return name.endswith(".weight") and entry.dtype[0] in "IU"
 
 
 def refuse_left_over(path: Path, weights: Weights, model: "torch.nn.Module") -> None:

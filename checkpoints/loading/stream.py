@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import starmap, zip_longest
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ from checkpoints.files.formats import Weights, find_weights
 from checkpoints.files.hashes import stamps
 from checkpoints.files.headers import unwrapped
 from checkpoints.loading.bases import HeldBase
-from checkpoints.loading.coverage import check_finite
+from checkpoints.loading.coverage import check_finite, in_whole_numbers
 from checkpoints.loading.load import LoadedModel, load
 from checkpoints.placement import Placement
 from checkpoints.series.checkpoint import Checkpoint
@@ -289,7 +289,7 @@ def _shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
 
 def _fits(weights: Weights, places: "Mapping[str, str | None]", target: "Mapping[str, torch.Tensor]") -> bool:
     """Whether the files hold tensors of the names and shapes that are known to have a place in the model."""
-    if weights.format.tensors is None:
+    if weights.format.tensors is None or any(starmap(in_whole_numbers, weights.entries().items())):
         return False
     shapes = _shapes(weights)
     known = {name: place for name, place in places.items() if place is not None}

@@ -1,12 +1,13 @@
 """Commands that set checkpoints side by side: two compared, circuits run elsewhere, weights put elsewhere."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, CheckpointMismatch, UnsupportedArchitecture
 from checkpoints.placement import AUTO
 from circuit_drift.cli.options import (
     FIRST_BEHAVIOUR,
@@ -49,6 +50,10 @@ from circuit_drift.cli.options import (
 from circuit_drift.cli.output.forms import shown_table
 from circuit_drift.cli.status import DIFFERENT, DONE, advise, leave, leave_partly, say
 from circuit_drift.store.store import Store
+
+if TYPE_CHECKING:
+    from circuit_drift.api.pairs import PairDiff
+    from circuit_drift.explanation.explanation import Effort
 
 
 def add_comparing(app: typer.Typer) -> None:
@@ -103,8 +108,7 @@ def diff(
     from circuit_drift.explanation.explanation import Effort
     from circuit_drift.prompts import prompts_for
 
-    if outputs and not explain:
-        raise BadPrompt("--outputs tells where in the prompt an explained change is made; give --explain with it")
+    explained = _explainable(explain, outputs, dtype)
     prompts = prompts_for(
         open_checkpoint(a).path,
         needles=needles,
@@ -127,8 +131,8 @@ def diff(
         floor=floor or (),
         cluster=names(cluster or ""),
     )
-    for asked in names(explain or ""):
-        pair = pair.explained(asked, effort=Effort(outputs=outputs_of(outputs)))
+    for asked in explained:
+        pair = _explained(pair, asked, Effort(outputs=outputs_of(outputs)))
     if as_json:
         typer.echo(json.dumps(pair.to_json(), indent=1))
     elif everything:
@@ -141,7 +145,34 @@ def diff(
         advise(_after_diff(everything=everything, explained=bool(explain)))
     leave(DIFFERENT if pair.exceeds_floor else DONE)
     failed = {f"{name} of {point.name}" for point in (pair.a, pair.b) for name in point.failures}
-    leave_partly(failed | (pair.missing.keys() & {TRANSFER}), "the comparison")
+    wanted = {TRANSFER, *(_explanation_of(asked) for asked in explained)}
+    leave_partly(failed | (pair.missing.keys() & wanted), "the comparison")
+
+
+def _explainable(explain: str | None, outputs: str | None, dtype: str) -> list[str]:
+    """The behaviours to be explained, all of which there are; what cannot be is refused before anything is measured."""
+    from circuit_drift.explanation.explanation import require_metric
+
+    if outputs and not explain:
+        raise BadPrompt("--outputs tells where in the prompt an explained change is made; give --explain with it")
+    asked = names(explain or "")
+    for metric in asked:
+        require_metric(metric)
+    if asked and dtype != "float32":
+        raise BadPrompt(f"--explain needs float32: in {dtype} the line between the weights is made of steps")
+    return asked
+
+
+def _explained(pair: "PairDiff", asked: str, effort: "Effort") -> "PairDiff":
+    """The pair with an explanation, or with the reason that these two checkpoints have none."""
+    try:
+        return pair.explained(asked, effort=effort)
+    except (CheckpointMismatch, UnsupportedArchitecture) as error:
+        return replace(pair, missing={**pair.missing, _explanation_of(asked): str(error)})
+
+
+def _explanation_of(asked: str) -> str:
+    return f"the explanation of {asked}"
 
 
 def _after_diff(*, everything: bool, explained: bool) -> str:
@@ -216,9 +247,10 @@ def explain(
     from checkpoints import open_series
     from checkpoints.results.disk import write_file
     from circuit_drift.explanation.along import explain_series
-    from circuit_drift.explanation.explanation import Effort
+    from circuit_drift.explanation.explanation import Effort, require_metric
     from circuit_drift.prompts import prompts_for
 
+    require_metric(behaviour)
     opened = open_series(series)
     chosen = (opened.select(steps) if steps else opened).checkpoints
     prompts = prompts_for(

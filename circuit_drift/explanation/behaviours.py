@@ -1,7 +1,6 @@
 """What is explained: one number a prompt, differentiable, from logits at some positions or from attention rows."""
 
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +20,6 @@ Attention = Sequence[Tensor] | None
 Value = Callable[[int, Tensor, Attention], Tensor]
 WHOLE = "prompt"
 UNPLACED = "not told apart"
-_HEAD = re.compile(r"a(\d+)\.h(\d+)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,12 +274,6 @@ def text_behaviour(windows: Sequence[Sequence[int]]) -> Behaviour:
         value=value,
         groups=("all",) * len(prompts),
     )
-
-
-def head_named(text: str) -> tuple[int, int] | None:
-    """Layer and head of ``a18.h6``; ``None`` for another word."""
-    found = _HEAD.fullmatch(text)
-    return None if found is None else (int(found[1]), int(found[2]))
 
 
 def _some(needles: NeedleSet) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints import Checkpoint, open_checkpoint
-from checkpoints.errors import BadPrompt, require_choice
+from checkpoints.errors import BadPrompt
 from checkpoints.loading.lora import load_on_one_base
 from checkpoints.placement import ANYWHERE, Placement
 from checkpoints.series.compat import require_same_model
@@ -15,12 +15,19 @@ from circuit_drift.explanation.behaviours import (
     Behaviour,
     accuracy_behaviour,
     facts_behaviour,
-    head_named,
     mass_behaviour,
     needle_behaviour,
     text_behaviour,
 )
-from circuit_drift.explanation.explanation import DEFAULT_EFFORT, Effort, Explanation, order_of
+from circuit_drift.explanation.explanation import (
+    DEFAULT_EFFORT,
+    GROUPED,
+    Effort,
+    Explanation,
+    head_named,
+    order_of,
+    require_metric,
+)
 from circuit_drift.explanation.line import Line, line_along, line_between
 from circuit_drift.explanation.outputs import patch_outputs, writer_of
 from circuit_drift.explanation.patching import patch
@@ -35,7 +42,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-METRICS = ("needle", "accuracy", "facts", "log-probability", "text")
 WINDOWS, WINDOW = 8, 128
 
 
@@ -162,13 +168,12 @@ def named_behaviour(metric: str, loaded: "LoadedModel", prompts: Prompts) -> Beh
     Raises:
         BadPrompt: there is none of that name, or it cannot be asked.
     """
+    require_metric(metric)
     name, _, group = metric.partition(":")
     tokenizer = tokenizer_of(loaded)
-    if name in ("facts", "log-probability"):
+    if name in GROUPED:
         facts = prompts.facts.tokenized(tokenizer)
         return facts_behaviour(facts, log_probability=name == "log-probability", group=group or None)
-    if group:
-        raise BadPrompt(f"only facts have groups: {metric!r} cannot be explained; write facts:{group}")
     if name == "text":
         ids = tokenizer(prompts.needles.haystack, add_special_tokens=False)["input_ids"]
         starts = range(0, max(len(ids) - 1, 0), WINDOW)
@@ -179,7 +184,6 @@ def named_behaviour(metric: str, loaded: "LoadedModel", prompts: Prompts) -> Beh
         if head[0] >= layers or head[1] >= heads:
             raise BadPrompt(f"there is no head {name}: the model has {layers} layers of {heads} heads, counted from 0")
         return mass_behaviour(needle_prompts_of(tokenizer, prompts.needles), *head)
-    require_choice("behaviour to explain", name, (*METRICS, "facts:GROUP", "a head as a18.h6"))
     needles = needle_prompts_of(tokenizer, prompts.needles)
     return accuracy_behaviour(needles) if name == "accuracy" else needle_behaviour(needles)
 

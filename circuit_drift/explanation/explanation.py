@@ -1,5 +1,6 @@
 """An explanation as a value: shares of components in the change of a behaviour, and what putting them back did."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from checkpoints.errors import BadPrompt, require_choice
 from checkpoints.results.result import Result
 from checkpoints.stats.bootstrap import Estimate, bootstrap, percentiles, resampling
 from circuit_drift.explanation.proof import Floats, OutputPatching, Patching, share
@@ -14,6 +16,30 @@ from circuit_drift.explanation.proof import Floats, OutputPatching, Patching, sh
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+
+METRICS = ("needle", "accuracy", "facts", "log-probability", "text")
+GROUPED = ("facts", "log-probability")
+_HEAD = re.compile(r"a(\d+)\.h(\d+)$")
+
+
+def head_named(text: str) -> tuple[int, int] | None:
+    """Layer and head of ``a18.h6``; ``None`` for another word."""
+    found = _HEAD.fullmatch(text)
+    return None if found is None else (int(found[1]), int(found[2]))
+
+
+def require_metric(metric: str) -> None:
+    """Refuse the name of a behaviour that there is none of, before anything is loaded.
+
+    Raises:
+        BadPrompt: says which there are.
+    """
+    name, _, group = metric.partition(":")
+    if head_named(name) is None:
+        require_choice("behaviour to explain", name, (*METRICS, "facts:GROUP", "a head as a18.h6"))
+    if group and name not in GROUPED:
+        raise BadPrompt(f"only facts have groups: {metric!r} cannot be explained; write facts:{group}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,3 +246,13 @@ def test_a_leftover_quantisation_config_is_called_what_it_is(tmp_path, method):
     edit_config(folder, quantization_config={"quant_method": method, "load_in_4bit": True, "bits": 4})
     with pytest.raises(CorruptWeights, match=r"says that its weights are quantised .* plain F32: a leftover"):
         open_checkpoint(folder).load()
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_weights_in_whole_numbers_without_a_quantisation_are_refused(tmp_path, reuse):
+    for step in (1, 2):
+        save_model(tmp_path / f"checkpoint-{step}", seed=step)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    rewrite(tmp_path / "checkpoint-2", lambda held: held.update({name: (100 * held[name]).to(torch.int8)}))
+    with pytest.raises(CorruptWeights, match=rf"holds '{name}' in whole numbers \(I8\), but its config"):
+        list(open_series(tmp_path).models(reuse=reuse))

@@ -1,6 +1,7 @@
 """Explanations from checkpoints on disk: Python, command line, page and JSON."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -114,9 +115,52 @@ def test_diff_explains_at_the_terminal_in_json_and_on_its_page(edited: Path, tmp
     assert (first["output"], first["positions"]) == ("a1.h1", "all positions")
     assert first["restored"] == pytest.approx(100, abs=0.01)
     assert json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)["explanations"] == []
-    alone = CliRunner().invoke(app, [*asked, "--outputs", "a1.h1"])
-    assert alone.exit_code == 2
-    assert "give --explain with it" in " ".join((alone.output, str(alone.exception)))
+
+
+def test_a_diff_whose_change_cannot_be_explained_is_shown_with_the_reason(edited: Path, tmp_path: Path):
+    untied = tmp_path / "untied"
+    shutil.copytree(edited / "checkpoint-2", untied)
+    model = AutoModelForCausalLM.from_pretrained(untied, dtype=torch.float32)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    model.config.tie_word_embeddings = False
+    model.save_pretrained(untied)
+    page = tmp_path / "pair.html"
+    asked = [
+        "diff",
+        f"{edited}@1",
+        str(untied),
+        "--measures",
+        "heads",
+        "--length",
+        "64",
+        "--store",
+        str(tmp_path / "s"),
+    ]
+    told = CliRunner().invoke(app, [*asked, "--explain", "needle", "--json", "--html", str(page)])
+    document = json.loads(told.stdout)
+    reason = document["not_compared"]["the explanation of needle"]
+    assert "only one of them has lm_head.weight; one ties its embedding and unembedding, the other has two" in reason
+    assert document["explanations"] == []
+    assert f"the explanation of needle is not compared: {reason}" in page.read_text()
+    assert (told.exit_code, document["significant"]) in {(1, True), (3, False)}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--explain", "text,weather"], "a head as a18.h6"),
+        (["--explain", "text:odd"], "only facts have groups"),
+        (["--explain", "text", "--dtype", "bfloat16"], "--explain needs float32"),
+        (["--outputs", "a1.h1"], "give --explain with it"),
+    ],
+)
+def test_what_cannot_be_explained_at_all_is_refused_before_anything_is_measured(
+    edited: Path, tmp_path: Path, options: list[str], reason: str
+):
+    told = CliRunner().invoke(app, ["diff", f"{edited}@1", f"{edited}@2", "--store", str(tmp_path / "s"), *options])
+    assert told.exit_code == 2
+    assert reason in " ".join((told.output, str(told.exception)))
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_pair_explains_itself_where_its_checkpoints_are_known(edited: Path, tmp_path: Path):
