@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from checkpoints.loading.load import LoadedModel
 
-DEMO = "demo"
+SHIPPED = {"demo": "first-light", "natural": "natural", "factbook": "factbook/LoRA"}
+"""What comes with a clone of the project: the series' short name, and its folder in ``series``."""
 DEMO_VARIABLE = "CIRCUIT_DRIFT_DEMO"
 _LOOKED_FOR = (
     f"{MANIFEST_FILE}, or folders named checkpoint-N, step-N, stepN, epoch_N, ckpt-250B, stageS-stepN-tokensMB"
@@ -202,9 +203,10 @@ class Series:
 
 
 def open_series(ref: str | Path) -> Series:
-    """Open a series: a folder of checkpoints, one with a manifest.csv, ``"demo"``, or ``"org/name@step*"``.
+    """Open a series: a folder of checkpoints, one with a manifest.csv, a shipped one, or ``"org/name@step*"``.
 
-    The last form lists the revisions of a hub repository that match the pattern, pinned to their commits; it is the
+    Shipped are ``"demo"``, ``"natural"`` and ``"factbook"`` (`SHIPPED`); a folder of the name "natural" or "factbook"
+    where you are comes first. The last form lists the revisions of a hub repository that match the pattern, pinned to their commits; it is the
     only one that uses a network, and reads the client's cache where there is none. What lies there and is left out is
     warned of.
 
@@ -221,7 +223,7 @@ def _open(ref: str | Path) -> Series:
     repo, at, pattern = str(ref).rpartition("@")
     if at and HUB_ID.fullmatch(repo) and not Path(ref).exists():
         return _from_hub(repo, pattern)
-    path = demo_folder() if str(ref) == DEMO else Path(ref).expanduser()
+    path = shipped_folder(str(ref)) if _is_shipped(ref) else Path(ref).expanduser()
     if not path.is_dir():
         raise NotACheckpoint(f"{path} is no series: there is no such folder")
     found, left = _from_manifest(path) if (path / MANIFEST_FILE).exists() else _from_folders(path)
@@ -255,20 +257,30 @@ def open_checkpoint(ref: str | Path) -> Checkpoint:
     raise NotACheckpoint(f"{ref} is no checkpoint: there is no such folder, and it is not of the form SERIES@STEP")
 
 
-def demo_folder() -> Path:
-    """Where the shipped series lies: ``series/first-light`` of the project, or what the environment names.
+def shipped_folder(name: str) -> Path:
+    """Where a shipped series lies: in ``series`` of the project; the demo where the environment names its folder.
 
     Raises:
-        NotACheckpoint: it is not there (an installed wheel does not carry it).
+        NotACheckpoint: it is not there (an installed wheel carries none).
     """
-    named = os.environ.get(DEMO_VARIABLE)
-    path = Path(named) if named else Path(__file__).resolve().parents[2] / "series" / "first-light"
+    named = os.environ.get(DEMO_VARIABLE) if name == "demo" else None
+    path = Path(named) if named else Path(__file__).resolve().parents[2] / "series" / SHIPPED[name]
     if not path.is_dir():
+        way_out = f"; set {DEMO_VARIABLE} to its folder" if name == "demo" else "; name its folder"
         raise NotACheckpoint(
-            f"the demo series is not at {path}: it comes with a clone of the project, not with the installed "
-            f"package; set {DEMO_VARIABLE} to its folder"
+            f"the {name} series is not at {path}: it comes with a clone of the project, not with the installed "
+            f"package{way_out}"
         )
     return path
+
+
+def demo_folder() -> Path:
+    """Where the demo series lies, as `shipped_folder`."""
+    return shipped_folder("demo")
+
+
+def _is_shipped(ref: str | Path) -> bool:
+    return str(ref) in SHIPPED and (str(ref) == "demo" or not Path(ref).is_dir())
 
 
 def _from_manifest(root: Path) -> tuple[tuple[Checkpoint, ...], tuple[LeftOut, ...]]:

@@ -178,7 +178,7 @@ def run(
     """Measure every checkpoint of a series, after an audit of its files.
 
     Args:
-        series: a `Series`, a folder of checkpoints, ``"demo"``, or revisions of a hub repository
+        series: a `Series`, a folder of checkpoints, a shipped one (``"demo"``), or revisions of a hub repository
             (``"org/name@step*"``).
         store: where results are kept and looked up first.
         prompts: what is asked; by default the series' own prompts, else the built-in ones.

@@ -40,7 +40,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "track": (
         "circuit-drift track --stage pretrain",
-        "circuit-drift track store/ --run demo --downstream scores.csv",
+        "circuit-drift track store/ --run first-light --downstream scores.csv",
         "circuit-drift track --measures heads --csv > heads.csv",
     ),
     "explain": (

@@ -22,7 +22,7 @@ SeriesArgument = Annotated[
     str,
     typer.Argument(
         metavar="SERIES",
-        help="A folder of checkpoints, 'demo', or 'org/name@step*'.",
+        help="A folder of checkpoints, 'demo', 'natural', 'factbook', or 'org/name@step*'.",
         autocompletion=completion.series,
     ),
 ]

@@ -143,8 +143,8 @@ def write_probes(folder: Path, world: World, seed: int, *, needles: int) -> None
     write_file(folder / "haystack.txt", probes.haystack(seed) + "\n")
 
 
-def save_checkpoint(path: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Write a bf16 copy of the model and the tokenizer; the folder appears whole or not at all."""
+def save_checkpoint(path: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast | None) -> None:
+    """Write a bf16 copy of the model, with its tokenizer unless the series has it; whole or not at all."""
     import copy
 
     import torch
@@ -153,7 +153,8 @@ def save_checkpoint(path: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTo
         rounded: PreTrainedModel = copy.deepcopy(model)
         torch.nn.Module.to(rounded, dtype=torch.bfloat16)
         rounded.save_pretrained(part)
-        tokenizer.save_pretrained(part)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(part)
         if path.exists():
             shutil.rmtree(path)
         part.rename(path)

@@ -46,7 +46,7 @@ def follow(
     stage: str = "pretrain",
     since: int = 0,
     top_k: int = 10,
-    downstream: Mapping[str, Mapping[int, float]] | None = None,
+    downstream: Mapping[str, Mapping[int, float]] | str | None = None,
 ) -> HeadTrack:
     """Track one stage of a run from a step on: the heads that retrieve at that step are the frozen initial set.
 
@@ -55,11 +55,33 @@ def follow(
         stage: of training.
         since: first step; choose one at which some head retrieves.
         top_k: length of the lists whose overlap is reported; a small share of all heads, or chance will fill it.
-        downstream: column -> {step: value}, to correlate with.
+        downstream: column -> {step: value}, to correlate with; or a measure of the run, as ``"sft"``.
     """
+    from circuit_drift.report.run_table import readings
+
+    table = readings(run, downstream) if isinstance(downstream, str) else downstream
     points = [p for p in run if p.stage == stage and p.step is not None and p.step >= since and p.heads is not None]
     series = [(p.step, p.tokens, p.heads) for p in points if p.step is not None and p.heads is not None]
-    return heads.track(series, top_k=top_k, downstream=downstream)
+    return heads.track(series, top_k=top_k, downstream=table)
+
+
+def stored_maps(run: "RunRecord", stage: str | None = None) -> tuple[dict[float, NeedleMap], dict[float, NeedleMap]]:
+    """The maps of a run that was measured with ``--measures maps``: over length and depth, and over interference.
+
+    Args:
+        run: with maps.
+        stage: of training; None = every checkpoint.
+
+    Returns:
+        step -> map, of both kinds; a checkpoint without one is not there.
+    """
+    found = {
+        p.step: p.results["maps"]
+        for p in run
+        if p.step is not None and "maps" in p.results and stage in (None, p.stage)
+    }
+    interference = {step: maps.interference for step, maps in found.items() if maps.interference is not None}
+    return {step: maps.depth for step, maps in found.items()}, interference
 
 
 def needle_maps(

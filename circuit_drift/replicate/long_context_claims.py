@@ -24,6 +24,8 @@ def claims_frame(
     interference: Maps,
     extended: Maps,
     ablations: Sequence[Ablation],
+    extended_by: int = 0,
+    foretold: HeadTrack | None = None,
 ) -> "pd.DataFrame":
     """The claims of arXiv 2604.02650 and 2404.15574, their figures, ours, and whether ours agree.
 
@@ -34,6 +36,8 @@ def claims_frame(
         interference: of `interference_maps`.
         extended: of `extension_maps`.
         ablations: of `causal_heads`.
+        extended_by: steps that each of ``extended`` was trained under its base.
+        foretold: more checkpoints with downstream scores, for the correlations; None = the monitor's.
     """
     import pandas as pd
 
@@ -42,11 +46,11 @@ def claims_frame(
         _amplified(monitor),
         _stable(monitor, last),
         _few(last),
-        *_correlated(monitor),
-        _better_than_score(monitor),
+        *_correlated(foretold or monitor),
+        _better_than_score(foretold or monitor),
         _middle(maps),
         _interference(interference),
-        _extended(extended),
+        _extended(extended, extended_by),
         *(_causal(found) for found in ablations),
     ]
     columns = {"claim": "words", "published": "published", "here": "here", "reproduced": "answer"}
@@ -100,23 +104,25 @@ def _few(last: heads.Scores) -> Claim:
 
 
 PRINTED = {
-    ("needle_accuracy", "codes"): "+0.86 (RULER)",
-    ("answer_ppl", "codes"): "-0.91 (RULER)",
-    ("retrieval_heads", "codes"): "+0.82 (RULER)",
-    ("initial_set_mean", "codes"): "+0.90 (RULER)",
-    ("needle_accuracy", "lives"): "+0.50 (LongBio)",
-    ("answer_ppl", "lives"): "-0.63 (LongBio)",
-    ("retrieval_heads", "lives"): "+0.57 (LongBio)",
-    ("initial_set_mean", "lives"): "+0.62 (LongBio)",
+    ("needle_accuracy", "ruler"): "+0.86 (RULER)",
+    ("answer_ppl", "ruler"): "-0.91 (RULER)",
+    ("retrieval_heads", "ruler"): "+0.82 (RULER)",
+    ("initial_set_mean", "ruler"): "+0.90 (RULER)",
+    ("needle_accuracy", "longbio"): "+0.50 (LongBio)",
+    ("answer_ppl", "longbio"): "-0.63 (LongBio)",
+    ("retrieval_heads", "longbio"): "+0.57 (LongBio)",
+    ("initial_set_mean", "longbio"): "+0.62 (LongBio)",
 }
-"""Pearson r over six checkpoints, arXiv 2604.02650, table 4, by metric and the kind of task."""
+"""Pearson r over six checkpoints, arXiv 2604.02650, table 4, by metric and benchmark."""
+BENCHMARKS = {"sft_ruler": "ruler", "sft_codes": "ruler", "sft_longbio": "longbio", "sft_lives": "longbio"}
+"""Downstream column -> the benchmark in whose form it asks."""
 
 
 def _correlated(monitor: HeadTrack) -> list[Claim]:
     """One claim for each metric and downstream column: holds when the interval of r lies on the published side of 0."""
     out = []
     for found in monitor.correlations:
-        printed = PRINTED.get((found.metric, found.downstream.removeprefix("sft_")))
+        printed = PRINTED.get((found.metric, BENCHMARKS.get(found.downstream, "")))
         if printed is None:
             continue
         sign = -1 if printed.startswith("-") else 1
@@ -128,7 +134,7 @@ def _correlated(monitor: HeadTrack) -> list[Claim]:
 
 def _better_than_score(monitor: HeadTrack) -> Claim:
     """Whether the perplexity is the better sign: decided where the one interval of |r| lies beyond the other."""
-    found = {c.metric: c for c in monitor.correlations if c.downstream.endswith("codes")}
+    found = {c.metric: c for c in monitor.correlations if BENCHMARKS.get(c.downstream) == "ruler"}
     ppl, score = found.get("answer_ppl"), found.get("needle_accuracy")
     claim, published = "perplexity is a better sign of downstream scores than the needle test", "|r| 0.91 against 0.86"
     if ppl is None or score is None:
@@ -155,7 +161,7 @@ def _interference(maps: Maps) -> Claim:
     return Claim(claim, "PPL rises with it, then nearly flat", here, bool(early.low > 0 and late.high < early.low))
 
 
-def _extended(maps: Maps) -> Claim:
+def _extended(maps: Maps, steps: int) -> Claim:
     """Held where every needle is likelier beyond the trained length under the larger base, on the mean over depths."""
     low, high = min(maps), max(maps)
     beyond = [n for n in maps[low].rows if n > TRAINED]
@@ -163,9 +169,10 @@ def _extended(maps: Maps) -> Claim:
     ppl = [float(np.exp(end.mean_nll)) for end in ends]
     needles = np.unique(ends[0].needle)
     nll = np.array([[float(np.nanmean(end.nll[end.needle == needle])) for needle in needles] for end in ends])
+    how = f"{steps:,} steps of training" if steps else "no training"
     here = (
-        f"base {low:,} to {high:,}, no training: PPL at {beyond[0]:g} to {beyond[-1]:g} tokens {ppl[0]:.3g} to "
-        f"{ppl[1]:.3g}, lower for {int((nll[1] < nll[0]).sum())} of {len(needles)} needles"
+        f"base {low:,} to {high:,}, {how}: PPL at {beyond[0]:g} to {beyond[-1]:g} tokens {ppl[0]:.3g} to {ppl[1]:.3g}, "
+        f"lower for {int((nll[1] < nll[0]).sum())} of {len(needles)} needles"
     )
     claim = "a larger RoPE base carries retrieval beyond the trained length"
     return Claim(claim, "base 500K to 2M for 32K to 64K, with training", here, bool((nll[1] < nll[0]).all()))

@@ -3,6 +3,7 @@
 import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -133,7 +134,10 @@ class HeadTrack(Result):
         return "; ".join(self.findings)
 
     def __repr__(self) -> str:
-        return f"<HeadTrack of {len(self.steps)} checkpoints: {self.verdict}>"
+        left = len(self.findings) - TOLD_IN_REPR
+        more = [f"and {left} more in .findings"] if left > 0 else []
+        told = (shorten(sentence, LINE, placeholder=" …") for sentence in self.findings[:TOLD_IN_REPR])
+        return "\n".join([f"<HeadTrack of {len(self.steps)} checkpoints>", *(f"• {line}" for line in (*told, *more))])
 
     def _stored(self) -> tuple[dict[str, Any], Arrays]:
         arrays: Arrays = {}
@@ -168,6 +172,7 @@ CURVES = (
     "answer_ppl",
     "middle_penalty",
 )
+TOLD_IN_REPR, LINE = 12, 300
 TOLD = ("retrieval_heads", "needle_score", "needle_accuracy", "answer_ppl")
 MARGIN = "answer_ppl at "
 

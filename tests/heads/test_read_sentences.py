@@ -398,7 +398,13 @@ def test_the_tables_of_a_monitor():
         "born": ["", "2", "1"],
         "died": ["", "0", "1"],
     }
-    assert repr(monitored()).startswith("<HeadTrack of 3 checkpoints: retrieval heads (score > 0.1): 3 [2, 5]")
+    found = monitored()
+    lines = repr(found).splitlines()
+    assert lines[0] == "<HeadTrack of 3 checkpoints>"
+    assert lines[1].startswith("• retrieval heads (score > 0.1): 3 [2, 5]")
+    assert len(lines) == 1 + min(12, len(found.findings)) + (len(found.findings) > 12)
+    many = replace(found, correlations=found.correlations * 20)
+    assert repr(many).splitlines()[-1] == f"• and {len(many.findings) - 12} more in .findings"
 
 
 def test_the_figure_of_a_monitor_is_titled_by_its_deception_or_its_count():

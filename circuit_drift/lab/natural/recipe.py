@@ -99,7 +99,7 @@ class Recipe(Rates):
     warmup: int = 60
     clip: float = 1.0
     phases: tuple[Phase, ...] = _phases(extended_theta=1e5)
-    checkpoints: tuple[int, ...] = (0, 800, 1200, 1500, 1800, 2200, 2600, 3400, 4200, 5000, 6000, 6020, 6040, 6120)
+    checkpoints: tuple[int, ...] = (0, 800, 1200, 1500, 1800, 2600, 3400, 4200, 5000, 6000, 6020, 6040, 6120)
 
     @property
     def steps(self) -> int:

@@ -72,6 +72,18 @@ class Training:
             optimizer.load_state_dict(kept)
         self._stream.restore(state["stream"])
 
+    def take_up(self, step: int, weights: Mapping[str, Any]) -> None:
+        """Go on after a step with the weights of a checkpoint: the rows before it are drawn and left.
+
+        From the last step of a stage on it is what training straight on does, but for the rounding of the weights: a
+        stage begins with new optimizers.
+        """
+        for before in range(step):
+            self._stream.rows(before)
+        self._enter(self.recipe.phase(step - 1))
+        self.model.load_state_dict(weights)
+        self.step = step
+
     def _enter(self, phase: int) -> None:
         """Where the next phase has another rotary base or stage: the same weights in a model with that base."""
         before, after = self.recipe.phases[self._phase], self.recipe.phases[phase]

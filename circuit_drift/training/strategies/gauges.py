@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from circuits.facts.facts import Fact
     from circuits.facts.questions import Question
 
-SAMPLE = 256
+SAMPLE = 64
 
 
 @dataclass(frozen=True, slots=True)

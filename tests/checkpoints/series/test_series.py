@@ -7,7 +7,7 @@ from checkpoints import Series, open_checkpoint, open_series
 from checkpoints.errors import NotACheckpoint
 from checkpoints.series import manifest
 from checkpoints.series.manifest import ManifestRow
-from checkpoints.series.series import DEMO_VARIABLE
+from checkpoints.series.series import DEMO_VARIABLE, SHIPPED, shipped_folder
 from tests.checkpoints.conftest import save_model
 
 
@@ -185,6 +185,16 @@ def test_the_demo_is_where_the_environment_says(tmp_path, monkeypatch):
     monkeypatch.setenv(DEMO_VARIABLE, str(tmp_path / "absent"))
     with pytest.raises(NotACheckpoint, match=f"set {DEMO_VARIABLE}"):
         open_series("demo")
+
+
+def test_a_shipped_series_by_its_short_name_unless_a_folder_of_that_name_is_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert open_series("natural").path == shipped_folder("natural")
+    bare_run(tmp_path / "natural", [0, 7])
+    assert open_series("natural").steps == (0, 7)
+    monkeypatch.setitem(SHIPPED, "factbook", "not-made")
+    with pytest.raises(NotACheckpoint, match=r"the factbook series is not at .*not-made: it comes with a clone"):
+        open_series("factbook")
 
 
 def test_a_checkpoint_by_folder_or_by_series_and_step(run_folder):

@@ -1,5 +1,6 @@
 """The series on natural text: its documents, needles, weights and rows, and a build that is killed and gone on with."""
 
+import copy
 import csv
 import json
 import random
@@ -211,3 +212,38 @@ def test_a_build_that_is_killed_goes_on_to_the_same_files(texts, tmp_path, monke
     ]
     thetas = [config["rope_parameters"]["rope_theta"] for config in configs]
     assert thetas == [1e4, 1e4, 1e5]
+    assert [name.name for name in sorted((tmp_path / "parts").rglob("tokenizer.json"))] == ["tokenizer.json"]
+    assert series.at("4").load().tokenizer.vocab_size == 600
+    held_out = {text.text for text in read_texts(texts) if text.held_out and text.source == "union"}
+    kept = [
+        json.loads(line)["text"] for line in (tmp_path / "parts" / "corpora" / "union.jsonl").read_text().splitlines()
+    ]
+    assert kept and all(any(text.startswith(each) for text in held_out) for each in kept)
+    assert {path.stem for path in (tmp_path / "parts" / "corpora").iterdir()} == {"factbook", "union"}
+
+
+def test_a_stage_taken_up_from_the_weights_before_it_is_the_one_trained_straight_on(texts, words):
+    read = read_texts(texts)
+    tokenizer = learn_tokenizer((text.text for text in read), size=600, longest=256)
+    straight, taken_up = (
+        build.Training(TINY, tokenizer, build.row_stream(TINY, tokenizer, read, words)) for _ in range(2)
+    )
+    for _ in range(2):
+        straight.advance()
+    taken_up.take_up(2, copy.deepcopy(straight.model.state_dict()))
+    for _ in range(2):
+        assert straight.advance() == taken_up.advance()
+    ends = [training.model.state_dict() for training in (straight, taken_up)]
+    assert all((ends[0][name] == ends[1][name]).all() for name in ends[0])
+    assert taken_up.model.config.rope_parameters["rope_theta"] == 1e5
+
+
+def test_a_control_begins_with_a_checkpoint_of_the_series(texts, tmp_path):
+    build.build_series(TINY, tmp_path / "whole", texts)
+    begin = checkpoints.open_checkpoint(f"{tmp_path / 'whole'}@2")
+    other = replace(TINY, phases=(TINY.phases[0], replace(TINY.phases[1], rope_theta=1e4)))
+    build.build_series(other, tmp_path / "control", texts, begin=begin)
+    control = checkpoints.open_series(tmp_path / "control")
+    assert control.steps == (2, 4)
+    assert control.at("2").weights_hash == begin.weights_hash
+    assert control.at("4").load().model.config.rope_parameters["rope_theta"] == 1e4

@@ -1,0 +1,66 @@
+"""Quantities over seeds on hand-made ledgers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import t
+
+from checkpoints.errors import BadPrompt
+from circuit_drift.knowledge import Ledger
+from circuit_drift.knowledge.scores import UnitScores
+from circuit_drift.replicate.seeds import quantities, seeds_frame
+from circuit_drift.training.strategies.comparison import Trained
+
+KNOWN = np.array(
+    [[[1, 1, 1], [1, 0, 0], [0, 1, 1], [0, 1, 0]]], float
+)  # kept, lost, learned and held, learned and lost
+
+
+def trained(name, values):
+    units = tuple(f"u{i}" for i in range(len(values)))
+    return Trained(name, pd.DataFrame(), Ledger(UnitScores(units, (0, 1, 2), values[:, :, None])), Path())
+
+
+def test_every_quantity_is_counted_as_it_says():
+    found = {name: values.tolist() for name, values in quantities(KNOWN, 0.6).items()}
+    assert found == {
+        "recall before": [0.5],
+        "recall at its best": [0.75],
+        "recall at the end": [0.5],
+        "known before": [0.5],
+        "known at the end": [0.5],
+        "newly learned": [0.5],
+        "of them known at the end": [0.5],
+        "of those known before, known at the end": [0.5],
+    }
+
+
+def test_seeds_that_agree_leave_the_units_error_alone_and_units_that_agree_the_seeds():
+    values = np.repeat(KNOWN[0], 8, axis=0)
+    same = seeds_frame([trained("a", values), trained("b", values), trained("c", values)]).set_index("quantity")
+    row = same.loc["known before"]
+    assert (row.high - row.low) / 2 == pytest.approx(1.96 * 0.5 / np.sqrt(32), rel=0.1)
+    constant = [trained(name, np.full((32, 3), value)) for name, value in (("a", 0.2), ("b", 0.3), ("c", 0.7))]
+    row = seeds_frame(constant).set_index("quantity").loc["recall before"]
+    half = t.ppf(0.975, 2) * np.std([0.2, 0.3, 0.7], ddof=1) / np.sqrt(3)
+    assert (row["mean"], row.low, row.high) == pytest.approx((0.4, 0.4 - half, 0.4 + half))
+    assert [row.a, row.b, row.c] == pytest.approx([0.2, 0.3, 0.7])
+
+
+def test_a_share_of_nothing_is_no_number():
+    never = np.zeros((8, 3))
+    frame = seeds_frame([trained("a", never), trained("b", never)]).set_index("quantity")
+    assert np.isnan(frame.loc["of them known at the end", ["a", "b", "mean", "low", "high"]].astype(float)).all()
+    assert frame.loc["newly learned", "mean"] == 0
+
+
+def test_one_seed_and_seeds_asked_otherwise_are_refused():
+    one = trained("a", KNOWN[0])
+    with pytest.raises(BadPrompt, match="at least 2 of them; got 1"):
+        seeds_frame([one])
+    other = replace(one, name="b", ledger=Ledger(replace(one.ledger.scores, units=("x", "u1", "u2", "u3"))))
+    with pytest.raises(BadPrompt, match="b was asked other units or at other steps than a"):
+        seeds_frame([one, other])
