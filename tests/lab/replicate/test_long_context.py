@@ -113,7 +113,8 @@ def test_what_was_planted_is_reproduced():
     assert "1 of 16 (6%)" in here["few heads retrieve"]
     farther = here["a larger RoPE base carries retrieval beyond the trained length"]
     assert farther == (
-        "base 1,000 to 2,000, no training: PPL at 1000 to 1000 tokens 54.6 to 7.39, lower for 4 of 4 needles"
+        "base 1,000 to 2,000, no training: PPL at 1000 to 1000 tokens 54.6 to 7.39, "
+        "-2.00 [-2.00, -2.00] nats over 4 needles"
     )
     assert "middle penalty 0.50 [0.50, 0.50] nats" in here["needles at 30 to 80 % depth are lost in the middle"]
 
