@@ -20,6 +20,7 @@ from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import prompts_for
 from heads.ablation.ablation import Ablation
 from heads.niah.grid import NeedleMap
+from heads.niah.maps import NeedleMaps
 from heads.tracking.head_track import HeadTrack
 
 if TYPE_CHECKING:
@@ -75,13 +76,12 @@ def stored_maps(run: "RunRecord", stage: str | None = None) -> tuple[dict[float,
     Returns:
         step -> map, of both kinds; a checkpoint without one is not there.
     """
-    found = {
-        p.step: p.results["maps"]
-        for p in run
-        if p.step is not None and "maps" in p.results and stage in (None, p.stage)
-    }
-    interference = {step: maps.interference for step, maps in found.items() if maps.interference is not None}
-    return {step: maps.depth for step, maps in found.items()}, interference
+    points = [point for point in run if "maps" in point.results and stage in (None, point.stage)]
+    kept: list[tuple[float, NeedleMaps]] = [
+        (point.step, point.results["maps"]) for point in points if point.step is not None
+    ]
+    interference = {step: maps.interference for step, maps in kept if maps.interference is not None}
+    return {step: maps.depth for step, maps in kept}, interference
 
 
 def needle_maps(

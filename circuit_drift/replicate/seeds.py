@@ -7,14 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
+from checkpoints.stats.bootstrap import DRAWS, percentiles, resampling
+from checkpoints.stats.units import Floats
 from circuit_drift.knowledge.resampling import reaches
 from circuit_drift.training.strategies.comparison import Trained
 
 if TYPE_CHECKING:
     import pandas as pd
-
-DRAWS = 2000
-Floats = NDArray[np.float64]
 
 
 def seeds_frame(trained: Sequence[Trained], *, draws: int = DRAWS) -> "pd.DataFrame":
@@ -43,43 +42,43 @@ def seeds_frame(trained: Sequence[Trained], *, draws: int = DRAWS) -> "pd.DataFr
             raise BadPrompt(f"{other.name} was asked other units or at other steps than {trained[0].name}")
     means = np.stack([one.ledger.scores.mean for one in trained])
     threshold = trained[0].ledger.threshold
-    rng = np.random.default_rng(0)
-    resampled = [quantities(means[:, rng.integers(0, means.shape[1], means.shape[1])], threshold) for _ in range(draws)]
     found = quantities(means, threshold)
+    drawn = [quantities(means, threshold, weights) for weights in resampling(means.shape[1], draws=draws)]
     rows = []
     for name, values in found.items():
-        over_units = np.array([each[name].mean() for each in resampled])
-        over_units = over_units[~np.isnan(over_units)]
         of_seeds = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-        of_units = np.ptp(np.quantile(over_units, [0.025, 0.975])) / 2 if len(over_units) else np.nan
-        half, mean = np.hypot(of_seeds, of_units), values.mean()
+        low, high = percentiles(np.array([each[name].mean() for each in drawn]))
+        half, mean = np.hypot(of_seeds, (high - low) / 2), values.mean()
         each = dict(zip((one.name for one in trained), values, strict=True))
         rows.append({"quantity": name, **each, "mean": mean, "low": mean - half, "high": mean + half})
     return pd.DataFrame(rows)
 
 
-def quantities(means: Floats, threshold: float) -> dict[str, Floats]:
+def quantities(means: Floats, threshold: float, weights: Floats | None = None) -> dict[str, Floats]:
     """[R] each quantity of R seeds.
 
     Args:
         means: [R, U, S] score of every unit at every step.
         threshold: a unit is known from this score on.
+        weights: [U] how often each unit counts; None = once.
     """
+    counted = np.ones(means.shape[1]) if weights is None else weights
     known = reaches(means, threshold)
-    recall, share = means.mean(axis=1), known.mean(axis=1)
-    gained = known[:, :, 1:].any(axis=2) & ~known[:, :, 0]
+    first, last = known[:, :, 0], known[:, :, -1]
+    recall = np.average(means, axis=1, weights=counted)
+    gained = known[:, :, 1:].any(axis=2) & ~first
     return {
         "recall before": recall[:, 0],
         "recall at its best": recall.max(axis=1),
         "recall at the end": recall[:, -1],
-        "known before": share[:, 0],
-        "known at the end": share[:, -1],
-        "newly learned": gained.mean(axis=1),
-        "of them known at the end": _share(gained & known[:, :, -1], gained),
-        "of those known before, known at the end": _share(known[:, :, 0] & known[:, :, -1], known[:, :, 0]),
+        "known before": first @ counted / counted.sum(),
+        "known at the end": last @ counted / counted.sum(),
+        "newly learned": gained @ counted / counted.sum(),
+        "of them known at the end": _share(gained & last, gained, counted),
+        "of those known before, known at the end": _share(first & last, first, counted),
     }
 
 
-def _share(part: NDArray[np.bool_], whole: NDArray[np.bool_]) -> Floats:
-    counts = whole.sum(axis=1)
-    return np.where(counts > 0, part.sum(axis=1) / np.maximum(counts, 1), np.nan)
+def _share(part: NDArray[np.bool_], whole: NDArray[np.bool_], counted: Floats) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((part @ counted) / (whole @ counted))

@@ -54,7 +54,7 @@ def test_a_tab_completes_series_steps_runs_and_measures(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own").mkdir()
     (tmp_path / ".hidden").mkdir()
-    assert completion.series("") == ["demo", "own/"]
+    assert completion.series("") == ["demo", "natural", "factbook", "own/"]
     assert completion.series("demo@90") == ["demo@9000", "demo@9020", "demo@9080"]
     assert completion.series("nothing@1") == []
     store = Store.open(tmp_path / "store")
