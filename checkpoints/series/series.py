@@ -206,9 +206,9 @@ def open_series(ref: str | Path) -> Series:
     """Open a series: a folder of checkpoints, one with a manifest.csv, a shipped one, or ``"org/name@step*"``.
 
     Shipped are ``"demo"``, ``"natural"`` and ``"factbook"`` (`SHIPPED`); a folder of the name "natural" or "factbook"
-    where you are comes first. The last form lists the revisions of a hub repository that match the pattern, pinned to their commits; it is the
-    only one that uses a network, and reads the client's cache where there is none. What lies there and is left out is
-    warned of.
+    where you are comes first. The last form lists the revisions of a hub repository that match the pattern, pinned to
+    their commits; it is the only one that uses a network, and reads the client's cache where there is none. What lies
+    there and is left out is warned of.
 
     Raises:
         NotACheckpoint: there is no series there; the message says what was looked for.
