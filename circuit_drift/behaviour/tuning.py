@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
+progress = logging.getLogger("circuit_drift.progress")
 
 CLIP = 1.0
 FINAL_LR = 0.25
@@ -183,6 +184,8 @@ def fine_tune(
         trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=tuning.lr, betas=(0.9, 0.95), weight_decay=0.0)
         begun = 0 if resume is None else resume.restore(twin, optimizer)
+        if begun:
+            progress.info("the fine-tune goes on after step %d of %d", begun, tuning.steps)
         batches, saved = _batches(prompts, tuning, seed), time.monotonic()
         for step, batch in enumerate(batches):
             if step < begun:

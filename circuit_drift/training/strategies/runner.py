@@ -36,7 +36,7 @@ from circuit_drift.training.strategies.retrieval import answer_with_passages
 from circuit_drift.training.strategies.settings.config import Config
 from circuit_drift.training.strategies.settings.strategy import Strategy
 
-logger = logging.getLogger(__name__)
+steps_log = logging.getLogger("circuit_drift.progress")
 
 
 def run_all(
@@ -108,6 +108,7 @@ def _train(
     references = References(strategy, loaded.model, folder, config.placement)
     tell = partial(trackers.log, strategy.name)
     if saved(folder):
+        steps_log.info("strategy %s goes on after epoch %d of %d", strategy.name, progress.epoch, config.epochs)
         prober.resume(progress.step)
     else:
         _told(tell, prober.after_step(plain(progress.module), step=0))

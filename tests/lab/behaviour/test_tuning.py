@@ -25,7 +25,8 @@ def test_adapters_teach_and_leave_the_model_as_it_is(tokenizer):
 
 
 @pytest.mark.parametrize("lora", [0, 4])
-def test_a_killed_fine_tune_goes_on_to_the_very_same_weights(tokenizer, tmp_path, monkeypatch, lora):
+def test_a_killed_fine_tune_goes_on_to_the_very_same_weights(tokenizer, tmp_path, monkeypatch, caplog, lora):
+    caplog.set_level("INFO", "circuit_drift.progress")
     model, prompts = tiny(tokenizer), prompts_of(tokenizer)
     how = replace(TUNING, steps=6, lora=lora)
     whole = fine_tune(model, prompts, how).state_dict()
@@ -42,6 +43,7 @@ def test_a_killed_fine_tune_goes_on_to_the_very_same_weights(tokenizer, tmp_path
         fine_tune(model, prompts, how, resume=resume)
     again = fine_tune(model, prompts, how, resume=resume).state_dict()
     assert len(taken) == 4 + 3
+    assert caplog.messages == ["the fine-tune goes on after step 3 of 6"]
     assert all(torch.equal(again[name], value) for name, value in whole.items())
     resume.done()
     assert not (tmp_path / "state").exists()
