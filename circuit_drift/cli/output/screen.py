@@ -1,5 +1,6 @@
 """A pair on one screen: what it does otherwise, and the strongest real changes of each kind, in narrow tables."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,9 @@ def narrow(frame: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def interval(delta: float, low: float, high: float) -> str:
-    """A change with its interval, as tables of the screen show it."""
+    """A change with its interval, as tables of the screen show it; by itself where too few units give none."""
+    if math.isnan(low) or math.isnan(high):
+        return f"{delta:+.2g}"
     return f"{delta:+.2g} [{low:+.2g}, {high:+.2g}]"
 
 

@@ -90,3 +90,4 @@ def test_the_last_line_offers_what_was_not_asked_for():
 
 def test_a_change_stands_before_its_lower_and_its_upper_end():
     assert interval(-0.123, -0.2, 0.05) == "-0.12 [-0.2, +0.05]"
+    assert interval(0.5, float("nan"), float("nan")) == "+0.5"
