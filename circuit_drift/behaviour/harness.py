@@ -72,10 +72,16 @@ class HarnessMeasure(BehaviourMeasure):
 
     @classmethod
     def build(cls, asked: Asked) -> "HarnessMeasure":
-        """The tasks named: ``harness:TASK``."""
-        if not asked.arguments:
+        """The tasks named, ``harness:TASK``; of one's own with ``harness:folder=DIR``; ``limit=100``, ``shots=5``."""
+        tasks = tuple(argument for argument in asked.arguments if "=" not in argument)
+        options = dict(argument.split("=", 1) for argument in asked.arguments if "=" in argument)
+        if not tasks:
             raise DriftError("the harness needs tasks: say harness:TASK, once for each, as in harness:hellaswag")
-        return cls(asked.arguments)
+        folder = options.pop("folder", None)
+        if not options.keys() <= {"limit", "shots"} or not all(value.isdecimal() for value in options.values()):
+            told = ", ".join(f"{name}={value}" for name, value in options.items())
+            raise DriftError(f"the harness takes tasks, folder=DIR, and numbers for limit and shots; got {told}")
+        return cls(tasks, Path(folder) if folder else None, **{name: int(value) for name, value in options.items()})
 
     def params(self) -> dict[str, Any]:
         """Tasks, options, the harness' own version, and the content of the folder of own tasks."""

@@ -13,6 +13,7 @@ from circuit_drift.behaviour import harness
 from circuit_drift.behaviour.harness import HarnessMeasure, harness_probe
 from circuit_drift.behaviour.result import Behaviour
 from circuit_drift.cli import app
+from circuit_drift.measures.base import Asked
 from circuit_drift.store.store import Store
 from circuit_drift.training import Prober, Schedule
 from heads.tracking.correlation import read_downstream
@@ -162,6 +163,15 @@ def test_options_that_make_no_sense_and_a_missing_harness(tmp_path, monkeypatch)
     monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
     with pytest.raises(DriftError, match=r"circuit-drift\[eval\]"):
         harness._harness()
+
+
+def test_own_tasks_limits_and_shots_are_named_with_the_measure(tmp_path):
+    words = ("own_choice", f"folder={tmp_path}", "limit=3", "shots=0")
+    assert HarnessMeasure.build(Asked(None, words)) == HarnessMeasure(("own_choice",), tmp_path, 3, 0)
+    assert HarnessMeasure.build(Asked(None, ("own_choice",))) == HarnessMeasure(("own_choice",))
+    for wrong in ("limit=few", "folders=x"):
+        with pytest.raises(DriftError, match=f"numbers for limit and shots; got {wrong}"):
+            HarnessMeasure.build(Asked(None, ("own_choice", wrong)))
 
 
 def test_at_a_terminal(series, own, tmp_path):
