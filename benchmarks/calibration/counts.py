@@ -4,8 +4,10 @@
 
 Counts: units that are known with one probability each, and units of two kinds of which a fifth is nearly always known.
 Faithfulness: a fact's logit difference is gamma distributed (shape 3), its circuit keeps a share of .8 with a normal
-scatter of .25, or 1 less an exponential of mean .3. Tests: 300 edges whose differences are exponential less their mean,
-each with its own sign; all of one size, or of sizes over three orders. Standard errors in brackets.
+scatter of .25, or 1 less an exponential of mean .3. Recall: relations of six facts each, of which a share changes sides
+that is beta distributed about .1 (correlation within a relation .3), every relation one way or the other. Tests: 300
+edges whose differences are exponential less their mean, each with its own sign; all of one size, or of sizes over three
+orders. Standard errors in brackets.
 """
 
 import argparse
@@ -17,9 +19,10 @@ from numpy.random import Generator
 from checkpoints.stats.bootstrap import share_interval
 from checkpoints.stats.changes import change_test
 from checkpoints.stats.permutation import Exchanged, sign_flip_test
+from checkpoints.stats.shares import clustered_share, exchange_p, mcnemar_p, share_above_p
 from circuits.intervention.faithfulness import interval
 
-EDGES = 300
+EDGES, EACH = 300, 6
 LEVEL = 0.05
 
 
@@ -80,6 +83,38 @@ def skewed(rng: Generator, size: int) -> np.ndarray:
 EXPECTED = {scattered: 0.8, skewed: 0.7}
 
 
+def turned(rng: Generator, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[6 * size] which facts changed sides, of which relation, and [size] which way each relation went."""
+    relation = np.repeat(np.arange(size), EACH)
+    spread = 1 / 0.3 - 1
+    hit = rng.random(len(relation)) < rng.beta(0.1 * spread, 0.9 * spread, size)[relation]
+    return hit, relation, rng.choice([-1, 1], size)
+
+
+def turnover_called(rng: Generator, size: int) -> bool:
+    """Whether more than a tenth is found to change sides, relations as units."""
+    hit, relation, _ = turned(rng, size)
+    return clustered_share(hit, relation, 0.1)[2] <= LEVEL
+
+
+def turnover_called_by_facts(rng: Generator, size: int) -> bool:
+    """The same, every fact its own unit."""
+    hit, _, _ = turned(rng, size)
+    return share_above_p(int(hit.sum()), len(hit), 0.1) <= LEVEL
+
+
+def recall_called(rng: Generator, size: int) -> bool:
+    """Whether recall is found to rise or fall, relations as units."""
+    hit, relation, way = turned(rng, size)
+    return exchange_p(way * np.bincount(relation[hit], minlength=size)) <= LEVEL
+
+
+def recall_called_by_facts(rng: Generator, size: int) -> bool:
+    """The same, every fact its own unit."""
+    hit, relation, way = turned(rng, size)
+    return mcnemar_p(int((hit & (way[relation] > 0)).sum()), int((hit & (way[relation] < 0)).sum())) <= LEVEL
+
+
 def called(orders: float, test: Callable[..., Exchanged] = change_test) -> Callable[[Generator, int], bool]:
     """Whether skewed differences without a mean are called different, sizes of edges over so many orders."""
 
@@ -101,6 +136,16 @@ TABLES: tuple[tuple[str, Simulations, int], ...] = (
     (
         "interval of faithfulness covers",
         {"scattered shares": faithfulness_covers(scattered), "skewed shares": faithfulness_covers(skewed)},
+        1,
+    ),
+    (
+        "recall of relations called different",
+        {
+            "turnover": turnover_called,
+            "turnover, by facts": turnover_called_by_facts,
+            "rise or fall": recall_called,
+            "rise or fall, by facts": recall_called_by_facts,
+        },
         1,
     ),
     (
