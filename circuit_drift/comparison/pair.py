@@ -75,7 +75,7 @@ def measure_pair(
             transfer = measure_transfer([first, second], points, store, prompts, placement=placement)
         except DriftError as error:
             reason = {TRANSFER: str(error)}
-    pair = compare_points(*points, q=q, transfer=transfer, delta=delta, floor=beside, cluster=cluster)
+    pair = compare_points(*points, q=q, transfer=transfer, delta=delta, floor=beside, cluster=cluster, store=store)
     return replace(pair, missing={**pair.missing, **reason})
 
 
@@ -104,7 +104,8 @@ def stored_pair(
     named = None if floor is None else [run.at(each) for each in floor]
     siblings = converged_before(run, pair[0]) if named is None else named
     transfer = stored_transfer(pair, Store(run.store))
-    return compare_points(*pair, q=q, transfer=transfer, delta=delta, floor=siblings, cluster=cluster)
+    store = Store(run.store)
+    return compare_points(*pair, q=q, transfer=transfer, delta=delta, floor=siblings, cluster=cluster, store=store)
 
 
 def compare_points(
@@ -116,6 +117,7 @@ def compare_points(
     delta: Mapping[str, float] | Deltas | None = None,
     floor: Sequence[Point] = (),
     cluster: Sequence[str] = (),
+    store: Store | None = None,
 ) -> PairRecord:
     """Compare two measured checkpoints from their results alone; no model, no torch.
 
@@ -128,6 +130,7 @@ def compare_points(
         delta: margins that count as no change, by name, beside the defaults of `Deltas`.
         floor: siblings of A, whose changes among one another are what training does anyway.
         cluster: labels of facts, as ``relation``: those that agree in them are one unit of recall and circuits.
+        store: where it is kept how alike circuits are, so that it is worked out once.
 
     Raises:
         CheckpointMismatch: they share no measure, or were measured on different prompts.
@@ -140,8 +143,8 @@ def compare_points(
     missing: dict[str, str] = {}
     facts = ""
     told = comparable((a, b))
-    if cluster:
-        told |= {"circuit": CircuitPairing(tuple(cluster))}
+    if cluster or store is not None:
+        told |= {"circuit": CircuitPairing(tuple(cluster), None if store is None else store.path)}
     for name, pairing in sorted(told.items(), key=lambda item: len(item[1].needs)):
         lacking = [point for point in (a, b) if name not in point.results]
         if lacking and not pairing.needs:

@@ -4,7 +4,6 @@ It lies in ``store/atlas/``, under the key of its circuits and of the groups of 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.errors import StoreError
-from checkpoints.results.artifacts import read_artifact, write_artifact
 from circuit_drift.explore.atlas import Atlas, GroupAtlas
 from circuit_drift.record.groups import FactGroup
 from circuit_drift.record.record import Point
-from circuit_drift.store.store import Store, key_of
+from circuit_drift.store.kept import kept
 from circuits.graph.shape import known_shape, shape_document
 
 ATLAS = "atlas"
@@ -34,29 +31,15 @@ def kept_atlas(folder: Path, points: Sequence[Point], groups: Sequence[FactGroup
         groups: of facts.
         make: makes it.
     """
+    asked = {"version": VERSION, "groups": [[group.name, group.facts.tolist()] for group in groups]}
     circuits = [point.keys.get("circuit") for point in points]
-    if not all(circuits) or not folder.is_dir():
-        return make()
-    asked = [[group.name, group.facts.tolist()] for group in groups]
-    store, key = Store(folder), key_of({"version": VERSION, "circuits": circuits, "groups": asked})
-    if (stored := _stored(store, key)) is not None:
-        return replace(stored, labels=tuple(point.label for point in points))
-    atlas = make()
-    document = {**_document(atlas), "provenance": {"key": key, "circuits": circuits}}
-    arrays = {f"{name}{place}": array for place, own in enumerate(atlas.groups) for name, array in _arrays(own).items()}
-    with suppress(StoreError):  # a store may be there to be read alone
-        write_artifact(store.folder(ATLAS, key), ATLAS, document, arrays)
-    return atlas
+    found = kept(folder, ATLAS, circuits, asked, make=make, write=_written, read=_restored)
+    return replace(found, labels=tuple(point.label for point in points))
 
 
-def _stored(store: Store, key: str) -> Atlas | None:
-    """What is stored; what cannot be read is made anew."""
-    if not store.has(ATLAS, key):
-        return None
-    with suppress(StoreError, LookupError, TypeError):
-        document, arrays = read_artifact(store.folder(ATLAS, key), ATLAS)
-        return _restored(document, arrays)
-    return None
+def _written(atlas: Atlas) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    arrays = [_arrays(group) for group in atlas.groups]
+    return _document(atlas), {f"{name}{place}": own[name] for place, own in enumerate(arrays) for name in ARRAYS}
 
 
 def _document(atlas: Atlas) -> dict[str, Any]:

@@ -40,9 +40,9 @@ class RetrievalMeasure(OverNeedles):
     pairing = HeadPairing()
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "heads.Scores":
-        """Score every head on every needle prompt in one forward pass a batch."""
+        """Score every head on every needle prompt, in batches or, where that pays, behind shared prefixes."""
         prompts = needle_prompts_of(tokenizer_of(loaded), self.source)
-        return heads.score(loaded.model, prompts, batch_size=self.batch_size)
+        return heads.score(loaded.model, prompts, batch_size=self.batch_size, prefix="auto")
 
     @classmethod
     def reading(cls, result: "heads.Scores") -> dict[str, float]:

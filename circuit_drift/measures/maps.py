@@ -21,7 +21,7 @@ from heads.prompts.needles import Needle
 if TYPE_CHECKING:
     import pandas as pd
 
-    from heads.detect.retrieval import Prefix
+    from heads.rows.prefix import Prefix
 
 COUNTS = ("lengths", "distances", "befores")
 """Axes of the grid that are counted in tokens."""

@@ -18,10 +18,13 @@ from circuits.comparison.clusters import clustered
 from circuits.comparison.graph_diff import GraphDiff, Pairing
 from circuits.comparison.profile import LARGE, ProfileChange, profile_changes
 from circuits.comparison.reliability import FEWEST_EDGES, FEWEST_UNITS, RankBand, reliability_by_rank
-from circuits.comparison.similarity import similarities
+from circuits.comparison.similarity import Similarity, similarities
 from circuits.graph.pruning import circuit_size
 from circuits.graph.scores import HOW, AttributionGraph, require_alike, same_facts
 from circuits.graph.shape import Bools, Floats
+
+EXCHANGES = 99
+"""Permutations behind the p of every overlap."""
 
 
 def diff(
@@ -32,7 +35,7 @@ def diff(
     n_edges: int | None = None,
     pairing: Pairing = "paired",
     splits: int | None = None,
-    exchanges: int = 99,
+    exchanges: int = EXCHANGES,
     cluster: str | Sequence[str] = (),
     seed: int = 0,
 ) -> GraphDiff:
@@ -76,7 +79,7 @@ def diff(
     edges = scores_a.shape[1]
     n = a.circuit_edges if n_edges is None else circuit_size(edges, n_edges)
     paired = pairing == "paired"
-    splits = splits or (24 if edges <= LARGE else 4)
+    splits = splits or _usual_splits(edges)
     writers_a, writers_b = a.scores.sum(2, dtype=np.float64), b.scores.sum(2, dtype=np.float64)
     if paired:
         difference, moved = scores_b - scores_a, writers_b - writers_a
@@ -97,16 +100,7 @@ def diff(
         circuit_a=a.prune(n),
         circuit_b=b.prune(n),
         global_p=exchanged.whole,
-        similarity=similarities(
-            scores_a,
-            scores_b,
-            weights=(a.unit_sizes.astype(float), b.unit_sizes.astype(float)),
-            sizes=_sizes(n, edges),
-            splits=splits,
-            exchanges=exchanges,
-            paired=paired,
-            seed=seed,
-        ),
+        similarity=_similarity(a, b, n, splits=splits, exchanges=exchanges, paired=paired, seed=seed),
         totals=(a.total, b.total),
         pairing=pairing,
         n=min(len(scores_a), len(scores_b)),
@@ -115,6 +109,42 @@ def diff(
         both_ends=_apart_from_0(scores_a) & _apart_from_0(scores_b),
         reliability=_reliability(a, b, splits),
     )
+
+
+def similarity(a: AttributionGraph, b: AttributionGraph) -> tuple[Similarity, ...]:
+    """The similarity of a diff of two graphs over the same facts, without its tests of edges and nodes.
+
+    Args:
+        a: scores at A.
+        b: scores at B.
+
+    Raises:
+        CheckpointMismatch, BadPrompt: as for `diff`.
+    """
+    _require_comparable(a, b, "paired", 0.05)
+    if b.fingerprint < a.fingerprint:
+        a, b = b, a
+    how = {"splits": _usual_splits(a.n_edges), "exchanges": EXCHANGES, "seed": 0}
+    return _similarity(a, b, a.circuit_edges, paired=True, **how)
+
+
+def _similarity(
+    a: AttributionGraph, b: AttributionGraph, n: int, *, splits: int, exchanges: int, paired: bool, seed: int
+) -> tuple[Similarity, ...]:
+    return similarities(
+        a.edge_scores,
+        b.edge_scores,
+        weights=(a.unit_sizes.astype(float), b.unit_sizes.astype(float)),
+        sizes=_sizes(n, a.n_edges),
+        splits=splits,
+        exchanges=exchanges,
+        paired=paired,
+        seed=seed,
+    )
+
+
+def _usual_splits(edges: int) -> int:
+    return 24 if edges <= LARGE else 4
 
 
 def _reliability(a: AttributionGraph, b: AttributionGraph, splits: int) -> tuple[RankBand, ...]:

@@ -21,14 +21,13 @@ from heads.detect.detectors import TABLE, answer_detectors, chance_levels
 from heads.detect.direct_logit import Writing
 from heads.detect.generation import NEW_TOKENS, contains, generate, recall
 from heads.prompts.needles import NeedlePrompt, NeedleSet
-from heads.rows.prefix import SharedPrefix
+from heads.rows.prefix import Prefix, SharedPrefix, cache_for
 from heads.rows.reduce import RowStats
 from heads.rows.rows import RowRequest, capture_rows
 from heads.scores.scores import GATE, Scores
 
 Mode = Literal["teacher_forced", "generate_then_score"]
 Extra = Literal["locos"]
-Prefix = Literal["separate", "shared"]
 
 
 @takes_model
@@ -59,7 +58,8 @@ def score(
         extra: ``locos`` adds the direct-write scores, which need the output projection and the unembedding.
         stop_ids: tokens that end a generated answer, besides the model's end-of-sequence tokens.
         prefix: ``shared`` takes the prompts one by one, deepest needle first, and reuses the keys and values up to
-            the first difference: ten depths for the price of six. Changes cost, not results.
+            the first difference: ten depths for the price of six. Changes cost, not results. ``auto`` does so where it
+            pays: on a CPU, in float32, for prompts of 512 tokens or more that share a quarter of them.
         batch_size: prompts at a time; one when prefixes are shared.
         key_block: keys treated at a time; changes memory, not results.
         progress: show a progress bar.
@@ -76,7 +76,8 @@ def score(
     if batch_size < 1 or key_block < 1:
         raise BadPrompt(f"batch_size and key_block count from 1 on: got {batch_size} and {key_block}")
     check_fits(model, needle_set, spare=NEW_TOKENS if mode == "generate_then_score" else 0)
-    cache = SharedPrefix(model) if prefix == "shared" else None
+    in_order = [needle_set.prompts[i].ids for (i,) in _batches(needle_set, 1, deepest_first=True)]
+    cache = cache_for(model, prefix, in_order)
     batches = _batches(needle_set, 1 if cache else batch_size, deepest_first=cache is not None)
     records: dict[int, Record] = {}
     for batch in tqdm(batches, desc="retrieval scores", disable=not progress):

@@ -17,11 +17,11 @@ from checkpoints.model.rope import depends_on_length
 from checkpoints.stats.bootstrap import Estimate
 from checkpoints.stats.ttests import mean_interval
 from checkpoints.tokenizers.framing import prompt_ids
-from heads.detect.retrieval import Prefix, about, answer_tokens, check_fits, check_positions
+from heads.detect.retrieval import about, answer_tokens, check_fits, check_positions
 from heads.niah.grid import NeedleMap
 from heads.prompts.building import interference_prompts, needle_prompts
 from heads.prompts.needles import Needle, NeedlePrompt, NeedleSet
-from heads.rows.prefix import SharedPrefix
+from heads.rows.prefix import Prefix, cache_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,8 +52,8 @@ def needle_map(
         depths: shares of the haystack before the needle.
         batch_size: prompts at a time.
         seed: of haystack windows.
-        prefix: ``shared`` takes the prompts one by one and reuses keys and values up to the first token that differs
-            (`heads.score`). Changes cost, not results.
+        prefix: ``shared`` takes the prompts one by one and reuses keys and values up to the first token that differs,
+            ``auto`` where it pays (`heads.score`). Changes cost, not results.
         progress: show a progress bar.
 
     Raises:
@@ -129,8 +129,9 @@ def _measure(
     check_fits(model, prompts)
     nll = np.full((len(prompts), max(len(p.answer) for p in prompts)), np.nan, dtype=np.float32)
     recall = np.zeros(len(prompts), dtype=np.float32)
-    cache = SharedPrefix(model) if prefix == "shared" else None
-    order = sorted(range(len(prompts)), key=partial(_turn, prompts, shared=cache is not None))
+    in_turn = sorted(range(len(prompts)), key=partial(_turn, prompts, shared=True))
+    cache = cache_for(model, prefix, [prompts[i].ids for i in in_turn])
+    order = in_turn if cache else sorted(range(len(prompts)), key=partial(_turn, prompts, shared=False))
     step = 1 if cache else size
     for start in tqdm(range(0, len(order), step), desc="needle map", disable=not progress):
         batch = order[start : start + step]

@@ -1,12 +1,19 @@
 """Keys and values of a prompt kept for the next one, up to the first token in which they differ."""
 
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any, Literal
 
+import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from checkpoints.errors import UnsupportedArchitecture
 from checkpoints.model.rope import depends_on_length
+
+Prefix = Literal["separate", "shared", "auto"]
+LEAST_TOKENS, LEAST_SHARE = 512, 0.25
+"""Tokens of a prompt, and share of all that need not run, from which on prompts one by one cost less than batches."""
 
 
 class SharedPrefix:
@@ -47,9 +54,7 @@ class SharedPrefix:
         Returns:
             how many tokens need not run.
         """
-        shared = 0
-        while shared < min(len(self._ids), len(ids), keep) and self._ids[shared] == ids[shared]:
-            shared += 1
+        shared = agreeing(self._ids, ids, keep)
         if surplus := len(self._ids) - shared:
             self._cache.crop(-surplus)
         self._ids = tuple(ids)
@@ -59,3 +64,32 @@ class SharedPrefix:
     def inputs(self) -> dict[str, Any]:
         """What the model needs to go on from the cache."""
         return {"past_key_values": self._cache, "use_cache": True}
+
+
+def cache_for(model: PreTrainedModel, prefix: Prefix, sequences: Sequence[Sequence[int]]) -> SharedPrefix | None:
+    """What sequences go on from each other by; None where each runs whole.
+
+    Args:
+        model: that runs them.
+        prefix: ``auto`` where it pays: in float32 on a CPU, for long sequences that share much. Narrower floats round
+            where what is cached and what is not are joined, and a GPU would rather run several sequences at once.
+        sequences: in the order in which they would run one by one.
+    """
+    if prefix != "auto":
+        return SharedPrefix(model) if prefix == "shared" else None
+    whole = sum(map(len, sequences))
+    saved = sum(agreeing(before, after, len(after)) for before, after in pairwise(sequences))
+    long = whole >= LEAST_TOKENS * len(sequences)
+    if not long or saved < LEAST_SHARE * whole or model.device.type != "cpu" or model.dtype != torch.float32:
+        return None
+    with suppress(UnsupportedArchitecture):
+        return SharedPrefix(model)
+    return None
+
+
+def agreeing(before: Sequence[int], after: Sequence[int], most: int) -> int:
+    """How many tokens two sequences begin with alike, at most so many."""
+    shared = 0
+    while shared < min(len(before), len(after), most) and before[shared] == after[shared]:
+        shared += 1
+    return shared

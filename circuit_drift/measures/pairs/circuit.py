@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from circuit_drift.measures.pairs.alike import kept_similarity
 from circuit_drift.measures.pairs.grouped import LEAST_FACTS, compare_groups, units_of
 from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.measures.pairs.recall import recall_questions, recall_statements
 from circuit_drift.page.page import Section
 from circuit_drift.record.circuit_groups import CircuitGroups, GroupChange
+from circuit_drift.record.groups import FactGroup
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.questions import Deltas, Question
 from circuit_drift.record.recall import recall_change
@@ -19,6 +22,7 @@ from circuit_drift.statements.statement import Statement
 from circuits.comparison.clusters import clusters_of
 from circuits.comparison.overlap import overlap_of_tasks
 from circuits.comparison.reliability import recommended_size
+from circuits.comparison.similarity import Similarity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,9 +61,11 @@ class CircuitPairing(Pairing):
 
     Attributes:
         cluster: labels of facts that are one unit where they agree in them; none = every fact is.
+        store: folder of the store where it is kept how alike circuits are; None = nowhere.
     """
 
     cluster: tuple[str, ...] = ()
+    store: Path | None = None
 
     noun = "circuit"
     tables = ("groups", "edges", "nodes", "ranks", "similarity", "profile", "transfer")
@@ -69,7 +75,13 @@ class CircuitPairing(Pairing):
         """Group by group, and how the recall of the facts changed."""
         if a.circuit is None or b.circuit is None:
             return None
-        groups = compare_groups(a.circuit, b.circuit, q=q, cluster=self.cluster)
+
+        def alike(
+            group: FactGroup, first: "circuits.AttributionGraph", second: "circuits.AttributionGraph"
+        ) -> tuple[Similarity, ...]:
+            return kept_similarity(self.store, (a, b), group, self.cluster, (first, second))
+
+        groups = compare_groups(a.circuit, b.circuit, q=q, cluster=self.cluster, alike=alike)
         of = clusters_of(a.circuit, self.cluster) if self.cluster else None
         change = recall_change(a.circuit.answer_rank == 0, b.circuit.answer_rank == 0, of)
         return Compared(groups, readouts=(change,), facts=groups.of)

@@ -1,6 +1,6 @@
 """The circuits of a pair, one comparison for each group of facts: what moved opposite ways is never averaged."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +13,13 @@ from checkpoints.stats.units import ENOUGH
 from circuit_drift.record.circuit_groups import CircuitGroups, GroupChange
 from circuit_drift.record.groups import FactGroup, fact_groups
 from circuits.comparison.clusters import clustered
+from circuits.comparison.diff import similarity
 from circuits.comparison.graph_diff import GraphDiff
 from circuits.comparison.reliability import RankBand, reliability_by_rank
+from circuits.comparison.similarity import Similarity
 from circuits.tracking.contrasts import contrast
 
+Alike = Callable[[FactGroup, "circuits.AttributionGraph", "circuits.AttributionGraph"], tuple[Similarity, ...]]
 LEAST_FACTS = ENOUGH
 """Facts below which the circuits of a group are not compared."""
 LEVEL = 0.05
@@ -29,6 +32,7 @@ def compare_groups(
     q: float,
     noun: str = "fact",
     cluster: Sequence[str] = (),
+    alike: Alike | None = None,
 ) -> CircuitGroups:
     """Compare the circuits of every group of facts.
 
@@ -38,6 +42,7 @@ def compare_groups(
         q: the false discovery rate that edges are held to.
         noun: what a fact is called.
         cluster: labels of facts that are one unit where they agree in them.
+        alike: how alike the circuits of the group that leads are, where that may be known already.
 
     Raises:
         CheckpointMismatch: other architectures, methods or facts.
@@ -53,10 +58,14 @@ def compare_groups(
         best = max(learned, key=lambda each: len(each.group))
         assert best.diff is not None
         before, after = (_units(_over(graph, best.group), cluster) for graph in (a, b))
-        lead = replace(best.diff, similarity=circuits.diff(before, after, q=q).similarity)
+        lead = replace(best.diff, similarity=(alike or _alike)(best.group, before, after))
         words, ranks = _words(best.group, len(a), noun), _ranks(before, after)
         return CircuitGroups(groups, lead, best.group.facts, words, ranks, cluster=tuple(cluster))
     return CircuitGroups(groups, *_fallback(groups, a, b, q, noun), cluster=tuple(cluster))
+
+
+def _alike(_: FactGroup, a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> tuple[Similarity, ...]:
+    return similarity(a, b)
 
 
 def _fallback(

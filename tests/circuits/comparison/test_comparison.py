@@ -7,6 +7,7 @@ import pytest
 
 import circuits
 from checkpoints.errors import BadPrompt, CheckpointMismatch
+from circuits.comparison.diff import similarity
 from circuits.graph.scores import AttributionGraph
 from circuits.graph.shape import GraphShape
 
@@ -132,6 +133,13 @@ def test_similarity_knows_its_floor_and_its_null():
         assert not measure.beyond_noise
         assert measure.random < measure.within
     assert all(measure.beyond_noise for measure in other)
+
+
+def test_similarity_alone_is_that_of_a_diff_whichever_way_round():
+    a, b = graph(samples(0)), graph(samples(1))
+    assert similarity(a, b) == similarity(b, a) == circuits.diff(a, b).similarity
+    with pytest.raises(CheckpointMismatch, match="different facts"):
+        similarity(a, graph(samples(1), prompts="others"))
 
 
 def test_verdict_frames_and_figures_are_computed():

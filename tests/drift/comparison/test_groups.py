@@ -8,11 +8,14 @@ import pytest
 from checkpoints.errors import BadPrompt
 from circuit_drift.api.pairs import compare
 from circuit_drift.comparison.floor import converged_before
+from circuit_drift.comparison.pair import stored_pair
+from circuit_drift.measures.pairs import alike
 from circuit_drift.record.groups import fact_groups
 from circuit_drift.record.questions import Deltas, Effect, units_needed
 from circuit_drift.report import run_sections
 from circuit_drift.stages.fact_paths import fact_paths
 from circuit_drift.stages.stages import track_circuit, track_circuits
+from circuits.comparison.diff import similarity
 from circuits.graph.membership import membership
 from tests.drift.handmade import EDGES, WIRING_A, WIRING_B, graph, point, retrieval, roles, run_of, strengths
 
@@ -273,3 +276,21 @@ def test_a_head_that_is_in_the_circuit_by_chance_neither_enters_nor_leaves_it():
     gone = replace(b.circuit, scores=b.circuit.scores * (np.arange(7) != 5)[:, None])
     left = compare(a, replace(b, results={**b.results, "circuit": gone}))
     assert [change.head for change in left.roles] == []
+
+
+def test_how_alike_circuits_are_is_worked_out_once_for_facts_and_units_and_found_in_the_store(monkeypatch, tmp_path):
+    labels = [{"relation": str(fact % 9)} for fact in range(18)]
+    points = [
+        point(step, circuit=graph(strengths(wiring), facts=18, known=18, labels=labels))
+        for step, wiring in enumerate((WIRING_A, WIRING_B))
+    ]
+    expected = compare(*points).groups.lead.similarity
+    asked = []
+    monkeypatch.setattr(alike, "similarity", lambda *graphs: asked.append(graphs) or similarity(*graphs))
+    run = run_of(*points, store=tmp_path)
+    found = [stored_pair(run, 0, 1).groups.lead.similarity for _ in range(2)]
+    assert found == [expected, expected] and len(asked) == 1
+    assert stored_pair(run, 1, 0).groups.lead.similarity == expected and len(asked) == 2, "each way by itself"
+    units = [stored_pair(run, 0, 1, cluster=["relation"]).groups.lead for _ in range(2)]
+    assert [lead.n for lead in units] == [9, 9] and len(asked) == 3
+    assert units[0].similarity == units[1].similarity != expected

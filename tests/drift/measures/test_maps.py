@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import circuit_drift
-from checkpoints import DriftError
+from checkpoints import DriftError, open_checkpoint
 from checkpoints.errors import BadPrompt
 from circuit_drift.cli.commands import app
 from circuit_drift.measures.figures.maps import costs_figure, maps_figure
@@ -52,8 +52,25 @@ def test_a_report_slides_through_the_maps(mapped, tmp_path):
     assert "What the middle and interference cost" in page
 
 
+def test_heads_go_on_from_shared_prefixes_where_that_pays_with_the_same_scores(tiny_series, monkeypatch):
+    loaded = open_checkpoint(f"{tiny_series}@10").load(device="cpu")
+    (measure,) = build_measures(prompts_for(tiny_series, length=96, depths=(0.2, 0.5, 0.8)), ["heads"])
+    ran = []
+    handle = loaded.model.register_forward_pre_hook(lambda _, inputs: ran.append(inputs[0].numel()))
+    whole, tokens = measure.compute(loaded, {}), sum(ran)
+    monkeypatch.setattr("heads.rows.prefix.LEAST_TOKENS", 64)
+    monkeypatch.setattr("heads.rows.prefix.LEAST_SHARE", 0.1)
+    ran.clear()
+    shared = measure.compute(loaded, {})
+    handle.remove()
+    assert sum(ran) < 0.9 * tokens
+    np.testing.assert_array_equal(shared.copy, whole.copy)
+    np.testing.assert_array_equal(shared.correct, whole.correct)
+    np.testing.assert_allclose(shared.nll, whole.nll, atol=1e-4)
+    assert shared.meta == whole.meta
+
+
 def test_shared_prefixes_change_no_number(tiny_series):
-    from checkpoints import open_checkpoint
     from circuit_drift.measures.tokenizers import tokenizer_of
     from heads.niah.measure import interference_map, needle_map
 

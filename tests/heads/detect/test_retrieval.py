@@ -10,6 +10,7 @@ from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from heads.detect.answer_rows import answer_groups
 from heads.prompts.needles import NeedleSet
 from heads.prompts.pools import default_haystack, default_needles
+from heads.rows.prefix import cache_for
 
 
 def scores_of(model, prompts, **options):
@@ -200,6 +201,34 @@ def test_shared_prefixes_run_fewer_tokens():
     scores_of(model, prompts, prefix="shared")
     handle.remove()
     assert ran == [70, 70 - 22, 70 - 5]
+
+
+def test_prefixes_are_shared_where_that_pays_and_nowhere_else(monkeypatch):
+    model, prompts, ran = build("llama"), shared_haystack(count=1), []
+    model.register_forward_pre_hook(lambda module, inputs: ran.append(tuple(inputs[0].shape)))
+    whole, parts = [(3, 70)], [(1, 70), (1, 70 - 22), (1, 70 - 5)]
+
+    def runs(asked, **how):
+        ran.clear()
+        scores_of(model.to(how.get("dtype", torch.float32)), asked, prefix="auto")
+        return list(ran)
+
+    assert runs(prompts) == whole, "prompts are short"
+    monkeypatch.setattr("heads.rows.prefix.LEAST_TOKENS", 71)
+    assert runs(prompts) == whole, "prompts of 70 tokens are shorter than 71"
+    monkeypatch.setattr("heads.rows.prefix.LEAST_TOKENS", 70)
+    monkeypatch.setattr("heads.rows.prefix.LEAST_SHARE", 27.5 / 210)
+    assert runs(prompts) == whole, "27 of 210 tokens are shared"
+    monkeypatch.setattr("heads.rows.prefix.LEAST_SHARE", 27 / 210)
+    assert runs(prompts) == parts
+    assert runs(prompts, dtype=torch.bfloat16) == whole, "narrow floats round where parts are joined"
+
+
+def test_a_state_that_cannot_be_cut_back_leaves_prompts_whole_where_sharing_was_not_asked_for(monkeypatch):
+    monkeypatch.setattr("heads.rows.prefix.LEAST_TOKENS", 1)
+    config = Qwen3NextConfig(**SIZES, **MOE, layer_types=["linear_attention", "full_attention"])
+    model, prompts = Qwen3NextForCausalLM._from_config(config).eval(), shared_haystack(count=1)
+    assert cache_for(model, "auto", [prompt.ids for prompt in prompts]) is None
 
 
 def test_shared_prefixes_with_direct_writes():
