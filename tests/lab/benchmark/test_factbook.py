@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import runpy
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -50,3 +52,18 @@ def test_its_config_is_read_and_its_probes_are_answered_by_its_documents():
     assert all(states(texts[question.labels["entity"]], question.answer) for question in asked)
     assert len(load_facts(config.traced)) >= 100
     assert not {question.labels["entity"] for question in read_questions(config.outside)} & texts.keys()
+
+
+def test_what_is_asked_and_traced_is_what_is_drawn_again(tmp_path):
+    drawn = ("asked.jsonl", "asked_outside.jsonl", "traced.jsonl")
+    for path in FOLDER.iterdir():
+        if path.is_file() and path.name not in drawn:
+            shutil.copy(path, tmp_path)
+    runpy.run_path(str(tmp_path / "choose.py"), run_name="__main__")
+    assert [(tmp_path / name).read_bytes() == (FOLDER / name).read_bytes() for name in drawn] == [True] * 3
+    asked = read_questions(FOLDER / "asked.jsonl")
+    facts = {(question.labels["fact"], question.labels["class"]) for question in asked}
+    assert Counter(name for _, name in facts) == {"high": 30, "middle": 30, "low": 30}
+    pairs = load_facts(FOLDER / "traced.jsonl")
+    assert len(pairs) == 120
+    assert all(pair.segments["subject"] in pair.clean.rpartition(". ")[2] for pair in pairs), "an example in front"
