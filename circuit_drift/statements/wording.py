@@ -17,6 +17,7 @@ MARGINS = {
     "edge": "an edge {:g} of the circuit",
 }
 FAMILIES = {"behaviour": "recall", "circuit": "circuits", "heads": "heads", "readouts": "needle answers"}
+MEASURED = ("fact", "needle", "prompt")
 WAYS = {"kept": "kept", "lost": "lost", "learned": "learned", "neither": "recalled at neither"}
 
 
@@ -65,8 +66,14 @@ def _how(circuit: Mapping[str, Any]) -> str:
 def _open(of: Mapping[str, Any]) -> str:
     return (
         f"no change is shown, but {of['name']} may reach {of['reach']:.2g} (margin {of['margin']:.2g}); measure about "
-        f"{of['more']:,} more {of['unit']}{'s' * (of['more'] != 1)}"
+        f"{_more(of['more'], of['unit'])}"
     )
+
+
+def _more(number: int, unit: str) -> str:
+    """So many more of what was measured, or of the labels that facts of one unit share."""
+    noun, plural = (unit, "") if unit in MEASURED else (f"unit of one {unit}", f"units of one {unit}")
+    return counted(number, f"more {noun}", plural and f"more {plural}")
 
 
 def _level(of: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ def told(kind: str, **numbers: object) -> str:
 def test_the_smallest_possible_p_is_a_bound():
     assert p_text(0.0059884786, 0.0059884786) == "p <= 0.006"
     assert p_text(0.0123, 0.006) == "p = 0.012"
+    assert p_text(1.0, 1.0) == "p = 1"
     assert [signed(value) for value in (-0.001, 0.004, -0.126)] == ["+0.00", "+0.00", "-0.13"]
 
 
@@ -63,6 +64,10 @@ def test_equivalent_and_undecided_name_their_margins():
         "about 1 more needle."
     )
     assert told("outcome", a="A", b="B", outcome="") == "No difference between A and B is shown."
+    classes = {"outcome": "undecided", "open": {**open_, "more": 37, "unit": "class"}}
+    assert told("outcome", a="0", b="1", **classes).endswith("measure about 37 more units of one class.")
+    one = {"outcome": "undecided", "open": {**open_, "unit": "relation"}}
+    assert told("outcome", a="0", b="1", **one).endswith("measure about 1 more unit of one relation.")
 
 
 def test_the_level_names_its_families_in_one_order():
