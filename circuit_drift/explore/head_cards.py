@@ -1,10 +1,11 @@
-"""A card for each head: its score over training with intervals, its roles, what ablating and patching it did."""
+"""A card for each head: its score over training, what it reads on a needle, its roles, what taking it away did."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from circuit_drift.explore.readings import Readings
 from circuit_drift.page.page import Section, Widget
 from circuit_drift.page.thinning import left_out, thinned
 from circuit_drift.record.record import Point, RunRecord
@@ -39,7 +40,7 @@ def head_cards(run: RunRecord) -> Iterator[Section]:
     kept = _kept(means)
     lines = [_lines(scores, leading, kept) for scores in every]
     beside = [_beside(scores, kept) for scores in every]
-    roles, effects = _roles(run), _effects(run)
+    roles, effects, readings = _roles(run), _effects(run), Readings.of(scored, kept)
     heads = [
         {
             "name": names[head],
@@ -48,6 +49,7 @@ def head_cards(run: RunRecord) -> Iterator[Section]:
             "beside": [_short(values[place]) for values in beside],
             "roles": roles.get(names[head], []),
             "effects": effects.get(names[head], []),
+            "reads": readings.head(head) if readings else [],
         }
         for place, head in enumerate(kept)
     ]
@@ -55,7 +57,7 @@ def head_cards(run: RunRecord) -> Iterator[Section]:
     yield Section(
         "head-cards",
         "Any head by itself",
-        text="Choose a head for its score over training, its roles and what taking it away did.",
+        text="Choose a head for its score over training, what it reads, its roles and what taking it away did.",
         caption=f"Score: {WORDS.get(leading, leading)}, mean over {len(every[-1])} prompts with its 95 % interval over "
         f"needles; dashed: attention on the needle while answering. A head retrieves above {THRESHOLD}."
         + (f" The {len(kept)} strongest of {len(names)} heads are on this page." if rest else "")
@@ -68,6 +70,7 @@ def head_cards(run: RunRecord) -> Iterator[Section]:
                 "beside": WORDS[BESIDE],
                 "threshold": THRESHOLD,
                 "heads": heads,
+                "example": readings.to_json() if readings else None,
             },
         ),
         chapter="Heads",

@@ -1,7 +1,7 @@
 """Retrieval heads: the scores of every head on needle prompts, needle accuracy and the answers' likelihood."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import heads
@@ -41,8 +41,13 @@ class RetrievalMeasure(OverNeedles):
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "heads.Scores":
         """Score every head on every needle prompt, in batches or, where that pays, behind shared prefixes."""
-        prompts = needle_prompts_of(tokenizer_of(loaded), self.source)
-        return heads.score(loaded.model, prompts, batch_size=self.batch_size, prefix="auto")
+        tokenizer = tokenizer_of(loaded)
+        prompts = needle_prompts_of(tokenizer, self.source)
+        scores = heads.score(loaded.model, prompts, batch_size=self.batch_size, prefix="auto")
+        if scores.example is None:
+            return scores
+        tokens = tuple(str(tokenizer.decode([token])) for token in scores.example.ids.tolist())
+        return replace(scores, example=replace(scores.example, tokens=tokens))
 
     @classmethod
     def reading(cls, result: "heads.Scores") -> dict[str, float]:

@@ -255,13 +255,43 @@ const Widgets = (() => {
   const told = (value) => (value === null || value === undefined ? "n/a" : shown(value));
   const list = (title, items) => (items.length ? [make("p", {}, make("b", {}, title)), make("ul", {}, ...items.map((item) => make("li", {}, item)))] : []);
 
+  // What a head reads on the example prompt: the tokens around the needle, the question's end and every key that weighs.
+  function reading(example, head) {
+    const state = { point: example.labels.length - 1, row: 0 }, out = make("div", { "aria-live": "polite" });
+    const inside = (spans, at) => spans.some(([start, stop]) => at >= start && at < stop);
+    const text = (token) => token.replace(/\n/g, "↵") || "·", quoted = (token) => `“${text(token)}”`;
+    const from = (at) => (at >= example.tokens.length ? "answer" : inside(example.gold, at) ? "needle's answer" : inside(example.needle, at) ? "needle" : at === 0 ? "first token" : "rest");
+    const tokenAt = (at) => example.tokens[at] ?? example.answer[at - example.tokens.length];
+
+    function update() {
+      const row = head.reads[state.point][state.row], share = new Map(row), every = [...example.tokens, ...example.answer.slice(0, state.row)];
+      const near = (at) => at < 2 || at >= every.length - 10 || example.needle.some(([start, stop]) => at >= start - 3 && at < stop + 3) || row.some(([key]) => Math.abs(key - at) <= 2);
+      const parts = [];
+      every.forEach((token, at) => {
+        if (!near(at)) { if (parts.at(-1) !== " … ") parts.push(" … "); return; }
+        const kind = inside(example.gold, at) ? "token gold" : inside(example.needle, at) ? "token in-needle" : "token";
+        const weight = share.get(at);
+        parts.push(weight ? make("mark", { class: kind, style: `--weight: ${weight}%` }, text(token), make("sup", {}, `${weight} %`)) : make("span", { class: kind }, text(token)));
+      });
+      const told = row.map(([at, weight]) => `${weight} % on ${quoted(tokenAt(at))} (${from(at)})`).join(", ");
+      out.replaceChildren(make("p", {}, `Before ${quoted(example.answer[state.row])}: ${told || "no key weighs 1 % by itself, or the layer has no attention rows"}.`), make("p", { class: "tokens" }, ...parts));
+    }
+
+    const change = (name) => (value) => { state[name] = Number(value); update(); };
+    const steps = choice("Step", example.labels.map((label, i) => [i, label]), state.point, change("point"));
+    const rows = choice("Before", example.answer.map((token, i) => [i, text(token)]), state.row, change("row"));
+    update();
+    return [make("p", {}, make("b", {}, "What it reads on a needle prompt")), make("div", { class: "controls" }, steps, rows), out,
+      make("p", { class: "sub" }, `The ${example.tokens.length} tokens of one prompt, shortened. Underlined: the needle; twice: its answer. Shaded: the keys with the largest attention weights, with their share.`)];
+  }
+
   function headCard(data, head) {
     const values = head.score.map((row) => row[0]), every = [...head.score.flat(), ...head.beside].filter((value) => value !== null);
     const lines = [{ name: data.score, look: "gained", dash: "", values, low: head.score.map((row) => row[1]), high: head.score.map((row) => row[2]) }];
     if (head.beside.some((value) => value !== null)) lines.push({ name: data.beside, look: "lost", dash: "5 4", values: head.beside });
     const to = Math.max(1, ...every), from = Math.min(0, ...every);
     return make("div", {}, make("h4", {}, head.name), make("p", {}, head.told), chart(data.labels, lines, { from, to, mark: data.threshold, label: `${data.score} of ${head.name} over training` }),
-      ...list("Roles in the circuits of facts", head.roles), ...list("What taking it away, patching and its own write did", head.effects));
+      ...(data.example && head.reads.length ? reading(data.example, head) : []), ...list("Roles in the circuits of facts", head.roles), ...list("What taking it away, patching and its own write did", head.effects));
   }
 
   function heads(place, data) {

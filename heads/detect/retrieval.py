@@ -19,11 +19,13 @@ from checkpoints.model.rope import context_of, of_one_regime
 from heads.detect.answer_rows import LayerRows, answer_groups, copied
 from heads.detect.detectors import TABLE, answer_detectors, chance_levels
 from heads.detect.direct_logit import Writing
+from heads.detect.examples import example_of, middle_prompt
 from heads.detect.generation import NEW_TOKENS, contains, generate, recall
 from heads.prompts.needles import NeedlePrompt, NeedleSet
 from heads.rows.prefix import Prefix, SharedPrefix, cache_for
 from heads.rows.reduce import RowStats
 from heads.rows.rows import RowRequest, capture_rows
+from heads.scores.example import TOP, Example
 from heads.scores.scores import GATE, Scores
 
 Mode = Literal["teacher_forced", "generate_then_score"]
@@ -79,11 +81,12 @@ def score(
     in_order = [needle_set.prompts[i].ids for (i,) in _batches(needle_set, 1, deepest_first=True)]
     cache = cache_for(model, prefix, in_order)
     batches = _batches(needle_set, 1 if cache else batch_size, deepest_first=cache is not None)
+    shown = middle_prompt(needle_set)
     records: dict[int, Record] = {}
     for batch in tqdm(batches, desc="retrieval scores", disable=not progress):
         prompts = [needle_set.prompts[i] for i in batch]
         scored = prompts if mode == "teacher_forced" else _answered(model, prompts, stop_ids)
-        found = score_batch(model, scored, key_block=key_block, extra=extra, cache=cache)
+        found = score_batch(model, scored, key_block=key_block, extra=extra, cache=cache, shown=shown)
         if mode == "generate_then_score":
             true = answer_nll(model, prompts)
             found = [_judged(*each) for each in zip(found, prompts, scored, true, strict=True)]
@@ -105,13 +108,17 @@ def _batches(needle_set: NeedleSet, size: int, *, deepest_first: bool) -> list[l
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What one prompt yields: detectors [L, H], NLL of each token, whether the answer was right, steps [L, H, T]."""
+    """What one prompt yields: detectors [L, H], NLL of each token, whether the answer was right, steps [L, H, T].
+
+    ``example`` is what every head reads, for the one prompt that is shown.
+    """
 
     detectors: dict[str, np.ndarray]
     nll: np.ndarray
     correct: bool
     accepted: bool
     steps: np.ndarray
+    example: Example | None = None
 
 
 def check_fits(model: PreTrainedModel, prompts: NeedleSet | Sequence[NeedlePrompt], *, spare: int = 0) -> None:
@@ -147,8 +154,11 @@ def score_batch(
     key_block: int = 2048,
     extra: Sequence[Extra] = (),
     cache: SharedPrefix | None = None,
+    shown: NeedlePrompt | None = None,
 ) -> list[Record]:
     """One forward over a few prompts, their answers teacher-forced; over the rest behind a shared prefix, if any.
+
+    Of the prompt ``shown``, if it is among them, what every head reads is kept too.
 
     Prompts that would change each other by their lengths run apart (`checkpoints.model.rope`).
 
@@ -159,7 +169,7 @@ def score_batch(
     found: dict[int, Record] = {}
     for places in of_one_regime(model, [len(prompt.ids) for prompt in prompts]):
         together = [prompts[place] for place in places]
-        found |= zip(places, _score_together(model, together, key_block, extra, cache), strict=True)
+        found |= zip(places, _score_together(model, together, key_block, extra, cache, shown), strict=True)
     return [found[place] for place in range(len(prompts))]
 
 
@@ -169,6 +179,7 @@ def _score_together(
     key_block: int,
     extra: Sequence[Extra],
     cache: SharedPrefix | None,
+    shown: NeedlePrompt | None,
 ) -> list[Record]:
     ids, rows = pad(prompts)
     ids, rows = ids.to(model.device), rows.to(model.device)
@@ -178,7 +189,7 @@ def _score_together(
     request = RowRequest(
         rows,
         answer_groups(prompts, ids.shape[1], ids.device),
-        top=max(len(p.gold) for p in prompts),
+        top=max(*(len(p.gold) for p in prompts), TOP if any(p is shown for p in prompts) else 0),
         key_block=key_block,
         directions=None if writing is None else writing.directions,
         narrow=last_layer(model),
@@ -189,7 +200,7 @@ def _score_together(
         logits = row_logits(model, ids[:, start:], rows - start, **inputs)
     if writing is not None:
         layers = {index: writing.finish(index, stats) for index, stats in layers.items()}
-    return list(_records(model, prompts, logits, layers))
+    return list(_records(model, prompts, logits, layers, shown))
 
 
 def last_layer(model: PreTrainedModel) -> int | None:
@@ -201,7 +212,11 @@ def last_layer(model: PreTrainedModel) -> int | None:
 
 
 def _records(
-    model: PreTrainedModel, prompts: Sequence[NeedlePrompt], logits: Tensor, layers: dict[int, RowStats]
+    model: PreTrainedModel,
+    prompts: Sequence[NeedlePrompt],
+    logits: Tensor,
+    layers: dict[int, RowStats],
+    shown: NeedlePrompt | None,
 ) -> Iterator[Record]:
     kept = {layer: LayerRows.of(stats) for layer, stats in layers.items()}
     log_probs = logits.float().log_softmax(dim=-1)
@@ -215,7 +230,8 @@ def _records(
         share = float(hits.float().mean())
         scores = table(model, values)
         steps = _steps(prompt, {i: layer for i, layer in own.items() if values[i][1]}, scores["copy"].shape)
-        yield Record(scores, nll.cpu().numpy(), bool(hits.all()), share > GATE, steps)
+        example = example_of(prompt, own, scores["copy"].shape) if prompt is shown else None
+        yield Record(scores, nll.cpu().numpy(), bool(hits.all()), share > GATE, steps, example)
 
 
 def _steps(prompt: NeedlePrompt, layers: dict[int, LayerRows], shape: tuple[int, ...]) -> np.ndarray:
@@ -331,6 +347,7 @@ def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Re
         depth=np.array([p.depth for p in prompts], dtype=np.float32),
         needle=np.array([p.needle for p in prompts]),
         steps=stack([r.steps for r in records], fill=-1),
+        example=next((record.example for record in records if record.example is not None), None),
         meta=meta,
     )
 

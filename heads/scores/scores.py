@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
+from checkpoints.results.fields import pack, unpack
 from checkpoints.results.result import Result
 from checkpoints.results.text import counted
 from checkpoints.stats.bootstrap import Estimate
 from checkpoints.stats.ttests import mean_interval
 from checkpoints.stats.units import Floats, independent_units, nanmean, nansd
+from heads.scores.example import Example
 from heads.scores.names import head_name, head_names, parse_head
 
 if TYPE_CHECKING:
@@ -241,6 +243,7 @@ class Scores(DetectorScores):
         needle: [N] which needle a prompt hides; prompts of one needle are not independent.
         steps: [N, L, H, T] int8, 1 where a head copies at the step that predicts an answer token, 0 where not, -1
             where there is no such step or it does not apply; None where steps were not kept.
+        example: what every head reads on one of the prompts; None where it was not kept.
     """
 
     nll: Floats
@@ -249,6 +252,7 @@ class Scores(DetectorScores):
     depth: Floats
     needle: NDArray[np.integer]
     steps: NDArray[np.int8] | None = None
+    example: Example | None = None
 
     main: ClassVar[str] = "copy"
     artifact = "retrieval_scores"
@@ -264,6 +268,20 @@ class Scores(DetectorScores):
             yield "it has no retrieval score of any prompt"
         elif self.kv_heads < 1 or self.shape[1] % self.kv_heads:
             yield f"{self.shape[1]} heads cannot share {self.kv_heads} KV heads"
+        elif self.example is not None:
+            yield from self.example.flaws(self.shape)
+
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Floats]]:
+        document, arrays = super()._stored()
+        if self.example is not None:
+            document["example"] = pack(self.example, "example", arrays)
+        return document, arrays
+
+    @classmethod
+    def _restored(cls, document: Mapping[str, Any], arrays: Mapping[str, Floats]) -> Self:
+        found = super()._restored(document, arrays)
+        example = document.get("example")
+        return found if example is None else replace(found, example=unpack(Example, example, "example", arrays))
 
     @property
     def cluster(self) -> NDArray[np.integer]:

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from circuit_drift.explore.fact_cards import fact_cards
 from circuit_drift.explore.head_cards import head_cards
 from circuit_drift.explore.rewired import run_rewired
 from circuit_drift.page.page import write_page
+from tests.drift.explore.test_readings import example
 from tests.drift.handmade import WIRING_A, WIRING_B, graph, point, retrieval, run_of, strengths
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser", "chrome"))), None)
@@ -58,6 +60,12 @@ selects[1].value = selects[0].value;
 selects[1].dispatchEvent(new Event("change"));
 found.same = text("#widget-any-two .told");
 found.head = text("#widget-head-cards .card p");
+found.read = text("#widget-head-cards .tokens");
+found.reading = text("#widget-head-cards .card div[aria-live] p");
+const [step, before] = document.querySelectorAll("#widget-head-cards .card select");
+before.value = "1";
+before.dispatchEvent(new Event("change"));
+found.next = text("#widget-head-cards .card div[aria-live] p");
 const heads = document.getElementById("widget-head-cards");
 heads.querySelectorAll("thead button")[1].click();
 heads.querySelectorAll("thead button")[1].click();
@@ -80,7 +88,7 @@ def page(tmp_path_factory) -> Path:
         *(
             point(
                 1000 * i,
-                heads=retrieval({(0, 1): 0.75 * i, (1, 0): 0.25}),
+                heads=replace(retrieval({(0, 1): 0.75 * i, (1, 0): 0.25}), example=example()),
                 circuit=graph(strengths(wiring), facts=20, known=20),
             )
             for i, wiring in enumerate((WIRING_A, WIRING_B))
@@ -115,6 +123,9 @@ def test_two_checkpoints_a_node_a_head_and_a_fact_are_chosen_in_the_page(page):
     assert found["other"].startswith("logits: input or logits")
     assert found["same"] == '0 → 0: one checkpoint; what its circuit holds is under "kept"'
     assert found["head"] == "0.00 at step 0, 0.75 at step 1,000; retrieves from step 1,000 on."
+    assert found["reading"] == "Before “ 4”: 75 % on “ 4” (needle's answer), 25 % on “<s>” (first token)."
+    assert found["read"] == "<s>25 %the code is 475 % 2. Code:"
+    assert found["next"] == "Before “ 2”: 100 % on “ 2” (needle's answer)."
     assert found["sorted"][0] == "a1.h0"
     assert found["fact"].endswith("Recalled at all 2 checkpoints.")
 

@@ -31,6 +31,34 @@ def test_a_planted_copying_head_scores_1_and_a_uniform_head_nothing():
     assert scores.count() == 1
 
 
+def test_what_heads_read_is_kept_for_the_first_needle_at_the_middle_depth():
+    prompts = random_prompts(vocabulary=16, size=50, answer=10, count=2, depths=(0.0, 0.5, 1.0))
+    shown = prompts.prompts[1]
+    example = scores_of(planted_copier(shown), prompts).example
+    assert (tuple(example.ids), example.answer_start) == (shown.ids, shown.answer_start)
+    assert (example.answer_spans, example.needle_spans) == (shown.answer_spans, shown.needle_spans)
+    assert example.index[0, 0, :, 0].tolist() == list(shown.gold)
+    assert (example.weight[0, 0, :, 0] > 0.99).all()
+    rows = np.arange(shown.answer_start - 1, len(shown.ids) - 1)
+    np.testing.assert_allclose(example.weight[0, 1], np.repeat(1 / (rows[:, None] + 1), 4, axis=1), atol=1e-6)
+
+
+def test_what_heads_read_is_what_the_model_attends_to_and_is_kept_on_disk(tmp_path):
+    model, prompts = build("llama"), random_prompts(answer=2, depths=(0.5,))
+    scores = scores_of(model, prompts)
+    example, first = scores.example, prompts.prompts[0]
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        maps = model(torch.tensor([first.ids]), output_attentions=True).attentions
+    for layer, attended in enumerate(maps):
+        top = attended[0, :, first.answer_start - 1 : -1].topk(4)
+        np.testing.assert_allclose(example.weight[layer], top.values, atol=1e-5)
+    loaded = heads.Scores.load(scores.save(tmp_path / "scores"))
+    np.testing.assert_array_equal(loaded.example.index, example.index)
+    assert loaded.example.needle_spans == first.needle_spans
+    assert scores_of(model, prompts, mode="generate_then_score").example is None
+
+
 def test_groups_of_keys_are_remembered_for_the_same_rows_alone():
     prompts = random_prompts(count=2, depths=(0.5,)).prompts
     size = len(prompts[0].ids)
