@@ -2,6 +2,7 @@
 # make test   set up .venv, run the tests
 # make real   set up .venv, train a real model on real facts; series/factbook/README.md
 # make docs   set up .venv, build the documentation into out/site
+# make notebooks  run the notebooks, and put what they show into their files
 # make mutants  set up .venv, plant faults in what people read, see the tests fail
 # Threads that spin for each other stand still on a busy machine: a demo of 2 minutes took 13 beside one training.
 export OMP_WAIT_POLICY ?= passive
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-real real lint docs mutants series clean
+.PHONY: demo test test-real real lint docs notebooks mutants series clean
 
 demo: $(VENV)/.core
 	$(BIN)/circuit-drift run demo --store out/store --html out/report.html
@@ -38,6 +39,11 @@ lint: $(VENV)/.dev
 # The documentation as a site; the build itself needs no network. `python -m mkdocs serve` shows it while it is written.
 docs: $(VENV)/.docs
 	$(BIN)/python -m mkdocs build
+
+# Figures are put in as pictures, which takes a Chrome or Chromium; `make notebooks ONLY=01_first_light` for one.
+notebooks: $(VENV)/.dev
+	$(PIP_INSTALL) -e '.[images]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.notebooks $(ONLY)
 
 # Faults planted in the modules that form verdicts, tables and statistics, each against the known-answer tests that
 # reach it; what survives is listed. Goes on where it was stopped; `make mutants ONLY='checkpoints.stats.*'` for a part.

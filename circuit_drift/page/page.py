@@ -19,7 +19,7 @@ from urllib.parse import quote
 from checkpoints.errors import require_choice
 from checkpoints.results.disk import write_file
 from checkpoints.results.text import counted, to_csv, visible
-from circuit_drift.page.picture import picture
+from circuit_drift.page.picture import pictures
 from circuit_drift.page.thinning import LEADING, ROWS
 
 if TYPE_CHECKING:
@@ -121,7 +121,11 @@ def write_page(
     parts = [*((lead,) if lead else ()), *sections]
     anchors = _anchors([*RESERVED, *(section.slug for section in parts)])[len(RESERVED) :]
     require_choice("figures", figures, get_args(Figures))
-    rendered = [_render(section, anchor, Path(path), figures) for section, anchor in zip(parts, anchors, strict=True)]
+    still = iter(pictures([part.figure for part in parts if part.figure is not None]) if figures == "svg" else ())
+    rendered = [
+        _render(section, anchor, Path(path), next(still, None) if section.figure is not None else None)
+        for section, anchor in zip(parts, anchors, strict=True)
+    ]
     html = environment.get_template("report.html.j2").render(
         title=title,
         subtitle=subtitle,
@@ -179,15 +183,15 @@ def _anchors(slugs: Sequence[str]) -> list[str]:
     return found
 
 
-def _render(section: Section, anchor: str, page: Path, figures: Figures) -> dict[str, object]:
+def _render(section: Section, anchor: str, page: Path, picture: str | None) -> dict[str, object]:
     figure, frame = section.figure, section.frame
     return {
         "slug": anchor,
         "title": section.title,
         "text": section.text,
         "caption": section.caption,
-        "figure": _json_for_script(figure) if figure is not None and figures == "interactive" else None,
-        "picture": picture(figure) if figure is not None and figures == "svg" else None,
+        "figure": _json_for_script(figure) if figure is not None and picture is None else None,
+        "picture": picture,
         "widget": None if section.widget is None else {"kind": section.widget.kind, "data": _packed(section.widget)},
         "summary": unescape(figure.layout.title.text or "") if figure is not None else "",
         **(_tabled(frame, anchor, page) if frame is not None else {"table": None}),

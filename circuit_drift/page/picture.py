@@ -1,6 +1,9 @@
-"""A figure as a picture, drawn by kaleido in a browser of this machine."""
+"""Figures as pictures, all of a page drawn by kaleido in one browser of this machine."""
 
 import base64
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from checkpoints.errors import DriftError
@@ -14,18 +17,28 @@ NEEDED = (
 )
 
 
-def picture(figure: "go.Figure") -> str:
-    """The figure as SVG in the address of an image; of one that slides through training the drawing it opens with.
+def pictures(figures: "Sequence[go.Figure]") -> list[str]:
+    """Figures as SVG in addresses of images; of one that slides through training the drawing it opens with.
 
     Raises:
         DriftError: kaleido is not installed, or finds no browser.
     """
+    import plotly.io as pio
+
+    if not figures:
+        return []
+    with TemporaryDirectory(prefix="circuit-drift-") as folder:
+        files = [Path(folder) / f"{place}.svg" for place in range(len(figures))]
+        try:
+            pio.write_images([_still(figure) for figure in figures], files, format="svg", width=WIDTH)
+        except (ValueError, RuntimeError, ImportError, OSError) as error:
+            raise DriftError(f"{NEEDED} ({str(error).strip().splitlines()[0].rstrip(',.')})") from error
+        return ["data:image/svg+xml;base64," + base64.b64encode(file.read_bytes()).decode() for file in files]
+
+
+def _still(figure: "go.Figure") -> "go.Figure":
     import plotly.graph_objects as go
 
     still = go.Figure(figure.data, figure.layout)
     still.layout.sliders, still.layout.updatemenus = (), ()
-    try:
-        drawn: bytes = still.to_image(format="svg", width=WIDTH)
-    except (ValueError, RuntimeError, ImportError, OSError) as error:
-        raise DriftError(f"{NEEDED} ({str(error).strip().splitlines()[0].rstrip(',.')})") from error
-    return "data:image/svg+xml;base64," + base64.b64encode(drawn).decode()
+    return still

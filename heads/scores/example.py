@@ -39,7 +39,7 @@ class Example:
         size = len(self.ids)
         if self.index.ndim != 4 or self.index.shape != self.weight.shape or self.index.shape[:2] != shape:
             yield f"its example of shape {self.index.shape} is none of {shape[0]} layers of {shape[1]} heads"
-        elif self.index.shape[2] != size - self.answer_start or self.index.size and self.index.max() >= size:
+        elif self.index.shape[2] != size - self.answer_start or self.index.max(initial=-1) >= size:
             yield f"its example reads beyond its {size} tokens"
         elif self.tokens and len(self.tokens) != size:
             yield f"its example has {len(self.tokens)} texts for {size} tokens"

@@ -3,6 +3,7 @@
 import base64
 
 import plotly.graph_objects as go
+import plotly.io as pio
 import pytest
 
 from checkpoints.errors import DriftError
@@ -55,11 +56,12 @@ def page(tmp_path):
 def test_pictures_stand_in_the_place_of_figures_and_the_page_is_small(page, monkeypatch):
     drawn = []
 
-    def to_image(figure, **how):
-        drawn.append((figure, how))
-        return b"<svg/>"
+    def write_images(figures, files, **how):
+        drawn.extend((figure, how) for figure in figures)
+        for file in files:
+            file.write_bytes(b"<svg/>")
 
-    monkeypatch.setattr(go.Figure, "to_image", to_image)
+    monkeypatch.setattr(pio, "write_images", write_images)
     text = page(figures="svg").read_text()
     picture = base64.b64encode(b"<svg/>").decode()
     assert f'<img class="picture" src="data:image/svg+xml;base64,{picture}" alt="A &lt;finding&gt;">' in text
@@ -69,10 +71,10 @@ def test_pictures_stand_in_the_place_of_figures_and_the_page_is_small(page, monk
 
 
 def test_without_kaleido_the_page_says_what_to_install(page, monkeypatch):
-    def to_image(figure, **how):
+    def write_images(figures, files, **how):
         raise ValueError("\nImage export requires the kaleido package\nmore")
 
-    monkeypatch.setattr(go.Figure, "to_image", to_image)
+    monkeypatch.setattr(pio, "write_images", write_images)
     with pytest.raises(DriftError, match=r"pip install 'circuit-drift\[images\]' \(Image export requires"):
         page(figures="svg")
     with pytest.raises(DriftError, match="figures"):
