@@ -6,7 +6,7 @@
   const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 
   function inPageColours(layout) {
-    const change = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", "font.color": colour("--ink") };
+    const change = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", "font.color": colour("--ink"), "modebar.bgcolor": "rgba(0,0,0,0)", "modebar.color": colour("--soft"), "modebar.activecolor": colour("--ink") };
     for (const key of Object.keys(layout)) {
       if (/^[xy]axis\d*$/.test(key)) {
         change[key + ".gridcolor"] = colour("--line");

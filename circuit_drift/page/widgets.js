@@ -260,7 +260,7 @@ const Widgets = (() => {
     const state = { point: example.labels.length - 1, row: 0 }, out = make("div", { "aria-live": "polite" });
     const inside = (spans, at) => spans.some(([start, stop]) => at >= start && at < stop);
     const text = (token) => token.replace(/\n/g, "↵") || "·", quoted = (token) => `“${text(token)}”`;
-    const from = (at) => (at >= example.tokens.length ? "answer" : inside(example.gold, at) ? "needle's answer" : inside(example.needle, at) ? "needle" : at === 0 ? "first token" : "rest");
+    const from = (at) => (at >= example.tokens.length ? "answer" : inside(example.gold, at) ? "needle's answer" : inside(example.needle, at) ? "needle" : at === 0 ? "first token" : at === example.tokens.length - 1 + state.row ? "where it stands" : "other text");
     const tokenAt = (at) => example.tokens[at] ?? example.answer[at - example.tokens.length];
 
     function update() {

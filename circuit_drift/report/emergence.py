@@ -1,6 +1,7 @@
 """The report's section on when metrics emerge, and in which order."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from checkpoints.errors import BadPrompt
@@ -12,6 +13,29 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FEWEST = 3
+WORDS = {"answer_nll": "answer NLL"}
+OF = {"recall": "recall of"}
+
+
+def in_words(metric: str) -> str:
+    """A metric as a reader names it: ``head:a1.h2`` is head a1.h2, ``recall:old`` recall of old."""
+    kind, _, rest = metric.partition(":")
+    return WORDS.get(metric, metric.replace("_", " ")) if not rest else f"{OF.get(kind, kind)} {rest.replace(':', ' ')}"
+
+
+def _worded(found: RunEmergence) -> RunEmergence:
+    return RunEmergence(
+        tuple(replace(one, metric=in_words(one.metric)) for one in found.found),
+        {in_words(metric): value for metric, value in found.values.items()},
+        found.notes,
+    )
+
+
+def _told(found: RunEmergence) -> str:
+    """When each emerges, then in one sentence what comes before what."""
+    order = "; ".join(str(one) for one in found.orders if one.outcome != "cannot be told")
+    sentences = [*map(str, found.found), *([f"in this order: {order}"] if order else []), *found.notes]
+    return f"{'. '.join(sentence[0].upper() + sentence[1:] for sentence in sentences)}."
 
 
 def _plain(found: RunEmergence) -> "pd.DataFrame":
@@ -26,7 +50,7 @@ def emergence_sections(run: RunRecord) -> Iterator[Section]:
     if len(looked_at) < FEWEST:
         return
     try:
-        found = run_emergence(run)
+        found = _worded(run_emergence(run))
     except BadPrompt as reason:
         yield Section("emergence", "When things emerge", text=f"Not applicable: {reason}.")
         return
@@ -35,7 +59,7 @@ def emergence_sections(run: RunRecord) -> Iterator[Section]:
     yield Section(
         "emergence",
         "When things emerge",
-        text=f"{'. '.join(sentence[0].upper() + sentence[1:] for sentence in found.findings)}.",
+        text=_told(found),
         figure=found.plot(),
         caption="Emerged: from there on beyond 0.1 (a head) or beyond halfway from first to last (all else). Intervals "
         "over needles or facts of this run; other seeds may differ by more.",

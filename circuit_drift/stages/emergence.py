@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
-from checkpoints.results.figure import CATEGORIES, dress
+from checkpoints.results.figure import CATEGORIES, DASHES, SYMBOLS, dress
 from checkpoints.stats.bootstrap import resampled_means, resampling, stretched
 from checkpoints.stats.emergence import Emergence, Order, emergence, order
 from checkpoints.stats.units import Floats
@@ -84,8 +84,13 @@ class RunEmergence:
             colour = CATEGORIES[place % len(CATEGORIES)]
             value = self.values[one.metric]
             reach = value[-1] - value[0] or 1.0
-            line_style = {"color": colour}
-            figure.add_scatter(x=one.steps, y=(value - value[0]) / reach, name=one.metric, line=line_style)
+            figure.add_scatter(
+                x=one.steps,
+                y=(value - value[0]) / reach,
+                name=one.metric,
+                line={"color": colour, "dash": DASHES[place % len(DASHES)]},
+                marker={"symbol": SYMBOLS[place % len(SYMBOLS)]},
+            )
             if one.low is not None and one.high is not None:
                 bar = {"color": colour, "width": 6}
                 at = [-0.1 * (place + 1)] * 2
@@ -93,7 +98,7 @@ class RunEmergence:
                     x=[one.low, one.high], y=at, mode="lines", line=bar, showlegend=False, name=one.metric
                 )
         figure.update_xaxes(title_text="step")
-        figure.update_yaxes(title_text="share of its way from first to last")
+        figure.update_yaxes(title_text="share of its way from first to last", tickvals=[0, 0.5, 1])
         title = self.findings[0] if self.findings else "nothing to follow"
         return dress(figure, title=title, subtitle="bars: 95 % intervals of the step of emergence", height=480)
 

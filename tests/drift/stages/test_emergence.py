@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from checkpoints.errors import BadPrompt
 from checkpoints.stats.emergence import Order, emergence, order, order_over_runs
+from circuit_drift.report.emergence import emergence_sections, in_words
 from tests.drift.handmade import CLEAN, graph, point, retrieval, run_of, strengths
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 3000, 4000, 6000, 8000, 10000)
@@ -158,10 +159,31 @@ def test_the_report_and_the_command_show_it(learning, monkeypatch, tmp_path):
     assert learning.report(tmp_path / "page.html").stat().st_size > 0
     late = run_of(*learning.points[:3], store=tmp_path)
     (open_ended,) = emergence_sections(late)
-    assert (open_ended.frame.set_index("metric").loc["needle_accuracy", ["by", "high"]] == "").all()
+    assert (open_ended.frame.set_index("metric").loc["needle accuracy", ["by", "high"]] == "").all()
     assert late.report(tmp_path / "late.html").stat().st_size > 0
     monkeypatch.setattr(stored, "_stored_run", lambda *_: learning)
     shown = CliRunner().invoke(app, ["track", "--emergence", "recall,needle_accuracy"])
     assert shown.exit_code == 0, shown.output
     assert "recall emerges between steps 100 and 200" in shown.output
     assert "recall before needle_accuracy" in shown.output
+
+
+def test_the_report_tells_metrics_in_words_and_their_order_in_one_sentence(learning):
+    (section,) = emergence_sections(learning)
+    assert section.text.startswith(
+        "Recall emerges between steps 100 and 200 [95 %: 100 to 200]. Retrieval heads emerges"
+    )
+    assert (
+        "In this order: retrieval heads before recall (100% of resamples of the prompts); head a1.h0 before"
+        in section.text
+    )
+    assert [trace.name for trace in section.figure.data if trace.showlegend is not False][:3] == [
+        "recall",
+        "retrieval heads",
+        "head a1.h0",
+    ]
+    assert section.frame["metric"].tolist()[-1] == "answer NLL" and "_" not in section.text
+    assert [in_words(name) for name in ("recall:50 % new", "role:mover:a0.h1")] == [
+        "recall of 50 % new",
+        "role mover a0.h1",
+    ]
