@@ -29,14 +29,46 @@
     inkBlackLines(place);
   }
 
+  const HEADING = 50, WIDE = 1000, NARROW = 720; // pixels: of a title with its subtitle; of figures as they are made; below that labels turn
+
+  // Title and subtitle stand above the figure, where they wrap.
+  function lift(place, figure) {
+    const title = figure.layout.title, written = (text) => new DOMParser().parseFromString(text ?? "", "text/html").body.textContent;
+    if (!title?.text || figure.layout.updatemenus?.length || figure.frames?.some((frame) => frame.layout?.title) || !(figure.layout.margin?.t > HEADING)) return;
+    const lines = [["figure-title", title.text], ["sub", title.subtitle?.text]].filter(([, text]) => text);
+    place.before(...lines.map(([name, text]) => Object.assign(document.createElement("p"), { className: name, textContent: written(text) })));
+    delete figure.layout.title;
+    figure.layout.margin.t -= HEADING;
+    figure.layout.height -= HEADING;
+  }
+
+  // What a width asks for: rows of the legend that wrapped, and labels of the axis that turned.
+  function fitted({ data, layout }, width) {
+    const names = data.filter((trace) => trace.name && trace.showlegend !== false).length, across = layout.legend?.orientation === "h" && names > 1;
+    const rows = (wide) => Math.ceil(names / Math.max(1, Math.floor((wide - 130) / 170)));
+    const turned = width < NARROW ? 30 : 0, height = layout.height + turned + (across ? 20 * Math.max(0, rows(width) - rows(WIDE)) : 0);
+    return across ? { height, "legend.y": layout.legend.y * (1 + turned / 55) } : { height };
+  }
+
+  const made = new Map();
+  function fit(place) {
+    if (!made.get(place)?.layout.height || !shown(place)) return;
+    const change = fitted(made.get(place), place.clientWidth);
+    place.style.height = `${change.height}px`; // Plotly takes the height of the place on every change of the window
+    return Plotly.relayout(place, change);
+  }
+
   function draw(holder) {
     const place = document.getElementById(holder.dataset.figure);
     if (place.dataset.drawn) return;
     place.dataset.drawn = "yes";
     const figure = JSON.parse(holder.textContent);
+    lift(place, figure);
+    made.set(place, { data: figure.data, layout: structuredClone(figure.layout) });
     Plotly.newPlot(place, figure.data, figure.layout, config).then(() => {
       if (figure.frames) Plotly.addFrames(place, figure.frames);
       inPageLook(place);
+      fit(place);
     });
   }
 
@@ -44,8 +76,12 @@
   const holders = [...document.querySelectorAll("script[data-figure]")];
   const drawShown = () => {
     holders.filter((holder) => shown(document.getElementById(holder.dataset.figure))).forEach(draw);
+    [...made.keys()].forEach((place) => { if (place._fullLayout && place.style.height !== `${place._fullLayout.height}px`) fit(place); });
     Widgets.mountShown();
   };
+
+  let waiting = 0;
+  window.addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(() => [...made.keys()].forEach(fit), 200); });
 
   function recolour() {
     for (const holder of holders) {

@@ -20,6 +20,7 @@ from checkpoints.errors import require_choice
 from checkpoints.results.disk import write_file
 from checkpoints.results.text import counted, to_csv, visible
 from circuit_drift.page.picture import pictures
+from circuit_drift.page.tables import shown_table
 from circuit_drift.page.thinning import LEADING, ROWS
 
 if TYPE_CHECKING:
@@ -202,12 +203,12 @@ def _tabled(frame: "pd.DataFrame", anchor: str, page: Path) -> dict[str, object]
     """A table with its CSV, which lies beside the page where the table is long."""
     if len(frame) <= ROWS:
         text = to_csv(frame, CSV_DIGITS)
-        return {"table": _table(frame), "rows": counted(len(frame), "row"), "csv": _data_uri(text), "left": ""}
+        return {"table": shown_table(frame), "rows": counted(len(frame), "row"), "csv": _data_uri(text), "left": ""}
     beside = Path(f"{page.stem}-data", f"{anchor}.csv")
     write_file(page.parent / beside, to_csv(frame))
     whole = counted(len(frame), "row")
     return {
-        "table": _table(frame.head(LEADING)),
+        "table": shown_table(frame.head(LEADING)),
         "rows": f"{LEADING} of {whole}",
         "csv": quote(beside.as_posix()),
         "left": f"Shown are the first {LEADING} of {whole}; all are in {beside.as_posix()} beside this page.",
@@ -224,12 +225,6 @@ def _packed(widget: Widget) -> str:
     """JSON in gzip in base64: digits, mostly, which the browser unpacks by itself."""
     document = json.dumps(widget.data, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(gzip.compress(document.encode(), mtime=0)).decode()
-
-
-def _table(frame: "pd.DataFrame") -> str:
-    return visible(
-        frame.to_html(index=False, border=0, na_rep="n/a", float_format=lambda value: f"{value:.4g}", escape=True)
-    )
 
 
 def _data_uri(text: str) -> str:

@@ -1,0 +1,79 @@
+"""A table as a page shows it: words for names of columns, and both ends of an interval in one cell."""
+
+from typing import TYPE_CHECKING, Any
+
+from checkpoints.results.text import visible
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WORDS = {
+    "a": "at A", "b": "at B", "delta": "change", "in_a": "in A", "in_b": "in B", "score_a": "score at A",
+    "score_b": "score at B", "nll": "NLL", "ppl": "PPL", "": "interval",
+}  # fmt: skip
+ENDS = ("low", "high")
+
+
+def shown_table(frame: "pd.DataFrame") -> str:
+    """The table as HTML; numbers to four digits, truth as yes or no, what is missing as n/a."""
+    return visible(
+        readable(frame).to_html(
+            index=False, border=0, na_rep="n/a", float_format=lambda value: f"{value:.4g}", escape=True
+        )
+    )
+
+
+def readable(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """The same rows for people: ``x_low`` and ``x_high`` are one column ``x interval``, where ``low`` stood."""
+    import pandas as pd
+
+    columns: list[tuple[str, Any]] = []
+    for name in map(str, frame.columns):
+        stem, end = _parted(name)
+        if end and f"{stem}{'_' if stem else ''}{'high' if end == 'low' else 'low'}" in frame.columns:
+            if end == "low":
+                high = frame[name.removesuffix("low") + "high"]
+                columns.append((_interval(stem), [_ends(*pair) for pair in zip(frame[name], high, strict=True)]))
+            continue
+        columns.append((in_words(name), frame[name].map(_plain) if frame[name].dtype == bool else frame[name].array))
+    return pd.concat(
+        [pd.Series(values, name=name, dtype=getattr(values, "dtype", object)) for name, values in columns], axis=1
+    )
+
+
+def in_words(name: str) -> str:
+    """A column's name for people: ``edges_changed`` is edges changed, ``reliability_a`` reliability at A."""
+    if name in WORDS:
+        return WORDS[name]
+    for end, where in (("_a", " at A"), ("_b", " at B")):
+        if name.endswith(end):
+            return in_words(name.removesuffix(end)) + where
+    return " ".join(WORDS.get(part, part) if part in ("nll", "ppl") else part for part in name.split("_"))
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """What an end of an interval belongs to, and which end it is; "" where it is none."""
+    stem, _, end = name.rpartition("_")
+    return (stem, end) if end in ENDS else (name, "")
+
+
+def _interval(stem: str) -> str:
+    return f"{in_words(stem)} interval" if stem else "interval"
+
+
+def _ends(low: Any, high: Any) -> str:
+    import pandas as pd
+
+    return "n/a" if pd.isna(low) and pd.isna(high) else f"[{_end(low)}, {_end(high)}]"
+
+
+def _end(value: Any) -> str:
+    import pandas as pd
+
+    if value == "" or pd.isna(value):
+        return "…"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _plain(truth: bool) -> str:
+    return "yes" if truth else "no"
