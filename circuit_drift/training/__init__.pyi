@@ -25,6 +25,7 @@ from .recorder import (
 )
 from .retrospective import probe_series as probe_series
 from .schedule import Schedule as Schedule
+from .sharded import WholeCopy as WholeCopy
 from .stopping import (
     Judgement as Judgement,
 )
