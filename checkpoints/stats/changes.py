@@ -65,11 +65,12 @@ def moderated_test(difference: Floats, *, seed: int = 0) -> TTest:
         places = (np.concatenate(found) * (1 - 1e-6) / step).astype(np.intp)
         above = pooled[::-1].cumsum()[::-1][places]
         elements[changing] = np.maximum(elements[changing], (above + 1) / (pooled.sum() + 1))
-    return moderated(difference_test(difference), replace(flipped, elements=elements))
+    tests = moderated(difference_test(difference), replace(flipped, elements=elements))
+    return replace(tests, q=np.maximum(tests.q, smallest_change_q(len(flat))))
 
 
 def smallest_change_q(units: int) -> float:
-    """The smallest q that `moderated_test` can give for so many units, however many elements there are."""
+    """The smallest q of `moderated_test` for so many units, however many elements there are: elements go together."""
     return 2.0 ** (1 - units) if units <= LISTED_SIGNS else 1 / (DRAWS + 1)
 
 
