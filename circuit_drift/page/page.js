@@ -29,7 +29,7 @@
     inkBlackLines(place);
   }
 
-  const HEADING = 50, WIDE = 1000, NARROW = 720; // pixels: of a title with its subtitle; of figures as they are made; below that labels turn
+  const HEADING = 50, WIDE = 1000, NARROW = 860, PAPER = 700; // pixels: of a title with its subtitle; of figures as they are made; below that labels turn; of a printed page
 
   // Title and subtitle stand above the figure, where they wrap.
   function lift(place, figure) {
@@ -51,11 +51,13 @@
   }
 
   const made = new Map();
-  function fit(place) {
+  function fit(place, width = place.clientWidth) {
     if (!made.get(place)?.layout.height || !shown(place)) return;
-    const change = fitted(made.get(place), place.clientWidth);
-    place.style.height = `${change.height}px`; // Plotly takes the height of the place on every change of the window
-    return Plotly.relayout(place, change);
+    const change = fitted(made.get(place), width);
+    place.style.height = `${change.height}px`;
+    const { width: before, height } = place._fullLayout;
+    if (before === width && height === change.height) return;
+    return Plotly.relayout(place, { ...change, width }).then(() => Plotly.redraw(place)); // again, since the legend is placed by the margins of before
   }
 
   function draw(holder) {
@@ -76,12 +78,12 @@
   const holders = [...document.querySelectorAll("script[data-figure]")];
   const drawShown = () => {
     holders.filter((holder) => shown(document.getElementById(holder.dataset.figure))).forEach(draw);
-    [...made.keys()].forEach((place) => { if (place._fullLayout && place.style.height !== `${place._fullLayout.height}px`) fit(place); });
+    [...made.keys()].filter((place) => place._fullLayout && place._fullLayout.width !== place.clientWidth).forEach((place) => fit(place));
     Widgets.mountShown();
   };
 
   let waiting = 0;
-  window.addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(() => [...made.keys()].forEach(fit), 200); });
+  window.addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(() => [...made.keys()].forEach((place) => fit(place)), 200); });
 
   function recolour() {
     for (const holder of holders) {
@@ -162,7 +164,9 @@
   window.addEventListener("beforeprint", () => {
     document.querySelectorAll("details.chapter").forEach((part) => { part.open = true; });
     drawShown();
+    [...made.keys()].filter((place) => place._fullLayout).forEach((place) => fit(place, PAPER));
   });
+  window.addEventListener("afterprint", () => [...made.keys()].forEach((place) => fit(place)));
 
   drawShown();
   markChapter();
