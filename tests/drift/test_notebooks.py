@@ -29,7 +29,9 @@ def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert list(differences(kept, new)) == []
 
 
-@pytest.mark.parametrize("name", ["01_first_light", "04_your_own_checkpoints"])
+@pytest.mark.parametrize(
+    "name", ["01_first_light", "03_has_it_stopped_learning_to_retrieve", "04_your_own_checkpoints"]
+)
 def test_pictures_are_kept_for_viewers_that_run_nothing(name: str):
     path = FOLDER / f"{name}.ipynb"
     kept = code_of(nbformat.read(path, as_version=4))
