@@ -234,7 +234,7 @@ def maps_figure(maps: Maps, *, by: str = "step") -> "go.Figure":
     said = [f"falls at {', '.join(better)} tokens"] * bool(better) + [f"rises at {', '.join(worse)}"] * bool(worse)
     how = " and ".join(said) or "changes at no length"
     title = f"From {by} {min(maps):,} to {max(maps):,} the answer's perplexity {how}"
-    about = f"cells: answer PPL, one needle; changes of the mean NLL under {STILL:g} nats are left out of the title"
+    about = f"cells: answer PPL; changes of the mean NLL under {STILL:g} nats are left out of the title"
     return theme.dress(figure, title=title, subtitle=about).update_layout(margin_t=110)
 
 
