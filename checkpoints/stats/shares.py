@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.stats.bootstrap import LEVEL, upper_share, widened
+from checkpoints.stats.bootstrap import share_interval as wilson
 from checkpoints.stats.ttests import mean_interval, reach, smallest_p
 from checkpoints.stats.units import FEWEST
 
@@ -49,6 +50,44 @@ def exchange_p(net: NDArray[np.integer]) -> float:
         counts = grown
     away = np.abs(np.arange(len(counts)) - (len(counts) - 1) // 2)
     return min(1.0, float(counts[away >= abs(int(net.sum()))].sum()))
+
+
+def paired_difference(
+    a: NDArray[np.bool_], b: NDArray[np.bool_], cluster: NDArray[np.integer] | None = None
+) -> tuple[float, float]:
+    """95 % interval of how much a share of the same trials rises from A to B, in [-1, 1].
+
+    Trials that are units of their own: Newcombe's method 10 (1998), from Wilson's intervals of both shares and their
+    correlation. It tells of no certainty where all of few units changed, or none. Clusters: Student's t over them, at
+    least as wide as the exact interval of a share that none of so many clusters showed.
+
+    Args:
+        a: [N] of each trial at A.
+        b: [N] at B, in the same order.
+        cluster: [N] which cluster a trial is of; each its own unless given.
+
+    Returns:
+        lower and upper end; NaN below `FEWEST` units.
+    """
+    units = len(a) if cluster is None else len(np.unique(cluster))
+    if units < FEWEST:
+        return float("nan"), float("nan")
+    rise = float(b.mean() - a.mean())
+    if cluster is not None and units < len(a):
+        low, high = (float(end) for end in mean_interval(b.astype(float) - a, cluster))
+        least = upper_share(0, units, level=(1 + LEVEL) / 2)
+        return max(-1.0, min(low, rise - least)), min(1.0, max(high, rise + least))
+    both, neither = int((a & b).sum()), int((~a & ~b).sum())
+    only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
+    margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
+    agreed = float(both * neither - only_a * only_b)
+    agreed = max(agreed - units / 2, 0.0) if agreed > 0 else agreed
+    phi = agreed / margins**0.5 if margins else 0.0
+    lows, highs = wilson(np.array([a.sum(), b.sum()]), np.array([units, units]))
+    below, above = np.array([a.mean(), b.mean()]) - lows, highs - np.array([a.mean(), b.mean()])
+    down = below[1] ** 2 - 2 * phi * below[1] * above[0] + above[0] ** 2
+    up = above[1] ** 2 - 2 * phi * above[1] * below[0] + below[0] ** 2
+    return rise - float(np.sqrt(max(down, 0.0))), rise + float(np.sqrt(max(up, 0.0)))
 
 
 def clustered_share(hit: NDArray[np.bool_], cluster: NDArray[np.integer], bound: float) -> tuple[float, float, float]:

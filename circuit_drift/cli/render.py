@@ -18,7 +18,7 @@ from circuit_drift.report.asked import depth_sentence
 from circuit_drift.report.pair_view import SHOWN
 from circuit_drift.report.run_table import run_frame
 from circuit_drift.report.verdict import run_verdict
-from circuit_drift.report.verdict_pair import pair_verdict
+from circuit_drift.report.verdict_pair import pair_statements
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from heads.tracking.head_track import HeadTrack
 
 WIDE = 1000
+ASIDE = ("few", "overlap", "scope", "transfer", "asked")
+"""Statements of a pair that qualify others or are about circuits run elsewhere: behind ``--all``, not on the screen."""
 MANY = 1e6
 
 
@@ -50,7 +52,7 @@ def print_run(run: RunRecord, verdict: Sequence[str] | None = None) -> None:
 def print_screen(pair: PairRecord) -> None:
     """The verdict of a pair, its behaviour by group, and the strongest real changes of each kind: one screen."""
     console = _console()
-    _print_verdict(console, pair)
+    _print_verdict(console, pair, left_out=ASIDE)
     for title, frame in screen_tables(pair, SHOWN):
         _show(console, frame, title=title)
     if pair.weights is not None:
@@ -75,10 +77,14 @@ def print_pair(pair: PairRecord) -> None:
         print_explanation(found)
 
 
-def _print_verdict(console: "Console", pair: PairRecord) -> None:
+def _print_verdict(console: "Console", pair: PairRecord, left_out: Sequence[str] = ()) -> None:
     console.print(f"A  {_identity(pair.a)}\nB  {_identity(pair.b)}\n")
-    for sentence in pair_verdict(pair):
+    statements = pair_statements(pair)
+    told = [statement.text for statement in statements if statement.kind not in left_out]
+    for sentence in told:
         _tell(console, sentence)
+    if len(told) < len(statements):
+        _tell(console, f"{counted(len(statements) - len(told), 'remark')} more, on what can be told and how: --all.")
 
 
 def print_explanation(found: "Explanation") -> None:

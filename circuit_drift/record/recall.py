@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.stats.shares import exchange_p, mcnemar_p
-from checkpoints.stats.ttests import mean_interval
+from checkpoints.stats.shares import exchange_p, mcnemar_p, paired_difference
 from checkpoints.stats.units import ENOUGH
 from circuit_drift.record.groups import class_names
 from heads.scores.change import Change
@@ -46,18 +45,16 @@ def net_p(a: NDArray[np.bool_], b: NDArray[np.bool_], cluster: NDArray[np.intege
 def recall_change(a: NDArray[np.bool_], b: NDArray[np.bool_], cluster: NDArray[np.integer] | None = None) -> Change:
     """Change of the share of facts recalled, over identical facts.
 
-    The p value is the exact McNemar test's (`net_p`). The interval is the t interval of the mean difference over facts,
-    or over clusters of them.
+    The p value is the exact McNemar test's (`net_p`), the interval that of the difference of two shares of the same
+    facts, or of clusters of them (`checkpoints.stats.shares.paired_difference`).
 
     Args:
         a: [N] recalled at A.
         b: [N] recalled at B, in the same order.
         cluster: [N] which unit a fact is of; each its own unless given.
     """
-    difference = b.astype(float) - a
-    low, high = mean_interval(difference, cluster)
-    ends = float(a.mean()), float(b.mean()), float(difference.mean()), float(low), float(high)
-    return Change("fact recall", *ends, net_p(a, b, cluster))
+    before, after = float(a.mean()), float(b.mean())
+    return Change("fact recall", before, after, after - before, *paired_difference(a, b, cluster), net_p(a, b, cluster))
 
 
 def recalled(

@@ -35,7 +35,7 @@ def screen_tables(pair: PairRecord, most: int) -> Iterator[tuple[str, "pd.DataFr
             frame = frame[frame["q"] <= pair.heads.level]
         if len(frame):
             of = f", {most} of {len(frame)}" if len(frame) > most else ""
-            yield f"{KINDS[table.name]}{of}", narrow(frame.head(most))
+            yield f"{KINDS[table.name]}{of}", narrow(_largest_first(frame).head(most))
 
 
 def behaviour_frame(pair: PairRecord) -> "pd.DataFrame":
@@ -45,10 +45,10 @@ def behaviour_frame(pair: PairRecord) -> "pd.DataFrame":
     rows = [
         {
             "readout": change.name,
-            "A": change.before,
-            "B": change.after,
+            "A": _short(change.before),
+            "B": _short(change.after),
             "change": interval(change.delta, change.low, change.high),
-            "p": change.p,
+            "p": _short(change.p),
         }
         for change in (*pair.behaviour, *_recall_by_class(pair))
     ]
@@ -75,6 +75,11 @@ def interval(delta: float, low: float, high: float) -> str:
     if math.isnan(low) or math.isnan(high):
         return f"{delta:+.2g}"
     return f"{delta:+.2g} [{low:+.2g}, {high:+.2g}]"
+
+
+def _largest_first(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Largest change first, whatever its group; the table's own order where it has no change."""
+    return frame.sort_values("delta", key=abs, ascending=False, kind="stable") if "delta" in frame else frame
 
 
 def _short(value: float) -> float:

@@ -61,8 +61,11 @@ def test_a_change_of_recall_is_told_by_mcnemar_and_the_paired_interval():
     assert (change.name, change.before, change.after) == ("fact recall", 0.3, 0.8)
     assert change.delta == pytest.approx(0.5)
     assert change.p == pytest.approx(stats.binomtest(1, 7).pvalue)
-    low, high = stats.ttest_rel(after.astype(float), before.astype(float)).confidence_interval(0.95)
-    assert (change.low, change.high) == pytest.approx((low, high))
+    ends = [stats.binomtest(known, 10).proportion_ci(method="wilson") for known in (3, 8)]
+    down, up = (0.8 - ends[1].low, ends[0].high - 0.3), (ends[1].high - 0.8, 0.3 - ends[0].low)
+    phi = (2 * 1 - 1 * 6) / (3 * 7 * 8 * 2) ** 0.5  # known at both 2, at A alone 1, at B alone 6, at neither 1
+    reach = [(x**2 - 2 * phi * x * y + y**2) ** 0.5 for x, y in (down, up)]
+    assert (change.low, change.high) == pytest.approx((0.5 - reach[0], 0.5 + reach[1]))
     assert recall_change(after, before).delta == pytest.approx(-0.5)
     assert recall_change(before, before).p == 1
 
