@@ -70,7 +70,7 @@ def fits_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
         told.append(f"{name} {every.ppl.iloc[0]:.2f} → {every.ppl.iloc[-1]:.2f}")
         if name in known:
             fit = known[str(name)]
-            told[-1] += f" (A = {fit.a:+.3g}, R² = {fit.r2:.2f})"
+            told[-1] += f" (A = {fit.a:+.3g}, B = {fit.b:.3g}, R² = {fit.r2:.2f})"
             lines = {"mode": "lines", "line": {**look, "dash": "dot"}, "showlegend": False}
             figure.add_scatter(x=own.n, y=own.fit, name=f"fit of {label(str(name))}", **lines, row=1, col=1)
             figure.add_scatter(

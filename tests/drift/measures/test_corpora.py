@@ -135,7 +135,7 @@ def test_the_figures_say_first_last_slope_and_what_is_left_over():
     assert frame.counted_in.unique().tolist() == ["steps"]
     np.testing.assert_allclose(frame.residual, [np.nan, 0, 0, 0], atol=1e-6)
     figure = fits_figure(run, frame)
-    assert figure.layout.title.text == "Corpus perplexity wiki 20.00 → 6.00 (A = -0.869, R² = 1.00)"
+    assert figure.layout.title.text == "Corpus perplexity wiki 20.00 → 6.00 (A = -0.869, B = 10, R² = 1.00)"
     assert figure.layout.xaxis2.title.text == "N, training steps (log)"
     assert CorporaMeasure.along(run)["longppl_wiki"] == pytest.approx([math.nan] * 4, nan_ok=True)
     assert long_figure(run).layout.title.text == "LongPPL wiki not measured"
