@@ -379,11 +379,13 @@ def test_a_fact_is_recalled_only_where_its_answer_is_the_top_token():
 
 
 def test_the_change_of_recall_with_its_interval():
-    """Five of ten gained: mean 0.5, sd sqrt(10 * 0.25 / 9), t(9) = 2.2622; p = 2 / 2^5 of five on one side."""
+    """Five of ten gained: Wilson's [0, .2775] and [.2366, .7634] squared and added; p = 2 / 2^5."""
     change = recall_change(np.zeros(10, dtype=bool), np.arange(10) < 5)
-    half = 2.262157 * math.sqrt(10 * 0.25 / 9) / math.sqrt(10)
+    squared = 1.959964**2
+    first = squared / (10 + squared)
+    half = math.sqrt(squared * (2.5 + squared / 4)) / (10 + squared)
     assert (change.name, change.before, change.after, change.delta) == ("fact recall", 0.0, 0.5, 0.5)
-    assert (change.low, change.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
+    assert (change.low, change.high) == pytest.approx((0.5 - math.hypot(half, first), 0.5 + half), abs=1e-6)
     assert change.p == pytest.approx(2 / 2**5)
     one = recall_change(np.array([False]), np.array([True]))
     assert (one.delta, one.p) == (1, 1)
