@@ -9,7 +9,7 @@ import numpy as np
 
 from checkpoints.errors import DriftError
 from checkpoints.results.text import counted, visible, visible_line
-from circuit_drift.cli.output.screen import screen_tables
+from circuit_drift.cli.output.screen import ASIDE, screen_tables
 from circuit_drift.comparison.pair_tables import pair_tables
 from circuit_drift.measures.registry import kinds_in
 from circuit_drift.record.pair import PairRecord
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from heads.tracking.head_track import HeadTrack
 
 WIDE = 1000
-ASIDE = ("few", "overlap", "scope", "transfer", "asked")
-"""Statements of a pair that qualify others or are about circuits run elsewhere: behind ``--all``, not on the screen."""
 MANY = 1e6
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 KINDS = {"heads": "Heads that changed", "edges": "Edges that changed", "roles": "Roles of heads that changed"}
 """Tables of a pair that stand on the screen, with what heads them there; the others stand behind ``--all``."""
+ASIDE = ("few", "overlap", "scope", "transfer", "asked")
+"""Statements of a pair that qualify others or are about circuits run elsewhere: behind ``--all``, not on the screen."""
 NAMES = ("group", "name", "edge", "head", "role", "change", "status")
 ENDS = {"a": "A", "before": "A", "b": "B", "after": "B"}
 
