@@ -50,6 +50,9 @@ def test_only_what_changed_stands_there_at_most_so_much_of_each_kind(pair):
     ]
     edges = tables["Edges that changed"]
     assert set(edges["edge"]) == set(WIRING_A) ^ set(WIRING_B)
+    sizes = [abs(float(change.split()[0])) for change in edges["B - A"]]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(edges["group"])) > 1, "largest first, whatever the group"
     assert list(tables) == [
         "Behaviour [95 %]",
         "Heads that changed",
