@@ -1,16 +1,17 @@
 """Figures of all packages look alike: one module gives them titles, fonts, margins and scales."""
 
-import checkpoints
 import circuit_drift
 from checkpoints.results.figure import SIGNED, UNSIGNED, dress
+from circuit_drift.prompts import prompts_for
 
 
-def test_figures_of_every_package_are_dressed_alike(store):
+def test_figures_of_every_package_are_dressed_alike(tiny_series, store):
     import plotly.graph_objects as go
 
-    run = circuit_drift.run(checkpoints.open_series("demo").select("0,1000,9000"), store=store, progress=False)
-    pair, point = run.diff(1000, 9000), run.at(9000)
-    figures = [run.track_heads("pretrain").plot(), pair.heads.plot(), point.heads.plot()]
+    prompts = prompts_for(tiny_series, length=64, depths=(0.2, 0.8))
+    run = circuit_drift.run(tiny_series, store=store, prompts=prompts, device="cpu", progress=False)
+    pair, point = run.diff(10, 100), run.at(100)
+    figures = [run.track_heads().plot(), pair.heads.plot(), point.heads.plot()]
     figures += [pair.circuit.plot(), point.circuit.plot(), point.faithfulness.plot()]
     plain = dress(go.Figure(), title="finding").layout
     for figure in figures:

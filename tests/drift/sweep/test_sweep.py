@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import circuit_drift
 from checkpoints import DriftError, open_series
 from checkpoints.errors import CorruptWeights, StoreError
 from circuit_drift.api.runs import load_run
+from circuit_drift.cli import app
 from circuit_drift.measures.registry import MEASURES, build_measures
 from circuit_drift.prompts import prompts_for
 
@@ -105,35 +107,36 @@ def test_an_unknown_step_names_those_there_are(tiny_series, store):
         _run(tiny_series, store, measures=["heads"]).at(11)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_loses_nothing_it_had_finished(tiny_series, store, how):
-    command = [
-        sys.executable,
-        "-m",
-        "circuit_drift.cli",
-        "run",
-        str(tiny_series),
-        "--store",
-        str(store),
-        "--length",
-        "64",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 180
-    while not list(store.glob("heads/[!.]*/result.json")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, how)
-    _, errors = process.communicate(timeout=180)
-    if how == signal.SIGINT:
-        assert process.returncode == 130
-        assert "interrupted" in errors
-        assert "Traceback" not in errors
-    finished = {path: path.stat().st_mtime_ns for path in store.glob("*/[!.]*/result.json")}
-    assert finished
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    assert len(list(store.glob("*/[!.]*/result.json"))) == 3 * len(MEASURES)
+def test_a_killed_run_loses_nothing_it_had_finished(tiny_series, store):
+    """Killed outright, then interrupted at the terminal, then left alone."""
+    words = ["run", str(tiny_series), "--store", str(store), "--length", "64"]
+
+    def results() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in store.glob("*/[!.]*/result.json")}
+
+    def end_after(count: int, how: signal.Signals) -> tuple[int, str, dict[Path, int]]:
+        command = [sys.executable, "-m", "circuit_drift.cli", *words]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 180
+        while len(results()) < count and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(process.pid, how)
+        _, errors = process.communicate(timeout=180)
+        return process.returncode, errors, results()
+
+    status, _, killed = end_after(1, signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    assert killed
+    status, errors, interrupted = end_after(len(killed) + 1, signal.SIGINT)
+    assert status == 130
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    assert len(killed) < len(interrupted)
+    assert killed.items() <= interrupted.items()
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert interrupted.items() <= results().items()
+    assert len(results()) == 3 * len(MEASURES)
 
 
 def test_weights_that_are_not_finite_are_refused(tiny_series, store, tmp_path):
