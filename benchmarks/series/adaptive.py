@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.series.adaptive STORE series/first-light
 
 Nothing is measured: what a checkpoint would have given is read from the store of ``run SERIES``. A change point is
-found where one of the chosen checkpoints brackets it, between two neighbours that were measured.
+found where one of the chosen checkpoints brackets it, between two neighbours that were measured, and no other with it.
 """
 
 import argparse
@@ -36,8 +36,8 @@ def main() -> None:
     some = change_steps(points, [steps[place] for place in chosen])
     print(f"{len(steps)} checkpoints; change points: {told(whole)}")
     print(f"{len(chosen)} chosen: {', '.join(str(steps[place]) for place in chosen)}; change points: {told(some)}")
-    found = [any(a <= before and after <= b for a, b in some) for before, after in whole]
-    print(f"bracketed: {sum(found)} of {len(whole)}")
+    found = {pair for pair in some if any(pair[0] <= before and after <= pair[1] for before, after in whole)}
+    print(f"bracketed, each by itself: {len(found)} of {len(whole)}")
 
 
 def change_steps(points: dict, steps: list) -> list[tuple[int, int]]:

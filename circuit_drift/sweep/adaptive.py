@@ -79,10 +79,17 @@ def change(known: Mapping[int, Values], a: int, b: int) -> float:
 
 
 def start(series: Series, count: int) -> list[int]:
-    """Positions to begin with: a third of the count, log-spaced within each line, its ends among them."""
+    """Positions to begin with: a third of the count, log-spaced within each line, its ends among them.
+
+    Where the count is too small for that, shorter lines begin with their two ends alone.
+    """
     line_up = lines(series.checkpoints)
     each = max(FEWEST, count // (3 * len(line_up)))
-    return [place for line in line_up for place in log_spaced(series.checkpoints, line, each)]
+    looks = [log_spaced(series.checkpoints, line, each) for line in line_up]
+    for place in sorted(range(len(line_up)), key=lambda place: len(line_up[place])):
+        if sum(map(len, looks)) > count:
+            looks[place] = log_spaced(series.checkpoints, line_up[place], 2)
+    return [place for look in looks for place in look]
 
 
 def adaptively(

@@ -6,9 +6,10 @@ from typer.testing import CliRunner
 
 from checkpoints import DriftError, open_series
 from checkpoints.errors import NotACheckpoint
+from checkpoints.series.series import demo_folder
 from circuit_drift import run
 from circuit_drift.cli.commands import app
-from circuit_drift.sweep.adaptive import LEAST, change, choose
+from circuit_drift.sweep.adaptive import LEAST, change, choose, start
 from circuits.tracking.changepoints import Products, splits
 
 PYTHIA = (0, *(2**k for k in range(10)), *range(1000, 144_000, 1000))
@@ -73,6 +74,14 @@ def test_a_gap_between_two_lines_of_training_is_no_gap():
     values = {place: {"heads": np.full((2, 1), float(place >= 3))} for place in range(6)}
     assert choose([3, 3], 6, [0, 2, 3, 5], values.__getitem__) == [0, 1, 2, 3, 4, 5]
     assert choose([3, 3], 99, [0, 2, 3, 5], values.__getitem__) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_short_line_begins_with_its_ends_where_checkpoints_are_few():
+    series = open_series(demo_folder())
+    begun = {count: [series[place].step for place in start(series, count)] for count in (4, 7, 8)}
+    assert begun[8] == [0, 250, 500, 9000, 9020, 9300, 9380, 9600]
+    assert begun[7] == [0, 250, 500, 9000, 9020, 9600], "one is left to choose"
+    assert begun[4] == [0, 9000, 9020, 9600]
 
 
 def test_a_run_measures_the_chosen_and_remembers_the_series(tiny_series, tmp_path):
