@@ -170,7 +170,7 @@ def run(
     from circuit_drift.prompts import prompts_for
     from circuit_drift.report import write_report
     from circuit_drift.report.run_table import run_frame
-    from circuit_drift.report.verdict import run_verdict
+    from circuit_drift.report.verdict import run_statements
     from circuit_drift.sweep.limits import size_in_words
     from circuit_drift.sweep.sweep import plan_series
 
@@ -214,7 +214,8 @@ def run(
         name=name,
         track_to=track_to or (),
     )
-    verdict = run_verdict(result)
+    statements = run_statements(result)
+    verdict = tuple(statement.text for statement in statements)
     shown = partial(print_run, result, verdict)
     put(form, [Found("checkpoints", run_frame(result), shown, verdict)], run=result.name)
     if html is not None:
@@ -222,7 +223,7 @@ def run(
             transfer_over_stages(result, opened, prompts, placement)
         else:
             say("the report has no functional transfer, which needs the models here: circuit-drift diff adds a pair's")
-        typer.echo(write_report(result, html, verdict=verdict), err=form != "table")
+        typer.echo(write_report(result, html, statements=statements), err=form != "table")
     whole = {point.name for point in result if not point.failures}
     asked_for = [each.name for each in (result if adaptive else opened)]
     leave_partly([each for each in asked_for if each not in whole], f"the run {result.name}")

@@ -30,34 +30,35 @@
   }
 
   const HEADING = 50, WIDE = 1000, NARROW = 860, PAPER = 700; // pixels: of a title with its subtitle; of figures as they are made; below that labels turn; of a printed page
+  const BREAK = /<br>/g, TITLE_LINE = 21, SUBTITLE_LINE = 16; // as checkpoints/results/figure.py breaks them
 
   // Title and subtitle stand above the figure, where they wrap.
   function lift(place, figure) {
-    const title = figure.layout.title, written = (text) => new DOMParser().parseFromString(text ?? "", "text/html").body.textContent;
+    const title = figure.layout.title, written = (text) => new DOMParser().parseFromString((text ?? "").replace(BREAK, " "), "text/html").body.textContent;
     if (!title?.text || figure.layout.updatemenus?.length || figure.frames?.some((frame) => frame.layout?.title) || !(figure.layout.margin?.t > HEADING)) return;
     const lines = [["figure-title", title.text], ["sub", title.subtitle?.text]].filter(([, text]) => text);
     place.before(...lines.map(([name, text]) => Object.assign(document.createElement("p"), { className: name, textContent: written(text) })));
+    const breaks = (text) => text?.match(BREAK)?.length ?? 0, above = HEADING + TITLE_LINE * breaks(title.text) + SUBTITLE_LINE * breaks(title.subtitle?.text);
     delete figure.layout.title;
-    figure.layout.margin.t -= HEADING;
-    figure.layout.height -= HEADING;
+    figure.layout.margin.t -= above;
+    figure.layout.height -= above;
   }
 
-  // What a width asks for: rows of the legend that wrapped, and labels of the axis that turned.
+  // The height that a width asks for: rows of the legend that wrapped, and labels of the axis that turned.
   function fitted({ data, layout }, width) {
     const names = data.filter((trace) => trace.name && trace.showlegend !== false).length, across = layout.legend?.orientation === "h" && names > 1;
     const rows = (wide) => Math.ceil(names / Math.max(1, Math.floor((wide - 130) / 170)));
-    const turned = width < NARROW ? 30 : 0, height = layout.height + turned + (across ? 20 * Math.max(0, rows(width) - rows(WIDE)) : 0);
-    return across ? { height, "legend.y": layout.legend.y * (1 + turned / 55) } : { height };
+    const turned = width < NARROW ? 30 : 0;
+    return layout.height + turned + (across ? 20 * Math.max(0, rows(width) - rows(WIDE)) : 0);
   }
 
   const made = new Map();
   function fit(place, width = place.clientWidth) {
     if (!made.get(place)?.layout.height || !shown(place)) return;
-    const change = fitted(made.get(place), width);
-    place.style.height = `${change.height}px`;
-    const { width: before, height } = place._fullLayout;
-    if (before === width && height === change.height) return;
-    return Plotly.relayout(place, { ...change, width }).then(() => Plotly.redraw(place)); // again, since the legend is placed by the margins of before
+    const height = fitted(made.get(place), width), before = place._fullLayout;
+    place.style.height = `${height}px`;
+    if (before.width === width && before.height === height) return;
+    return Plotly.relayout(place, { height, width }).then(() => Plotly.redraw(place)); // again, since the legend is placed by the margins of before
   }
 
   function draw(holder) {

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from checkpoints.errors import require_choice
 from checkpoints.results.disk import write_file
+from checkpoints.results.figure import unbroken
 from checkpoints.results.text import counted, to_csv, visible
 from circuit_drift.page.picture import pictures
 from circuit_drift.page.tables import shown_table
@@ -194,7 +195,7 @@ def _render(section: Section, anchor: str, page: Path, picture: str | None) -> d
         "figure": _json_for_script(figure) if figure is not None and picture is None else None,
         "picture": picture,
         "widget": None if section.widget is None else {"kind": section.widget.kind, "data": _packed(section.widget)},
-        "summary": unescape(figure.layout.title.text or "") if figure is not None else "",
+        "summary": unescape(unbroken(figure.layout.title.text or "")) if figure is not None else "",
         **(_tabled(frame, anchor, page) if frame is not None else {"table": None}),
     }
 

@@ -235,7 +235,7 @@ def maps_figure(maps: Maps, *, by: str = "step") -> "go.Figure":
     how = " and ".join(said) or "changes at no length"
     title = f"From {by} {min(maps):,} to {max(maps):,} the answer's perplexity {how}"
     about = f"cells: answer PPL; changes of the mean NLL under {STILL:g} nats are left out of the title"
-    return theme.dress(figure, title=title, subtitle=about).update_layout(margin_t=110)
+    return theme.dress(figure, title=title, subtitle=about, top=110)
 
 
 def interference_figure(maps: Maps) -> "go.Figure":

@@ -14,7 +14,7 @@ from circuit_drift.explore.head_cards import head_cards
 from circuit_drift.explore.rewired import pair_rewired, run_rewired
 from circuit_drift.measures.registry import kinds_in
 from circuit_drift.page.axis import mark_steps
-from circuit_drift.page.page import Figures, Section, in_chapter, write_page
+from circuit_drift.page.page import SHOWN, Figures, Section, in_chapter, write_page
 from circuit_drift.page.thinning import left_out, thin_table
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point, RunRecord
@@ -22,9 +22,10 @@ from circuit_drift.report.asked import refused_frame
 from circuit_drift.report.audit import audit_sections, audit_warnings
 from circuit_drift.report.emergence import emergence_sections
 from circuit_drift.report.overview import cards, overview
-from circuit_drift.report.verdict import run_verdict
+from circuit_drift.report.verdict import run_statements
 from circuit_drift.report.verdict_pair import pair_statements, pair_verdict
 from circuit_drift.stages.stages import stage_ends, track_circuits
+from circuit_drift.statements.statement import Statement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,19 +33,25 @@ if TYPE_CHECKING:
 
 __all__ = ["pair_sections", "run_sections", "write_pair_report", "write_report"]
 
-HEADLINES = ("outcome", "floor", "group")
-"""Statements about a stage that the page of a run leads with, beside its recall, which is among those of the run."""
+HEADLINES = ("floor", "group")
+"""Statements about a stage that its outcome is followed by; its recall is among those of the run."""
+LEADING = ("onset", "deceptive")
+"""Statements about a run that its page opens with, the first of each, before the outcomes of its last stages."""
 
 
 def write_report(
-    run: RunRecord, path: Path | str, *, verdict: Sequence[str] | None = None, figures: Figures = "interactive"
+    run: RunRecord,
+    path: Path | str,
+    *,
+    statements: Sequence[Statement] | None = None,
+    figures: Figures = "interactive",
 ) -> Path:
     """Write the report of a run: verdict, behaviour, heads and circuits over training, and the stages' own diffs.
 
     Args:
         run: a measured run.
         path: the HTML file; replaced in one step.
-        verdict: the sentences of `run_verdict`, where they were found before.
+        statements: those of `run_statements`, where they were found before.
         figures: ``interactive``, or ``svg`` for pictures, which take kaleido (the extra ``images``).
 
     Raises:
@@ -59,10 +66,7 @@ def write_report(
         path,
         title=f"Circuits over training: {run.name}",
         subtitle=f"{counted(len(run), 'checkpoint')}, steps {run.points[0].label} to {run.points[-1].label}",
-        verdict=[
-            *(run_verdict(run) if verdict is None else verdict),
-            *(sentence for pair in pairs for sentence in _headlines(pair)),
-        ],
+        verdict=_findings(run_statements(run) if statements is None else statements, pairs),
         warnings=[*audit_warnings(run), *(f"{p.name}, {m}: {reason}" for p in run for m, reason in p.failures.items())],
         sections=list(_run_sections(run, table, pairs)),
         provenance=_provenance(run.points, run.origins),
@@ -132,11 +136,27 @@ def _refused(points: Sequence[Point]) -> Iterator[Section]:
         yield Section("refused", "Facts and needles that were not asked", frame=frame)
 
 
-def _headlines(pair: PairRecord) -> Iterator[str]:
-    """The outcome of a stage, and the groups of facts that have a circuit to read."""
-    for statement in pair_statements(pair):
-        if statement.kind in HEADLINES:
-            yield statement.text if statement.kind == "outcome" else statement.over(pair.span).text
+def _findings(statements: Sequence[Statement], pairs: Sequence[PairRecord]) -> list[str]:
+    """What happened in three sentences, then everything else in its order.
+
+    The three are the first head that retrieves, a needle test that deceives, and what the last stages changed in all:
+    facts learned and lost, circuits, heads.
+    """
+    opening = [next((each for each in statements if each.kind == kind), None) for kind in LEADING]
+    first = [each for each in opening if each is not None]
+    told = {pair.span: list(pair_statements(pair)) for pair in pairs}
+    stages = [_outcome(pair, told[pair.span]) for pair in pairs]
+    last = stages[max(0, len(stages) + len(first) - SHOWN) :]
+    rest = [each.text for each in statements if all(each is not other for other in first)]
+    rest += stages[: len(stages) - len(last)]
+    rest += [each.over(span).text for span, found in told.items() for each in found if each.kind in HEADLINES]
+    return [*(each.text for each in first), *last, *rest]
+
+
+def _outcome(pair: PairRecord, told: Sequence[Statement]) -> str:
+    """Whether the ends of a stage differ, and in what, headed by the stage's name where it has one."""
+    outcome = next(each.text for each in told if each.kind == "outcome")
+    return f"Stage {pair.b.stage}: {outcome}" if pair.b.stage else outcome
 
 
 def _evolution(run: RunRecord, table: "pd.DataFrame") -> Iterator[Section]:

@@ -49,8 +49,8 @@ def plot_ablation(ablation: "Ablation") -> "go.Figure":
         "per token"
     )
     title = f"{counted(len(tested.heads), 'head')} ablated: needle score {tested.score:.0%}{_beside_controls(ablation)}"
-    dress(figure, title=title, subtitle=about.replace("_", "-"), height=460)
-    return figure.update_layout(showlegend=False, margin_t=120)
+    dress(figure, title=title, subtitle=about.replace("_", "-"), height=460, top=120)
+    return figure.update_layout(showlegend=False)
 
 
 def _beside_controls(ablation: "Ablation") -> str:

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats as textbook
 
 from checkpoints.audit import Fault
+from checkpoints.results.figure import unbroken
 from circuit_drift.measures.figures.heads import behaviour_figure, head_frame, head_lines_figure, head_map_figure
 from circuit_drift.measures.figures.lines import lines_figure
 from circuit_drift.measures.figures.recall import recall_figure
@@ -32,7 +33,7 @@ from tests.drift.handmade import (
 
 
 def _title(figure) -> tuple[str, str]:
-    return figure.layout.title.text, figure.layout.title.subtitle.text
+    return unbroken(figure.layout.title.text), unbroken(figure.layout.title.subtitle.text)
 
 
 def _traces(figure) -> dict[str, object]:

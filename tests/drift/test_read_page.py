@@ -120,19 +120,19 @@ def test_the_head_of_a_page_says_which_run_and_what_was_found(told):
     assert told.verdict[:3] == [
         "a0.h1 begins to retrieve (score > 0.1) between steps 100 and 200 [100 to 200] and reaches 0.75 "
         "[0.75, 0.75] at step 200 (chosen on 5 needles, judged on 5 others). 2 [2, 2] of 4 heads retrieve at the end.",
+        "Stage one: 0 and 100 differ: answer NLL (nats per token) 4.00 → 3.00.",
+        "Stage two: 100 and 300 differ: 14 learned of 20 facts; circuits of facts learned changed in 2 edges, old "
+        "changed in 2 edges, new changed in 2 edges; 2 heads of 4 changed; answer NLL (nats per token) 3.00 → 1.00.",
+    ]
+    assert told.verdict[3:5] == [
         "0 → 100: Recall 0.10 → 0.20 of 20 facts: 0 lost, 2 learned; 0.10 [0.01, 0.32] changed sides.",
         "0 → 100: Recall by class: old 0.20 → 0.40 (p = 0.5).",
     ]
-    assert told.verdict[5] == "1 of 4 checkpoints could not be measured in full: step100."
-    first, neither, old, new, second, *_ = told.verdict[6:]
-    assert first == "0 and 100 differ: answer NLL (nats per token) 4.00 → 3.00."
+    assert told.verdict[7] == "1 of 4 checkpoints could not be measured in full: step100."
+    neither, old, new, *_ = told.verdict[8:]
     assert neither.startswith("0 → 100: Facts recalled at neither (16): same wiring (1 − cosine 0.00 [0.00, 0.00], ")
     assert old.startswith("0 → 100: Old facts (10): same wiring ")
     assert new.startswith("0 → 100: New facts (10): same wiring ")
-    assert second == (
-        "100 and 300 differ: 14 learned of 20 facts; circuits of facts learned changed in 2 edges, old changed in 2 "
-        "edges, new changed in 2 edges; 2 heads of 4 changed; answer NLL (nats per token) 3.00 → 1.00."
-    )
     assert [sentence for sentence in told.verdict if sentence.startswith("100 → 300: Facts")] == [
         "100 → 300: Facts learned (14): same wiring (1 − cosine 0.02 [0.02, 0.02], margin 0.1), 1.00 [1.00, 1.00] "
         "times as strong; 2 edges changed (1 gained, 1 lost), most m1->logits, a1.h1->logits."

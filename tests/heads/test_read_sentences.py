@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as textbook
 
+from checkpoints.results.figure import unbroken
 from checkpoints.stats.bootstrap import Estimate
 from heads import Scores
 from heads.ablation.ablation import Ablation, Readout
@@ -460,7 +461,7 @@ def test_a_readout_is_summed_up():
         "per token, over 6 prompts"
     )
     figure = TESTED.plot()
-    assert figure.layout.title.text == str(TESTED)
+    assert unbroken(figure.layout.title.text) == str(TESTED)
     assert [(box.name, list(box.y)) for box in figure.data] == [
         ("answer", list(TESTED.nll)),
         ("plain text", list(TESTED.text_nll)),
@@ -546,7 +547,7 @@ def test_the_figure_of_an_ablation():
         "needle score", "accuracy", "answer NLL", "plain-text NLL",
     ]  # fmt: skip
     spared = ablation(tested=replace(TESTED, nll=np.ones(6))).plot()
-    assert spared.layout.title.text.endswith("not shown to be causal for retrieval")
+    assert unbroken(spared.layout.title.text).endswith("not shown to be causal for retrieval")
 
 
 def grid(axes=("length", "depth"), columns=(0.1, 0.5)) -> NeedleMap:
@@ -579,7 +580,7 @@ def test_the_summary_of_a_needle_map_word_for_word():
 
 def test_the_figure_of_a_needle_map():
     figure = grid().plot()
-    assert figure.layout.title.text == grid().verdict
+    assert unbroken(figure.layout.title.text) == grid().verdict
     assert figure.layout.title.subtitle.text == "cells: answer PPL and needle accuracy"
     (heat,) = figure.data
     assert (heat.texttemplate, heat.zmin, heat.colorbar.title.text) == ("%{text}", 0, "log10 PPL")

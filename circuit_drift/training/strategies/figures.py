@@ -177,7 +177,7 @@ def _panels(names: Sequence[str]) -> "go.Figure":
 
 def _dress(figure: "go.Figure", *, title: str, subtitle: str, height: int = 420) -> "go.Figure":
     """As `theme.dress`, with room for the panels' own titles."""
-    return theme.dress(figure, title=title, subtitle=subtitle, height=height).update_layout(margin_t=120)
+    return theme.dress(figure, title=title, subtitle=subtitle, height=height, top=120)
 
 
 def _place(k: int) -> dict[str, int]:

@@ -13,6 +13,7 @@ from circuit_drift.measures.figures.heads import head_map_figure
 from circuit_drift.page import page as page_module
 from circuit_drift.page.thinning import DRAWN, left_out, thin_table, thinned
 from circuit_drift.report import write_report
+from circuit_drift.statements.statement import Statement
 from tests.drift.handmade import point, retrieval, run_of
 
 LONG = DRAWN + 21
@@ -62,6 +63,6 @@ def test_a_long_table_lies_whole_beside_the_page_which_says_so(tmp_path, monkeyp
 
 
 def test_a_verdict_that_was_found_is_not_found_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "run_verdict", lambda run: pytest.fail("found again"))
-    page = write_report(run(2), tmp_path / "page.html", verdict=["What was found before."])
+    monkeypatch.setattr(report, "run_statements", lambda run: pytest.fail("found again"))
+    page = write_report(run(2), tmp_path / "page.html", statements=[Statement("asked", told="What was found before.")])
     assert "<li>What was found before.</li>" in page.read_text()
