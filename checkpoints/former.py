@@ -35,7 +35,6 @@ _MOVED = {
     "checkpoints.model.architectures": "capabilities",
     "checkpoints.model.bridge": "build_bridge",
     "checkpoints.series.compat": "require_same_model",
-    "checkpoints.series.series": "demo_folder",
     "heads.ablation.kinds": "ABLATIONS CONTROLS",
     "heads.ablation.ablation": "Readout",
     "heads.detect.adaptive": "adaptive_scores",
@@ -86,6 +85,7 @@ _MOVED = {
 """Module -> names that its package's face no longer gives."""
 
 NAMES = {
+    "checkpoints.demo_folder": "checkpoints.series.series.shipped_folder",
     "checkpoints.validate": "checkpoints.files.check.check_files",
     "heads.HeadComparison": "heads.comparison.diff.HeadDiff",
     "heads.HeadScores": "heads.scores.DetectorScores",

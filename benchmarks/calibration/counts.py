@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.random import Generator
 
-from checkpoints.stats.bootstrap import share_interval
+from checkpoints.stats.bootstrap import wilson_interval
 from checkpoints.stats.changes import change_test
 from checkpoints.stats.permutation import Exchanged, sign_flip_test
 from checkpoints.stats.shares import clustered_share, exchange_p, mcnemar_p, share_above_p
@@ -52,7 +52,7 @@ def count_covers(chances: tuple[float, ...]) -> Callable[[Generator, int], bool]
 
     def simulate(rng: Generator, size: int) -> bool:
         known = rng.random(size) < rng.choice(chances, size)
-        low, high = share_interval(np.array(known.sum()), np.array(size))
+        low, high = wilson_interval(np.array(known.sum()), np.array(size))
         return bool(low <= np.mean(chances) <= high)
 
     return simulate

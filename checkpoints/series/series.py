@@ -257,7 +257,7 @@ def open_checkpoint(ref: str | Path) -> Checkpoint:
     raise NotACheckpoint(f"{ref} is no checkpoint: there is no such folder, and it is not of the form SERIES@STEP")
 
 
-def shipped_folder(name: str) -> Path:
+def shipped_folder(name: str = "demo") -> Path:
     """Where a shipped series lies: in ``series`` of the project; the demo where the environment names its folder.
 
     Raises:
@@ -272,11 +272,6 @@ def shipped_folder(name: str) -> Path:
             f"package{way_out}"
         )
     return path
-
-
-def demo_folder() -> Path:
-    """Where the demo series lies, as `shipped_folder`."""
-    return shipped_folder("demo")
 
 
 def _is_shipped(ref: str | Path) -> bool:

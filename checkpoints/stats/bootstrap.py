@@ -153,7 +153,7 @@ def widened(low: Floats, high: Floats, *, units: int, level: float = LEVEL) -> t
     return np.where(low == 1, 1 - reach, low), np.where(high == 0, reach, high)
 
 
-def share_interval(hits: Floats, trials: Floats, *, level: float = LEVEL) -> tuple[Floats, Floats]:
+def wilson_interval(hits: Floats, trials: Floats, *, level: float = LEVEL) -> tuple[Floats, Floats]:
     """Interval of a share of independent units of which ``hits`` of ``trials`` were seen (Wilson 1927).
 
     It holds the share itself at any number, and covers 95 % on average; NaN where nothing was tried.

@@ -6,15 +6,14 @@ Where several trials are one unit, as facts of one relation, `exchange_p` and `c
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.stats.bootstrap import LEVEL, upper_share, widened
-from checkpoints.stats.bootstrap import share_interval as wilson
+from checkpoints.stats.bootstrap import LEVEL, upper_share, widened, wilson_interval
 from checkpoints.stats.ttests import mean_interval, reach, smallest_p
 from checkpoints.stats.units import FEWEST
 
 MOST = 100_000
 
 
-def share_interval(hits: int, trials: int, *, level: float = LEVEL) -> tuple[float, float]:
+def exact_share_interval(hits: int, trials: int, *, level: float = LEVEL) -> tuple[float, float]:
     """The exact two-sided interval of a share of which ``hits`` of ``trials`` were seen (Clopper and Pearson 1934)."""
     tail = (1 + level) / 2
     return 1 - upper_share(trials - hits, trials, level=tail), upper_share(hits, trials, level=tail)
@@ -83,7 +82,7 @@ def paired_difference(
     agreed = float(both * neither - only_a * only_b)
     agreed = max(agreed - units / 2, 0.0) if agreed > 0 else agreed
     phi = agreed / margins**0.5 if margins else 0.0
-    lows, highs = wilson(np.array([a.sum(), b.sum()]), np.array([units, units]))
+    lows, highs = wilson_interval(np.array([a.sum(), b.sum()]), np.array([units, units]))
     below, above = np.array([a.mean(), b.mean()]) - lows, highs - np.array([a.mean(), b.mean()])
     down = below[1] ** 2 - 2 * phi * below[1] * above[0] + above[0] ** 2
     up = above[1] ** 2 - 2 * phi * above[1] * below[0] + below[0] ** 2
@@ -131,7 +130,7 @@ def trials_to_bound(hits: int, trials: int, bound: float, *, level: float = LEVE
     """
     number = trials
     while number < MOST:
-        low, high = share_interval(round(hits / trials * number), number, level=level)
+        low, high = exact_share_interval(round(hits / trials * number), number, level=level)
         if high <= bound or low > bound:
             return number
         number += max(1, number // 50)

@@ -47,13 +47,13 @@ def front_ids(tokenizer: "PreTrainedTokenizerBase") -> Ids:
     Raises:
         BadPrompt: with its own tokens around it, it splits a text otherwise than without.
     """
-    return _in_front(tokenizer, "a")
+    return _in_front(tokenizer, "a", _encoded(tokenizer, "a", special=False))
 
 
 def prompt_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> Ids:
     """Ids of a prompt: what the tokenizer puts in front, unless the text begins with it, and nothing at the end."""
     plain = _encoded(tokenizer, text, special=False)
-    front = _in_front(tokenizer, text if plain else "a")
+    front = _in_front(tokenizer, text, plain) if plain else front_ids(tokenizer)
     return plain if front and plain[: len(front)] == front else front + plain
 
 
@@ -74,8 +74,8 @@ def chat_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> Ids:
     return _encoded(tokenizer, str(found), special=False)
 
 
-def _in_front(tokenizer: "PreTrainedTokenizerBase", text: str) -> Ids:
-    plain, full = (_encoded(tokenizer, text, special=special) for special in (False, True))
+def _in_front(tokenizer: "PreTrainedTokenizerBase", text: str, plain: Ids) -> Ids:
+    full = _encoded(tokenizer, text, special=True)
     for at in range(len(full) - len(plain) + 1):
         if full[at : at + len(plain)] == plain:
             return full[:at]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
 from checkpoints.results.result import Result
-from checkpoints.stats.bootstrap import share_interval
+from checkpoints.stats.bootstrap import wilson_interval
 from circuit_drift.knowledge.diverging import Divergence, divergence
 from circuit_drift.knowledge.history import Spell, Survival, spells, survival
 from circuit_drift.knowledge.resampling import FEWEST_PROBES, Resampled, reaches, resample
@@ -95,7 +95,7 @@ class Ledger(Result):
         """
         asked = self.scores.asked.sum(axis=0)
         counts = (self.known if name == "known" else getattr(self.moves, name)).sum(axis=0)
-        low, high = share_interval(counts, asked)
+        low, high = wilson_interval(counts, asked)
         return low * asked, high * asked
 
     @property

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints.results.text import counted
-from checkpoints.stats.shares import share_interval
+from checkpoints.stats.shares import exact_share_interval
 from circuit_drift.record.groups import class_names
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.stages.stages import stage_ends
@@ -63,7 +63,7 @@ def _cells(point: Point) -> Iterator[tuple[str, str]]:
         known, names = point.circuit.answer_rank == 0, class_names(point.circuit)
         for name in dict.fromkeys(names.tolist()):
             inside = known[names == name]
-            low, high = share_interval(int(inside.sum()), len(inside))
+            low, high = exact_share_interval(int(inside.sum()), len(inside))
             of = "recall (%)" if name == "all" else f"recall of {name} (%)"
             yield of, f"{100 * inside.mean():.0f} [{100 * low:.0f}, {100 * high:.0f}]"
     if point.faithfulness is not None:

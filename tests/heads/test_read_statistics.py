@@ -14,9 +14,9 @@ from checkpoints.stats.bootstrap import (
     percentiles,
     resampled_means,
     resampling,
-    share_interval,
     stretched,
     widened,
+    wilson_interval,
 )
 from checkpoints.stats.permutation import order_p
 from checkpoints.stats.ttests import false_discovery, mean_interval, paired_test, welch_test
@@ -333,11 +333,11 @@ def test_a_converged_run_is_said_to_move_no_more_often_than_stated():
 def test_the_interval_of_a_share_is_wilsons():
     cases = ((0, 8), (3, 8), (8, 8), (1, 40), (20, 25))
     for level in (0.95, 0.9):
-        low, high = share_interval(*np.array(cases, dtype=float).T, level=level)
+        low, high = wilson_interval(*np.array(cases, dtype=float).T, level=level)
         for place, (hits, trials) in enumerate(cases):
             expected = textbook.binomtest(hits, trials).proportion_ci(level, "wilson")
             assert (low[place], high[place]) == pytest.approx((expected.low, expected.high), abs=1e-12)
-    assert np.isnan(share_interval(np.zeros(1), np.zeros(1))).all()
+    assert np.isnan(wilson_interval(np.zeros(1), np.zeros(1))).all()
 
 
 def test_a_trend_whose_interval_ends_at_0_does_not_move():

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from checkpoints.stats.shares import clustered_share, mcnemar_p, share_above_p, share_interval, trials_to_bound
+from checkpoints.stats.shares import clustered_share, exact_share_interval, mcnemar_p, share_above_p, trials_to_bound
 from circuit_drift.record.groups import class_names, ways_of
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.questions import Deltas, Effect, Question, units_needed
@@ -50,7 +50,7 @@ def _turnover(name: str, turned: np.ndarray, of: np.ndarray | None, bound: float
     share, n = float(turned.mean()), len(turned)
     if of is None:
         hits = int(turned.sum())
-        low, high = share_interval(hits, n)
+        low, high = exact_share_interval(hits, n)
         needed, p = trials_to_bound(hits, n, bound), share_above_p(hits, n, bound)
     else:
         n = len(np.unique(of))

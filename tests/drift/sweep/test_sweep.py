@@ -26,8 +26,16 @@ def _run(series: Path, store: Path, **options):
     return circuit_drift.run(series, store=store, prompts=prompts, device="cpu", progress=False, **options)
 
 
-def test_every_checkpoint_gets_every_measure(tiny_series: Path, store: Path):
-    run = _run(tiny_series, store)
+@pytest.fixture(scope="module")
+def kept(tiny_series: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with every measure of the series."""
+    store = tmp_path_factory.mktemp("kept") / "store"
+    _run(tiny_series, store)
+    return store
+
+
+def test_every_checkpoint_gets_every_measure(kept: Path):
+    run = load_run(kept)
     assert [point.step for point in run] == [0, 10, 100]
     for point in run:
         assert point.failures == {}
@@ -37,28 +45,28 @@ def test_every_checkpoint_gets_every_measure(tiny_series: Path, store: Path):
         assert point.faithfulness.shares[-1] == 0.2
 
 
-def test_a_second_run_computes_nothing_and_equals_the_first(tiny_series, store, monkeypatch):
-    first = _run(tiny_series, store)
+def test_a_second_run_computes_nothing_and_equals_the_first(tiny_series, kept, monkeypatch):
+    first = load_run(kept)
 
     def forbidden(*_args, **_kwargs):
         raise AssertionError("a stored measure was computed again")
 
     monkeypatch.setattr("checkpoints.Checkpoint.load", forbidden)
-    for second in (_run(tiny_series, store), load_run(store), load_run(store, "tiny-series")):
+    for second in (_run(tiny_series, kept), load_run(kept), load_run(kept, "tiny-series")):
         for a, b in zip(first, second, strict=True):
             np.testing.assert_array_equal(a.heads.copy, b.heads.copy)
             np.testing.assert_array_equal(a.circuit.scores, b.circuit.scores)
             assert a.keys == b.keys
 
 
-def test_two_stores_hold_bitwise_the_same_numbers(tiny_series, tmp_path):
-    a, b = _run(tiny_series, tmp_path / "a"), _run(tiny_series, tmp_path / "b")
+def test_two_stores_hold_bitwise_the_same_numbers(tiny_series, kept, store):
+    a, b = load_run(kept), _run(tiny_series, store)
     for one, other in zip(a, b, strict=True):
         np.testing.assert_array_equal(one.circuit.scores, other.circuit.scores)
 
 
-def test_results_carry_their_provenance(tiny_series, store):
-    point = _run(tiny_series, store).at(10)
+def test_results_carry_their_provenance(tiny_series, kept):
+    point = load_run(kept).at(10)
     checkpoint = open_series(tiny_series).at(10)
     for measure in MEASURES:
         provenance = getattr(point, measure).meta["provenance"]
@@ -102,9 +110,9 @@ def test_faithfulness_brings_the_circuit_it_needs(tiny_series):
         build_measures(prompts, ["loss"])
 
 
-def test_an_unknown_step_names_those_there_are(tiny_series, store):
+def test_an_unknown_step_names_those_there_are(kept):
     with pytest.raises(StoreError, match="it has 0, 10, 100"):
-        _run(tiny_series, store, measures=["heads"]).at(11)
+        load_run(kept).at(11)
 
 
 def test_a_killed_run_loses_nothing_it_had_finished(tiny_series, store):

@@ -7,7 +7,7 @@ from families import build
 import heads
 from checkpoints import open_series
 from checkpoints.errors import BadPrompt
-from checkpoints.series.series import demo_folder
+from checkpoints.series.series import shipped_folder
 from checkpoints.tokenizers.framing import front_ids
 from heads.detect import repeats
 from heads.detect.repeats import repeat_scores, seen_tokens
@@ -64,7 +64,7 @@ def test_tokens_that_cannot_be_read_are_refused(options, reason):
 
 def test_the_known_circuit_of_a_closed_vocabulary_is_found():
     """The shipped series learns lists of code words: one previous-token head, and induction heads above it."""
-    series = open_series(demo_folder())
+    series = open_series(shipped_folder())
     needles, haystack = load_needles(series.path / "needles.jsonl"), (series.path / "haystack.txt").read_text()
     found = {}
     for step in ("0", "4500"):
