@@ -6,8 +6,9 @@ from typing import Literal, TypedDict, get_args
 
 from checkpoints.errors import DriftError, require_choice
 
-DType = Literal["float32", "bfloat16", "float16"]
+DType = Literal["float32", "bfloat16", "float16", "nf4", "int8"]
 DTYPES: tuple[DType, ...] = get_args(DType)
+PACKED: tuple[DType, ...] = ("nf4", "int8")
 AUTO = "auto"
 DeviceMap = str | Mapping[str, str | int]
 
@@ -18,8 +19,9 @@ class Placement:
 
     Attributes:
         device: a torch device, or ``"auto"``: an accelerator if this machine has one, else the CPU.
-        dtype: of the weights and the forward passes: ``"float32"``, ``"bfloat16"`` or ``"float16"``; recorded with
-            every result.
+        dtype: of the weights and the forward passes: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``"nf4"`` and
+            ``"int8"`` hold the linear maps in four and eight bits and compute in bfloat16 (needs bitsandbytes), the
+            latter without gradients, so without circuits. Recorded with every result.
         attention: transformers' attention implementation (``"sdpa"``, ``"eager"``, or a registered name); ``"auto"``
             takes SDPA, and eager where the architecture has no other, as Gemma 2 and gpt-oss, which is said.
         device_map: in place of the device, for models that are larger than one: ``"auto"``, ``"balanced"``,
@@ -52,6 +54,16 @@ class Placement:
         if unknown:
             raise DriftError(f"a placement has no {unknown[0]!r}; it has {', '.join(Where.__annotations__)}")
         return replace(placement or cls(device=device), **where)
+
+    @property
+    def packed(self) -> bool:
+        """Whether linear maps are held in fewer bits than they compute in."""
+        return self.dtype in PACKED
+
+    @property
+    def floats(self) -> str:
+        """The torch dtype of what is computed."""
+        return "bfloat16" if self.packed else self.dtype
 
     @property
     def here(self) -> str:

@@ -20,6 +20,7 @@ from checkpoints.loading.adapters import merge_adapter
 from checkpoints.loading.bases import HeldBase
 from checkpoints.loading.coverage import check_coverage, explain, refuse_left_over, refuse_misnamed
 from checkpoints.loading.load import build_model
+from checkpoints.loading.packing import packing
 from checkpoints.loading.quiet import quiet_transformers
 from checkpoints.loading.size import require_fitting_size
 from checkpoints.loading.spread import require_packages
@@ -139,7 +140,7 @@ def _from_pretrained(checkpoint: Checkpoint, placement: Placement, **how: Any) -
             with quiet_transformers():
                 model, info = auto.from_pretrained(
                     shown,
-                    dtype=getattr(torch, placement.dtype),
+                    dtype=getattr(torch, placement.floats),
                     attn_implementation=placement.attention,
                     local_files_only=True,
                     trust_remote_code=code,
@@ -148,6 +149,7 @@ def _from_pretrained(checkpoint: Checkpoint, placement: Placement, **how: Any) -
                     output_loading_info=True,
                     **how,
                     **({} if placement.device_map is None else {"device_map": placement.device_map}),
+                    **packing(placement),
                 )
         except (SafetensorError, EOFError) as error:
             raise CorruptWeights(f"the weights of {checkpoint.path} cannot be read: {error}") from error

@@ -22,6 +22,7 @@ from checkpoints.files.limits import require_file, require_possible
 from checkpoints.files.trust import allows_code, refuse_foreign_code
 from checkpoints.loading.bases import HeldBase
 from checkpoints.loading.coverage import check_finite
+from checkpoints.loading.packing import check_packed, require_packable, require_whole
 from checkpoints.loading.spread import placement_of, require_usable
 from checkpoints.model.bridge import build_bridge
 from checkpoints.model.rope import forget_lengths
@@ -45,7 +46,7 @@ class LoadedModel:
     Attributes:
         checkpoint: what was loaded.
         device: torch device it is on; all of them, joined by ``+``, where it is spread over several.
-        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        dtype: as asked for (`Placement`).
         attention: attention implementation it was loaded with.
         device_map: module -> device, where it was loaded with a map.
         files: what each file that it was loaded from looked like before it was read; see `require_unchanged`.
@@ -138,6 +139,7 @@ def load(checkpoint: Checkpoint, placement: Placement, held: HeldBase | None = N
     """
     device, device_map = placement.here, placement.device_map
     require_usable(device_map)
+    require_packable(checkpoint.path, checkpoint.config, placement)
     checkpoint.fetch()
     asked, placement = placement, replace(placement, attention=checkpoint.attention(placement.attention))
     if placement != asked and placement.attention != "sdpa":
@@ -149,12 +151,13 @@ def load(checkpoint: Checkpoint, placement: Placement, held: HeldBase | None = N
     model = build_model(checkpoint, placement, held)
     spread = None if device_map is None else placement_of(checkpoint.path, model, device_map)
     check_finite(checkpoint.path, dict(model.named_parameters()))
+    check_packed(checkpoint.path, model)
     model.requires_grad_(requires_grad=False).train(mode=False)
     forget_lengths(model)
     tokenizer = load_tokenizer(checkpoint)
-    if spread is None:
+    if spread is None and not placement.packed:
         model = _move(model, device)
-    else:
+    elif spread is not None:
         device = "+".join(dict.fromkeys(spread.values()))
     loaded = LoadedModel(checkpoint, device, placement.dtype, placement.attention, [(model, tokenizer)], spread, seen)
     loaded.require_unchanged()
@@ -171,6 +174,7 @@ def build_model(checkpoint: Checkpoint, placement: Placement, held: HeldBase | N
     if weights.format.config == CONFIG_FILE:
         _require_possible(checkpoint, weights)
         refuse_foreign_code(checkpoint.config, checkpoint.path, own=allows_code(checkpoint.path, checkpoint.repo))
+    require_whole(weights, placement)
     build: Callable[..., PreTrainedModel] = resolve_name(weights.format.loader)
     if weights.format.is_adapter:
         return build(checkpoint, weights, placement, held)

@@ -30,6 +30,7 @@ from checkpoints.files.headers import unwrapped
 from checkpoints.loading.bases import HeldBase
 from checkpoints.loading.coverage import check_finite, in_whole_numbers
 from checkpoints.loading.load import LoadedModel, load
+from checkpoints.model.packed import packed_modules
 from checkpoints.placement import Placement
 from checkpoints.series.checkpoint import Checkpoint
 
@@ -66,7 +67,7 @@ def stream(
                     loaded.release()
                 loaded = live = None
                 loaded = load(checkpoint, placement, held)
-                live = _Live(loaded, held) if held else None
+                live = _Live(loaded, held) if held and not any(packed_modules(loaded.model)) else None
             reader = None if upcoming is None else _Reader(upcoming, downloads, live)
             yield loaded
             downloads.used.append(checkpoint)

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from checkpoints.errors import UnsupportedArchitecture
 from checkpoints.model.norms import Norm, any_norm, read_norm
+from checkpoints.model.packed import rounds_inputs
 from checkpoints.model.projections import Latent, Projection, linear_weight
 
 __all__ = ["Anatomy", "Block", "Latent", "Norm", "Projection", "anatomy", "linear_weight", "read_norm"]
@@ -298,6 +299,11 @@ class _Finder:
 
     def require_linear(self, module: Any, inputs: int, outputs: int, what: str) -> None:
         """Refuse anything but a plain linear map of the stated size."""
+        if isinstance(module, nn.Module) and rounds_inputs(module):
+            raise UnsupportedArchitecture(
+                f"{self.model}: {what}, a {type(module).__name__}, rounds what it is given to eight bits: it is no "
+                "linear map, and no gradient goes through it; load the model in four bits (dtype nf4) or dequantise it"
+            )
         if not isinstance(module, nn.Linear | Conv1D) or tuple(linear_weight(module).shape) != (outputs, inputs):
             weight = getattr(module, "weight", None)
             seen = f"{type(module).__name__} of {None if weight is None else tuple(weight.shape)}"

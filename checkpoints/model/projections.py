@@ -7,10 +7,13 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from checkpoints.model.norms import Norm
+from checkpoints.model.packed import is_packed, unpacked
 
 
 def linear_weight(module: nn.Module) -> Tensor:
-    """[out, in] of a linear map, whichever way it stores it."""
+    """[out, in] of a linear map, whichever way it stores it; what stands for a packed one is made anew."""
+    if is_packed(module):
+        return unpacked(module)
     weight: Tensor = module.weight  # type: ignore[assignment]
     return weight.T if isinstance(module, Conv1D) else weight
 

@@ -57,7 +57,7 @@ RunOption = Annotated[
     typer.Option("--run", help="Which run of the store. Default: the newest.", autocompletion=completion.runs),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="A torch device; auto = an accelerator if there is one.")]
-DtypeOption = Annotated[str, typer.Option("--dtype", help="Dtype of the forward passes.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="Dtype of weights and passes; nf4, int8: packed.")]
 LengthOption = Annotated[int, typer.Option("--length", help="Needle prompt length in tokens.", min=16)]
 DepthsOption = Annotated[
     str | None,

@@ -19,6 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from checkpoints.errors import UnsupportedArchitecture
 from checkpoints.model.anatomy import Block
 from checkpoints.model.attention import HANDLED, Handler, handled, handler, handler_in_force
+from checkpoints.model.projections import linear_weight
 
 States = tuple[Tensor, Tensor, Tensor]
 Watcher = Callable[[Tensor, Tensor, Tensor], States]
@@ -146,5 +147,5 @@ def check_latent(model: PreTrainedModel, block: Block, seen: LatentTrace, q: Ten
 
 
 def _up(module: nn.Module, latent: Tensor) -> Tensor:
-    weight, bias = module.weight, getattr(module, "bias", None)
-    return nn.functional.linear(latent.to(weight.dtype), weight, bias)  # type: ignore[arg-type]
+    weight, bias = linear_weight(module), getattr(module, "bias", None)
+    return nn.functional.linear(latent.to(weight.dtype), weight, bias)

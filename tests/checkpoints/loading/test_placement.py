@@ -18,12 +18,18 @@ def test_fields_given_alone_take_the_place_of_the_wholes():
 
 
 def test_what_is_no_placement_is_refused_with_the_way_out():
-    with pytest.raises(DriftError, match="unknown dtype 'int8'; choose from float32, bfloat16, float16"):
-        Placement(dtype="int8")
+    with pytest.raises(DriftError, match="unknown dtype 'int4'; choose from float32, bfloat16, float16, nf4, int8"):
+        Placement(dtype="int4")
     with pytest.raises(DriftError, match="got 'cuda'; write device='cuda'"):
         Placement.of("cuda", {})
     with pytest.raises(DriftError, match="a placement has no 'devcie'; it has device, dtype, attention, device_map"):
         Placement.of(None, {"devcie": "cpu"})
+
+
+@pytest.mark.parametrize("dtype", ["nf4", "int8"])
+def test_packed_weights_compute_in_bfloat16(dtype):
+    assert (Placement(dtype=dtype).packed, Placement(dtype=dtype).floats) == (True, "bfloat16")
+    assert (Placement(dtype="float16").packed, Placement(dtype="float16").floats) == (False, "float16")
 
 
 def test_auto_is_the_accelerator_of_this_machine(monkeypatch: pytest.MonkeyPatch):
