@@ -8,6 +8,7 @@ rule that the table states.
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from checkpoints.stats.shares import exact_share_interval
 from circuit_drift.replicate.claims import Claim
 from circuit_drift.training.strategies.comparison import LOSS, Trained
 
@@ -152,26 +153,18 @@ def _circuits(lora: Trained, function: "pd.DataFrame") -> Iterator[Claim]:
     )
 
 
-def _exact(hits: int, total: int) -> tuple[float, float]:
-    """The exact 95 % interval of a share (Clopper and Pearson 1934)."""
-    from scipy.stats import binomtest
-
-    found = binomtest(hits, total).proportion_ci()
-    return float(found.low), float(found.high)
-
-
 def _agrees(hits: int, total: int, band: tuple[float, float]) -> bool:
     """Whether the exact interval of a share meets a band."""
     if not total:
         return False
-    low, high = _exact(hits, total)
+    low, high = exact_share_interval(hits, total)
     return low <= band[1] and high >= band[0]
 
 
 def _interval(hits: int, total: int) -> str:
     if not total:
         return ""
-    low, high = _exact(hits, total)
+    low, high = exact_share_interval(hits, total)
     return f", 95 % interval {low:.0%} to {high:.0%}"
 
 

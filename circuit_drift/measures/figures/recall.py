@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints.results.text import label
+from checkpoints.stats.bootstrap import wilson_interval
 from circuit_drift.page import theme
 from circuit_drift.page.axis import over_checkpoints
 from circuit_drift.record.recall import recall_by_class
@@ -17,14 +18,13 @@ if TYPE_CHECKING:
 def recall_figure(run: RunRecord) -> "go.Figure":
     """Share of facts whose answer is the top token, by class, with Wilson 95 % intervals."""
     import plotly.graph_objects as go
-    from scipy.stats import binomtest
 
     points = [(i, recall_by_class(point.circuit)) for i, point in enumerate(run) if point.circuit is not None]
     figure = go.Figure()
     for k, name in enumerate(points[0][1]):
         shares = np.array([shares[name][0] for _, shares in points])
         n = points[0][1][name][1]
-        bounds = [binomtest(round(share * n), n).proportion_ci(0.95, method="wilson") for share in shares]
+        low, high = wilson_interval(np.round(shares * n), np.full(len(shares), n))
         figure.add_scatter(
             x=[i for i, _ in points],
             y=shares,
@@ -35,8 +35,8 @@ def recall_figure(run: RunRecord) -> "go.Figure":
             error_y={
                 "type": "data",
                 "symmetric": False,
-                "array": [bound.high - share for bound, share in zip(bounds, shares, strict=True)],
-                "arrayminus": [share - bound.low for bound, share in zip(bounds, shares, strict=True)],
+                "array": list(high - shares),
+                "arrayminus": list(shares - low),
                 "thickness": 1,
                 "width": 2,
             },
