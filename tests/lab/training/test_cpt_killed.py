@@ -1,8 +1,7 @@
 """Training killed at whatever it is doing, again and again, ends with the weights of a run that was left alone."""
 
 import hashlib
-import subprocess
-import sys
+import multiprocessing
 import time
 from pathlib import Path
 
@@ -53,30 +52,42 @@ def left(out: Path) -> dict[str, str]:
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def train_and_kill(config: Path, out: Path, *, checkpoints: int, pause: float) -> bool:
+@pytest.fixture(scope="module")
+def server():
+    """Starts processes quickly: what they import is imported once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["circuits", "heads", "peft", "transformers.models.llama.modeling_llama"])
+    return context
+
+
+def train(config: Path, out: Path) -> None:
+    run_all(load_config(config), out)
+
+
+def train_and_kill(server, config: Path, out: Path, *, checkpoints: int, pause: float) -> bool:
     """Train in a process of its own, killed a moment after that many checkpoints are there; whether it was."""
-    command = [sys.executable, "-c", "from circuit_drift.cli import main; main()", "train", str(config), "--out"]
-    process = subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = server.Process(target=train, args=(config, out))
+    process.start()
     patience = time.monotonic() + PATIENCE
-    while process.poll() is None and time.monotonic() < patience:
+    while process.is_alive() and time.monotonic() < patience:
         if len(left_names(out)) >= checkpoints:
             time.sleep(pause)
             process.kill()
             break
         time.sleep(0.005)
-    _, said = process.communicate()
-    assert process.returncode in (0, -9), said.decode()
-    return process.returncode == -9
+    process.join(PATIENCE)
+    assert process.exitcode in (0, -9)
+    return process.exitcode == -9
 
 
 def left_names(out: Path) -> list[Path]:
     return list(out.glob("*/checkpoint-*"))
 
 
-def test_a_run_killed_at_any_point_resumes_to_the_same_weights(config, tmp_path):
+def test_a_run_killed_at_any_point_resumes_to_the_same_weights(config, tmp_path, server):
     run_all(load_config(config), tmp_path / "whole")
     killed = [
-        train_and_kill(config, tmp_path / "killed", checkpoints=number, pause=pause)
+        train_and_kill(server, config, tmp_path / "killed", checkpoints=number, pause=pause)
         for number, pause in ((3, 0.02), (7, 0.0))
     ]
     assert all(killed)
