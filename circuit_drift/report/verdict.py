@@ -74,7 +74,7 @@ def _saturation(run: RunRecord) -> Iterator[Statement]:
         scored = [point for point in stage if point.heads is not None and point.step]
         if len(scored) < 3:
             continue
-        track = track_points(run, stage)
+        track = track_points(run, stage, top_k=None)
         found = deception(track)
         if found is None:
             yield from _passed(scored, track)

@@ -27,7 +27,7 @@ def track(
     series: Series,
     *,
     threshold: float = THRESHOLD,
-    top_k: int = 30,
+    top_k: int | None = 30,
     bounds: Mapping[str, float] | None = None,
     downstream: Mapping[str, Mapping[int, float]] | None = None,
     draws: int = 1000,
@@ -41,7 +41,7 @@ def track(
     Args:
         series: (step, tokens or None, scores) per checkpoint, in order, all over one set of prompts.
         threshold: score above which a head is a retrieval head.
-        top_k: length of the lists whose overlap is reported.
+        top_k: length of the lists whose overlap is reported; None = neighbours are not compared.
         bounds: metric -> change per doubling of tokens that counts as still; names what is tested
             (`heads.tracking.saturation.BOUNDS`, and the number of heads, unless given).
         downstream: column -> {step: value} (`heads.tracking.correlation.read_downstream`) to correlate with.
@@ -77,7 +77,7 @@ def track(
         axis="tokens" if known else "steps",
         position=position,
         curves={name: curves[name] for name in CURVES},
-        transitions=_transitions(steps, scores, threshold, top_k),
+        transitions=() if top_k is None else _transitions(steps, scores, threshold, top_k),
         saturations=tuple(
             saturation(
                 name,

@@ -1,17 +1,19 @@
-"""How alike the circuits of a pair are, kept in the store: its exchanges take longer than all else of a comparison."""
+"""How alike and how far apart circuits of a pair are, kept in the store: their draws take longest in a comparison."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from circuit_drift.measures.pairs.grouped import apart_of
 from circuit_drift.record.groups import FactGroup
 from circuit_drift.record.record import Point
 from circuit_drift.store.kept import kept
 from circuits.comparison.diff import similarity
 from circuits.comparison.similarity import Similarity
 from circuits.graph.scores import AttributionGraph
+from circuits.tracking.contrasts import Contrast
 
-SIMILARITY = "similarity"
+SIMILARITY, CONTRAST = "similarity", "contrast"
 VERSION = 1
 
 
@@ -39,4 +41,23 @@ def kept_similarity(
         make=lambda: similarity(*graphs),
         write=lambda found: ({"similarity": [asdict(one) for one in found]}, {}),
         read=lambda document, _: tuple(Similarity(**one) for one in document["similarity"]),
+    )
+
+
+def kept_contrast(
+    store: Path | None,
+    points: tuple[Point, Point],
+    group: FactGroup,
+    cluster: Sequence[str],
+    graphs: tuple[AttributionGraph, AttributionGraph],
+) -> Contrast:
+    """`apart_of` of two graphs, found in a store or put there; arguments as for `kept_similarity`."""
+    return kept(
+        store,
+        CONTRAST,
+        [point.keys.get("circuit") for point in points],
+        {"version": VERSION, "facts": group.facts.tolist(), "group": group.name, "cluster": list(cluster)},
+        make=lambda: apart_of(group, *graphs),
+        write=lambda found: ({"contrast": asdict(found)}, {}),
+        read=lambda document, _: Contrast(**document["contrast"]),
     )

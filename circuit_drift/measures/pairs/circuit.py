@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuit_drift.measures.pairs.alike import kept_similarity
+from circuit_drift.measures.pairs.alike import kept_contrast, kept_similarity
 from circuit_drift.measures.pairs.grouped import LEAST_FACTS, compare_groups, units_of
 from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.measures.pairs.recall import recall_questions, recall_statements
@@ -23,6 +23,7 @@ from circuits.comparison.clusters import clusters_of
 from circuits.comparison.overlap import overlap_of_tasks
 from circuits.comparison.reliability import recommended_size
 from circuits.comparison.similarity import Similarity
+from circuits.tracking.contrasts import Contrast
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +82,12 @@ class CircuitPairing(Pairing):
         ) -> tuple[Similarity, ...]:
             return kept_similarity(self.store, (a, b), group, self.cluster, (first, second))
 
-        groups = compare_groups(a.circuit, b.circuit, q=q, cluster=self.cluster, alike=alike)
+        def apart(
+            group: FactGroup, first: "circuits.AttributionGraph", second: "circuits.AttributionGraph"
+        ) -> Contrast:
+            return kept_contrast(self.store, (a, b), group, self.cluster, (first, second))
+
+        groups = compare_groups(a.circuit, b.circuit, q=q, cluster=self.cluster, alike=alike, apart=apart)
         of = clusters_of(a.circuit, self.cluster) if self.cluster else None
         change = recall_change(a.circuit.answer_rank == 0, b.circuit.answer_rank == 0, of)
         return Compared(groups, readouts=(change,), facts=groups.of)

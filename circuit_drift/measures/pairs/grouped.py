@@ -17,9 +17,10 @@ from circuits.comparison.diff import similarity
 from circuits.comparison.graph_diff import GraphDiff
 from circuits.comparison.reliability import RankBand, reliability_by_rank
 from circuits.comparison.similarity import Similarity
-from circuits.tracking.contrasts import contrast
+from circuits.tracking.contrasts import Contrast, contrast
 
 Alike = Callable[[FactGroup, "circuits.AttributionGraph", "circuits.AttributionGraph"], tuple[Similarity, ...]]
+Apart = Callable[[FactGroup, "circuits.AttributionGraph", "circuits.AttributionGraph"], Contrast]
 LEAST_FACTS = ENOUGH
 """Facts below which the circuits of a group are not compared."""
 LEVEL = 0.05
@@ -33,6 +34,7 @@ def compare_groups(
     noun: str = "fact",
     cluster: Sequence[str] = (),
     alike: Alike | None = None,
+    apart: Apart | None = None,
 ) -> CircuitGroups:
     """Compare the circuits of every group of facts.
 
@@ -43,6 +45,7 @@ def compare_groups(
         noun: what a fact is called.
         cluster: labels of facts that are one unit where they agree in them.
         alike: how alike the circuits of the group that leads are, where that may be known already.
+        apart: the same of how far apart those of a group are (`apart_of`).
 
     Raises:
         CheckpointMismatch: other architectures, methods or facts.
@@ -50,7 +53,7 @@ def compare_groups(
     """
     if cluster:
         clustered(a, cluster)
-    groups = tuple(compare_group(group, a, b, q=q, cluster=cluster) for group in fact_groups(a, b))
+    groups = tuple(compare_group(group, a, b, q=q, cluster=cluster, apart=apart) for group in fact_groups(a, b))
     leads = [each for each in groups if each.diff is not None]
     ways = [each for each in leads if each.group.way] or leads
     if ways:
@@ -62,6 +65,11 @@ def compare_groups(
         words, ranks = _words(best.group, len(a), noun), _ranks(before, after)
         return CircuitGroups(groups, lead, best.group.facts, words, ranks, cluster=tuple(cluster))
     return CircuitGroups(groups, *_fallback(groups, a, b, q, noun), cluster=tuple(cluster))
+
+
+def apart_of(group: FactGroup, a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> Contrast:
+    """Wiring and strength of one group of facts at A and at B."""
+    return contrast(a.edge_scores, b.edge_scores, name="A to B", steps=(0, 1), facts=group.name)
 
 
 def _alike(_: FactGroup, a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> tuple[Similarity, ...]:
@@ -100,6 +108,7 @@ def compare_group(
     *,
     q: float,
     cluster: Sequence[str] = (),
+    apart: Apart | None = None,
 ) -> GroupChange:
     """Compare the circuits of one group of facts; `GroupChange` without a diff where there is nothing to compare."""
     before, after = (_over(graph, group) for graph in (a, b))
@@ -109,7 +118,7 @@ def compare_group(
     if units < LEAST_FACTS or not learned:
         return GroupChange(group, learned, units=units, unit=unit)
     before, after = (_units(graph, cluster) for graph in (before, after))
-    found = contrast(before.edge_scores, after.edge_scores, name="A to B", steps=(0, 1), facts=group.name)
+    found = (apart or apart_of)(group, before, after)
     diff = circuits.diff(before, after, q=q, splits=1, exchanges=0)  # overlaps are of the group that leads alone
     # twice the smaller p of two statistics, as the diff's own, with one of them told more finely
     finer = min(1.0, 2 * energy_p(after.edge_scores - before.edge_scores))

@@ -294,3 +294,24 @@ def test_how_alike_circuits_are_is_worked_out_once_for_facts_and_units_and_found
     units = [stored_pair(run, 0, 1, cluster=["relation"]).groups.lead for _ in range(2)]
     assert [lead.n for lead in units] == [9, 9] and len(asked) == 3
     assert units[0].similarity == units[1].similarity != expected
+
+
+def test_how_far_apart_circuits_are_is_drawn_once_for_a_group_and_found_in_the_store(monkeypatch, tmp_path):
+    labels = [{"relation": str(fact % 9)} for fact in range(18)]
+    points = [
+        point(step, circuit=graph(strengths(wiring), facts=18, known=18, labels=labels))
+        for step, wiring in enumerate((WIRING_A, WIRING_B))
+    ]
+    expected = [each.contrast for each in compare(*points).groups.groups]
+    asked, drawn = [], alike.apart_of
+    monkeypatch.setattr(alike, "apart_of", lambda group, *graphs: asked.append(group.name) or drawn(group, *graphs))
+    run = run_of(*points, store=tmp_path)
+    for _ in range(2):
+        assert repr([each.contrast for each in stored_pair(run, 0, 1).groups.groups]) == repr(expected)
+    times = len(asked)
+    assert times == len(set(asked)) == sum(found is not None for found in expected) > 0
+    back = stored_pair(run, 1, 0).groups.groups
+    assert len(asked) == 2 * times, "each way by itself"
+    assert repr([each.contrast for each in back]) == repr(
+        [each.contrast for each in compare(*points[::-1]).groups.groups]
+    )

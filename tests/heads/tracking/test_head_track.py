@@ -309,6 +309,14 @@ def test_the_table_shows_every_number_with_its_noise():
     assert one.table()["top K shared"][7].endswith("of 2 (chance 0.667)")
 
 
+def test_neighbours_are_compared_unless_the_length_of_their_lists_is_none():
+    whole, curves = heads.track(series()), heads.track(series(), top_k=None)
+    assert (len(whole.transitions), curves.transitions) == (len(whole.steps) - 1, ())
+    assert repr(curves.saturations) == repr(whole.saturations)
+    for name, curve in whole.curves.items():
+        np.testing.assert_array_equal(curves.curves[name].high, curve.high)
+
+
 def test_dotted_lines_stand_where_their_own_metric_saturated():
     strict = series(fall=0.15)
     run = heads.track([(s, t, replace(x, accepted=np.full(len(x), i > 0))) for i, (s, t, x) in enumerate(strict)])
