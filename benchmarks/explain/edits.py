@@ -7,24 +7,26 @@ Each draw edits one thing in the shipped checkpoint 9000 and explains the change
 
 import argparse
 import copy
-import sys
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from checkpoints import open_checkpoint
-from circuit_drift.explanation.behaviours import needle_behaviour
+from circuit_drift.explanation.behaviours import Behaviour, needle_behaviour
 from circuit_drift.explanation.explain import explain_line
 from circuit_drift.explanation.explanation import Effort
 from circuit_drift.explanation.line import line_between
+from circuit_drift.explanation.shares import patched_values
 from circuit_drift.measures.needles import needle_prompts_of
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import prompts_for
 
 Edit = Callable[[PreTrainedModel, np.random.Generator], set[str]]
-LENGTH, PROMPTS = 128, 4
+CLOSE = 0.05
 
 
 def zeroed_output(model: PreTrainedModel, rng: np.random.Generator) -> set[str]:
@@ -104,31 +106,52 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--checkpoint", default="demo@9000")
+    parser.add_argument("--prompts", type=int, default=12)
+    parser.add_argument("--length", type=int, default=128, help="tokens of a prompt")
+    parser.add_argument("--only", choices=[edit.__name__ for edit in EDITS], nargs="*", help="kinds of edits")
+    parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
     checkpoint = open_checkpoint(asked.checkpoint)
-    loaded = checkpoint.load(device="cpu")
-    needles = needle_prompts_of(tokenizer_of(loaded), prompts_for(checkpoint.path, length=LENGTH).needles)
-    behaviour = needle_behaviour(needles).thinned(PROMPTS)
-    print("edit, draws, edited first, restored by the edited to 5 %, changes claimed, median |change|, worst residual")
+    loaded = checkpoint.load(device=asked.device, dtype="float32")
+    needles = needle_prompts_of(tokenizer_of(loaded), prompts_for(checkpoint.path, length=asked.length).needles)
+    behaviour = needle_behaviour(needles).thinned(asked.prompts)
+    print("edit, draws, first, restored; claimed, of them first, restored; median |change|, worst residual, seconds")
     for edit in EDITS:
-        first = restored = claimed = 0
-        sizes, residuals = [], []
-        for draw in range(asked.draws):
-            a, b = copy.deepcopy(loaded.model), copy.deepcopy(loaded.model)
-            with torch.no_grad():
-                names = edit(b, np.random.default_rng(draw))
-            found = explain_line(line_between(a, b), behaviour, ("A", "B"), Effort(prompts=PROMPTS))
-            means = np.abs(found.shares.mean(0))
-            first += bool(means.any()) and found.names[int(means.argmax())] in names
-            if found.patching is not None and len(found.patching.sizes):
-                tried = found.patching.single[:1] if edit is beside_jitter else found.patching.inserted[-1:]
-                restored += abs(1 - found.restored(tried[0])) <= 0.05
-            claimed += found.is_certain
-            sizes.append(abs(found.change.value))
-            residuals.append(found.residual)
-        counts = f"{asked.draws}, {first}, {restored}, {claimed}"
-        print(f"{edit.__name__}, {counts}, {np.median(sizes):.3g}, {max(residuals):.2g}")
-        sys.stdout.flush()
+        if asked.only and edit.__name__ not in asked.only:
+            continue
+        start = time.process_time()
+        drawn = [_drawn(edit, loaded.model, behaviour, draw) for draw in range(asked.draws)]
+        claimed = [each for each in drawn if each.claimed]
+        counts = [len(drawn), sum(d.first for d in drawn), sum(d.restored for d in drawn)]
+        counts += [len(claimed), sum(d.first for d in claimed), sum(d.restored for d in claimed)]
+        size, worst = np.median([each.size for each in drawn]), max(each.residual for each in drawn)
+        taken = time.process_time() - start
+        print(f"{edit.__name__}, {', '.join(map(str, counts))}, {size:.3g}, {worst:.2g}, {taken:.0f}", flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What was found of one planted edit: edited first, restored to 5 % by the edited, change claimed."""
+
+    first: bool
+    restored: bool
+    claimed: bool
+    size: float
+    residual: float
+
+
+def _drawn(edit: Edit, model: PreTrainedModel, behaviour: Behaviour, seed: int) -> _Drawn:
+    a, b = copy.deepcopy(model), copy.deepcopy(model)
+    with torch.no_grad():
+        names = edit(b, np.random.default_rng(seed))
+    line = line_between(a, b)
+    found = explain_line(line, behaviour, ("A", "B"), Effort(prompts=len(behaviour), patching=False))
+    first = bool(found.changed) and found.names[found.order[0]] in names
+    line.move(0.0)
+    edited = [place for place, name in enumerate(found.names) if name in names]
+    put_in = found.restored(patched_values(line, behaviour, edited, 1.0))
+    restored = abs(1 - put_in) <= CLOSE
+    return _Drawn(first, restored, found.is_certain, abs(found.change.value), found.residual)
 
 
 if __name__ == "__main__":

@@ -69,9 +69,9 @@ def load_on_one_base(
     Returns:
         ``None`` where the two have no base in common, or an adapter is more than plain LoRA.
     """
-    base = _base(a)
+    base = base_of(a)
     adapters = [one for one in (a, b) if one.base is not None]
-    apart = _base(b).path.resolve() != base.path.resolve()
+    apart = base_of(b).path.resolve() != base.path.resolve()
     if apart or not adapters or placement.device_map is not None or not all(map(_is_plain, adapters)):
         return None
     seen = stamps([*a.files, *b.files])
@@ -89,6 +89,34 @@ def load_on_one_base(
     return loaded, {name: _step(own.get(name), other.get(name)) for name in sorted(adapted)}
 
 
+def read_factors(checkpoint: Checkpoint, shape: "PreTrainedModel") -> dict[str, LowRank] | None:
+    """What a plain LoRA adapter adds to each parameter of its base, from the adapter's files alone.
+
+    Args:
+        checkpoint: an adapter.
+        shape: its base; weights without values (on the meta device) become one zero, seen at every place.
+
+    Returns:
+        ``None`` for an adapter that is more than plain LoRA, or that changes what two modules use.
+    """
+    if not _is_plain(checkpoint):
+        return None
+    _off_meta(shape)
+    found = _factors(checkpoint, shape)
+    return None if _shared(shape) & found.keys() else found
+
+
+def _off_meta(shape: "PreTrainedModel") -> None:
+    """Put weights somewhere without giving them memory: peft moves factors to where the weights beside them are."""
+    zeros: dict[int, torch.nn.Parameter] = {}
+    for module in shape.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            if weight.is_meta:
+                own = torch.promote_types(weight.dtype, torch.float32)
+                zero = torch.nn.Parameter(torch.zeros((), dtype=own).expand(weight.shape), requires_grad=False)
+                setattr(module, name, zeros.setdefault(id(weight), zero))  # tied ones stay tied
+
+
 def _step(own: LowRank | None, other: LowRank | None) -> LowRank:
     """B's change of the base minus A's."""
     if own is None or other is None:
@@ -98,7 +126,7 @@ def _step(own: LowRank | None, other: LowRank | None) -> LowRank:
     return other.minus(own)
 
 
-def _base(checkpoint: Checkpoint) -> Checkpoint:
+def base_of(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint of the model that an adapter stands on; a whole model itself."""
     if checkpoint.base is None:
         return checkpoint

@@ -56,10 +56,14 @@ class Norm:
         weight.mul_(self.gain.to(weight.dtype))
         return weight.sub_(weight.mean(-1, keepdim=True)) if self.kind == "layer" else weight
 
+    def standardise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``centre(x)`` [..., d_model] and ``1 / sigma`` [..., 1], whose product is ``x_hat``."""
+        centred = self.centre(x)
+        return centred, torch.rsqrt(centred.pow(2).mean(-1, keepdim=True) + self.eps)
+
     def normalise(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``x_hat`` [..., d_model] and ``1 / sigma`` [..., 1] at ``x`` [..., d_model]."""
-        centred = self.centre(x)
-        inverse = torch.rsqrt(centred.pow(2).mean(-1, keepdim=True) + self.eps)
+        centred, inverse = self.standardise(x)
         return centred * inverse, inverse
 
     def __call__(self, x: Tensor) -> Tensor:

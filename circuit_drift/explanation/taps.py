@@ -148,7 +148,7 @@ class Taps:
         """Rows of all sites, summed into parts of prompts in one product."""
         own = torch.zeros((self.size, *self.found.shape[1:]), dtype=torch.float64)
         for positions, found in self.rows.items():
-            rows = torch.cat([each.cpu().double() for _, each in found], -1)
+            rows = torch.cat([each for _, each in found], -1).cpu().double()
             own.index_add_(2, torch.cat([places for places, _ in found]), self.parts_at(batch, positions) @ rows)
         self.found[list(batch.indices)] += own
 
@@ -189,14 +189,15 @@ def _summed(site: Site, x: Tensor, gradient: Tensor, change: Mapping[str, Step],
     weight, bias = change.get(site.weight), vector(change, site.bias)
     if site.form == "inputs":
         assert weight is not None
-        return sums(pulled_back(site, gradient, weight) * x)
+        return sums(pulled_back(site, gradient, weight).mul_(x))
     if site.form == "norm" and isinstance(weight, Tensor) and bias is None:
         assert site.norm is not None
-        return (gradient * site.norm.normalise(x)[0]) @ weight[:, None]
+        centred, inverse = site.norm.standardise(x)
+        return ((gradient * centred) @ weight[:, None]).mul_(inverse)
     if site.form == "outputs" and weight is not None and sums.one_hot is None and x.shape[-1] < gradient.shape[-1]:
-        own = sums(pulled_back(site, gradient, weight) * x)  # the same products, on the narrower side
+        own = sums(pulled_back(site, gradient, weight).mul_(x))  # the same products, on the narrower side
         return own if bias is None else own + (gradient @ bias)[..., None]
-    return sums(gradient * contribution(site, x, change, None, with_bias=True))
+    return sums(contribution(site, x, change, None, with_bias=True).mul_(gradient))
 
 
 def _moving(gradient: Tensor) -> Tensor | None:

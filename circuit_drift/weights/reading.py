@@ -14,9 +14,11 @@ from checkpoints.files.formats import find_weights
 from checkpoints.files.headers import safetensors_entries, unwrapped
 from checkpoints.files.trust import allows_code, refuse_foreign_code
 from checkpoints.loading.build import read_config
+from checkpoints.loading.lora import base_of, read_factors
 from checkpoints.placement import Placement
 
 Get = Callable[[str], Tensor]
+Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ def both(a: Checkpoint, b: Checkpoint) -> Iterator[Both]:
     shape = skeleton(a)
     names = {name: tuple(parameter.shape) for name, parameter in shape.named_parameters()}
     with ExitStack() as stack:
-        read = [_from_files(checkpoint, names, stack) for checkpoint in (a, b)]
+        read = [_streamed(checkpoint, shape, names, stack) for checkpoint in (a, b)]
         if read[0] is None or read[1] is None:
             place = Placement(device="cpu")
             models = [stack.enter_context(checkpoint.open(place)).model for checkpoint in (a, b)]
@@ -71,12 +73,20 @@ def skeleton(checkpoint: Checkpoint) -> PreTrainedModel:
     return model
 
 
-def _from_files(checkpoint: Checkpoint, names: dict[str, tuple[int, ...]], stack: ExitStack) -> Get | None:
+def _streamed(checkpoint: Checkpoint, shape: PreTrainedModel, names: Shapes, stack: ExitStack) -> Get | None:
+    """Reads a tensor when it is asked for; of a plain LoRA adapter the base's, and what its factors add."""
+    if checkpoint.base is None:
+        return _from_files(checkpoint, names, stack)
+    stored, steps = _from_files(base_of(checkpoint), names, stack), read_factors(checkpoint, shape)
+    if stored is None or steps is None:
+        return None
+    return lambda name: stored(name) + steps[name].dense() if name in steps else stored(name)
+
+
+def _from_files(checkpoint: Checkpoint, names: Shapes, stack: ExitStack) -> Get | None:
     """Reads a tensor from the files when it is asked for; ``None`` where they do not hold every name in its shape."""
     from safetensors import safe_open
 
-    if checkpoint.base is not None:
-        return None
     weights = find_weights(checkpoint.fetch())
     if weights.format.entries is not safetensors_entries:
         return None

@@ -191,6 +191,15 @@ def test_adapters_are_compared_in_the_shape_of_their_base(tmp_path: Path):
                 torch.nn.init.constant_(parameter, size)
         adapted.save_pretrained(tmp_path / f"checkpoint-{step}")
         folders.append(tmp_path / f"checkpoint-{step}")
-    found = weight_change(*map(open_checkpoint, folders))
+    adapters = list(map(open_checkpoint, folders))
+    found = weight_change(*adapters)
     changed = {name for name, size in zip(found.names, found.relative, strict=True) if size > 0}
     assert changed and all(name.endswith(".q") for name in changed)
+    with both(*adapters) as held:  # no model stands in memory, and the merged weights are read all the same
+        weight = held.shape.get_input_embeddings().weight
+        assert weight.untyped_storage().nbytes() == weight.itemsize
+        for name, parameter in adapters[1].load().model.named_parameters():
+            torch.testing.assert_close(held.b(name).float(), parameter, atol=1e-6, rtol=0)
+    beside_base = weight_change(open_checkpoint(tmp_path / "base"), adapters[1])
+    assert beside_base.relative == pytest.approx(found.relative, rel=1e-5)
+    assert beside_base.qk == pytest.approx(found.qk, rel=1e-5)
