@@ -245,11 +245,13 @@ def _tell(console: "Console", sentence: str, *, mark: str = "• ") -> None:
 def _show(console: "Console", frame: "pd.DataFrame", *, title: str) -> None:
     """Print a table; columns that do not fit go below, beside the first again, so that no number is cut short."""
     from rich.table import Table
+    from rich.text import Text
 
     cells = [[_cell(value) for value in frame.iloc[:, place]] for place in range(frame.shape[1])]
     widths = [max(map(len, (str(name), *column))) + 3 for name, column in zip(frame.columns, cells, strict=True)]
-    for part, places in enumerate(_parts(widths, console.width - 1)):
-        table = Table(title=visible_line(title) if part == 0 else None, title_justify="left", title_style="bold")
+    console.print(Text(visible_line(title), style="bold"))  # a table's own title is broken at the table's width
+    for places in _parts(widths, console.width - 1):
+        table = Table()
         for place in places:
             left = str(frame.dtypes.iloc[place]).startswith(("object", "str"))
             table.add_column(visible_line(str(frame.columns[place])), justify="left" if left else "right")

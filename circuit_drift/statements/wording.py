@@ -45,7 +45,7 @@ def _part(part: Mapping[str, Any]) -> str:
     if part["what"] == "readout":
         return f"{part['name']} {part['before']:.2f} → {part['after']:.2f}"
     if part["what"] == "circuits":
-        told = [f"{WAYS.get(each['group'], each['group'])} {_how(each)}" for each in part["groups"]]
+        told = [f"{WAYS.get(each['group'], each['group'])}: {_how(each)}" for each in part["groups"]]
         return f"circuits of facts {listed(told)}"
     return f"{part['name']} changed"
 

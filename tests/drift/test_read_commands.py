@@ -82,13 +82,13 @@ def _rows(text: str) -> list[list[str]]:
             "0.1); measure about 16 more facts.",
         ),
         (10, 20, 1, "10 and 20 differ: 2 heads of 4 changed."),
-        (20, 40, 1, "20 and 40 differ: circuits of facts kept changed in 2 edges."),
+        (20, 40, 1, "20 and 40 differ: circuits of facts kept: changed in 2 edges."),
         (40, 80, 1, "40 and 80 differ: answer NLL (nats per token) 2.08 → 1.39."),
         (
             80,
             0,
             1,
-            "80 and 0 differ: circuits of facts kept changed in 2 edges; 2 heads of 4 changed; answer NLL (nats per "
+            "80 and 0 differ: circuits of facts kept: changed in 2 edges; 2 heads of 4 changed; answer NLL (nats per "
             "token) 1.39 → 2.08.",
         ),
     ],

@@ -121,8 +121,9 @@ def test_the_head_of_a_page_says_which_run_and_what_was_found(told):
         "a0.h1 begins to retrieve (score > 0.1) between steps 100 and 200 [100 to 200] and reaches 0.75 "
         "[0.75, 0.75] at step 200 (chosen on 5 needles, judged on 5 others). 2 [2, 2] of 4 heads retrieve at the end.",
         "Stage one: 0 and 100 differ: answer NLL (nats per token) 4.00 → 3.00.",
-        "Stage two: 100 and 300 differ: 14 learned of 20 facts; circuits of facts learned changed in 2 edges, old "
-        "changed in 2 edges, new changed in 2 edges; 2 heads of 4 changed; answer NLL (nats per token) 3.00 → 1.00.",
+        "Stage two: 100 and 300 differ: 14 learned of 20 facts; circuits of facts learned: changed in 2 edges, "
+        "old: changed in 2 edges, new: changed in 2 edges; 2 heads of 4 changed; answer NLL (nats per token) 3.00 → "
+        "1.00.",
     ]
     assert told.verdict[3:5] == [
         "0 → 100: Recall 0.10 → 0.20 of 20 facts: 0 lost, 2 learned; 0.10 [0.01, 0.32] changed sides.",
@@ -421,7 +422,7 @@ def test_the_page_of_a_pair(tmp_path):
     assert page.title == "step0 → step9"
     assert page.subtitle == "changes from A to B; real = q <= 0.04"
     assert page.verdict[0] == (
-        "0 and 9 differ: circuits of facts recalled at neither changed in 2 edges; 2 heads of 4 changed."
+        "0 and 9 differ: circuits of facts recalled at neither: changed in 2 edges; 2 heads of 4 changed."
     )
     assert page.verdict[-1] == "Not compared: roles (not asked for)."
     assert page.warnings == ["roles is not compared: not asked for"]

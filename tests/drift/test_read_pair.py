@@ -76,7 +76,7 @@ def same():
 def test_a_pair_that_changed_says_what_changed_by_how_much_and_on_what(changed):
     opening, recall, learned, few, overlap, forth, back, role, needles, heads, level = changed.verdict
     assert opening == (
-        "0 and 1,000 differ: 2 lost, 16 learned of 20 facts; circuits of facts learned changed in 2 edges; 2 heads of "
+        "0 and 1,000 differ: 2 lost, 16 learned of 20 facts; circuits of facts learned: changed in 2 edges; 2 heads of "
         "4 changed; needle accuracy 0.20 → 0.80; 1 more, below."
     )
     # 18 of 20: Clopper-Pearson
@@ -126,7 +126,7 @@ def test_one_edge_and_one_head_are_told_as_one():
     b = point(1, heads=retrieval({(0, 1): 0.75}), circuit=graph(turned, facts=20))
     pair = compare(a, b)
     assert pair.verdict[0] == (
-        "0 and 1 differ: circuits of facts recalled at neither changed in 1 edge; 1 head of 4 changed."
+        "0 and 1 differ: circuits of facts recalled at neither: changed in 1 edge; 1 head of 4 changed."
     )
     assert pair.heads.plot().layout.title.text == "1 head changed its retrieval score"
     assert pair.circuit.plot().layout.title.text == "1 edge changed for real; 0 gained, 0 lost"
@@ -136,7 +136,7 @@ def test_read_the_other_way_every_sign_turns(changed):
     back = compare(changed.b, changed.a)
     opening, recall, lost, _, _, role, needles, heads, *_ = back.verdict
     assert opening == (
-        "1,000 and 0 differ: 16 lost, 2 learned of 20 facts; circuits of facts lost changed in 2 edges; 2 heads of 4 "
+        "1,000 and 0 differ: 16 lost, 2 learned of 20 facts; circuits of facts lost: changed in 2 edges; 2 heads of 4 "
         "changed; needle accuracy 0.80 → 0.20; 1 more, below."
     )
     assert recall == "Recall 0.80 → 0.10 of 20 facts: 16 lost, 2 learned; 0.90 [0.68, 0.99] changed sides."
@@ -192,7 +192,7 @@ def test_a_pair_differs_by_its_circuit_alone():
     a, b = _a(), _b(tokens=None)
     pair = compare(a, b.with_result("heads", a.heads))
     assert pair.significant
-    assert pair.verdict[0] == "0 and 1,000 differ: circuits of facts recalled at neither changed in 2 edges."
+    assert pair.verdict[0] == "0 and 1,000 differ: circuits of facts recalled at neither: changed in 2 edges."
 
 
 def test_a_pair_differs_by_its_heads_alone():
@@ -229,7 +229,7 @@ def test_a_graph_may_change_as_a_whole_without_an_edge_that_can_be_named():
     none = replace(group, diff=replace(group.diff, tests=replace(group.diff.tests, q=np.ones(46))))
     alone = pair.with_change("circuit", replace(pair.groups, groups=(none,)))
     assert alone.significant
-    assert alone.verdict[0] == "0 and 1 differ: circuits of facts recalled at neither changed as a whole."
+    assert alone.verdict[0] == "0 and 1 differ: circuits of facts recalled at neither: changed as a whole."
     assert alone.verdict[2].endswith("it changed as a whole (p <= 0.0078), no single edge can be named.")
 
 
@@ -262,7 +262,7 @@ def test_the_level_is_the_one_asked_for(changed):
     strict = compare(changed.a, changed.b, q=0.001)
     # p of ten needles is 2^-9 at least, that of sixteen facts 2^-14
     assert strict.verdict[0] == (
-        "0 and 1,000 differ: 2 lost, 16 learned of 20 facts; circuits of facts learned changed as a whole."
+        "0 and 1,000 differ: 2 lost, 16 learned of 20 facts; circuits of facts learned: changed as a whole."
     )
     assert "Heads: 0 of 4 changed" in strict.verdict[-2]
     alone = compare(point(0, heads=changed.a.heads), point(1, heads=changed.b.heads), q=0.001)

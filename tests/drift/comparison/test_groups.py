@@ -39,8 +39,8 @@ def turned():
 def test_as_many_gained_as_lost_differ_and_the_first_sentence_says_so(turned):
     assert turned.significant
     assert turned.verdict[0] == (
-        "0 and 1 differ: 50 lost, 45 learned of 105 facts; circuits of facts lost changed in 2 edges, learned changed "
-        "in 2 edges."
+        "0 and 1 differ: 50 lost, 45 learned of 105 facts; circuits of facts lost: changed in 2 edges, learned: "
+        "changed in 2 edges."
     )
     assert turned.behaviour[0].p > 0.6, "McNemar alone sees nothing"
 

@@ -36,8 +36,8 @@ def test_a_difference_leads_with_the_facts_that_changed_sides():
         {"what": "heads", "n": 6, "of": 32},
     ]
     assert told("outcome", a="9,000", b="9,600", outcome="different", floor="", parts=parts) == (
-        "9,000 and 9,600 differ: 11 lost, 37 learned of 64 facts; circuits of facts lost × 0.37 [0.24, 0.51] as "
-        "strong, learned new, old gone; 6 heads of 32 changed."
+        "9,000 and 9,600 differ: 11 lost, 37 learned of 64 facts; circuits of facts lost: × 0.37 [0.24, 0.51] as "
+        "strong, learned: new, old: gone; 6 heads of 32 changed."
     )
     wired = {"group": "kept", "stands": [True, True], "strength": None, "wiring": 0.4, "edges": 3}
     whole = {"group": "new", "stands": [True, True], "strength": None, "wiring": None, "edges": 0}
@@ -48,8 +48,8 @@ def test_a_difference_leads_with_the_facts_that_changed_sides():
         {"what": "more", "n": 2},
     ]
     assert told("outcome", a="A", b="B", outcome="different", floor="within", parts=parts) == (
-        "A and B differ, no more than training does anyway: circuits of facts kept wired otherwise (1 − cosine 0.40), "
-        "new changed as a whole; needle accuracy 0.98 → 0.88; recall of old facts changed; 2 more, below."
+        "A and B differ, no more than training does anyway: circuits of facts kept: wired otherwise (1 − cosine 0.40), "
+        "new: changed as a whole; needle accuracy 0.98 → 0.88; recall of old facts changed; 2 more, below."
     )
 
 
