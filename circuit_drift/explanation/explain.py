@@ -175,7 +175,7 @@ def named_behaviour(metric: str, loaded: "LoadedModel", prompts: Prompts) -> Beh
         facts = prompts.facts.tokenized(tokenizer)
         return facts_behaviour(facts, log_probability=name == "log-probability", group=group or None)
     if name == "text":
-        ids = tokenizer(prompts.needles.haystack, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(prompts.needles.haystack, add_special_tokens=False, verbose=False)["input_ids"]
         starts = range(0, max(len(ids) - 1, 0), WINDOW)
         return text_behaviour([ids[at : at + WINDOW] for at in starts if len(ids) - at > 1][:WINDOWS])
     if (head := head_named(name)) is not None:
