@@ -5,8 +5,8 @@ Llama-3.1-8B and OLMo-7B in this order. Every figure of ours is computed from a 
 rule that the table states.
 """
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 from checkpoints.stats.shares import exact_share_interval
 from circuit_drift.replicate.claims import Claim
@@ -15,31 +15,56 @@ from circuit_drift.training.strategies.comparison import LOSS, Trained
 if TYPE_CHECKING:
     import pandas as pd
 
+Run = TypeVar("Run")
 HELD = (0.30, 0.56)
 KEPT = (0.41, 0.75)
 OVERLAP = (0.41, 0.44)
 FUNCTION = 0.965
 SLACK = 0.03
 LITTLE = 0.02
+NOT_RUN = "not run"
+"""Told in place of figures."""
 
 
 def claims_frame(
-    lora: Trained, *, kl: Trained, main: Trained, references: "pd.DataFrame", function: "pd.DataFrame"
+    lora: Trained,
+    *,
+    kl: Trained | None = None,
+    main: Trained | None = None,
+    references: "pd.DataFrame | None" = None,
+    drift: "pd.DataFrame | None" = None,
+    function: "pd.DataFrame | None" = None,
+    skill: str = "needle_accuracy",
 ) -> "pd.DataFrame":
-    """The table of claims.
+    """The table of claims; what was not run stands there as `NOT_RUN`, its claims undecided.
 
     Args:
         lora: the strategy that most of the claims are about.
         kl: KL to the original model.
         main: main documents only.
         references: `comparison.retrieval_frame`.
+        drift: `drift.drift_frame` of the circuits; None = those that were traced while ``lora`` was trained.
         function: `drift.function_frame` of ``lora``.
+        skill: the accuracy outside the domain, a column of the logs.
     """
     import pandas as pd
 
-    rows = [*_learning(lora), *_strategies(lora, kl, main), _reading(lora, references), *_circuits(lora, function)]
+    rows = [
+        *_learning(lora),
+        _decline(lora, skill),
+        *_kept_near(lora, kl, skill),
+        _main_alone(main),
+        _reading(lora, references),
+        _circuits(lora.drift() if drift is None else drift),
+        _function(function),
+    ]
     columns = {"claim": "words", "paper": "published", "ours": "here", "reproduced": "answer", "rule": "rule"}
     return pd.DataFrame([{name: getattr(row, field) for name, field in columns.items()} for row in rows])
+
+
+def _where_run(run: Run | None, told: Callable[[Run], tuple[str, bool]]) -> tuple[str, bool | None]:
+    """What a run shows and whether it agrees."""
+    return (NOT_RUN, None) if run is None else told(run)
 
 
 def _learning(lora: Trained) -> Iterator[Claim]:
@@ -81,76 +106,107 @@ def _learning(lora: Trained) -> Iterator[Claim]:
     )
 
 
-def _strategies(lora: Trained, kl: Trained, main: Trained) -> Iterator[Claim]:
-    text, held = _change(lora, "text_ppl"), _change(kl, "text_ppl")
-    yield Claim(
+def _decline(lora: Trained, skill: str) -> Claim:
+    return Claim(
         "skills outside the domain decline",
         "MMLU .40 → .24, .66 → .38, .50 → .43",
-        f"needle accuracy {_path(lora, 'needle_accuracy')}; perplexity of other text {_path(lora, 'text_ppl')}",
-        bool(_change(lora, "needle_accuracy") < -SLACK and text > 0),
+        f"{_named(skill)} {_path(lora, skill)}; perplexity of other text {_path(lora, 'text_ppl')}",
+        bool(_change(lora, skill) < -SLACK and _change(lora, "text_ppl") > 0),
         "both are worse at the end, accuracy by more than 3 points",
     )
+
+
+def _kept_near(lora: Trained, kl: Trained | None, skill: str) -> Iterator[Claim]:
+    def keeps(run: Trained) -> tuple[str, bool]:
+        part = _ratio(_change(run, "text_ppl"), _change(lora, "text_ppl"))
+        text = f"perplexity of other text {_path(run, 'text_ppl')}, {part} of LoRA's rise"
+        return f"{_named(skill)} {_path(run, skill)}; {text}", bool(_change(run, skill) >= -SLACK)
+
+    def learns(run: Trained) -> tuple[str, bool]:
+        book, units = run.ledger.outcome, len(run.ledger.scores.units)
+        net = book["known_last"] - book["known_first"]
+        held = _share(book["newly_learned_held"], book["newly_learned"])
+        return f"{net:+d} of {units} units known; {held} of those ever learned are held", abs(net) <= max(
+            1, LITTLE * units
+        )
+
     yield Claim(
-        "KL to the original model keeps them",
-        "1 to 3 points lost",
-        f"needle accuracy {_path(kl, 'needle_accuracy')}; perplexity of other text {_path(kl, 'text_ppl')}, "
-        f"{_ratio(held, text)} of LoRA's rise",
-        bool(_change(kl, "needle_accuracy") >= -SLACK),
-        "at most 3 points lost",
+        "KL to the original model keeps them", "1 to 3 points lost", *_where_run(kl, keeps), "at most 3 points lost"
     )
-    book, units = kl.ledger.outcome, len(kl.ledger.scores.units)
-    net = book["known_last"] - book["known_first"]
     yield Claim(
         "and learns nearly nothing",
         "+1 to +2 of 100 entities",
-        f"{net:+d} of {units} units known; {_share(book['newly_learned_held'], book['newly_learned'])} of those ever "
-        "learned are held",
-        bool(abs(net) <= max(1, LITTLE * units)),
+        *_where_run(kl, learns),
         "at most 2 of 100 more",
     )
-    known = main.ledger.known.sum(axis=0)
-    peak = int(known.argmax())
-    yield Claim(
+
+
+def _main_alone(main: Trained | None) -> Claim:
+    def told(run: Trained) -> tuple[str, bool]:
+        known = run.ledger.known.sum(axis=0)
+        peak, units = int(known.argmax()), len(run.ledger.scores.units)
+        path = f"{known[0]} → {known[peak]} (epoch {peak}) → {known[-1]} of {units} units known"
+        early = peak < len(known) // 2 and bool(known[-1] < known[peak])
+        return f"{path} in {len(known) - 1} epochs", early
+
+    return Claim(
         "main documents alone: an early peak, then a fall",
         "18 of 100 in epoch 1, 0 by epoch 30",
-        f"{known[0]} → {known[peak]} (epoch {peak}) → {known[-1]} of {units} units known in {len(known) - 1} epochs",
-        bool(peak < len(known) // 2 and bool(known[-1] < known[peak])),
+        *_where_run(main, told),
         "the peak is in the first half, and the end below it",
     )
 
 
-def _reading(lora: Trained, references: "pd.DataFrame") -> Claim:
-    gold = references[references["passages"] == "gold"].iloc[0]
-    learned = lora.ledger.to_frame()["mean"].max()
+def _reading(lora: Trained, references: "pd.DataFrame | None") -> Claim:
+    def told(asked: "pd.DataFrame") -> tuple[str, bool]:
+        gold, learned = asked[asked["passages"] == "gold"].iloc[0], lora.ledger.to_frame()["mean"].max()
+        shown = f"recall {gold['recall']:.2f} over {gold['asked']} probes, against {learned:.2f}"
+        return shown, bool(gold["recall"] > learned)
+
     return Claim(
         "reading the right passage beats learning it",
         "recall .60 against .41, .68 against .52, .63 against .46",
-        f"recall {gold['recall']:.2f} over {gold['asked']} probes, against {learned:.2f}",
-        bool(gold["recall"] > learned),
+        *_where_run(references, told),
         "recall with the gold passage is above the best epoch's",
     )
 
 
-def _circuits(lora: Trained, function: "pd.DataFrame") -> Iterator[Claim]:
-    drift = lora.drift()
-    low, high, beyond = drift["overlap"].min(), drift["overlap"].max(), int(drift["beyond_noise"].sum())
-    yield Claim(
+def _circuits(drift: "pd.DataFrame") -> Claim:
+    def told(drift: "pd.DataFrame") -> tuple[str, bool]:
+        low, high, beyond = drift["overlap"].min(), drift["overlap"].max(), int(drift["beyond_noise"].sum())
+        shown = (
+            f"{low:.2f} to {high:.2f}; two halves of the facts at one checkpoint: {drift['floor'].min():.2f} to "
+            f"{drift['floor'].max():.2f}; beyond that noise in {beyond} of {len(drift)} epochs"
+        )
+        return shown, beyond == len(drift)
+
+    return Claim(
         "the circuit's edges are others from the first epoch on",
         "edge Jaccard with epoch 0 about .41 to .44 at every epoch (axis limits); no noise floor",
-        f"{low:.2f} to {high:.2f}; two halves of the facts at one checkpoint: {drift['floor'].min():.2f} to "
-        f"{drift['floor'].max():.2f}; beyond that noise in {beyond} of {len(drift)} epochs",
-        bool(beyond == len(drift)),
+        *_where_run(drift if len(drift) else None, told),
         "every epoch is beyond the noise floor",
     )
-    later = function[function["step"] > function["step"].min()]
-    yield Claim(
+
+
+def _function(function: "pd.DataFrame | None") -> Claim:
+    def told(function: "pd.DataFrame") -> tuple[str, bool]:
+        later, before = function[function["step"] > function["step"].min()], function["first"].iloc[0]
+        shown = (
+            f"{later['first'].min():.0%} to {later['first'].max():.0%} (before: {before:.0%}); each "
+            f"epoch's own circuit {later['own'].min():.0%} to {later['own'].max():.0%} (10 % of the edges)"
+        )
+        return shown, bool((later["first"] >= FUNCTION * before).all())
+
+    return Claim(
         "the circuit from before training goes on working",
         "96.5 to 100 % of the model's logit difference (1B; 12.9 % of the edges)",
-        f"{later['first'].min():.0%} to {later['first'].max():.0%} (before: {function['first'].iloc[0]:.0%}); each "
-        f"epoch's own circuit {later['own'].min():.0%} to {later['own'].max():.0%} (10 % of the edges)",
-        bool(bool((later["first"] >= FUNCTION * function["first"].iloc[0]).all())),
+        *_where_run(function, told),
         "at least 96.5 % of what it does before training, at every epoch",
     )
+
+
+def _named(skill: str) -> str:
+    return skill.replace("_", " ")
 
 
 def _agrees(hits: int, total: int, band: tuple[float, float]) -> bool:

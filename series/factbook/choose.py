@@ -11,13 +11,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ASKED_PER_CLASS = 30
 OUTSIDE_PER_CLASS = 8
-TRACED = {"capital": 60, "main export partner": 16, "head of government": 16, "highest point": 16, "currency": 16}
+TRACED = {"capital": 60, "highest point": 60, "main export partner": 60}
 EXAMPLES = {
     "capital": "The capital of Finland is Helsinki. ",
     "main export partner": "In 2014, the country that bought most of the exports of Canada was United States. ",
-    "head of government": "In 2015, the head of government of Germany was Angela Merkel. ",
     "highest point": "The highest point of Nepal is Mount Everest. ",
-    "currency": "People in Finland pay in euros. ",
 }
 
 Record = dict[str, object]

@@ -237,6 +237,33 @@ def test_claims_hold_figures_of_the_run(compared, trained):
     assert not any(math.isnan(len(text)) or "nan" in text for text in table["ours"])
 
 
+def test_what_was_not_run_is_told_and_left_open(trained):
+    lora = trained[0]
+    rows = claims_frame(lora, drift=pd.DataFrame(), skill="document_loss").set_index("claim")
+    open_ = rows[rows["ours"] == "not run"]
+    assert list(open_.index) == [
+        "KL to the original model keeps them",
+        "and learns nearly nothing",
+        "main documents alone: an early peak, then a fall",
+        "reading the right passage beats learning it",
+        "the circuit's edges are others from the first epoch on",
+        "the circuit from before training goes on working",
+    ]
+    assert set(open_["reproduced"]) == {"undecided"}
+    assert set(rows.drop(open_.index)["reproduced"]) <= {"yes", "no"}
+    assert rows.loc["skills outside the domain decline", "ours"].startswith("document loss ")
+
+
+def test_the_circuits_claim_reads_the_frame_that_is_given(trained):
+    frame = pd.DataFrame({"overlap": [0.4, 0.3], "floor": [0.5, 0.45], "beyond_noise": [True, False]})
+    rows = claims_frame(trained[0], drift=frame).set_index("claim")
+    said = rows.loc["the circuit's edges are others from the first epoch on"]
+    assert said["ours"] == (
+        "0.30 to 0.40; two halves of the facts at one checkpoint: 0.45 to 0.50; beyond that noise in 1 of 2 epochs"
+    )
+    assert said["reproduced"] == "no"
+
+
 @pytest.mark.parametrize(("hits", "total", "agrees"), [(10, 18, True), (60, 60, False), (0, 0, False), (2, 4, True)])
 def test_a_share_agrees_if_its_interval_meets_the_published_ones(hits, total, agrees):
     assert _agrees(hits, total, (0.30, 0.56)) is agrees
