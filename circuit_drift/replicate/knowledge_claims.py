@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from checkpoints.stats.shares import exact_share_interval
+from checkpoints.stats.ttests import mean_interval
 from circuit_drift.replicate.claims import Claim
 from circuit_drift.training.strategies.comparison import LOSS, Trained
 
@@ -78,14 +79,16 @@ def _learning(lora: Trained) -> Iterator[Claim]:
         "it falls in every epoch",
     )
     mean = lora.ledger.to_frame()["mean"]
-    best = int(mean.argmax())
+    best, scores = int(mean.argmax()), lora.ledger.scores.mean
+    low, high = (float(bound) for bound in mean_interval(scores[:, -1] - scores[:, best]))
     yield Claim(
         "recall is best before the end",
         ".30 → .41 (epoch 7) → .40; .52 → .52 → .51; .41 → .46 (epoch 1) → .35",
-        f"{mean.iloc[0]:.2f} → {mean.iloc[best]:.2f} (epoch {best}) → {mean.iloc[-1]:.2f}; recall fell in "
+        f"{mean.iloc[0]:.2f} → {mean.iloc[best]:.2f} (epoch {best}) → {mean.iloc[-1]:.2f}, from best to last "
+        f"{scores[:, -1].mean() - scores[:, best].mean():+.2f} [{low:+.2f}, {high:+.2f}]; recall fell in "
         f"{sum(falls.recall_fell)} epochs, {sum(falls.certain)} beyond chance",
-        bool(best < len(mean) - 1),
-        "the best epoch is not the last",
+        bool(high < 0) if high < 0 or best == len(mean) - 1 else None,
+        "the best epoch is not the last, and the interval of the fall from it, over units, leaves 0 out",
     )
     book = lora.ledger.outcome
     held, learned = book["newly_learned_held"], book["newly_learned"]

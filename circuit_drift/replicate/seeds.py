@@ -26,7 +26,8 @@ def seeds_frame(trained: Sequence[Trained], *, draws: int = DRAWS) -> "pd.DataFr
     Returns:
         a column for each seed, by the strategy's name; ``mean`` over them; ``low`` and ``high``, the 95 % interval over
         units and seeds. Its half width is the root of two squares: Student's of the seeds, S - 1 degrees of freedom,
-        and the bootstrap's of the units, which all seeds share. NaN where a share is of nothing.
+        and the bootstrap's of the units, which all seeds share; cut to [0, 1], where all of these lie. NaN where a
+        share is of nothing.
 
     Raises:
         BadPrompt: fewer than two seeds, or seeds whose units or epochs differ.
@@ -50,7 +51,8 @@ def seeds_frame(trained: Sequence[Trained], *, draws: int = DRAWS) -> "pd.DataFr
         low, high = percentiles(np.array([each[name].mean() for each in drawn]))
         half, mean = np.hypot(of_seeds, (high - low) / 2), values.mean()
         each = dict(zip((one.name for one in trained), values, strict=True))
-        rows.append({"quantity": name, **each, "mean": mean, "low": mean - half, "high": mean + half})
+        bounds = {"low": max(mean - half, 0.0), "high": min(mean + half, 1.0)}
+        rows.append({"quantity": name, **each, "mean": mean, **bounds})
     return pd.DataFrame(rows)
 
 

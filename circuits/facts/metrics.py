@@ -121,7 +121,7 @@ def _require_equal_lengths(facts: FactSet) -> None:
         raise BadPrompt(
             f"fact {i}: the answer has {len(facts.answer[i])} tokens and the wrong answer {len(facts.wrong[i])}, and "
             f"{len(unequal)} of {len(facts)} facts are such; a logit difference needs equal numbers: use "
-            "metric='log probability'"
+            "metric='log probability' (--metric 'log probability')"
         )
 
 

@@ -144,7 +144,10 @@ def check_positions(model: PreTrainedModel, longest: int) -> None:
         raise BadPrompt("the model is in training mode, where dropout blurs the rows: call model.eval() first")
     positions = context_of(model.config)
     if positions is not None and longest > positions:
-        raise BadPrompt(f"prompt and answer take {longest} tokens, the model has {positions} positions: shorten them")
+        raise BadPrompt(
+            f"prompt and answer take {longest} tokens, the model has {positions} positions: take prompts that are "
+            f"{longest - positions} tokens shorter or more (length, --length)"
+        )
 
 
 def score_batch(

@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom as it is shipped, and shows what is kept in it."""
+"""Every notebook runs from top to bottom, its trainings in fewer epochs, and shows what is kept in it."""
 
 from pathlib import Path
 

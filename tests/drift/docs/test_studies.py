@@ -1,14 +1,17 @@
 """What the studies' pages say is what the stored results say."""
 
+import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import circuit_drift
 from checkpoints import open_series
-from circuit_drift.replicate import long_context
+from circuit_drift.replicate import knowledge_claims, long_context
 from circuit_drift.replicate.long_context_claims import claims_frame
+from circuit_drift.training.strategies import strategies
 from tests.drift.docs.fences import ROOT
 
 PAGE = (ROOT / "docs" / "studies" / "long-context.md").read_text()
@@ -17,7 +20,16 @@ RESULTS = ROOT / "series" / "natural" / "results"
 
 def rows_under(heading):
     """The cells of the first table under a heading, without its head."""
-    text = PAGE.split(f"## {heading}\n")[1]
+    return cells_of(PAGE.split(f"## {heading}\n")[1])
+
+
+def table_of(page, head):
+    """The cells of the table whose first line begins so, without its head."""
+    return cells_of(page[page.index(head) :])
+
+
+def cells_of(text):
+    """The cells of the first table of a text, without its head."""
     lines = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE).group().splitlines()[2:]
     return [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
@@ -95,3 +107,77 @@ def test_the_results_are_of_the_weights_that_are_shipped(natural):
     assert {point.step: point.weights for point in natural} == {
         step: known for step, known in weights.items() if step <= 6000
     }
+
+
+KNOWLEDGE = (ROOT / "docs" / "studies" / "knowledge.md").read_text()
+FACTBOOK = ROOT / "series" / "factbook"
+
+
+@pytest.fixture(scope="module")
+def told():
+    return {one.name: one for one in strategies(FACTBOOK)}
+
+
+def test_the_ledger_of_the_factbook_is_the_stored_one(told):
+    lora = told["LoRA"]
+    rows = table_of(KNOWLEDGE, "| epoch | loss on the documents |")
+    for row, book, log in zip(rows, lora.ledger.to_frame().itertuples(), lora.log.itertuples(), strict=True):
+        of_log = (log.outside_rouge1, log.arithmetic_accuracy, log.text_ppl)
+        found = [log.epoch, log.document_loss, log.rouge1, book.known, book.acquired, book.relearned, book.forgotten]
+        assert [numbers(cell)[0] for cell in row] == pytest.approx([*found, *of_log], rel=0.0055, abs=0.0051), row
+    gained, again, lost = (sum(numbers(row[i])[0] for row in rows) for i in (4, 5, 6))
+    assert f"{gained:.0f} times a fact was gained, {again:.0f}\nof them" in KNOWLEDGE
+    assert f"{lost:.0f} times one was lost" in KNOWLEDGE
+
+
+def test_what_becomes_of_each_kind_of_fact_is_the_stored_ledger(told):
+    scores, known = told["LoRA"].ledger.scores, told["LoRA"].ledger.known
+    relations = np.array(scores.labels["relation"])
+    rows = table_of(KNOWLEDGE, "| relation | facts | score before |")
+    assert {row[0] for row in rows} == set(relations)
+    for row in rows:
+        of_it = relations == row[0]
+        mean, own = scores.mean[of_it], known[of_it]
+        new = own[:, 1:].any(axis=1) & ~own[:, 0]
+        counts = [own[:, 0].sum(), (own[:, 0] & own[:, -1]).sum(), new.sum(), (new & own[:, -1]).sum()]
+        found = [of_it.sum(), mean[:, 0].mean(), mean[:, -1].mean(), *counts]
+        assert [numbers(cell)[0] for cell in row[1:]] == pytest.approx(found, abs=0.0051), row
+
+
+def test_the_other_seed_is_told_as_it_is_stored(told):
+    book, log = told["LoRA-seed1"].ledger.outcome, told["LoRA-seed1"].log
+    assert [log.document_loss.iloc[-1], log.rouge1.iloc[-1]] == pytest.approx([0.87, 0.30], abs=0.005)
+    assert [book[name] for name in ("known_last", "kept", "known_first", "newly_learned", "newly_learned_held")] == [
+        *(
+            int(each)
+            for each in re.search(r"(\d+) facts are known at the end, (\d+) of them of the\n(\d+)", KNOWLEDGE).groups()
+        ),
+        *(int(each) for each in re.search(r"(\d+) are newly learned, of those (\d+) held", KNOWLEDGE).groups()),
+    ]
+
+
+def test_the_circuits_of_the_factbook_are_those_that_were_stored(told):
+    pair = json.loads((FACTBOOK / "circuits" / "0-150.json").read_text())
+    groups = {group["group"]: group for group in pair["groups"]}
+    for row in table_of(KNOWLEDGE, "| facts | number |"):
+        of = groups[row[0]]
+        bounds = [of[f"{name}{end}"] for name in ("wiring", "strength") for end in ("", "_low", "_high")]
+        shown = [number for cell in row[1:] for number in numbers(cell)]
+        assert shown == pytest.approx([of["facts"], *bounds, of["edges_changed"]], abs=0.0051), row
+    drift = pd.read_csv(FACTBOOK / "circuits" / "drift.csv")
+    epochs = dict(zip(told["LoRA"].log.step, told["LoRA"].log.epoch, strict=True))
+    for row, of in zip(table_of(KNOWLEDGE, "| epoch | edge Jaccard"), drift.itertuples(), strict=True):
+        found = [epochs[of.step], of.edges, of.overlap, of.floor]
+        assert [numbers(cell)[0] for cell in row] == pytest.approx(found, abs=0.0051), row
+
+
+def test_every_claim_on_knowledge_stands_with_its_figures(told):
+    drift = pd.read_csv(FACTBOOK / "circuits" / "drift.csv")
+    table = knowledge_claims.claims_frame(told["LoRA"], drift=drift, skill="arithmetic_accuracy")
+    shown = [[row[0], row[1], row[2], row[3]] for row in table_of(KNOWLEDGE, "| claim | published |")]
+    assert shown == [[row.claim, row.paper, row.ours, row.reproduced] for row in table.itertuples()]
+
+
+def test_the_adapters_that_are_shipped_open_as_a_series():
+    series = open_series(FACTBOOK / "LoRA")
+    assert [checkpoint.step for checkpoint in series] == list(range(0, 151, 15))

@@ -159,7 +159,7 @@ def test_layers_without_attention_rows_are_not_applicable():
 
 def test_what_the_model_cannot_read_is_refused_with_the_reason():
     model = build("llama", max_position_embeddings=64)
-    with pytest.raises(BadPrompt, match="72 tokens, the model has 64 positions"):
+    with pytest.raises(BadPrompt, match="the model has 64 positions: take prompts that are 8 tokens shorter"):
         scores_of(model, random_prompts())
     with pytest.raises(BadPrompt, match="beyond the model's vocabulary"):
         scores_of(build("llama"), random_prompts(vocabulary=500))

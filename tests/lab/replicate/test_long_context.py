@@ -8,6 +8,7 @@ import pytest
 import heads
 from checkpoints import open_series
 from checkpoints.errors import DriftError, UnsupportedArchitecture
+from checkpoints.results.figure import unbroken
 from circuit_drift.api.runs import Run
 from circuit_drift.record.record import Point
 from circuit_drift.replicate import long_context
@@ -158,10 +159,10 @@ def test_figures_are_titled_by_what_they_show():
         for step in (100, 1100)
     }
     assert "From step 100 to 1,100 the answer's perplexity falls at 256 tokens" in (
-        long_context.maps_figure(maps).layout.title.text
+        unbroken(long_context.maps_figure(maps).layout.title.text)
     )
     costs = {s: a_map(("distance", "before"), (32.0,), befores, lambda n, b, s=s: b / s) for s in (128, 1280)}
-    title = long_context.interference_figure(costs).layout.title.text
+    title = unbroken(long_context.interference_figure(costs).layout.title.text)
     assert title.startswith("128 tokens before the needle cost 1.00 [1.00, 1.00] nats at step 128, 0.10 [0.10, 0.10]")
 
 

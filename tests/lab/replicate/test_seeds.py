@@ -43,11 +43,17 @@ def test_seeds_that_agree_leave_the_units_error_alone_and_units_that_agree_the_s
     same = seeds_frame([trained("a", values), trained("b", values), trained("c", values)]).set_index("quantity")
     row = same.loc["known before"]
     assert (row.high - row.low) / 2 == pytest.approx(1.96 * 0.5 / np.sqrt(32), rel=0.1)
-    constant = [trained(name, np.full((32, 3), value)) for name, value in (("a", 0.2), ("b", 0.3), ("c", 0.7))]
+    constant = [trained(name, np.full((32, 3), value)) for name, value in (("a", 0.4), ("b", 0.45), ("c", 0.5))]
     row = seeds_frame(constant).set_index("quantity").loc["recall before"]
-    half = t.ppf(0.975, 2) * np.std([0.2, 0.3, 0.7], ddof=1) / np.sqrt(3)
-    assert (row["mean"], row.low, row.high) == pytest.approx((0.4, 0.4 - half, 0.4 + half))
-    assert [row.a, row.b, row.c] == pytest.approx([0.2, 0.3, 0.7])
+    half = t.ppf(0.975, 2) * np.std([0.4, 0.45, 0.5], ddof=1) / np.sqrt(3)
+    assert (row["mean"], row.low, row.high) == pytest.approx((0.45, 0.45 - half, 0.45 + half))
+    assert [row.a, row.b, row.c] == pytest.approx([0.4, 0.45, 0.5])
+
+
+def test_an_interval_of_a_share_ends_at_0_and_at_1():
+    far = seeds_frame([trained("a", np.full((8, 3), 0.2)), trained("b", np.full((8, 3), 0.7))])
+    row = far.set_index("quantity").loc["recall before"]
+    assert (row["mean"], row.low, row.high) == pytest.approx((0.45, 0.0, 1.0))
 
 
 def test_a_share_of_nothing_is_no_number():
