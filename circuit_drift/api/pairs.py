@@ -213,7 +213,8 @@ def explain(
         a: a checkpoint folder in Hugging Face format, or ``SERIES@STEP``.
         b: the other one, of the same shape.
         behaviour: ``needle`` (NLL of needles' answers, in nats), ``accuracy`` (theirs, by patching alone), ``facts``
-            (logit difference) or ``log-probability`` of facts, either with ``:GROUP``, ``text`` (NLL of the haystack's
+            (logit difference) or ``log-probability`` of facts, either with ``:GROUP`` (a label's value, else ``kept``,
+            ``lost``, ``learned`` or ``neither``, by recall at both), ``text`` (NLL of the haystack's
             text), a head as ``a18.h6`` (its attention on the needle), or a
             `circuit_drift.explanation.behaviours.Behaviour` of one's own.
         prompts: what is asked; by default what the folder of A brings along, else the built-in prompts.

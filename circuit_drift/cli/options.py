@@ -161,8 +161,8 @@ ExplainOption = Annotated[
         "--explain",
         metavar="[BEHAVIOUR]",
         help="Which component's weights made a behaviour change, proved by putting them back: needle (the default), "
-        "accuracy (by patching alone), facts, facts:GROUP, log-probability, text, or a head as a18.h6 (its attention "
-        "on the needle); several with commas.",
+        "accuracy (by patching alone), facts, facts:GROUP (a label, or learned, lost, kept, "
+        "neither), log-probability, text, or a head as a18.h6 (its attention on the needle); several with commas.",
     ),
 ]
 

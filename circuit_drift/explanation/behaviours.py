@@ -150,18 +150,26 @@ def run(model: PreTrainedModel, behaviour: Behaviour, batch: Batch, given: Mappi
     return torch.stack(values)
 
 
-def facts_behaviour(facts: FactSet, *, log_probability: bool = False, group: str | None = None) -> Behaviour:
+def labelled(facts: FactSet, group: str | None) -> list[int]:
+    """Places of the facts that have this among the values of their labels; of all facts for ``None``."""
+    return [i for i, fact in enumerate(facts.facts) if group is None or group in map(str, fact.labels.values())]
+
+
+def facts_behaviour(
+    facts: FactSet, *, log_probability: bool = False, group: str | None = None, chosen: Sequence[int] | None = None
+) -> Behaviour:
     """Logit difference of answer and wrong answer, or log probability of the answer, summed over its tokens.
 
     Args:
         facts: in tokens.
         log_probability: whether that is taken.
         group: only facts that have this among the values of their labels.
+        chosen: the places of the group's facts, where no label tells them.
 
     Raises:
         BadPrompt: no fact of that group, or answers of other numbers of tokens than their wrong ones.
     """
-    chosen = [i for i, fact in enumerate(facts.facts) if group is None or group in map(str, fact.labels.values())]
+    chosen = labelled(facts, group) if chosen is None else chosen
     if not chosen:
         known = sorted({str(v) for f in facts.facts for v in f.labels.values()})[:8]
         raise BadPrompt(f"no fact is labelled {group!r}; labels begin with {', '.join(known) or 'none at all'}")
@@ -190,6 +198,15 @@ def facts_behaviour(facts: FactSet, *, log_probability: bool = False, group: str
         groups=tuple(str(fact.labels.get("class", "all")) for fact in facts.facts),
         spans=tuple({name: (span[0], span[1]) for name, span in each.items()} for each in facts.segments),
     )
+
+
+def recall_behaviour(facts: FactSet) -> Behaviour:
+    """1 where every token of the answer is the model's top one, each after the right ones, else 0; has no gradient."""
+
+    def value(index: int, logits: Tensor, _attention: Attention) -> Tensor:
+        return (logits.argmax(-1) == torch.tensor(facts.answer[index], device=logits.device)).all().double()
+
+    return replace(facts_behaviour(facts, log_probability=True), name="recall of facts", unit="of facts", value=value)
 
 
 def needle_behaviour(needles: NeedleSet) -> Behaviour:

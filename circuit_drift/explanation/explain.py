@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from checkpoints import Checkpoint, open_checkpoint
 from checkpoints.errors import BadPrompt
 from checkpoints.loading.lora import load_on_one_base
@@ -15,8 +17,10 @@ from circuit_drift.explanation.behaviours import (
     Behaviour,
     accuracy_behaviour,
     facts_behaviour,
+    labelled,
     mass_behaviour,
     needle_behaviour,
+    recall_behaviour,
     text_behaviour,
 )
 from circuit_drift.explanation.explanation import (
@@ -31,14 +35,16 @@ from circuit_drift.explanation.explanation import (
 from circuit_drift.explanation.line import Line, line_along, line_between
 from circuit_drift.explanation.outputs import patch_outputs, writer_of
 from circuit_drift.explanation.patching import patch
-from circuit_drift.explanation.shares import NoGradient, PathShares, integrate, one_by_one
+from circuit_drift.explanation.shares import NoGradient, PathShares, integrate, measure, one_by_one
 from circuit_drift.measures.needles import needle_prompts_of
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import Prompts, prompts_for
+from circuit_drift.record.groups import WAYS
 from heads.detect.retrieval import check_ids
 
 if TYPE_CHECKING:
     from checkpoints.loading.load import LoadedModel
+    from circuits.facts.facts import FactSet
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +66,9 @@ def explain(
         a: a checkpoint, its folder, or ``SERIES@STEP``.
         b: the other one.
         metric: ``needle`` (NLL of needles' answers), ``accuracy`` (theirs, by patching alone), ``facts`` (logit
-            difference) or ``log-probability`` of facts, either with ``:GROUP``, ``text`` (NLL of the haystack's text),
-            a head as ``a18.h6`` (its attention on the needle), or a `Behaviour` of one's own.
+            difference) or ``log-probability`` of facts, either with ``:GROUP`` (a label's value, else ``kept``,
+            ``lost``, ``learned`` or ``neither``, by recall at both), ``text`` (NLL of the haystack's text), a head as
+            ``a18.h6`` (its attention on the needle), or a `Behaviour` of one's own.
         prompts: what is asked; by default what the folder of A brings along.
         placement: where the models run; float32.
         effort: prompts, steps, patching, outputs.
@@ -75,7 +82,7 @@ def explain(
     require_same_model(first, second)
     prompts = prompts or prompts_for(first.path)
     with opened_line(first, second, placement) as (line, loaded):
-        behaviour = asked_of(metric, loaded, prompts, effort)
+        behaviour = asked_of(metric, loaded, prompts, effort, line)
         return explain_line(line, behaviour, _labels(first, second), effort)
 
 
@@ -151,19 +158,28 @@ def _nodes(line: Line, order: Sequence[int], effort: Effort) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name is not None))[: effort.outputs]
 
 
-def asked_of(metric: str | Behaviour, loaded: "LoadedModel", prompts: Prompts, effort: Effort) -> Behaviour:
+def asked_of(
+    metric: str | Behaviour, loaded: "LoadedModel", prompts: Prompts, effort: Effort, line: Line | None = None
+) -> Behaviour:
     """The behaviour, thinned to what may be spent, and held against the model's positions and vocabulary.
+
+    Args:
+        metric: as for `explain`.
+        loaded: the model at A.
+        prompts: what is asked.
+        effort: at most so many prompts.
+        line: between the two checkpoints that tell which facts were kept, lost or learned; without it no such group.
 
     Raises:
         BadPrompt: no such behaviour, or prompts that the model cannot read.
     """
-    behaviour = metric if isinstance(metric, Behaviour) else named_behaviour(metric, loaded, prompts)
+    behaviour = metric if isinstance(metric, Behaviour) else named_behaviour(metric, loaded, prompts, line)
     check_ids(loaded.model, behaviour.prompts)
     return behaviour.thinned(effort.prompts)
 
 
-def named_behaviour(metric: str, loaded: "LoadedModel", prompts: Prompts) -> Behaviour:
-    """The behaviour of that name, in the model's tokens.
+def named_behaviour(metric: str, loaded: "LoadedModel", prompts: Prompts, line: Line | None = None) -> Behaviour:
+    """The behaviour of that name, in the model's tokens; arguments as for `asked_of`.
 
     Raises:
         BadPrompt: there is none of that name, or it cannot be asked.
@@ -172,8 +188,12 @@ def named_behaviour(metric: str, loaded: "LoadedModel", prompts: Prompts) -> Beh
     name, _, group = metric.partition(":")
     tokenizer = tokenizer_of(loaded)
     if name in GROUPED:
-        facts = prompts.facts.tokenized(tokenizer)
-        return facts_behaviour(facts, log_probability=name == "log-probability", group=group or None)
+        facts, log_probability = prompts.facts.tokenized(tokenizer), name == "log-probability"
+        if line is not None and group in WAYS and not labelled(facts, group):
+            return facts_behaviour(
+                facts, log_probability=log_probability, group=group, chosen=_moved(line, facts, group)
+            )
+        return facts_behaviour(facts, log_probability=log_probability, group=group or None)
     if name == "text":
         ids = tokenizer(prompts.needles.haystack, add_special_tokens=False, verbose=False)["input_ids"]
         starts = range(0, max(len(ids) - 1, 0), WINDOW)
@@ -186,6 +206,25 @@ def named_behaviour(metric: str, loaded: "LoadedModel", prompts: Prompts) -> Beh
         return mass_behaviour(needle_prompts_of(tokenizer, prompts.needles), *head)
     needles = needle_prompts_of(tokenizer, prompts.needles)
     return accuracy_behaviour(needles) if name == "accuracy" else needle_behaviour(needles)
+
+
+def _moved(line: Line, facts: "FactSet", way: str) -> tuple[int, ...]:
+    """Which facts are recalled at both ends of a line, at one or at neither.
+
+    Raises:
+        BadPrompt: none.
+    """
+    asked = recall_behaviour(facts)
+    line.move(0.0)
+    before = measure(line, asked) > 0
+    line.move(1.0)
+    after = measure(line, asked) > 0
+    line.move(0.0)
+    groups = dict(zip(WAYS, (before & after, before & ~after, ~before & after, ~before & ~after), strict=True))
+    if not groups[way].any():
+        counts = ", ".join(f"{found.sum()} {name}" for name, found in groups.items())
+        raise BadPrompt(f"no fact of {len(facts)} is {way}; by recall at both checkpoints there are {counts}")
+    return tuple(np.flatnonzero(groups[way]).tolist())
 
 
 @contextmanager

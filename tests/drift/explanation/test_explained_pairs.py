@@ -63,6 +63,20 @@ def test_every_behaviour_can_be_explained(edited: Path, behaviour: str, name: st
     assert len(found.before) == (3 if behaviour == "text" else 4)
 
 
+@pytest.mark.parametrize(("way", "facts"), [("lost", 11), ("learned", 37)])
+def test_facts_are_explained_by_what_became_of_them(way: str, facts: int):
+    effort = Effort(prompts=64, steps=2, tolerance=1.0, patching=False)
+    found = circuit_drift.explain("demo@9000", "demo@9600", f"facts:{way}", effort=effort)
+    assert (found.behaviour, len(found.before)) == (f"logit difference of {way} facts", facts)
+    change = float((found.along[-1] - found.along[0]).mean())
+    assert change < 0 if way == "lost" else change > 0
+
+
+def test_facts_of_which_none_moved_so_are_refused_with_the_counts(edited: Path):
+    with pytest.raises(BadPrompt, match=r"no fact of 4 is learned; .* 0 learned"):
+        circuit_drift.explain(f"{edited}@1", f"{edited}@1", "facts:learned", effort=LITTLE)
+
+
 @pytest.mark.parametrize(
     ("behaviour", "reason"),
     [
