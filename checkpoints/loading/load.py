@@ -139,7 +139,8 @@ def load(checkpoint: Checkpoint, placement: Placement, held: HeldBase | None = N
     """
     device, device_map = placement.here, placement.device_map
     require_usable(device_map)
-    require_packable(checkpoint.path, checkpoint.config, placement)
+    if placement.packed:
+        require_packable(checkpoint.path, checkpoint.config, placement)
     checkpoint.fetch()
     asked, placement = placement, replace(placement, attention=checkpoint.attention(placement.attention))
     if placement != asked and placement.attention != "sdpa":

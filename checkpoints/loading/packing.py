@@ -18,13 +18,16 @@ LOADER = "checkpoints.loading.build:build_whole"
 
 
 def require_packable(folder: Path, config: Mapping[str, Any], placement: Placement) -> None:
-    """Refuse to pack what is packed already, or is not whole plain weights.
+    """Refuse to pack what is packed already.
+
+    Args:
+        folder: of the checkpoint.
+        config: its config.
+        placement: a packed one.
 
     Raises:
-        DriftError: says which, or names the package that is missing.
+        DriftError: says so, or names the package that is missing.
     """
-    if not placement.packed:
-        return
     require_packages(f"dtype {placement.dtype} packs weights", "bitsandbytes", "accelerate", extra="packed")
     if "quantization_config" in config:
         raise DriftError(

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats as textbook
 
 import circuits
-from checkpoints.results.figure import BLUE
+from checkpoints.results.figure import BLUE, unbroken
 from checkpoints.stats.ttests import TTest
 from circuits.attribution.positions import PositionScores
 from circuits.comparison.graph_diff import GraphDiff
@@ -219,8 +219,8 @@ def test_the_page_of_a_diff():
 
 def test_the_figure_of_a_diff():
     figure = diffed().plot()
-    assert figure.layout.title.text == "5 edges changed for real; 1 gained, 1 lost"
-    assert figure.layout.title.subtitle.text == (
+    assert unbroken(figure.layout.title.text) == "5 edges changed for real; 1 gained, 1 lost"
+    assert unbroken(figure.layout.title.subtitle.text) == (
         "the 5 strongest real changes of the two circuits; positive = corrupting the edge raises the logit difference; "
         "click a class to show or hide it"
     )
@@ -232,21 +232,23 @@ def test_the_figure_of_a_diff():
     texts = [text for trace in figure.data for text in (trace.text or ()) if "→" in text]
     assert "a0.h0 → m0<br>flipped: +0.4 → -0.5<br>Δ -0.9 [-1, -0.8], q = 0.001" in texts
     two = diffed().plot(2)
-    assert "the 2 strongest real changes" in two.layout.title.subtitle.text
+    assert "the 2 strongest real changes" in unbroken(two.layout.title.subtitle.text)
     assert {trace.name for trace in two.data if "(" in (trace.name or "")} == {"flipped (1)", "gained (1)"}
 
 
 def test_the_figure_of_a_diff_tells_gained_from_lost():
     entering = diffed(circuit_a=circuit(4), circuit_b=circuit(1, 4)).plot()
     leaving = diffed(circuit_a=circuit(2, 4), circuit_b=circuit(4)).plot()
-    assert entering.layout.title.text == "5 edges changed for real; 1 gained, 0 lost"
-    assert leaving.layout.title.text == "5 edges changed for real; 0 gained, 1 lost"
+    assert unbroken(entering.layout.title.text) == "5 edges changed for real; 1 gained, 0 lost"
+    assert unbroken(leaving.layout.title.text) == "5 edges changed for real; 0 gained, 1 lost"
 
 
 def test_the_figure_of_a_diff_without_a_real_change_shows_what_is_kept():
     figure = diffed(global_p=0.5).plot()
-    assert figure.layout.title.text == "0 edges changed for real; 0 gained, 0 lost"
-    assert figure.layout.title.subtitle.text.startswith("nothing changed for real: what both circuits keep; positive")
+    assert unbroken(figure.layout.title.text) == "0 edges changed for real; 0 gained, 0 lost"
+    assert unbroken(figure.layout.title.subtitle.text).startswith(
+        "nothing changed for real: what both circuits keep; positive"
+    )
     assert {trace.visible for trace in figure.data if (trace.name or "").startswith("kept")} == {True}
 
 
@@ -263,13 +265,13 @@ def test_only_touched_nodes_are_drawn_each_with_its_name_and_kind():
 
 def test_where_edges_changed_layer_by_layer():
     figure = diffed().plot_layers()
-    assert figure.layout.title.text == "5 edges changed for real; input writes 4 of them"
+    assert unbroken(figure.layout.title.text) == "5 edges changed for real; input writes 4 of them"
     (heat,) = figure.data
     assert (heat.x, heat.y) == (("input", "layer 0"), ("layer 0", "logits"))
     assert heat.z.tolist() == [[3, 1], [1, 0]]
     assert heat.text[0][1] == "a0.h0 → m0 -0.9"
     assert heat.text[1][1] == "no edge changed"
-    assert diffed(global_p=0.5).plot_layers().layout.title.text == "0 edges changed for real"
+    assert unbroken(diffed(global_p=0.5).plot_layers().layout.title.text) == "0 edges changed for real"
 
 
 def graph(scores, classes=None, prompts="p", metric=1.0) -> AttributionGraph:
@@ -428,7 +430,7 @@ def test_the_verdict_of_an_evolution_word_for_word():
         "No change point in 3 checkpoints (steps 100 to 400), though the circuit changes: steady drift fits as well as "
         "a jump, and is best cut between steps 100 and 200 [100, 400] (p = 0.012); it stands out of the prompt noise "
     )
-    assert drifting.plot().layout.title.text == "0 change points in 3 checkpoints"
+    assert unbroken(drifting.plot().layout.title.text) == "0 change points in 3 checkpoints"
     mixed = evolved(change_points=(Split(1, 1, 1, 0.02), Split(2, 2, 2, 0.005, sudden=False)))
     assert mixed.verdict.startswith(
         "The circuit changes between steps 100 and 200 [100, 200] (p = 0.02); elsewhere steady drift fits as well as a "
@@ -484,8 +486,8 @@ def test_the_tables_of_an_evolution():
 
 def test_the_figure_of_an_evolution():
     figure = evolved().plot()
-    assert figure.layout.title.text == "1 change point in 3 checkpoints"
-    assert figure.layout.title.subtitle.text == (
+    assert unbroken(figure.layout.title.text) == "1 change point in 3 checkpoints"
+    assert unbroken(figure.layout.title.subtitle.text) == (
         "between halves of the facts; below the shade: less alike than halves at one checkpoint are; grey columns: "
         "95 % intervals of the change points"
     )
@@ -498,19 +500,19 @@ def test_the_figure_of_an_evolution():
     assert figure.layout.yaxis.title.text == "Jaccard, 20 edges"
     column, line = figure.layout.shapes
     assert (column.x0, column.x1, line.x0) == (0.5, 1.5, 0.5)
-    assert evolved(change_points=()).plot().layout.title.text == "0 change points in 3 checkpoints"
+    assert unbroken(evolved(change_points=()).plot().layout.title.text) == "0 change points in 3 checkpoints"
 
 
 def test_the_other_figures_of_an_evolution():
     figure = evolved().plot_likeness()
-    assert figure.layout.title.text == "Phases: 100-100, 200-400"
-    assert figure.layout.title.subtitle.text == (
+    assert unbroken(figure.layout.title.text) == "Phases: 100-100, 200-400"
+    assert unbroken(figure.layout.title.subtitle.text) == (
         "cosine of the mean edge scores, corrected for prompt noise; blank: nothing but noise"
     )
     np.testing.assert_allclose(figure.data[0].z, evolved().likeness, rtol=1e-6)
     figure = evolved().plot_lineage(2)
-    assert figure.layout.title.text == "a0.h0 carries most: 0.50 at its peak"
-    assert figure.layout.title.subtitle.text == (
+    assert unbroken(figure.layout.title.text) == "a0.h0 carries most: 0.50 at its peak"
+    assert unbroken(figure.layout.title.subtitle.text) == (
         "sum over a writer's out-edges; positive = corrupting it raises the logit difference; bars: standard errors"
     )
     assert [(t.name, list(t.y), list(t.error_y.array)) for t in figure.data] == [
@@ -656,8 +658,8 @@ def test_tables_and_figures_of_faithfulness():
     assert frame["low"][0] == pytest.approx(low)
     assert frame["high"][0] == pytest.approx(high)
     figure = found.plot()
-    assert figure.layout.title.text == "12 edges keep 79% of the logit difference"
-    assert figure.layout.title.subtitle.text == (
+    assert unbroken(figure.layout.title.text) == "12 edges keep 79% of the logit difference"
+    assert unbroken(figure.layout.title.subtitle.text) == (
         "(circuit - corrupt) / (clean - corrupt), exact runs; bars: 95 % bootstrap over the facts"
     )
     bars = figure.data[0]
@@ -709,13 +711,13 @@ def test_a_curve_is_told_smallest_circuit_first():
 
 
 def test_a_metric_without_a_name_is_called_metric():
-    assert replace(curved(), meta={}).plot().layout.title.text == "1,200 edges keep 129% of the metric"
-    assert replace(faithful(), meta={}).plot().layout.title.text == "12 edges keep 79% of the metric"
+    assert unbroken(replace(curved(), meta={}).plot().layout.title.text) == "1,200 edges keep 129% of the metric"
+    assert unbroken(replace(faithful(), meta={}).plot().layout.title.text) == "12 edges keep 79% of the metric"
 
 
 def test_the_figure_of_a_curve():
     found, figure = curved(), curved().plot()
-    assert figure.layout.title.text == "1,200 edges keep 129% of the logit difference"
+    assert unbroken(figure.layout.title.text) == "1,200 edges keep 129% of the logit difference"
     own, chance = figure.data
     assert (own.name, chance.name) == ("circuit", "random circuits of that size")
     assert list(own.y) == pytest.approx(found.values)
@@ -767,15 +769,17 @@ def test_the_table_and_figure_of_a_transfer():
     ]  # fmt: skip
     assert frame["faithfulness"].tolist() == pytest.approx([0.9, 0.4, 0.88, 0.95])
     figure = transferred().plot()
-    assert figure.layout.title.text == "Own circuits keep 0.93, foreign ones 0.64"
+    assert unbroken(figure.layout.title.text) == "Own circuits keep 0.93, foreign ones 0.64"
     np.testing.assert_allclose(figure.data[0].z, [[0.9, 0.4], [0.88, 0.95]], rtol=1e-6)
 
 
 def test_the_figure_of_a_circuit():
     found = circuit(0, 4, 6, 7, scores=[0.5, 0, 0, 0, -0.8, 0, 0.1, 0.2])
     figure = found.plot()
-    assert figure.layout.title.text == "Circuit of 4 edges over 4 nodes"
-    assert figure.layout.title.subtitle.text == "the 4 strongest, by what corrupting the edge does to the metric"
+    assert unbroken(figure.layout.title.text) == "Circuit of 4 edges over 4 nodes"
+    assert (
+        unbroken(figure.layout.title.subtitle.text) == "the 4 strongest, by what corrupting the edge does to the metric"
+    )
     drawn = {trace.name for trace in figure.data if trace.name}
     assert drawn == {"raises it (3)", "lowers it (1)"}
     texts = [text for trace in figure.data for text in (trace.text or ()) if "→" in text]
@@ -786,15 +790,15 @@ def test_the_figure_of_a_circuit():
         "input → logits<br>-0.8",
     ]
     whole = graph([[0.5, 0, 0, 0, -0.8, 0, 0.1, 0.2]] * 2).plot(2)
-    assert whole.layout.title.subtitle.text.endswith("corrupting the edge does to the logit difference")
+    assert unbroken(whole.layout.title.subtitle.text).endswith("corrupting the edge does to the logit difference")
 
 
 def test_the_figures_of_positions_and_of_nodes():
     first = graph([[0.5, 0, 0, 0, -0.8, 0, 0.1, 0.2]] * 2)
     last = graph([[0, 0, 0, 0, 0.2, 0.3, 0.5, -0.4]] * 2)
     figure = PositionScores({"subject": first, "last": last}).plot(2)
-    assert figure.layout.title.text == "a0.h0 at 'last' carries most: +0.80"
-    assert figure.layout.title.subtitle.text == (
+    assert unbroken(figure.layout.title.text) == "a0.h0 at 'last' carries most: +0.80"
+    assert unbroken(figure.layout.title.subtitle.text) == (
         "sum over a writer's out-edges; positive = corrupting it there raises the logit difference"
     )
     assert (list(figure.data[0].x), list(figure.data[0].y)) == (["subject", "last"], ["a0.h0", "m0"])
@@ -807,8 +811,8 @@ def test_the_figures_of_positions_and_of_nodes():
     np.testing.assert_allclose(figure.data[0].z, [[0.1, 0.8], [0.2, -0.4]], rtol=1e-6)
     scores = [[0.5, 0, 0, 0, -0.8, 0, 0.1, 0.2], [0.3, 0, 0, 0, -0.4, 0, 0.1, 1.2]]
     figure = NodeScores.of(graph(scores)).plot(2)
-    assert figure.layout.title.text == "m0 carries most: +0.70"
-    assert figure.layout.title.subtitle.text == (
+    assert unbroken(figure.layout.title.text) == "m0 carries most: +0.70"
+    assert unbroken(figure.layout.title.subtitle.text) == (
         "positive = corrupting the node raises the logit difference; bars: standard errors over the facts"
     )
     assert (list(figure.data[0].x), list(figure.data[0].y)) == (["m0", "input"], pytest.approx([0.7, -0.2]))

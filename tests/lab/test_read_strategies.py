@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from checkpoints.results.figure import unbroken
 from circuit_drift import knowledge
 from circuit_drift.training.strategies import figures, page
 from circuit_drift.training.strategies.comparison import FOLDER, Trained, retrieval_frame
@@ -91,8 +92,8 @@ def test_the_outcome_of_a_strategy(both):
 
 def test_the_figures_of_strategies(both):
     figure = figures.loss_and_recall(both, pd.DataFrame({"passages": ["gold", "all"], "recall": [0.9, 0.4]}))
-    assert figure.layout.title.text == "Loss fell in 3 of 4 epochs; in 0 of those, recall fell too"
-    assert figure.layout.title.subtitle.text == "nats per token; mean recall of all units"
+    assert unbroken(figure.layout.title.text) == "Loss fell in 3 of 4 epochs; in 0 of those, recall fell too"
+    assert unbroken(figure.layout.title.subtitle.text) == "nats per token; mean recall of all units"
     assert [(t.name, list(t.y)) for t in figure.data] == [
         ("plain", [3.0, 2.5, 2.6]),
         ("plain", pytest.approx([2.0 / 4, 2.1 / 4, 1.8 / 4])),
@@ -101,8 +102,8 @@ def test_the_figures_of_strategies(both):
     ]
     assert [shape.y0 for shape in figure.layout.shapes] == [0.9]
     figure = figures.transitions(both)
-    assert figure.layout.title.text == "4 acquisitions, 0 of them for a second time, and 2 losses"
-    assert figure.layout.title.subtitle.text == "units known; epoch 0 is the model before training"
+    assert unbroken(figure.layout.title.text) == "4 acquisitions, 0 of them for a second time, and 2 losses"
+    assert unbroken(figure.layout.title.subtitle.text) == "units known; epoch 0 is the model before training"
     assert [(t.name, list(t.y)) for t in figure.data] == [
         ("retained", [2, 1, 1]),
         ("acquired", [0, 1, 1]),
@@ -112,7 +113,7 @@ def test_the_figures_of_strategies(both):
         ("forgotten", [0, 0, 0]),
     ]
     figure = figures.exposure(both)
-    assert figure.layout.title.text == figures.exposure_finding(both)
+    assert unbroken(figure.layout.title.text) == figures.exposure_finding(both)
     assert [(t.name, list(t.y)) for t in figure.data] == [
         ("plain", [1.0, 0.5, 0.5]),
         ("plain", [0.0, 0.5, 0.5]),
@@ -121,7 +122,7 @@ def test_the_figures_of_strategies(both):
     ]
     assert [note.text for note in figure.layout.annotations] == ["old", "new"]
     figure = figures.skills(both)
-    assert figure.layout.title.text == figures.skills_finding(both)
+    assert unbroken(figure.layout.title.text) == figures.skills_finding(both)
     assert [list(t.y) for t in figure.data] == [[0.9, 0.5, 0.75], [0.9, 0.9, 1.0]]
 
 
@@ -141,8 +142,8 @@ def test_the_figure_of_drift_counts_what_left_the_floor(both, monkeypatch):
     }
     monkeypatch.setattr(Trained, "drift", lambda one: tables[one.name])
     figure = figures.circuit_drift_figure(both)
-    assert figure.layout.title.text == "The circuit left its noise floor in 1 of 2 epochs"
-    assert figure.layout.title.subtitle.text == (
+    assert unbroken(figure.layout.title.text) == "The circuit left its noise floor in 1 of 2 epochs"
+    assert unbroken(figure.layout.title.subtitle.text) == (
         "facts that either epoch recalls, together; above the dots a change is neither shown nor ruled out"
     )
     assert {t.name: list(t.y) for t in figure.data} == {

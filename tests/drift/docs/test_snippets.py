@@ -21,7 +21,7 @@ LANGUAGES = {"sh", "python", "json", "toml", "csv", "text", "mermaid"}
 PLACES = {"SERIES": "demo", "A": "demo@1000", "B": "demo@9000", "STORE": "store"}
 RUN = ("diff", "heads", "report", "export", "show", "architectures", "schema", "store")
 """Commands that are run, on a stand-in for the shipped series; the others' lines are parsed alone."""
-ELSEWHERE = ("checkpoints/", "/shared/", "EleutherAI/")
+ELSEWHERE = ("checkpoints/", "/shared/", "EleutherAI/", "factbook@")
 GROUP = typer.main.get_command(app)
 LINES = [(block, words) for block in BLOCKS if block.language == "sh" for words in command_lines(block)]
 OWN = [(block, words) for block, words in LINES if words[0] == "circuit-drift"]

@@ -6,6 +6,7 @@ import pytest
 import circuit_drift
 from checkpoints import DriftError
 from checkpoints.errors import BadPrompt
+from checkpoints.results.figure import unbroken
 from circuit_drift.measures.causal.ablation_figure import ablation_figure, ablation_frame
 from circuit_drift.measures.registry import build_measures
 from circuit_drift.prompts import EdgeScoring, prompts_for
@@ -90,10 +91,10 @@ def ablated(tested, control, *, needles=10):
 def test_the_figure_sets_the_best_heads_beside_their_controls():
     run = run_of(point(0, ablation=ablated(10, 10)), point(10), point(100, ablation=ablated(0, 9)))
     figure = ablation_figure(run)
-    assert figure.layout.title.text == (
+    assert unbroken(figure.layout.title.text) == (
         "Needle score as it is 1.00, best heads ablated 1.00 → 0.00, layer-matched controls 1.00 → 0.90"
     )
-    assert figure.layout.title.subtitle.text.startswith("causal at 1 of 2 checkpoints")
+    assert unbroken(figure.layout.title.subtitle.text).startswith("causal at 1 of 2 checkpoints")
     drawn = {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data}
     assert drawn["best heads ablated"] == ([0, 2], [1.0, 0.0])
     assert ablation_frame(run).step.tolist() == ["0"] * 3 + ["100"] * 3

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import circuit_drift
 from checkpoints import DriftError, open_checkpoint
 from checkpoints.errors import BadPrompt, CheckpointMismatch
+from checkpoints.results.figure import unbroken
 from circuit_drift.cli.commands import app
 from circuit_drift.measures.corpora import CorporaMeasure
 from circuit_drift.measures.figures.corpora import fits_figure, fits_frame, judge_of, long_figure
@@ -135,10 +136,10 @@ def test_the_figures_say_first_last_slope_and_what_is_left_over():
     assert frame.counted_in.unique().tolist() == ["steps"]
     np.testing.assert_allclose(frame.residual, [np.nan, 0, 0, 0], atol=1e-6)
     figure = fits_figure(run, frame)
-    assert figure.layout.title.text == "Corpus perplexity wiki 20.00 → 6.00 (A = -0.869, B = 10, R² = 1.00)"
+    assert unbroken(figure.layout.title.text) == "Corpus perplexity wiki 20.00 → 6.00 (A = -0.869, B = 10, R² = 1.00)"
     assert figure.layout.xaxis2.title.text == "N, training steps (log)"
     assert CorporaMeasure.along(run)["longppl_wiki"] == pytest.approx([math.nan] * 4, nan_ok=True)
-    assert long_figure(run).layout.title.text == "LongPPL wiki not measured"
+    assert unbroken(long_figure(run).layout.title.text) == "LongPPL wiki not measured"
 
 
 def test_longppl_takes_its_key_tokens_from_the_last_checkpoint():
@@ -149,8 +150,10 @@ def test_longppl_takes_its_key_tokens_from_the_last_checkpoint():
     assert found == pytest.approx([math.exp(3), math.nan, math.exp(1)], nan_ok=True)
     assert run.to_frame().longppl_wiki.tolist() == pytest.approx(found, nan_ok=True)
     figure = long_figure(run)
-    assert figure.layout.title.text == "LongPPL wiki 20.09 → 2.72"
-    assert figure.layout.title.subtitle.text.endswith("key tokens of those that have a short context: wiki 1/2")
+    assert unbroken(figure.layout.title.text) == "LongPPL wiki 20.09 → 2.72"
+    assert unbroken(figure.layout.title.subtitle.text).endswith(
+        "key tokens of those that have a short context: wiki 1/2"
+    )
 
 
 def test_corpora_are_refused_by_name(tiny_series, folder, tmp_path):
@@ -186,9 +189,8 @@ def test_a_judge_that_was_named_chooses_the_key_tokens(tiny_series, folder):
     assert named.verdict == "wiki PPL 2.72 [2.72, 2.72]; LongPPL wiki 2.72 (no interval: too few units), judged by big"
     assert judge_of(run_of(point(0, corpora=named))) == "big (weights abababababab)"
     assert judge_of(run_of(point(5, corpora=other))) == "the last checkpoint measured, 5, which favours it"
-    assert (
-        "judged by big (weights abababababab)"
-        in long_figure(run_of(point(0, corpora=named))).layout.title.subtitle.text
+    assert "judged by big (weights abababababab)" in unbroken(
+        long_figure(run_of(point(0, corpora=named))).layout.title.subtitle.text
     )
     with pytest.raises(DriftError, match="LongPPL has one judge; got a and b"):
         build_measures(prompts_for(tiny_series), [*names[:1], "corpora:judge=a", "corpora:judge=b"])

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import circuit_drift
+from checkpoints.results.figure import unbroken
 from circuit_drift.measures.figures.routing import lines_figure, shares_figure
 from circuit_drift.measures.routing import RoutingMeasure
 from circuit_drift.prompts import prompts_for
@@ -63,7 +64,7 @@ def test_the_figures_show_shares_and_what_moved():
     )
     assert RoutingMeasure.along(run)["routing_drift"] == pytest.approx([np.nan, np.nan, 0.5], nan_ok=True)
     figure = shares_figure(run)
-    assert figure.layout.title.text.startswith(
+    assert unbroken(figure.layout.title.text).startswith(
         "2 experts a layer; evenness 0.00 on text, 0.81 on answers; answers move 25%"
     )
     np.testing.assert_allclose(figure.data[0].z, [[1, 0]])
@@ -71,7 +72,7 @@ def test_the_figures_show_shares_and_what_moved():
     assert (figure.data[1].zmin, figure.data[1].zmax) == (-0.25, 0.25)
     read = [RoutingMeasure.reading(p.results["routing"]) if "routing" in p.results else None for p in run]
     lines = lines_figure(run, read, RoutingMeasure.along(run)["routing_drift"])
-    assert lines.layout.title.text == (
+    assert unbroken(lines.layout.title.text) == (
         "Evenness of the routing 1.00 → 0.00, of answers 1.00 → 0.81; slots that moved since the checkpoint before 0.50"
     )
     assert lines.layout.yaxis.title.text == "share of slots; evenness, 1 = even"

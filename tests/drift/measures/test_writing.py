@@ -9,6 +9,7 @@ import torch
 import circuit_drift
 import heads
 from checkpoints import open_checkpoint
+from checkpoints.results.figure import unbroken
 from circuit_drift.measures.causal.writing_figure import writing_figure
 from circuit_drift.measures.needles import needle_prompts_of
 from circuit_drift.measures.tokenizers import tokenizer_of
@@ -65,7 +66,7 @@ def test_a_head_that_stops_writing_is_named_by_the_diff():
 def test_the_figure_tells_heads_that_look_and_do_not_say():
     run = run_of(point(0, writing=written([[0, 0], [2, 0]])), point(1, writing=written([[0.5, 0], [-1, 0]])))
     figure = writing_figure(run)
-    assert figure.layout.title.text == (
+    assert unbroken(figure.layout.title.text) == (
         "a0.h0 writes most at the last checkpoint: +0.50 logits; 1 of 1 retrieval heads write nothing for the answer"
     )
     assert figure.layout.yaxis.title.text == "write towards the copied answer, logits"

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from checkpoints import DriftError, open_series
 from checkpoints.errors import NotACheckpoint
-from checkpoints.series.series import demo_folder
+from checkpoints.series.series import shipped_folder
 from circuit_drift import run
 from circuit_drift.cli.commands import app
 from circuit_drift.sweep.adaptive import LEAST, change, choose, start
@@ -77,7 +77,7 @@ def test_a_gap_between_two_lines_of_training_is_no_gap():
 
 
 def test_a_short_line_begins_with_its_ends_where_checkpoints_are_few():
-    series = open_series(demo_folder())
+    series = open_series(shipped_folder())
     begun = {count: [series[place].step for place in start(series, count)] for count in (4, 7, 8)}
     assert begun[8] == [0, 250, 500, 9000, 9020, 9300, 9380, 9600]
     assert begun[7] == [0, 250, 500, 9000, 9020, 9600], "one is left to choose"

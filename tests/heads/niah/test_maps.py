@@ -8,6 +8,7 @@ from toys import random_prompts
 
 import heads
 from checkpoints.errors import BadPrompt
+from checkpoints.results.figure import unbroken
 from heads.detect.adaptive import adaptive_scores, stability
 from heads.niah.grid import NeedleMap
 from heads.niah.measure import corpus_nll, interference_map, needle_map
@@ -50,7 +51,7 @@ def test_a_map_is_saved_shown_and_drawn(drawn, tmp_path):
     back = NeedleMap.load(drawn.save(tmp_path / "map"))
     np.testing.assert_array_equal(back.cell_nll, drawn.cell_nll)
     assert back.verdict == drawn.verdict
-    assert "middle penalty" in drawn.plot().layout.title.text
+    assert "middle penalty" in unbroken(drawn.plot().layout.title.text)
     assert "<table" in drawn._repr_html_()
 
 

@@ -65,5 +65,5 @@ def test_what_is_asked_and_traced_is_what_is_drawn_again(tmp_path):
     facts = {(question.labels["fact"], question.labels["class"]) for question in asked}
     assert Counter(name for _, name in facts) == {"high": 30, "middle": 30, "low": 30}
     pairs = load_facts(FOLDER / "traced.jsonl")
-    assert len(pairs) == 120
+    assert len(pairs) == 170
     assert all(pair.segments["subject"] in pair.clean.rpartition(". ")[2] for pair in pairs), "an example in front"
