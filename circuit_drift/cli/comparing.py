@@ -33,6 +33,7 @@ from circuit_drift.cli.options import (
     MetricOption,
     NeedlesOption,
     OutputsOption,
+    PromptsOption,
     RuleOption,
     SecondArgument,
     SeedOption,
@@ -77,6 +78,7 @@ def diff(
     cluster: ClusterOption = None,
     explain: ExplainOption = None,
     outputs: OutputsOption = None,
+    count: PromptsOption = 12,
     store: StoreOption = None,
     needles: NeedlesOption = None,
     haystack: HaystackOption = None,
@@ -132,7 +134,7 @@ def diff(
         cluster=names(cluster or ""),
     )
     for asked in explained:
-        pair = _explained(pair, asked, Effort(outputs=outputs_of(outputs)))
+        pair = _explained(pair, asked, Effort(prompts=count, outputs=outputs_of(outputs)))
     if as_json:
         typer.echo(json.dumps(pair.to_json(), indent=1))
     elif everything:
@@ -227,9 +229,7 @@ def explain(
     steps: StepsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Write the figure here.")] = None,
-    count: Annotated[
-        int, typer.Option("--prompts", help="At most so many prompts, drawn by a fixed seed.", min=1)
-    ] = 12,
+    count: PromptsOption = 12,
     needles: NeedlesOption = None,
     haystack: HaystackOption = None,
     facts: FactsOption = None,

@@ -166,6 +166,10 @@ ExplainOption = Annotated[
     ),
 ]
 
+PromptsOption = Annotated[
+    int, typer.Option("--prompts", help="Explain over at most so many prompts, drawn by a fixed seed.", min=1)
+]
+
 OutputsOption = Annotated[
     str | None,
     typer.Option(

@@ -171,9 +171,16 @@ def test_an_adapters_hash_covers_its_base(adapters):
 def test_a_base_that_is_not_here_is_named(adapters):
     path = adapters / "run" / "checkpoint-10" / "adapter_config.json"
     config = json.loads(path.read_text())
-    for name in ("org/absent", "not a name", ""):
+    ways = {
+        "org/absent": "fetch it with `hf download org/absent`",
+        "absent": "fetch it with `hf download absent`",
+        "../absent": "put the base model there",
+        "not a name": "put the base model there",
+        "": "put the base model there",
+    }
+    for name, way in ways.items():
         path.write_text(json.dumps(config | {"base_model_name_or_path": name}))
-        with pytest.raises(NotACheckpoint, match=f"is an adapter on '{name}'"):
+        with pytest.raises(NotACheckpoint, match=f"is an adapter on '{name}'.*, or {way}"):
             open_series(adapters / "run")[0].load()
     path.write_text(json.dumps(config | {"base_model_name_or_path": "../../base"}))
     assert open_series(adapters / "run")[0].config["model_type"] == "llama"

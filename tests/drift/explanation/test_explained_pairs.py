@@ -128,6 +128,8 @@ def test_diff_explains_at_the_terminal_in_json_and_on_its_page(edited: Path, tmp
     first = document["explanations"][0]["outputs"][0]
     assert (first["output"], first["positions"]) == ("a1.h1", "all positions")
     assert first["restored"] == pytest.approx(100, abs=0.01)
+    fewer = json.loads(CliRunner().invoke(app, [*asked, "--explain", "facts", "--prompts", "3", "--json"]).stdout)
+    assert "over 3 prompts" in fewer["explanations"][0]["verdict"][0]
     assert json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)["explanations"] == []
 
 
