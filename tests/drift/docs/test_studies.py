@@ -9,6 +9,7 @@ import pytest
 
 import circuit_drift
 from checkpoints import open_series
+from circuit_drift.explanation.explanation import Explanation
 from circuit_drift.replicate import knowledge_claims, long_context
 from circuit_drift.replicate.long_context_claims import claims_frame
 from circuit_drift.training.strategies import strategies
@@ -169,6 +170,12 @@ def test_the_circuits_of_the_factbook_are_those_that_were_stored(told):
     for row, of in zip(table_of(KNOWLEDGE, "| epoch | edge Jaccard"), drift.itertuples(), strict=True):
         found = [epochs[of.step], of.edges, of.overlap, of.floor]
         assert [numbers(cell)[0] for cell in row] == pytest.approx(found, abs=0.0051), row
+
+
+@pytest.mark.parametrize("way", ["learned", "kept", "lost"])
+def test_what_is_explained_stands_word_for_word(way):
+    found = Explanation.load(FACTBOOK / "circuits" / f"explain-{way}")
+    assert f"- **{way}.** {found.verdict}" in re.sub(r"\n +", " ", KNOWLEDGE)
 
 
 def test_every_claim_on_knowledge_stands_with_its_figures(told):
