@@ -23,6 +23,8 @@ def read_state(path: Path, device: Any = "cpu") -> dict[str, Any]:
         require_file(path)
         require_plain_archive(path, path.stat().st_size, str(path))
         state = torch.load(path, weights_only=True, map_location=device)
+    except FileNotFoundError as error:
+        raise StoreError(f"cannot go on from {path}, which is not there: train anew in another place") from error
     except (DriftError, OSError) as error:
         raise StoreError(f"cannot go on from {path}: {error}") from error
     except Exception as error:  # unpickling hostile bytes can raise anything

@@ -2,7 +2,7 @@
 
 DIR/<strategy>/strategy.json   what is trained, on what: a start with anything else is refused
 DIR/<strategy>/checkpoint-N/   a whole model in Hugging Face format, or the adapters alone in peft's; the last one with
-                               the state to resume from (training_state.pt)
+                               the state to resume from (training_state.pt); without it nothing is trained on
 DIR/<strategy>/seconds.csv     seconds trained up to each checkpoint: not in the run, whose log is the same each time
 DIR/store/                     the runs, as `circuit_drift.load_run` reads them
 """
@@ -177,9 +177,16 @@ def _without_bars() -> Iterator[None]:
 
 
 def epochs_done(folder: Path) -> int:
-    """Passes over the documents that the last checkpoint has behind it; 0 where there is none."""
-    last = saved(folder)[-1:]
-    return int(read_state(last[0] / STATE, "meta")["epoch"]) if last else 0
+    """Passes over the documents that the last checkpoint has behind it; 0 where there is none.
+
+    A strategy that was published without the state to go on from tells them by its seconds: one row for each.
+    """
+    if not (found := saved(folder)):
+        return 0
+    last, spent = found[-1], seconds_of(folder)
+    if not (last / STATE).exists() and max(spent, default=-1) == step_of(last):
+        return len(spent) - 1
+    return int(read_state(last / STATE, "meta")["epoch"])
 
 
 def finished(folder: Path, epochs: int) -> bool:
@@ -189,4 +196,9 @@ def finished(folder: Path, epochs: int) -> bool:
 
 def saved(folder: Path) -> list[Path]:
     """The checkpoints so far, in order."""
-    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    return sorted(folder.glob("checkpoint-*"), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(path.name.partition("-")[2])

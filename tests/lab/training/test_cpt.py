@@ -27,6 +27,7 @@ from circuit_drift.training.strategies import (
     strategy_ledgers,
     write_documents,
 )
+from circuit_drift.training.strategies.checkpointing import finished
 from circuit_drift.training.strategies.loop import epoch
 from circuit_drift.training.strategies.loop.batches import Rows, batches
 from circuit_drift.training.strategies.loop.parameters import plain, prepare
@@ -330,3 +331,23 @@ def test_documents_that_are_none(tmp_path):
 def test_nothing_trained_has_no_comparison(tmp_path):
     with pytest.raises(StoreError, match="no trained strategies"):
         comparison_frame(tmp_path)
+
+
+def published(folder, kept, steps):
+    """A strategy's folder without the state to go on from: some of its checkpoints, and the seconds of all."""
+    for step in kept:
+        (folder / f"checkpoint-{step}").mkdir(parents=True)
+    (folder / "seconds.csv").write_text("step,seconds\n" + "".join(f"{step},{step}.0\n" for step in steps))
+    return folder
+
+
+def test_what_was_published_without_its_state_is_finished_by_its_seconds(tmp_path):
+    whole = published(tmp_path / "whole", (0, 15, 30), (0, 15, 30))
+    thinned = published(tmp_path / "thinned", (0, 30), (0, 15, 30))
+    assert [finished(folder, epochs) for folder in (whole, thinned) for epochs in (1, 2, 3)] == [True, True, False] * 2
+
+
+def test_a_last_checkpoint_that_is_missing_is_not_taken_for_finished(tmp_path):
+    cut = published(tmp_path / "cut", (0, 15), (0, 15, 30))
+    with pytest.raises(DriftError, match=r"cannot go on from .*checkpoint-15/training_state\.pt, which is not there"):
+        finished(cut, 2)
