@@ -12,7 +12,7 @@ from checkpoints import open_series
 from circuit_drift.explanation.explanation import Explanation
 from circuit_drift.replicate import knowledge_claims, long_context
 from circuit_drift.replicate.long_context_claims import claims_frame
-from circuit_drift.training.strategies import strategies
+from circuit_drift.training.strategies import retrieval_frame, strategies
 from tests.drift.docs.fences import ROOT
 
 PAGE = (ROOT / "docs" / "studies" / "long-context.md").read_text()
@@ -180,7 +180,8 @@ def test_what_is_explained_stands_word_for_word(way):
 
 def test_every_claim_on_knowledge_stands_with_its_figures(told):
     drift = pd.read_csv(FACTBOOK / "circuits" / "drift.csv")
-    table = knowledge_claims.claims_frame(told["LoRA"], drift=drift, skill="arithmetic_accuracy")
+    read = retrieval_frame(FACTBOOK)
+    table = knowledge_claims.claims_frame(told["LoRA"], references=read, drift=drift, skill="arithmetic_accuracy")
     shown = [[row[0], row[1], row[2], row[3]] for row in table_of(KNOWLEDGE, "| claim | published |")]
     assert shown == [[row.claim, row.paper, row.ours, row.reproduced] for row in table.itertuples()]
 
