@@ -6,12 +6,12 @@ Nothing here imports torch; hashes are over bytes, so equal hashes mean equal fi
 import codecs
 import hashlib
 import json
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from checkpoints.errors import CorruptWeights, NotACheckpoint
 from checkpoints.files.configs import ADAPTER_CONFIG, CONFIG_FILE, neutral, read_json
@@ -20,7 +20,6 @@ from checkpoints.files.hashes import hash_file
 from checkpoints.files.reading import decode, read_bytes
 from checkpoints.results.disk import can_be
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+|[A-Za-z0-9][\w.-]*")
 _TOKENIZER_FILES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
 TOKENIZER_FILES = frozenset(name for names in _TOKENIZER_FILES for name in names)
 TOKENIZER_PARTS = (*sorted(TOKENIZER_FILES), "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -61,12 +60,24 @@ def adapter_base(folder: Path) -> Path | None:
     revision = read_json(folder / ADAPTER_CONFIG).get("revision")
     cached = _cached_snapshot(name, revision if isinstance(revision, str) else None)
     if cached is None:
-        way = f"fetch it with `hf download {name}`" if _HUB_ID.fullmatch(name) else "put the base model there"
         raise NotACheckpoint(
             f"{folder} is an adapter on {name!r:.200}, which is neither a folder nor in the hub client's cache; "
-            f"name its folder in {ADAPTER_CONFIG}, or {way}"
+            f"name its folder in {ADAPTER_CONFIG}, or {_way_to(name)}"
         )
     return cached
+
+
+def _way_to(name: str) -> str:
+    """How a base model gets where its adapter looks for it."""
+    from huggingface_hub import utils
+    from huggingface_hub.errors import HFValidationError
+
+    hub: Any = utils
+    try:
+        hub.validate_repo_id(name)
+    except HFValidationError:
+        return "put the base model there"
+    return f"fetch it with `hf download {name}`"
 
 
 def _cached_snapshot(name: str, revision: str | None) -> Path | None:

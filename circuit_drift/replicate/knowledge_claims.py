@@ -129,9 +129,8 @@ def _kept_near(lora: Trained, kl: Trained | None, skill: str) -> Iterator[Claim]
         book, units = run.ledger.outcome, len(run.ledger.scores.units)
         net = book["known_last"] - book["known_first"]
         held = _share(book["newly_learned_held"], book["newly_learned"])
-        return f"{net:+d} of {units} units known; {held} of those ever learned are held", abs(net) <= max(
-            1, LITTLE * units
-        )
+        shown = f"{net:+d} of {units} units known; {held} of those ever learned are held"
+        return shown, abs(net) <= max(1, LITTLE * units)
 
     yield Claim(
         "KL to the original model keeps them", "1 to 3 points lost", *_where_run(kl, keeps), "at most 3 points lost"
