@@ -1,14 +1,16 @@
-"""Planted edits: is the edited component first, and does putting it back restore the behaviour?
+"""Planted edits: is the edited component first, and does putting it back restore what the edit made?
 
     python -m benchmarks.explain.edits --draws 20
 
-Each draw edits one thing in the shipped checkpoint 9000 and explains the change of the needle answers' NLL.
+Each draw edits one thing in the shipped checkpoint 9000 and explains the change of the needle answers' NLL. What the
+edit did is known: the behaviour with it, less the behaviour without it. Where all else moves too (jitter), that is not
+the whole change, of which the jitter makes a part by itself; what the edited component restores is held against both.
 """
 
 import argparse
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +18,11 @@ import torch
 from transformers import PreTrainedModel
 
 from checkpoints import open_checkpoint
-from circuit_drift.explanation.behaviours import Behaviour, needle_behaviour
+from circuit_drift.explanation.behaviours import Behaviour, batches, needle_behaviour, run
 from circuit_drift.explanation.explain import explain_line
 from circuit_drift.explanation.explanation import Effort
 from circuit_drift.explanation.line import line_between
-from circuit_drift.explanation.shares import patched_values
+from circuit_drift.explanation.shares import BATCH, patched_values
 from circuit_drift.measures.needles import needle_prompts_of
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import prompts_for
@@ -78,21 +80,39 @@ def ten_tokens(model: PreTrainedModel, rng: np.random.Generator) -> set[str]:
     return {"embedding", "unembedding"}
 
 
-def beside_jitter(model: PreTrainedModel, rng: np.random.Generator) -> set[str]:
-    """One head's output zeroed, and every weight moved by .3 % of its matrix's spread."""
-    for parameter in model.parameters():
-        parameter.add_(torch.tensor(rng.normal(size=parameter.shape), dtype=parameter.dtype) * 0.003 * parameter.std())
-    return zeroed_output(model, rng)
-
-
 def nothing(_model: PreTrainedModel, _rng: np.random.Generator) -> set[str]:
     """The identical pair."""
     return set()
 
 
-EDITS: tuple[Edit, ...] = (
-    zeroed_output, exchanged_values, scaled_mlp, low_rank, ten_tokens, beside_jitter, nothing,
-)  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of planted edit.
+
+    Attributes:
+        edit: what is done to one thing.
+        jitter: every weight is moved first by so much of its matrix's spread.
+    """
+
+    edit: Edit
+    jitter: float = 0.0
+
+
+KINDS = {
+    "zeroed_output": Kind(zeroed_output),
+    "exchanged_values": Kind(exchanged_values),
+    "scaled_mlp": Kind(scaled_mlp),
+    "low_rank": Kind(low_rank),
+    "ten_tokens": Kind(ten_tokens),
+    "beside_jitter": Kind(zeroed_output, jitter=0.003),
+    "nothing": Kind(nothing),
+}
+
+
+def jittered(model: PreTrainedModel, by: float, rng: np.random.Generator) -> None:
+    """Move every weight of a model by so much of its matrix's spread."""
+    for parameter in model.parameters() if by else ():
+        parameter.add_(torch.tensor(rng.normal(size=parameter.shape), dtype=parameter.dtype) * by * parameter.std())
 
 
 def _head(model: PreTrainedModel, rng: np.random.Generator) -> tuple[int, int, int]:
@@ -108,50 +128,96 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="demo@9000")
     parser.add_argument("--prompts", type=int, default=12)
     parser.add_argument("--length", type=int, default=128, help="tokens of a prompt")
-    parser.add_argument("--only", choices=[edit.__name__ for edit in EDITS], nargs="*", help="kinds of edits")
+    parser.add_argument("--only", choices=list(KINDS), nargs="*", help="kinds of edits")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--each", action="store_true", help="print every draw")
     asked = parser.parse_args()
     checkpoint = open_checkpoint(asked.checkpoint)
     loaded = checkpoint.load(device=asked.device, dtype="float32")
     needles = needle_prompts_of(tokenizer_of(loaded), prompts_for(checkpoint.path, length=asked.length).needles)
     behaviour = needle_behaviour(needles).thinned(asked.prompts)
-    print("edit, draws, first, restored; claimed, of them first, restored; median |change|, worst residual, seconds")
-    for edit in EDITS:
-        if asked.only and edit.__name__ not in asked.only:
-            continue
+    print("edit, draws, first, restored and taken back of what the edit did, restored of the whole change; claimed, of")
+    print("them first, restored, taken back; median size of what the edit did, worst residual, seconds of CPU")
+    for name in asked.only or KINDS:
         start = time.process_time()
-        drawn = [_drawn(edit, loaded.model, behaviour, draw) for draw in range(asked.draws)]
-        claimed = [each for each in drawn if each.claimed]
-        counts = [len(drawn), sum(d.first for d in drawn), sum(d.restored for d in drawn)]
-        counts += [len(claimed), sum(d.first for d in claimed), sum(d.restored for d in claimed)]
-        size, worst = np.median([each.size for each in drawn]), max(each.residual for each in drawn)
-        taken = time.process_time() - start
-        print(f"{edit.__name__}, {', '.join(map(str, counts))}, {size:.3g}, {worst:.2g}, {taken:.0f}", flush=True)
+        drawn = [_drawn(KINDS[name], loaded.model, behaviour, draw) for draw in range(asked.draws)]
+        for each in drawn if asked.each else ():
+            print(f"  {each}")
+        print(f"{name}, {_counted(drawn)}, {time.process_time() - start:.0f}", flush=True)
 
 
 @dataclass(frozen=True, slots=True)
-class _Drawn:
-    """What was found of one planted edit: edited first, restored to 5 % by the edited, change claimed."""
+class Drawn:
+    """What was found of one planted edit; means over prompts, in nats.
+
+    Attributes:
+        first: an edited component has the largest share.
+        claimed: the interval of the whole change excludes 0.
+        whole: m(B) - m(A).
+        effect: m(B) - m(B without the edit): the whole change where nothing else moved.
+        put_in: m(A with the edited components of B) - m(A).
+        taken: m(B) - m(B with the edited components of A).
+        residual: of the shares.
+    """
 
     first: bool
-    restored: bool
     claimed: bool
-    size: float
+    whole: float
+    effect: float
+    put_in: float
+    taken: float
     residual: float
 
+    @property
+    def restored(self) -> bool:
+        """The edited components put in do what the edit did, to 5 %."""
+        return _close(self.put_in, self.effect)
 
-def _drawn(edit: Edit, model: PreTrainedModel, behaviour: Behaviour, seed: int) -> _Drawn:
-    a, b = copy.deepcopy(model), copy.deepcopy(model)
+    @property
+    def taken_back(self) -> bool:
+        """Put back they take away what the edit did, to 5 %."""
+        return _close(self.taken, self.effect)
+
+    @property
+    def restores_all(self) -> bool:
+        """The edited components put in make the whole change, to 5 %."""
+        return _close(self.put_in, self.whole)
+
+
+def _close(value: float, wanted: float) -> bool:
+    return abs(value - wanted) <= CLOSE * abs(wanted)
+
+
+def _counted(drawn: Sequence[Drawn]) -> str:
+    claimed = [each for each in drawn if each.claimed]
+    counts = [len(drawn), *(sum(getattr(d, name) for d in drawn) for name in ("first", "restored", "taken_back"))]
+    counts += [sum(d.restores_all for d in drawn), len(claimed)]
+    counts += [sum(getattr(d, name) for d in claimed) for name in ("first", "restored", "taken_back")]
+    size, worst = np.median([abs(each.effect) for each in drawn]), max(each.residual for each in drawn)
+    return f"{', '.join(map(str, counts))}, {size:.3g}, {worst:.2g}"
+
+
+def _drawn(kind: Kind, model: PreTrainedModel, behaviour: Behaviour, seed: int) -> Drawn:
+    a, b, rng = copy.deepcopy(model), copy.deepcopy(model), np.random.default_rng(seed)
     with torch.no_grad():
-        names = edit(b, np.random.default_rng(seed))
+        jittered(b, kind.jitter, rng)
+        without = _mean(b, behaviour)
+        names = kind.edit(b, rng)
     line = line_between(a, b)
     found = explain_line(line, behaviour, ("A", "B"), Effort(prompts=len(behaviour), patching=False))
     first = bool(found.changed) and found.names[found.order[0]] in names
-    line.move(0.0)
     edited = [place for place, name in enumerate(found.names) if name in names]
-    put_in = found.restored(patched_values(line, behaviour, edited, 1.0))
-    restored = abs(1 - put_in) <= CLOSE
-    return _Drawn(first, restored, found.is_certain, abs(found.change.value), found.residual)
+    before, after = float(found.before.mean()), float(found.after.mean())
+    line.move(1.0)
+    taken = after - float(patched_values(line, behaviour, edited, -1.0).mean())
+    line.move(0.0)
+    put_in = float(patched_values(line, behaviour, edited, 1.0).mean()) - before
+    return Drawn(first, found.is_certain, after - before, after - without, put_in, taken, found.residual)
+
+
+def _mean(model: PreTrainedModel, behaviour: Behaviour) -> float:
+    with torch.no_grad():
+        return float(torch.cat([run(model, behaviour, batch, {}) for batch in batches(behaviour, model, BATCH)]).mean())
 
 
 if __name__ == "__main__":
