@@ -275,7 +275,7 @@ def waterfall(found: "Explanation") -> "go.Figure":
             totals={"marker": {"color": GREY}},
         )
     )
-    figure.update_yaxes(title=f"{found.behaviour} ({found.unit})")
+    figure.update_yaxes(title=found.unit)
     lead = found.names[found.order[0]] if found.changed else "nothing"
     return dress(
         figure,

@@ -1,30 +1,17 @@
-"""Every notebook runs from top to bottom, its trainings in fewer epochs, and shows what is kept in it."""
+"""Every notebook runs from top to bottom, and shows what is kept in it."""
 
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from tests.notebooks import FIGURES, FOLDER, LARGEST, alike, differences, executed, tidied, told
+from tests.notebooks import FIGURES, FOLDER, LARGEST, alike, differences, executed, tidied
 
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-SHORTER = {"02_does_falling_loss_mean_learning": ("epochs=6", "epochs=2")}
-"""Numbers that decide how long a study takes, and those it is run with here."""
 
 
 def code_of(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def shortened(path: Path, folder: Path) -> Path:
-    """A copy of the notebook whose study takes less long, or the notebook itself."""
-    if path.stem not in SHORTER:
-        return path
-    text, (shipped, here) = path.read_text(encoding="utf-8"), SHORTER[path.stem]
-    assert text.count(shipped) == 1
-    copy = folder / path.name
-    copy.write_text(text.replace(shipped, here), encoding="utf-8")
-    return copy
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -33,20 +20,15 @@ def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("CIRCUIT_DRIFT_DEMO", str(series))
     monkeypatch.setenv("CIRCUIT_DRIFT_STORE", str(store))
     monkeypatch.setenv("COLUMNS", "100")
-    new = tidied(executed(shortened(path, tmp_path), tmp_path, FIGURES), {f"{tmp_path}/": "", str(tmp_path): "."})
+    new = tidied(executed(path, tmp_path, FIGURES), {f"{tmp_path}/": "", str(tmp_path): "."})
     shown = [output for cell in code_of(new) for output in cell.outputs if "data" in output]
     assert len(shown) >= 5
     assert any("text/html" in output["data"] for output in shown)
-    kept = nbformat.read(path, as_version=4)
-    if any(map(told, code_of(kept))):
-        assert list(differences(kept, new)) == []
+    assert list(differences(nbformat.read(path, as_version=4), new)) == []
 
 
-@pytest.mark.parametrize(
-    "name", ["01_first_light", "03_has_it_stopped_learning_to_retrieve", "04_your_own_checkpoints"]
-)
-def test_pictures_are_kept_for_viewers_that_run_nothing(name: str):
-    path = FOLDER / f"{name}.ipynb"
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_pictures_are_kept_for_viewers_that_run_nothing(path: Path):
     kept = code_of(nbformat.read(path, as_version=4))
     pictures = [output for cell in kept for output in cell.outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= 2 and path.stat().st_size < LARGEST

@@ -67,6 +67,8 @@ def test_the_best_and_the_worst_strategy_by_a_skill(both):
     ]
     assert worse[0].skills == ("copying_accuracy", "text_ppl")
     assert figures.skills_finding(worse) == "text ppl: plain +2.00, careful +3.00 by the last epoch"
+    assert figures.skills_finding([worse[0]]).startswith("copying accuracy ")
+    assert figures.skills_finding([worse[0]]).endswith(", text ppl 5 → 7")
     bare = Trained("bare", both[0].log.drop(columns="copying_accuracy"), both[0].ledger, None)
     with pytest.raises(ValueError, match="no skill was probed; name skills = or measures = in the config"):
         figures.skills([bare])

@@ -1,7 +1,7 @@
 """Circuits of two checkpoints: recall of the facts, and group by group of them wiring, strength, edges and nodes."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from circuit_drift.measures.pairs.alike import kept_contrast, kept_similarity
 from circuit_drift.measures.pairs.grouped import LEAST_FACTS, compare_groups, units_of
+from circuit_drift.measures.pairs.groups_figure import groups_figure
 from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.measures.pairs.recall import recall_questions, recall_statements
 from circuit_drift.page.page import Section
@@ -156,6 +157,7 @@ class CircuitPairing(Pairing):
             f"groups-{anchor}",
             f"Facts and their circuits {pair.span}",
             text=" ".join(told),
+            figure=groups_figure(shown["groups"], asdict(pair.deltas)),
             caption=CAPTIONS["groups"],
             frame=shown["groups"],
         )

@@ -130,7 +130,12 @@ def skills(trained: Sequence[Trained]) -> "go.Figure":
 
 
 def skills_finding(trained: Sequence[Trained]) -> str:
-    """Which strategy keeps the skills best, and which worst, by the last of them."""
+    """Which strategy keeps the skills best, and which worst, by the last of them; of one strategy, what each became."""
+    if len(trained) == 1:
+        log = trained[0].log
+        return ", ".join(
+            f"{s.replace('_', ' ')} {log[s].iloc[0]:.3g} → {log[s].iloc[-1]:.3g}" for s in trained[0].skills
+        )
     name = trained[0].skills[-1]
     change = {one.name: float(one.log[name].iloc[-1] - one.log[name].iloc[0]) for one in trained}
     worse = 1.0 if name.endswith(FALLING) else -1.0
