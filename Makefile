@@ -4,6 +4,7 @@
 # make docs   set up .venv, build the documentation into out/site
 # make notebooks  run the notebooks, and put what they show into their files
 # make mutants  set up .venv, plant faults in what people read, see the tests fail
+# make mutants-sample  the same for N of them, drawn at random; the score with its interval
 # Threads that spin for each other stand still on a busy machine: a demo of 2 minutes took 13 beside one training.
 export OMP_WAIT_POLICY ?= passive
 
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-real real lint docs notebooks mutants series clean
+.PHONY: demo test test-real real lint docs notebooks mutants mutants-sample series clean
 
 demo: $(VENV)/.core
 	$(BIN)/circuit-drift run demo --store out/store --html out/report.html
@@ -51,6 +52,12 @@ mutants: $(VENV)/.mutants
 	OMP_NUM_THREADS=1 nice $(BIN)/python -m tests.mutants run $(ONLY)
 	$(BIN)/python -m tests.mutants results
 	$(BIN)/python -m tests.mutants export-cicd-stats && cat mutants/mutmut-cicd-stats.json
+
+# A hundred of them, drawn from all modules; `make mutants-sample N=300 SEED=1` for more and others.
+N ?= 100
+SEED ?= 0
+mutants-sample: $(VENV)/.mutants
+	OMP_NUM_THREADS=1 nice $(BIN)/python -m tests.mutants sample $(N) --seed $(SEED)
 
 # Trains the shipped series again from its seed; series/first-light/README.md says how long that takes.
 series: $(VENV)/.core

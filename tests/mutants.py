@@ -1,6 +1,7 @@
 """mutmut over what people read: `python -m tests.mutants run`, then `results`, `scores`, `show NAME`, `browse`.
 
-`sample 40` runs at most 40 mutants of each module, drawn with a fixed seed, where the whole takes too long.
+`sample 100` runs 100 mutants, drawn with a seed from those of all modules together, and tells the score of all with
+its interval, where the whole takes too long.
 
 mutmut leaves out decorated methods and the text of f-strings. Verdicts are properties made of f-strings, so both are
 taken in here. Left out are errors, arguments that decide no number (the order of ties, the length of zipped lists),
@@ -18,8 +19,11 @@ from random import Random
 
 import click
 import libcst as cst
-from mutmut.__main__ import _run, cli
+from mutmut.__main__ import _run, cli, create_mutants
 from mutmut.mutation import file_mutation, mutators
+from mutmut.mutation.trampoline import set_mutant_under_test
+from mutmut.utils.file_utils import copy_also_copy_files, copy_src_dir, setup_source_paths
+from scipy.stats import binomtest
 
 PASSED_THROUGH = {"property", "cached_property", "lru_cache"}
 NO_NUMBER = {"strict", "kind"}
@@ -91,30 +95,64 @@ def outcomes(module: str = "*") -> dict[str, dict[str, int | None]]:
 @cli.command()
 @click.argument("number", type=int)
 @click.argument("module", default="*")
-def sample(number: int, module: str) -> None:
-    """Run at most NUMBER mutants of each MODULE (all by default) that were planted, drawn with a fixed seed."""
-    drawn = [name for planted in outcomes(module).values() for name in draw(list(planted), number)]
+@click.option("--seed", default=0, show_default=True, help="Draws another sample.")
+def sample(number: int, module: str, seed: int) -> None:
+    """Plant mutants in all modules, and run NUMBER of those of every MODULE, drawn at random."""
+    plant()
+    without_effect = equivalent()
+    names = [name for planted in outcomes(module).values() for name in planted if name not in without_effect]
+    drawn = draw(names, number, seed)
     _run(drawn, 1)
+    status = {name: status for planted in outcomes(module).values() for name, status in planted.items()}
+    for name in drawn:
+        if not killed(status[name]):
+            click.echo(f"survived: {name}")
+    hits = sum(killed(status[name]) for name in drawn)
+    low, high = binomtest(hits, len(drawn)).proportion_ci()
+    click.echo(
+        f"{hits} of {len(drawn)} killed, drawn from {len(names)} with seed {seed}: {hits / len(drawn):.1%}, "
+        f"95 % interval {low:.1%} to {high:.1%} (exact binomial)"
+    )
 
 
-def draw(planted: Sequence[str], number: int) -> list[str]:
-    return Random(0).sample(sorted(planted), min(number, len(planted)))
+def plant() -> None:
+    """Write the mutants of what has changed since they were last written."""
+    set_mutant_under_test("mutant_generation")
+    Path("mutants").mkdir(exist_ok=True)
+    copy_src_dir()
+    copy_also_copy_files()
+    setup_source_paths()
+    create_mutants(1)
+
+
+def draw(planted: Sequence[str], number: int, seed: int) -> list[str]:
+    return Random(seed).sample(sorted(planted), min(number, len(planted)))
+
+
+def killed(status: int | None) -> bool:
+    """Whether a test failed, or took far longer; 0 where none failed, 5 and 33 where none reaches the mutant."""
+    return status not in (None, 0, 5, 33)
+
+
+def equivalent() -> dict[str, str]:
+    """Mutants that change nothing -> why."""
+    return tomllib.loads(Path("tests/mutants_equivalent.toml").read_text())
 
 
 @cli.command()
 def scores() -> None:
     """Killed of those that were run, by module; those without an effect stand in tests/mutants_equivalent.toml."""
-    equivalent = tomllib.loads(Path("tests/mutants_equivalent.toml").read_text())
+    without_effect = equivalent()
     totals = [0, 0, 0]
     for module, planted in outcomes().items():
-        run = {name: status for name, status in planted.items() if status is not None and name not in equivalent}
-        killed = sum(status not in (0, 5, 33) for status in run.values())
-        totals = [total + more for total, more in zip(totals, (killed, len(run), len(planted)), strict=True)]
+        run = {name: status for name, status in planted.items() if status is not None and name not in without_effect}
+        hits = sum(map(killed, run.values()))
+        totals = [total + more for total, more in zip(totals, (hits, len(run), len(planted)), strict=True)]
         click.echo(
-            f"{killed / len(run) if run else 0:4.0%} {killed:5} of {len(run):5} run, {len(planted):5} planted  {module}"
+            f"{hits / len(run) if run else 0:4.0%} {hits:5} of {len(run):5} run, {len(planted):5} planted  {module}"
         )
-    killed, ran, planted_in_all = totals
-    click.echo(f"{killed / max(ran, 1):4.1%} {killed} of {ran} run, {planted_in_all} planted")
+    hits, ran, planted_in_all = totals
+    click.echo(f"{hits / max(ran, 1):4.1%} {hits} of {ran} run, {planted_in_all} planted")
 
 
 if __name__ == "__main__":
