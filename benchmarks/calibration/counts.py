@@ -7,7 +7,8 @@ Faithfulness: a fact's logit difference is gamma distributed (shape 3), its circ
 scatter of .25, or 1 less an exponential of mean .3. Recall: relations of six facts each, of which a share changes sides
 that is beta distributed about .1 (correlation within a relation .3), every relation one way or the other. Tests: 300
 edges whose differences are exponential less their mean, each with its own sign; all of one size, or of sizes over three
-orders. Standard errors in brackets.
+orders. Mean of one number, as the needles' NLL: exponential or normal differences of so many units. Standard errors in
+brackets.
 """
 
 import argparse
@@ -17,13 +18,15 @@ import numpy as np
 from numpy.random import Generator
 
 from checkpoints.stats.bootstrap import wilson_interval
-from checkpoints.stats.changes import change_test
+from checkpoints.stats.changes import change_test, mean_change_p
 from checkpoints.stats.permutation import Exchanged, sign_flip_test
 from checkpoints.stats.shares import clustered_share, exchange_p, mcnemar_p, share_above_p
+from checkpoints.stats.ttests import difference_test
 from circuits.intervention.faithfulness import interval
 
 EDGES, EACH = 300, 6
-LEVEL = 0.05
+LEVEL, SHARE = 0.05, 0.00625
+"""Of a pair, and what Holm asks of one of eight questions."""
 
 
 def main() -> None:
@@ -126,6 +129,18 @@ def called(orders: float, test: Callable[..., Exchanged] = change_test) -> Calla
     return simulate
 
 
+def mean_called(
+    level: float, shift: float = 0.0, *, normal: bool = False, student: bool = False
+) -> Callable[[Generator, int], bool]:
+    """Whether a mean, so many standard deviations from 0, is called at a level, by both tests or by Student's t."""
+
+    def simulate(rng: Generator, size: int) -> bool:
+        drawn = shift + (rng.normal(size=size) if normal else rng.exponential(size=size) - 1)
+        return bool((difference_test(drawn).p if student else mean_change_p(drawn)) <= level)
+
+    return simulate
+
+
 Simulations = dict[str, Callable[[Generator, int], bool]]
 TABLES: tuple[tuple[str, Simulations, int], ...] = (
     (
@@ -156,6 +171,19 @@ TABLES: tuple[tuple[str, Simulations, int], ...] = (
             "of three orders, sign flips alone": called(3.0, sign_flip_test),
         },
         10,
+    ),
+    (
+        "mean of one number called",
+        {
+            "exponential, .05": mean_called(LEVEL),
+            "the same by Student's t": mean_called(LEVEL, student=True),
+            "exponential, .00625": mean_called(SHARE),
+            "the same by Student's t ": mean_called(SHARE, student=True),
+            "normal, .05": mean_called(LEVEL, normal=True),
+            "normal, moved by .8 standard deviations, .00625": mean_called(SHARE, 0.8, normal=True),
+            "the same by Student's t  ": mean_called(SHARE, 0.8, normal=True, student=True),
+        },
+        1,
     ),
 )
 

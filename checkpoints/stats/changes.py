@@ -17,9 +17,13 @@ from dataclasses import replace
 import numpy as np
 
 from checkpoints.stats.bootstrap import resampling
+from checkpoints.stats.energy import energy_p, smallest_energy_p
 from checkpoints.stats.permutation import BINS, DRAWS, LISTED_SIGNS, PIECE, Exchanged, drawn_p, sign_flip_test
-from checkpoints.stats.ttests import TTest, difference_test, false_discovery
+from checkpoints.stats.ttests import MIN_UNITS, TTest, difference_test, false_discovery
 from checkpoints.stats.units import Floats
+
+ANEW = 9_999
+"""Draws behind `mean_change_p`, which asks about one number and can afford them."""
 
 
 def change_test(difference: Floats, *, draws: int = DRAWS, seed: int = 0) -> Exchanged:
@@ -72,6 +76,47 @@ def moderated_test(difference: Floats, *, seed: int = 0) -> TTest:
 def smallest_change_q(units: int) -> float:
     """The smallest q of `moderated_test` for so many units, however many elements there are: elements go together."""
     return 2.0 ** (1 - units) if units <= LISTED_SIGNS else 1 / (DRAWS + 1)
+
+
+def mean_change_p(difference: Floats, *, seed: int = 0) -> float:
+    """Two-sided p of the mean of one number's paired differences [U], by both tests; the larger.
+
+    Sign flips of the mean, all of them up to 16 units; and the bootstrap-t, twice the smaller tail of Student's t over
+    centred units drawn anew. Under exponential differences Student's t passes .05 in .06 to .10 (8 to 48 units), this
+    in .04 to .06 (`benchmarks/calibration/counts.py`).
+
+    Args:
+        difference: of one unit each; NaN does not apply and is left out.
+        seed: of the draws.
+
+    Returns:
+        p, never below `smallest_mean_change_p`; NaN below `MIN_UNITS` units.
+    """
+    units = np.asarray(difference, dtype=np.float64)
+    units = units[~np.isnan(units)]
+    if len(units) < MIN_UNITS:
+        return float("nan")
+    if not units.any():
+        return 1.0
+    weights, mean = resampling(len(units), draws=ANEW, seed=seed), units.mean()
+    anew = _student(weights @ (units - mean), weights @ (units - mean) ** 2, len(units))
+    own = float(_student(units.sum(), (units**2).sum(), len(units)))
+    tails = int((anew <= own).sum()), int((anew >= own).sum())
+    return min(1.0, max(energy_p(units[:, None], seed=seed), 2 * drawn_p(min(tails), ANEW)))
+
+
+def smallest_mean_change_p(units: int) -> float:
+    """The smallest p that `mean_change_p` can give for so many units."""
+    return max(smallest_energy_p(units), 2 * drawn_p(0, ANEW))
+
+
+def _student(total: Floats, square: Floats, units: int) -> Floats:
+    """[...] Student's t of samples of so many units, from their sums; infinite where all of one are alike, but 0."""
+    scatter = square - total**2 / units
+    scatter = np.where(scatter > 1e-9 * square, scatter, 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        t = total / np.sqrt(scatter * units / (units - 1))
+    return np.where(total == 0, 0.0, t)
 
 
 def moderated(tests: TTest, exchanged: Exchanged) -> TTest:

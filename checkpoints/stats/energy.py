@@ -19,11 +19,13 @@ def energy_p(difference: Floats, *, seed: int = 0) -> float:
     """
     units = len(difference)
     values = difference.astype(np.float64).reshape(units, -1)
-    gram = values @ values.T
-    observed = float(gram.sum())
+    narrow = values.shape[1] < units
+    gram = values if narrow else values @ values.T
+    observed = float((values.sum(0) ** 2).sum())
     reached, total = 0, 0
     for signs in _signs(units, seed):
-        energy = np.einsum("pu,pu->p", signs @ gram, signs)
+        product = signs @ gram
+        energy = np.einsum("pu,pu->p", product, product if narrow else signs)
         reached += int((energy >= observed * (1 - 1e-9)).sum())
         total += len(signs)
     return reached / total if units <= LISTED else drawn_p(reached, total)

@@ -1,7 +1,7 @@
 """Two checkpoints' retrieval scores, prompt by prompt: which heads changed, by how much, how surely."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -9,8 +9,9 @@ import numpy as np
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.results.result import Result
 from checkpoints.results.text import counted
-from checkpoints.stats.changes import moderated_test
-from checkpoints.stats.ttests import TTest, paired_test, selected_interval, welch_test
+from checkpoints.stats.changes import mean_change_p, moderated_test
+from checkpoints.stats.shares import exchange_p
+from checkpoints.stats.ttests import MIN_UNITS, TTest, difference_test, selected_interval, welch_test
 from checkpoints.stats.units import Floats, Unit, cluster_means, independent_units, nanmean
 from heads.scores.change import Change
 from heads.scores.names import head_name, head_names
@@ -146,9 +147,11 @@ def diff(
 
     p of a head is that of its moderated change among all heads', by sign flips of units and by centred units drawn
     anew, whichever is larger (`checkpoints.stats.changes`), or Welch's over other prompts; Benjamini-Hochberg over all
-    heads; intervals, accuracy and NLL are Student's. The prompts of one needle share its text and its haystack, so the
-    unit is the needle (mean over its depths), however few there are: intervals need three, p five, and a head is named
-    from six on, as q is at least 2^(1 - n).
+    heads. p of the NLL is `checkpoints.stats.changes.mean_change_p`'s, that of the accuracy exact: A and B exchanged
+    needle by needle, which is McNemar's where a needle has one prompt. Over other prompts both are Welch's; intervals
+    are Student's. The prompts of one needle share its text and its haystack, so the unit is the needle (mean over its
+    depths), however few there are: intervals need three, p five, and a head is named from six on, as q is at least
+    2^(1 - n).
 
     Args:
         a: scores of the first checkpoint.
@@ -172,13 +175,10 @@ def diff(
             "score both on one set, or ask for pairing='unpaired'"
         )
     chosen, units_a, units_b = _units(a, b, unit)
-    test = paired_test if pairing == "paired" else welch_test
     before, after = units_a(a.copy), units_b(b.copy)
     heads = moderated_test(after - before) if pairing == "paired" else welch_test(before, after)
     n = min(len(units_a(a.prompt_nll)), len(units_b(b.prompt_nll)))
-    right_a, right_b = a.correct.astype(float), b.correct.astype(float)
-    right = test(units_a(right_a), units_b(right_b))
-    nll = test(units_a(a.prompt_nll), units_b(b.prompt_nll))
+    right, nll = _answers(a, b, chosen) if pairing == "paired" else _other_answers(a, b, units_a, units_b)
     return HeadDiff(
         before=a.mean,
         after=b.mean,
@@ -187,7 +187,7 @@ def diff(
         high=heads.high,
         p=heads.p,
         q=heads.q,
-        accuracy=_change("needle accuracy", right_a, right_b, right),
+        accuracy=_change("needle accuracy", a.correct.astype(float), b.correct.astype(float), right),
         nll=_change("answer NLL (nats per token)", a.prompt_nll, b.prompt_nll, nll),
         level=q,
         threshold=threshold,
@@ -207,6 +207,22 @@ def _units(a: Scores, b: Scores, unit: Unit) -> tuple[str, Grouping, Grouping]:
     if chosen != other:
         return _units(a, b, "prompt")
     return chosen, lambda values: cluster_means(values, of_a), lambda values: cluster_means(values, of_b)
+
+
+def _answers(a: Scores, b: Scores, unit: str) -> tuple[TTest, TTest]:
+    """Accuracy and NLL over identical prompts."""
+    _, of = independent_units(a.needle, "prompt" if unit == "prompt" else "needle")
+    answered, nll = b.correct.astype(float) - a.correct, cluster_means(b.prompt_nll - a.prompt_nll, of)
+    net = np.bincount(np.unique(of, return_inverse=True)[1], weights=answered).astype(int)
+    exact = exchange_p(net) if len(net) >= MIN_UNITS else float("nan")
+    right = replace(difference_test(cluster_means(answered, of)), p=np.asarray(exact))
+    return right, replace(difference_test(nll), p=np.asarray(mean_change_p(nll)))
+
+
+def _other_answers(a: Scores, b: Scores, units_a: Grouping, units_b: Grouping) -> tuple[TTest, TTest]:
+    """The same over other prompts."""
+    right = welch_test(units_a(a.correct.astype(float)), units_b(b.correct.astype(float)))
+    return right, welch_test(units_a(a.prompt_nll), units_b(b.prompt_nll))
 
 
 def _change(name: str, before: Floats, after: Floats, test: TTest) -> Change:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import heads
-from checkpoints.stats.changes import smallest_change_q
+from checkpoints.stats.changes import smallest_change_q, smallest_mean_change_p
 from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.page.page import Section
 from circuit_drift.record.groups import ways_of
@@ -45,11 +45,11 @@ class HeadPairing(Pairing):
         Of the heads the p is that of the smallest q, which is Simes' for all of them. Accuracy has no margin: it is
         the likelihood cut at a threshold, and the likelihood tells the same with less noise.
         """
-        least = 2.0 ** (1 - change.n)
         p = float(np.nanmin(change.q)) if np.isfinite(change.q).any() else float("nan")
         lowest = smallest_change_q(change.n)
         yield Question("heads", "heads", p, effects=tuple(head_effects(change, deltas)), least=lowest)
-        yield Question("readouts", ACCURACY, change.accuracy.p, least=least)
+        yield Question("readouts", ACCURACY, change.accuracy.p, least=2.0 ** (1 - change.n))
+        least = smallest_mean_change_p(change.n)
         yield Question("readouts", NLL, change.nll.p, effects=tuple(nll_effects(change, deltas)), least=least)
 
     def held(self, change: HeadDiff, questions: Sequence[Question]) -> HeadDiff:

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from checkpoints.stats.bootstrap import resampling, upper_share
-from checkpoints.stats.changes import change_p, change_test, moderated_test, smallest_change_q
+from checkpoints.stats.changes import (
+    ANEW,
+    change_p,
+    change_test,
+    mean_change_p,
+    moderated_test,
+    smallest_change_q,
+    smallest_mean_change_p,
+)
 from checkpoints.stats.permutation import sign_flip_test
 from checkpoints.stats.ttests import difference_test, false_discovery
 
@@ -91,3 +99,35 @@ def test_a_skewed_element_is_not_named_where_none_changed(units):
     drawn = [exponential(rng, units, 144, orders=0.0) for _ in range(40)]
     assert np.mean([(moderated_test(d).q <= 0.05).any() for d in drawn]) <= 0.1
     assert np.mean([(difference_test(d).q <= 0.05).any() for d in drawn]) > 0.2
+
+
+def test_one_mean_is_held_against_both_tests():
+    difference = np.array([0.9, 0.4, 1.3, 0.2, 0.7, -0.1, 0.5])
+    signs = 1 - 2 * ((np.arange(128)[:, None] >> np.arange(7)) & 1)
+    flipped = np.mean(np.abs(signs @ difference) >= abs(difference.sum()) - 1e-9)
+    centred = difference - difference.mean()
+    drawn = [np.repeat(centred, counts.astype(int)) for counts in resampling(7, draws=ANEW)]
+    with np.errstate(all="ignore"):
+        anew = np.array([d.mean() / d.std(ddof=1) * 7**0.5 for d in drawn])
+    own = difference.mean() / difference.std(ddof=1) * 7**0.5
+    tail = min(int((anew >= own).sum()), int((anew <= own).sum()))
+    assert mean_change_p(difference) == pytest.approx(max(flipped, 2 * upper_share(tail, ANEW)))
+    assert mean_change_p(difference) == mean_change_p(-difference) == mean_change_p(np.r_[difference, np.nan])
+
+
+def test_one_mean_at_the_edges():
+    assert mean_change_p(np.zeros(9)) == 1
+    assert mean_change_p(np.ones(8)) == smallest_mean_change_p(8) == 2**-7  # every unit alike is no certainty
+    assert mean_change_p(np.ones(30)) == smallest_mean_change_p(30) == pytest.approx(2 * upper_share(0, ANEW))
+    assert np.isnan(mean_change_p(np.ones(4)))
+    assert np.isnan(mean_change_p(np.r_[np.ones(4), np.nan, np.nan]))
+
+
+def test_one_skewed_mean_is_called_no_more_often_than_the_level():
+    """Exponential differences of mean 0 at 12 units: Student's t calls .08 to .10 of them."""
+    rng = np.random.default_rng(3)
+    drawn = rng.exponential(size=(400, 12)) - 1
+    called = np.mean([mean_change_p(one) <= 0.05 for one in drawn])
+    assert called <= 0.05 + 2 * (0.05 * 0.95 / 400) ** 0.5
+    assert np.mean(difference_test(drawn.T).p <= 0.05) > 0.075
+    assert np.mean([mean_change_p(one) <= 0.05 for one in rng.normal(1, 1, size=(200, 12))]) > 0.75

@@ -5,6 +5,7 @@ from toys import fake_scores
 import heads
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.stats.bootstrap import bootstrap, widened
+from checkpoints.stats.shares import mcnemar_p
 from checkpoints.stats.ttests import false_discovery, paired_test, welch_test
 
 
@@ -50,6 +51,23 @@ def test_a_change_of_the_answer_alone_counts():
     assert change.n_significant == 0
     assert change.nll.delta == pytest.approx(-0.5, abs=0.05)
     assert change.nll.low < change.nll.delta < change.nll.high < 0
+
+
+def test_accuracy_is_exchanged_needle_by_needle():
+    """Eight needles at three depths: six gain one or two answers, one loses one; every exchange is counted."""
+    copy, needle = noisy(np.full((1, 1), 0.5), n=24), np.repeat(np.arange(8), 3)
+    net = np.array([1, 2, 1, 1, 2, 1, -1, 0])
+    right, wrong = np.zeros((8, 3), dtype=bool), np.zeros((8, 3), dtype=bool)
+    for place, change in enumerate(net):
+        (right if change > 0 else wrong)[place, : abs(change)] = True
+    a, b = (fake_scores(copy, needle=needle, correct=way.ravel()) for way in (wrong, right))
+    change = heads.diff(a, b)
+    signs = 1 - 2 * ((np.arange(256)[:, None] >> np.arange(8)) & 1)
+    assert change.accuracy.p == np.mean(np.abs(signs @ net) >= abs(net.sum()))
+    assert change.accuracy.delta == pytest.approx(net.sum() / 24)
+    by_prompt = heads.diff(a, b, unit="prompt")
+    assert by_prompt.accuracy.p == pytest.approx(mcnemar_p(8, 1))
+    assert np.isnan(heads.diff(*(fake_scores(copy, needle=needle % 4) for _ in range(2))).accuracy.p)
 
 
 def test_prompts_of_one_needle_are_one_unit():
