@@ -45,7 +45,7 @@ def claims_frame(
         main: main documents only.
         references: `comparison.retrieval_frame`.
         drift: `drift.drift_frame` of the circuits; None = those that were traced while ``lora`` was trained.
-        function: `drift.function_frame` of ``lora``.
+        function: `drift.function_frame` of the transfer between epochs of ``lora``.
         skill: the accuracy outside the domain, a column of the logs.
     """
     import pandas as pd
@@ -192,12 +192,12 @@ def _circuits(drift: "pd.DataFrame") -> Claim:
 
 def _function(function: "pd.DataFrame | None") -> Claim:
     def told(function: "pd.DataFrame") -> tuple[str, bool]:
-        later, before = function[function["step"] > function["step"].min()], function["first"].iloc[0]
+        later, before = function[function["step"] > function["step"].min()], function.iloc[0]
         shown = (
-            f"{later['first'].min():.0%} to {later['first'].max():.0%} (before: {before:.0%}); each "
-            f"epoch's own circuit {later['own'].min():.0%} to {later['own'].max():.0%} (10 % of the edges)"
+            f"{later['first'].min():.0%} to {later['first'].max():.0%} (before: {before['first']:.0%}); each epoch's "
+            f"own circuit {later['own'].min():.0%} to {later['own'].max():.0%} ({int(before['edges']):,} edges)"
         )
-        return shown, bool((later["first"] >= FUNCTION * before).all())
+        return shown, bool((later["first"] >= FUNCTION * before["first"]).all())
 
     return Claim(
         "the circuit from before training goes on working",

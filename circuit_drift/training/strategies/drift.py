@@ -1,24 +1,15 @@
 """The circuit of each epoch against the one that training began with, beside the noise floor of the measurement."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from checkpoints import open_checkpoint, open_series
-from checkpoints.errors import BadPrompt
-from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.record.recall import recalled
 from circuit_drift.record.record import RunRecord
-from circuit_drift.sweep.sweep import load_record
-from circuit_drift.training.strategies.checkpointing import STORE
-from circuit_drift.training.strategies.gauges import prompts_of
-from circuit_drift.training.strategies.settings.config import Config
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from circuits.graph.scores import AttributionGraph
+    from circuits.intervention.transfer import Transfer
 
 
 COLUMNS = ("step", "overlap", "floor", "floor_low", "chance", "beyond_noise", "facts", "edges", "nodes")
@@ -56,39 +47,25 @@ def _jaccards(first: "AttributionGraph", later: "AttributionGraph") -> tuple[flo
     return float(edges[0].sum() / max(1, edges[1].sum())), len(both) / max(1, len(either))
 
 
-def function_frame(config: Config, out: Path | str, strategy: str, *, share: float = 0.1) -> "pd.DataFrame":
-    """Whether the circuit that training began with still does the work: it is run, exactly, in every epoch's model.
+def function_frame(transfer: "Transfer") -> "pd.DataFrame":
+    """Whether the circuit that training began with still does the work: it is run, exactly, in every later model.
 
-    One row for each checkpoint: ``first`` and ``own``: faithfulness, there, of the first checkpoint's circuit and of
-    its own, over the ``facts`` facts that it recalls.
+    Structure aside, `drift_frame` beside it. One row for each model: ``step``; ``first`` and ``own``: faithfulness,
+    there, of the first checkpoint's circuit and of its own, over the ``facts`` facts; ``edges`` of the first circuit.
 
     Args:
-        config: what was compared.
-        out: where `run_all` wrote.
-        strategy: which one to look at.
-        share: edges of a circuit, as a share of all.
-
-    Raises:
-        BadPrompt: a checkpoint recalls none of the facts.
+        transfer: every checkpoint's circuit in every checkpoint's model, steps for names, as ``circuit-drift transfer``
+            and `circuit_drift.comparison.transfer.measure_transfer` make it.
     """
     import pandas as pd
 
-    from circuits.intervention.faithfulness import ratio
-    from circuits.intervention.faithfulness_measure import circuit_metrics
-
-    run = load_record(Path(out) / STORE, strategy)
-    traced = {point.step: point.circuit for point in run if point.circuit is not None}
-    facts = prompts_of(config, open_checkpoint(config.model)).facts
-    rows, first = [], None
-    for loaded in open_series(Path(out) / strategy).models():
-        step = loaded.checkpoint.step
-        graph = traced[step]
-        known = np.flatnonzero(graph.answer_rank == 0)
-        if not len(known):
-            raise BadPrompt(f"step {step} of {run.name} recalls none of the facts whose circuit was traced")
-        own = graph.only(known).prune(round(share * graph.edge_scores.shape[1]))
-        first = own if first is None else first
-        asked = facts.tokenized(tokenizer_of(loaded)).subset(list(known))
-        metric, clean, corrupt = circuit_metrics(loaded.model, [first, own], asked, metric=graph.readout)
-        rows.append((step, *(ratio(values, clean, corrupt) for values in metric), len(known)))
-    return pd.DataFrame(rows, columns=["step", "first", "own", "facts"])
+    values = transfer.values
+    return pd.DataFrame(
+        {
+            "step": [int(name) for name in transfer.models],
+            "first": values[0],
+            "own": values.diagonal(),
+            "facts": transfer.metric.shape[2],
+            "edges": int(transfer.n_edges[0]),
+        }
+    )
