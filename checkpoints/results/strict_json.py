@@ -9,7 +9,7 @@ it. What is written here reads back as it was.
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 NUMBER = "$number"
@@ -45,6 +45,17 @@ def digest_json(value: Any) -> str:
     """SHA-256 of a document's content: the same for every way of writing it down."""
     read_back = parse_json(dump_json(value))  # keys of numbers become text, which sorts differently
     return hashlib.sha256(dump_json(read_back, sort_keys=True).encode()).hexdigest()
+
+
+def plain_json(value: Any) -> Any:
+    """A value as it is printed for others: numpy scalars as Python's, what is no finite number as null, recursively."""
+    if isinstance(value, Mapping):
+        return {str(name): plain_json(inner) for name, inner in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [plain_json(inner) for inner in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _require_shallow(value: Any) -> None:

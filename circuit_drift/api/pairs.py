@@ -40,6 +40,7 @@ class Origin:
     b: Path | str
     prompts: Prompts | None
     placement: Placement
+    store: Store
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -92,8 +93,20 @@ class PairDiff(PairRecord):
                 f"the pair {self.span} comes from stored results and has no models; "
                 "use circuit_drift.explain(A, B) with the checkpoints themselves"
             )
+        from circuit_drift.explanation.explain import explain as explain_pair
+
         origin = self.origin
-        return explain(origin.a, origin.b, behaviour, prompts=origin.prompts, placement=origin.placement, effort=effort)
+        graphs = [point.circuit for point in (self.a, self.b) if point.circuit is not None]
+        return explain_pair(
+            origin.a,
+            origin.b,
+            behaviour,
+            prompts=origin.prompts,
+            placement=origin.placement,
+            effort=effort,
+            graphs=graphs,
+            store=origin.store,
+        )
 
     def explained(self, behaviour: "str | Behaviour" = "needle", *, effort: Effort = DEFAULT_EFFORT) -> "PairDiff":
         """The same pair with an explanation, which its JSON, page and notebook show; arguments as for `explain`."""
@@ -194,7 +207,7 @@ def diff(
         record = replace(record, weights=kept_weight_change(open_checkpoint(a), open_checkpoint(b), kept))
     except DriftError as error:
         record = replace(record, missing={**record.missing, "weights": str(error)})
-    return PairDiff.of(record, Origin(a, b, prompts, placed))
+    return PairDiff.of(record, Origin(a, b, prompts, placed, kept))
 
 
 def explain(
@@ -205,6 +218,7 @@ def explain(
     prompts: Prompts | None = None,
     placement: Placement | None = None,
     effort: Effort = DEFAULT_EFFORT,
+    store: Store | Path | str | None = None,
     **where: Unpack[Where],
 ) -> "Explanation":
     """Which component's weights made a behaviour differ between two checkpoints, proved by putting them back.
@@ -220,6 +234,7 @@ def explain(
         prompts: what is asked; by default what the folder of A brings along, else the built-in prompts.
         placement: device, attention implementation and device map (`checkpoints.Placement`); float32.
         effort: at most so many prompts, how many steps, whether to patch.
+        store: where explanations are kept and looked up first; ``None`` = nowhere.
         where: fields of a placement by themselves.
 
     Raises:
@@ -229,7 +244,9 @@ def explain(
     """
     from circuit_drift.explanation.explain import explain as explain_pair
 
-    return explain_pair(a, b, behaviour, prompts=prompts, placement=Placement.of(placement, where), effort=effort)
+    placed = Placement.of(placement, where)
+    kept = store if store is None or isinstance(store, Store) else Store.open(store)
+    return explain_pair(a, b, behaviour, prompts=prompts, placement=placed, effort=effort, store=kept)
 
 
 def compare(

@@ -230,6 +230,7 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Write the figure here.")] = None,
     count: PromptsOption = 12,
+    store: StoreOption = None,
     needles: NeedlesOption = None,
     haystack: HaystackOption = None,
     facts: FactsOption = None,
@@ -242,7 +243,8 @@ def explain(
 ) -> None:
     """Which component's weights made a behaviour in which interval of training; print the table as CSV.
 
-    Of the interval with the largest change, components are put back for proof.
+    Of the interval with the largest change, components are put back for proof. Finished intervals are stored, so that
+    the same command goes on after an interrupt.
     """
     from checkpoints import open_series
     from checkpoints.results.disk import write_file
@@ -268,6 +270,7 @@ def explain(
         prompts=prompts,
         placement=placed(device, "float32", attention, device_map),
         effort=Effort(prompts=count),
+        store=Store.open(store),
     )
     if as_json:
         typer.echo(json.dumps(course.to_json(), indent=1))

@@ -150,30 +150,17 @@ def run(model: PreTrainedModel, behaviour: Behaviour, batch: Batch, given: Mappi
     return torch.stack(values)
 
 
-def labelled(facts: FactSet, group: str | None) -> list[int]:
-    """Places of the facts that have this among the values of their labels; of all facts for ``None``."""
-    return [i for i, fact in enumerate(facts.facts) if group is None or group in map(str, fact.labels.values())]
-
-
-def facts_behaviour(
-    facts: FactSet, *, log_probability: bool = False, group: str | None = None, chosen: Sequence[int] | None = None
-) -> Behaviour:
+def facts_behaviour(facts: FactSet, *, log_probability: bool = False, group: str = "") -> Behaviour:
     """Logit difference of answer and wrong answer, or log probability of the answer, summed over its tokens.
 
     Args:
         facts: in tokens.
         log_probability: whether that is taken.
-        group: only facts that have this among the values of their labels.
-        chosen: the places of the group's facts, where no label tells them.
+        group: what these facts are called beside others.
 
     Raises:
-        BadPrompt: no fact of that group, or answers of other numbers of tokens than their wrong ones.
+        BadPrompt: answers of other numbers of tokens than their wrong ones.
     """
-    chosen = labelled(facts, group) if chosen is None else chosen
-    if not chosen:
-        known = sorted({str(v) for f in facts.facts for v in f.labels.values()})[:8]
-        raise BadPrompt(f"no fact is labelled {group!r}; labels begin with {', '.join(known) or 'none at all'}")
-    facts = facts.subset(chosen)
     uneven = [i for i in range(len(facts)) if len(facts.answer[i]) != len(facts.wrong[i])]
     if uneven and not log_probability:
         raise BadPrompt(

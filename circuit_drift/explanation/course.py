@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from checkpoints.results.figure import SIGNED, dress
 from checkpoints.results.result import Result
+from checkpoints.results.strict_json import plain_json
 from checkpoints.results.text import counted
 from checkpoints.stats.bootstrap import bootstrap
 from circuit_drift.explanation.explanation import Explanation
@@ -161,16 +162,18 @@ class Course(Result):
 
     def to_json(self) -> dict[str, Any]:
         """One JSON object: verdict, values at checkpoints, shares by interval."""
-        frame = self.to_frame()
-        return {
-            "behaviour": self.behaviour,
-            "unit": self.unit,
-            "verdict": self.verdict,
-            "attributed": self.is_attributed,
-            "checkpoints": list(self.checkpoints),
-            "values": [float(value) for value in self.values.mean(1)],
-            "residuals": [float(value) for value in self.residuals],
-            "gradients": [int(value) for value in self.steps],
-            "shares": [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)],
-            "lead": None if self.lead is None else self.lead.to_json(),
-        }
+        document: dict[str, Any] = plain_json(
+            {
+                "behaviour": self.behaviour,
+                "unit": self.unit,
+                "verdict": list(self._sentences()),
+                "attributed": self.is_attributed,
+                "checkpoints": self.checkpoints,
+                "values": self.values.mean(1),
+                "residuals": self.residuals,
+                "gradients": self.steps,
+                "shares": self.to_frame().to_dict("records"),
+                "lead": None if self.lead is None else self.lead.to_json(),
+            }
+        )
+        return document

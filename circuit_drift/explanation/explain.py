@@ -1,15 +1,15 @@
 """From two checkpoints and the name of a behaviour to its explanation."""
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from checkpoints import Checkpoint, open_checkpoint
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, StoreError
 from checkpoints.loading.lora import load_on_one_base
 from checkpoints.placement import ANYWHERE, Placement
 from checkpoints.series.compat import require_same_model
@@ -17,7 +17,6 @@ from circuit_drift.explanation.behaviours import (
     Behaviour,
     accuracy_behaviour,
     facts_behaviour,
-    labelled,
     mass_behaviour,
     needle_behaviour,
     recall_behaviour,
@@ -29,7 +28,6 @@ from circuit_drift.explanation.explanation import (
     Effort,
     Explanation,
     head_named,
-    order_of,
     require_metric,
 )
 from circuit_drift.explanation.line import Line, line_along, line_between
@@ -37,18 +35,80 @@ from circuit_drift.explanation.outputs import patch_outputs, writer_of
 from circuit_drift.explanation.patching import patch
 from circuit_drift.explanation.shares import NoGradient, PathShares, integrate, measure, one_by_one
 from circuit_drift.measures.needles import needle_prompts_of
+from circuit_drift.measures.stored import identity, libraries
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import Prompts, prompts_for
-from circuit_drift.record.groups import WAYS
+from circuit_drift.record.groups import WAYS, Bools, ways_of
+from circuit_drift.store.store import Store, key_of
 from heads.detect.retrieval import check_ids
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from checkpoints.loading.load import LoadedModel
     from circuits.facts.facts import FactSet
+    from circuits.graph.scores import AttributionGraph
 
-logger = logging.getLogger(__name__)
-
+NAME, VERSION = "explanation", 1
 WINDOWS, WINDOW = 8, 128
+Ways = Callable[["FactSet"], Mapping[str, Bools]]
+"""Which facts were kept, lost or learned between two checkpoints, each [N]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Explanations of one behaviour, each computed once for the same weights, prompts and effort.
+
+    Attributes:
+        store: where they are kept; ``None`` = nowhere.
+        metric: as for `explain`; a `Behaviour` of one's own has no name to be found by, and is not kept.
+        prompts: what is asked.
+        placement: where the models run.
+        ends: the checkpoints by whose recall facts are kept, lost or learned, where these are not the two explained.
+    """
+
+    store: Store | None
+    metric: str | Behaviour
+    prompts: Prompts
+    placement: Placement
+    ends: tuple[Checkpoint, ...] = ()
+
+    def explanation(
+        self,
+        a: Checkpoint,
+        b: Checkpoint,
+        effort: Effort,
+        compute: Callable[[], Explanation],
+        *,
+        what: Literal["all", "shares"] = "all",
+    ) -> Explanation:
+        """The explanation of two checkpoints, or its shares alone, as it is kept or else computed."""
+        if self.store is None or not isinstance(self.metric, str):
+            return compute()
+        key = key_of(
+            {
+                "measure": NAME,
+                "version": VERSION,
+                "what": what,
+                "behaviour": self.metric,
+                "checkpoints": [identity(one) for one in (a, b, *self._ends(self.metric))],
+                "prompts": [self.prompts.needles.hash, self.prompts.facts.hash],
+                "effort": asdict(effort),
+                "attention": a.attention(self.placement.attention),
+                "libraries": libraries(),
+            }
+        )
+        if self.store.has(NAME, key):
+            with suppress(StoreError):  # what cannot be read is found anew
+                labels = _labels(a, b)
+                return replace(Explanation.load(self.store.folder(NAME, key)), a=labels[0], b=labels[1])
+        found = compute()
+        with suppress(StoreError):  # a store may be there to be read alone
+            found.save(self.store.folder(NAME, key))
+        return found
+
+    def _ends(self, metric: str) -> tuple[Checkpoint, ...]:
+        return self.ends if metric.partition(":")[2] in WAYS else ()
 
 
 def explain(
@@ -59,6 +119,8 @@ def explain(
     prompts: Prompts | None = None,
     placement: Placement = ANYWHERE,
     effort: Effort = DEFAULT_EFFORT,
+    graphs: "Sequence[AttributionGraph]" = (),
+    store: Store | None = None,
 ) -> Explanation:
     """Which components' weights made a behaviour differ between two checkpoints, proved by putting them back.
 
@@ -72,6 +134,9 @@ def explain(
         prompts: what is asked; by default what the folder of A brings along.
         placement: where the models run; float32.
         effort: prompts, steps, patching, outputs.
+        graphs: the circuits of A and of B, which tell the facts that were kept, lost or learned; otherwise both
+            checkpoints are asked.
+        store: where explanations are kept and looked up; ``None`` = nowhere.
 
     Raises:
         CheckpointMismatch: different shapes, tokenizers or ties.
@@ -81,9 +146,18 @@ def explain(
     first, second = _opened(a), _opened(b)
     require_same_model(first, second)
     prompts = prompts or prompts_for(first.path)
-    with opened_line(first, second, placement) as (line, loaded):
-        behaviour = asked_of(metric, loaded, prompts, effort, line)
-        return explain_line(line, behaviour, _labels(first, second), effort)
+
+    def compute() -> Explanation:
+        with opened_line(first, second, placement) as (line, loaded):
+
+            def ways(facts: "FactSet") -> Mapping[str, Bools]:
+                return ways_told(graphs, facts) or ways_along(line, facts)
+
+            behaviour = asked_of(metric, loaded, prompts, effort, ways)
+            return explain_line(line, behaviour, _labels(first, second), effort)
+
+    kept = Kept(store, metric, prompts, placement)
+    return kept.explanation(first, second, effort, compute)
 
 
 def explain_line(line: Line, behaviour: Behaviour, names: tuple[str, str], effort: Effort) -> Explanation:
@@ -98,22 +172,17 @@ def explain_line(line: Line, behaviour: Behaviour, names: tuple[str, str], effor
     Raises:
         BadPrompt: a behaviour without a gradient, and no patching.
     """
-    return explained_by(path_of(line, behaviour, effort), line, behaviour, names, effort)
+    return proved(attributed(line, behaviour, names, effort), line, behaviour, effort)
 
 
-def explained_by(
-    path: PathShares, line: Line, behaviour: Behaviour, names: tuple[str, str], effort: Effort
-) -> Explanation:
-    """An explanation from shares that are known, with its proof; arguments besides as for `explain_line`."""
-    shares = path.shares.sum(1)
-    change = float(path.change.mean())
-    order = order_of(shares, change, line.changed)
-    nonzero = [place for place in order if shares[:, place].any()]
-    patching = None
-    if effort.patching and nonzero and change:
-        patching = patch(line, behaviour, nonzero, path.along[0], path.along[-1])
+def attributed(line: Line, behaviour: Behaviour, names: tuple[str, str], effort: Effort) -> Explanation:
+    """The shares of components, not proved yet; arguments as for `explain_line`.
+
+    Raises:
+        BadPrompt: a behaviour without a gradient, and no patching.
+    """
+    path = _path(line, behaviour, effort)
     components = line.components.all
-    nodes = _nodes(line, order, effort)
     return Explanation(
         a=names[0],
         b=names[1],
@@ -123,25 +192,31 @@ def explained_by(
         kinds=tuple(component.kind for component in components),
         layers=tuple(-1 if component.layer is None else component.layer for component in components),
         changed=line.changed,
-        shares=shares,
+        shares=path.shares.sum(1),
         parts=behaviour.parts,
         by_part=path.shares.mean(0),
         groups=behaviour.groups or ("all",) * len(behaviour),
         at=path.at,
         along=path.along,
         steps=path.steps,
-        patching=patching,
-        outputs=patch_outputs(line, behaviour, nodes) if nodes else None,
         meta={"tolerance": effort.tolerance, "n_prompts": len(behaviour)},
     )
 
 
-def path_of(line: Line, behaviour: Behaviour, effort: Effort) -> PathShares:
-    """Shares along the line, or without a gradient what each component does by itself (`PathShares.steps` is 0).
+def proved(found: Explanation, line: Line, behaviour: Behaviour, effort: Effort) -> Explanation:
+    """The explanation of a line's behaviour with components, and outputs, put back as far as effort asks for it."""
+    tried = [place for place in found.order if found.shares[:, place].any()]
+    nodes = _nodes(line, found.order, effort)
+    patching = effort.patching and tried and found.change.value
+    return replace(
+        found,
+        patching=patch(line, behaviour, tried, found.before, found.after) if patching else None,
+        outputs=patch_outputs(line, behaviour, nodes) if nodes else None,
+    )
 
-    Raises:
-        BadPrompt: a behaviour without a gradient, and no patching.
-    """
+
+def _path(line: Line, behaviour: Behaviour, effort: Effort) -> PathShares:
+    """Shares along the line, or without a gradient what each component does by itself (`PathShares.steps` is 0)."""
     try:
         return integrate(line, behaviour, steps=effort.steps, tolerance=effort.tolerance)
     except NoGradient:
@@ -158,9 +233,7 @@ def _nodes(line: Line, order: Sequence[int], effort: Effort) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name is not None))[: effort.outputs]
 
 
-def asked_of(
-    metric: str | Behaviour, loaded: "LoadedModel", prompts: Prompts, effort: Effort, line: Line | None = None
-) -> Behaviour:
+def asked_of(metric: str | Behaviour, loaded: "LoadedModel", prompts: Prompts, effort: Effort, ways: Ways) -> Behaviour:
     """The behaviour, thinned to what may be spent, and held against the model's positions and vocabulary.
 
     Args:
@@ -168,32 +241,25 @@ def asked_of(
         loaded: the model at A.
         prompts: what is asked.
         effort: at most so many prompts.
-        line: between the two checkpoints that tell which facts were kept, lost or learned; without it no such group.
+        ways: which facts were kept, lost or learned; asked where a group needs it.
 
     Raises:
         BadPrompt: no such behaviour, or prompts that the model cannot read.
     """
-    behaviour = metric if isinstance(metric, Behaviour) else named_behaviour(metric, loaded, prompts, line)
+    behaviour = metric if isinstance(metric, Behaviour) else _named(metric, loaded, prompts, ways)
     check_ids(loaded.model, behaviour.prompts)
     return behaviour.thinned(effort.prompts)
 
 
-def named_behaviour(metric: str, loaded: "LoadedModel", prompts: Prompts, line: Line | None = None) -> Behaviour:
-    """The behaviour of that name, in the model's tokens; arguments as for `asked_of`.
-
-    Raises:
-        BadPrompt: there is none of that name, or it cannot be asked.
-    """
+def _named(metric: str, loaded: "LoadedModel", prompts: Prompts, ways: Ways) -> Behaviour:
+    """The behaviour of that name, in the model's tokens."""
     require_metric(metric)
     name, _, group = metric.partition(":")
     tokenizer = tokenizer_of(loaded)
     if name in GROUPED:
-        facts, log_probability = prompts.facts.tokenized(tokenizer), name == "log-probability"
-        if line is not None and group in WAYS and not labelled(facts, group):
-            return facts_behaviour(
-                facts, log_probability=log_probability, group=group, chosen=_moved(line, facts, group)
-            )
-        return facts_behaviour(facts, log_probability=log_probability, group=group or None)
+        facts = prompts.facts.tokenized(tokenizer)
+        chosen = facts.subset(_of_group(facts, group, ways)) if group else facts
+        return facts_behaviour(chosen, log_probability=name == "log-probability", group=group)
     if name == "text":
         ids = tokenizer(prompts.needles.haystack, add_special_tokens=False, verbose=False)["input_ids"]
         starts = range(0, max(len(ids) - 1, 0), WINDOW)
@@ -208,23 +274,43 @@ def named_behaviour(metric: str, loaded: "LoadedModel", prompts: Prompts, line: 
     return accuracy_behaviour(needles) if name == "accuracy" else needle_behaviour(needles)
 
 
-def _moved(line: Line, facts: "FactSet", way: str) -> tuple[int, ...]:
-    """Which facts are recalled at both ends of a line, at one or at neither.
+def _of_group(facts: "FactSet", group: str, ways: Ways) -> list[int]:
+    """Places of the facts that have this among the values of their labels, else of those that went that way.
 
     Raises:
-        BadPrompt: none.
+        BadPrompt: there is none.
     """
-    asked = recall_behaviour(facts)
-    line.move(0.0)
-    before = measure(line, asked) > 0
+    if found := [i for i, fact in enumerate(facts.facts) if group in map(str, fact.labels.values())]:
+        return found
+    if group not in WAYS:
+        labels = sorted({str(value) for fact in facts.facts for value in fact.labels.values()})[:8]
+        raise BadPrompt(f"no fact is labelled {group!r}; labels begin with {', '.join(labels) or 'none at all'}")
+    went = ways(facts) or {}
+    if group not in went or not went[group].any():
+        counts = ", ".join(f"{chosen.sum()} {name}" for name, chosen in went.items())
+        raise BadPrompt(f"no fact of {len(facts)} is {group}; by recall at both checkpoints there are {counts}")
+    return np.flatnonzero(went[group]).tolist()
+
+
+def ways_told(graphs: "Sequence[AttributionGraph]", facts: "FactSet") -> Mapping[str, Bools] | None:
+    """Which facts went which way by the circuits of two checkpoints; ``None`` where they were asked other facts."""
+    asked = [[fact.clean, fact.answer, fact.wrong] for fact in facts.facts]
+    if len(graphs) < 2 or any(graph.meta.get("asked") != asked for graph in graphs):
+        return None
+    return ways_of(*(graph.answer_rank == 0 for graph in graphs))
+
+
+def ways_along(line: Line, facts: "FactSet") -> Mapping[str, Bools]:
+    """Which facts went which way, asked at both ends of a line; afterwards its model stands at A."""
     line.move(1.0)
-    after = measure(line, asked) > 0
+    after = is_recalled(line.model, facts)
     line.move(0.0)
-    groups = dict(zip(WAYS, (before & after, before & ~after, ~before & after, ~before & ~after), strict=True))
-    if not groups[way].any():
-        counts = ", ".join(f"{found.sum()} {name}" for name, found in groups.items())
-        raise BadPrompt(f"no fact of {len(facts)} is {way}; by recall at both checkpoints there are {counts}")
-    return tuple(np.flatnonzero(groups[way]).tolist())
+    return ways_of(is_recalled(line.model, facts), after)
+
+
+def is_recalled(model: "PreTrainedModel", facts: "FactSet") -> Bools:
+    """[N] whether every token of the answer is the model's top one."""
+    return np.asarray(measure(model, recall_behaviour(facts)) > 0)
 
 
 @contextmanager

@@ -148,7 +148,8 @@ class Explanation(Result):
     @property
     def order(self) -> tuple[int, ...]:
         """Places of components that differ, the largest share in the direction of the change first."""
-        return order_of(self.shares, self.change.value, self.changed)
+        towards = self.shares.mean(0) * (1.0 if self.change.value >= 0 else -1.0)
+        return tuple(sorted(self.changed, key=lambda place: -float(towards[place])))
 
     def part(self, places: tuple[int, ...]) -> Estimate:
         """What some components make of the mean change, 1 = all of it; the interval is over prompts."""
@@ -204,12 +205,6 @@ class Explanation(Result):
         from circuit_drift.explanation.explanation_view import json_of
 
         return json_of(self)
-
-
-def order_of(shares: Floats, change: float, changed: tuple[int, ...]) -> tuple[int, ...]:
-    """Components that differ, the largest mean share in the direction of the change first."""
-    towards = shares.mean(0) * (1.0 if change >= 0 else -1.0)
-    return tuple(sorted(changed, key=lambda place: -float(towards[place])))
 
 
 def _estimate(values: Floats) -> Estimate:

@@ -8,6 +8,7 @@ import numpy as np
 
 from checkpoints.errors import BadPrompt
 from checkpoints.results.figure import BLUE, GREY, VERMILLION, dress
+from checkpoints.results.strict_json import plain_json
 from checkpoints.results.text import counted
 from circuit_drift.page.page import Section
 
@@ -343,26 +344,25 @@ def explanation_sections(found: "Explanation", *, anchor: str) -> Iterator[Secti
 
 def json_of(found: "Explanation") -> dict[str, Any]:
     """See `Explanation.to_json`."""
-    return {
-        "a": found.a,
-        "b": found.b,
-        "behaviour": found.behaviour,
-        "unit": found.unit,
-        "verdict": list(sentences(found)),
-        "prompts": len(found.before),
-        "before": float(found.before.mean()),
-        "after": float(found.after.mean()),
-        "change": [found.change.value, found.change.low, found.change.high],
-        "claimed": found.is_certain,
-        "attributed": found.is_attributed,
-        "residual": found.residual,
-        "gradients": found.steps,
-        "path": [[float(t), float(value)] for t, value in zip(found.at, found.along.mean(1), strict=True)],
-        "shares": _records(frame_of(found)),
-        "patching": _records(patching_frame(found)),
-        "outputs": _records(outputs_frame(found)),
-    }
-
-
-def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
-    return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
+    document: dict[str, Any] = plain_json(
+        {
+            "a": found.a,
+            "b": found.b,
+            "behaviour": found.behaviour,
+            "unit": found.unit,
+            "verdict": list(sentences(found)),
+            "prompts": len(found.before),
+            "before": found.before.mean(),
+            "after": found.after.mean(),
+            "change": [found.change.value, found.change.low, found.change.high],
+            "claimed": found.is_certain,
+            "attributed": found.is_attributed,
+            "residual": found.residual,
+            "gradients": found.steps,
+            "path": zip(found.at, found.along.mean(1), strict=True),
+            "shares": frame_of(found).to_dict("records"),
+            "patching": patching_frame(found).to_dict("records"),
+            "outputs": outputs_frame(found).to_dict("records"),
+        }
+    )
+    return document

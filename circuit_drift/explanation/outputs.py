@@ -150,7 +150,7 @@ def _replaced(
 
 def _values(line: Line, behaviour: Behaviour, size: int, tapped: Callable[[int, Batch], Any]) -> Floats:
     found = np.zeros(len(behaviour))
-    with torch.no_grad(), readable(line, behaviour):
+    with torch.no_grad(), readable(line.model, behaviour):
         for number, batch in enumerate(batches(behaviour, line.model, size)):
             with tapped(number, batch):
                 found[list(batch.indices)] = run(line.model, behaviour, batch, {}).double().cpu().numpy()

@@ -8,6 +8,7 @@ The integral is taken by Gauss and Legendre's rule on pieces of [0, 1]; the piec
 shares and its own change of m is halved until the whole is complete.
 """
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt
 from checkpoints.model.attention import attention_implementation
@@ -28,6 +31,7 @@ NODES = 4
 TOLERANCE = 0.01
 MOST_STEPS = 96
 BATCH = 8
+NOTHING: Mapping[str, Tensor] = {}
 
 
 class NoGradient(BadPrompt):
@@ -61,18 +65,21 @@ class PathShares:
         return _residual(self.shares.sum((1, 2)) - self.change, self.change)
 
 
-def measure(line: Line, behaviour: Behaviour, given_batch: int = BATCH) -> Floats:
-    """[N] the behaviour where the line's model stands."""
-    return patched_values(line, behaviour, (), 0.0, given_batch)
+def measure(
+    model: PreTrainedModel, behaviour: Behaviour, size: int = BATCH, given: Mapping[str, Tensor] = NOTHING
+) -> Floats:
+    """[N] the behaviour of a model, so many prompts at a time, with some parameters given in place of its own."""
+    found = np.zeros(len(behaviour))
+    with torch.no_grad(), readable(model, behaviour):
+        for batch in batches(behaviour, model, size):
+            found[list(batch.indices)] = run(model, behaviour, batch, given).double().cpu().numpy()
+    return found
 
 
 def patched_values(line: Line, behaviour: Behaviour, places: Any, by: float, size: int = BATCH) -> Floats:
     """[N] the behaviour with some components moved along the line by themselves; see `Line.patched`."""
-    found = np.zeros(len(behaviour))
-    with torch.no_grad(), readable(line, behaviour), line.patched(places, by) as given:
-        for batch in batches(behaviour, line.model, size):
-            found[list(batch.indices)] = run(line.model, behaviour, batch, given).double().cpu().numpy()
-    return found
+    with line.patched(places, by) as given:
+        return measure(line.model, behaviour, size, given)
 
 
 def integrate(
@@ -128,9 +135,9 @@ def one_by_one(line: Line, behaviour: Behaviour, batch_size: int = BATCH) -> Pat
         batch_size: prompts at a time.
     """
     line.move(1.0)
-    after = measure(line, behaviour, batch_size)
+    after = measure(line.model, behaviour, batch_size)
     line.move(0.0)
-    before = measure(line, behaviour, batch_size)
+    before = measure(line.model, behaviour, batch_size)
     effects = np.zeros((len(behaviour), len(behaviour.parts), len(line.components.all)))
     for place in line.changed:
         effects[:, -1, place] = patched_values(line, behaviour, [place], 1.0, batch_size) - before
@@ -160,7 +167,7 @@ class _Path:
         """[N] the behaviour at a place, taken once."""
         if t not in self.seen:
             self.line.move(t)
-            self.seen[t] = measure(self.line, self.behaviour, self.size)
+            self.seen[t] = measure(self.line.model, self.behaviour, self.size)
         return self.seen[t]
 
     def add(self, start: float, stop: float, nodes: int) -> None:
@@ -181,7 +188,7 @@ class _Path:
         """[N, parts, components] <dm/dtheta_c, B_c - A_c> where the model stands, and [N] the behaviour there."""
         taps = self.taps
         taps.begin()
-        with readable(self.line, self.behaviour):
+        with readable(self.line.model, self.behaviour):
             for batch in batches(self.behaviour, self.line.model, self.size):
                 taps.take(batch)
         self.differentiable |= taps.differentiable
@@ -203,9 +210,9 @@ class _Path:
         return max(self.pieces, key=lambda piece: float(np.abs(self.gap(piece)).mean()))
 
 
-def readable(line: Line, behaviour: Behaviour) -> Any:
+def readable(model: PreTrainedModel, behaviour: Behaviour) -> Any:
     """The model under eager attention, where attention is read."""
-    return attention_implementation(line.model, "eager") if behaviour.needs_attention else nullcontext()
+    return attention_implementation(model, "eager") if behaviour.needs_attention else nullcontext()
 
 
 def _has_experts(line: Line) -> bool:

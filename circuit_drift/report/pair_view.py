@@ -1,10 +1,11 @@
 """How a pair looks as JSON and in a notebook."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from checkpoints.results.strict_json import plain_json
 from circuit_drift.comparison.pair_tables import pair_tables, table_names
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point
@@ -43,7 +44,8 @@ def pair_json(pair: PairRecord) -> dict[str, Any]:
         "weights": None if pair.weights is None else _records(pair.weights.to_frame()),
         "explanations": [found.to_json() for found in pair.explanations],
     }
-    return {name: _plain(value) for name, value in document.items()}
+    found: dict[str, Any] = plain_json(document)
+    return found
 
 
 def pair_html(pair: PairRecord) -> str:
@@ -78,17 +80,6 @@ def _point_json(point: Point) -> dict[str, Any]:
 
 def _records(frame: "pd.DataFrame") -> Sequence[dict[str, Any]]:
     return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
-
-
-def _plain(value: Any) -> Any:
-    """Numpy scalars as Python ones, NaN as null, recursively."""
-    if isinstance(value, dict):
-        return {str(name): _plain(inner) for name, inner in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return [_plain(inner) for inner in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and value != value else value
 
 
 def _html(frame: "pd.DataFrame") -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ from circuits.facts.questions import read_questions
 from circuits.facts.readers import read_probes
 from heads.prompts.needles import load_needles
 from tests.drift.docs.fences import BLOCKS, ROOT
+from tests.drift.explanation.test_along import made as course_of
+from tests.drift.explanation.test_read_explanation import made as explained
+from tests.drift.explanation.test_read_explanation import patched
 from tests.drift.handmade import (
     WIRING_A,
     WIRING_B,
@@ -150,6 +154,15 @@ def test_a_diff_is_as_its_schema_says():
         document = json.loads(json.dumps(pair.to_json(), allow_nan=False))
         require("diff", document)
         assert set(document) <= set(SCHEMAS["diff"]["properties"]), "a key that the schema does not tell of"
+
+
+def test_an_explanation_is_told_alike_of_a_pair_and_of_a_series():
+    assert SCHEMAS["diff"]["$defs"]["explanation"] == SCHEMAS["explain"]["$defs"]["explanation"]
+    lead = explained(patching=patched([0.5, 1.375], [0.5, 0.125]))
+    pair = replace(compare(point(0, heads=retrieval()), point(10, heads=retrieval())), explanations=(lead,))
+    require("diff", json.loads(json.dumps(pair.to_json(), allow_nan=False)))
+    for course in (course_of(), course_of(lead=lead)):
+        require("explain", json.loads(json.dumps(course.to_json(), allow_nan=False)))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The course of a series: shares by interval, complete to the change from first to last."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,16 @@ from typer.testing import CliRunner
 
 import circuit_drift
 from checkpoints import open_series
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, CheckpointMismatch
+from checkpoints.series.series import shipped_folder
 from circuit_drift.cli.commands import app
+from circuit_drift.explanation import along, explain
 from circuit_drift.explanation.along import explain_series
 from circuit_drift.explanation.behaviours import Behaviour
 from circuit_drift.explanation.course import Course
-from circuit_drift.explanation.explanation import Effort
+from circuit_drift.explanation.explanation import Effort, Explanation
+from circuit_drift.explanation.line import Line
+from circuit_drift.store.store import Store
 from tests.drift.explanation import test_read_explanation as by_hand
 
 
@@ -100,6 +105,48 @@ def test_where_such_a_behaviour_stands_still_nothing_is_missing(tiny_series: Pat
     course = explain_series(open_series(tiny_series).checkpoints[:2], hard(1), effort=Effort(prompts=4))
     assert not course.shares.any()
     assert "no component is named" in course.verdict
+
+
+def test_facts_learned_over_a_series_are_those_that_its_last_checkpoint_recalls_and_its_first_does_not():
+    few = Effort(prompts=6, steps=1, patching=False)
+    series = open_series(shipped_folder())
+    course = explain_series(series.select("9000,9300,9600").checkpoints, "facts:learned", effort=few)
+    pair = circuit_drift.explain("demo@9000", "demo@9600", "facts:learned", effort=few)
+    assert course.behaviour == pair.behaviour == "logit difference of learned facts"
+    assert course.values[[0, -1]] == pytest.approx(np.stack([pair.before, pair.after]), abs=1e-4)
+    assert (course.values[-1] > course.values[0]).all()
+
+
+def test_an_interrupted_course_goes_on_where_it_was_and_one_that_is_done_needs_no_model(
+    tiny_series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    checkpoints, effort = open_series(tiny_series).checkpoints, Effort(prompts=3)
+    taken = []
+
+    def attributed(line: Line, asked: Behaviour, names: tuple[str, str], own: Effort) -> Explanation:
+        taken.append(names)
+        if names == ("10", "100") and len(taken) == 2:
+            raise KeyboardInterrupt
+        return explain.attributed(line, asked, names, own)
+
+    monkeypatch.setattr(along, "attributed", attributed)
+    asked = {"effort": effort, "store": Store.open(tmp_path)}
+    with pytest.raises(KeyboardInterrupt):
+        explain_series(checkpoints, "facts", **asked)
+    course = explain_series(checkpoints, "facts", **asked)
+    assert taken == [("0", "10"), ("10", "100"), ("10", "100")]
+    monkeypatch.setattr(along, "opened_line", None)
+    assert explain_series(checkpoints, "facts", **asked).to_json() == course.to_json()
+
+
+def test_checkpoints_of_two_models_are_no_course(tiny_series: Path, tmp_path: Path):
+    for name in ("0", "10"):
+        shutil.copytree(tiny_series / f"checkpoint-{name}", tmp_path / f"checkpoint-{name}")
+    vocabulary = tmp_path / "checkpoint-10" / "tokenizer.json"
+    words = vocabulary.read_text().replace('"place0"', '"other"').replace('"place1"', '"place0"')
+    vocabulary.write_text(words.replace('"other"', '"place1"'))
+    with pytest.raises(CheckpointMismatch, match="tokenizer"):
+        explain_series(open_series(tmp_path).checkpoints)
 
 
 def test_a_course_has_two_checkpoints(tiny_series: Path):

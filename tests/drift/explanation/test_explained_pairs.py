@@ -2,8 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -12,8 +15,12 @@ from typer.testing import CliRunner
 import circuit_drift
 from checkpoints.errors import BadPrompt, DriftError
 from circuit_drift.cli.commands import app
+from circuit_drift.explanation.behaviours import Behaviour
+from circuit_drift.explanation.explain import ways_told
 from circuit_drift.explanation.explanation import Effort
 from circuit_drift.prompts import prompts_for
+from tests.circuits.circuit_families import random_facts
+from tests.drift.handmade import WIRING_A, graph, strengths
 
 LITTLE = Effort(prompts=4, steps=2, patching=False)
 
@@ -75,6 +82,39 @@ def test_facts_are_explained_by_what_became_of_them(way: str, facts: int):
 def test_facts_of_which_none_moved_so_are_refused_with_the_counts(edited: Path):
     with pytest.raises(BadPrompt, match=r"no fact of 8 is learned; .* 0 learned, 8 neither"):
         circuit_drift.explain(f"{edited}@1", f"{edited}@1", "facts:learned", effort=LITTLE)
+
+
+def test_what_a_pair_measured_tells_which_facts_were_learned():
+    facts = random_facts(4)
+    asked = [[fact.clean, fact.answer, fact.wrong] for fact in facts.facts]
+    before, after = (
+        replace(graph(strengths(WIRING_A), facts=4, known=0), answer_rank=np.array(ranks), meta={"asked": asked})
+        for ranks in ([0, 0, 3, 1], [0, 2, 0, 1])
+    )
+    ways = ways_told((before, after), facts)
+    assert ways is not None
+    assert {way: np.flatnonzero(chosen).tolist() for way, chosen in ways.items()} == {
+        "kept": [0], "lost": [1], "learned": [2], "neither": [3],
+    }  # fmt: skip
+    assert ways_told((before,), facts) is None
+    assert ways_told((before, replace(after, meta={})), facts) is None
+    assert ways_told((before, after), random_facts(3)) is None
+
+
+def test_an_explanation_is_computed_once_for_the_same_question(
+    edited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ends, asked = (f"{edited}@1", f"{edited}@2"), {"store": tmp_path, "effort": LITTLE}
+    found = circuit_drift.explain(*ends, "facts", **asked)
+    line = Mock(side_effect=RuntimeError)
+    monkeypatch.setattr("circuit_drift.explanation.explain.opened_line", line)
+    assert circuit_drift.explain(*ends, "facts", **asked).to_json() == found.to_json()
+    own = Behaviour("m", "", ((3, 4),), ((1,),), lambda _i, logits, _a: logits[0, 0])
+    for behaviour, other in (("facts:odd", {}), ("facts", {"effort": Effort(prompts=3)}), (own, {})):
+        with pytest.raises(RuntimeError):
+            circuit_drift.explain(*ends, behaviour, **{**asked, **other})
+    with pytest.raises(RuntimeError):
+        circuit_drift.explain(*reversed(ends), "facts", **asked)
 
 
 @pytest.mark.parametrize(
