@@ -156,6 +156,7 @@ def test_a_course_has_two_checkpoints(tiny_series: Path):
 
 def test_the_command_prints_the_table_and_the_verdict(tiny_series: Path, tmp_path: Path):
     asked = ["explain", str(tiny_series), "--behaviour", "facts:odd", "--steps", "0,10", "--prompts", "2"]
+    asked += ["--store", str(tmp_path / "store")]
     told = CliRunner().invoke(app, [*asked, "--html", str(tmp_path / "who.html")])
     assert told.exit_code == 0, told.output
     assert told.stdout.splitlines()[0] == "component,kind,layer,0 → 10,sum"
