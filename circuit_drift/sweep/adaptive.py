@@ -39,16 +39,18 @@ def values_of(point: Point) -> Values:
     return found
 
 
-def choose(lengths: Sequence[int], count: int, first: Sequence[int], measure: Callable[[int], Values]) -> list[int]:
+def choose(
+    lengths: Sequence[int], count: int, first: Sequence[int], measure: Callable[[int], Values | None]
+) -> list[int]:
     """Positions of ``count`` checkpoints, in order: those of ``first``, then where neighbours differ most.
 
     Args:
         lengths: how many checkpoints each line of training has, one line after the other.
         count: how many to measure in all.
         first: positions to begin with, the first and last of each line among them.
-        measure: measures the checkpoint of a position.
+        measure: measures the checkpoint of a position; None where no further one is to be measured.
     """
-    known = {place: measure(place) for place in sorted(first)}
+    known = {place: found for place in sorted(first) if (found := measure(place)) is not None}
     line_of = np.repeat(np.arange(len(lengths)), lengths)
     total = min(count, int(np.sum(lengths)))
     while len(known) < total:
@@ -60,7 +62,9 @@ def choose(lengths: Sequence[int], count: int, first: Sequence[int], measure: Ca
         beyond = [gap for gap in gaps if changes[gap] >= LEAST]
         a, b = max(beyond or gaps, key=lambda gap: (gap[1] - gap[0], changes[gap]))
         middle = (a + b) // 2
-        known[middle] = measure(middle)
+        if (found := measure(middle)) is None:
+            break
+        known[middle] = found
     return sorted(known)
 
 
@@ -93,14 +97,15 @@ def start(series: Series, count: int) -> list[int]:
 
 
 def adaptively(
-    series: Series, count: int, measure: Callable[[Sequence[Checkpoint]], Iterator[Point]]
+    series: Series, count: int, measure: Callable[[Sequence[Checkpoint]], Iterator[tuple[int, Point]]]
 ) -> tuple[Checkpoint, ...]:
     """The checkpoints of a series that are worth measuring, each measured on the way.
 
     Args:
         series: to choose from.
         count: how many.
-        measure: measures checkpoints, and stores what it finds.
+        measure: measures checkpoints, and stores what it finds: each with its place among those it was asked for. It
+            ends early where no further one is to be measured.
 
     Raises:
         DriftError: too few for the lines of training that there are, or lines that do not follow each other.
@@ -114,13 +119,13 @@ def adaptively(
             f"adaptive {count} is too few: the {len(line_up)} lines of training of {series.name} take {len(first)} to "
             "begin with"
         )
-    early = dict(zip(first, measure([series[place] for place in first]), strict=True))
+    early = {first[place]: point for place, point in measure([series[place] for place in first])}
 
-    def values(place: int) -> Values:
-        point = early[place] if place in early else next(iter(measure([series[place]])))
-        return values_of(point)
+    def values(place: int) -> Values | None:
+        point = early.get(place) or next((point for _, point in measure([series[place]])), None)
+        return None if point is None else values_of(point)
 
-    chosen = choose([len(line) for line in line_up], count, first, values)
+    chosen = choose([len(line) for line in line_up], count, list(early), values)
     return tuple(series[place] for place in chosen)
 
 

@@ -10,6 +10,7 @@ from checkpoints.errors import DriftError
 
 LEAST_FREE = 200_000_000
 """Bytes that a sweep leaves free on the disk of its store."""
+STOPPED = "stopped with %d of %d checkpoints measured: %s; the same command goes on from here"
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", re.IGNORECASE)
 
 
@@ -39,6 +40,7 @@ class Watch:
         downloads: most bytes of downloads on the disk at once.
         began: by the monotonic clock.
         written: bytes of the results so far.
+        why: no further checkpoint is to be begun; empty while one is.
     """
 
     limits: Limits
@@ -46,6 +48,7 @@ class Watch:
     downloads: int
     began: float
     written: int = 0
+    why: str = ""
 
     @classmethod
     def begin(cls, limits: Limits, store: Path, *, downloads: int, results: int) -> "Watch":
@@ -75,6 +78,10 @@ class Watch:
     def reached(self, written: int) -> str:
         """Why no further checkpoint is to be begun, after so many more bytes of results; empty where one is."""
         self.written += written
+        self.why = self.why or self._reached(written)
+        return self.why
+
+    def _reached(self, written: int) -> str:
         hours = (time.monotonic() - self.began) / 3600
         if self.limits.hours is not None and hours >= self.limits.hours:
             return f"--max-hours {self.limits.hours:g} are over"

@@ -5,8 +5,7 @@ the next start goes on from there. A checkpoint that cannot be measured is recor
 """
 
 import logging
-import time
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
@@ -18,20 +17,19 @@ from checkpoints.audit import AuditReport, audit
 from checkpoints.errors import DamagedResult, StoreError
 from checkpoints.placement import ANYWHERE, Placement
 from circuit_drift.measures.base import Measure
-from circuit_drift.measures.registry import MEASURES, build_measures, find
-from circuit_drift.measures.stored import stored_result
+from circuit_drift.measures.registry import MEASURES, build_measures
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.record.record import Point, RunRecord, point_record
 from circuit_drift.record.training_log import read_log
-from circuit_drift.store.journal import Outcome
 from circuit_drift.store.records import Growing, stored_record, warn_of_loss
 from circuit_drift.store.store import Store
 from circuit_drift.store.upkeep import collect
-from circuit_drift.sweep.adaptive import adaptively
 from circuit_drift.sweep.executors import Executor, Workers, execute
-from circuit_drift.sweep.limits import UNLIMITED, Limits, Watch
+from circuit_drift.sweep.limits import STOPPED, UNLIMITED, Limits, Watch
+from circuit_drift.sweep.looking import look
 from circuit_drift.sweep.numbers import line_of, numbers_of
 from circuit_drift.sweep.plan import Plan, is_local, plan_sweep, to_time
+from circuit_drift.sweep.points import bytes_of, point_of, stored_point
 from circuit_drift.sweep.workers.progress import Progress
 from circuit_drift.sweep.workers.tasks import Sweep
 from circuit_drift.trackers.trackers import Tracker, Trackers
@@ -67,25 +65,20 @@ def measure_series(
     taken = build_measures(prompts, usual_measures(series) if measures is None else measures, next(iter(series), None))
     trackers = Trackers.of(track_to)
     store = store if isinstance(store, Store) else Store.open(store)
-    if adaptive is not None:
-        each = partial(
-            measure_each,
-            store=store,
-            prompts=prompts,
-            measures=taken,
-            placement=placement,
-            progress=progress,
-            keep_downloads=keep_downloads,
-        )
-        series = series.only(adaptively(series, adaptive, each))
-    report = _audit(series, strict=strict)
-    sweep = Sweep.of(
-        series.checkpoints,
-        taken,
-        store,
+    asked = partial(
+        Sweep.of,
+        measures=taken,
+        store=store,
         placement=_spread(placement, gpus_per_worker),
         keep_downloads=keep_downloads,
     )
+    if adaptive is not None:
+        _require_here(executor)
+        priced = asked(series.select(f"log {max(2, adaptive)}").checkpoints)
+        found = look(series, asked(()), adaptive, name or series.name, _watch(priced, limits), progress=progress)
+        series, limits = series.only(found), UNLIMITED
+    report = _audit(series, strict=strict)
+    sweep = asked(series.checkpoints)
     record: dict[str, Any] = {
         "name": name or series.name,
         "origins": {"needles": prompts.needles.origin, "facts": prompts.facts.origin},
@@ -98,7 +91,7 @@ def measure_series(
     before = {(result.measure, result.key) for result in store.results()}
     points: dict[int, Point] = {}
 
-    sweep.journal.begin(_about(sweep, record["name"]))
+    sweep.journal.begin(sweep.about(record["name"]))
     finished = _finished(sweep, executor, Workers(workers, gpus_per_worker), progress=progress)
     with trackers, closing(finished), Growing(store, record, series) as growing:
         for index, point in finished:
@@ -106,13 +99,8 @@ def measure_series(
             growing.add(index, point_record(point))
             place = index if point.position is None else point.position
             trackers.log(line_of(record["name"], point), place, numbers_of(point))
-            if len(points) < len(sweep.checkpoints) and (why := watch.reached(_bytes(store, point, before))):
-                logger.warning(
-                    "stopped with %d of %d checkpoints measured: %s; the same command goes on from here",
-                    len(points),
-                    len(sweep.checkpoints),
-                    why,
-                )
+            if len(points) < len(sweep.checkpoints) and (why := watch.reached(bytes_of(store, point, before))):
+                logger.warning(STOPPED, len(points), len(sweep.checkpoints), why)
                 break
     if not any(point.keys for point in points.values()):
         reasons = "; ".join(dict.fromkeys(reason for i in sorted(points) for reason in points[i].failures.values()))
@@ -177,10 +165,13 @@ def _watch(sweep: Sweep, limits: Limits) -> Watch:
     return Watch.begin(limits, sweep.store.path, downloads=plan.downloads_at_once, results=plan.result_bytes)
 
 
-def _bytes(store: Store, point: Point, before: Collection[tuple[str, str]]) -> int:
-    """Size of the results of a point that were not there before."""
-    folders = [store.folder(*pair) for pair in point.keys.items() if pair not in before]
-    return sum(path.stat().st_size for folder in folders for path in folder.glob("*"))
+def _require_here(executor: Executor) -> None:
+    """Refuse to look for the next checkpoint with workers elsewhere."""
+    if executor != "serial":
+        raise DriftError(
+            f"adaptive steps are measured here, one after the other, and {executor} works elsewhere: leave the "
+            "executor out, or name the steps"
+        )
 
 
 def _spread(placement: Placement, gpus_per_worker: int | None) -> Placement:
@@ -238,7 +229,7 @@ def load_record(
     store = store if isinstance(store, Store) else Store.existing(store)
     record = store.read_run(run_name)
     try:
-        found = [_stored_point(entry, store, measures) for entry in record["points"]]
+        found = [stored_point(entry, store, measures) for entry in record["points"]]
         report = AuditReport.from_dict(record["audit"]) if record["audit"] else None
         parents = record.get("parents", {})
         name, origins, log = record["name"], dict(record["origins"]), record["log"]
@@ -259,68 +250,16 @@ def load_record(
     return RunRecord(name, points, store.path, origins, log, report, parents, unread)
 
 
-def _stored_point(
-    entry: Mapping[str, Any], store: Store, measures: Collection[str] | None
-) -> tuple[Point, dict[str, str]]:
-    """A point of a record with the results that are wanted and can be read, and why others cannot."""
-    wanted = {name: key for name, key in entry["keys"].items() if measures is None or name in measures}
-    results, lost = _results(wanted, store)
-    keys = {name: key for name, key in entry["keys"].items() if name not in lost}
-    about = {**entry, "keys": keys, "failures": {**entry["failures"], **lost}}
-    return Point(**about, results=results), lost
-
-
 def _finished(sweep: Sweep, executor: Executor, workers: Workers, *, progress: bool) -> Generator[tuple[int, Point]]:
     """Every checkpoint's place and point, as it is finished."""
     try:
         with Progress(sweep, wanted=progress) as bars:
             for outcome in execute(sweep, executor, workers, bars):
                 bars.finished(outcome)
-                yield outcome.index, _point(sweep, outcome)
+                yield outcome.index, point_of(sweep, outcome)
     finally:
         sweep.journal.close()
         collect(sweep.store)
-
-
-def _about(sweep: Sweep, run: str) -> dict[str, Any]:
-    """What somebody who looks on is told of a sweep."""
-    names = [measure.name for measure in sweep.measures]
-    return {"run": run, "checkpoints": len(sweep.checkpoints), "measures": names, "began": time.time()}
-
-
-def _point(sweep: Sweep, outcome: Outcome) -> Point:
-    checkpoint = sweep.checkpoints[outcome.index]
-    for reason in dict.fromkeys(outcome.failures.values()):
-        names = [name for name, why in outcome.failures.items() if why == reason]
-        logger.warning("%s of %s: %s", ", ".join(names), checkpoint.name, reason)
-    results, lost = _results(outcome.keys, sweep.store)
-    return Point(
-        name=checkpoint.name,
-        step=checkpoint.step,
-        tokens=checkpoint.tokens,
-        stage=checkpoint.stage,
-        branch=checkpoint.branch,
-        keys={name: key for name, key in outcome.keys.items() if name in results},
-        failures={**outcome.failures, **lost},
-        results=results,
-        weights=outcome.weights,
-    )
-
-
-def _results(keys: Mapping[str, str], store: Store) -> tuple[dict[str, Any], dict[str, str]]:
-    """The stored results of one checkpoint, and why others cannot be read."""
-    results: dict[str, Any] = {}
-    lost: dict[str, str] = {}
-    for name, key in keys.items():
-        kind = find(name)
-        if kind is None:
-            lost[name] = f"no package here has the measure {name}; install the one that has, or register its class"
-            continue
-        try:
-            results[name] = stored_result(store, kind, key)
-        except StoreError as error:
-            lost[name] = str(error)
-    return results, lost
 
 
 def _audit(series: Series, *, strict: bool) -> AuditReport:

@@ -3,10 +3,10 @@
 H heads, T answer tokens, N gold positions, those of the answer inside the needle.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +90,17 @@ class LayerRows:
             written=None if stats.written is None else stats.written.cpu().numpy(),
         )
 
+    @staticmethod
+    def joined(layers: "Sequence[LayerRows]") -> "LayerRows":
+        """The heads of layers that reach the same keys, one layer behind the other."""
+
+        def join(name: str, axis: int = 1) -> np.ndarray:
+            return np.concatenate([getattr(layer, name) for layer in layers], axis=axis)
+
+        first, names = layers[0], ("argmax", "mass", "entropy", "sink", "top_index", "top_weight")
+        written = None if first.written is None else join("written", axis=2)
+        return LayerRows(reach=first.reach, written=written, **{name: join(name) for name in names})
+
     def prompt(self, b: int, n: int) -> "LayerRows":
         """Of one sequence of the batch: its first n rows, heads first."""
         return LayerRows(
@@ -106,6 +117,39 @@ class LayerRows:
     def reaches(self, keys: int) -> bool:
         """Whether every row can see all of the first group's keys."""
         return bool((self.reach[:, 0] == keys).all())
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Layers whose rows see the same keys, their heads one behind the other: a formula is asked once of all of them.
+
+    Attributes:
+        layers: their numbers, in that order.
+        rows: theirs.
+    """
+
+    layers: tuple[int, ...]
+    rows: LayerRows
+
+    @staticmethod
+    def of(layers: Mapping[int, LayerRows]) -> "list[Stack]":
+        """As few as there can be of some layers."""
+        alike: dict[Any, list[int]] = {}
+        for index, rows in layers.items():
+            name = (
+                rows.argmax.shape,
+                rows.reach.shape,
+                rows.reach.tobytes(),
+                bool(rows.sink.any()),
+                rows.written is None,
+            )
+            alike.setdefault(name, []).append(index)
+        return [Stack(tuple(found), LayerRows.joined([layers[index] for index in found])) for found in alike.values()]
+
+    def heads(self) -> Iterator[tuple[int, slice]]:
+        """Every layer and where its heads stand."""
+        size = self.rows.argmax.shape[1] // len(self.layers)
+        return ((layer, slice(size * place, size * (place + 1))) for place, layer in enumerate(self.layers))
 
 
 @dataclass(frozen=True)

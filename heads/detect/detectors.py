@@ -9,12 +9,17 @@ H heads, T answer tokens, N gold positions, those of the answer inside the needl
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from checkpoints.errors import UnsupportedArchitecture
 from checkpoints.stats.units import Floats
 from heads.detect.answer_rows import SINK_TOKENS, AnswerRows, EvenRows, LayerRows, ever
 from heads.prompts.needles import NeedlePrompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +179,29 @@ def answer_detectors(layer: LayerRows, prompt: NeedlePrompt) -> dict[str, Floats
     rows = AnswerRows(layer, prompt)
     values = {name: detector.formula(rows) for name, detector in TABLE.items() if detector.formula}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def table(model: "PreTrainedModel", layers: dict[int, tuple[dict[str, np.ndarray], bool]]) -> dict[str, np.ndarray]:
+    """[L, H] of every detector; NaN where a layer has no rows or its rows cannot reach the whole answer.
+
+    Args:
+        model: for its number of layers.
+        layers: layer -> (detector -> [H], whether every row reaches the answer).
+
+    Raises:
+        UnsupportedArchitecture: no layer has rows.
+    """
+    if not layers:
+        raise UnsupportedArchitecture(f"{type(model).__name__} has no layer whose attention rows can be read")
+    n_layers = max(model.config.get_text_config().num_hidden_layers, max(layers) + 1)
+    n_heads = max(len(value) for values, _ in layers.values() for value in values.values())
+    out: dict[str, np.ndarray] = {}
+    for index, (values, reachable) in layers.items():
+        for name, value in values.items():
+            scores = out.setdefault(name, np.full((n_layers, n_heads), np.nan, dtype=np.float32))
+            if reachable or not TABLE[name].needs_answer:
+                scores[index, : len(value)] = value
+    return out
 
 
 def chance_levels(prompt: NeedlePrompt) -> dict[str, float]:

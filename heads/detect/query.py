@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from checkpoints.model.forward import row_logits
 from checkpoints.model.plain import takes_model
 from heads.detect.answer_rows import tokens_in
-from heads.detect.retrieval import about, check_fits, check_ids, kv_heads, table
+from heads.detect.detectors import table
+from heads.detect.retrieval import about, check_fits, check_ids, kv_heads
 from heads.prompts.haystacks import continuation
 from heads.prompts.needles import NeedlePrompt, NeedleSet, Span
 from heads.rows.reduce import KeyGroups, RowStats

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from checkpoints.errors import BadPrompt
 from checkpoints.model.forward import row_logits
 from checkpoints.model.plain import takes_model
-from heads.detect.retrieval import about, check_ids, check_positions, kv_heads, table
+from heads.detect.detectors import table
+from heads.detect.retrieval import about, check_ids, check_positions, kv_heads
 from heads.rows.reduce import KeyGroups, RowStats
 from heads.rows.rows import RowRequest, capture_rows
 from heads.scores.scores import DetectorScores

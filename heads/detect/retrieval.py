@@ -16,8 +16,8 @@ from checkpoints.model.anatomy import anatomy
 from checkpoints.model.forward import row_logits
 from checkpoints.model.plain import takes_model
 from checkpoints.model.rope import context_of, of_one_regime
-from heads.detect.answer_rows import LayerRows, answer_groups, copied
-from heads.detect.detectors import TABLE, answer_detectors, chance_levels
+from heads.detect.answer_rows import LayerRows, Stack, answer_groups, copied
+from heads.detect.detectors import answer_detectors, chance_levels, table
 from heads.detect.direct_logit import Writing
 from heads.detect.examples import example_of, middle_prompt
 from heads.detect.generation import NEW_TOKENS, contains, generate, recall
@@ -81,12 +81,12 @@ def score(
     in_order = [needle_set.prompts[i].ids for (i,) in _batches(needle_set, 1, deepest_first=True)]
     cache = cache_for(model, prefix, in_order)
     batches = _batches(needle_set, 1 if cache else batch_size, deepest_first=cache is not None)
-    shown = middle_prompt(needle_set)
+    shown, narrow = middle_prompt(needle_set), last_layer(model)
     records: dict[int, Record] = {}
     for batch in tqdm(batches, desc="retrieval scores", disable=not progress):
         prompts = [needle_set.prompts[i] for i in batch]
         scored = prompts if mode == "teacher_forced" else _answered(model, prompts, stop_ids)
-        found = score_batch(model, scored, key_block=key_block, extra=extra, cache=cache, shown=shown)
+        found = score_batch(model, scored, key_block=key_block, extra=extra, cache=cache, shown=shown, narrow=narrow)
         if mode == "generate_then_score":
             true = answer_nll(model, prompts)
             found = [_judged(*each) for each in zip(found, prompts, scored, true, strict=True)]
@@ -158,10 +158,11 @@ def score_batch(
     extra: Sequence[Extra] = (),
     cache: SharedPrefix | None = None,
     shown: NeedlePrompt | None = None,
+    narrow: int | None = None,
 ) -> list[Record]:
     """One forward over a few prompts, their answers teacher-forced; over the rest behind a shared prefix, if any.
 
-    Of the prompt ``shown``, if it is among them, what every head reads is kept too.
+    Of the prompt ``shown``, if it is among them, what every head reads is kept too. ``narrow`` is as in `RowRequest`.
 
     Prompts that would change each other by their lengths run apart (`checkpoints.model.rope`).
 
@@ -172,7 +173,7 @@ def score_batch(
     found: dict[int, Record] = {}
     for places in of_one_regime(model, [len(prompt.ids) for prompt in prompts]):
         together = [prompts[place] for place in places]
-        found |= zip(places, _score_together(model, together, key_block, extra, cache, shown), strict=True)
+        found |= zip(places, _score_together(model, together, key_block, extra, cache, shown, narrow), strict=True)
     return [found[place] for place in range(len(prompts))]
 
 
@@ -183,6 +184,7 @@ def _score_together(
     extra: Sequence[Extra],
     cache: SharedPrefix | None,
     shown: NeedlePrompt | None,
+    narrow: int | None,
 ) -> list[Record]:
     ids, rows = pad(prompts)
     ids, rows = ids.to(model.device), rows.to(model.device)
@@ -195,7 +197,7 @@ def _score_together(
         top=max(*(len(p.gold) for p in prompts), TOP if any(p is shown for p in prompts) else 0),
         key_block=key_block,
         directions=None if writing is None else writing.directions,
-        narrow=last_layer(model),
+        narrow=narrow,
     )
     watching = nullcontext() if writing is None else writing.watching()
     inputs = {} if cache is None else cache.inputs
@@ -222,52 +224,43 @@ def _records(
     shown: NeedlePrompt | None,
 ) -> Iterator[Record]:
     kept = {layer: LayerRows.of(stats) for layer, stats in layers.items()}
+    stacks = Stack.of(kept)
     log_probs = logits.float().log_softmax(dim=-1)
     for b, prompt in enumerate(prompts):
         n = len(prompt.answer)
         answer = torch.tensor(prompt.answer, device=logits.device)
         nll = -log_probs[b, :n].gather(-1, answer[:, None])[:, 0]
         hits = logits[b, :n].argmax(dim=-1) == answer
-        own = {i: layer.prompt(b, n) for i, layer in kept.items()}
-        values = {i: (answer_detectors(layer, prompt), layer.reaches(len(prompt.gold))) for i, layer in own.items()}
+        own = [(stack, stack.rows.prompt(b, n)) for stack in stacks]
+        values = {layer: value for each in own for layer, value in _values(*each, prompt)}
         share = float(hits.float().mean())
         scores = table(model, values)
-        steps = _steps(prompt, {i: layer for i, layer in own.items() if values[i][1]}, scores["copy"].shape)
-        example = example_of(prompt, own, scores["copy"].shape) if prompt is shown else None
+        shape = scores["copy"].shape
+        steps = _steps(prompt, own, shape)
+        alone = {index: layer.prompt(b, n) for index, layer in kept.items()} if prompt is shown else {}
+        example = example_of(prompt, alone, shape) if alone else None
         yield Record(scores, nll.cpu().numpy(), bool(hits.all()), share > GATE, steps, example)
 
 
-def _steps(prompt: NeedlePrompt, layers: dict[int, LayerRows], shape: tuple[int, ...]) -> np.ndarray:
+def _values(
+    stack: Stack, rows: LayerRows, prompt: NeedlePrompt
+) -> Iterator[tuple[int, tuple[dict[str, np.ndarray], bool]]]:
+    """What `table` takes of each layer of a stack, from the stack's rows of one prompt."""
+    found, reaches = answer_detectors(rows, prompt), rows.reaches(len(prompt.gold))
+    for layer, heads in stack.heads():
+        yield layer, ({name: value[heads] for name, value in found.items()}, reaches)
+
+
+def _steps(prompt: NeedlePrompt, own: Sequence[tuple[Stack, LayerRows]], shape: tuple[int, ...]) -> np.ndarray:
     """[L, H, T] int8: where a head copies, 1 or 0; -1 in layers that cannot."""
     steps = np.full((*shape, len(prompt.answer)), -1, dtype=np.int8)
     ids, answer, gold = (np.asarray(part) for part in (prompt.ids, prompt.answer, prompt.gold))
-    for index, layer in layers.items():
-        hits = copied(layer.argmax, ids, answer, gold)
-        steps[index, : len(hits)] = hits
+    for stack, rows in own:
+        if rows.reaches(len(gold)):
+            hits = copied(rows.argmax, ids, answer, gold)
+            for layer, heads in stack.heads():
+                steps[layer, : heads.stop - heads.start] = hits[heads]
     return steps
-
-
-def table(model: PreTrainedModel, layers: dict[int, tuple[dict[str, np.ndarray], bool]]) -> dict[str, np.ndarray]:
-    """[L, H] of every detector; NaN where a layer has no rows or its rows cannot reach the whole answer.
-
-    Args:
-        model: for its number of layers.
-        layers: layer -> (detector -> [H], whether every row reaches the answer).
-
-    Raises:
-        UnsupportedArchitecture: no layer has rows.
-    """
-    if not layers:
-        raise UnsupportedArchitecture(f"{type(model).__name__} has no layer whose attention rows can be read")
-    n_layers = max(model.config.get_text_config().num_hidden_layers, max(layers) + 1)
-    n_heads = max(len(value) for values, _ in layers.values() for value in values.values())
-    out: dict[str, np.ndarray] = {}
-    for index, (values, reachable) in layers.items():
-        for name, value in values.items():
-            scores = out.setdefault(name, np.full((n_layers, n_heads), np.nan, dtype=np.float32))
-            if reachable or not TABLE[name].needs_answer:
-                scores[index, : len(value)] = value
-    return out
 
 
 def pad(prompts: Sequence[NeedlePrompt]) -> tuple[Tensor, Tensor]:

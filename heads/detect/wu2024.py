@@ -19,8 +19,9 @@ from checkpoints.errors import BadPrompt, require_choice, require_choices
 from checkpoints.model.plain import takes_model
 from checkpoints.tokenizers.framing import front_ids, prompt_ids
 from heads.detect.answer_rows import copied
+from heads.detect.detectors import table
 from heads.detect.generation import NEW_TOKENS, generate
-from heads.detect.retrieval import about, check_positions, kv_heads, table
+from heads.detect.retrieval import about, check_positions, kv_heads
 from heads.detect.rouge import published_recall, rouge1_recall
 from heads.prompts.building import answer_in
 from heads.prompts.needles import Needle, Span

@@ -1,7 +1,7 @@
 """Online softmax over blocks of keys: one attention row in, its argmax, masses and entropy out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -56,6 +56,46 @@ class RowStats:
     written: Tensor | None
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What rows see of a block of keys.
+
+    Attributes:
+        keys: [K] absolute positions.
+        hidden: [batch or 1, 1, rows, K] keys that a row must not see.
+        members: [batch, rows or 1, K, groups] membership in groups, float32.
+        reach: [batch, rows, groups] how many keys of the group a row sees.
+    """
+
+    keys: Tensor
+    hidden: Tensor
+    members: Tensor
+    reach: Tensor
+
+    @staticmethod
+    def of(mask: LazyMask, positions: Tensor, start: int, stop: int, groups: KeyGroups) -> "Sight":
+        """Ask the mask and the groups about keys ``start`` to ``stop`` of a call."""
+        keys = mask.key_start + torch.arange(start, stop, device=positions.device)
+        seen, members = mask.allowed(positions, keys), groups(positions, keys)
+        return Sight(keys, ~seen[:, None], members.float(), (members & seen[..., None]).sum(dim=2))
+
+
+@dataclass(frozen=True, slots=True)
+class Sights:
+    """What the rows of a pass see, the same in every layer with the same mask: asked once where it is one block."""
+
+    _known: dict[tuple[int, int, torch.device], tuple[LazyMask, Sight]] = field(default_factory=dict)
+
+    def of(self, mask: LazyMask, positions: Tensor, start: int, stop: int, groups: KeyGroups) -> Sight:
+        """See `Sight.of`."""
+        if stop - start < mask.n_keys:
+            return Sight.of(mask, positions, start, stop, groups)
+        name = id(mask), len(positions), positions.device
+        if name not in self._known:
+            self._known[name] = mask, Sight.of(mask, positions, start, stop, groups)  # the mask is held, so is its id
+        return self._known[name][1]
+
+
 @torch.no_grad()
 def reduce_rows(
     query: Tensor,
@@ -69,6 +109,7 @@ def reduce_rows(
     block: int = 2048,
     value: Tensor | None = None,
     directions: Tensor | None = None,
+    sights: Sights | None = None,
 ) -> RowStats:
     """Stream rows over blocks of keys and keep their statistics.
 
@@ -83,20 +124,19 @@ def reduce_rows(
         block: keys treated at a time.
         value: [batch, KV heads, keys, d of values]; needed with ``directions`` only.
         directions: [variants, batch, heads, rows, d of values], float32.
+        sights: of the pass that these rows are of; None where nothing is to be remembered.
     """
+    sights = sights or Sights()
     query = query.float()
     running = _Running.empty(query, top)
     reach: Tensor | None = None
     for start in range(0, key.shape[2], block):
         stop = min(start + block, key.shape[2])
-        keys = mask.key_start + torch.arange(start, stop, device=key.device)
-        seen = mask.allowed(positions, keys)
-        members = groups(positions, keys)
-        scores = logits.of(query, key[:, :, start:stop].float()).masked_fill_(~seen[:, None], -torch.inf)
+        sight = sights.of(mask, positions, start, stop, groups)
+        scores = logits.of(query, key[:, :, start:stop].float()).masked_fill_(sight.hidden, -torch.inf)
         along = None if value is None or directions is None else _along(directions, value[:, :, start:stop].float())
-        running.add(scores, keys, members.float(), along)
-        reached = (members & seen[..., None]).sum(dim=2)
-        reach = reached if reach is None else reach + reached
+        running.add(scores, sight.keys, sight.members, along)
+        reach = sight.reach if reach is None else reach + sight.reach
     if reach is None:
         raise RuntimeError("a row needs at least one key")
     return running.finish(logits.sinks, reach)

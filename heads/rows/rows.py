@@ -8,7 +8,7 @@ is O(rows x S) per head and the memory O(rows x block) for one layer.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +19,7 @@ from checkpoints.errors import BadPrompt, UnsupportedArchitecture
 from checkpoints.model.attention import handled, handler, handler_in_force
 from heads.rows.fused import Call, fused_output, rows_output
 from heads.rows.masks import LazyMask, lazy_mask
-from heads.rows.reduce import KeyGroups, Logits, RowStats, reduce_rows
+from heads.rows.reduce import KeyGroups, Logits, RowStats, Sights, reduce_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,8 @@ class RowRequest:
 class _Capture:
     request: RowRequest
     sink: Callable[[int, RowStats], None]
-    seen: set[int]
+    seen: set[int] = field(default_factory=set)
+    sights: Sights = field(default_factory=Sights)
 
     def take(self, layer: int, stats: RowStats) -> None:
         """Pass one layer's rows on, once."""
@@ -117,7 +118,7 @@ class _Rows:
         if self.capture is None or positions is None:
             output = fused_output(call)
         else:
-            self.capture.take(call.layer, _reduce(self.capture.request, positions, call))
+            self.capture.take(call.layer, _reduce(self.capture, positions, call))
             narrow = self.capture.request.narrow == call.layer and self.edit is None
             output = rows_output(call, positions) if narrow else fused_output(call)
         return output if self.edit is None else self.edit.output(call, output)
@@ -137,7 +138,7 @@ def capture_rows(model: PreTrainedModel, request: RowRequest, sink: Callable[[in
     Raises:
         UnsupportedArchitecture: the model does not use transformers' attention interface.
     """
-    capture = _Capture(request, sink, set())
+    capture = _Capture(request, sink)
     with attention_of(model), handler(replace(_rows_in_force(), capture=capture)):
         yield
 
@@ -167,7 +168,8 @@ def attention_of(model: PreTrainedModel) -> Iterator[None]:
         ) from error
 
 
-def _reduce(request: RowRequest, positions: Tensor, call: Call) -> RowStats:
+def _reduce(capture: _Capture, positions: Tensor, call: Call) -> RowStats:
+    request = capture.request
     index = (positions - call.mask.query_start)[:, None, :, None]
     return reduce_rows(
         call.query.gather(2, index.expand(-1, call.query.shape[1], -1, call.query.shape[-1])),
@@ -180,6 +182,7 @@ def _reduce(request: RowRequest, positions: Tensor, call: Call) -> RowStats:
         block=request.key_block,
         value=call.value,
         directions=None if request.directions is None else request.directions(call.layer),
+        sights=capture.sights,
     )
 
 

@@ -23,14 +23,21 @@ PACE = 60.0
 
 
 class Progress:
-    """The bars of one sweep. Checkpoints that were stored already count as done, and not in the rate."""
+    """The bars of one sweep. Checkpoints that were stored already count as done, and not in the rate.
 
-    def __init__(self, sweep: Sweep, *, wanted: bool) -> None:
+    Args:
+        sweep: what is measured.
+        wanted: whether to show anything.
+        total: how many checkpoints there will be, where they are chosen on the way; by default those of the sweep.
+    """
+
+    def __init__(self, sweep: Sweep, *, wanted: bool, total: int | None = None) -> None:
         self.sweep = sweep
+        total = len(sweep.checkpoints) if total is None else total
         self._hidden = not (wanted and has_viewer())
-        self._tally = Tally(len(sweep.checkpoints))
+        self._tally = Tally(total)
         self._pace = _Pace(self._tally) if wanted and self._hidden else None
-        self._all = self._bar(len(sweep.checkpoints), "checkpoint", desc="measuring")
+        self._all = self._bar(total, "checkpoint", desc="measuring")
         self._one: Any = None
         self._index: int | None = None
 
@@ -45,6 +52,11 @@ class Progress:
         for bar in (self._one, self._all):
             if bar is not None:
                 bar.close()
+
+    @property
+    def done(self) -> int:
+        """Checkpoints that are finished."""
+        return self._tally.done
 
     def doing(self, index: int, measure: str) -> None:
         """A measure of a checkpoint is about to be computed in this process."""

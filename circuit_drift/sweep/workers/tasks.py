@@ -1,5 +1,6 @@
 """A sweep as a list of pure tasks: (checkpoint, measure with its prompts, dtype) -> result, keyed by content."""
 
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -124,6 +125,12 @@ class Sweep:
         """What it asks of each checkpoint: stored runs are joined where what both ask is the same."""
         measures = {measure.name: key_of(measure.parameters()) for measure in self.measures}
         return {"dtype": self.placement.dtype, "attention": self.placement.attention, "measures": measures}
+
+    def about(self, run: str, checkpoints: int | None = None) -> dict[str, Any]:
+        """What those who look on are told: of which run, of how many checkpoints (by default its own), since when."""
+        count = len(self.checkpoints) if checkpoints is None else checkpoints
+        names = [measure.name for measure in self.measures]
+        return {"run": run, "checkpoints": count, "measures": names, "began": time.time()}
 
     def tasks(self, index: int) -> tuple[SweepTask, ...]:
         """The tasks of one checkpoint; reads (and hashes) its weights.

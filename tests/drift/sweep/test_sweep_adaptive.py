@@ -9,8 +9,12 @@ from checkpoints.errors import NotACheckpoint
 from checkpoints.series.series import shipped_folder
 from circuit_drift import run
 from circuit_drift.cli.commands import app
+from circuit_drift.measures.heads import RetrievalMeasure
+from circuit_drift.store.store import Store
 from circuit_drift.sweep.adaptive import LEAST, change, choose, start
+from circuit_drift.sweep.workers.watching import sweeps_in
 from circuits.tracking.changepoints import Products, splits
+from tests.drift.sweep.test_sweep_kill import prompts_of
 
 PYTHIA = (0, *(2**k for k in range(10)), *range(1000, 144_000, 1000))
 BUDGET = len(PYTHIA) // 10 + 5
@@ -96,3 +100,41 @@ def test_a_run_measures_the_chosen_and_remembers_the_series(tiny_series, tmp_pat
         run(tiny_series, store=store, measures=["heads"], adaptive=1, progress=False)
     with pytest.raises(NotACheckpoint, match="which circuit-drift run alone does"):
         open_series(tiny_series).select("adaptive 3")
+
+
+HEADS = {"measures": ["heads"], "progress": False, "adaptive": 3}
+
+
+def test_limits_hold_while_it_looks_and_the_same_call_goes_on(tiny_series, tmp_path, caplog):
+    store = Store.open(tmp_path / "store")
+    first = run(tiny_series, store=store, prompts=prompts_of(tiny_series), **HEADS, max_hours=0.0)
+    assert len(first) == 1 == len(store.results()), "no further checkpoint was begun"
+    assert "stopped with 1 of 3 checkpoints measured: --max-hours 0 are over" in caplog.text
+    with pytest.raises(DriftError, match=r"needs about .* and --max-disk allows 1 kB"):
+        run(tiny_series, store=store, prompts=prompts_of(tiny_series), **HEADS, max_disk=1000)
+    assert len(run(tiny_series, store=store, prompts=prompts_of(tiny_series), **HEADS)) == 3
+
+
+def test_more_than_there_are_is_all_of_them(tiny_series, tmp_path):
+    asked = {**HEADS, "adaptive": 99, "prompts": prompts_of(tiny_series)}
+    assert len(run(tiny_series, store=tmp_path / "store", **asked)) == 3
+
+
+def test_those_who_look_on_see_one_sweep_of_as_many_as_were_asked_for(tiny_series, tmp_path, monkeypatch):
+    store, seen = Store.open(tmp_path / "store"), []
+    compute = RetrievalMeasure.compute
+
+    def watched(self, loaded, earlier):
+        (found,) = sweeps_in(store)
+        seen.append((found.run, found.checkpoints, found.done, found.led, len(found.in_hand)))
+        return compute(self, loaded, earlier)
+
+    monkeypatch.setattr(RetrievalMeasure, "compute", watched)
+    run(tiny_series, store=store, name="mine", prompts=prompts_of(tiny_series), **HEADS)
+    assert seen == [("mine", 3, done, True, 1) for done in range(3)]
+    assert not sweeps_in(store)
+
+
+def test_workers_elsewhere_cannot_look(tiny_series, tmp_path):
+    with pytest.raises(DriftError, match="measured here, one after the other, and slurm works elsewhere"):
+        run(tiny_series, store=tmp_path / "store", executor="slurm", prompts=prompts_of(tiny_series), **HEADS)
