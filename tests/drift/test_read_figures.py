@@ -299,7 +299,22 @@ def test_the_figure_counts_the_steps_that_rewire_more_than_noise(rewired, overla
     assert list(lines["random circuits of that size"].y)[:3] == [0.0625, 0.125, 0.25]
     assert figure.layout.yaxis.title.text == "edge overlap (Jaccard)"
     assert figure.layout.yaxis2.title.text == "faithfulness"
-    assert [trace.yaxis for trace in figure.data] == [None] * 4 + ["y2"] * 2
+    assert [trace.yaxis for trace in figure.data] == ["y"] * 4 + ["y2"] * 2
+    looks = {name: (t.mode, t.line.color, t.line.dash, t.marker.symbol) for name, t in lines.items() if t.marker.symbol}
+    assert looks == {
+        "edge overlap with the previous": ("lines+markers", theme.BLUE, theme.DASHES[0], theme.SYMBOLS[0]),
+        "edge overlap with the last": ("lines+markers", theme.VERMILLION, theme.DASHES[1], theme.SYMBOLS[1]),
+        "faithfulness of the circuit": ("lines+markers", theme.GREEN, "solid", "diamond"),
+        "random circuits of that size": ("lines+markers", theme.GREY, "dot", "x"),
+    }
+    assert (band[0].showlegend, band[0].hoverinfo) == (False, "skip"), "the upper edge is part of the band below"
+    assert {trace.mode for trace in band} == {"lines"}
+    assert (kept.error_y.type, kept.error_y.symmetric) == ("data", False)
+    assert (figure.layout.height, list(figure.layout.yaxis.range)) == (656, [-0.03, 1.03]), "640, and a line of words"
+    assert list(figure.layout.yaxis2.range) == [-0.3, 1.3]
+    assert (figure.layout.xaxis.title.text, figure.layout.xaxis2.title.text) == (
+        "", "step (checkpoints evenly spaced)",
+    )  # fmt: skip
     bare = run_of(*(point(step, circuit=_window(0, 0)) for step in (1, 2)))
     alone = rewiring_frame(bare)
     assert "faithfulness" not in alone
@@ -322,6 +337,8 @@ def test_the_circuit_of_another_task_is_a_floor_of_overlaps(rewired):
     assert frame["other_task_overlap"].tolist() == pytest.approx(expected)
     line = _traces(rewiring_figure(run, frame))["edge overlap with the circuit of another task, retrieval"]
     assert list(line.y) == pytest.approx(expected)
+    assert (line.mode, line.line.color, line.line.dash, line.line.width) == ("lines", theme.GREY, "dashdot", 1)
+    assert line.yaxis == "y"
 
 
 def test_error_bars_run_from_the_interval_to_the_value():
@@ -343,6 +360,7 @@ def test_error_bars_run_from_the_interval_to_the_value():
     assert (frame["low"].iloc[0], frame["high"].iloc[0]) == pytest.approx((0.25 - 0.25 * reach, 0.25 + 0.5 * reach))
     bars = _traces(rewiring_figure(run, frame))["faithfulness of the circuit"].error_y
     assert (bars.array[0], bars.arrayminus[0]) == pytest.approx((0.5 * reach, 0.25 * reach))
+    assert (bars.thickness, bars.width) == (1, 2)
 
 
 def _cast(step: int, wiring=WIRING_A, *, known: int = 0, heads=None, **of: str):

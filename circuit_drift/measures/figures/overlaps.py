@@ -4,16 +4,14 @@ It lies in ``store/overlap/``, under the key of both circuits.
 """
 
 from collections import OrderedDict
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from checkpoints.errors import StoreError
-from checkpoints.results.artifacts import read_artifact, write_artifact
 from circuit_drift.record.recall import recalled_facts
 from circuit_drift.record.record import Point
-from circuit_drift.store.store import Store, key_of
+from circuit_drift.store.kept import Stored, kept
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,47 +34,40 @@ class Overlaps:
     """
 
     def __init__(self, store: Path) -> None:
-        self.store = Store(store)
+        self.store = store
         self.halved: OrderedDict[tuple[int, bytes | None], Halved] = OrderedDict()
 
     def of(self, a: Point, b: Point) -> "Similarity":
         """Of two points that have a circuit."""
-        from circuits.comparison.overlap import overlap_of
 
-        assert a.circuit is not None and b.circuit is not None
-        parts = [point.keys.get("circuit") for point in (a, b)]
-        key = key_of({"version": VERSION, "circuits": parts})
-        if (stored := _stored(self.store, key)) is not None:
-            return stored
-        facts = recalled_facts([a.circuit, b.circuit])
-        facts = None if facts is None or len(facts) == len(a.circuit) else facts
-        found = overlap_of(self._halves(a, facts), self._halves(b, facts))
-        return self._kept(found, key, parts)
+        def made() -> "Similarity":
+            from circuits.comparison.overlap import overlap_of
+
+            assert a.circuit is not None and b.circuit is not None
+            facts = recalled_facts([a.circuit, b.circuit])
+            facts = None if facts is None or len(facts) == len(a.circuit) else facts
+            return overlap_of(self._halves(a, facts), self._halves(b, facts))
+
+        return self._kept([point.keys.get("circuit") for point in (a, b)], made)
 
     def with_task(self, point: Point, other: str) -> "Similarity":
         """Of a point's circuit of the facts that it recalls and its circuit of another task, that of a measure's graph.
 
         Halves of the facts against halves of the other task's prompts: what any two tasks share in this model.
         """
-        from circuits.comparison.overlap import halve, overlap_of
 
-        graph = point.circuit
-        assert graph is not None
-        parts = [point.keys.get(name) for name in ("circuit", other)]
-        key = key_of({"version": VERSION, "circuits": parts})
-        if (stored := _stored(self.store, key)) is not None:
-            return stored
-        facts = recalled_facts([graph])
-        found = overlap_of(halve(graph if facts is None else graph.only(facts)), halve(point.results[other]))
-        return self._kept(found, key, parts)
+        def made() -> "Similarity":
+            from circuits.comparison.overlap import halve, overlap_of
 
-    def _kept(self, found: "Similarity", key: str, parts: "list[str | None]") -> "Similarity":
-        """What was found, left in the store where that can be."""
-        if self.store.path.is_dir() and all(parts):
-            document = {"similarity": asdict(found), "provenance": {"key": key, "circuits": parts}}
-            with suppress(StoreError):  # a store may be there to be read alone
-                write_artifact(self.store.folder(OVERLAP, key), OVERLAP, document, {})
-        return found
+            graph = point.circuit
+            assert graph is not None
+            facts = recalled_facts([graph])
+            return overlap_of(halve(graph if facts is None else graph.only(facts)), halve(point.results[other]))
+
+        return self._kept([point.keys.get(name) for name in ("circuit", other)], made)
+
+    def _kept(self, circuits: "list[str | None]", make: "Callable[[], Similarity]") -> "Similarity":
+        return kept(self.store, OVERLAP, circuits, {"version": VERSION}, make=make, write=_written, read=_read)
 
     def _halves(self, point: Point, facts: "NDArray[np.integer] | None") -> "Halved":
         """A point's halves, over some of its facts or over all; those asked for last are kept."""
@@ -92,12 +83,11 @@ class Overlaps:
         return self.halved[key]
 
 
-def _stored(store: Store, key: str) -> "Similarity | None":
-    """What is stored of a pair; what cannot be read is found anew."""
+def _written(found: "Similarity") -> Stored:
+    return {"similarity": asdict(found)}, {}
+
+
+def _read(document: Mapping[str, Any], _arrays: Mapping[str, Any]) -> "Similarity":
     from circuits.comparison.similarity import Similarity
 
-    if not store.has(OVERLAP, key):
-        return None
-    with suppress(StoreError, LookupError, TypeError):
-        return Similarity(**read_artifact(store.folder(OVERLAP, key), OVERLAP)[0]["similarity"])
-    return None
+    return Similarity(**document["similarity"])

@@ -1,6 +1,7 @@
 """Circuits over training: how alike neighbours are beside the noise floor, and how faithful each circuit is."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -82,79 +83,15 @@ def rewiring_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
 
     from circuits.comparison.similarity import ROUNDING
 
-    x = [i for i, point in enumerate(run) if point.circuit is not None]
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    figure.add_scatter(x=x, y=frame["floor_high"], mode="lines", line={"width": 0}, showlegend=False, hoverinfo="skip")
-    figure.add_scatter(
-        x=x,
-        y=frame["floor_low"],
-        mode="lines",
-        line={"width": 0},
-        fill="tonexty",
-        fillcolor="rgba(118,118,118,0.22)",
-        name="noise floor: halves of the facts, one checkpoint (5–95 %)",
-    )
-    lines = (("to_previous", "with the previous", theme.BLUE), ("to_last", "with the last", theme.VERMILLION))
-    for k, (column, name, colour) in enumerate(lines):
-        figure.add_scatter(
-            x=x,
-            y=frame[column],
-            name=f"edge overlap {name}",
-            mode="lines+markers",
-            line={"color": colour, "dash": theme.DASHES[k]},
-            marker={"symbol": theme.SYMBOLS[k]},
-        )
-    if "faithfulness" in frame:
-        figure.add_scatter(
-            x=x,
-            y=frame["faithfulness"],
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": frame["high"] - frame["faithfulness"],
-                "arrayminus": frame["faithfulness"] - frame["low"],
-                "thickness": 1,
-                "width": 2,
-            },
-            name="faithfulness of the circuit",
-            mode="lines+markers",
-            line={"color": theme.GREEN},
-            marker={"symbol": "diamond"},
-            row=2,
-            col=1,
-        )
-        figure.add_scatter(
-            x=x,
-            y=frame["random_circuits"],
-            name="random circuits of that size",
-            mode="lines+markers",
-            line={"color": theme.GREY, "dash": "dot"},
-            marker={"symbol": "x"},
-            row=2,
-            col=1,
-        )
-    if "cross_fitted" in frame:
-        figure.add_scatter(
-            x=x,
-            y=frame["cross_fitted"],
-            name="judged on the half of the facts it was not found on",
-            mode="lines+markers",
-            line={"color": theme.GREEN, "dash": "dash"},
-            marker={"symbol": "diamond-open"},
-            row=2,
-            col=1,
-        )
-    null = null_point(run)
-    for place, (column, what) in enumerate(FLOORS.items(), start=1):
-        if null is not None and column in frame and frame[column].notna().any():
-            line = {"color": theme.GREY, "dash": "dash", "width": 1}
-            figure.add_scatter(
-                x=x, y=frame[column], name=f"{what} {null_name(null)}", mode="lines", line=line, row=place, col=1
-            )
-    if "other_task_overlap" in frame:
-        line = {"color": theme.GREY, "dash": "dashdot", "width": 1}
-        name = "edge overlap with the circuit of another task, retrieval"
-        figure.add_scatter(x=x, y=frame["other_task_overlap"], name=name, mode="lines", line=line, row=1, col=1)
+    x = [i for i, point in enumerate(run) if point.circuit is not None]
+    _draw_band(figure, x, frame)
+    for line in LINES:
+        if line.column in frame:
+            _draw(figure, x, frame, line)
+    for line in _floors(run):
+        if line.column in frame and frame[line.column].notna().any():
+            _draw(figure, x, frame, line)
     figure.update_yaxes(title_text="edge overlap (Jaccard)", range=[-0.03, 1.03], row=1, col=1)
     figure.update_yaxes(title_text="faithfulness", range=[-0.3, 1.3], row=2, col=1)
     beyond = int((frame["to_previous"] < frame["floor_low"] - ROUNDING).sum())
@@ -168,3 +105,63 @@ def rewiring_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
     )
     over_checkpoints(figure, run).update_xaxes(title_text="", row=1, col=1)
     return figure
+
+
+class _Line(NamedTuple):
+    """A column as it is drawn; without a symbol it has no markers."""
+
+    column: str
+    name: str
+    row: int
+    colour: str
+    dash: str = "solid"
+    symbol: str = ""
+
+
+LINES = (
+    _Line("to_previous", "edge overlap with the previous", 1, theme.BLUE, theme.DASHES[0], theme.SYMBOLS[0]),
+    _Line("to_last", "edge overlap with the last", 1, theme.VERMILLION, theme.DASHES[1], theme.SYMBOLS[1]),
+    _Line("faithfulness", "faithfulness of the circuit", 2, theme.GREEN, "solid", "diamond"),
+    _Line("random_circuits", "random circuits of that size", 2, theme.GREY, "dot", "x"),
+    _Line(
+        "cross_fitted", "judged on the half of the facts it was not found on", 2, theme.GREEN, "dash", "diamond-open"
+    ),
+)
+
+
+def _floors(run: RunRecord) -> Iterator[_Line]:
+    """What the curves are held against: the run's null model, and the circuit of another task."""
+    null = null_point(run)
+    if null is not None:
+        for row, (column, what) in enumerate(FLOORS.items(), start=1):
+            yield _Line(column, f"{what} {null_name(null)}", row, theme.GREY, "dash")
+    other = "edge overlap with the circuit of another task, retrieval"
+    yield _Line("other_task_overlap", other, 1, theme.GREY, "dashdot")
+
+
+def _draw_band(figure: "go.Figure", x: list[int], frame: "pd.DataFrame") -> None:
+    """The overlap of two halves of the facts, from the 5th to the 95th percentile."""
+    edge: dict[str, Any] = {"x": x, "mode": "lines", "line": {"width": 0}, "row": 1, "col": 1}
+    figure.add_scatter(y=frame["floor_high"], showlegend=False, hoverinfo="skip", **edge)
+    name = "noise floor: halves of the facts, one checkpoint (5–95 %)"
+    figure.add_scatter(y=frame["floor_low"], fill="tonexty", fillcolor="rgba(118,118,118,0.22)", name=name, **edge)
+
+
+def _draw(figure: "go.Figure", x: list[int], frame: "pd.DataFrame", line: _Line) -> None:
+    look: dict[str, Any] = {"mode": "lines", "line": {"color": line.colour, "dash": line.dash, "width": 1}}
+    if line.symbol:
+        look = {
+            "mode": "lines+markers",
+            "line": {"color": line.colour, "dash": line.dash},
+            "marker": {"symbol": line.symbol},
+        }
+    if line.column == "faithfulness":
+        look["error_y"] = _bars(frame)
+    figure.add_scatter(x=x, y=frame[line.column], name=line.name, row=line.row, col=1, **look)
+
+
+def _bars(frame: "pd.DataFrame") -> dict[str, Any]:
+    """From each circuit's faithfulness to the ends of its interval."""
+    value = frame["faithfulness"]
+    ends = {"array": frame["high"] - value, "arrayminus": value - frame["low"]}
+    return {"type": "data", "symmetric": False, **ends, "thickness": 1, "width": 2}

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -124,12 +125,19 @@ def test_lines_of_figures_end_where_branches_do(branched):
     )
     figure.add_scatter(x=[1, 3, 5], y=[1, 3, 5], mode="lines", error_y={"array": [1, 2, 3], "arrayminus": [3, 2, 1]})
     figure.add_scatter(x=[0, 4], y=[0, 4], mode="markers")
+    figure.add_scatter(x=[0, 1], y=np.array([0, 1]), mode="lines", text=["a", "b"])
+    figure.add_scatter(x=np.array([2, 4]), y=[2, 4], mode="lines", text="both", customdata=[[1], [2]], name="far")
     over_checkpoints(figure, branched)
     assert list(figure.data[0].x) == [0, 1, 2, 3, None, 4, None, 5]
     assert list(figure.data[0].text) == ["a", "b", "c", "d", None, "e", None, "f"]
     assert list(figure.data[1].y) == [1, 3, None, 5]
     assert list(figure.data[1].error_y.arrayminus) == [3, 2, None, 1]
+    assert list(figure.data[1].error_y.array) == [1, 2, None, 3]
     assert list(figure.data[2].x) == [0, 4]
+    assert (list(figure.data[3].x), list(figure.data[3].text)) == ([0, 1], ["a", "b"]), "no line begins between them"
+    far = figure.data[4]
+    assert (list(far.x), list(far.y), far.text) == ([2, None, 4], [2, None, 4], "both")
+    assert list(far.customdata) == [[1], None, [2]]
 
 
 def test_each_branch_continues_the_stage_before_and_a_merge_none(branched):
