@@ -129,7 +129,9 @@ def test_resampling_and_corrections_stand_in_one_room(graph: nx.DiGraph):
 def test_mutants_are_planted_in_modules_that_are_there_and_killed_by_tests_that_are_there():
     asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutmut"]
     named = (*asked["only_mutate"], *asked["do_not_mutate"], *asked["pytest_add_cli_args_test_selection"])
-    assert [pattern for pattern in named if not any(ROOT.glob(pattern))] == []
+    assert [pattern for pattern in named if not any(ROOT.glob(pattern.partition("::")[0]))] == []
+    tests = (name.split("::") for name in asked["pytest_add_cli_args_test_selection"] if "::" in name)
+    assert [test for file, test in tests if f"def {test}(" not in (ROOT / file).read_text()] == []
     planted = {path.relative_to(ROOT).as_posix() for pattern in asked["only_mutate"] for path in ROOT.glob(pattern)}
     views = {path.relative_to(ROOT).as_posix() for name in PACKAGES for path in (ROOT / name).rglob("*_view.py")}
     assert views - planted == set(), "a module that words or draws a result, and that no mutant is planted in"

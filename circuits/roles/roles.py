@@ -11,7 +11,7 @@ previous-token, induction, retrieval.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,6 @@ from circuits.graph.shape import Floats
 if TYPE_CHECKING:
     import pandas as pd
 
-SourceRole = Literal["mover", "relation", "mixture"]
 MOVER, RELATION = 10.0, 0.1
 CERTAIN = 0.95
 THRESHOLDS: Mapping[str, float] = {"previous-token": 0.5, "induction": 0.5, "retrieval": 0.1}

@@ -73,6 +73,12 @@ def test_the_needle_test_beside_the_perplexity(behaved):
     assert (right.title.text, right.type) == ("answer perplexity (log)", "log")
     assert list(right.tickvals) == [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000]
     assert right.ticktext[-1] == "5,000"
+    assert [(trace.mode, trace.line.color, trace.line.dash, trace.marker.symbol) for trace in figure.data] == [
+        ("lines+markers", theme.SKY, None, "diamond"),
+        ("lines+markers", theme.BLUE, None, "circle"),
+        ("lines+markers", theme.VERMILLION, "dash", "square"),
+    ]
+    assert (list(left.range), right.range, right.showgrid) == ([-0.03, 1.03], None, False)
 
 
 def test_checkpoints_stand_in_their_order_and_stages_begin_between_them(behaved):
@@ -179,6 +185,23 @@ def test_the_leading_heads_over_the_checkpoints(behaved):
     assert {tuple(trace.x) for trace in lines.values()} == {(0, 2, 3)}
     assert next((shape.y0, shape.y1) for shape in figure.layout.shapes) == (0.1, 0.1)
     assert len(head_lines_figure(behaved).data) == 4
+    looks = [(trace.mode, trace.line.color, trace.line.dash, trace.marker.symbol) for trace in figure.data]
+    assert looks == [("lines+markers", theme.CATEGORIES[j], theme.DASHES[j], theme.SYMBOLS[j]) for j in range(3)]
+    axis, (threshold, *_) = figure.layout.yaxis, figure.layout.shapes
+    assert (axis.title.text, list(axis.range)) == ("retrieval score", [-0.03, 1.03])
+    assert (threshold.line.color, threshold.line.dash, threshold.line.width) == (theme.GREY, "dot", 1)
+
+
+def test_eight_heads_lead_each_with_a_look_of_its_own():
+    scores = retrieval({(i // 4, i % 4): 0.5 + i / 64 for i in range(12)}, shape=(3, 4))
+    figure = head_lines_figure(run_of(point(0, heads=scores), point(1, heads=scores)))
+    assert [trace.name for trace in figure.data] == [f"a{i // 4}.h{i % 4}" for i in range(11, 3, -1)]
+    assert len({(trace.line.color, trace.line.dash, trace.marker.symbol) for trace in figure.data}) == 8
+    assert _title(figure)[1] == "the 8 heads with the highest peak; dotted line: the 0.1 threshold"
+    every = head_lines_figure(run_of(point(0, heads=scores), point(1, heads=scores)), k=12)
+    assert every.data[8].line.color == theme.CATEGORIES[0]
+    assert every.data[6].line.dash == theme.DASHES[0]
+    assert every.data[8].marker.symbol == theme.SYMBOLS[0]
 
 
 def test_a_head_to_which_the_score_does_not_apply_never_leads():

@@ -11,6 +11,7 @@ from checkpoints.errors import CheckpointMismatch
 from circuit_drift.api.pairs import compare
 from circuit_drift.cli.render import print_pair
 from circuit_drift.comparison.pair_tables import pair_tables
+from circuit_drift.report.verdict_pair import pair_statements
 from circuits.intervention.transfer import Transfer
 from tests.drift.handmade import (
     CLEAN,
@@ -117,6 +118,33 @@ def test_a_pair_that_changed_says_what_changed_by_how_much_and_on_what(changed):
     )
     assert changed.significant
     assert changed.outcome == "different"
+
+
+def test_what_each_statement_of_a_pair_rests_on(changed):
+    told = {statement.kind: statement for statement in pair_statements(changed)}
+    assert {kind: statement.basis for kind, statement in told.items() if statement.basis} == {
+        "outcome": "level 0.05 for the pair; margins as in docs/comparing.md",
+        "recall": "exact binomial interval of the share that changed sides; exact McNemar",
+        "group": "products between different facts; sign flips of facts, of the largest edge facts drawn anew as well; "
+        "Holm over the pair",
+        "few": "fewer than 8 facts, or so few that even their smallest possible p would not hold for the pair",
+        "overlap": "ranked on a third of the facts, correlated between the two others",
+        "needles": "95 % t intervals over 10 needles",
+        "heads": "paired over 10 needles; q <= 0.05; false coverage rate",
+        "level": "Holm over families",
+    }
+    recall = told["recall"].numbers
+    assert {name: recall[name] for name in ("before", "after", "of", "kept", "lost", "learned", "neither")} == {
+        "before": 0.1, "after": 0.8, "of": 20, "kept": 0, "lost": 2, "learned": 16, "neither": 2
+    }  # fmt: skip
+    # 2 of 18 went one way: twice the sum of C(18, k) for k = 0, 1, 2, over 2^18
+    assert recall["p"] == pytest.approx(2 * (1 + 18 + 153) / 2**18)
+    assert (recall["margin"], recall["outcome"]) == (changed.deltas.recall, "different")
+    heads = told["heads"].numbers
+    assert (heads["n"], heads["unit"], heads["threshold"], heads["margin"]) == (10, "needle", 0.1, changed.deltas.heads)
+    assert heads["largest"] == {"name": "a0.h1", "delta": 0.6875, "low": 0.6875, "high": 0.6875}
+    assert told["level"].numbers["level"] == 0.05
+    assert sorted(told["level"].numbers["families"]) == ["behaviour", "circuit", "heads", "readouts"]
 
 
 def test_one_edge_and_one_head_are_told_as_one():

@@ -133,6 +133,36 @@ def test_a_needle_test_that_is_passed_before_the_perplexity_has_fallen():
     ]
 
 
+def test_what_the_statements_of_a_run_rest_on():
+    run = run_of(*_passing([2, 10, 10, 10], [9, 8, 7.5, 6.8], stage="one"))
+    onset, passed = run_statements(run)
+    assert onset.basis == "head chosen on 5 needles, dated and scored on 5 others; 95 % intervals over them"
+    assert passed.basis == "paired over needles; passed: 0.95 of them, at every later one too"
+    assert passed.kind == "passed"
+    told = passed.numbers
+    assert {name: told[name] for name in ("step", "end", "stage", "score", "high")} == {
+        "step": 200, "end": 800, "stage": "one", "score": 1.0, "high": 1.0
+    }  # fmt: skip
+    assert [told[name] for name in ("before", "after", "ratio", "ratio_low", "ratio_high")] == pytest.approx(
+        [8, 6.8, 0.85, 0.85, 0.85], rel=1e-6
+    )
+    assert {name: onset.numbers[name] for name in ("head", "threshold", "first", "last", "chosen_on", "judged_on")} == {
+        "head": "a1.h0", "threshold": 0.1, "first": 100, "last": 800, "chosen_on": 5, "judged_on": 5
+    }  # fmt: skip
+    few = _scored(0.0, 0.5, prompts=5)
+    (alone,) = run_statements(few)
+    assert alone.basis == "head chosen on 5 needles, dated and scored on the same; 95 % intervals over them"
+    still = run_of(*_passing([10] * 6, [math.exp(2 - 0.1 * i) for i in range(6)], stage="two"))
+    deceptive = next(told for told in run_statements(still) if told.kind == "deceptive")
+    assert deceptive.basis == (
+        "the test is still, and answer NLL moves, per doubling; over needles and scatter between checkpoints"
+    )
+    assert (deceptive.numbers["metric"], deceptive.numbers["step"], deceptive.numbers["stage"]) == (
+        "needle_score", 100, "two"
+    )  # fmt: skip
+    assert [deceptive.numbers[name] for name in ("slope", "low", "high")] == pytest.approx([math.exp(-0.1)] * 3)
+
+
 @pytest.mark.parametrize(
     ("passed", "perplexities"),
     [

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 MOST_NEEDLES = 8
-SHORTEST_NATURAL = 32
 TOKENS_A_WORD = 2.6  # of a rare word, generously
 FRAME_TOKENS = 24  # of a needle's sentence and question besides the value, generously
 SENTENCE_TOKENS = 60

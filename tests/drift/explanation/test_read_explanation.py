@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from checkpoints.errors import BadPrompt
-from circuit_drift.explanation.explanation import Explanation
+from circuit_drift.explanation.explanation import Explanation, require_metric
 from circuit_drift.explanation.explanation_view import (
     best_size,
     explanation_sections,
@@ -190,3 +190,12 @@ def test_json_holds_the_sentences_the_shares_and_the_path():
 def test_a_share_of_no_change_is_no_number():
     same = np.zeros(2)
     assert np.isnan(share(np.ones(2), same, same))
+
+
+def test_a_behaviour_that_there_is_none_of_is_refused_with_those_there_are():
+    with pytest.raises(BadPrompt, match="behaviour to explain.*recal.*facts:GROUP, a head as a18.h6"):
+        require_metric("recal")
+    with pytest.raises(BadPrompt, match="only facts have groups.*write facts:old"):
+        require_metric("needle:old")
+    for metric in ("facts", "facts:old", "needle", "a18.h6"):
+        require_metric(metric)
