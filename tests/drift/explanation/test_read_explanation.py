@@ -193,9 +193,9 @@ def test_a_share_of_no_change_is_no_number():
 
 
 def test_a_behaviour_that_there_is_none_of_is_refused_with_those_there_are():
-    with pytest.raises(BadPrompt, match="behaviour to explain.*recal.*facts:GROUP, a head as a18.h6"):
+    with pytest.raises(BadPrompt, match=r"behaviour to explain.*recal.*facts:GROUP, a head as a18\.h6"):
         require_metric("recal")
-    with pytest.raises(BadPrompt, match="only facts have groups.*write facts:old"):
+    with pytest.raises(BadPrompt, match=r"only facts have groups.*write facts:old"):
         require_metric("needle:old")
     for metric in ("facts", "facts:old", "needle", "a18.h6"):
         require_metric(metric)
