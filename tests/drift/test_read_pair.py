@@ -221,16 +221,17 @@ def test_a_pair_differs_by_its_circuit_alone():
     pair = compare(a, b.with_result("heads", a.heads))
     assert pair.significant
     assert pair.verdict[0] == "0 and 1,000 differ: circuits of facts recalled at neither: changed in 2 edges."
+    told = {statement.numbers["changed"]: statement.basis for statement in pair.statements if statement.kind == "group"}
+    assert "named by sign flips alone below 32 of them: a fifth may be false" in told[2]
 
 
 def test_a_pair_differs_by_its_heads_alone():
+    """Accuracy is not called: six of ten needles gained and none lost is p = 1/32, by exchanging A and B."""
     a, b = _a(), _b()
     pair = compare(a, b.with_result("circuit", a.circuit))
     assert pair.significant
-    assert pair.verdict[0] == (
-        "0 and 1,000 differ: 2 heads of 4 changed; needle accuracy 0.20 → 0.80; answer NLL (nats per token) "
-        "2.00 → 1.00."
-    )
+    assert pair.verdict[0] == ("0 and 1,000 differ: 2 heads of 4 changed; answer NLL (nats per token) 2.00 → 1.00.")
+    assert pair.heads.accuracy.p == 1 / 32
 
 
 def test_a_pair_differs_by_a_readout_alone_and_names_it():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from checkpoints.stats.changes import MANY
 from circuit_drift.measures.pairs.alike import kept_contrast, kept_similarity
 from circuit_drift.measures.pairs.grouped import LEAST_FACTS, compare_groups, units_of
 from circuit_drift.measures.pairs.groups_figure import groups_figure
@@ -50,6 +51,8 @@ HEADINGS = {"nodes": "Nodes", "ranks": "Reliability by rank", "similarity": "Sim
 BASES = {
     "group": "products between different facts; sign flips of facts, of the largest edge facts drawn anew as well; "
     "Holm over the pair",
+    "named": f"; edges named by sign flips alone below {MANY} of them: a fifth may be false if changes are skewed as "
+    "exponential ones are",
     "few": "fewer than 8 facts, or so few that even their smallest possible p would not hold for the pair",
     "unlearned": "no fact recalled, and clean prompts prefer the answer no more than corrupt ones do",
 }
@@ -260,7 +263,8 @@ def _statement(each: GroupChange, pair: PairRecord) -> Statement:
         "statuses": {name: diff.counts[name] for name in STATUSES},
         "edges": diff.to_frame().query("changed")["edge"].tolist(),
     }
-    return Statement("group", about, basis=BASES["group"])
+    few = diff.n_significant > 0 and diff.n < MANY
+    return Statement("group", about, basis=BASES["group"] + (BASES["named"] if few else ""))
 
 
 def _edges(groups: CircuitGroups) -> "pd.DataFrame":

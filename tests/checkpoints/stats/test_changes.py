@@ -6,6 +6,7 @@ import pytest
 from checkpoints.stats.bootstrap import resampling, upper_share
 from checkpoints.stats.changes import (
     ANEW,
+    MANY,
     change_p,
     change_test,
     mean_change_p,
@@ -131,3 +132,31 @@ def test_one_skewed_mean_is_called_no_more_often_than_the_level():
     assert called <= 0.05 + 2 * (0.05 * 0.95 / 400) ** 0.5
     assert np.mean(difference_test(drawn.T).p <= 0.05) > 0.075
     assert np.mean([mean_change_p(one) <= 0.05 for one in rng.normal(1, 1, size=(200, 12))]) > 0.75
+
+
+def test_many_units_hold_single_elements_against_both_tests_too():
+    difference = exponential(np.random.default_rng(4), MANY, 40) + 0.05
+    flipped, found = sign_flip_test(difference), change_test(difference)
+    own, drawn = anew(difference)
+    alone = [(np.sum(drawn >= statistic * (1 - 1e-6)) + 1) / (drawn.size + 1) for statistic in own]
+    np.testing.assert_allclose(found.elements, np.maximum(flipped.elements, alone), rtol=0.02)
+    assert (found.elements > flipped.elements).any()
+    fewer = difference[1:]
+    np.testing.assert_array_equal(change_test(fewer).elements, sign_flip_test(fewer).elements)
+
+
+def test_few_of_the_named_are_false_beside_skewed_elements_that_did_not_change():
+    """Ten of 300 elements move by two standard deviations; the others' differences are exponential, of mean 0."""
+    rng, named = np.random.default_rng(7), []
+    for _ in range(12):
+        scale = 10.0 ** rng.uniform(-3, 0, 300)
+        difference = (rng.exponential(size=(53, 300)) - 1) * scale * rng.choice([-1, 1], 300)
+        moved = np.argsort(-scale)[:10]
+        difference[:, moved] += 2 * scale[moved] * rng.choice([-1, 1], 10)
+        q = [false_discovery(test(difference, draws=199).elements) for test in (change_test, sign_flip_test)]
+        real = np.isin(np.arange(300), moved)
+        named.append([[np.sum((own <= 0.05) & real), np.sum((own <= 0.05) & ~real)] for own in q])
+    (found, false), (_, by_flips) = np.sum(named, axis=0)
+    assert found == 120
+    assert false / (found + false) <= 0.05 + 2 * (0.05 * 0.95 / (found + false)) ** 0.5
+    assert by_flips > 2 * false
