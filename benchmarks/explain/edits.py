@@ -140,9 +140,11 @@ def main() -> None:
     print("them first, restored, taken back; median size of what the edit did, worst residual, seconds of CPU")
     for name in asked.only or KINDS:
         start = time.process_time()
-        drawn = [_drawn(KINDS[name], loaded.model, behaviour, draw) for draw in range(asked.draws)]
-        for each in drawn if asked.each else ():
-            print(f"  {each}")
+        drawn = []
+        for draw in range(asked.draws):
+            drawn.append(_drawn(KINDS[name], loaded.model, behaviour, draw))
+            if asked.each:
+                print(f"  {drawn[-1]}", flush=True)
         print(f"{name}, {_counted(drawn)}, {time.process_time() - start:.0f}", flush=True)
 
 

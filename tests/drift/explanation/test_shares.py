@@ -12,6 +12,7 @@ from circuit_drift.explanation.line import Line, line_along, line_between
 from circuit_drift.explanation.shares import integrate, measure, patched_values
 from circuit_drift.explanation.taps import _moving
 from tests.circuits.circuit_families import FAMILIES, build, random_facts
+from tests.packed_weights import pack
 
 ROUTED = {"mixtral", "qwen3_moe", "qwen2_moe", "hunyuan_moe", "gpt_oss", "deepseek_v2_moe", "deepseek_v3_moe"}
 
@@ -203,8 +204,11 @@ def test_what_lies_on_no_line_is_refused_with_its_reason():
         line_between(a, b)
     quantised = LlamaForCausalLM(LlamaConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, vocab_size=9))
     quantised.lm_head.weight = torch.nn.Parameter(torch.ones(9, 8, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(UnsupportedArchitecture, match="quantised"):
-        line_between(quantised, build("llama_gqa"))
+    for packed in (quantised, *(pack(build("llama_gqa"), bits) for bits in (4, 8))):
+        with pytest.raises(UnsupportedArchitecture, match="quantised"):
+            line_between(packed, build("llama_gqa"))
+        with pytest.raises(UnsupportedArchitecture, match="quantised"):
+            line_along(packed, {})
     with pytest.raises(BadPrompt, match="steps"):
         integrate(line_between(*moved("llama_gqa", 0.01)), asked(), steps=0)
 
