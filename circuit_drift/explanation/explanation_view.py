@@ -292,11 +292,10 @@ def restored_figure(found: "Explanation") -> "go.Figure":
     best_size(found)
     frame = patching_frame(found)
     figure = go.Figure()
-    looks = {"attributed": GREY, "restored": VERMILLION, "taken_back": BLUE}
-    for column, colour in looks.items():
-        figure.add_scatter(
-            x=frame["components"], y=frame[column], name=column.replace("_", " "), line={"color": colour}
-        )
+    shares = "attributed" if found.is_attributed else "one by one, summed"
+    looks = {"attributed": (shares, GREY), "restored": ("restored", VERMILLION), "taken_back": ("taken back", BLUE)}
+    for column, (name, colour) in looks.items():
+        figure.add_scatter(x=frame["components"], y=frame[column], name=name, line={"color": colour})
     for column in ("random_least", "random_most"):
         figure.add_scatter(
             x=frame["components"], y=frame[column], name=column.replace("_", ", "), line={"color": GREY, "dash": "dot"}
@@ -312,9 +311,13 @@ def restored_figure(found: "Explanation") -> "go.Figure":
 
 def explanation_sections(found: "Explanation", *, anchor: str) -> Iterator[Section]:
     """Its sections of a pair's report: the shares with their sentences; then what putting components back did."""
+    how = {
+        True: "Integrated gradients along the straight line from A's weights to B's",
+        False: "Exact patches: what a component of B changes when it alone is put into A",
+    }
     caption = (
-        "Integrated gradients along the straight line from A's weights to B's; a share is in the behaviour's unit, and "
-        "positive where it raises the behaviour. Intervals are over prompts."
+        f"{how[found.is_attributed]}; a share is in the behaviour's unit, and positive where it raises the behaviour. "
+        "Intervals are over prompts."
     )
     text, frame = " ".join(sentences(found)), found.to_frame()
     if not found.changed:

@@ -177,6 +177,15 @@ def test_the_page_has_shares_and_proof_where_something_is_claimed():
     assert "nothing to explain" in still.text
 
 
+def test_the_page_tells_shares_along_the_line_from_patches_one_by_one():
+    for steps, how, legend in ((4, "Integrated gradients", "attributed"), (0, "Exact patches", "one by one, summed")):
+        found = made(steps=steps, patching=patched([0.6875, 1.375], [0.6875, 0.1375]))
+        why, proof = explanation_sections(found, anchor="x")
+        assert why.caption.startswith(how)
+        assert proof.figure is not None
+        assert proof.figure.data[0].name == legend
+
+
 def test_json_holds_the_sentences_the_shares_and_the_path():
     document = made(patching=patched([0.6875, 1.375], [0.6875, 0.1375])).to_json()
     assert document["change"] == pytest.approx([1.375, 1.375, 1.375])
