@@ -94,6 +94,7 @@ class Kept:
                 "checkpoints": [identity(one) for one in (a, b, *self._ends(self.metric))],
                 "prompts": [self.prompts.needles.hash, self.prompts.facts.hash],
                 "effort": asdict(effort),
+                "dtype": self.placement.dtype,
                 "attention": a.attention(self.placement.attention),
                 "libraries": libraries(),
             }

@@ -110,7 +110,8 @@ def test_an_explanation_is_computed_once_for_the_same_question(
     monkeypatch.setattr("circuit_drift.explanation.explain.opened_line", line)
     assert circuit_drift.explain(*ends, "facts", **asked).to_json() == found.to_json()
     own = Behaviour("m", "", ((3, 4),), ((1,),), lambda _i, logits, _a: logits[0, 0])
-    for behaviour, other in (("facts:odd", {}), ("facts", {"effort": Effort(prompts=3)}), (own, {})):
+    others = [{"effort": Effort(prompts=3)}, {"dtype": "bfloat16"}, {"attention": "eager"}]
+    for behaviour, other in (("facts:odd", {}), (own, {}), *(("facts", each) for each in others)):
         with pytest.raises(RuntimeError):
             circuit_drift.explain(*ends, behaviour, **{**asked, **other})
     with pytest.raises(RuntimeError):
