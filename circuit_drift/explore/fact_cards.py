@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from circuit_drift.explore.on_facts import read_on_facts
 from circuit_drift.page.page import Section, Widget
 from circuit_drift.page.thinning import left_out, thinned
 from circuit_drift.record.groups import class_names
@@ -32,6 +33,7 @@ def fact_cards(run: RunRecord) -> Iterator[Section]:
     labels, rank = [point.label for point in points], np.stack([graph.answer_rank for graph in graphs])
     metric = np.stack([graph.clean_metric for graph in graphs])
     kept = range(min(len(graphs[0]), max(FEWEST_FACTS, NUMBERS // len(points))))
+    heads = read_on_facts(points)
     names, classes, lens = _names(graphs), class_names(graphs[0]), _lens(points, len(graphs[0]))
     facts = [
         {
@@ -40,6 +42,7 @@ def fact_cards(run: RunRecord) -> Iterator[Section]:
             "told": told(labels, rank[:, fact]),
             "rank": (rank[:, fact] + 1).tolist(),
             "metric": [float(f"{value:.4g}") for value in metric[:, fact]],
+            "heads": heads[fact] if heads else [],
             "lens": [[label, ranks[fact].tolist()] for label, ranks in lens],
         }
         for fact in kept

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from circuit_drift.explore.on_facts import read_by_heads
 from circuit_drift.explore.readings import Readings
 from circuit_drift.page.page import Section, Widget
 from circuit_drift.page.thinning import left_out, thinned
@@ -41,6 +42,7 @@ def head_cards(run: RunRecord) -> Iterator[Section]:
     lines = [_lines(scores, leading, kept) for scores in every]
     beside = [_beside(scores, kept) for scores in every]
     roles, effects, readings = _roles(run), _effects(run), Readings.of(scored, kept)
+    on_facts = read_by_heads(run)
     heads = [
         {
             "name": names[head],
@@ -48,6 +50,7 @@ def head_cards(run: RunRecord) -> Iterator[Section]:
             "score": [[_short(value) for value in line[:, place]] for line in lines],
             "beside": [_short(values[place]) for values in beside],
             "roles": roles.get(names[head], []),
+            "on_facts": on_facts.get(names[head], []),
             "effects": effects.get(names[head], []),
             "reads": readings.head(head) if readings else [],
         }

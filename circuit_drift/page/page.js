@@ -78,7 +78,7 @@
   const shown = (element) => element.getClientRects().length > 0;
   const holders = [...document.querySelectorAll("script[data-figure]")];
   const drawShown = () => {
-    holders.filter((holder) => shown(document.getElementById(holder.dataset.figure))).forEach(draw);
+    if (window.Plotly) holders.filter((holder) => shown(document.getElementById(holder.dataset.figure))).forEach(draw);
     [...made.keys()].filter((place) => place._fullLayout && place._fullLayout.width !== place.clientWidth).forEach((place) => fit(place));
     Widgets.mountShown();
   };
@@ -131,6 +131,8 @@
     const number = Number(text.replace(/[,%+≤>\s]/g, "").replace("−", "-"));
     return text === "" || text === "n/a" ? null : Number.isNaN(number) ? text : number;
   };
+  const SAMPLED = 30; // rows that tell what a column holds
+  const isWords = (found) => typeof found === "string" && !/^\[/.test(found);
   const order = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true }));
 
   function sortBy(table, column, head) {
@@ -149,6 +151,8 @@
       control.textContent = head.textContent;
       head.replaceChildren(control);
       control.addEventListener("click", () => sortBy(table, column, head));
+      const cells = [...table.tBodies[0].rows].map((row) => row.cells[column]);
+      if (column && cells.slice(0, SAMPLED).some((cell) => isWords(value(cell)))) [head, ...cells].forEach((cell) => cell.classList.add("words"));
     });
     if (table.tBodies[0].rows.length < 12) return;
     const search = Object.assign(document.createElement("input"), { type: "search", className: "search", placeholder: "Search rows" });
@@ -163,13 +167,22 @@
   document.querySelectorAll(".scroll table").forEach((table) => dress(table));
 
   window.addEventListener("beforeprint", () => {
-    document.querySelectorAll("details.chapter").forEach((part) => { part.open = true; });
+    document.querySelectorAll("details.chapter, details.pair").forEach((part) => { part.open = true; });
     drawShown();
     [...made.keys()].filter((place) => place._fullLayout).forEach((place) => fit(place, PAPER));
   });
   window.addEventListener("afterprint", () => [...made.keys()].forEach((place) => fit(place)));
 
+  const packed = document.getElementById("plotly-js");
+
+  async function loadPlotly() {
+    document.head.append(Object.assign(document.createElement("script"), { textContent: await Widgets.unpacked(packed.textContent) }));
+    drawShown();
+    if (location.hash) reveal(); // figures have pushed what was in view
+  }
+
   drawShown();
   markChapter();
   if (location.hash) reveal();
+  if (packed) loadPlotly();
 })();

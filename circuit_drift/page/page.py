@@ -1,6 +1,7 @@
 """The page: sections of figures and tables put into one self-contained HTML file.
 
-plotly.js is written into the file once, so that a report opens on a machine without a network and years from now.
+plotly.js is written into the file once, packed, so that a report opens on a machine without a network and years from
+now, and goes into a mail.
 All text passes through jinja2's autoescape; only plotly's own JSON and pandas' own tables are inserted as they are.
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import unescape
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import quote
@@ -27,6 +29,7 @@ from circuit_drift.page.thinning import LEADING, ROWS
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+    from markupsafe import Markup
 
 Figures = Literal["interactive", "svg"]
 CHAPTERS = ("Behaviour", "Heads", "Circuit", "What changed and why", "Data and checks")
@@ -36,6 +39,7 @@ CSV_DIGITS = 8  # of the tables that the page itself carries
 SCRIPTS = ("atlas.js", "widgets.js", "page.js")
 RESERVED = ("verdict", "theme", *(f"chapter-{name.lower().replace(' ', '-')}" for name in CHAPTERS))
 _ODD = re.compile(r"[^A-Za-z0-9_.-]")
+_EDGE = re.compile(r"[\w.]+-&gt;\w+(?:\.\w+)?(?:&lt;\w&gt;)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ class Section:
         frame: the numbers behind the figure.
         chapter: of the page, one of `CHAPTERS` or a name of one's own; a page of one chapter shows it unfolded.
         widget: a figure to choose in, or none.
+        points: sentences before the figure, a line each, where they are several.
+        of: the pair of checkpoints it is about, in a chapter of several; its sections are folded together.
     """
 
     slug: str
@@ -74,6 +80,8 @@ class Section:
     frame: "pd.DataFrame | None" = None
     chapter: str = ""
     widget: Widget | None = None
+    points: Sequence[str] = ()
+    of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +128,7 @@ def write_page(
     environment = Environment(
         loader=PackageLoader("circuit_drift.page", ""), autoescape=True, undefined=StrictUndefined, finalize=_shown
     )
+    environment.filters["unbroken_edges"] = _unbroken_edges
     parts = [*((lead,) if lead else ()), *sections]
     anchors = _anchors([*RESERVED, *(section.slug for section in parts)])[len(RESERVED) :]
     require_choice("figures", figures, get_args(Figures))
@@ -140,7 +149,7 @@ def write_page(
         provenance=provenance,
         style=_text("style.css"),
         scripts=[_text(name) for name in SCRIPTS],
-        plotly_js=get_plotlyjs() if figures == "interactive" else "",
+        plotly_js=_gzipped(get_plotlyjs()) if figures == "interactive" else "",
     )
     return write_file(path, html)
 
@@ -157,17 +166,37 @@ def _chapters(sections: Sequence[Section], rendered: Sequence[dict[str, object]]
     found = []
     for chapter in order:
         parts = [part for part, name in zip(rendered, named, strict=True) if name == chapter]
-        contents = ", ".join(str(part["title"]) for part in parts[:CONTENTS])
+        groups = _groups(parts)
+        titles = [str(title) for group in groups for title in group["titles"]]
         found.append(
             {
                 "title": chapter,
                 "slug": f"chapter-{_ODD.sub('-', chapter).lower()}",
                 "sections": parts,
-                "contents": contents + (f" and {len(parts) - CONTENTS} more" if len(parts) > CONTENTS else ""),
+                "groups": groups,
+                "contents": ", ".join(titles[:CONTENTS])
+                + (f" and {len(titles) - CONTENTS} more" if len(titles) > CONTENTS else ""),
                 "open": len(order) == 1,
             }
         )
     return found
+
+
+def _groups(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sections one after the other that are about the same pair, together; others by themselves."""
+    found = []
+    for of, own in groupby(parts, key=lambda part: str(part["of"])):
+        sections = list(own)
+        titles = [of] if of else [part["title"] for part in sections]
+        found.append({"of": of, "slug": f"pair-{sections[0]['slug']}", "sections": sections, "titles": titles})
+    return found
+
+
+def _unbroken_edges(text: str) -> "Markup":
+    """Text as HTML in which no line ends inside the name of an edge."""
+    from markupsafe import Markup, escape
+
+    return Markup(_EDGE.sub(r'<span class="whole">\g<0></span>', str(escape(_shown(text)))))
 
 
 def _shown(value: object) -> object:
@@ -190,7 +219,10 @@ def _render(section: Section, anchor: str, page: Path, picture: str | None) -> d
     return {
         "slug": anchor,
         "title": section.title,
+        "short": section.title.removesuffix(f" {section.of.rpartition(': ')[2]}"),
         "text": section.text,
+        "points": section.points,
+        "of": section.of,
         "caption": section.caption,
         "figure": _json_for_script(figure) if figure is not None and picture is None else None,
         "picture": picture,
@@ -223,9 +255,12 @@ def _json_for_script(figure: "go.Figure") -> str:
 
 
 def _packed(widget: Widget) -> str:
-    """JSON in gzip in base64: digits, mostly, which the browser unpacks by itself."""
-    document = json.dumps(widget.data, separators=(",", ":"), allow_nan=False)
-    return base64.b64encode(gzip.compress(document.encode(), mtime=0)).decode()
+    return _gzipped(json.dumps(widget.data, separators=(",", ":"), allow_nan=False))
+
+
+def _gzipped(text: str) -> str:
+    """Text in gzip in base64, which a browser unpacks by itself."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def _data_uri(text: str) -> str:

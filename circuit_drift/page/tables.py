@@ -16,9 +16,16 @@ ENDS = ("low", "high")
 
 def shown_table(frame: "pd.DataFrame") -> str:
     """The table as HTML; numbers to four digits, truth as yes or no, what is missing as n/a."""
+    rows = readable(frame)
+    whole = {name: "{:,}".format for name, kind in rows.dtypes.items() if kind.kind in "iu"}
     return visible(
-        readable(frame).to_html(
-            index=False, border=0, na_rep="n/a", float_format=lambda value: f"{value:.4g}", escape=True
+        rows.to_html(
+            index=False,
+            border=0,
+            na_rep="n/a",
+            float_format=lambda value: f"{value:.4g}",
+            formatters=whole,
+            escape=True,
         )
     )
 

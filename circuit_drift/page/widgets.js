@@ -6,6 +6,7 @@ const Widgets = (() => {
     gained: ["", 1, "+", "gained"], lost: ["2 5", -1, "×", "lost"], strengthened: ["13 4", 0.55, "▲", "stronger"],
     weakened: ["7 5", -0.55, "▼", "weaker"], flipped: ["12 4 2 4", 0.2, "⇄", "sign flipped"], kept: ["", 0.05, "", "kept"], uncertain: ["1 4", -0.05, "?", "uncertain"], beyond: ["3 3", 0.35, "○", "changed outside the circuits"],
   };
+  const QUIET = ["kept", "uncertain", "beyond"]; // classes that are off until there is nothing else to draw
   const MOST_LINES = 120;
   const byId = new Map();
 
@@ -23,13 +24,16 @@ const Widgets = (() => {
     return element;
   }
 
-  const shown = (value) => (value === 0 ? "0" : Math.abs(value) >= 0.01 && Math.abs(value) < 1e4 ? value.toPrecision(3) : value.toExponential(1));
-  const signed = (value) => (value > 0 ? "+" : "") + shown(value).replace("-", "−");
+  function shown(value) {
+    const size = Math.abs(value), digits = size < 0.01 ? 2 : 3;
+    return (size === 0 ? "0" : size >= 1e-4 && size < 1e4 ? value.toPrecision(digits) : value.toExponential(1)).replace(/^-/, "−");
+  }
+  const signed = (value) => (value > 0 ? "+" : "") + shown(value);
 
   async function unpacked(text) {
     const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return JSON.parse(await new Response(stream).text());
+    return new Response(stream).text();
   }
 
   function choice(label, options, picked, change) {
@@ -56,8 +60,8 @@ const Widgets = (() => {
     return button;
   }
 
-  const sample = (status) => draw("svg", { width: 34, height: 12, "aria-hidden": "true" },
-    draw("line", { x1: 1, y1: 6, x2: 33, y2: 6, class: "edge " + status, "stroke-width": 3, "stroke-dasharray": LOOKS[status][0] }));
+  const sample = (status, dash = LOOKS[status][0]) => draw("svg", { width: 34, height: 12, "aria-hidden": "true" },
+    draw("line", { x1: 1, y1: 6, x2: 33, y2: 6, class: "edge " + status, "stroke-width": 3, "stroke-dasharray": dash }));
 
   function table(heads, rows, label) {
     const body = make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((cell) => make("td", {}, cell)))));
@@ -92,7 +96,8 @@ const Widgets = (() => {
         svg.append(point);
       });
     });
-    return make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": label }, svg);
+    const key = make("p", { class: "key" }, ...lines.map((line) => make("span", {}, sample(line.look, line.dash), ` ${line.name}`)));
+    return make("div", {}, key, make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": label }, svg));
   }
 
   // A table whose first column opens a card beneath it.
@@ -110,7 +115,7 @@ const Widgets = (() => {
   // --- what rewired ---------------------------------------------------------------------------------------------
 
   function rewired(place, atlas) {
-    const state = { group: 0, a: atlas.start[0], b: atlas.start[1], level: atlas.level, size: Math.min(atlas.usual, atlas.groups[0].largest), view: "graph", hidden: new Set(["kept", "uncertain", "beyond"]), node: null };
+    const state = { group: 0, a: atlas.start[0], b: atlas.start[1], level: atlas.level, size: Math.min(atlas.usual, atlas.groups[0].largest), view: "graph", hidden: new Set(QUIET), chosen: false, node: null };
     const told = make("p", { class: "told", "aria-live": "polite" }), canvas = make("div", { class: "canvas" });
     const panel = make("div", { class: "panel", "aria-live": "polite" }), controls = make("div", { class: "controls" }), legend = make("div", { class: "controls legend", role: "group", "aria-label": "Classes of edges" });
     place.replaceChildren(controls, told, legend, canvas, panel);
@@ -136,7 +141,12 @@ const Widgets = (() => {
     function update() {
       const found = Atlas.between(atlas, state);
       told.textContent = Atlas.headline(atlas, state, found);
+      if (!state.chosen) {
+        const loud = Atlas.CHANGES.some((name) => found.counts[name]), next = ["beyond", "kept", "uncertain"].find((name) => found.counts[name]);
+        state.hidden = new Set(QUIET.filter((name) => loud || name !== next));
+      }
       legend.replaceChildren(...Atlas.STATUSES.filter((name) => found.counts[name]).map((name) => toggle([sample(name), ` ${LOOKS[name][2]} ${LOOKS[name][3]} (${found.counts[name]})`], !state.hidden.has(name), (on) => {
+        state.chosen = true;
         state.hidden[on ? "delete" : "add"](name);
         drawView(found);
       })));
@@ -291,7 +301,7 @@ const Widgets = (() => {
     if (head.beside.some((value) => value !== null)) lines.push({ name: data.beside, look: "lost", dash: "5 4", values: head.beside });
     const to = Math.max(1, ...every), from = Math.min(0, ...every);
     return make("div", {}, make("h4", {}, head.name), make("p", {}, head.told), chart(data.labels, lines, { from, to, mark: data.threshold, label: `${data.score} of ${head.name} over training` }),
-      ...(data.example && head.reads.length ? reading(data.example, head) : []), ...list("Roles in the circuits of facts", head.roles), ...list("What taking it away, patching and its own write did", head.effects));
+      ...(data.example && head.reads.length ? reading(data.example, head) : []), ...list("What it reads on the prompts of facts", head.on_facts), ...list("Roles in the circuits of facts", head.roles), ...list("What taking it away, patching and its own write did", head.effects));
   }
 
   function heads(place, data) {
@@ -305,9 +315,9 @@ const Widgets = (() => {
   function factCard(data, fact) {
     const worst = Math.max(10, ...fact.rank), metric = fact.metric, from = Math.min(0, ...metric), to = Math.max(0, ...metric);
     const parts = [make("h4", {}, fact.name), make("p", {}, (fact.group ? `Group: ${fact.group}. ` : "") + fact.told),
-      chart(data.labels, [{ name: "rank of the answer", look: "gained", dash: "", values: fact.rank }], { from: 1, to: worst, log: true, invert: true, label: "Rank of the answer over training, 1 = recalled" }),
-      make("p", { class: "sub" }, `Above: rank of the answer, 1 at the top. Below: ${data.metric}.`),
+      chart(data.labels, [{ name: "rank of the answer among all tokens, 1 = recalled", look: "gained", dash: "", values: fact.rank }], { from: 1, to: worst, log: true, invert: true, label: "Rank of the answer over training, 1 = recalled" }),
       chart(data.labels, [{ name: data.metric, look: "lost", dash: "5 4", values: metric }], { from, to, mark: 0, label: `${data.metric} over training` })];
+    parts.push(...list("Heads that write most towards or against its answer", fact.heads));
     if (fact.lens.length) parts.push(table(["layer", ...fact.lens.map(([label]) => `rank at step ${label}`)], fact.lens[0][1].map((_, layer) => [layer ? `after ${layer - 1}` : "input", ...fact.lens.map(([, ranks]) => ranks[layer].toLocaleString("en"))]), "Rank by layer"));
     return make("div", {}, ...parts);
   }
@@ -324,7 +334,7 @@ const Widgets = (() => {
     const place = document.getElementById(holder.dataset.widget);
     if (place.dataset.drawn) return;
     place.dataset.drawn = "yes";
-    KINDS[holder.dataset.kind](place, await unpacked(holder.textContent));
+    KINDS[holder.dataset.kind](place, JSON.parse(await unpacked(holder.textContent)));
   }
 
   const holders = () => [...document.querySelectorAll("script[data-widget]")];
@@ -335,5 +345,5 @@ const Widgets = (() => {
     if (wanted.some((holder) => holder.dataset.kind === "rewired")) wanted.unshift(...holders().filter((holder) => holder.dataset.kind === "heads"));
     for (const holder of wanted) await mount(holder);
   };
-  return { mountShown };
+  return { mountShown, unpacked };
 })();

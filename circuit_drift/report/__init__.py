@@ -1,6 +1,7 @@
 """The report: one self-contained HTML page of a run or of a pair of checkpoints."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,9 @@ def _run_sections(run: RunRecord, table: "pd.DataFrame", pairs: Sequence[PairRec
     yield from fact_cards(run)
     yield from run_rewired(run)
     for pair in pairs:
-        yield from _pair_sections(pair, anchor=f"{pair.a.name}-{pair.b.name}")
+        of = f"Stage {pair.b.stage}: {pair.span}" if pair.b.stage else pair.span
+        for section in _pair_sections(pair, anchor=f"{pair.a.name}-{pair.b.name}"):
+            yield replace(section, of=of) if len(pairs) > 1 else section
     yield from in_chapter("Data and checks", audit_sections(run))
     yield from in_chapter("Data and checks", _refused(run.points))
     yield Section("checkpoints", "All checkpoints", frame=table, chapter="Data and checks")

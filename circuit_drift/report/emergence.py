@@ -31,11 +31,11 @@ def _worded(found: RunEmergence) -> RunEmergence:
     )
 
 
-def _told(found: RunEmergence) -> str:
+def _told(found: RunEmergence) -> list[str]:
     """When each emerges, then in one sentence what comes before what."""
     order = "; ".join(str(one) for one in found.orders if one.outcome != "cannot be told")
     sentences = [*map(str, found.found), *([f"in this order: {order}"] if order else []), *found.notes]
-    return f"{'. '.join(sentence[0].upper() + sentence[1:] for sentence in sentences)}."
+    return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences]
 
 
 def _plain(found: RunEmergence) -> "pd.DataFrame":
@@ -59,7 +59,7 @@ def emergence_sections(run: RunRecord) -> Iterator[Section]:
     yield Section(
         "emergence",
         "When things emerge",
-        text=_told(found),
+        points=_told(found),
         figure=found.plot(),
         caption="Emerged: from there on beyond 0.1 (a head) or beyond halfway from first to last (all else). Intervals "
         "over needles or facts of this run; other seeds may differ by more.",

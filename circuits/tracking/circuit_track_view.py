@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from circuits.tracking.changepoints import Split
-    from circuits.tracking.circuit_track import CircuitTrack
+    from circuits.tracking.circuit_track import CircuitTrack, Phase
 
 
 def circuit_track_verdict(track: "CircuitTrack") -> str:
@@ -35,15 +35,17 @@ def circuit_track_verdict(track: "CircuitTrack") -> str:
     if jumps:
         told = f"The circuit changes {jumps}" + (f"; elsewhere {drift}" if drift else "")
     else:
-        told = f"No change point in {len(track)} checkpoints (steps {steps[0]} to {steps[-1]})"
+        told = f"No change point in {len(track)} checkpoints (steps {steps[0]:,} to {steps[-1]:,})"
         told += f", though the circuit changes: {drift}" if drift else ""
     last = track.phases[-1]
     known = [step for step, share in zip(steps, track.reliability, strict=True) if share > 0.5]
     formed = (
-        f"; it stands out of the prompt noise from step {known[0]} on" if known else "; it never stands out of noise"
+        f"; it stands out of the prompt noise from step {known[0]:,} on" if known else "; it never stands out of noise"
     )
     alike = (
-        f"; its last phase, from step {last.first}, is alike at {last.likeness:.2f}" if isfinite(last.likeness) else ""
+        f"; its last phase, from step {last.first:,}, is alike at {last.likeness:.2f}"
+        if isfinite(last.likeness)
+        else ""
     )
     return " ".join([f"{told}{formed}{alike}.", sentences(track.contrasts)]).rstrip()
 
@@ -51,8 +53,8 @@ def circuit_track_verdict(track: "CircuitTrack") -> str:
 def _place(track: "CircuitTrack", split: "Split") -> str:
     """Between which steps a stretch is cut, with the interval and p."""
     steps = track.steps
-    ends = f"[{steps[max(split.low - 1, 0)]}, {steps[split.high]}]"
-    return f"between steps {steps[split.index - 1]} and {steps[split.index]} {ends} (p = {split.p:.2g})"
+    ends = f"[{steps[max(split.low - 1, 0)]:,}, {steps[split.high]:,}]"
+    return f"between steps {steps[split.index - 1]:,} and {steps[split.index]:,} {ends} (p = {split.p:.2g})"
 
 
 def circuit_track_figure(track: "CircuitTrack") -> "go.Figure":
@@ -95,6 +97,10 @@ def circuit_track_figure(track: "CircuitTrack") -> "go.Figure":
     return _over_steps(figure, track)
 
 
+def _span(phase: "Phase") -> str:
+    return f"{phase.first:,}" if phase.first == phase.last else f"{phase.first:,} to {phase.last:,}"
+
+
 def likeness_figure(track: "CircuitTrack") -> "go.Figure":
     """The noise-corrected cosines of every checkpoint with every other."""
     import plotly.graph_objects as go
@@ -116,7 +122,7 @@ def likeness_figure(track: "CircuitTrack") -> "go.Figure":
     figure.update_yaxes(title_text="step", type="category", autorange="reversed")
     dress(
         figure,
-        title=f"Phases: {', '.join(f'{p.first}-{p.last}' for p in track.phases)}",
+        title=f"Phases: {', '.join(map(_span, track.phases))}",
         subtitle="cosine of the mean edge scores, corrected for prompt noise; blank: nothing but noise",
         height=520,
     )

@@ -69,7 +69,10 @@ def needle_prompts(
 
     def build(pieces: "_Pieces", index: int) -> list[NeedlePrompt]:
         if length < pieces.size:
-            raise BadPrompt(f"needle, distractors and question take {pieces.size} tokens: raise the length of {length}")
+            raise BadPrompt(
+                f"needle, distractors and question take {pieces.size} tokens: raise the length of {length}; "
+                f"{2 * pieces.size} leaves as much for the haystack"
+            )
         window = hay.window(length - pieces.size, random.Random(f"{seed}/{index}/window"))
         _check_unique(pieces, window.ids)
         at = [(depth, window.place(depth, tolerance)) for depth in depths]
@@ -132,13 +135,16 @@ def _build_all(
     """Build every needle's prompts, or note why not."""
     prompts: list[NeedlePrompt] = []
     refused: list[tuple[int, str]] = []
+    least = 0
     for index, needle in enumerate(needles):
         try:
-            prompts += build(_Pieces.of(tokenizer, needle), index)
+            pieces = _Pieces.of(tokenizer, needle)
+            prompts += build(pieces, index)
+            least = max(least, pieces.size)
         except BadPrompt as reason:
             refused.append((index, str(reason)))
     longest = length or max((p.answer_start for p in prompts), default=0)
-    return NeedleSet(tuple(prompts), tuple(refused), longest, front_ids(tokenizer))
+    return NeedleSet(tuple(prompts), tuple(refused), longest, front_ids(tokenizer), least)
 
 
 @dataclass(frozen=True, slots=True)

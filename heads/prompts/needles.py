@@ -115,12 +115,14 @@ class NeedleSet:
         refused: (index of the needle, reason).
         length: tokens in a prompt, the answer not counted.
         front: the tokens that the tokenizer puts in front of every prompt.
+        least: tokens of the longest prompt without its haystack, the answer not counted.
     """
 
     prompts: tuple[NeedlePrompt, ...]
     refused: tuple[tuple[int, str], ...]
     length: int
     front: tuple[int, ...] = ()
+    least: int = 0
 
     @property
     def hash(self) -> str:

@@ -505,7 +505,7 @@ def test_the_figure_of_an_evolution():
 
 def test_the_other_figures_of_an_evolution():
     figure = evolved().plot_likeness()
-    assert unbroken(figure.layout.title.text) == "Phases: 100-100, 200-400"
+    assert unbroken(figure.layout.title.text) == "Phases: 100, 200 to 400"
     assert unbroken(figure.layout.title.subtitle.text) == (
         "cosine of the mean edge scores, corrected for prompt noise; blank: nothing but noise"
     )

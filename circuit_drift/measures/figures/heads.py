@@ -74,6 +74,11 @@ def behaviour_figure(run: RunRecord) -> "go.Figure":
     return over_checkpoints(figure, run)
 
 
+def row_height(layers: int) -> int:
+    """Pixels of a layer in a map of heads: so many that a deep model's fits on a screen, and its name can be read."""
+    return min(46, max(16, 600 // layers))
+
+
 def head_map_figure(run: RunRecord) -> "go.Figure":
     """Mean retrieval score of every head, layers x heads, with a slider over checkpoints, thinned in a long run."""
     import plotly.graph_objects as go
@@ -110,7 +115,7 @@ def head_map_figure(run: RunRecord) -> "go.Figure":
         title=f"Retrieval heads (score > {THRESHOLD}): {counts[0]} at the start, {max(counts)} at most, "
         f"{counts[-1]} at the end",
         subtitle="mean share of the needle a head copies; move the slider over the checkpoints; the scale is fixed",
-        height=max(360, 46 * layers + 240),
+        height=max(360, row_height(layers) * layers + 240),
     )
     return figure
 

@@ -36,6 +36,9 @@ CAPTIONS = {
     "groups": "Each group of facts by itself. Wiring: 1 − cosine of the mean edge scores at A and B; strength: their "
     "length at B over that at A; both from products between different facts, so that prompt noise adds nothing, with "
     "95 % intervals. Missing: fewer than 8 facts, or nothing learned. Reliability: share that is not prompt noise.",
+    "similarity": "Value: of the two circuits. Within: between two halves of the facts at one checkpoint, which is the "
+    "prompts' noise; across: a half at A with the other at B; each with 90 % of the splits. Random: circuits of that "
+    "size on random edges. Excess: within − across.",
     "ranks": "Expected correlation of the edges' scores with those over as many other facts, for edges of these ranks, "
     "the less reliable of A and B. Overlaps of circuits that reach below a half can neither show nor rule out change.",
     "edges": "Those that changed for real, with intervals that hold for what was named (false coverage rate).",
@@ -159,7 +162,7 @@ class CircuitPairing(Pairing):
         yield Section(
             f"groups-{anchor}",
             f"Facts and their circuits {pair.span}",
-            text=" ".join(told),
+            points=told,
             figure=groups_figure(shown["groups"], asdict(pair.deltas)),
             caption=CAPTIONS["groups"],
             frame=shown["groups"],

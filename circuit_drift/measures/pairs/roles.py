@@ -67,7 +67,8 @@ class RolePairing(Pairing):
                 f"roles-{anchor}",
                 f"Roles of heads {pair.span}",
                 text=" ".join(self.sentences(pair)),
-                caption=f"{ROLES_CAPTION} Circuits are pruned anew in each.",
+                caption=f"{ROLES_CAPTION} Circuits are pruned anew in each. Before and after: the share of "
+                "resamples in which the head has the role at A and at B; moved: it only entered or left the circuit.",
                 frame=role_frame(pair.roles),
             )
 

@@ -82,6 +82,11 @@ def test_heads_stand_by_their_best_score_with_roles_and_effects():
     assert first["score"] == [[0.0, 0.0, 0.0], [0.75, 0.75, 0.75]]
     assert first["beside"] == [0.0, 0.375]
     assert first["roles"] == ["mover at 2 steps, 0 to 10", "retrieval at step 10"]
+    assert first["on_facts"] == [
+        f"step {step}: writes +100.00 [+100.00, +100.00] logits towards the answer from the subject's tokens, "
+        "+1.00 [+1.00, +1.00] from the other tokens (mean of 20 facts)"
+        for step in (0, 10)
+    ]
     assert first["effects"] == [
         "step 10: ablated with a1.h0, answer NLL +1.50 [+1.50, +1.50] nats per token against as many other heads",
         "step 10: a0.h1->logits patched, logit -1.50 (attributed -2.00)",
@@ -113,6 +118,22 @@ def test_facts_are_named_by_what_is_asked_and_else_by_their_labels():
     told = [point(10 * i, circuit=replace(each, meta={**each.meta, "asked": asked})) for i, each in enumerate(ranks)]
     (section,) = fact_cards.fact_cards(run_of(*told))
     assert section.widget.data["facts"][2]["name"] == "2 plus one is … 3"
+
+
+def test_a_fact_names_the_heads_that_write_most_about_it_where_roles_are_of_the_same_facts():
+    measured = graph(strengths(WIRING_A), facts=20, known=20)
+    told = roles(a0_h1="mover", a1_h0="relation")
+    told.subject[3, 1, 0] = -300.0
+    same = replace(told, meta={"prompts": measured.meta.get("prompts")})
+    (section,) = fact_cards.fact_cards(run_of(point(0, circuit=measured, roles=same)))
+    facts = section.widget.data["facts"]
+    assert facts[0]["heads"][0] == (
+        "step 0: a0.h1 writes +100.00 logits from the subject's tokens, +1.00 from the other tokens"
+    )
+    assert [line.split()[2] for line in facts[3]["heads"]] == ["a1.h0", "a0.h1", "a0.h0", "a1.h1"]
+    other = replace(told, meta={"prompts": "others"})
+    (section,) = fact_cards.fact_cards(run_of(point(0, circuit=measured, roles=other)))
+    assert section.widget.data["facts"][0]["heads"] == []
 
 
 def test_there_are_no_cards_where_nothing_was_measured_and_none_of_facts_that_differ():

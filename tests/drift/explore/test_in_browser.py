@@ -14,30 +14,34 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
+import plotly.graph_objects as go
 import pytest
 
+from checkpoints.results.figure import dress
 from circuit_drift.explore.fact_cards import fact_cards
 from circuit_drift.explore.head_cards import head_cards
 from circuit_drift.explore.rewired import run_rewired
-from circuit_drift.page.page import write_page
+from circuit_drift.page.page import Section, write_page
 from tests.drift.explore.test_readings import example
-from tests.drift.handmade import WIRING_A, WIRING_B, graph, point, retrieval, run_of, strengths
+from tests.drift.handmade import EDGES, WIRING_A, WIRING_B, graph, point, retrieval, run_of, strengths
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser", "chrome"))), None)
 AXE = Path(os.environ.get("AXE_CORE", files("axe_core_python") / "axe.min.js"))
+HEAD = {"title": "A run", "subtitle": "two checkpoints", "verdict": ["A finding."], "warnings": []}
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chrome or Chromium is installed to draw the page in")
 
 ASKED = """
 const errors = [];
 window.addEventListener("error", (event) => errors.push(event.message));
 window.addEventListener("unhandledrejection", (event) => errors.push(String(event.reason)));
+console.error = (...told) => errors.push(told.join(" "));
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 window.addEventListener("load", async () => {
   const found = {};
   document.querySelectorAll("details").forEach((part) => { part.open = true; });
   const drawn = [".node", "#widget-head-cards .chart", "#widget-fact-cards .chart"];
   const missing = () => drawn.some((each) => !document.querySelector(each));
-  for (let i = 0; i < 60 && missing(); i++) await pause(100);
+  for (let i = 0; i < 60 && missing() && document.querySelector(".widget"); i++) await pause(100);
   try { %s } catch (error) { errors.push(String(error)); }
   document.body.innerHTML = "";
   const told = Object.assign(document.createElement("pre"), { id: "found" });
@@ -74,6 +78,46 @@ heads.querySelectorAll("thead button")[1].click();
 found.sorted = [...heads.querySelectorAll("tbody tr")].map((row) => row.cells[0].textContent);
 found.fact = text("#widget-fact-cards .card p");
 """
+DRIVEN = """
+const text = (picked) => document.querySelector(picked)?.textContent;
+const part = document.getElementById("widget-any-two"), headline = () => part.querySelector(".told").textContent;
+const set = (input, value) => { input.value = value; input.dispatchEvent(new Event("input")); };
+const on = () => [...part.querySelectorAll(".legend button[aria-pressed=true]")].map((each) => each.textContent.trim());
+const cells = (row) => [...row.cells].map((cell) => cell.textContent);
+const edges = () => [...part.querySelectorAll(".panel tbody tr")].map(cells);
+const [level, size] = part.querySelectorAll("input[type=range]");
+set(size, 2);
+found.small = [headline(), on()];
+set(size, 20);
+set(level, 0);
+found.strict = headline();
+set(level, 5);
+part.querySelector("[aria-label='Swap A and B']").click();
+found.swapped = headline();
+const taken = (node) => { node.focus(); return document.activeElement === node; };
+found.focused = [...part.querySelectorAll("[data-node]")].every(taken);
+document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key: " " }));
+found.pressed = part.querySelector("[data-node][aria-pressed=true]").dataset.node;
+part.querySelector("[data-node=m1]").dispatchEvent(new MouseEvent("click"));
+found.edges = edges();
+const heads = document.getElementById("widget-head-cards"), facts = document.getElementById("widget-fact-cards");
+const named = (place, name) => [...place.querySelectorAll(".opener")].find((each) => each.textContent === name);
+named(heads, "a1.h0").click();
+found.head = [text("#widget-head-cards .card h4"), text("#widget-head-cards .card p")];
+const search = facts.querySelector("input[type=search]");
+set(search, "fact 7");
+found.rows = [...facts.querySelectorAll("tbody tr")].filter((row) => !row.hidden).map((row) => cells(row)[0]);
+named(facts, "fact 7").click();
+found.fact = text("#widget-fact-cards .card h4");
+"""
+DRAWN = """
+for (let i = 0; i < 100 && !document.querySelector("#fig-second .plot-container"); i++) await pause(100);
+const drawn = [...document.querySelectorAll(".figure")].filter((each) => each.querySelector(".plot-container"));
+found.drawn = drawn.map((each) => each.id);
+found.titles = [...document.querySelectorAll(".figure-title")].map((each) => each.textContent);
+found.cloud = document.querySelectorAll("[data-title*=loud], .plotlyjsicon").length;
+found.pairs = [...document.querySelectorAll("details.pair h3")].map((each) => each.textContent);
+"""
 CHECKED = """
 document.documentElement.dataset.theme = "%s";
 await pause(200);
@@ -85,8 +129,15 @@ found.broken = told.violations.map((each) => each.id + ": " + where(each));
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory) -> Path:
-    run = run_of(
+def page(run, tmp_path_factory) -> Path:
+    sections = [*run_rewired(run), *head_cards(run), *fact_cards(run)]
+    path = tmp_path_factory.mktemp("browser") / "page.html"
+    return write_page(path, sections=sections, provenance=[("code", "0.1")], figures="svg", **HEAD)
+
+
+@pytest.fixture(scope="module")
+def run():
+    return run_of(
         *(
             point(
                 1000 * i,
@@ -96,10 +147,6 @@ def page(tmp_path_factory) -> Path:
             for i, wiring in enumerate((WIRING_A, WIRING_B))
         )
     )
-    sections = [*run_rewired(run), *head_cards(run), *fact_cards(run)]
-    head = {"title": "A run", "subtitle": "two checkpoints", "verdict": ["A finding."], "warnings": []}
-    path = tmp_path_factory.mktemp("browser") / "page.html"
-    return write_page(path, sections=sections, provenance=[("code", "0.1")], figures="svg", **head)
 
 
 def ask(page: Path, question: str, *scripts: str) -> dict:
@@ -130,6 +177,42 @@ def test_two_checkpoints_a_node_a_head_and_a_fact_are_chosen_in_the_page(page):
     assert found["next"] == "Before “ 2”: 100 % on “ 2” (needle's answer)."
     assert found["sorted"][0] == "a1.h0"
     assert found["fact"].endswith("Recalled at all 2 checkpoints.")
+
+
+def test_sliders_swap_keys_search_and_clicks_show_what_was_measured(run, page):
+    found = ask(page, DRIVEN)
+    (section,) = run_rewired(run)
+    strict = section.widget.data["groups"][0]["changed"][0][0]
+    change = {at: strengths(wiring)[EDGES.index("m1->logits")] for at, wiring in (("0", WIRING_A), ("1", WIRING_B))}
+    assert found["errors"] == []
+    assert found["small"] == [
+        "0 → 1,000: 2 of 46 edges changed at q ≤ 0.05; none of them in a circuit (p = 0.001, 20 facts)",
+        ["○ changed outside the circuits (2)"],
+    ]
+    assert found["strict"].startswith(f"0 → 1,000: {strict} of 46 edges changed at q ≤ 0.001")
+    assert found["swapped"].startswith("1,000 → 0: 2 of 46 edges changed at q ≤ 0.05; in the circuits 1 gained, 1 lost")
+    assert found["focused"] is True and found["pressed"] in ("a1.h1", "logits", "m1")
+    edge, at_a, at_b, changed, q, became = found["edges"][0]
+    assert (edge, at_a, at_b) == ("m1 → logits", "−0.813", f"{change['0']:.3g}") and change["1"] == -0.8125
+    assert (changed, became) == (f"+{change['0'] - change['1']:.3g}", "lost")
+    assert q == "≤ 0.05" or float(q.removeprefix("≤ ")) < 0.05
+    assert found["head"] == ["a1.h0", "0.25 at step 0, 0.25 at step 1,000; retrieves from step 0 on."]
+    assert found["rows"] == ["fact 7"] and found["fact"] == "fact 7"
+
+
+def test_figures_of_a_packed_plotly_are_drawn_and_sections_of_a_pair_fold(tmp_path):
+    figures = [go.Figure(go.Scatter(x=[0, 1], y=[0, value])).update_layout(title=f"Title {value}") for value in (1, 2)]
+    sections = [
+        Section(slug, slug.title(), figure=dress(figure, title=figure.layout.title.text), chapter="Circuit", of="0 → 1")
+        for slug, figure in zip(("first", "second"), figures, strict=True)
+    ]
+    page = write_page(tmp_path / "page.html", sections=sections, provenance=[], **HEAD)
+    assert page.stat().st_size < 3_000_000
+    found = ask(page, DRAWN)
+    assert found["errors"] == []
+    assert found["drawn"] == ["fig-first", "fig-second"]
+    assert found["titles"] == ["Title 1", "Title 2"]
+    assert (found["cloud"], found["pairs"]) == (0, ["0 → 1"])
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
