@@ -52,6 +52,7 @@ class Page:
         self.title = html.unescape(_one(r"<h1>(.*?)</h1>", self.text))
         self.subtitle = html.unescape(_one(r'<p class="sub">(.*?)</p>', self.text))
         verdict = _one(r'<section class="verdict".*?</section>', self.text, 0)
+        verdict = re.sub(r'<span class="whole">(.*?)</span>', r"\1", verdict)
         self.verdict = [html.unescape(found) for found in re.findall(r"<li>(.*?)</li>", verdict, re.S)]
         self.warnings = [html.unescape(w) for w in re.findall(r'<p class="warning">(.*?)</p>', verdict, re.S)]
         part = r'<section class="part" id="(.*?)">(.*?)</section>'
@@ -66,6 +67,7 @@ class Page:
             html.unescape(_one("<h2>(.*?)</h2>", one)): [found[1] for found in re.finditer(part, one, re.S)]
             for one in chapters
         }
+        self.pairs = re.findall(r'<details class="pair".*?<h3>(.*?)</h3>', self.text, re.S)
         self.unfolded = [_one("<h2>(.*?)</h2>", one) for one in chapters if _one("^(.*?)>", one).endswith(" open")]
         footer = _one(r"<footer>(.*?)</footer>", self.text)
         self.provenance = {
@@ -78,8 +80,11 @@ class Part:
     """One section."""
 
     def __init__(self, text: str) -> None:
-        self.heading = html.unescape(_one("<h[23]>(.*?)</h[23]>", text))
-        self.sentence = html.unescape(_one("</h[23]>\\s*<p>(.*?)</p>", text))
+        text = re.sub(r'<span class="whole">(.*?)</span>', r"\1", text)
+        self.heading = html.unescape(_one("<h[234]>(.*?)</h[234]>", text))
+        self.sentence = html.unescape(_one("</h[234]>\\s*<p>(.*?)</p>", text))
+        points = _one('<ul class="points">(.*?)</ul>', text)
+        self.points = [html.unescape(found) for found in re.findall("<li>(.*?)</li>", points, re.S)]
         self.caption = html.unescape(_one('<p class="caption">(.*?)</p>', text))
         self.figure = html.unescape(_one('role="figure" aria-label="(.*?)"', text))
         self.rows = _one(r"Data \((\d+) rows\)", text)
@@ -190,6 +195,7 @@ def test_every_section_has_its_heading_in_its_place(told):
         "Data and checks": ["audit", "checkpoints"],
     }
     assert told.unfolded == []
+    assert told.pairs == ["Stage one: 0 → 100", "Stage two: 100 → 300"]
 
 
 def test_the_first_screen_holds_three_findings_key_numbers_and_the_whole_run(told):
@@ -270,10 +276,11 @@ def test_every_caption_says_what_was_asked_and_how(told):
         "coverage rate).",
         "edges-step100-step300": CAPTIONS["edges"],
         "ranks-step100-step300": f"On the 14 of 20 facts recalled at B alone. {CAPTIONS['ranks']}",
-        "similarity-step100-step300": "On the 14 of 20 facts recalled at B alone.",
+        "similarity-step100-step300": f"On the 14 of 20 facts recalled at B alone. {CAPTIONS['similarity']}",
         "profile-step100-step300": "On the 14 of 20 facts recalled at B alone. Of the whole graph of |score|, with 95 "
         "% intervals of the change: where the work lies, and over how many edges it spreads.",
-        "roles-step100-step300": f"{MOVERS} Circuits are pruned anew in each.",
+        "roles-step100-step300": f"{MOVERS} Circuits are pruned anew in each. Before and after: the share of "
+        "resamples in which the head has the role at A and at B; moved: it only entered or left the circuit.",
     }
 
 
@@ -289,7 +296,9 @@ def test_every_sentence_before_a_figure(told):
     assert sentences["phases"].startswith(
         "No change point in 4 checkpoints (steps 0 to 300); it stands out of the prompt"
     )
-    assert sentences["emergence"].startswith("Recall emerges between steps 100 and 200 [95 %: 100 to 200]. ")
+    assert told.sections["emergence"].points[0] == "Recall emerges between steps 100 and 200 [95 %: 100 to 200]."
+    learned = told.sections["groups-step100-step300"].points
+    assert learned[0].startswith("Recall 0.20 → 0.90 of 20 facts") and all(line.endswith(".") for line in learned)
     assert sentences["audit"] == "4 checkpoints of handmade (samples examined): 0 errors, 2 warnings."
     assert sentences["roles-step0-step100"] == (
         "Roles in the circuits: 1 mover head gained (a0.h0); 1 relation head lost (a0.h0)."

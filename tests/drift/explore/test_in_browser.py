@@ -186,14 +186,14 @@ def test_sliders_swap_keys_search_and_clicks_show_what_was_measured(run, page):
     change = {at: strengths(wiring)[EDGES.index("m1->logits")] for at, wiring in (("0", WIRING_A), ("1", WIRING_B))}
     assert found["errors"] == []
     assert found["small"] == [
-        "0 → 1,000: 2 of 46 edges changed at q ≤ 0.05; none of them in a circuit (p = 0.001, 20 facts)",
+        "0 → 1,000: 2 of 46 edges changed at q ≤ 0.05; none of them in a circuit (p = 0.006, 20 facts)",
         ["○ changed outside the circuits (2)"],
     ]
     assert found["strict"].startswith(f"0 → 1,000: {strict} of 46 edges changed at q ≤ 0.001")
     assert found["swapped"].startswith("1,000 → 0: 2 of 46 edges changed at q ≤ 0.05; in the circuits 1 gained, 1 lost")
     assert found["focused"] is True and found["pressed"] in ("a1.h1", "logits", "m1")
     edge, at_a, at_b, changed, q, became = found["edges"][0]
-    assert (edge, at_a, at_b) == ("m1 → logits", "−0.813", f"{change['0']:.3g}") and change["1"] == -0.8125
+    assert (edge, at_a, at_b) == ("m1 → logits", "−0.813", f"+{change['0']:.3g}") and change["1"] == -0.8125
     assert (changed, became) == (f"+{change['0'] - change['1']:.3g}", "lost")
     assert q == "≤ 0.05" or float(q.removeprefix("≤ ")) < 0.05
     assert found["head"] == ["a1.h0", "0.25 at step 0, 0.25 at step 1,000; retrieves from step 0 on."]

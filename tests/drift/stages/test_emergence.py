@@ -154,7 +154,7 @@ def test_the_report_and_the_command_show_it(learning, monkeypatch, tmp_path):
     from circuit_drift.report.emergence import emergence_sections
 
     (section,) = emergence_sections(learning)
-    assert "Recall emerges between steps 100 and 200 [95 %: 100 to 200]." in section.text
+    assert "Recall emerges between steps 100 and 200 [95 %: 100 to 200]." in section.points
     assert len(section.frame) == 6
     assert learning.report(tmp_path / "page.html").stat().st_size > 0
     late = run_of(*learning.points[:3], store=tmp_path)
@@ -170,19 +170,15 @@ def test_the_report_and_the_command_show_it(learning, monkeypatch, tmp_path):
 
 def test_the_report_tells_metrics_in_words_and_their_order_in_one_sentence(learning):
     (section,) = emergence_sections(learning)
-    assert section.text.startswith(
-        "Recall emerges between steps 100 and 200 [95 %: 100 to 200]. Retrieval heads emerges"
-    )
-    assert (
-        "In this order: retrieval heads before recall (100% of resamples of the prompts); head a1.h0 before"
-        in section.text
-    )
+    told = " ".join(section.points)
+    assert told.startswith("Recall emerges between steps 100 and 200 [95 %: 100 to 200]. Retrieval heads emerges")
+    assert "In this order: retrieval heads before recall (100% of resamples of the prompts); head a1.h0 before" in told
     assert [trace.name for trace in section.figure.data if trace.showlegend is not False][:3] == [
         "recall",
         "retrieval heads",
         "head a1.h0",
     ]
-    assert section.frame["metric"].tolist()[-1] == "answer NLL" and "_" not in section.text
+    assert section.frame["metric"].tolist()[-1] == "answer NLL" and "_" not in told
     assert [in_words(name) for name in ("recall:50 % new", "role:mover:a0.h1")] == [
         "recall of 50 % new",
         "role mover a0.h1",
