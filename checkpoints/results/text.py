@@ -15,6 +15,8 @@ _UNSEEN = "\\u200b\\u2028\\u2029\\u2060-\\u2064\\ufeff\\ud800-\\udfff"
 _HIDDEN = re.compile(f"[{_CONTROLS}{_DIRECTIONS}{_UNSEEN}]")
 _BREAKS = re.compile(r"[\t\n]")
 _TAG, _ENTITY = re.compile(r"<(?=[A-Za-z/!])"), re.compile(r"&(?=#?\w+;)")
+NUMBERS, FRACTIONS = frozenset("?bBhHiIlLqQ"), frozenset("efd")
+"""Of numpy: truth and whole numbers; all others that are real."""
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 
 
@@ -52,8 +54,22 @@ def to_csv(frame: "pd.DataFrame", digits: int | None = None) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([_cell(str(name)) for name in frame.columns])
-    writer.writerows([[_cell(value, digits) for value in row] for row in frame.itertuples(index=False)])
+    columns = [_cells(frame.iloc[:, place], digits) for place in range(frame.shape[1])]
+    writer.writerows(zip(*columns, strict=True))
     return out.getvalue()
+
+
+def _cells(column: "pd.Series[Any]", digits: int | None) -> list[Any]:
+    """A column's cells, each as `_cell` has it; numbers and repeated texts without a look at each."""
+    values: list[Any] = column.tolist()
+    kind = getattr(column.dtype, "char", "")
+    if kind in NUMBERS:
+        return values
+    if kind in FRACTIONS:
+        form = repr if digits is None else f"{{:.{digits}g}}".format
+        return ["" if value != value else form(value) for value in values]
+    texts = {value: _cell(value) for value in {value for value in values if isinstance(value, str)}}
+    return [texts[value] if isinstance(value, str) else _cell(value, digits) for value in values]
 
 
 def _cell(value: Any, digits: int | None = None) -> Any:

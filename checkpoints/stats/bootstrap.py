@@ -67,7 +67,8 @@ def resampled_means(values: Floats, cluster: NDArray[np.integer], weights: Float
     member = (index == np.arange(weights.shape[1])[:, None]).astype(np.float64)
     flat = values.reshape(len(values), -1)
     applies = ~np.isnan(flat)
-    sums, counts = member @ np.where(applies, flat, 0.0), member @ applies
+    sums = member @ np.where(applies, flat, 0.0)
+    counts = member.sum(1, keepdims=True) if applies.all() else member @ applies  # whole numbers: the same bits
     with np.errstate(invalid="ignore", divide="ignore"):
         means = (weights @ sums) / (weights @ counts)
     return np.asarray(means.reshape(len(weights), *values.shape[1:]))

@@ -80,8 +80,10 @@ def mean_interval(
     mean = nanmean(values)
     away = np.zeros((int(index.max(initial=0)) + 1, *values.shape[1:]))
     found = np.zeros_like(away)
-    np.add.at(away, index, np.where(applies, values - mean, 0.0))
-    np.add.at(found, index, applies)
+    residuals = np.where(applies, values - mean, 0.0)
+    for unit, residual, one in zip(index.tolist(), residuals, applies, strict=True):
+        away[unit] += residual
+        found[unit] += one
     units = np.asarray((found > 0).sum(axis=0))
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.sqrt((away**2).sum(axis=0) * units / (units - 1)) / applies.sum(axis=0)

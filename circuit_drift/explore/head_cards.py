@@ -96,13 +96,13 @@ def told(labels: Sequence[str], means: Floats) -> str:
         path += f", {means[best]:.2f} at its best (step {labels[best]})"
     if last != first:
         path += f", {means[last]:.2f} at step {labels[last]}"
-    above = [place for place in there if retrieves(means[place])]
-    if not above:
+    hits = retrieves(means[there])
+    if not hits.any():
         return f"{path}; never above {THRESHOLD}."
-    lasting = next((int(place) for place in there if all(retrieves(means[p]) for p in there[there >= place])), None)
-    if lasting is None:
-        return f"{path}; retrieves at {len(above)} of {len(there)} checkpoints, not the last."
-    return f"{path}; retrieves from step {labels[lasting]} on."
+    if not hits[-1]:
+        return f"{path}; retrieves at {int(hits.sum())} of {len(there)} checkpoints, not the last."
+    misses = np.flatnonzero(~hits)
+    return f"{path}; retrieves from step {labels[there[misses[-1] + 1 if len(misses) else 0]]} on."
 
 
 def _kept(means: Floats) -> list[int]:

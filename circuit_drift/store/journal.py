@@ -78,6 +78,14 @@ class Journal:
         """Whether a checkpoint is finished."""
         return self._path(index).exists()
 
+    def finished(self) -> tuple[int, ...]:
+        """The checkpoints that have an outcome, in order; reads names alone."""
+        try:
+            names = [path.name for path in self.folder.iterdir()]
+        except OSError:
+            return ()
+        return tuple(sorted(int(name.removesuffix(".json")) for name in names if re.fullmatch(r"\d{1,9}\.json", name)))
+
     def read(self, indices: Iterable[int]) -> tuple[Outcome, ...]:
         """The outcomes there are among these checkpoints.
 

@@ -26,6 +26,11 @@ class Limits:
     disk: int | None = None
     hours: float | None = None
 
+    def __post_init__(self) -> None:
+        for name, value in (("--max-disk", self.disk), ("--max-hours", self.hours)):
+            if value is not None and not value >= 0:
+                raise DriftError(f"{name} cannot be {value:g}: give a number from 0 on")
+
 
 UNLIMITED = Limits()
 

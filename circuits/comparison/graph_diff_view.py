@@ -215,4 +215,5 @@ def _by_layers(diff: "GraphDiff") -> tuple["NDArray[np.integer]", dict[tuple[int
 
 
 def _edge_names(shape: GraphShape) -> list[tuple[str, str]]:
-    return [(shape.writers[i], shape.readers[j]) for i, j in np.argwhere(shape.mask)]
+    writers, readers = shape.writers, shape.readers
+    return [(writers[i], readers[j]) for i, j in np.argwhere(shape.mask).tolist()]

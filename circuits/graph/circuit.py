@@ -44,7 +44,7 @@ class Circuit(Result):
     def edges(self) -> tuple[str, ...]:
         """Edge names, writers in order."""
         writers, readers = self.shape.writers, self.shape.readers
-        return tuple(f"{writers[i]}->{readers[j]}" for i, j in np.argwhere(self.mask))
+        return tuple(f"{writers[i]}->{readers[j]}" for i, j in np.argwhere(self.mask).tolist())
 
     @property
     def nodes(self) -> tuple[str, ...]:

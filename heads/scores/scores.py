@@ -26,13 +26,20 @@ if TYPE_CHECKING:
 THRESHOLD = 0.1
 GATE = 0.5
 """Share of an answer beyond which a prompt is accepted (arXiv 2404.15574)."""
+DIGITS, NEAR = 6, 2e-6
+"""Decimals that count against a threshold, and how near to it they can matter."""
 SHARES = ("copy", "needle_mass")
 """Detectors that are shares, so that no interval leaves 0 to 1."""
 
 
 def retrieves(mean: Floats, threshold: float = THRESHOLD) -> NDArray[np.bool_]:
     """Whether a mean score is strictly above the threshold, float32 rounding of exact tenths aside."""
-    return np.asarray(np.round(mean.astype(float), 6) > threshold)
+    values = np.asarray(mean, dtype=float)
+    found = np.asarray(values > threshold)
+    near = np.abs(values - threshold) < NEAR
+    if near.any():
+        found = np.where(near, np.round(values, DIGITS) > threshold, found)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

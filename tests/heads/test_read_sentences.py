@@ -216,6 +216,9 @@ def test_a_gate_passed_is_not_an_answer_right():
 
 def test_retrieving_is_strictly_above_the_threshold():
     np.testing.assert_array_equal(retrieves(np.float32([0.1, 0.1001, 0.0999])), [False, True, False])
+    close = np.array([0.1 + 4e-7, 0.1 + 6e-7, 0.1 - 6e-7, np.nan, 0.9])
+    np.testing.assert_array_equal(retrieves(close), [False, True, False, False, True])
+    np.testing.assert_array_equal(retrieves(np.float64(0.2)), True)
     assert six().count(0.15) == 1
 
 

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from checkpoints.stats.changes import MANY
-from circuit_drift.measures.pairs.alike import kept_contrast, kept_similarity
+from circuit_drift.measures.pairs.alike import kept_workings
 from circuit_drift.measures.pairs.grouped import LEAST_FACTS, compare_groups, units_of
 from circuit_drift.measures.pairs.groups_figure import groups_figure
 from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.measures.pairs.recall import recall_questions, recall_statements
 from circuit_drift.page.page import Section
 from circuit_drift.record.circuit_groups import CircuitGroups, GroupChange
-from circuit_drift.record.groups import FactGroup
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.questions import Deltas, Question
 from circuit_drift.record.recall import recall_change
@@ -24,8 +23,6 @@ from circuit_drift.statements.statement import Statement
 from circuits.comparison.clusters import clusters_of
 from circuits.comparison.overlap import overlap_of_tasks
 from circuits.comparison.reliability import recommended_size
-from circuits.comparison.similarity import Similarity
-from circuits.tracking.contrasts import Contrast
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,18 +80,8 @@ class CircuitPairing(Pairing):
         """Group by group, and how the recall of the facts changed."""
         if a.circuit is None or b.circuit is None:
             return None
-
-        def alike(
-            group: FactGroup, first: "circuits.AttributionGraph", second: "circuits.AttributionGraph"
-        ) -> tuple[Similarity, ...]:
-            return kept_similarity(self.store, (a, b), group, self.cluster, (first, second))
-
-        def apart(
-            group: FactGroup, first: "circuits.AttributionGraph", second: "circuits.AttributionGraph"
-        ) -> Contrast:
-            return kept_contrast(self.store, (a, b), group, self.cluster, (first, second))
-
-        groups = compare_groups(a.circuit, b.circuit, q=q, cluster=self.cluster, alike=alike, apart=apart)
+        workings = kept_workings(self.store, (a, b), self.cluster)
+        groups = compare_groups(a.circuit, b.circuit, q=q, cluster=self.cluster, workings=workings)
         of = clusters_of(a.circuit, self.cluster) if self.cluster else None
         change = recall_change(a.circuit.answer_rank == 0, b.circuit.answer_rank == 0, of)
         return Compared(groups, readouts=(change,), facts=groups.of)

@@ -1,7 +1,7 @@
 """The circuits of a pair, one comparison for each group of facts: what moved opposite ways is never averaged."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,6 @@ from circuits.comparison.reliability import RankBand, reliability_by_rank
 from circuits.comparison.similarity import Similarity
 from circuits.tracking.contrasts import Contrast, contrast
 
-Alike = Callable[[FactGroup, "circuits.AttributionGraph", "circuits.AttributionGraph"], tuple[Similarity, ...]]
-Apart = Callable[[FactGroup, "circuits.AttributionGraph", "circuits.AttributionGraph"], Contrast]
 LEAST_FACTS = ENOUGH
 """Facts below which the circuits of a group are not compared."""
 LEVEL = 0.05
@@ -33,8 +31,7 @@ def compare_groups(
     q: float,
     noun: str = "fact",
     cluster: Sequence[str] = (),
-    alike: Alike | None = None,
-    apart: Apart | None = None,
+    workings: "Workings | None" = None,
 ) -> CircuitGroups:
     """Compare the circuits of every group of facts.
 
@@ -44,8 +41,7 @@ def compare_groups(
         q: the false discovery rate that edges are held to.
         noun: what a fact is called.
         cluster: labels of facts that are one unit where they agree in them.
-        alike: how alike the circuits of the group that leads are, where that may be known already.
-        apart: the same of how far apart those of a group are (`apart_of`).
+        workings: what takes longest in it, where that may be known already.
 
     Raises:
         CheckpointMismatch: other architectures, methods or facts.
@@ -53,7 +49,8 @@ def compare_groups(
     """
     if cluster:
         clustered(a, cluster)
-    groups = tuple(compare_group(group, a, b, q=q, cluster=cluster, apart=apart) for group in fact_groups(a, b))
+    workings = workings or Workings()
+    groups = tuple(compare_group(group, a, b, q=q, cluster=cluster, workings=workings) for group in fact_groups(a, b))
     leads = [each for each in groups if each.diff is not None]
     ways = [each for each in leads if each.group.way] or leads
     if ways:
@@ -61,8 +58,8 @@ def compare_groups(
         best = max(learned, key=lambda each: len(each.group))
         assert best.diff is not None
         before, after = (_units(_over(graph, best.group), cluster) for graph in (a, b))
-        lead = replace(best.diff, similarity=(alike or _alike)(best.group, before, after))
-        words, ranks = _words(best.group, len(a), noun), _ranks(before, after)
+        lead = replace(best.diff, similarity=workings.alike(best.group, before, after))
+        words, ranks = _words(best.group, len(a), noun), workings.ranks(best.group, before, after)
         return CircuitGroups(groups, lead, best.group.facts, words, ranks, cluster=tuple(cluster))
     return CircuitGroups(groups, *_fallback(groups, a, b, q, noun), cluster=tuple(cluster))
 
@@ -72,8 +69,37 @@ def apart_of(group: FactGroup, a: "circuits.AttributionGraph", b: "circuits.Attr
     return contrast(a.edge_scores, b.edge_scores, name="A to B", steps=(0, 1), facts=group.name)
 
 
-def _alike(_: FactGroup, a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> tuple[Similarity, ...]:
+def alike_of(_: FactGroup, a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> tuple[Similarity, ...]:
+    """How alike the circuits of the group that leads are."""
     return similarity(a, b)
+
+
+def tested_of(_: FactGroup, a: "circuits.AttributionGraph", b: "circuits.AttributionGraph", q: float) -> GraphDiff:
+    """The tests of one group's edges; overlaps are of the group that leads alone (`alike_of`)."""
+    diff = circuits.diff(a, b, q=q, splits=1, exchanges=0)
+    # twice the smaller p of two statistics, as the diff's own, with one of them told more finely
+    finer = min(1.0, 2 * energy_p(b.edge_scores - a.edge_scores))
+    return replace(diff, global_p=min(diff.global_p, finer))
+
+
+def ranks_of(_: FactGroup, a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> tuple[RankBand, ...]:
+    """How reliable edges' ranks are, the less reliable of the two, band after band."""
+    bands = zip(reliability_by_rank(a), reliability_by_rank(b), strict=True)
+    return tuple(min(pair, key=lambda band: band.reliability) for pair in bands)
+
+
+@dataclass(frozen=True)
+class Workings:
+    """What takes longest in a comparison, of a group of facts at A and at B, so that a store can be asked first."""
+
+    alike: "Callable[[FactGroup, circuits.AttributionGraph, circuits.AttributionGraph], tuple[Similarity, ...]]" = (
+        alike_of
+    )
+    apart: "Callable[[FactGroup, circuits.AttributionGraph, circuits.AttributionGraph], Contrast]" = apart_of
+    tested: "Callable[[FactGroup, circuits.AttributionGraph, circuits.AttributionGraph, float], GraphDiff]" = tested_of
+    ranks: "Callable[[FactGroup, circuits.AttributionGraph, circuits.AttributionGraph], tuple[RankBand, ...]]" = (
+        ranks_of
+    )
 
 
 def _fallback(
@@ -108,7 +134,7 @@ def compare_group(
     *,
     q: float,
     cluster: Sequence[str] = (),
-    apart: Apart | None = None,
+    workings: "Workings | None" = None,
 ) -> GroupChange:
     """Compare the circuits of one group of facts; `GroupChange` without a diff where there is nothing to compare."""
     before, after = (_over(graph, group) for graph in (a, b))
@@ -118,11 +144,9 @@ def compare_group(
     if units < LEAST_FACTS or not learned:
         return GroupChange(group, learned, units=units, unit=unit)
     before, after = (_units(graph, cluster) for graph in (before, after))
-    found = (apart or apart_of)(group, before, after)
-    diff = circuits.diff(before, after, q=q, splits=1, exchanges=0)  # overlaps are of the group that leads alone
-    # twice the smaller p of two statistics, as the diff's own, with one of them told more finely
-    finer = min(1.0, 2 * energy_p(after.edge_scores - before.edge_scores))
-    return GroupChange(group, learned, replace(diff, global_p=min(diff.global_p, finer)), found, units, unit)
+    workings = workings or Workings()
+    found, diff = workings.apart(group, before, after), workings.tested(group, before, after, q)
+    return GroupChange(group, learned, diff, found, units, unit)
 
 
 def units_of(graph: "circuits.AttributionGraph", cluster: Sequence[str]) -> int:
@@ -139,12 +163,6 @@ def _units(graph: "circuits.AttributionGraph", cluster: Sequence[str]) -> "circu
 def _over(graph: "circuits.AttributionGraph", group: FactGroup) -> "circuits.AttributionGraph":
     """A graph over the facts of a group, where it tells them apart."""
     return graph.only(group.facts) if len(graph) == len(graph.scores) else graph
-
-
-def _ranks(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") -> tuple[RankBand, ...]:
-    """How reliable edges' ranks are, the less reliable of the two, band after band."""
-    bands = zip(reliability_by_rank(a), reliability_by_rank(b), strict=True)
-    return tuple(min(pair, key=lambda band: band.reliability) for pair in bands)
 
 
 def _answers(graph: "circuits.AttributionGraph") -> bool:

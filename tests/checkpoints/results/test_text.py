@@ -1,5 +1,6 @@
 """Text of others on its way to a reader, character by character, and numbers of things in words."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -43,3 +44,22 @@ def test_a_table_as_csv_holds_no_formula():
     assert to_csv(frame) == "'=name,n\n'=1+1,1.5\n'+x,\n'-y,\n'@z,2.0\n'\tt,3.0\nplain,4.0\n-1.5,5.0\n"
     mixed = pd.DataFrame({"a": [None, "x, y", 7]})
     assert to_csv(mixed) == 'a\n""\n"x, y"\n7\n'
+
+
+def test_a_tables_numbers_are_written_as_python_writes_them_or_to_so_many_digits():
+    frame = pd.DataFrame(
+        {
+            "truth": [True, False],
+            "whole": np.array([3, 123456789012], dtype=np.int64),
+            "single": np.array([0.1, np.nan], dtype=np.float32),
+            "double": [1 / 3, 1e-20],
+            "open": pd.array([2, 3], dtype="Int64"),
+            "text": pd.array(["=x", "=x"], dtype="string"),
+            "any": [np.float64(1 / 3), None],
+        }
+    )
+    first = to_csv(frame).splitlines()
+    assert first[1] == "True,3,0.10000000149011612,0.3333333333333333,2,'=x,0.3333333333333333"
+    assert first[2] == "False,123456789012,,1e-20,3,'=x,"
+    assert to_csv(frame, 4).splitlines()[1:] == ["True,3,0.1,0.3333,2,'=x,0.3333", "False,123456789012,,1e-20,3,'=x,"]
+    assert to_csv(frame[:0]) == "truth,whole,single,double,open,text,any\n"

@@ -1,11 +1,13 @@
 """Facts that went opposite ways are never pooled, and what training does anyway is told from what it did here."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from checkpoints.errors import BadPrompt
+from checkpoints.results.fields import pack
 from circuit_drift.api.pairs import compare
 from circuit_drift.comparison.floor import converged_before
 from circuit_drift.comparison.pair import stored_pair
@@ -286,7 +288,7 @@ def test_how_alike_circuits_are_is_worked_out_once_for_facts_and_units_and_found
     ]
     expected = compare(*points).groups.lead.similarity
     asked = []
-    monkeypatch.setattr(alike, "similarity", lambda *graphs: asked.append(graphs) or similarity(*graphs))
+    monkeypatch.setattr(alike, "alike_of", lambda _, *graphs: asked.append(graphs) or similarity(*graphs))
     run = run_of(*points, store=tmp_path)
     found = [stored_pair(run, 0, 1).groups.lead.similarity for _ in range(2)]
     assert found == [expected, expected] and len(asked) == 1
@@ -294,6 +296,31 @@ def test_how_alike_circuits_are_is_worked_out_once_for_facts_and_units_and_found
     units = [stored_pair(run, 0, 1, cluster=["relation"]).groups.lead for _ in range(2)]
     assert [lead.n for lead in units] == [9, 9] and len(asked) == 3
     assert units[0].similarity == units[1].similarity != expected
+
+
+def test_edges_of_a_pair_are_tested_once_and_found_in_the_store_bit_by_bit(monkeypatch, tmp_path):
+    points = [
+        point(step, circuit=graph(strengths(wiring), facts=18, known=18))
+        for step, wiring in enumerate((WIRING_A, WIRING_B))
+    ]
+    expected, asked = compare(*points).groups, []
+    for name in ("tested_of", "ranks_of"):
+        drawn = getattr(alike, name)
+        monkeypatch.setattr(alike, name, lambda *given, name=name, drawn=drawn: asked.append(name) or drawn(*given))
+    run = run_of(*points, store=tmp_path)
+    for _ in range(2):
+        found = stored_pair(run, 0, 1).groups
+        assert found.ranks == expected.ranks
+        for one, other in zip(found.groups, expected.groups, strict=True):
+            arrays = [{}, {}]
+            first, second = (pack(each.diff, "", own) for each, own in zip((one, other), arrays, strict=True))
+            assert json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
+            assert {name: array.tobytes() for name, array in arrays[0].items()} == {
+                name: array.tobytes() for name, array in arrays[1].items()
+            }
+    assert sorted(asked) == ["ranks_of", *["tested_of"] * len(expected.groups)]
+    assert found.lead.shape is points[0].circuit.shape, "names and mask of a shape are made once"
+    assert stored_pair(run, 0, 1, q=0.01).groups.lead.level == 0.01 and len(asked) == 2 + len(expected.groups)
 
 
 def test_how_far_apart_circuits_are_is_drawn_once_for_a_group_and_found_in_the_store(monkeypatch, tmp_path):

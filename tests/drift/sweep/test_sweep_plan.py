@@ -108,6 +108,12 @@ def test_what_will_not_fit_is_refused_before_and_stopped_during(tmp_path, monkey
     assert free.reached(1).startswith("1 MB are free on the disk of")
 
 
+@pytest.mark.parametrize("bounds", [{"hours": float("nan")}, {"hours": -1.0}, {"disk": -1}])
+def test_limits_that_are_none_are_refused(bounds):
+    with pytest.raises(DriftError, match=r"--max-(hours|disk) cannot be (nan|-1): give a number from 0 on"):
+        Limits(**bounds)
+
+
 def test_downloads_at_once_are_those_kept_with_the_one_in_hand_and_the_next():
     assert _at_once([3, 1, 2, 5], None) == 11
     assert _at_once([3, 1, 2, 5], 0) == 8

@@ -116,9 +116,29 @@ def test_status_tells_a_sweep_that_runs_elsewhere_and_one_that_nobody_leads(tmp_
     assert json.loads(CliRunner().invoke(app, ["status", str(store.path), "--json"]).stdout)[0]["done"] == 2
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/store", "gs://bucket", Path("s3://bucket/store")])
+def test_a_damaged_sweep_costs_itself_alone_in_a_status(tmp_path):
+    store = Store.open(tmp_path / "store")
+    journal = Journal(store.path / "sweeps" / "whole")
+    journal.begin({"run": "demo", "checkpoints": 4, "measures": ["heads"], "began": time.time() - 3600})
+    journal.write(Outcome(0, computed=1))
+    (journal.folder / "1.json").write_text("{torn")
+    (journal.folder / "2.json").write_text('{"index": 2, "colour": "red"}')
+    for place, about in enumerate(['{"run": "x", "checkpoints": "many", "measures": [], "began": 0}', "[]", "{", "{}"]):
+        other = store.path / "sweeps" / f"other{place}"
+        other.mkdir()
+        (other / "about.json").write_text(about)
+    told = CliRunner().invoke(app, ["status", str(store.path)])
+    assert told.exit_code == 0, told.output
+    assert told.stdout.startswith("demo (heads): 1 of 4 checkpoints, 1 an hour, 3 h 00 min left; 2 outcomes cannot be ")
+    assert told.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["s3://bucket/store", "gs://bucket", Path("s3://bucket/store"), "memory:///store", "memory://store", "S3://bucket"],
+)
 def test_an_object_store_is_refused_in_one_line(address):
     with pytest.raises(StoreError, match="no folder gets its name in one step") as refused:
         Store.open(address)
     assert "\n" not in str(refused.value)
-    assert not Path("s3:").exists()
+    assert not any(Path(scheme).exists() for scheme in ("s3:", "memory:", "S3:"))
