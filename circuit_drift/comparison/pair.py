@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from checkpoints import DriftError, open_checkpoint
+from checkpoints import Checkpoint, DriftError, open_checkpoint
 from checkpoints.errors import CheckpointMismatch
 from checkpoints.placement import ANYWHERE, Placement
 from checkpoints.series.compat import require_same_model
@@ -68,6 +68,7 @@ def measure_pair(
             [first, second, *siblings], store, prompts, measures=wanted, placement=placement, progress=progress
         )
     )
+    points = _told_apart(points, [first, second, *siblings])
     points, beside = points[:2], points[2:]
     transfer, reason = None, {}
     if TRANSFER in measures and all(point.circuit is not None for point in points):
@@ -77,6 +78,19 @@ def measure_pair(
             reason = {TRANSFER: str(error)}
     pair = compare_points(*points, q=q, transfer=transfer, delta=delta, floor=beside, cluster=cluster, store=store)
     return replace(pair, missing={**pair.missing, **reason})
+
+
+def _told_apart(points: Sequence[Point], checkpoints: Sequence[Checkpoint]) -> list[Point]:
+    """The points, those of one label in several places under the folder or repository in which these differ."""
+    places = [tuple(each.repo.split("/")) if each.repo else each.path.parts for each in checkpoints]
+    called = []
+    for point, own in zip(points, places, strict=True):
+        alike = [
+            place for other, place in zip(points, places, strict=True) if other.label == point.label and place != own
+        ]
+        name = next((part for part in own[::-1] if all(part not in place for place in alike)), own[0])
+        called.append(replace(point, branch=name) if alike else point)
+    return called
 
 
 def _without_transfer(measures: Sequence[str | Measure]) -> list[str | Measure]:
