@@ -86,7 +86,7 @@ def _learning(lora: Trained) -> Iterator[Claim]:
         ".30 → .41 (epoch 7) → .40; .52 → .52 → .51; .41 → .46 (epoch 1) → .35",
         f"{mean.iloc[0]:.2f} → {mean.iloc[best]:.2f} (epoch {best}) → {mean.iloc[-1]:.2f}, from best to last "
         f"{scores[:, -1].mean() - scores[:, best].mean():+.2f} [{low:+.2f}, {high:+.2f}]; recall fell in "
-        f"{sum(falls.recall_fell)} epochs, {sum(falls.certain)} beyond chance",
+        f"{sum(falls.recall_fell)} of {len(falls.recall_fell)} epochs, {sum(falls.certain)} of them beyond chance",
         bool(high < 0) if high < 0 or best == len(mean) - 1 else None,
         "the best epoch is not the last, and the interval of the fall from it, over units, leaves 0 out",
     )
@@ -175,10 +175,10 @@ def _reading(lora: Trained, references: "pd.DataFrame | None") -> Claim:
 
 def _circuits(drift: "pd.DataFrame") -> Claim:
     def told(drift: "pd.DataFrame") -> tuple[str, bool]:
-        low, high, beyond = drift["overlap"].min(), drift["overlap"].max(), int(drift["beyond_noise"].sum())
+        beyond = int(drift["beyond_noise"].sum())
         shown = (
-            f"{low:.2f} to {high:.2f}; two halves of the facts at one checkpoint: {drift['floor'].min():.2f} to "
-            f"{drift['floor'].max():.2f}; beyond that noise in {beyond} of {len(drift)} epochs"
+            f"{_range(drift['overlap'], '.2f')}; two halves of the facts at one checkpoint: "
+            f"{_range(drift['floor'], '.2f')}; beyond that noise in {beyond} of {len(drift)} epochs"
         )
         return shown, beyond == len(drift)
 
@@ -194,8 +194,8 @@ def _function(function: "pd.DataFrame | None") -> Claim:
     def told(function: "pd.DataFrame") -> tuple[str, bool]:
         later, before = function[function["step"] > function["step"].min()], function.iloc[0]
         shown = (
-            f"{later['first'].min():.0%} to {later['first'].max():.0%} (before: {before['first']:.0%}); each epoch's "
-            f"own circuit {later['own'].min():.0%} to {later['own'].max():.0%} ({int(before['edges']):,} edges)"
+            f"{_range(later['first'], '.0%')} (before: {before['first']:.0%}); each epoch's own circuit "
+            f"{_range(later['own'], '.0%')} ({int(before['edges']):,} edges)"
         )
         return shown, bool((later["first"] >= FUNCTION * before["first"]).all())
 
@@ -205,6 +205,11 @@ def _function(function: "pd.DataFrame | None") -> Claim:
         *_where_run(function, told),
         "at least 96.5 % of what it does before training, at every epoch",
     )
+
+
+def _range(values: "pd.Series", form: str) -> str:
+    """Least and greatest, once where they read alike."""
+    return " to ".join(dict.fromkeys(format(value, form) for value in (values.min(), values.max())))
 
 
 def _named(skill: str) -> str:
