@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from circuit_drift.record.groups import Bools
     from circuits.facts.facts import FactSet
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("circuit_drift.progress")
 
 
 def explain_series(
@@ -118,7 +118,8 @@ class _Way:
             asked = self.asked  # opens models of its own, before the two of the interval
             with opened_line(a, b, self.placement) as (line, _):
                 found = attributed(line, asked, (a.label, b.label), self.effort)
-            logger.info("%s to %s: %d gradients", a.label, b.label, found.steps)
+            done = f"{place + 1} of {len(self.checkpoints) - 1} intervals"
+            logger.info("explaining: %s; %s to %s took %d gradients", done, a.label, b.label, found.steps)
             return found
 
         return self.kept.explanation(a, b, self.effort, compute, what="shares")

@@ -118,8 +118,9 @@ def test_facts_learned_over_a_series_are_those_that_its_last_checkpoint_recalls_
 
 
 def test_an_interrupted_course_goes_on_where_it_was_and_one_that_is_done_needs_no_model(
-    tiny_series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
+    caplog.set_level("INFO", "circuit_drift.progress")
     checkpoints, effort = open_series(tiny_series).checkpoints, Effort(prompts=3)
     taken = []
 
@@ -135,6 +136,9 @@ def test_an_interrupted_course_goes_on_where_it_was_and_one_that_is_done_needs_n
         explain_series(checkpoints, "facts", **asked)
     course = explain_series(checkpoints, "facts", **asked)
     assert taken == [("0", "10"), ("10", "100"), ("10", "100")]
+    assert [told.partition(" took ")[0] for told in caplog.messages] == [
+        "explaining: 1 of 2 intervals; 0 to 10", "explaining: 2 of 2 intervals; 10 to 100",
+    ]  # fmt: skip
     monkeypatch.setattr(along, "opened_line", None)
     assert explain_series(checkpoints, "facts", **asked).to_json() == course.to_json()
 
