@@ -11,7 +11,8 @@ from checkpoints.errors import BadPrompt
 from checkpoints.model.plain import takes_model
 from checkpoints.stats.bootstrap import percentiles, resampled_means, resampling
 from checkpoints.stats.units import independent_units
-from heads.detect.retrieval import levels, score, stack
+from heads.detect.detectors import levels
+from heads.detect.retrieval import score, stack
 from heads.prompts.needles import NeedleSet
 from heads.scores.scores import THRESHOLD, Scores, retrieves
 

@@ -7,9 +7,9 @@ rows of one layer that predict the answer's tokens. Detectors with a pass of the
 H heads, T answer tokens, N gold positions, those of the answer inside the needle.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -212,3 +212,16 @@ def chance_levels(prompt: NeedlePrompt) -> dict[str, float]:
     rows = EvenRows(prompt)
     levels = {name: detector.even(rows) for name, detector in TABLE.items() if detector.even}
     return {name: level for name, level in levels.items() if level is not None}
+
+
+def levels(prompts: Sequence[NeedlePrompt]) -> dict[str, Any]:
+    """What chance gives on these prompts: ``chance`` of the copy score, ``chances`` of all detectors that have one.
+
+    ``chances`` are means over the prompts, of the detectors with a level on every prompt.
+    """
+    found = [chance_levels(prompt) for prompt in prompts]
+    shared = set[str].intersection(*(set(of) for of in found))
+    return {
+        "chance": float(np.mean([1 / prompt.answer_start for prompt in prompts])),
+        "chances": {name: float(np.mean([of[name] for of in found])) for name in found[0] if name in shared},
+    }

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from checkpoints.model.forward import row_logits
 from checkpoints.model.plain import takes_model
 from checkpoints.model.rope import context_of, of_one_regime
 from heads.detect.answer_rows import LayerRows, Stack, answer_groups, copied
-from heads.detect.detectors import answer_detectors, chance_levels, table
+from heads.detect.detectors import answer_detectors, levels, table
 from heads.detect.direct_logit import Writing
 from heads.detect.examples import example_of, middle_prompt
 from heads.detect.generation import NEW_TOKENS, contains, generate, recall
@@ -381,19 +381,6 @@ def stack(parts: Sequence[np.ndarray], *, fill: float) -> np.ndarray:
     for row, part in zip(out, parts, strict=True):
         row[..., : part.shape[-1]] = part
     return out
-
-
-def levels(prompts: Sequence[NeedlePrompt]) -> dict[str, Any]:
-    """What chance gives on these prompts: ``chance`` of the copy score, ``chances`` of all detectors that have one.
-
-    ``chances`` are means over the prompts, of the detectors with a level on every prompt.
-    """
-    found = [chance_levels(prompt) for prompt in prompts]
-    shared = set[str].intersection(*(set(of) for of in found))
-    return {
-        "chance": float(np.mean([1 / prompt.answer_start for prompt in prompts])),
-        "chances": {name: float(np.mean([of[name] for of in found])) for name in found[0] if name in shared},
-    }
 
 
 def about(model: PreTrainedModel) -> dict[str, str]:
