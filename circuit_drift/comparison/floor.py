@@ -10,6 +10,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
+from checkpoints.errors import CheckpointMismatch
 from circuit_drift.comparison.pair_tables import comparable
 from circuit_drift.measures.pairs.grouped import compare_group
 from circuit_drift.measures.pairs.recall import recall_questions
@@ -29,7 +30,11 @@ def floor_of(pair: PairRecord, siblings: Sequence[Point]) -> Floor:
     Args:
         pair: compared.
         siblings: of A, measured on the same prompts.
+
+    Raises:
+        CheckpointMismatch: a sibling has the weights of A or of B.
     """
+    _require_others(pair, siblings)
     own = {effect.name: effect for question in pair.questions for effect in question.effects}
     groups = [
         each.group
@@ -48,6 +53,17 @@ def floor_of(pair: PairRecord, siblings: Sequence[Point]) -> Floor:
         why = f"{', '.join(names)} and {pair.a.label} share no measure with both A and B that has a margin"
         return Floor(names=names, why=why)
     return Floor(names, len(pairs), tuple(sorted(changes, key=_furthest)))
+
+
+def _require_others(pair: PairRecord, siblings: Sequence[Point]) -> None:
+    """A is no sibling of its own, nor is B: the first would make a floor of 0, the second one as high as the change."""
+    for each in siblings:
+        for end, name in ((pair.a, "A"), (pair.b, "B")):
+            if each is end or (each.weights and each.weights == end.weights):
+                raise CheckpointMismatch(
+                    f"{each.label} has the weights of {name} and tells of no training floor: give other checkpoints, "
+                    "as other seeds or the steps before A"
+                )
 
 
 def size_of(effect: Effect) -> tuple[float, float, float]:

@@ -46,8 +46,8 @@ class Deltas:
         for name, value in values.items():
             if name not in known:
                 raise BadPrompt(f"there is no delta {name!r}; set one of {', '.join(known)}")
-            if not value > 0:
-                raise BadPrompt(f"the delta {name} must be above 0, got {value:g}")
+            if not 0 < value < np.inf:
+                raise BadPrompt(f"the delta {name} must be a number above 0, got {value:g}")
         return cls(**values)
 
 

@@ -52,6 +52,8 @@ def _outcome(pair: PairRecord) -> Statement:
         numbers["deltas"] = {name: value for name, value in asdict(pair.deltas).items() if name in compared}
     if pair.outcome == "undecided":
         numbers["open"] = _open(pair)
+    if not pair.outcome and pair.questions:
+        numbers["untested"] = all(question.adjusted != question.adjusted for question in pair.questions)
     return Statement("outcome", numbers, basis=f"level {pair.q:g} for the pair; margins as in docs/comparing.md")
 
 

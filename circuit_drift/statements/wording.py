@@ -31,6 +31,8 @@ def _outcome(of: Mapping[str, Any]) -> str:
         return f"{a} and {b} are equivalent: every change lies within its margin ({margins})."
     if of["outcome"] == "undecided":
         return f"Undecided whether {a} and {b} differ: {_open(of['open'])}."
+    if of.get("untested"):
+        return f"Whether {a} and {b} differ cannot be told: too few of what was measured for any test."
     return f"No difference between {a} and {b} is shown."
 
 

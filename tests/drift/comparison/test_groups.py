@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.results.fields import pack
 from circuit_drift.api.pairs import compare
 from circuit_drift.comparison.floor import converged_before
@@ -109,13 +109,30 @@ def test_nothing_learned_leaves_nothing_to_read():
     assert not pair.significant
 
 
+def test_neither_end_is_a_sibling():
+    a, b = (point(step, heads=retrieval(nll=2.0), weights=f"hash {step}") for step in (0, 1))
+    for end, name in ((a, "A"), (b, "B")):
+        copy = replace(end, name="copy", step=7)
+        with pytest.raises(CheckpointMismatch, match=f"has the weights of {name} and tells of no training floor: give"):
+            compare(a, b, floor=[copy])
+    assert compare(a, b, floor=[replace(a, weights="other")]).floor.pairs == 1
+
+
+def test_too_few_needles_for_any_test_are_no_finding_of_no_difference():
+    pair = compare(*(point(step, heads=retrieval(nll=2.0 - step, prompts=4)) for step in (0, 1)))
+    assert not pair.significant
+    assert pair.verdict[0] == "Whether 0 and 1 differ cannot be told: too few of what was measured for any test."
+
+
 def test_margins_are_named_and_must_be_positive():
     assert Deltas.of({"nll": 0.2}) == Deltas(nll=0.2)
     assert Deltas.of(Deltas(edge=0.5)).edge == 0.5
     with pytest.raises(BadPrompt, match="there is no delta 'foo'; set one of recall, heads, nll, wiring"):
         Deltas.of({"foo": 1})
-    with pytest.raises(BadPrompt, match="the delta nll must be above 0, got 0"):
+    with pytest.raises(BadPrompt, match="the delta nll must be a number above 0, got 0"):
         Deltas.of({"nll": 0.0})
+    with pytest.raises(BadPrompt, match="the delta heads must be a number above 0, got inf"):
+        Deltas.of({"heads": float("inf")})
 
 
 def test_an_effect_is_equivalent_inside_its_margin_and_different_outside():

@@ -64,6 +64,10 @@ def test_equivalent_and_undecided_name_their_margins():
         "about 1 more needle."
     )
     assert told("outcome", a="A", b="B", outcome="") == "No difference between A and B is shown."
+    assert told("outcome", a="A", b="B", outcome="", untested=False) == "No difference between A and B is shown."
+    assert told("outcome", a="A", b="B", outcome="", untested=True) == (
+        "Whether A and B differ cannot be told: too few of what was measured for any test."
+    )
     classes = {"outcome": "undecided", "open": {**open_, "more": 37, "unit": "class"}}
     assert told("outcome", a="0", b="1", **classes).endswith("measure about 37 more units of one class.")
     one = {"outcome": "undecided", "open": {**open_, "unit": "relation"}}
