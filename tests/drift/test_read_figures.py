@@ -344,6 +344,21 @@ def test_the_figure_counts_the_steps_that_rewire_more_than_noise(rewired, overla
     assert len(rewiring_figure(bare, alone).data) == 4
 
 
+def test_overlaps_are_of_the_facts_that_are_recalled():
+    """Eight facts have one window throughout; the strong ones of four that are never recalled move."""
+
+    def circuit(elsewhere: int):
+        facts = np.tile(np.arange(1, len(EDGES) + 1) / 2**20, (12, 1))
+        facts[:8, :20] = -1
+        facts[8:, elsewhere : elsewhere + 20] = -4
+        return graph(facts, known=8)
+
+    frame = rewiring_frame(run_of(point(1, circuit=circuit(20)), point(2, circuit=circuit(26))))
+    assert frame["to_previous"].tolist()[1:] == frame["to_last"].tolist()[1:] == [1.0]
+    assert frame["to_last"].iloc[0] == 1.0
+    assert frame[["floor", "floor_low", "floor_high"]].values.tolist() == [[1.0] * 3] * 2
+
+
 def test_a_difference_of_rounding_is_no_rewiring(rewired, overlaps):
     near = overlaps.assign(to_previous=overlaps["floor_low"] - 1e-12)
     assert _title(rewiring_figure(rewired, near))[0].startswith("0 of 4 steps ")

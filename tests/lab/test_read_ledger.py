@@ -9,6 +9,7 @@ from scipy import stats as textbook
 
 from checkpoints.errors import BadPrompt
 from circuit_drift import knowledge
+from circuit_drift.knowledge.transitions import transitions
 
 NAN = float("nan")
 STEPS = (0, 10, 20, 30)
@@ -104,6 +105,18 @@ def test_the_table_of_a_ledger_by_unit():
     assert frame["times_relearned"].tolist() == [0, 0, 0, 1, 0, 0]
     assert frame["consolidated"].tolist() == [False, False, True, False, False, False]
     assert not frame["noise"].any()
+
+
+def test_a_unit_is_learned_anew_once_it_was_known_before_it_was_lost():
+    known = np.array([True, False, True, True, False])
+    found = transitions(known, np.ones(5, dtype=bool))
+    assert found.acquired.tolist() == found.relearned.tolist() == [False, False, True, False, False]
+    assert found.forgotten.tolist() == [False, True, False, False, True]
+    assert found.retained.tolist() == [False, False, False, True, False]
+    many = transitions(np.tile(known, (2, 3, 1)), np.ones((2, 3, 5), dtype=bool))
+    assert (many.relearned == found.relearned).all()
+    first = transitions(known, np.array([False, True, True, False, True]))
+    assert first.forgotten.tolist() == [False] * 5, "what was not asked at both steps is no transition"
 
 
 def test_spells_of_being_known():
