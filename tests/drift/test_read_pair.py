@@ -126,7 +126,8 @@ def test_what_each_statement_of_a_pair_rests_on(changed):
         "outcome": "level 0.05 for the pair; margins as in docs/comparing.md",
         "recall": "exact binomial interval of the share that changed sides; exact McNemar",
         "group": "products between different facts; sign flips of facts, of the largest edge facts drawn anew as well; "
-        "Holm over the pair",
+        "Holm over the pair; edges named by sign flips alone below 32 of them: a fifth may be false if changes are "
+        "skewed as exponential ones are",
         "few": "fewer than 8 facts, or so few that even their smallest possible p would not hold for the pair",
         "overlap": "ranked on a third of the facts, correlated between the two others",
         "needles": "95 % t intervals over 10 needles",

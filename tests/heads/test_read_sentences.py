@@ -536,6 +536,8 @@ def test_the_table_of_an_ablation():
     page = ablation()._repr_html_()
     assert page.startswith("<p>a0.h0, a1.h1 are causal for retrieval here")
     assert "<td>1 [1, 1]</td>" in page
+    # the t interval of 2, 2.2, 1.9, 2.1, 2, 1.8: 2.571 x .1414 / sqrt(6) = .148
+    assert "<td>2 [1.85, 2.15]</td>" in page
     assert repr(ablation()) == f"<Ablation: {ablation().verdict}>"
 
 
