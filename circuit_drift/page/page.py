@@ -228,15 +228,18 @@ def _render(section: Section, anchor: str, page: Path, picture: str | None) -> d
         "picture": picture,
         "widget": None if section.widget is None else {"kind": section.widget.kind, "data": _packed(section.widget)},
         "summary": unescape(unbroken(figure.layout.title.text or "")) if figure is not None else "",
-        **(_tabled(frame, anchor, page) if frame is not None else {"table": None}),
+        **(_tabled(frame, anchor, page) if frame is not None else {"table": None, "none": False}),
     }
 
 
 def _tabled(frame: "pd.DataFrame", anchor: str, page: Path) -> dict[str, object]:
     """A table with its CSV, which lies beside the page where the table is long."""
+    if not len(frame):
+        return {"table": None, "none": True}
     if len(frame) <= ROWS:
         text = to_csv(frame, CSV_DIGITS)
-        return {"table": shown_table(frame), "rows": counted(len(frame), "row"), "csv": _data_uri(text), "left": ""}
+        shown = {"table": shown_table(frame), "rows": counted(len(frame), "row"), "csv": _data_uri(text)}
+        return {**shown, "left": "", "none": False}
     beside = Path(f"{page.stem}-data", f"{anchor}.csv")
     write_file(page.parent / beside, to_csv(frame))
     whole = counted(len(frame), "row")
@@ -244,6 +247,7 @@ def _tabled(frame: "pd.DataFrame", anchor: str, page: Path) -> dict[str, object]
         "table": shown_table(frame.head(LEADING)),
         "rows": f"{LEADING} of {whole}",
         "csv": quote(beside.as_posix()),
+        "none": False,
         "left": f"Shown are the first {LEADING} of {whole}; all are in {beside.as_posix()} beside this page.",
     }
 

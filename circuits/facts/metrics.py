@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from checkpoints.errors import BadPrompt, require_choice
+from checkpoints.results.text import counted
 from circuits.facts.batch import Batch, answer_rank, logit_difference
 from circuits.facts.facts import FactSet
 
@@ -119,7 +120,8 @@ def _require_equal_lengths(facts: FactSet) -> None:
     if unequal:
         i = unequal[0]
         raise BadPrompt(
-            f"fact {i}: the answer has {len(facts.answer[i])} tokens and the wrong answer {len(facts.wrong[i])}, and "
+            f"fact {i}: the answer has {counted(len(facts.answer[i]), 'token')} and the wrong answer "
+            f"{len(facts.wrong[i])}, and "
             f"{len(unequal)} of {len(facts)} facts are such; a logit difference needs equal numbers: use "
             "metric='log probability' (--metric 'log probability')"
         )

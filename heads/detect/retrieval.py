@@ -127,25 +127,9 @@ def check_fits(model: PreTrainedModel, prompts: NeedleSet | Sequence[NeedlePromp
         refused = [f"needle {index}: {reason}" for index, reason in getattr(prompts, "refused", ())]
         said = f"all {len(refused)} needles were refused, {refused[0]}" if refused else "there is no needle or length"
         raise BadPrompt(f"no prompt to score: {said}")
-    if isinstance(prompts, NeedleSet):
-        _check_length(model, prompts, spare)
+    if isinstance(prompts, NeedleSet) and (positions := context_of(model.config)) is not None:
+        prompts.require_fit(positions, spare)
     check_ids(model, [prompt.ids for prompt in prompts], spare=spare)
-
-
-def _check_length(model: PreTrainedModel, prompts: NeedleSet, spare: int) -> None:
-    """Refuse prompts beyond the model's positions, with the length that fits."""
-    longest, positions = max(len(prompt.ids) for prompt in prompts) + spare, context_of(model.config)
-    if positions is None or longest <= positions:
-        return
-    told = f"prompts of {prompts.length} tokens take {longest} with their answers, the model has {positions} positions"
-    fits = prompts.length - (longest - positions)
-    if fits < prompts.least:
-        raise BadPrompt(
-            f"{told}: no length fits, since needle and question take up to {prompts.least} tokens and leave no place "
-            "for the answer; give shorter needles (needles, --needles)"
-        )
-    alone = f"; needle and question alone take {prompts.least}" if prompts.least else ""
-    raise BadPrompt(f"{told}: take a length of {fits} or less (length, --length){alone}")
 
 
 def check_ids(model: PreTrainedModel, sequences: Sequence[Sequence[int]], *, spare: int = 0) -> None:

@@ -130,6 +130,29 @@ class NeedleSet:
         content = [[p.ids, p.answer_start, p.answer_spans, p.needle_spans] for p in self.prompts]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
+    def require_fit(self, positions: int, spare: int = 0) -> None:
+        """Refuse prompts beyond a model's positions, with the length that fits.
+
+        Args:
+            positions: of the model.
+            spare: tokens that come on top of prompt and answer.
+
+        Raises:
+            BadPrompt: the longest prompt with its answer takes more.
+        """
+        longest = max(len(prompt.ids) for prompt in self.prompts) + spare
+        if longest <= positions:
+            return
+        told = f"prompts of {self.length} tokens take {longest} with their answers, the model has {positions} positions"
+        fits = self.length - (longest - positions)
+        if fits < self.least:
+            raise BadPrompt(
+                f"{told}: no length fits, since needle and question take up to {self.least} tokens and leave no place "
+                "for the answer; give shorter needles (needles, --needles)"
+            )
+        alone = f"; needle and question alone take {self.least}" if self.least else ""
+        raise BadPrompt(f"{told}: take a length of {fits} or less (length, --length){alone}")
+
     def __repr__(self) -> str:
         return f"<NeedleSet: {len(self)} prompts of {self.length} tokens, {len(self.refused)} needles refused>"
 

@@ -322,6 +322,8 @@ def test_every_figure_has_its_title_read_aloud(told):
         "circuits": "1 of 3 steps between neighbours overlap less than two halves of the facts do",
         "roles": "The first mover head stands out at step 100; the last circuit has 1",
         "emergence": "recall emerges between steps 100 and 200 [95 %: 100 to 200]",
+        "groups-step0-step100": "Same wiring in 3 of 3 groups; 1.00 to 1.00 times as strong",
+        "groups-step100-step300": "Same wiring in 3 of 3 groups; 1.00 to 1.00 times as strong",
         "circuit-step100-step300": "2 edges changed for real; 1 gained, 1 lost",
         "heads-step100-step300": "2 heads changed their retrieval score",
         **dict.fromkeys(("phases", "heads-step0-step100", "circuit-step0-step100")),

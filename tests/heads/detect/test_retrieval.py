@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -159,8 +161,14 @@ def test_layers_without_attention_rows_are_not_applicable():
 
 def test_what_the_model_cannot_read_is_refused_with_the_reason():
     model = build("llama", max_position_embeddings=64)
-    with pytest.raises(BadPrompt, match="the model has 64 positions: take prompts that are 8 tokens shorter"):
-        scores_of(model, random_prompts())
+    told = "prompts of 60 tokens take 72 with their answers, the model has 64 positions: "
+    for least, rest in (
+        (0, r"take a length of 52 or less \(length, --length\)$"),
+        (52, r"take a length of 52 or less \(length, --length\); needle and question alone take 52$"),
+        (53, "no length fits, since needle and question take up to 53 tokens"),
+    ):
+        with pytest.raises(BadPrompt, match=told + rest):
+            scores_of(model, replace(random_prompts(), least=least))
     with pytest.raises(BadPrompt, match="beyond the model's vocabulary"):
         scores_of(build("llama"), random_prompts(vocabulary=500))
     with pytest.raises(BadPrompt, match="all 1 needles were refused, needle 0: "):
