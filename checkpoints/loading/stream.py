@@ -50,6 +50,7 @@ def stream(
     live: _Live | None = None
     loaded: LoadedModel | None = None
     reader: _Reader | None = None
+    in_hand: Checkpoint | None = None
     downloads, held = _Downloads(keep_downloads), HeldBase() if reuse else None
     try:
         for checkpoint, upcoming in zip_longest(checkpoints, checkpoints[1:]):
@@ -57,7 +58,7 @@ def stream(
                 reader.join()
             downloads.drop_used()
             downloads.start(checkpoint)
-            taken = None
+            in_hand, taken = checkpoint, None
             if live is not None and live.accepts(checkpoint):
                 taken = live.take(checkpoint, reader.reading if reader else None)
             if taken is not None:
@@ -70,11 +71,15 @@ def stream(
                 live = _Live(loaded, held) if held and not any(packed_modules(loaded.model)) else None
             reader = None if upcoming is None else _Reader(upcoming, downloads, live)
             yield loaded
+            in_hand = None
             downloads.used.append(checkpoint)
         downloads.drop_used()
     finally:
         if loaded is not None:
             loaded.release()
+        if in_hand is not None and (reader is None or not reader.is_alive()):  # left early, or it could not be loaded
+            downloads.used.append(in_hand)
+            downloads.drop_used()
 
 
 class _Reader(threading.Thread):

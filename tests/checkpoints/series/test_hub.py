@@ -12,6 +12,8 @@ from checkpoints import DriftError, open_checkpoint, open_series
 from checkpoints.audit import audit
 from checkpoints.errors import CorruptWeights, NotACheckpoint
 from checkpoints.files.hashes import hash_file
+from checkpoints.loading.stream import stream
+from checkpoints.placement import ANYWHERE
 from checkpoints.series import hub_client
 from checkpoints.series.compat import require_same_model
 from tests.checkpoints.conftest import edit_config, save_model, save_tokenizer
@@ -187,6 +189,29 @@ def test_a_sweep_streams_revisions_and_keeps_the_disk_small(remote, tmp_path, ke
         on_disk.append(len(list((tmp_path / "cache").glob("models--*/snapshots/*/model.safetensors"))))
     assert max(on_disk) <= 2 + keep
     assert [checkpoint.step for checkpoint in series if checkpoint.path.exists()] == list(STEPS)[len(STEPS) - keep :]
+
+
+def test_a_stream_that_is_left_or_breaks_drops_what_it_brought(remote, monkeypatch):
+    series = open_series(f"{REPO}@step*")
+    series.at(1).fetch()
+    for step, brought in ((10, False), (1, True)):
+        left = stream([series.at(step)], ANYWHERE, reuse=True, keep_downloads=0)
+        assert next(left).checkpoint.path.exists()
+        left.close()
+        assert series.at(step).path.exists() is brought, "what was there before stays"
+    kept = stream([series.at(100)], ANYWHERE, reuse=True, keep_downloads=None)
+    next(kept)
+    kept.close()
+    assert series.at(100).path.exists()
+
+    def broken(checkpoint, *_):
+        checkpoint.fetch()
+        raise CorruptWeights("half of it")
+
+    monkeypatch.setattr("checkpoints.loading.stream.load", broken)
+    with pytest.raises(CorruptWeights):
+        next(stream([series.at(10)], ANYWHERE, reuse=True, keep_downloads=0))
+    assert not series.at(10).path.exists()
 
 
 def test_a_sweep_drops_nothing_that_was_there_before(remote):
