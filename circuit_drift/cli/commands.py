@@ -19,6 +19,7 @@ import typer
 
 from checkpoints.errors import DriftError
 from checkpoints.placement import AUTO
+from checkpoints.results.text import counted
 from circuit_drift import __version__
 from circuit_drift.cli import behaviour
 from circuit_drift.cli.comparing import add_comparing
@@ -197,7 +198,7 @@ def run(
         **measures_of(measures, lengths),
     }
     if plan:
-        opened = opened.select(f"log {adaptive}") if adaptive else opened
+        opened = opened if adaptive is None else opened.select(f"log {adaptive}")
         typer.echo("\n".join(map(one_line, plan_series(opened, **asked, keep_downloads=kept).lines())))
         return
     result = circuit_drift.run(
@@ -225,8 +226,10 @@ def run(
             say("the report has no functional transfer, which needs the models here: circuit-drift diff adds a pair's")
         typer.echo(write_report(result, html, statements=statements), err=form != "table")
     whole = {point.name for point in result if not point.failures}
-    asked_for = [each.name for each in (result if adaptive else opened)]
-    leave_partly([each for each in asked_for if each not in whole], f"the run {result.name}")
+    lacking = [each.name for each in (result if adaptive else opened) if each.name not in whole]
+    if adaptive and (more := min(adaptive, len(opened)) - len(result)):
+        lacking.append(f"{counted(more, 'checkpoint')} to be chosen")
+    leave_partly(lacking, f"the run {result.name}")
     if form == "table" and html is None:
         advise(_after_run(series, result))
 

@@ -288,8 +288,8 @@ def adaptive_of(steps: str | None) -> int | None:
     word, _, count = (steps or "").strip().lower().partition(" ")
     if word != "adaptive":
         return None
-    if not count.strip().isdigit():
-        raise DriftError(f"--steps {steps!r} needs a number of checkpoints, as in 'adaptive 15'")
+    if not count.strip().isdecimal() or int(count) < 2:
+        raise DriftError(f"--steps {steps!r} needs a number of checkpoints from 2 on, as in 'adaptive 15'")
     return int(count)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from checkpoints import Checkpoint, Series
 from checkpoints.errors import DriftError
+from checkpoints.results.text import counted
 from checkpoints.series.selection import lines, log_spaced
 from circuit_drift.record.record import Point
 
@@ -116,8 +117,8 @@ def adaptively(
     first = start(series, count)
     if count < len(first):
         raise DriftError(
-            f"adaptive {count} is too few: the {len(line_up)} lines of training of {series.name} take {len(first)} to "
-            "begin with"
+            f"adaptive {count} is too few: {counted(len(line_up), 'line')} of training of {series.name} take "
+            f"{len(first)} checkpoints to begin with"
         )
     early = {first[place]: point for place, point in measure([series[place] for place in first])}
 

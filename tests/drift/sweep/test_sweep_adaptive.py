@@ -91,11 +91,15 @@ def test_a_short_line_begins_with_its_ends_where_checkpoints_are_few():
 def test_a_run_measures_the_chosen_and_remembers_the_series(tiny_series, tmp_path):
     store = tmp_path / "store"
     asked = ["run", str(tiny_series), "--store", str(store), "--measures", "heads", "--length", "32"]
+    stopped = CliRunner().invoke(app, [*asked, "--steps", "adaptive 3", "--max-hours", "0"])
+    assert stopped.exit_code == 3
+    assert "is incomplete, so the exit status is 3: 2 checkpoints to be chosen" in stopped.stderr
     told = CliRunner().invoke(app, [*asked, "--steps", "adaptive 3"])
     assert told.exit_code == 0, told.output
     assert "3 checkpoints" in told.stdout
-    refused = CliRunner().invoke(app, [*asked, "--steps", "adaptive"])
-    assert refused.exit_code == 2 and "needs a number of checkpoints" in refused.output
+    for steps in ("adaptive", "adaptive 1", "adaptive 0", "adaptive many"):
+        refused = CliRunner().invoke(app, [*asked, "--steps", steps, "--plan"])
+        assert refused.exit_code == 2 and "needs a number of checkpoints from 2 on" in refused.output
     with pytest.raises(DriftError, match="adaptive 1 is too few"):
         run(tiny_series, store=store, measures=["heads"], adaptive=1, progress=False)
     with pytest.raises(NotACheckpoint, match="which circuit-drift run alone does"):
