@@ -145,7 +145,8 @@ def compare_group(
         return GroupChange(group, learned, units=units, unit=unit)
     before, after = (_units(graph, cluster) for graph in (before, after))
     workings = workings or Workings()
-    found, diff = workings.apart(group, before, after), workings.tested(group, before, after, q)
+    diff = workings.tested(group, before, after, q)  # refuses what was not measured, before anything is worked out
+    found = workings.apart(group, before, after)
     return GroupChange(group, learned, diff, found, units, unit)
 
 

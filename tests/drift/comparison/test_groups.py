@@ -118,6 +118,14 @@ def test_neither_end_is_a_sibling():
     assert compare(a, b, floor=[replace(a, weights="other")]).floor.pairs == 1
 
 
+def test_a_fact_without_scores_is_refused_in_words():
+    whole = replace(graph(np.random.default_rng(0).normal(size=(12, 46))), answer_rank=np.zeros(12, dtype=int))
+    scores = whole.scores.copy()
+    scores[3] = np.nan
+    with pytest.raises(BadPrompt, match="46 of 46 edges were not measured; score all of them to compare"):
+        compare(point(0, circuit=whole), point(1, circuit=replace(whole, scores=scores)))
+
+
 def test_too_few_needles_for_any_test_are_no_finding_of_no_difference():
     pair = compare(*(point(step, heads=retrieval(nll=2.0 - step, prompts=4)) for step in (0, 1)))
     assert not pair.significant
