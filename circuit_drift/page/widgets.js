@@ -7,7 +7,7 @@ const Widgets = (() => {
     weakened: ["7 5", -0.55, "▼", "weaker"], flipped: ["12 4 2 4", 0.2, "⇄", "sign flipped"], kept: ["", 0.05, "", "kept"], uncertain: ["1 4", -0.05, "?", "uncertain"], beyond: ["3 3", 0.35, "○", "changed outside the circuits"],
   };
   const QUIET = ["kept", "uncertain", "beyond"]; // classes that are off until there is nothing else to draw
-  const MOST_LINES = 120;
+  const MOST_LINES = 60; // more cross until none can be followed
   const byId = new Map();
 
   function make(tag, attributes = {}, ...children) {
