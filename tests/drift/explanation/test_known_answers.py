@@ -16,6 +16,7 @@ from circuit_drift.explanation.explain import explain_line
 from circuit_drift.explanation.explanation import Effort, Explanation
 from circuit_drift.explanation.line import line_between
 from circuit_drift.explanation.patching import random_alike
+from circuit_drift.explanation.shares import measure, patched_values
 from heads.prompts.needles import NeedlePrompt, NeedleSet
 from tests.circuits.circuit_families import build, random_facts
 
@@ -55,11 +56,15 @@ def ten_tokens(model: PreTrainedModel, draw: int) -> tuple[str, ...]:
     return ("embedding",)
 
 
-def edit_beside_jitter(model: PreTrainedModel, draw: int) -> tuple[str, ...]:
+def jitter(model: PreTrainedModel, draw: int) -> None:
     generator = torch.Generator().manual_seed(draw)
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         parameter.add_(0.003 * parameter.std() * noise)
+
+
+def edit_beside_jitter(model: PreTrainedModel, draw: int) -> tuple[str, ...]:
+    jitter(model, draw)
     return zeroed_output(model, draw)
 
 
@@ -98,6 +103,23 @@ def test_what_was_edited_is_first_and_restores_the_behaviour(edit: Edit, draw: i
         assert found.patching.inserted[0] == pytest.approx(found.after, abs=1e-9)
         assert found.patching.removed[0] == pytest.approx(found.before, abs=1e-9)
         assert np.abs(found.patching.random - found.before).max() == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("draw", range(3))
+def test_beside_jitter_the_edited_component_carries_what_the_edit_did_and_no_more(draw: int):
+    a, without, b = (build("llama_gqa", seed=draw) for _ in range(3))
+    with torch.no_grad():
+        jitter(without, draw)
+        (name,) = edit_beside_jitter(b, draw)
+    behaviour = own_answers(a, 24, draw)
+    did = float((measure(b, behaviour) - measure(without, behaviour)).mean())
+    line = line_between(a, b)
+    edited = [component.name for component in line.components.all].index(name)
+    put_in = patched_values(line, behaviour, [edited], 1.0) - measure(a, behaviour)
+    assert float(put_in.mean()) == pytest.approx(did, rel=0.05)
+    line.move(1.0)
+    taken = measure(line.model, behaviour) - patched_values(line, behaviour, [edited], -1.0)
+    assert float(taken.mean()) == pytest.approx(did, rel=0.05)
 
 
 def test_the_sentence_names_the_head_its_share_and_the_proof():
