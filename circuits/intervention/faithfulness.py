@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import CheckpointMismatch
 from checkpoints.results.result import Result
-from checkpoints.stats.bootstrap import DRAWS, LEVEL, percentiles, resampling, stretched
+from checkpoints.stats.bootstrap import DRAWS, percentiles, resampling, stretched
 from checkpoints.stats.ttests import mean_interval
 from checkpoints.stats.units import ENOUGH, FEWEST
 from circuits.graph.pruning import circuit_size
@@ -304,8 +304,8 @@ def _studentized(kept: Floats, whole: Floats, *, draws: int) -> tuple[float, flo
         residual = squares[:, 0] - 2 * values * squares[:, 1] + values**2 * squares[:, 2]
         error = np.sqrt(np.where(residual > 1e-9 * squares[:, 0], residual, 0.0)) / np.abs(sums[:, 1])
         away = np.where(values[1:] == values[0], 0.0, (values[1:] - values[0]) / error[1:])
-    reach = np.nanquantile(away, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
-    low, high = values[0] - error[0] * reach[::-1]
+    least, most = percentiles(away, method="nearest")
+    low, high = values[0] - error[0] * most, values[0] - error[0] * least
     return (float(low) if np.isfinite(low) else np.inf), (float(high) if np.isfinite(high) else -np.inf)
 
 
