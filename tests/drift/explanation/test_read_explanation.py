@@ -208,3 +208,19 @@ def test_a_behaviour_that_there_is_none_of_is_refused_with_those_there_are():
         require_metric("needle:old")
     for metric in ("facts", "facts:old", "needle", "a18.h6"):
         require_metric(metric)
+
+
+def test_an_explanation_as_json():
+    found = made(patching=patched([0.5, 1.375], [0.5, 0.125])).to_json()
+    assert list(found) == [
+        "a", "b", "behaviour", "unit", "verdict", "prompts", "before", "after", "change", "claimed", "attributed",
+        "residual", "gradients", "path", "shares", "patching", "outputs",
+    ]  # fmt: skip
+    assert (found["a"], found["b"], found["behaviour"], found["unit"]) == ("10", "20", "needle answer NLL", "nats")
+    assert (found["prompts"], found["before"], found["after"], found["gradients"]) == (2, 0.0, 1.375, 4)
+    assert found["change"] == pytest.approx([1.375] * 3)
+    assert found["residual"] == pytest.approx(0, abs=1e-6)
+    assert [list(step) for step in found["path"]] == [[0.0, 0.0], [1.0, 1.375]]
+    assert [row["component"] for row in found["shares"]] == ["a0.h1.o", "m0.down", "embedding"]
+    assert len(found["patching"]) == 2
+    assert found["outputs"] == []
