@@ -59,11 +59,16 @@ def _require_others(pair: PairRecord, siblings: Sequence[Point]) -> None:
     """A is no sibling of its own, nor is B: the first would make a floor of 0, the second one as high as the change."""
     for each in siblings:
         for end, name in ((pair.a, "A"), (pair.b, "B")):
-            if each is end or (each.weights and each.weights == end.weights):
+            if same_weights(each, end):
                 raise CheckpointMismatch(
                     f"{each.label} has the weights of {name} and tells of no training floor: give other checkpoints, "
                     "as other seeds or the steps before A"
                 )
+
+
+def same_weights(a: Point, b: Point) -> bool:
+    """Whether two points are of one checkpoint, or of two with the same weights, where these are known."""
+    return a is b or bool(a.weights and a.weights == b.weights)
 
 
 def size_of(effect: Effect) -> tuple[float, float, float]:

@@ -17,7 +17,7 @@ from checkpoints.errors import CheckpointMismatch
 from checkpoints.placement import ANYWHERE, Placement
 from checkpoints.series.compat import require_same_model
 from circuit_drift.comparison.decision import answered
-from circuit_drift.comparison.floor import converged_before, floor_of
+from circuit_drift.comparison.floor import converged_before, floor_of, same_weights
 from circuit_drift.comparison.pair_tables import comparable
 from circuit_drift.comparison.transfer import TRANSFER, measure_transfer, stored_transfer
 from circuit_drift.measures.base import Measure
@@ -116,7 +116,8 @@ def stored_pair(
     """
     pair = (run.at(a), run.at(b))
     named = None if floor is None else [run.at(each) for each in floor]
-    siblings = converged_before(run, pair[0]) if named is None else named
+    before = [each for each in converged_before(run, pair[0]) if not any(same_weights(each, end) for end in pair)]
+    siblings = before if named is None else named
     transfer = stored_transfer(pair, Store(run.store))
     store = Store(run.store)
     return compare_points(*pair, q=q, transfer=transfer, delta=delta, floor=siblings, cluster=cluster, store=store)
