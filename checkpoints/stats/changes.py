@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from checkpoints.stats.bootstrap import resampling
 from checkpoints.stats.energy import energy_p, smallest_energy_p
@@ -24,6 +25,8 @@ from checkpoints.stats.units import Floats
 
 MANY = 32
 """Units from which elements are named only where both tests agree: what was planted is then found as before."""
+STRATA, OF_STRATUM = 10, 1_000
+"""Strata of elements alike in skew, and elements of one at least: the smallest p can then hold for single ones."""
 ANEW = 9_999
 """Draws behind `mean_change_p`, which asks about one number and can afford them."""
 
@@ -34,7 +37,8 @@ def change_test(difference: Floats, *, draws: int = DRAWS, seed: int = 0) -> Exc
     The second is that of `sign_flip_test`, which keeps its level where differences are skewed. Single elements are held
     to both tests from `MANY` units on. Below, drawing anew misses half of the edges that were halved (.52 named, .95 by
     sign flips alone, 16 facts), so that sign flips name them: beside ten real changes a fifth of what is named at 16
-    units is false where the other differences are exponential, and .02 where they are those of real facts.
+    units is false where the other differences are exponential, and .02 where they are those of real facts. An
+    element is held against those as skewed as it (`STRATA`).
 
     Level and power: `benchmarks/calibration/counts.py`, `benchmarks/circuits_calibration.py`.
     """
@@ -118,19 +122,37 @@ def moderated(tests: TTest, exchanged: Exchanged) -> TTest:
 
 
 def _anew(difference: Floats, *, draws: int, seed: int) -> tuple[float, Floats]:
-    """Of centred units drawn anew: p of the largest element, and [E] of each among all; 1 where nothing changes."""
-    elements, largest, found = np.ones(difference.shape[1]), np.zeros(draws), []
-    pooled, step = np.zeros(BINS + 1), len(difference) ** 0.5 / BINS  # no statistic is above the root of the units
-    for own, anew in _drawn_anew(difference, draws=draws, seed=seed):
-        found.append(own)
-        np.maximum(largest, anew.max(1), out=largest)
-        pooled += np.bincount((anew / np.float32(step)).astype(np.intp).ravel(), minlength=BINS + 1)
-    if not found:
+    """Of centred units drawn anew: p of the largest element, and [E] of each among those as skewed as it.
+
+    Under skew drawn statistics reach far; among all elements a few skewed ones would set the bar for each.
+    """
+    elements, largest, found, done = np.ones(difference.shape[1]), np.zeros(draws), [], 0
+    changing = (difference != 0).any(0)
+    step = len(difference) ** 0.5 / BINS  # no statistic is above the root of the units
+    if not changing.any():
         return 1.0, elements
+    strata = _strata(difference[:, changing])
+    pooled = np.zeros((strata.max() + 1) * (BINS + 1))
+    for own, anew in _drawn_anew(difference, draws=draws, seed=seed):
+        np.maximum(largest, anew.max(1), out=largest)
+        places = (anew / np.float32(step)).astype(np.intp) + strata[done : done + len(own)] * (BINS + 1)
+        pooled += np.bincount(places.ravel(), minlength=len(pooled))
+        found.append(own)
+        done += len(own)
     statistics = np.concatenate(found) * (1 - 1e-6)
-    above = pooled[::-1].cumsum()[::-1][(statistics / step).astype(np.intp)]
-    elements[(difference != 0).any(0)] = (above + 1) / (pooled.sum() + 1)
+    above = pooled.reshape(-1, BINS + 1)[:, ::-1].cumsum(1)[:, ::-1]
+    elements[changing] = (above[strata, (statistics / step).astype(np.intp)] + 1) / (above[strata, 0] + 1)
     return drawn_p(int((largest >= statistics.max()).sum()), draws), elements
+
+
+def _strata(units: Floats) -> NDArray[np.intp]:
+    """[e] a stratum for each element of units [U, e], by how skewed they are: at most `STRATA` of equal size."""
+    count = max(1, min(STRATA, units.shape[1] // OF_STRATUM))
+    centred = units - units.mean(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        skew = np.abs((centred**3).mean(0)) / (centred**2).mean(0) ** 1.5
+    strata: NDArray[np.intp] = np.argsort(np.argsort(np.nan_to_num(skew))) * count // len(skew)
+    return strata
 
 
 def _drawn_anew(difference: Floats, *, draws: int, seed: int) -> Iterator[tuple[Floats, Floats]]:

@@ -19,7 +19,7 @@ from circuits.graph.scores import AttributionGraph
 from circuits.tracking.contrasts import Contrast
 
 SIMILARITY, CONTRAST, TESTS, RANKS = "similarity", "contrast", "edge_tests", "ranks"
-VERSION = 1
+VERSION = 2
 
 
 def kept_workings(store: Path | None, points: tuple[Point, Point], cluster: Sequence[str]) -> Workings:

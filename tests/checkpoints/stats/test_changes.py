@@ -7,6 +7,7 @@ from checkpoints.stats.bootstrap import resampling, upper_share
 from checkpoints.stats.changes import (
     ANEW,
     MANY,
+    _strata,
     change_p,
     change_test,
     mean_change_p,
@@ -160,3 +161,26 @@ def test_few_of_the_named_are_false_beside_skewed_elements_that_did_not_change()
     assert found == 120
     assert false / (found + false) <= 0.05 + 2 * (0.05 * 0.95 / (found + false)) ** 0.5
     assert by_flips > 2 * false
+
+
+def test_a_few_skewed_elements_do_not_set_the_bar_for_the_others():
+    rng = np.random.default_rng(0)
+    difference = rng.normal(size=(40, 3_000))
+    difference[:, 2_700:] = rng.lognormal(sigma=2.5, size=(40, 300)) - np.exp(2.5**2 / 2)
+    difference -= difference.mean(0)
+    difference[:, 0] += 1.5
+    together = np.concatenate([difference[:, :900], difference[:, 2_700:2_790]], axis=1)  # one stratum alone
+    assert change_test(together).elements[0] > 1e-4
+    test = change_test(difference)
+    assert test.elements[0] == test.elements.min() < 5e-6
+    assert list(np.flatnonzero(false_discovery(test.elements) <= 0.05)) == [0]
+
+
+def test_strata_are_of_equal_size_and_in_the_order_of_skew():
+    rng = np.random.default_rng(1)
+    skewed = rng.exponential(size=(30, 2_000)) ** rng.uniform(1, 3, 2_000)
+    strata = _strata(np.concatenate([skewed, rng.normal(size=(30, 2_500))], axis=1))
+    assert np.bincount(strata).tolist() == [1_125] * 4
+    assert strata[:2_000].mean() > strata[2_000:].mean() + 1
+    assert set(_strata(skewed[:, :1_999])) == {0}
+    assert set(_strata(np.zeros((5, 3)))) == {0}
