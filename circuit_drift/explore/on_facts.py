@@ -40,8 +40,9 @@ def read_on_facts(points: Sequence[Point]) -> list[list[str]]:
 
 
 def _of_fact(point: Point, roles: HeadRoles, fact: int) -> list[str]:
-    subject, relation = (np.nan_to_num(values[fact].ravel()) for values in (roles.subject, roles.relation))
-    order = np.argsort(-np.abs(subject + relation), kind="stable")[:STRONGEST]
+    subject, relation = (values[fact].ravel() for values in (roles.subject, roles.relation))
+    order = np.argsort(-np.abs(subject + relation), kind="stable")  # what does not apply comes last
+    order = order[~np.isnan((subject + relation)[order])][:STRONGEST]
     return [
         f"step {point.label}: {roles.heads[head]} writes {subject[head]:+.2f} logits from the subject's tokens, "
         f"{relation[head]:+.2f} from the other tokens"

@@ -184,5 +184,8 @@
   drawShown();
   markChapter();
   if (location.hash) reveal();
-  if (packed) loadPlotly();
+  if (packed) loadPlotly().catch(() => {
+    const told = "This browser cannot unpack the figures. Open the page in one from 2023 on, or write it with pictures: run.report(\"page.html\", figures=\"svg\").";
+    document.querySelector("#verdict").append(Object.assign(document.createElement("p"), { className: "warning", textContent: told }));
+  });
 })();

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from circuit_drift.explore import fact_cards, head_cards
+from circuit_drift.explore.on_facts import read_on_facts
 from circuits.intervention.edge_check import EdgeCheck
 from heads.ablation.ablation import Ablation, Readout
 from tests.drift.handmade import WIRING_A, graph, point, retrieval, roles, run_of, strengths
@@ -141,3 +142,14 @@ def test_there_are_no_cards_where_nothing_was_measured_and_none_of_facts_that_di
     assert [*head_cards.head_cards(bare), *fact_cards.fact_cards(bare)] == []
     other = [point(i, circuit=graph(strengths(WIRING_A), facts=10 + i)) for i in range(2)]
     assert list(fact_cards.fact_cards(run_of(*other))) == []
+
+
+def test_a_layer_without_heads_is_no_strongest_head_of_a_fact():
+    own = roles()
+    subject = np.full((1, 2, 2), np.nan)
+    subject[0, 1] = [0.5, -2.0]
+    facts = graph(strengths(WIRING_A), facts=1, known=1)
+    found = replace(own, subject=subject, relation=np.zeros((1, 2, 2)), scores={}, thresholds={}, meta=facts.meta)
+    (told,) = read_on_facts([point(10, circuit=facts, roles=found)])
+    assert [each.split(" writes ")[0] for each in told] == ["step 10: a1.h1", "step 10: a1.h0"]
+    assert told[0].endswith("writes -2.00 logits from the subject's tokens, +0.00 from the other tokens")

@@ -215,6 +215,15 @@ def test_figures_of_a_packed_plotly_are_drawn_and_sections_of_a_pair_fold(tmp_pa
     assert (found["cloud"], found["pairs"]) == (0, ["0 → 1"])
 
 
+def test_a_browser_that_cannot_unpack_the_figures_says_so(tmp_path):
+    section = Section("one", "One", figure=dress(go.Figure(go.Scatter(x=[0], y=[1])), title="One"), chapter="Circuit")
+    page = write_page(tmp_path / "page.html", sections=[section], provenance=[], **HEAD)
+    page.write_text(page.read_text().replace('id="plotly-js">H4sI', 'id="plotly-js">AAAA'))
+    found = ask(page, "await pause(500); found.told = document.querySelector('#verdict .warning')?.textContent;")
+    assert found["errors"] == []
+    assert found["told"].startswith("This browser cannot unpack the figures. Open the page in one from 2023 on")
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_page_is_accessible(page, theme):
     found = ask(page, CHECKED % theme, AXE.read_text(encoding="utf-8"))
