@@ -139,7 +139,7 @@ class PairDiff(PairRecord):
         return pair_html(self)
 
     def _ipython_display_(self) -> None:
-        show(pair_html(self), first_figure(pair_sections(self)))
+        show(pair_html(self), first_figure(pair_sections(self)) if self.circuit is None else self.circuit.plot())
 
     def write_html(self, path: Path | str, *, figures: Figures = "interactive") -> Path:
         """Write the pair's own self-contained report; ``figures="svg"`` for pictures (the extra ``images``)."""

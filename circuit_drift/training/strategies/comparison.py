@@ -110,12 +110,12 @@ def strategies(out: Path | str, *, threshold: float = 0.6) -> tuple[Trained, ...
 
 
 def strategy_names(out: Path | str) -> tuple[str, ...]:
-    """Names of the strategies trained into a folder, in the order they were begun; by name where they were copied.
+    """Names of the strategies trained into a folder, in the order they were begun.
 
     Raises:
         StoreError: nothing was trained there.
     """
-    begun = sorted(Path(out).glob(f"*/{RECORD}"), key=lambda path: (int(path.stat().st_mtime), path.parent.name))
+    begun = sorted(Path(out).glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime_ns)
     names = tuple(path.parent.name for path in begun if path.parent.name != FOLDER)
     if not names:
         raise StoreError(f"{out} holds no trained strategies; train them with circuit-drift train CONFIG --out {out}")
