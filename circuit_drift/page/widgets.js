@@ -6,7 +6,7 @@ const Widgets = (() => {
     gained: ["", 1, "+", "gained"], lost: ["2 5", -1, "×", "lost"], strengthened: ["13 4", 0.55, "▲", "stronger"],
     weakened: ["7 5", -0.55, "▼", "weaker"], flipped: ["12 4 2 4", 0.2, "⇄", "sign flipped"], kept: ["", 0.05, "", "kept"], uncertain: ["1 4", -0.05, "?", "uncertain"], beyond: ["3 3", 0.35, "○", "changed outside the circuits"],
   };
-  const QUIET = ["kept", "uncertain", "beyond"]; // classes that are off until there is nothing else to draw
+  const QUIET = ["beyond", "kept", "uncertain"]; // classes that are off; the first there is goes on where nothing else is to draw
   const MOST_LINES = 60; // more cross until none can be followed
   const byId = new Map();
 
@@ -142,7 +142,7 @@ const Widgets = (() => {
       const found = Atlas.between(atlas, state);
       told.textContent = Atlas.headline(atlas, state, found);
       if (!state.chosen) {
-        const loud = Atlas.CHANGES.some((name) => found.counts[name]), next = ["beyond", "kept", "uncertain"].find((name) => found.counts[name]);
+        const loud = Atlas.CHANGES.some((name) => found.counts[name]), next = QUIET.find((name) => found.counts[name]);
         state.hidden = new Set(QUIET.filter((name) => loud || name !== next));
       }
       legend.replaceChildren(...Atlas.STATUSES.filter((name) => found.counts[name]).map((name) => toggle([sample(name), ` ${LOOKS[name][2]} ${LOOKS[name][3]} (${found.counts[name]})`], !state.hidden.has(name), (on) => {
