@@ -11,13 +11,14 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from checkpoints import Checkpoint, DriftError, Series
-from checkpoints.errors import BadPrompt, DamagedResult
+from checkpoints.errors import BadPrompt
 from checkpoints.placement import ANYWHERE, Placement
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import Prompts
 from circuit_drift.record.recall import recalled, recalled_facts
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.stages.stages import stage_ends
+from circuit_drift.store.kept import Place
 from circuit_drift.store.store import Store, key_of
 
 if TYPE_CHECKING:
@@ -32,18 +33,7 @@ VERSION = 1
 
 def stored_transfer(points: Sequence[Point], store: Store) -> "Transfer | None":
     """The transfer between these points, if it was measured."""
-    from circuits.intervention.transfer import Transfer
-
-    if any(point.circuit is None for point in points):
-        return None
-    key = _key(points)
-    if not store.has(TRANSFER, key):
-        return None
-    try:
-        return Transfer.load(store.folder(TRANSFER, key))
-    except DamagedResult as error:
-        logger.warning("a stored transfer is damaged, and left out until it is measured anew: %s", error)
-        return None
+    return None if any(point.circuit is None for point in points) else _place(points, store).find()
 
 
 def measure_transfer(
@@ -98,11 +88,9 @@ def measure_transfer(
         names=_names(points),
         metric=graphs[0].readout,
     )
-    key = _key(points)
-    made_of = {"key": key, "circuits": [point.keys["circuit"] for point in points]}
-    result = replace(result, meta={**result.meta, "provenance": made_of})
-    result.save(store.folder(TRANSFER, key))
-    return result
+    place = _place(points, store)
+    made_of = {"key": place.key, "circuits": [point.keys["circuit"] for point in points]}
+    return place.put(replace(result, meta={**result.meta, "provenance": made_of}))
 
 
 def transfer_over_stages(run: RunRecord, series: Series, prompts: Prompts, placement: Placement) -> None:
@@ -132,7 +120,10 @@ def _names(points: Sequence[Point]) -> list[str]:
     return steps if len(set(steps)) == len(steps) else [point.place for point in points]
 
 
-def _key(points: Sequence[Point]) -> str:
+def _place(points: Sequence[Point], store: Store) -> "Place[Transfer]":
+    from circuits.intervention.transfer import Transfer
+
     readouts = {point.circuit.readout for point in points if point.circuit is not None} - {USUAL}
     other = {"metric": sorted(readouts)} if readouts else {}
-    return key_of({"version": VERSION, "circuits": [point.keys["circuit"] for point in points], **other})
+    key = key_of({"version": VERSION, "circuits": [point.keys["circuit"] for point in points], **other})
+    return Place.of_result(store, TRANSFER, key, Transfer)

@@ -1,7 +1,7 @@
 """From two checkpoints and the name of a behaviour to its explanation."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from checkpoints import Checkpoint, open_checkpoint
-from checkpoints.errors import BadPrompt, StoreError
+from checkpoints.errors import BadPrompt
 from checkpoints.loading.lora import load_on_one_base
 from checkpoints.placement import ANYWHERE, Placement
 from checkpoints.series.compat import require_same_model
@@ -39,6 +39,7 @@ from circuit_drift.measures.stored import identity, libraries
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.record.groups import WAYS, Bools, ways_of
+from circuit_drift.store.kept import Place
 from circuit_drift.store.store import Store, key_of
 from heads.detect.retrieval import check_ids
 
@@ -56,8 +57,8 @@ Ways = Callable[["FactSet"], Mapping[str, Bools]]
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """Explanations of one behaviour, each computed once for the same weights, prompts and effort.
+class Asked:
+    """What decides an explanation, beside its two checkpoints and its effort.
 
     Attributes:
         store: where they are kept; ``None`` = nowhere.
@@ -99,14 +100,9 @@ class Kept:
                 "libraries": libraries(),
             }
         )
-        if self.store.has(NAME, key):
-            with suppress(StoreError):  # what cannot be read is found anew
-                labels = _labels(a, b)
-                return replace(Explanation.load(self.store.folder(NAME, key)), a=labels[0], b=labels[1])
-        found = compute()
-        with suppress(StoreError):  # a store may be there to be read alone
-            found.save(self.store.folder(NAME, key))
-        return found
+        found = Place.of_result(self.store, NAME, key, Explanation).find_or_make(compute)
+        names = _labels(a, b)
+        return replace(found, a=names[0], b=names[1])
 
     def _ends(self, metric: str) -> tuple[Checkpoint, ...]:
         return self.ends if metric.partition(":")[2] in WAYS else ()
@@ -157,8 +153,7 @@ def explain(
             behaviour = asked_of(metric, loaded, prompts, effort, ways)
             return explain_line(line, behaviour, _labels(first, second), effort)
 
-    kept = Kept(store, metric, prompts, placement)
-    return kept.explanation(first, second, effort, compute)
+    return Asked(store, metric, prompts, placement).explanation(first, second, effort, compute)
 
 
 def explain_line(line: Line, behaviour: Behaviour, names: tuple[str, str], effort: Effort) -> Explanation:
@@ -335,5 +330,6 @@ def _opened(checkpoint: Checkpoint | Path | str) -> Checkpoint:
 
 
 def _labels(a: Checkpoint, b: Checkpoint) -> tuple[str, str]:
+    """What two checkpoints are called; their folders, where they are called alike."""
     found = (a.label, b.label)
     return found if found[0] != found[1] else (str(a.path), str(b.path))

@@ -1,7 +1,6 @@
 """The lines and stages a run was trained in, and its circuits followed over them, each group of facts by itself."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from circuit_drift.record.lineage import parents_of
 from circuit_drift.record.recall import recalled
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.stages.fact_paths import fact_paths
+from circuit_drift.store.kept import Place
 from circuit_drift.store.store import Store, key_of
 
 if TYPE_CHECKING:
@@ -259,11 +259,5 @@ def _stored(
     stages = dict(reversed(starts.items()))
     measured = {"version": 6, "steps": steps, "stages": stages, "circuits": [p.keys["circuit"] for p in points]}
     measured |= {} if group is None else {"group": group}
-    key = key_of(measured)
-    folder = store.folder("evolution", key)
-    if store.has("evolution", key):
-        return CircuitTrack.load(folder)
-    track = circuits.track(zip(steps, graphs, strict=True), stages=stages)
-    with suppress(StoreError):  # a store may be there to be read alone
-        track.save(folder)
-    return track
+    place = Place.of_result(store, "evolution", key_of(measured), CircuitTrack)
+    return place.find_or_make(lambda: circuits.track(zip(steps, graphs, strict=True), stages=stages))

@@ -1,16 +1,16 @@
 """Changes of weights as the store keeps them: of two checkpoints, found once; so is why they cannot be told."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import circuit_drift
 from checkpoints import Checkpoint
-from checkpoints.errors import StoreError, UnsupportedArchitecture
+from checkpoints.errors import UnsupportedArchitecture
 from checkpoints.files.trust import allows_code
 from checkpoints.results.result import Result
+from circuit_drift.store.kept import Place
 from circuit_drift.store.store import Store, key_of
 from circuit_drift.weights.change import WeightChange
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 NAME, VERSION = "weights", 1
 REFUSED = "weights-refused"
-UNREADABLE = (StoreError, LookupError, TypeError, ValueError)
-"""Of a stored result: it is then found anew."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,30 +64,23 @@ def kept_weight_change(a: Checkpoint, b: Checkpoint, store: Store) -> WeightChan
     """
     sides = {side: {"weights": one.weights_hash, "config": one.config_hash} for side, one in (("a", a), ("b", b))}
     key = key_of({"measure": NAME, "version": VERSION, **sides})
-    if store.has(NAME, key):
-        with suppress(*UNREADABLE):
-            return replace(WeightChange.load(store.folder(NAME, key)), a=a.label, b=b.label)
-    never = key_of({"measure": REFUSED, **sides, **_judges(a, b)})
-    if store.has(REFUSED, never):
-        with suppress(*UNREADABLE):
-            raise Refusal.load(store.folder(REFUSED, never)).of(a, b)
-    from circuit_drift.weights.compare import weight_change
+    refused = Place.of_result(store, REFUSED, key_of({"measure": REFUSED, **sides, **_judges(a, b)}), Refusal)
 
-    try:
-        found = weight_change(a, b)
-    except UnsupportedArchitecture as error:
-        _keep(Refusal(str(error), (str(a.path), str(b.path))), store, REFUSED, never)
-        raise
-    _keep(found, store, NAME, key)
-    return found
+    def made() -> WeightChange:
+        if (refusal := refused.find()) is not None:
+            raise refusal.of(a, b)
+        from circuit_drift.weights.compare import weight_change
+
+        try:
+            return weight_change(a, b)
+        except UnsupportedArchitecture as error:
+            refused.put(Refusal(str(error), (str(a.path), str(b.path))))
+            raise
+
+    return replace(Place.of_result(store, NAME, key, WeightChange).find_or_make(made), a=a.label, b=b.label)
 
 
 def _judges(a: Checkpoint, b: Checkpoint) -> Mapping[str, Any]:
     """What decides besides the checkpoints whether their architecture is known: packages, and code that may run."""
     packages = {"circuit-drift": circuit_drift.__version__, "transformers": version("transformers")}
     return {"packages": packages, "code": [allows_code(one.path, one.repo) for one in (a, b)]}
-
-
-def _keep(found: Result, store: Store, name: str, key: str) -> None:
-    with suppress(StoreError):  # a store may be there to be read alone
-        found.save(store.folder(name, key))
