@@ -1,4 +1,4 @@
-"""Time of one gradient with shares of all components, against a forward and a backward pass of frozen weights.
+"""Time of a path with shares of all components, against forward and backward passes of frozen weights.
 
 python -m benchmarks.explain.cost
 """
@@ -8,8 +8,6 @@ import resource
 import time
 from collections.abc import Callable
 from statistics import median
-
-import torch
 
 from checkpoints import open_checkpoint
 from circuit_drift.explanation.behaviours import batches, needle_behaviour, run
@@ -50,20 +48,14 @@ def main() -> None:
             run(line.model, behaviour, batch, {}).sum().backward()
         handle.remove()
 
-    def forward() -> None:
-        with torch.no_grad():
-            for batch in batches(behaviour, line.model, 8):
-                run(line.model, behaviour, batch, {})
-
-    steps = 4
+    steps = 5
     rounds = [  # in turn, and of like lengths, so that what else the machine does meets all alike
-        (seconds(plain, steps), seconds(forward, 2), seconds(lambda: integrate(line, behaviour, steps=steps)))
+        (seconds(plain, steps), seconds(lambda: integrate(line, behaviour, steps=steps)))
         for _ in range(asked.repeats + 1)
     ][1:]
-    passes, ends, path = (median(times) for times in zip(*rounds, strict=True))
-    print(f"{steps} x (forward + backward) {passes:.3f} s, 2 forward {ends:.3f} s, path of {steps} {path:.3f} s of CPU")
-    gradient = median((whole - two) / base for base, two, whole in rounds)
-    print(f"one gradient / pass {gradient:.2f}; the path / {steps} passes {median(w / b for b, _, w in rounds):.2f}")
+    passes, path = (median(times) for times in zip(*rounds, strict=True))
+    print(f"{steps} x (forward + backward) {passes:.3f} s, path of {steps} with both ends {path:.3f} s of CPU")
+    print(f"the path / {steps} passes {median(whole / base for base, whole in rounds):.2f}")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 

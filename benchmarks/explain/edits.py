@@ -3,21 +3,26 @@
     python -m benchmarks.explain.edits --draws 20
 
 Each draw edits one thing in the shipped checkpoint 9000 and explains the change of the needle answers' NLL. What the
-edit did is known: the behaviour with it, less the behaviour without it. Where all else moves too (jitter), that is not
-the whole change, of which the jitter makes a part by itself; what the edited component restores is held against both.
+edit does is known: the behaviour with it, less the behaviour without it. Where all else moves too (jitter), that is not
+the whole change, of which the jitter makes a part by itself, and it is not the same in both models: put into A, the
+edited component is held against the edit made in A; taken out of B, against the edit made in B. Whether these two are
+alike is a property of the model, and counted by itself. With ``--into FILE`` draws are kept, and made once.
 """
 
 import argparse
 import copy
+import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from checkpoints import open_checkpoint
+from checkpoints.stats.shares import exact_share_interval
 from circuit_drift.explanation.behaviours import Behaviour, batches, needle_behaviour, run
 from circuit_drift.explanation.explain import explain_line
 from circuit_drift.explanation.explanation import Effort
@@ -130,22 +135,19 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128, help="tokens of a prompt")
     parser.add_argument("--only", choices=list(KINDS), nargs="*", help="kinds of edits")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--each", action="store_true", help="print every draw")
+    parser.add_argument("--into", type=Path, help="a file of one draw a line; those that it holds are not made again")
     asked = parser.parse_args()
     checkpoint = open_checkpoint(asked.checkpoint)
     loaded = checkpoint.load(device=asked.device, dtype="float32")
     needles = needle_prompts_of(tokenizer_of(loaded), prompts_for(checkpoint.path, length=asked.length).needles)
     behaviour = needle_behaviour(needles).thinned(asked.prompts)
-    print("edit, draws, first, restored and taken back of what the edit did, restored of the whole change; claimed, of")
-    print("them first, restored, taken back; median size of what the edit did, worst residual, seconds of CPU")
     for name in asked.only or KINDS:
-        start = time.process_time()
-        drawn = []
-        for draw in range(asked.draws):
-            drawn.append(_drawn(KINDS[name], loaded.model, behaviour, draw))
-            if asked.each:
-                print(f"  {drawn[-1]}", flush=True)
-        print(f"{name}, {_counted(drawn)}, {time.process_time() - start:.0f}", flush=True)
+        kept = _kept(asked.into, name)
+        for seed in range(asked.draws):
+            if seed not in kept:
+                kept[seed] = _drawn(KINDS[name], loaded.model, behaviour, seed)
+                _keep(asked.into, name, seed, kept[seed])
+        print(f"{name}: {_counted([kept[seed] for seed in range(asked.draws)])}", flush=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,65 +158,121 @@ class Drawn:
         first: an edited component has the largest share.
         claimed: the interval of the whole change excludes 0.
         whole: m(B) - m(A).
-        effect: m(B) - m(B without the edit): the whole change where nothing else moved.
+        alone: m(A with the edit) - m(A): the whole change where nothing else moved.
+        effect: m(B) - m(B without the edit): the same, where nothing else moved.
         put_in: m(A with the edited components of B) - m(A).
         taken: m(B) - m(B with the edited components of A).
         residual: of the shares.
+        seconds: of CPU.
     """
 
     first: bool
     claimed: bool
     whole: float
+    alone: float
     effect: float
     put_in: float
     taken: float
     residual: float
+    seconds: float
 
     @property
     def restored(self) -> bool:
-        """The edited components put in do what the edit did, to 5 %."""
-        return _close(self.put_in, self.effect)
+        """The edited components put into A do what the edit does there, to 5 %."""
+        return _close(self.put_in, self.alone)
 
     @property
     def taken_back(self) -> bool:
-        """Put back they take away what the edit did, to 5 %."""
+        """Put back in B they take away what the edit does there, to 5 %."""
         return _close(self.taken, self.effect)
+
+    @property
+    def alike(self) -> bool:
+        """The edit does the same in A as in B, to 5 %."""
+        return _close(self.alone, self.effect)
 
     @property
     def restores_all(self) -> bool:
         """The edited components put in make the whole change, to 5 %."""
         return _close(self.put_in, self.whole)
 
+    @property
+    def found(self) -> bool:
+        """First, restored and taken back."""
+        return self.first and self.restored and self.taken_back
+
 
 def _close(value: float, wanted: float) -> bool:
     return abs(value - wanted) <= CLOSE * abs(wanted)
 
 
+def _kept(file: Path | None, name: str) -> dict[int, Drawn]:
+    """The draws of a kind that a file holds, by seed."""
+    lines = file.read_text().splitlines() if file is not None and file.exists() else []
+    documents = (json.loads(line) for line in lines)
+    return {each["seed"]: Drawn(**each["drawn"]) for each in documents if each["edit"] == name}
+
+
+def _keep(file: Path | None, name: str, seed: int, drawn: Drawn) -> None:
+    if file is not None:
+        with file.open("a") as lines:
+            lines.write(json.dumps({"edit": name, "seed": seed, "drawn": asdict(drawn)}) + "\n")
+
+
 def _counted(drawn: Sequence[Drawn]) -> str:
+    """Of so many draws, how many were what, with the exact interval of those that were found."""
     claimed = [each for each in drawn if each.claimed]
-    counts = [len(drawn), *(sum(getattr(d, name) for d in drawn) for name in ("first", "restored", "taken_back"))]
-    counts += [sum(d.restores_all for d in drawn), len(claimed)]
-    counts += [sum(getattr(d, name) for d in claimed) for name in ("first", "restored", "taken_back")]
-    size, worst = np.median([abs(each.effect) for each in drawn]), max(each.residual for each in drawn)
-    return f"{', '.join(map(str, counts))}, {size:.3g}, {worst:.2g}"
+    hits = sum(each.found for each in drawn)
+    low, high = exact_share_interval(hits, len(drawn))
+    counts = ", ".join(
+        f"{sum(getattr(each, key) for each in drawn)} {what}"
+        for key, what in {
+            "first": "first", "restored": "restored", "taken_back": "taken back", "alike": "alike in A and B",
+            "restores_all": "restore the whole change",
+        }.items()
+    )  # fmt: skip
+    median, worst = np.median([abs(each.effect) for each in drawn]), max(each.residual for each in drawn)
+    return (
+        f"found {hits} of {len(drawn)} [{100 * low:.0f}, {100 * high:.0f} %]: {counts}; "
+        f"claimed {len(claimed)}, of them found {sum(each.found for each in claimed)}; "
+        f"median change {median:.3g} nats, worst residual {100 * worst:.2g} %; "
+        f"{sum(each.seconds for each in drawn):.0f} s of CPU"
+    )
 
 
 def _drawn(kind: Kind, model: PreTrainedModel, behaviour: Behaviour, seed: int) -> Drawn:
-    a, b, rng = copy.deepcopy(model), copy.deepcopy(model), np.random.default_rng(seed)
+    start, rng = time.process_time(), np.random.default_rng(seed)
+    b = copy.deepcopy(model)
     with torch.no_grad():
         jittered(b, kind.jitter, rng)
-        without = _mean(b, behaviour)
+        alone = _alone(kind, model, behaviour, copy.deepcopy(rng)) if kind.jitter else None
+        without = _mean(b, behaviour) if kind.jitter else None
         names = kind.edit(b, rng)
-    line = line_between(a, b)
+    line = line_between(copy.deepcopy(model), b)
     found = explain_line(line, behaviour, ("A", "B"), Effort(prompts=len(behaviour), patching=False))
-    first = bool(found.changed) and found.names[found.order[0]] in names
     edited = [place for place, name in enumerate(found.names) if name in names]
     before, after = float(found.before.mean()), float(found.after.mean())
     line.move(1.0)
     taken = after - float(patched_values(line, behaviour, edited, -1.0).mean())
     line.move(0.0)
-    put_in = float(patched_values(line, behaviour, edited, 1.0).mean()) - before
-    return Drawn(first, found.is_certain, after - before, after - without, put_in, taken, found.residual)
+    return Drawn(
+        first=bool(found.changed) and found.names[found.order[0]] in names,
+        claimed=found.is_certain,
+        whole=after - before,
+        alone=after - before if alone is None else alone - before,
+        effect=after - (before if without is None else without),
+        put_in=float(patched_values(line, behaviour, edited, 1.0).mean()) - before,
+        taken=taken,
+        residual=found.residual,
+        seconds=time.process_time() - start,
+    )
+
+
+def _alone(kind: Kind, model: PreTrainedModel, behaviour: Behaviour, rng: np.random.Generator) -> float:
+    """The behaviour of the model with the edit and no jitter."""
+    edited = copy.deepcopy(model)
+    kind.edit(edited, rng)
+    return _mean(edited, behaviour)
 
 
 def _mean(model: PreTrainedModel, behaviour: Behaviour) -> float:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from circuits.facts.facts import FactSet
     from circuits.graph.scores import AttributionGraph
 
-NAME, VERSION = "explanation", 1
+NAME, VERSION = "explanation", 2
 WINDOWS, WINDOW = 8, 128
 Ways = Callable[["FactSet"], Mapping[str, Bools]]
 """Which facts were kept, lost or learned between two checkpoints, each [N]."""

@@ -48,7 +48,7 @@ class Effort:
 
     Attributes:
         prompts: at most so many, drawn by a fixed seed.
-        steps: gradients of one rule over the whole line; ``None`` = as many as completeness takes.
+        steps: gradients of one rule over the whole line, 2 or more; ``None`` = as many as completeness takes.
         tolerance: residual to be reached.
         patching: whether components are put back for proof.
         outputs: whose outputs are put in at each part of the prompts: names (``a18.h6``, ``a18``, ``m3``), or those of

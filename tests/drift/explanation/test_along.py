@@ -108,7 +108,7 @@ def test_where_such_a_behaviour_stands_still_nothing_is_missing(tiny_series: Pat
 
 
 def test_facts_learned_over_a_series_are_those_that_its_last_checkpoint_recalls_and_its_first_does_not():
-    few = Effort(prompts=6, steps=1, patching=False)
+    few = Effort(prompts=6, steps=2, patching=False)
     series = open_series(shipped_folder())
     course = explain_series(series.select("9000,9300,9600").checkpoints, "facts:learned", effort=few)
     pair = circuit_drift.explain("demo@9000", "demo@9600", "facts:learned", effort=few)

@@ -22,7 +22,7 @@ from circuit_drift.prompts import prompts_for
 from tests.circuits.circuit_families import random_facts
 from tests.drift.handmade import WIRING_A, graph, strengths
 
-LITTLE = Effort(prompts=4, steps=2, patching=False)
+LITTLE = Effort(prompts=4, steps=3, patching=False)
 
 
 @pytest.fixture(scope="module")

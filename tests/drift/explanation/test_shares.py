@@ -9,7 +9,7 @@ from checkpoints.errors import BadPrompt, CheckpointMismatch, DriftError, Unsupp
 from checkpoints.loading.lora import LowRank
 from circuit_drift.explanation.behaviours import Behaviour, facts_behaviour, text_behaviour
 from circuit_drift.explanation.line import Line, line_along, line_between
-from circuit_drift.explanation.shares import integrate, measure, patched_values
+from circuit_drift.explanation.shares import integrate, lobatto, measure, patched_values
 from circuit_drift.explanation.taps import _moving
 from tests.circuits.circuit_families import FAMILIES, build, random_facts
 from tests.packed_weights import pack
@@ -42,7 +42,7 @@ def test_shares_of_every_family_add_up_and_all_components_together_are_the_other
     line = line_between(a, moved(name, 0.0003 if name in ROUTED else 0.01)[1])
     assert line.changed == tuple(range(len(line.components.all)))
     assert patched_values(line, asked(), line.changed, 1.0) == pytest.approx(wanted, abs=2e-6)
-    path = integrate(line, asked(), steps=4)
+    path = integrate(line, asked(), steps=5)
     assert path.along[-1] == pytest.approx(wanted, abs=2e-6)
     assert path.residual < (1e-3 if name in ROUTED else 1e-5)
     assert np.abs(path.shares.sum((1, 2)) - path.change).max() < 1e-2 * np.abs(path.change).max()
@@ -52,7 +52,7 @@ def test_shares_of_every_family_add_up_and_all_components_together_are_the_other
 def test_each_share_of_a_short_line_is_the_finite_difference_of_its_component(name: str):
     line = line_between(*moved(name, 1e-5))
     places = line.changed
-    found = integrate(line, asked(), steps=1).shares.sum(1)
+    found = integrate(line, asked(), steps=2).shares.sum(1)
     line.move(0.5)
     for place in places:
         up, down = (patched_values(line, asked(), [place], by) for by in (20.0, -20.0))
@@ -62,10 +62,27 @@ def test_each_share_of_a_short_line_is_the_finite_difference_of_its_component(na
 
 def test_the_residual_falls_as_the_order_of_the_rule_says():
     residuals = []
-    for steps in (1, 2, 3):
+    for steps in (2, 3, 4):
         line = line_between(build("gpt_neox"), moved("gpt_neox", 0.02)[1])
         residuals.append(integrate(line, asked(), steps=steps).residual)
     assert residuals[0] > 10 * residuals[1] > 100 * residuals[2]
+
+
+def test_the_rule_holds_both_ends_and_is_exact_to_its_degree():
+    known = {2: ([0, 1], [1 / 2, 1 / 2]), 3: ([0, 1 / 2, 1], [1 / 6, 2 / 3, 1 / 6])}
+    known[5] = (
+        [0, (1 - (3 / 7) ** 0.5) / 2, 1 / 2, (1 + (3 / 7) ** 0.5) / 2, 1],
+        [1 / 20, 49 / 180, 16 / 45, 49 / 180, 1 / 20],
+    )
+    for nodes, (places, weights) in known.items():
+        assert lobatto(nodes)[0] == pytest.approx(places, abs=1e-15)
+        assert lobatto(nodes)[1] == pytest.approx(weights, abs=1e-15)
+    for nodes in (4, 6, 11, 30):
+        places, weights = lobatto(nodes)
+        assert [places[0], places[-1]] == [0, 1]
+        for degree in range(2 * nodes - 2):
+            assert weights @ places**degree == pytest.approx(1 / (degree + 1), abs=1e-13)
+        assert abs(weights @ places ** (2 * nodes - 2) - 1 / (2 * nodes - 1)) > 1e-17
 
 
 def test_pieces_are_halved_until_the_shares_are_complete():
@@ -75,15 +92,15 @@ def test_pieces_are_halved_until_the_shares_are_complete():
     assert path.steps > 8
     assert path.at[0] == 0
     assert path.at[-1] == 1
-    halved = (path.steps - 4) // 8
-    assert len(path.at) == path.steps + 2 + halved  # the ends, middles, and every place where a gradient was taken
+    assert (path.steps - 5) % 6 == 0  # a half takes over the gradients at its ends
+    assert len(path.at) == path.steps  # every gradient is taken at a place of its own, and the ends are among them
     line.move(float(path.at[1]))
     assert path.along[1] == pytest.approx(measure(line.model, asked()), abs=1e-6)
 
 
 def test_from_b_to_a_every_share_is_the_negative():
-    there = integrate(line_between(*moved("llama_gqa", 0.02)), asked(), steps=4)
-    back = integrate(line_between(*reversed(moved("llama_gqa", 0.02))), asked(), steps=4)
+    there = integrate(line_between(*moved("llama_gqa", 0.02)), asked(), steps=5)
+    back = integrate(line_between(*reversed(moved("llama_gqa", 0.02))), asked(), steps=5)
     assert there.shares == pytest.approx(-back.shares, abs=1e-9)
 
 
@@ -142,7 +159,7 @@ def test_an_embedding_of_one_token_has_its_share_where_that_token_stands():
 def test_a_tied_head_has_two_shares_of_one_change():
     a, b = moved("llama_gqa", 0.01, tie_word_embeddings=True)
     line = line_between(a, b)
-    path = integrate(line, asked(), steps=4)
+    path = integrate(line, asked(), steps=5)
     mean = np.abs(path.shares.sum((0, 1)))
     assert mean[where(line, "embedding")] > 0
     assert mean[where(line, "unembedding")] > 0
@@ -210,7 +227,7 @@ def test_what_lies_on_no_line_is_refused_with_its_reason():
         with pytest.raises(UnsupportedArchitecture, match="quantised"):
             line_along(packed, {})
     with pytest.raises(BadPrompt, match="steps"):
-        integrate(line_between(*moved("llama_gqa", 0.01)), asked(), steps=0)
+        integrate(line_between(*moved("llama_gqa", 0.01)), asked(), steps=1)
 
 
 def test_a_value_without_a_gradient_is_told_to_be_patched():
