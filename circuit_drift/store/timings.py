@@ -18,8 +18,12 @@ from circuit_drift.store.store import Store
 
 FILE = "timings.jsonl"
 LOADING = "loading"
-"""What the loading of a checkpoint is called beside the measures."""
+"""What the loading of a checkpoint is called beside the measures; which kind of loading is its question."""
+FIRST, OPENED, FOLLOWED = "first", "opened", "followed"
+"""A process's first model, with what that imports; a later one built anew; one put into the model of the one before."""
 LAST = 50
+NEAR = 2.0
+"""Checkpoints up to so many times larger or smaller are alike: no measure's time need be proportional to weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class Timing:
 
     Attributes:
         measure: its name, or `LOADING`.
-        question: hash of its parameters and of how the model ran.
+        question: hash of its parameters and of how the model ran; of `LOADING`, its kind.
         weights: bytes of the checkpoint's files.
         seconds: wall time.
         bytes: size of the result on disk.
@@ -62,8 +66,12 @@ def timings(store: Store) -> tuple[Timing, ...]:
 
 
 def typical(found: tuple[Timing, ...], measure: str, question: str, weights: int) -> Timing | None:
-    """The median of a measure's last timings, asked alike, scaled to a checkpoint's size; None where there is none."""
-    alike = [one for one in found if (one.measure, one.question) == (measure, question)][-LAST:]
+    """The median of a measure's last timings, asked alike, scaled to a checkpoint's size; None where there is none.
+
+    Those of checkpoints of about that size (`near`), where there are any.
+    """
+    asked = [one for one in found if (one.measure, one.question) == (measure, question)]
+    alike = ([one for one in asked if near(one, weights)] or asked)[-LAST:]
     if not alike:
         return None
     scaled = [one.seconds * (weights / one.weights if one.weights else 1.0) for one in alike]
@@ -76,6 +84,11 @@ def typical(found: tuple[Timing, ...], measure: str, question: str, weights: int
         memory=max(one.memory for one in alike),
         gpu=max(one.gpu for one in alike),
     )
+
+
+def near(timing: Timing, weights: int) -> bool:
+    """Whether a timing is of a checkpoint of about that size."""
+    return timing.weights <= NEAR * weights and weights <= NEAR * timing.weights
 
 
 def peak_memory() -> int:

@@ -1,17 +1,18 @@
 """What a run will read, compute and store, and what that costs, told before it begins.
 
 Time, memory and the size of results are those of what the store has measured alike, scaled by the size of the weights.
-Where it has measured nothing alike, one local checkpoint is measured first, and its results are kept.
+Where it has measured nothing alike, or only checkpoints of quite another size, one local checkpoint is measured first,
+and its results are kept. The first model of a run is priced as what it is: the others mostly take its place.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from checkpoints import Checkpoint
 from checkpoints.errors import DriftError
 from checkpoints.results.text import counted
-from circuit_drift.store.timings import LOADING, Timing, timings, typical
+from circuit_drift.store.timings import FIRST, FOLLOWED, LOADING, OPENED, Timing, near, timings, typical
 from circuit_drift.sweep.limits import in_bytes
 from circuit_drift.sweep.workers.progress import duration
 from circuit_drift.sweep.workers.tasks import Sweep, asked_how
@@ -39,6 +40,7 @@ class Plan:
         results: measure -> bytes of results; None as above.
         memory, gpu: peak bytes of a worker; None as above, 0 without a GPU.
         asked: facts and needles that are asked.
+        rough: measures timed on checkpoints of quite another size alone, and ``loading``, timed in another way alone.
     """
 
     checkpoints: int
@@ -54,17 +56,22 @@ class Plan:
     memory: int | None
     gpu: int | None
     asked: Mapping[str, int]
+    rough: tuple[str, ...] = ()
 
     @property
     def total_seconds(self) -> float | None:
         """Of all measures and of loading; None where one of them is not known."""
-        known = [seconds for seconds in self.seconds.values() if seconds is not None]
-        return sum(known) if len(known) == len(self.seconds) else None
+        return _sum(tuple(self.seconds.values()))
 
     @property
     def result_bytes(self) -> int:
         """Of all results whose size is known."""
         return sum(size for size in self.results.values() if size is not None)
+
+    @property
+    def _caution(self) -> str:
+        rough = ", ".join(self.rough)
+        return f" (roughly: {rough} timed on checkpoints of another size, or one alone)" if rough else ""
 
     def lines(self) -> tuple[str, ...]:
         """The plan in words, a line a matter."""
@@ -79,7 +86,7 @@ class Plan:
             )
         if self.loads:
             told.append(f"loading: {_told(self.seconds[LOADING], None)}")
-        told.append(f"time in all, one worker: {_time(self.total_seconds)}")
+        told.append(f"time in all, one worker: {_time(self.total_seconds)}{self._caution}")
         told.append(
             f"disk at most: {in_bytes(self.downloads_at_once + self.result_bytes)} "
             f"({in_bytes(self.downloads_at_once)} of downloads at once, {in_bytes(self.result_bytes)} of results)"
@@ -99,47 +106,79 @@ def plan_sweep(sweep: Sweep, asked: Mapping[str, int]) -> Plan:
         sweep: what is to be measured.
         asked: facts and needles that are asked.
     """
-    stored, missing = Counter[str](), Counter[str]()
-    loads: list[Checkpoint] = []
-    unread: dict[str, str] = {}
+    needed = _needed(sweep)
+    names = [measure.name for measure in sweep.measures]
+    prices = _prices(sweep, needed)
+    loading = prices.pop(LOADING)
+    fetched = [checkpoint.size for checkpoint in needed.loads if not is_local(checkpoint)]
+    wanted = [price for price in prices.values() if price.count]
+    known = [price.timing for price in wanted if price.timing is not None]
+    whole = bool(known) and len(known) == len(wanted)
+    return Plan(
+        checkpoints=len(sweep.checkpoints),
+        unread=needed.unread,
+        stored={name: needed.stored[name] for name in names},
+        missing={name: needed.missing[name] for name in names},
+        loads=len(needed.loads),
+        read=sum(checkpoint.size for checkpoint in needed.loads),
+        download=sum(fetched),
+        downloads_at_once=_at_once(fetched, sweep.keep_downloads),
+        seconds={**{name: price.seconds for name, price in prices.items()}, LOADING: loading.seconds},
+        results={name: price.bytes for name, price in prices.items()},
+        memory=max(timing.memory for timing in known) if whole else (None if needed.loads else 0),
+        gpu=max(timing.gpu for timing in known) if whole else None,
+        asked=asked,
+        rough=tuple(name for name, price in {**prices, LOADING: loading}.items() if price.count and price.rough),
+    )
+
+
+def to_time(sweep: Sweep, plan: Plan) -> Sweep | None:
+    """What to measure and load so that the plan can be told in full; None where it can, or nothing is at hand.
+
+    Returns:
+        the sweep for `sample`: a checkpoint that lacks a result, and another to be loaded behind it, if there is one.
+    """
+    if plan.total_seconds is not None and not plan.rough:
+        return None
+    lacking = next(filter(is_local, reversed(_needed(sweep).loads)), None)
+    if lacking is None:
+        return None
+    others = (one for one in reversed(sweep.checkpoints) if is_local(one) and one != lacking)
+    return replace(sweep, checkpoints=(lacking, *list(others)[:1]))
+
+
+@dataclass(slots=True)
+class _Needed:
+    """What is there of a sweep, and what is not.
+
+    Attributes:
+        loads: checkpoints that a model is loaded of, in order.
+        streams: how many of them do not directly follow another that is loaded.
+    """
+
+    stored: Counter[str] = field(default_factory=Counter)
+    missing: Counter[str] = field(default_factory=Counter)
+    loads: list[Checkpoint] = field(default_factory=list)
+    streams: int = 0
+    unread: dict[str, str] = field(default_factory=dict)
+
+
+def _needed(sweep: Sweep) -> _Needed:
+    found, before = _Needed(), False
     for index, checkpoint in enumerate(sweep.checkpoints):
         try:
             tasks = sweep.tasks(index)
         except (DriftError, OSError) as error:
-            unread[checkpoint.name] = str(error)
+            found.unread[checkpoint.name] = str(error)
+            before = False
             continue
         absent = [task.name for task in tasks if not sweep.store.has(task.name, task.key)]
-        stored.update(task.name for task in tasks if task.name not in absent)
-        missing.update(absent)
-        loads += [checkpoint] if absent else []
-    names = [measure.name for measure in sweep.measures]
-    found = _known(sweep, loads)
-    fetched = [checkpoint.size for checkpoint in loads if not is_local(checkpoint)]
-    counts = {**{name: missing[name] for name in names}, LOADING: len(loads)}
-    known = [timing for name, timing in found.items() if timing is not None and counts[name]]
-    whole = bool(known) and len(known) == sum(counts[name] > 0 for name in counts)
-    return Plan(
-        checkpoints=len(sweep.checkpoints),
-        unread=unread,
-        stored={name: stored[name] for name in names},
-        missing={name: missing[name] for name in names},
-        loads=len(loads),
-        read=sum(checkpoint.size for checkpoint in loads),
-        download=sum(fetched),
-        downloads_at_once=_at_once(fetched, sweep.keep_downloads),
-        seconds={name: _times(found[name], count) for name, count in counts.items()},
-        results={name: _sizes(found[name], missing[name]) for name in names},
-        memory=max(timing.memory for timing in known) if whole else (None if loads else 0),
-        gpu=max(timing.gpu for timing in known) if whole else None,
-        asked=asked,
-    )
-
-
-def to_time(sweep: Sweep, plan: Plan) -> Checkpoint | None:
-    """A checkpoint to measure so that the plan can be told in full; None where it can, or none is at hand."""
-    if plan.total_seconds is not None:
-        return None
-    return next(filter(is_local, reversed(sweep.checkpoints)), None)
+        found.stored.update(task.name for task in tasks if task.name not in absent)
+        found.missing.update(absent)
+        found.loads += [checkpoint] if absent else []
+        found.streams += bool(absent) and not before
+        before = bool(absent)
+    return found
 
 
 def is_local(checkpoint: Checkpoint) -> bool:
@@ -147,24 +186,66 @@ def is_local(checkpoint: Checkpoint) -> bool:
     return checkpoint.hub is None or checkpoint.hub.is_local
 
 
-def _known(sweep: Sweep, loads: Sequence[Checkpoint]) -> dict[str, Timing | None]:
-    """What each measure, and loading, typically takes of the checkpoints to be loaded."""
+@dataclass(frozen=True, slots=True)
+class _Price:
+    """What computing something so often takes: seconds and bytes in all, None where nothing was measured alike."""
+
+    count: int
+    seconds: float | None
+    bytes: int | None
+    timing: Timing | None
+    rough: bool
+
+
+def _prices(sweep: Sweep, needed: _Needed) -> dict[str, _Price]:
+    """The price of each measure, and of loading."""
     noted = timings(sweep.store)
+    loads = needed.loads
     size = round(sum(checkpoint.size for checkpoint in loads) / len(loads)) if loads else 0
-    questions = {measure.name: asked_how(measure, sweep.placement) for measure in sweep.measures}
-    return {name: typical(noted, name, how, size) for name, how in {**questions, LOADING: ""}.items()}
+    prices = {
+        name: _price(noted, name, asked_how(measure, sweep.placement), size, needed.missing[name])
+        for measure in sweep.measures
+        for name in [measure.name]
+    }
+    return {**prices, LOADING: _loading(noted, size, len(loads), needed.streams)}
+
+
+def _loading(noted: tuple[Timing, ...], size: int, loads: int, streams: int) -> _Price:
+    """The price of so many models: the first, those that begin another stream, those that take another's place.
+
+    A kind that was never timed is priced as the next dearer: roughly, unless it is the first, which costs no more than
+    a later one where its process has built a model before.
+    """
+    counts = {FIRST: min(1, loads), OPENED: max(0, streams - 1), FOLLOWED: loads - streams}
+    found = {kind: _price(noted, LOADING, kind, size, 1) for kind in counts}
+    instead = {FIRST: (FIRST, OPENED), OPENED: (OPENED, FIRST), FOLLOWED: (FOLLOWED, OPENED, FIRST)}
+    taken = {
+        kind: next((other for other in instead[kind] if found[other].seconds is not None), kind)
+        for kind, count in counts.items()
+        if count
+    }
+    seconds = [None if (one := found[other].seconds) is None else counts[kind] * one for kind, other in taken.items()]
+    rough = any(found[other].rough or (kind != other and kind != FIRST) for kind, other in taken.items())
+    return _Price(loads, _sum(seconds), 0, None, rough)
+
+
+def _price(noted: tuple[Timing, ...], name: str, question: str, size: int, count: int) -> _Price:
+    if not count:
+        return _Price(0, 0.0, 0, None, rough=False)
+    found = typical(noted, name, question, size)
+    if found is None:
+        return _Price(count, None, None, None, rough=False)
+    alike = any(near(one, size) for one in noted if (one.measure, one.question) == (name, question))
+    return _Price(count, count * found.seconds, count * found.bytes, found, rough=not alike)
+
+
+def _sum(seconds: Sequence[float | None]) -> float | None:
+    known = [one for one in seconds if one is not None]
+    return sum(known) if len(known) == len(seconds) else None
 
 
 def _at_once(fetched: Sequence[int], keep: int | None) -> int:
     return sum(fetched) if keep is None else sum(sorted(fetched)[-(keep + BESIDE) :])
-
-
-def _times(timing: Timing | None, count: int) -> float | None:
-    return 0.0 if not count else None if timing is None else count * timing.seconds
-
-
-def _sizes(timing: Timing | None, count: int) -> int | None:
-    return 0 if not count else None if timing is None else count * timing.bytes
 
 
 def _told(seconds: float | None, size: int | None) -> str:

@@ -32,6 +32,7 @@ from circuit_drift.sweep.plan import Plan, is_local, plan_sweep, to_time
 from circuit_drift.sweep.points import bytes_of, point_of, stored_point
 from circuit_drift.sweep.workers.progress import Progress
 from circuit_drift.sweep.workers.tasks import Sweep
+from circuit_drift.sweep.workers.worker import sample
 from circuit_drift.trackers.trackers import Tracker, Trackers
 
 logger = logging.getLogger(__name__)
@@ -148,10 +149,12 @@ def plan_series(
     sweep = Sweep.of(series.checkpoints, taken, store, placement=placement, keep_downloads=keep_downloads)
     asked = {"fact": len(prompts.facts.facts), "needle": len(prompts.needles.needles)}
     plan = plan_sweep(sweep, asked)
-    if (first := to_time(sweep, plan)) is not None:
-        logger.warning("%s is measured to know what it takes; its results are kept", first.name)
-        for _ in measure_each([first], store, prompts, measures=taken, placement=placement, progress=False):
-            pass
+    if (few := to_time(sweep, plan)) is not None:
+        logger.warning("%s is measured to know what it takes; its results are kept", few.checkpoints[0].name)
+        try:
+            sample(few)
+        finally:
+            collect(store)
         plan = plan_sweep(sweep, asked)
     return plan
 

@@ -4,21 +4,41 @@ Within a stream the model object is reused where that equals a fresh load, and t
 worker that skips a checkpoint, meets one it cannot load or another tokenizer starts a new stream behind it.
 """
 
+import time
 from collections.abc import Generator
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
 from types import TracebackType
 from typing import Self, cast
 
 from checkpoints.loading.load import LoadedModel
 from checkpoints.loading.stream import stream
+from circuit_drift.store.timings import FIRST, FOLLOWED, OPENED
 from circuit_drift.sweep.workers.tasks import Sweep
+
+_OPENED = count()
+"""Streams that this process began: only the first waits for what transformers imports when it first builds a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """How a model came: `FIRST`, `OPENED` or `FOLLOWED`, and the seconds that it was waited for."""
+
+    kind: str
+    seconds: float
 
 
 class Models:
-    """Hands out the model of one checkpoint after the other; only the newest is alive."""
+    """Hands out the model of one checkpoint after the other; only the newest is alive.
+
+    Attributes:
+        drawn: how the newest came; None before there is one.
+    """
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
+        self.drawn: Drawn | None = None
         self._stream: Generator[LoadedModel] | None = None
         self._loaded: LoadedModel | None = None
         self._index = self._wanted = -1
@@ -59,15 +79,16 @@ class Models:
     def _draw(self, index: int) -> LoadedModel:
         if self._loaded is not None and index == self._index:
             return self._loaded
+        start, kind = time.perf_counter(), FOLLOWED
         if self._stream is None or not self._follows(index):
             self.close()
-            self._stream = self._open(index)
+            self._stream, kind = self._open(index), OPENED if next(_OPENED) else FIRST
         try:
             self._loaded = next(self._stream)
         except BaseException:
             self.close()
             raise
-        self._index = index
+        self._index, self.drawn = index, Drawn(kind, time.perf_counter() - start)
         return self._loaded
 
     def _open(self, index: int) -> Generator[LoadedModel]:

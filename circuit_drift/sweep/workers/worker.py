@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any
 
 from checkpoints import DriftError
 from checkpoints.errors import DamagedResult, StoreError, is_failure
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 3
 POLL = 0.25
 LIBRARIES = ("torch", "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto")
-T = TypeVar("T")
 
 Watch = Callable[[int, str], None]
 
@@ -65,6 +64,19 @@ def work(sweep: Sweep, *, start: int = 0, watch: Watch | None = None) -> Iterato
             waiting = held
 
 
+def sample(sweep: Sweep) -> None:
+    """Note what a sweep takes: measure its first checkpoint, load its second, if any, behind it, and the first anew.
+
+    Raises:
+        StoreError: a result cannot be read or written.
+    """
+    with Models(sweep) as models:
+        _attempt(sweep, 0, models, _ignore)
+        for index in (1, 0) if models.drawn is not None and len(sweep.checkpoints) > 1 else ():
+            models.take(index)
+            _note_loading(sweep, index, models)
+
+
 def _attempt(sweep: Sweep, index: int, models: Models, watch: Watch) -> Outcome | None:
     """Finish one checkpoint; None where another worker holds it."""
     models.anticipate(index)
@@ -97,10 +109,10 @@ def _measure(
         for task in missing:
             watch(index, task.name)
             _import_libraries()
-            loading, loaded = _timed(lambda: models.take(index))
-            computing, _ = _timed(partial(take, task, loaded, sweep.store, computed, failures))
+            loaded = models.take(index)
             if task is missing[0]:
-                note(sweep.store, Timing(LOADING, "", sweep.checkpoints[index].size, loading))
+                _note_loading(sweep, index, models)
+            computing = _seconds(partial(take, task, loaded, sweep.store, computed, failures))
             if task.name in computed:
                 note(sweep.store, _timing(sweep, index, task, loaded, computing))
     except StoreError:
@@ -119,11 +131,17 @@ def _import_libraries() -> None:
         import_module(name)
 
 
-def _timed(work: Callable[[], T]) -> tuple[float, T]:
-    """Seconds that some work took, and what it gave."""
+def _seconds(work: Callable[[], object]) -> float:
+    """Seconds that some work took."""
     start = time.perf_counter()
-    found = work()
-    return time.perf_counter() - start, found
+    work()
+    return time.perf_counter() - start
+
+
+def _note_loading(sweep: Sweep, index: int, models: Models) -> None:
+    """How long the model in hand was waited for, though it may have been drawn before it was wanted."""
+    if models.drawn is not None:
+        note(sweep.store, Timing(LOADING, models.drawn.kind, sweep.checkpoints[index].size, models.drawn.seconds))
 
 
 def _timing(sweep: Sweep, index: int, task: SweepTask, loaded: LoadedModel, seconds: float) -> Timing:

@@ -1,5 +1,6 @@
 """The price of a run beforehand: what is there, what is missing, and how long it takes, to a factor of two."""
 
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,17 +10,20 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from checkpoints import DriftError
+from checkpoints import DriftError, open_series
 from checkpoints.results.artifacts import read_artifact, write_artifact
 from circuit_drift import Measure, run
 from circuit_drift.cli.commands import app
 from circuit_drift.measures import registry
 from circuit_drift.store.store import Store
-from circuit_drift.store.timings import Timing, note, timings, typical
+from circuit_drift.store.timings import FIRST, FOLLOWED, LOADING, OPENED, Timing, note, timings, typical
 from circuit_drift.sweep import limits
 from circuit_drift.sweep.limits import Limits, Watch, in_bytes, size_in_words
-from circuit_drift.sweep.plan import _at_once, _power
+from circuit_drift.sweep.plan import _at_once, _power, plan_sweep, to_time
 from circuit_drift.sweep.sweep import plan_series
+from circuit_drift.sweep.workers import models
+from circuit_drift.sweep.workers.tasks import Sweep, asked_how
+from tests.drift.conftest import save_model
 
 SLEEP = 0.3
 
@@ -69,6 +73,77 @@ def test_a_plan_tells_what_then_happens_to_a_factor_of_two(tiny_series, tmp_path
     assert 0.5 < plan.result_bytes / (after - before) < 2
     done = plan_series(tiny_series, **asked)
     assert (done.missing, done.loads, done.total_seconds, done.result_bytes) == ({"sleep": 0}, 0, 0, 0)
+
+
+def test_loading_is_priced_as_what_it_is_and_what_happens_is_the_same_to_a_factor_of_two(
+    tiny_series, tmp_path, monkeypatch
+):
+    waits, begun = {FIRST: 0.5, OPENED: 0.5, FOLLOWED: 0.2}, models.stream
+
+    def slow(*args, **options):
+        time.sleep(waits[OPENED] - waits[FOLLOWED])
+        for loaded in begun(*args, **options):
+            time.sleep(waits[FOLLOWED])
+            yield loaded
+
+    monkeypatch.setattr(models, "stream", slow)
+    monkeypatch.setattr(models, "_OPENED", iter(range(9)))
+    series, store = tmp_path / "series", tmp_path / "store"
+    shutil.copytree(tiny_series, series)
+    for step in (30, 40, 50, 60):
+        save_model(series / f"checkpoint-{step}", step)
+    plan = plan_series(series, store=store, measures=[Sleep()])
+    sampled = [(one.question, one.seconds) for one in timings(Store.open(store)) if one.measure == LOADING]
+    assert [kind for kind, _ in sampled] == [FIRST, FOLLOWED, OPENED]
+    assert all(waits[kind] <= seconds for kind, seconds in sampled), sampled
+    run(series, store=store, measures=[Sleep()], progress=False)
+    happened = [one for one in timings(Store.open(store)) if one.measure == LOADING][len(sampled) :]
+    assert [one.question for one in happened] == [OPENED, *[FOLLOWED] * (plan.loads - 1)]
+    assert 0.5 < plan.seconds[LOADING] / sum(one.seconds for one in happened) < 2
+    assert not plan.rough
+
+
+@pytest.mark.parametrize(
+    ("kinds", "stored", "seconds", "rough"),
+    [
+        ({FIRST: 10.0, OPENED: 2.0, FOLLOWED: 0.25}, (), 10.5, ()),
+        ({FIRST: 10.0, OPENED: 2.0, FOLLOWED: 0.25}, (1,), 12.0, ()),
+        ({FIRST: 10.0, OPENED: 2.0, FOLLOWED: 0.25}, (0,), 10.25, ()),
+        ({OPENED: 2.0, FOLLOWED: 0.25}, (), 2.5, ()),
+        ({FIRST: 10.0, OPENED: 2.0}, (), 14.0, (LOADING,)),
+        ({FIRST: 10.0}, (1,), 20.0, (LOADING,)),
+        ({}, (), None, ()),
+    ],
+)
+def test_the_first_model_a_new_stream_and_one_that_follows_have_their_prices(
+    tiny_series, tmp_path, kinds, stored, seconds, rough
+):
+    store = Store.open(tmp_path)
+    sweep = Sweep.of(open_series(tiny_series).checkpoints, (Sleep(),), store)
+    for index in stored:
+        Slept().save(store.folder("sleep", sweep.tasks(index)[0].key))
+    for kind, each in kinds.items():
+        note(store, Timing(LOADING, kind, sweep.checkpoints[0].size, each))
+    plan = plan_sweep(sweep, {})
+    assert (plan.seconds[LOADING], plan.rough) == (seconds, rough)
+
+
+def test_what_was_timed_on_checkpoints_of_another_size_is_said_to_be_rough_and_timed_again(tiny_series, tmp_path):
+    store = Store.open(tmp_path)
+    sweep = Sweep.of(open_series(tiny_series).checkpoints, (Sleep(),), store)
+    size = sweep.checkpoints[0].size
+    question = asked_how(sweep.measures[0], sweep.placement)
+    for kind in (FIRST, OPENED, FOLLOWED):
+        note(store, Timing(LOADING, kind, size, 1.0))
+    note(store, Timing("sleep", question, 10 * size, 20.0))
+    plan = plan_sweep(sweep, {})
+    assert plan.seconds["sleep"] == pytest.approx(6.0)
+    assert "(roughly: sleep timed on checkpoints of another size, or one alone)" in "\n".join(plan.lines())
+    again = to_time(sweep, plan)
+    assert again.checkpoints == (sweep.checkpoints[2], sweep.checkpoints[1])
+    note(store, Timing("sleep", question, size, 0.5))
+    plan = plan_sweep(sweep, {})
+    assert (plan.seconds["sleep"], plan.rough, to_time(sweep, plan)) == (1.5, (), None)
 
 
 def test_the_plan_of_a_terminal_measures_one_checkpoint_and_no_more(tiny_series, tmp_path):
