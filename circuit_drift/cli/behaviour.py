@@ -6,19 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from checkpoints.errors import require_choice
-from checkpoints.placement import AUTO
-from circuit_drift.cli.options import (
-    AttentionOption,
-    DeviceMapOption,
-    DeviceOption,
-    DtypeOption,
-    LengthOption,
-    SeriesArgument,
-    StepsOption,
-    StoreOption,
-    names,
-    placed,
-)
+from circuit_drift.cli.groups import PlacementOptions, grouped
+from circuit_drift.cli.options import LengthOption, SeriesArgument, StepsOption, StoreOption, names
 from circuit_drift.cli.output.forms import shown_table
 from circuit_drift.cli.status import leave_partly
 
@@ -37,14 +26,15 @@ OWN_TASKS = (
 
 def add_commands(app: typer.Typer) -> None:
     """Add them to the command line."""
-    app.command()(sft)
-    app.command()(evaluate)
+    app.command()(grouped(sft))
+    app.command()(grouped(evaluate))
     app.command()(facts)
     app.command()(benchmark)
 
 
 def sft(
     series: SeriesArgument,
+    *,
     out: OutOption = None,
     steps: StepsOption = None,
     tasks: Annotated[
@@ -57,10 +47,7 @@ def sft(
     store: StoreOption = None,
     length: LengthOption = 256,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the test.")] = 0,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
-    attention: AttentionOption = AUTO,
-    device_map: DeviceMapOption = None,
+    placing: PlacementOptions,
 ) -> None:
     """Fine-tune a copy of each checkpoint alike and test it; print scores by step as CSV. Now: run --measures sft."""
     from circuit_drift.behaviour.sft import sft_probe
@@ -75,13 +62,14 @@ def sft(
         count=count,
         seed=seed,
         store=store,
-        placement=placed(device, dtype, attention, device_map),
+        placement=placing.placement,
     )
     _show(table, out)
 
 
 def evaluate(
     series: SeriesArgument,
+    *,
     tasks: Annotated[str, typer.Option("--tasks", help="Comma-separated tasks, groups or tags of the harness.")],
     out: OutOption = None,
     steps: StepsOption = None,
@@ -91,10 +79,7 @@ def evaluate(
     batch: Annotated[int, typer.Option("--batch", help="Items in a forward pass.", min=1)] = 8,
     store: StoreOption = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the choice of examples.")] = 0,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
-    attention: AttentionOption = AUTO,
-    device_map: DeviceMapOption = None,
+    placing: PlacementOptions,
 ) -> None:
     """Run tasks of lm-evaluation-harness; print the scores by step as CSV. Now: run --measures harness:TASK."""
     from circuit_drift.behaviour.harness import harness_probe
@@ -109,7 +94,7 @@ def evaluate(
         batch_size=batch,
         seed=seed,
         store=store,
-        placement=placed(device, dtype, attention, device_map),
+        placement=placing.placement,
     )
     _show(table, out)
 

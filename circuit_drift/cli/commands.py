@@ -9,62 +9,45 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from checkpoints.errors import DriftError
-from checkpoints.placement import AUTO
 from checkpoints.results.text import counted
 from circuit_drift import __version__
 from circuit_drift.cli import behaviour
 from circuit_drift.cli.comparing import add_comparing
+from circuit_drift.cli.groups import (
+    BoundOptions,
+    FactOptions,
+    NeedleOptions,
+    PlacementOptions,
+    ScoringOptions,
+    WorkerOptions,
+    grouped,
+)
 from circuit_drift.cli.help import Grouped
 from circuit_drift.cli.looking import add_looking
 from circuit_drift.cli.options import (
-    AnswersOption,
-    AttentionOption,
-    BackwardOption,
     DepthsOption,
-    DeviceMapOption,
-    DeviceOption,
-    DtypeOption,
-    EdgesOption,
-    ExecutorOption,
-    FactsOption,
-    GpusOption,
-    HaystackOption,
-    IgStepsOption,
-    KeepOption,
-    LengthOption,
     LengthsOption,
-    MaxDiskOption,
-    MaxHoursOption,
     MeasuresOption,
-    MethodOption,
-    MetricOption,
     NameOption,
-    NeedlesOption,
     PlanOption,
-    RuleOption,
     RunStepsOption,
-    SeedOption,
     SeriesArgument,
     StoreOption,
     TrackToOption,
     TrainPlanOption,
-    WorkersOption,
     adaptive_of,
-    answers_of,
     depths_of,
     measures_of,
     names,
-    placed,
-    scoring_of,
 )
 from circuit_drift.cli.output.forms import CsvOption, Found, JsonOption, form_of, put, shown_table
 from circuit_drift.cli.status import (
@@ -81,8 +64,8 @@ from circuit_drift.cli.stored import add_stored
 from circuit_drift.cli.upkeep import add_upkeep
 
 if TYPE_CHECKING:
+    from checkpoints import Series
     from circuit_drift.record.record import RunRecord
-    from circuit_drift.sweep.executors import Executor
 
 
 class _Group(Grouped):
@@ -126,91 +109,57 @@ app = typer.Typer(
 
 
 @app.command()
+@grouped
 def run(
     series: SeriesArgument,
+    *,
     steps: RunStepsOption = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write the report here.")] = None,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a series whose audit finds an error.")] = False,
     store: StoreOption = None,
-    needles: NeedlesOption = None,
-    haystack: HaystackOption = None,
-    facts: FactsOption = None,
-    answers: AnswersOption = "auto",
-    method: MethodOption = "eap-ig",
-    ig_steps: IgStepsOption = 5,
-    rule: RuleOption = "midpoint",
-    metric: MetricOption = "logit difference",
-    edges: EdgesOption = None,
-    backward: BackwardOption = "plain",
-    length: LengthOption = 256,
+    needles: NeedleOptions,
     depths: DepthsOption = None,
-    lengths: LengthsOption = None,
-    seed: SeedOption = 0,
+    facts: FactOptions,
+    scoring: ScoringOptions,
     measures: MeasuresOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
-    attention: AttentionOption = AUTO,
-    device_map: DeviceMapOption = None,
-    executor: ExecutorOption = "serial",
-    workers: WorkersOption = None,
-    gpus_per_worker: GpusOption = None,
-    keep_downloads: KeepOption = 0,
-    max_disk: MaxDiskOption = None,
-    max_hours: MaxHoursOption = None,
+    lengths: LengthsOption = None,
+    placing: PlacementOptions,
+    working: WorkerOptions,
+    bounds: BoundOptions,
     plan: PlanOption = False,
     track_to: TrackToOption = None,
     name: NameOption = None,
 ) -> None:
     """Measure every checkpoint of a series; print the table and the verdict; write the report."""
     import circuit_drift
-    from checkpoints import open_series
     from circuit_drift.cli.render import print_run
     from circuit_drift.comparison.transfer import transfer_over_stages
     from circuit_drift.prompts import prompts_for
     from circuit_drift.report import write_report
     from circuit_drift.report.run_table import run_frame
     from circuit_drift.report.verdict import run_statements
-    from circuit_drift.sweep.limits import size_in_words
-    from circuit_drift.sweep.sweep import plan_series
 
-    form, placement = form_of(as_json, as_csv), placed(device, dtype, attention, device_map)
-    opened = open_series(series)
-    adaptive = adaptive_of(steps)
-    opened = opened.select(steps) if steps and adaptive is None else opened
-    prompts = prompts_for(
-        opened.path,
-        needles=needles,
-        haystack=haystack,
-        facts=facts,
-        answers=answers_of(answers),
-        length=length,
-        **depths_of(depths),
-        seed=seed,
-        scoring=scoring_of(method, ig_steps, rule, metric, edges, backward),
-    )
-    kept = None if keep_downloads < 0 else keep_downloads
-    asked: dict[str, Any] = {
+    form = form_of(as_json, as_csv)
+    opened, adaptive = _opened(series, steps)
+    prompts = prompts_for(opened.path, **needles.given, **depths_of(depths), **facts.given, scoring=scoring.given)
+    asked = {
         "store": store,
         "prompts": prompts,
-        "placement": placement,
+        "placement": placing.placement,
+        "keep_downloads": bounds.kept,
         **measures_of(measures, lengths),
     }
     if plan:
-        opened = opened if adaptive is None else opened.select(f"log {adaptive}")
-        typer.echo("\n".join(map(one_line, plan_series(opened, **asked, keep_downloads=kept).lines())))
+        _say_plan(opened if adaptive is None else opened.select(f"log {adaptive}"), asked)
         return
     result = circuit_drift.run(
         opened,
         **asked,
+        **working.given,
+        **bounds.given,
         strict=strict,
-        executor=cast("Executor", executor),
-        workers=workers,
-        gpus_per_worker=gpus_per_worker,
-        keep_downloads=kept,
-        max_disk=None if max_disk is None else size_in_words(max_disk),
-        max_hours=max_hours,
         adaptive=adaptive,
         name=name,
         track_to=track_to or (),
@@ -220,18 +169,36 @@ def run(
     shown = partial(print_run, result, verdict)
     put(form, [Found("checkpoints", run_frame(result), shown, verdict)], run=result.name)
     if html is not None:
-        if executor == "serial":
-            transfer_over_stages(result, opened, prompts, placement)
+        if working.executor == "serial":
+            transfer_over_stages(result, opened, prompts, placing.placement)
         else:
             say("the report has no functional transfer, which needs the models here: circuit-drift diff adds a pair's")
         typer.echo(write_report(result, html, statements=statements), err=form != "table")
-    whole = {point.name for point in result if not point.failures}
-    lacking = [each.name for each in (result if adaptive else opened) if each.name not in whole]
-    if adaptive and (more := min(adaptive, len(opened)) - len(result)):
-        lacking.append(f"{counted(more, 'checkpoint')} to be chosen")
-    leave_partly(lacking, f"the run {result.name}")
+    leave_partly(_lacking(result, opened, adaptive), f"the run {result.name}")
     if form == "table" and html is None:
         advise(_after_run(series, result))
+
+
+def _opened(series: str, steps: str | None) -> "tuple[Series, int | None]":
+    """The checkpoints asked for, and how many of them are to be chosen while they are measured, where some are."""
+    from checkpoints import open_series
+
+    opened, adaptive = open_series(series), adaptive_of(steps)
+    return opened.select(steps) if steps and adaptive is None else opened, adaptive
+
+
+def _say_plan(series: "Series", asked: Mapping[str, Any]) -> None:
+    from circuit_drift.sweep.sweep import plan_series
+
+    typer.echo("\n".join(map(one_line, plan_series(series, **asked).lines())))
+
+
+def _lacking(run: "RunRecord", asked: "Series", adaptive: int | None) -> list[str]:
+    """The checkpoints that were asked for and not measured whole."""
+    whole = {point.name for point in run if not point.failures}
+    lacking = [each.name for each in (run if adaptive else asked) if each.name not in whole]
+    more = min(adaptive, len(asked)) - len(run) if adaptive else 0
+    return [*lacking, f"{counted(more, 'checkpoint')} to be chosen"] if more else lacking
 
 
 def _after_run(series: str, run: "RunRecord") -> str:
@@ -243,8 +210,10 @@ def _after_run(series: str, run: "RunRecord") -> str:
 
 
 @app.command("heads")
+@grouped
 def retrieval_heads(
     series: SeriesArgument,
+    *,
     steps: Annotated[str, typer.Option("--steps", help="Which checkpoints, as for run.")] = "last",
     top: Annotated[int, typer.Option("--top", help="How many heads to show of each.", min=1)] = 15,
     as_json: Annotated[
@@ -252,14 +221,8 @@ def retrieval_heads(
     ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print every head of every one as CSV.")] = False,
     store: StoreOption = None,
-    needles: NeedlesOption = None,
-    haystack: HaystackOption = None,
-    length: LengthOption = 256,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
-    attention: AttentionOption = AUTO,
-    device_map: DeviceMapOption = None,
+    needles: NeedleOptions,
+    placing: PlacementOptions,
 ) -> None:
     """Score the heads of chosen checkpoints: which retrieve, with their intervals."""
     from checkpoints import open_series
@@ -269,15 +232,9 @@ def retrieval_heads(
     from circuit_drift.sweep.sweep import measure_each
 
     form, chosen = form_of(as_json, as_csv), open_series(series).select(steps)
-    prompts = prompts_for(chosen.path, needles=needles, haystack=haystack, length=length, seed=seed)
-    measured = measure_each(
-        chosen.checkpoints,
-        Store.open(store),
-        prompts,
-        measures=["heads"],
-        placement=placed(device, dtype, attention, device_map),
-    )
-    points = list(measured)
+    prompts = prompts_for(chosen.path, **needles.given)
+    kept = Store.open(store)
+    points = list(measure_each(chosen.checkpoints, kept, prompts, measures=["heads"], placement=placing.placement))
     scored = [(point.label, point.heads) for point in points if point.heads is not None]
     for index, reason in scored[-1][1].meta.get("refused", ()) if scored else ():
         say(f"needle {index} of {prompts.needles.origin} was refused: {reason}")

@@ -1,6 +1,7 @@
 """Commands that set checkpoints side by side: two compared, circuits run elsewhere, weights put elsewhere."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,45 +9,34 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch, UnsupportedArchitecture
-from checkpoints.placement import AUTO
+from circuit_drift.cli.groups import (
+    FactOptions,
+    Float32Options,
+    NeedleOptions,
+    PlacementOptions,
+    ScoringOptions,
+    grouped,
+)
 from circuit_drift.cli.options import (
     FIRST_BEHAVIOUR,
-    AnswersOption,
-    AttentionOption,
-    BackwardOption,
     ClusterOption,
     DeltaOption,
-    DeviceMapOption,
-    DeviceOption,
-    DtypeOption,
-    EdgesOption,
     Explaining,
     ExplainOption,
-    FactsOption,
     FirstArgument,
     FloorOption,
-    HaystackOption,
-    IgStepsOption,
-    LengthOption,
     MeasuresOption,
-    MethodOption,
     MetricOption,
-    NeedlesOption,
     OutputsOption,
     PromptsOption,
-    RuleOption,
     SecondArgument,
-    SeedOption,
     SeriesArgument,
     StepsOption,
     StoreOption,
-    answers_of,
     deltas_of,
     measures_of,
     names,
     outputs_of,
-    placed,
-    scoring_of,
 )
 from circuit_drift.cli.output.forms import shown_table
 from circuit_drift.cli.status import DIFFERENT, DONE, advise, leave, leave_partly, say
@@ -59,14 +49,15 @@ if TYPE_CHECKING:
 
 def add_comparing(app: typer.Typer) -> None:
     """Add ``circuit-drift diff``, ``transfer`` and ``explain``."""
-    app.command(cls=Explaining)(diff)
-    app.command()(transfer)
-    app.command()(explain)
+    app.command(cls=Explaining)(grouped(diff))
+    app.command()(grouped(transfer))
+    app.command()(grouped(explain))
 
 
 def diff(
     a: FirstArgument,
     b: SecondArgument,
+    *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Print every table instead of one screen.")] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Write the pair's report here.")] = None,
@@ -80,23 +71,11 @@ def diff(
     outputs: OutputsOption = None,
     count: PromptsOption = 12,
     store: StoreOption = None,
-    needles: NeedlesOption = None,
-    haystack: HaystackOption = None,
-    facts: FactsOption = None,
-    answers: AnswersOption = "auto",
-    method: MethodOption = "eap-ig",
-    ig_steps: IgStepsOption = 5,
-    rule: RuleOption = "midpoint",
-    metric: MetricOption = "logit difference",
-    edges: EdgesOption = None,
-    backward: BackwardOption = "plain",
-    length: LengthOption = 256,
-    seed: SeedOption = 0,
+    needles: NeedleOptions,
+    facts: FactOptions,
+    scoring: ScoringOptions,
     measures: MeasuresOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
-    attention: AttentionOption = AUTO,
-    device_map: DeviceMapOption = None,
+    placing: PlacementOptions,
 ) -> None:
     """Compare two checkpoints: recall, circuits, heads, answers; different, equivalent or undecided.
 
@@ -106,28 +85,18 @@ def diff(
     import circuit_drift
     from checkpoints import open_checkpoint
     from circuit_drift.cli.render import print_pair, print_screen
-    from circuit_drift.comparison.transfer import TRANSFER
     from circuit_drift.explanation.explanation import Effort
     from circuit_drift.prompts import prompts_for
 
-    explained = _explainable(explain, outputs, dtype)
-    prompts = prompts_for(
-        open_checkpoint(a).path,
-        needles=needles,
-        haystack=haystack,
-        facts=facts,
-        answers=answers_of(answers),
-        length=length,
-        seed=seed,
-        scoring=scoring_of(method, ig_steps, rule, metric, edges, backward),
-    )
+    explained = _explainable(explain, outputs, placing.dtype)
+    prompts = prompts_for(open_checkpoint(a).path, **needles.given, **facts.given, scoring=scoring.given)
     pair = circuit_drift.diff(
         a,
         b,
         store=store,
         prompts=prompts,
         **measures_of(measures),
-        placement=placed(device, dtype, attention, device_map),
+        placement=placing.placement,
         q=q,
         delta=deltas_of(delta),
         floor=floor or (),
@@ -137,18 +106,22 @@ def diff(
         pair = _explained(pair, asked, Effort(prompts=count, outputs=outputs_of(outputs)))
     if as_json:
         typer.echo(json.dumps(pair.to_json(), indent=1))
-    elif everything:
-        print_pair(pair)
     else:
-        print_screen(pair)
+        (print_pair if everything else print_screen)(pair)
     if html:
         typer.echo(pair.write_html(html), err=as_json)
     if not (as_json or html):
         advise(_after_diff(everything=everything, explained=bool(explain)))
     leave(DIFFERENT if pair.exceeds_floor else DONE)
+    leave_partly(_lacking(pair, explained), "the comparison")
+
+
+def _lacking(pair: "PairDiff", explained: Sequence[str]) -> set[str]:
+    """What was asked of a pair and could not be had."""
+    from circuit_drift.comparison.transfer import TRANSFER
+
     failed = {f"{name} of {point.name}" for point in (pair.a, pair.b) for name in point.failures}
-    wanted = {TRANSFER, *(_explanation_of(asked) for asked in explained)}
-    leave_partly(failed | (pair.missing.keys() & wanted), "the comparison")
+    return failed | (pair.missing.keys() & {TRANSFER, *map(_explanation_of, explained)})
 
 
 def _explainable(explain: str | None, outputs: str | None, dtype: str) -> list[str]:
@@ -185,16 +158,13 @@ def _after_diff(*, everything: bool, explained: bool) -> str:
 
 def transfer(
     series: SeriesArgument,
+    *,
     steps: StepsOption = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write the figure here.")] = None,
     store: StoreOption = None,
-    facts: FactsOption = None,
-    answers: AnswersOption = "auto",
+    facts: FactOptions,
     metric: MetricOption = "logit difference",
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
-    attention: AttentionOption = AUTO,
-    device_map: DeviceMapOption = None,
+    placing: PlacementOptions,
 ) -> None:
     """Run every checkpoint's circuit in every checkpoint's model; print the faithfulness of each as CSV."""
     from checkpoints import open_series
@@ -206,9 +176,9 @@ def transfer(
     opened = open_series(series)
     chosen = (opened.select(steps) if steps else opened).checkpoints
     scoring = EdgeScoring(metric=metric.replace("-", " "))
-    prompts = prompts_for(opened.path, facts=facts, answers=answers_of(answers), scoring=scoring)
+    prompts = prompts_for(opened.path, **facts.given, scoring=scoring)
     kept = Store.open(store)
-    placement = placed(device, dtype, attention, device_map)
+    placement = placing.placement
     points = list(measure_each(chosen, kept, prompts, measures=["circuit"], placement=placement))
     matrix = measure_transfer(chosen, points, kept, prompts, placement=placement)
     typer.echo(shown_table(matrix.to_frame()), nl=False)
@@ -218,6 +188,7 @@ def transfer(
 
 def explain(
     series: SeriesArgument,
+    *,
     behaviour: Annotated[
         str,
         typer.Option(
@@ -231,15 +202,9 @@ def explain(
     html: Annotated[Path | None, typer.Option("--html", help="Write the figure here.")] = None,
     count: PromptsOption = 12,
     store: StoreOption = None,
-    needles: NeedlesOption = None,
-    haystack: HaystackOption = None,
-    facts: FactsOption = None,
-    answers: AnswersOption = "auto",
-    length: LengthOption = 256,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    attention: AttentionOption = AUTO,
-    device_map: DeviceMapOption = None,
+    needles: NeedleOptions,
+    facts: FactOptions,
+    placing: Float32Options,
 ) -> None:
     """Which component's weights made a behaviour in which interval of training; print the table as CSV.
 
@@ -255,20 +220,12 @@ def explain(
     require_metric(behaviour)
     opened = open_series(series)
     chosen = (opened.select(steps) if steps else opened).checkpoints
-    prompts = prompts_for(
-        opened.path,
-        needles=needles,
-        haystack=haystack,
-        facts=facts,
-        answers=answers_of(answers),
-        length=length,
-        seed=seed,
-    )
+    prompts = prompts_for(opened.path, **needles.given, **facts.given)
     course = explain_series(
         chosen,
         behaviour,
         prompts=prompts,
-        placement=placed(device, "float32", attention, device_map),
+        placement=placing.placement,
         effort=Effort(prompts=count),
         store=Store.open(store),
     )

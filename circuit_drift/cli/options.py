@@ -12,9 +12,6 @@ from checkpoints.placement import DeviceMap, Placement
 from circuit_drift.cli import completion
 
 if TYPE_CHECKING:
-    from circuit_drift.prompts import EdgeScoring
-    from circuits.attribution.backward import Preset
-    from circuits.attribution.methods import Method, Rule
     from circuits.facts.facts import Answers
 
 FIRST_BEHAVIOUR = "needle"
@@ -239,7 +236,7 @@ def deltas_of(given: list[str] | None) -> dict[str, float]:
     return found
 
 
-def depths_of(given: str | None) -> dict[str, tuple[float, ...]]:
+def depths_of(given: str | None) -> dict[str, Any]:
     """The needle depths that were named; the usual ones where none was.
 
     Raises:
@@ -254,15 +251,6 @@ def depths_of(given: str | None) -> dict[str, tuple[float, ...]]:
     if not found or not all(0 <= depth <= 1 for depth in found):
         raise BadPrompt(f"--depths takes numbers from 0 (start) to 1 (end), as 0,0.5,1; got {given!r}")
     return {"depths": found}
-
-
-def scoring_of(method: str, ig_steps: int, rule: str, metric: str, edges: int | None, backward: str) -> "EdgeScoring":
-    """How edges are scored, by the six options; metrics may be written with a hyphen."""
-    from circuit_drift.prompts import EdgeScoring
-
-    return EdgeScoring(
-        cast("Method", method), ig_steps, cast("Rule", rule), metric.replace("-", " "), cast("Preset", backward), edges
-    )
 
 
 def answers_of(given: str) -> "Answers":

@@ -5,7 +5,7 @@ the next start goes on from there. A checkpoint that cannot be measured is recor
 """
 
 import logging
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
@@ -89,26 +89,41 @@ def measure_series(
     }
     warn_of_loss(stored_record(store, record["name"]), record, series)
     watch = _watch(sweep, limits)
-    before = {(result.measure, result.key) for result in store.results()}
-    points: dict[int, Point] = {}
-
     sweep.journal.begin(sweep.about(record["name"]))
     finished = _finished(sweep, executor, Workers(workers, gpus_per_worker), progress=progress)
     with trackers, closing(finished), Growing(store, record, series) as growing:
-        for index, point in finished:
-            points[index] = point
-            growing.add(index, point_record(point))
-            place = index if point.position is None else point.position
-            trackers.log(line_of(record["name"], point), place, numbers_of(point))
-            if len(points) < len(sweep.checkpoints) and (why := watch.reached(bytes_of(store, point, before))):
-                logger.warning(STOPPED, len(points), len(sweep.checkpoints), why)
-                break
-    if not any(point.keys for point in points.values()):
-        reasons = "; ".join(dict.fromkeys(reason for i in sorted(points) for reason in points[i].failures.values()))
+        points = _recorded(finished, sweep, watch, growing, partial(_tell, trackers, record["name"]))
+    if not any(point.keys for point in points):
+        reasons = "; ".join(dict.fromkeys(reason for point in points for reason in point.failures.values()))
         raise DriftError(f"no checkpoint of {series.name} could be measured: {reasons}")
-    in_order = tuple(points[index] for index in sorted(points))
     parents = {label: list(found) for label, found in series.to_networkx().pred.items()}
-    return RunRecord(record["name"], in_order, store.path, record["origins"], record["log"], report, parents)
+    return RunRecord(record["name"], points, store.path, record["origins"], record["log"], report, parents)
+
+
+def _recorded(
+    finished: Iterable[tuple[int, Point]],
+    sweep: Sweep,
+    watch: Watch,
+    growing: Growing,
+    tell: Callable[[int, Point], None],
+) -> tuple[Point, ...]:
+    """The points of a sweep in order, each recorded and told as soon as it is finished; fewer where a limit ends it."""
+    before = {(result.measure, result.key) for result in sweep.store.results()}
+    points: dict[int, Point] = {}
+    for index, point in finished:
+        points[index] = point
+        growing.add(index, point_record(point))
+        tell(index, point)
+        done, total = len(points), len(sweep.checkpoints)
+        if done < total and (why := watch.reached(bytes_of(sweep.store, point, before))):
+            logger.warning(STOPPED, done, total, why)
+            break
+    return tuple(points[index] for index in sorted(points))
+
+
+def _tell(trackers: Trackers, run: str, index: int, point: Point) -> None:
+    place = index if point.position is None else point.position
+    trackers.log(line_of(run, point), place, numbers_of(point))
 
 
 def usual_measures(series: Series) -> tuple[str, ...]:
