@@ -1,4 +1,8 @@
-"""Which claims of the long-context papers hold for a series, each beside the published figure."""
+"""Which claims of the long-context papers hold for a series, each beside the published figure.
+
+Where a figure has an interval, a claim is decided by it alone: it holds, or does not, where the interval lies on one
+side of what the claim says, and is undecided where it does not.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -80,7 +84,7 @@ def _amplified(monitor: HeadTrack) -> Claim:
         f"{curve.value[-1]:.2f} [{curve.low[-1]:.2f}, {curve.high[-1]:.2f}]; heads {count.value[0]:.0f} to "
         f"{count.value[-1]:.0f}"
     )
-    risen = bool(curve.low[-1] > curve.high[0])
+    risen = True if curve.low[-1] > curve.high[0] else False if curve.high[-1] < curve.low[0] else None
     return Claim("the heads that retrieve at first retrieve more later", "it rises (figure 5)", here, risen)
 
 
@@ -126,8 +130,8 @@ def _correlated(monitor: HeadTrack) -> list[Claim]:
         printed = PRINTED.get((found.metric, BENCHMARKS.get(found.downstream, "")))
         if printed is None:
             continue
-        sign = -1 if printed.startswith("-") else 1
-        holds = True if min(sign * found.low, sign * found.high) > 0 else False if sign * found.r < 0 else None
+        low, high = sorted(float(end) * (-1 if printed.startswith("-") else 1) for end in (found.low, found.high))
+        holds = True if low > 0 else False if high < 0 else None
         here = f"{found.r:+.2f} [{found.low:+.2f}, {found.high:+.2f}], permutation p {found.p_permutation:.2g}"
         out.append(Claim(f"{found.metric} goes with {found.downstream}", f"r = {printed}", f"r = {here}", holds))
     return out
@@ -159,7 +163,9 @@ def _interference(maps: Maps) -> Claim:
     early, late = (maps[step].interference_cost() for step in (min(maps), max(maps)))
     here = f"cost {nats(early)} nats at step {min(maps):,}, {nats(late)} at step {max(maps):,}"
     claim = "text before the needle disturbs early in training and hardly later"
-    return Claim(claim, "PPL rises with it, then nearly flat", here, bool(early.low > 0 and late.high < early.low))
+    fades = early.low > 0 and late.high < early.low
+    stays = early.high <= 0 or late.low > early.high
+    return Claim(claim, "PPL rises with it, then nearly flat", here, True if fades else False if stays else None)
 
 
 def _extended(maps: Maps, steps: int) -> Claim:
@@ -190,7 +196,9 @@ def _causal(found: Ablation) -> Claim:
         f"random heads of the same layers {min(s.value for s in spared):.3g} at worst"
     )
     claim = "masking the retrieval heads ends retrieval, masking others does not"
-    holds = score.high < 0.5 < min(s.low for s in spared)
+    ends = score.high < 0.5 < min(s.low for s in spared)
+    lives = score.low > 0.5 or min(s.high for s in spared) < 0.5
+    holds = True if ends else False if lives else None
     return Claim(claim, "top 5 % masked: needle score below 0.5 (2404.15574)", here, holds)
 
 

@@ -1,4 +1,4 @@
-"""One strategy trained under several seeds: what holds over facts and over seeds."""
+"""One strategy trained under one seed or several: what holds over facts and over seeds."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
-from checkpoints.stats.bootstrap import DRAWS, percentiles, resampling
+from checkpoints.stats.bootstrap import DRAWS, Estimate, percentiles, resampling
+from checkpoints.stats.ttests import LEVEL, mean_interval
 from checkpoints.stats.units import Floats
 from circuit_drift.knowledge.resampling import reaches
 from circuit_drift.training.strategies.comparison import Trained
@@ -33,27 +34,74 @@ def seeds_frame(trained: Sequence[Trained], *, draws: int = DRAWS) -> "pd.DataFr
         BadPrompt: fewer than two seeds, or seeds whose units or epochs differ.
     """
     import pandas as pd
-    from scipy.stats import t
 
     if len(trained) < 2:
         raise BadPrompt(f"an interval over seeds needs at least 2 of them; got {len(trained)}: train more")
-    first = trained[0].ledger.scores
-    for other in trained[1:]:
-        if (other.ledger.scores.units, other.ledger.scores.steps) != (first.units, first.steps):
-            raise BadPrompt(f"{other.name} was asked other units or at other steps than {trained[0].name}")
-    means = np.stack([one.ledger.scores.mean for one in trained])
-    threshold = trained[0].ledger.threshold
+    means, threshold = scores_of(trained), trained[0].ledger.threshold
     found = quantities(means, threshold)
     drawn = [quantities(means, threshold, weights) for weights in resampling(means.shape[1], draws=draws)]
     rows = []
     for name, values in found.items():
-        of_seeds = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
         low, high = percentiles(np.array([each[name].mean() for each in drawn]))
-        half, mean = np.hypot(of_seeds, (high - low) / 2), values.mean()
+        half, mean = np.hypot(seeds_reach(values), (high - low) / 2), values.mean()
         each = dict(zip((one.name for one in trained), values, strict=True))
         bounds = {"low": max(mean - half, 0.0), "high": min(mean + half, 1.0)}
         rows.append({"quantity": name, **each, "mean": mean, **bounds})
     return pd.DataFrame(rows)
+
+
+def scores_of(trained: Sequence[Trained]) -> Floats:
+    """[R, U, S] score of every unit at every step under every seed.
+
+    Raises:
+        BadPrompt: seeds whose units or epochs differ.
+    """
+    first = trained[0].ledger.scores
+    for other in trained[1:]:
+        if (other.ledger.scores.units, other.ledger.scores.steps) != (first.units, first.steps):
+            raise BadPrompt(f"{other.name} was asked other units or at other steps than {trained[0].name}")
+    return np.stack([one.ledger.scores.mean for one in trained])
+
+
+def seeds_reach(values: Floats) -> float:
+    """Half width of Student's 95 % interval of a mean over seeds; 0 of one seed, of whose like nothing is known.
+
+    Args:
+        values: [R] one of each seed.
+    """
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return 0.0
+    return float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def mean_over(values: Floats) -> Estimate:
+    """The mean over seeds and units with its 95 % interval, built as that of `seeds_frame`, the units' by Student's t.
+
+    Args:
+        values: [R, U] one of every unit under every seed; one seed leaves the interval of the units alone.
+    """
+    low, high = mean_interval(values.mean(axis=0))
+    mean, half = float(values.mean()), float(np.hypot(seeds_reach(values.mean(axis=1)), (high - low) / 2))
+    return Estimate(mean, mean - half, mean + half, values.shape[1])
+
+
+def fall_from_best(curves: Floats) -> Floats:
+    """[R, U] each unit's last value less that in the best step, which the other half of the units chose.
+
+    A best step chosen by the very units whose fall is then told falls by itself: the greatest of noisy means is too
+    great. So every second unit chooses for the others, and they for it.
+
+    Args:
+        curves: [R, U, S] of every unit at every step under every seed.
+    """
+    fallen = np.empty(curves.shape[:2])
+    halves = np.arange(curves.shape[1]) % 2 == 0
+    for half in (halves, ~halves):
+        best = int(curves[:, ~half].mean(axis=(0, 1)).argmax())
+        fallen[:, half] = curves[:, half, -1] - curves[:, half, best]
+    return fallen
 
 
 def quantities(means: Floats, threshold: float, weights: Floats | None = None) -> dict[str, Floats]:

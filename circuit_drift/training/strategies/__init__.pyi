@@ -11,6 +11,9 @@ from .comparison import (
     retrieval_frame as retrieval_frame,
 )
 from .comparison import (
+    retrieval_scores as retrieval_scores,
+)
+from .comparison import (
     strategies as strategies,
 )
 from .comparison import (

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import circuit_drift
 from checkpoints.errors import StoreError
+from checkpoints.stats.ttests import mean_interval
 from circuit_drift.knowledge import Divergence, Ledger, ledger
+from circuit_drift.knowledge.scores import UnitScores
 from circuit_drift.record.record import RunRecord
 from circuit_drift.store.store import Store
 from circuit_drift.training import Verdict, unit_scores, verdict
@@ -150,30 +154,47 @@ def outcome_frame(out: Path | str, *, threshold: float = 0.6) -> "pd.DataFrame":
     return pd.DataFrame([one.outcome for one in strategies(out, threshold=threshold)])
 
 
+def retrieval_scores(out: Path | str) -> dict[str, tuple[UnitScores, int]]:
+    """Recall of every unit by the references that read instead of learning, and the probes refused, by passages.
+
+    Passages are ``gold``, ``entity`` or ``all``; empty where none was read.
+    """
+    import pandas as pd
+
+    found = {}
+    for path in sorted((Path(out) / FOLDER).glob("*.csv")):
+        frame = pd.read_csv(path)
+        asked = frame[frame["score"].notna()].drop(columns="refused", errors="ignore")
+        found[path.stem] = units_table(asked.assign(step=0)), len(frame) - len(asked)
+    return found
+
+
 def retrieval_frame(out: Path | str, *, threshold: float = 0.6) -> "pd.DataFrame":
     """The references that read instead of learning, one row each; empty where none was taken.
 
-    Columns: ``passages`` (gold, entity, all), ``asked`` and ``refused`` probes, ``recall`` over the asked ones, units
-    ``known`` of ``units``.
+    Columns: ``passages`` (gold, entity, all), ``asked`` and ``refused`` probes, ``recall``: the mean over units
+    of their asked probes, as a ledger's, with its 95 % interval ``low`` to ``high`` over them; units ``known`` of
+    ``units``.
     """
     import pandas as pd
 
     rows = []
-    for path in sorted((Path(out) / FOLDER).glob("*.csv")):
-        frame = pd.read_csv(path)
-        asked = frame[frame["score"].notna()].drop(columns="refused", errors="ignore")
-        book = ledger(units_table(asked.assign(step=0)), threshold=threshold)
+    for passages, (scores, refused) in retrieval_scores(out).items():
+        mean = scores.mean[:, 0]
+        low, high = (float(end) for end in mean_interval(mean))
         rows.append(
             {
-                "passages": path.stem,
-                "asked": len(asked),
-                "refused": len(frame) - len(asked),
-                "recall": float(asked["score"].mean()),
-                "known": int(book.known.sum()),
-                "units": len(book.known),
+                "passages": passages,
+                "asked": int(np.isfinite(scores.probes).sum()),
+                "refused": refused,
+                "recall": float(mean.mean()),
+                "low": low,
+                "high": high,
+                "known": int(ledger(scores, threshold=threshold).known.sum()),
+                "units": len(mean),
             }
         )
-    return pd.DataFrame(rows, columns=["passages", "asked", "refused", "recall", "known", "units"])
+    return pd.DataFrame(rows, columns=["passages", "asked", "refused", "recall", "low", "high", "known", "units"])
 
 
 def _log(store: Store, name: str) -> "pd.DataFrame":

@@ -2,6 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from checkpoints.stats.bootstrap import percentiles, resampling
+from checkpoints.stats.units import Floats
 from circuit_drift.record.recall import recalled
 from circuit_drift.record.record import RunRecord
 
@@ -51,7 +55,9 @@ def function_frame(transfer: "Transfer") -> "pd.DataFrame":
     """Whether the circuit that training began with still does the work: it is run, exactly, in every later model.
 
     Structure aside, `drift_frame` beside it. One row for each model: ``step``; ``first`` and ``own``: faithfulness,
-    there, of the first checkpoint's circuit and of its own, over the ``facts`` facts; ``edges`` of the first circuit.
+    there, of the first checkpoint's circuit and of its own, over the ``facts`` facts; ``kept``: the share of what the
+    first circuit does in its own model that it does here, with the 95 % interval ``kept_low`` to ``kept_high`` over
+    facts, drawn for both models at once; ``edges`` of the first circuit.
 
     Args:
         transfer: every checkpoint's circuit in every checkpoint's model, steps for names, as ``circuit-drift transfer``
@@ -60,12 +66,25 @@ def function_frame(transfer: "Transfer") -> "pd.DataFrame":
     import pandas as pd
 
     values = transfer.values
+    weights = resampling(transfer.metric.shape[2])
+    drawn = _faithful(
+        weights @ transfer.metric[0].T, weights @ transfer.clean_metric.T, weights @ transfer.corrupt_metric.T
+    )
+    low, high = percentiles(drawn / drawn[:, :1])
     return pd.DataFrame(
         {
             "step": [int(name) for name in transfer.models],
             "first": values[0],
             "own": values.diagonal(),
+            "kept": values[0] / values[0, 0],
+            "kept_low": low,
+            "kept_high": high,
             "facts": transfer.metric.shape[2],
             "edges": int(transfer.n_edges[0]),
         }
     )
+
+
+def _faithful(circuit: Floats, clean: Floats, corrupt: Floats) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((circuit - corrupt) / (clean - corrupt))

@@ -13,7 +13,7 @@ from circuit_drift.explanation.explanation import Explanation
 from circuit_drift.replicate import knowledge_claims, long_context
 from circuit_drift.replicate.long_context_claims import claims_frame
 from circuit_drift.replicate.seeds import seeds_frame
-from circuit_drift.training.strategies import function_frame, retrieval_frame, strategies
+from circuit_drift.training.strategies import function_frame, retrieval_scores, strategies
 from circuits.intervention.transfer import Transfer
 from tests.drift.docs.fences import ROOT
 
@@ -222,13 +222,13 @@ def test_what_is_explained_stands_word_for_word(way):
 
 def test_every_claim_on_knowledge_stands_with_its_figures(told):
     drift = pd.read_csv(FACTBOOK / "circuits" / "drift.csv")
-    read = retrieval_frame(FACTBOOK)
     function = function_frame(Transfer.load(FACTBOOK / "circuits" / "transfer"))
     table = knowledge_claims.claims_frame(
         told["LoRA"],
+        seeds=[told["LoRA-seed1"], told["LoRA-seed2"]],
         kl=told.get("KL-original"),
         main=told.get("main"),
-        references=read,
+        gold=retrieval_scores(FACTBOOK)["gold"][0],
         drift=drift,
         function=function,
         skill="arithmetic_accuracy",

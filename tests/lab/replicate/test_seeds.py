@@ -11,7 +11,7 @@ from scipy.stats import t
 from checkpoints.errors import BadPrompt
 from circuit_drift.knowledge import Ledger
 from circuit_drift.knowledge.scores import UnitScores
-from circuit_drift.replicate.seeds import quantities, seeds_frame
+from circuit_drift.replicate.seeds import fall_from_best, mean_over, quantities, seeds_frame, seeds_reach
 from circuit_drift.training.strategies.comparison import Trained
 
 KNOWN = np.array(
@@ -70,3 +70,32 @@ def test_one_seed_and_seeds_asked_otherwise_are_refused():
     other = replace(one, name="b", ledger=Ledger(replace(one.ledger.scores, units=("x", "u1", "u2", "u3"))))
     with pytest.raises(BadPrompt, match="b was asked other units or at other steps than a"):
         seeds_frame([one, other])
+
+
+def test_the_fall_of_noise_is_seldom_certain_where_other_units_choose_the_best_step():
+    rng = np.random.default_rng(0)
+    chosen, crossed = [], []
+    for _ in range(300):
+        noise = rng.normal(size=(1, 40, 10))
+        best = int(noise.mean(axis=(0, 1)).argmax())
+        chosen.append(mean_over(noise[:, :, -1] - noise[:, :, best]).high < 0)
+        crossed.append(mean_over(fall_from_best(noise)).high < 0)
+    assert np.mean(chosen) > 0.1, "the greatest of ten noisy means is too great"
+    assert np.mean(crossed) < 0.05
+
+
+def test_a_true_fall_is_told_of_every_unit():
+    curves = np.tile([0.1, 0.9, 0.4], (2, 6, 1))
+    assert fall_from_best(curves).tolist() == pytest.approx(np.full((2, 6), -0.5))
+    found = mean_over(fall_from_best(curves))
+    assert (found.value, found.low, found.high, found.n) == pytest.approx((-0.5, -0.5, -0.5, 6))
+
+
+def test_a_mean_over_seeds_and_units_has_the_error_of_both():
+    units = np.array([0.0, 1.0, 0.0, 1.0])
+    alone = mean_over(units[None])
+    half = t.ppf(0.975, 3) * units.std(ddof=1) / 2
+    assert (alone.low, alone.high) == pytest.approx((0.5 - half, 0.5 + half))
+    both = mean_over(np.stack([units, units + 0.2]))
+    assert both.high - both.value == pytest.approx(np.hypot(half, seeds_reach(np.array([0.5, 0.7]))))
+    assert seeds_reach(np.array([0.3])) == 0
