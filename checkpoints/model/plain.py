@@ -68,6 +68,15 @@ def plain_model(model: "Model") -> "PreTrainedModel":
     return _PLAIN[model]
 
 
+def under_bridge(model: "Model") -> "PreTrainedModel":
+    """`plain_model` of what comes from TransformerLens; any other module as it is, as a training loop has it.
+
+    Raises:
+        DriftError, UnsupportedArchitecture: as `plain_model`.
+    """
+    return plain_model(model) if _is_of("transformer_lens", model) else cast("PreTrainedModel", model)
+
+
 def _is_of(package: str, model: object) -> bool:
     return any(kind.__module__.split(".")[0] == package for kind in type(model).__mro__)
 

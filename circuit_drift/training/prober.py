@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints import DriftError
 from checkpoints.loading.load import LoadedModel
+from checkpoints.model.plain import under_bridge
 from circuit_drift.behaviour.gauges import Gauge
 from circuit_drift.measures.base import Measure
 from circuit_drift.measures.heads import RetrievalMeasure
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     import heads
+    from checkpoints.model.plain import Model
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +100,7 @@ class Prober:
 
     def after_step(
         self,
-        model: "PreTrainedModel",
+        model: "Model",
         *,
         step: int,
         loss: float | None = None,
@@ -110,7 +112,7 @@ class Prober:
         """Probe the model if a probe is due and fits the budget; call it after every optimizer step, and with 0 first.
 
         Args:
-            model: the plain transformers model.
+            model: the plain transformers model, or a TransformerLens bridge over it.
             step: optimizer steps taken.
             loss: training loss, to be recorded beside the probes.
             tokens: tokens seen.
@@ -123,6 +125,7 @@ class Prober:
 
         Raises:
             TrainingDisturbed: a probe wrote to the weights.
+            DriftError: a `HookedTransformer`, whose weights are not those that are trained elsewhere.
         """
         due = self.schedule.due(step) or (epoch_ended and self.schedule.epochs)
         if step == self._last or not (due or force):
@@ -133,7 +136,7 @@ class Prober:
         self._last = step
         began = time.perf_counter()
         with self.budget.spending():
-            point, scalars = self._probe(model, step, loss=loss, tokens=tokens, stage=stage)
+            point, scalars = self._probe(under_bridge(model), step, loss=loss, tokens=tokens, stage=stage)
         return ProbeRecord(point, scalars, time.perf_counter() - began)
 
     def retrieval(self) -> "list[tuple[int, int | None, heads.Scores]]":

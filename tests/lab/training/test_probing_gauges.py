@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import circuits
-from checkpoints.errors import BadPrompt
+from checkpoints.errors import BadPrompt, DriftError
+from checkpoints.model.bridge import build_bridge
 from circuit_drift import knowledge
 from circuit_drift.behaviour import Arithmetic, Copying, Knowledge, TextPerplexity, answers
 from circuit_drift.behaviour.skills import forced
@@ -57,6 +58,18 @@ def test_probes_that_do_not_fit_are_passed_over(tokenizer, facts, tmp_path):
     assert prober.passed_over == [3]
     assert prober.after_step(model, step=4, force=True) is not None
     assert prober.after_step(model, step=4, force=True) is None
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_bridge_is_probed_as_the_model_under_it_and_converted_weights_are_refused(tokenizer, facts, tmp_path):
+    prober = prober_of(tokenizer, tmp_path, gauges=[Knowledge(facts)])
+    model = tiny(tokenizer).eval()
+    plain, through = prober.after_step(model, step=0), prober.after_step(build_bridge(model), step=3)
+    assert plain is not None and through is not None
+    assert (through.point.weights, through.scalars) == (plain.point.weights, plain.scalars)
+    hooked = type("HookedTransformer", (torch.nn.Module,), {"__module__": "transformer_lens.HookedTransformer"})
+    with pytest.raises(DriftError, match=r"converted copies of the weights.*boot_transformers"):
+        prober.after_step(hooked(), step=6)
 
 
 def test_answers_are_those_of_one_prompt_at_a_time(tokenizer, facts):
