@@ -40,7 +40,6 @@ from circuit_drift.cli.options import (
 )
 from circuit_drift.cli.output.forms import shown_table
 from circuit_drift.cli.status import DIFFERENT, DONE, advise, leave, leave_partly, say
-from circuit_drift.store.store import Store
 
 if TYPE_CHECKING:
     from circuit_drift.api.pairs import PairDiff
@@ -171,6 +170,7 @@ def transfer(
     from checkpoints.results.disk import write_file
     from circuit_drift.comparison.transfer import measure_transfer
     from circuit_drift.prompts import EdgeScoring, prompts_for
+    from circuit_drift.store.store import Store
     from circuit_drift.sweep.sweep import measure_each
 
     opened = open_series(series)
@@ -216,6 +216,7 @@ def explain(
     from circuit_drift.explanation.along import explain_series
     from circuit_drift.explanation.explanation import Effort, require_metric
     from circuit_drift.prompts import prompts_for
+    from circuit_drift.store.store import Store
 
     require_metric(behaviour)
     opened = open_series(series)
