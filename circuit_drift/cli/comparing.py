@@ -199,7 +199,9 @@ def explain(
     ] = FIRST_BEHAVIOUR,
     steps: StepsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
-    html: Annotated[Path | None, typer.Option("--html", help="Write the figure here.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page here: verdict, figure, table, proof.")
+    ] = None,
     count: PromptsOption = 12,
     store: StoreOption = None,
     needles: NeedleOptions,
@@ -212,7 +214,6 @@ def explain(
     the same command goes on after an interrupt.
     """
     from checkpoints import open_series
-    from checkpoints.results.disk import write_file
     from circuit_drift.explanation.along import explain_series
     from circuit_drift.explanation.explanation import Effort, require_metric
     from circuit_drift.prompts import prompts_for
@@ -236,4 +237,4 @@ def explain(
         typer.echo(shown_table(course.to_frame()), nl=False)
         say(course.verdict)
     if html:
-        typer.echo(write_file(html, course.plot().to_html(include_plotlyjs=True)), err=True)
+        typer.echo(course.write_html(html), err=True)

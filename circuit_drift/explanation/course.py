@@ -1,19 +1,21 @@
 """Shares of components over a series, as a value: a table component x interval that adds up to the whole change."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.results.figure import SIGNED, dress
+from checkpoints.results.figure import BLUE, SIGNED, dress
 from checkpoints.results.result import Result
 from checkpoints.results.strict_json import plain_json
 from checkpoints.results.text import counted
 from checkpoints.stats.bootstrap import bootstrap
 from circuit_drift.explanation.explanation import Explanation
-from circuit_drift.explanation.explanation_view import WHAT, proof_sentences, why_incomplete
+from circuit_drift.explanation.explanation_view import WHAT, explanation_sections, proof_sentences, why_incomplete
+from circuit_drift.page.page import Figures, Section, write_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,6 +160,71 @@ class Course(Result):
             title=f"Who made the {self.behaviour}, and when",
             subtitle=f"{WHAT[self.is_attributed]}, interval by interval; mean over prompts",
             height=560,
+        )
+
+    def values_frame(self) -> "pd.DataFrame":
+        """One row a checkpoint: the behaviour, mean over prompts, with its interval."""
+        import pandas as pd
+
+        low, high = bootstrap(self.values.T)
+        return pd.DataFrame({"checkpoint": self.checkpoints, "mean": self.values.mean(1), "low": low, "high": high})
+
+    def plot_values(self) -> "go.Figure":
+        """The behaviour at each checkpoint, with its interval over prompts."""
+        import plotly.graph_objects as go
+
+        frame = self.values_frame()
+        mean, low, high = (frame[name] for name in ("mean", "low", "high"))
+        figure = go.Figure(
+            go.Scatter(
+                x=frame["checkpoint"], y=mean, line={"color": BLUE},
+                error_y={"type": "data", "array": high - mean, "arrayminus": mean - low},
+            )
+        )  # fmt: skip
+        figure.update_xaxes(title="checkpoint", type="category")
+        figure.update_yaxes(title=self.unit)
+        return dress(figure, title=f"{self.behaviour} over training", subtitle="mean over prompts, with its interval")
+
+    def sections(self) -> Iterator[Section]:
+        """Who made it and when, the behaviour itself, and the interval that was proved."""
+        how = {
+            True: "Integrated gradients along the straight line from each checkpoint's weights to the next one's",
+            False: "Exact patches: what a component of the later checkpoint changes when it alone is put in",
+        }
+        yield Section(
+            "course",
+            f"Who made the {self.behaviour}, and when",
+            figure=self.plot(),
+            caption=f"{how[self.is_attributed]}; red raises the behaviour, blue lowers it; the {ROWS} components with "
+            "the largest shares, all of them in the table. Mean over prompts.",
+            frame=self.to_frame(),
+        )
+        yield Section("values", self.behaviour, figure=self.plot_values(), frame=self.values_frame())
+        if self.lead is not None:
+            yield from explanation_sections(self.lead, anchor="lead")
+
+    def write_html(self, path: Path | str, *, figures: Figures = "interactive") -> Path:
+        """Write a self-contained page; ``figures="svg"`` for pictures (the extra ``images``).
+
+        Raises:
+            StoreError: the file cannot be written.
+            DriftError: pictures without kaleido or a browser.
+        """
+        lead, *others = self.sections()
+        settings = {"checkpoints": ", ".join(self.checkpoints), "prompts": self.values.shape[1]}
+        settings |= {"gradients": ", ".join(map(str, self.steps)), **self.meta}
+        return write_page(
+            path,
+            title=f"{self.title}: {self.behaviour}",
+            subtitle=f"{self.checkpoints[0]} → {self.checkpoints[-1]}",
+            verdict=list(self._sentences()),
+            warnings=(),
+            lead=lead,
+            sections=[replace(section, chapter="What changed and why") for section in others],
+            provenance=[
+                (name.replace("_", " "), str(value)) for name, value in settings.items() if name != "n_prompts"
+            ],
+            figures=figures,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -79,6 +79,19 @@ def test_the_interval_told_is_proved_by_putting_its_components_back():
     assert made(lead=lead).to_json()["lead"]["a"] == "10"
 
 
+def test_the_page_holds_sentences_figures_table_and_the_proof_of_the_leading_interval(tmp_path: Path):
+    lead = by_hand.made(patching=by_hand.patched([0.6875, 1.375], [0.6875, 0.1375]))
+    course = made(lead=lead)
+    assert [section.slug for section in course.sections()] == ["course", "values", "why-lead", "proof-lead"]
+    frame = course.values_frame()
+    assert frame["mean"].tolist() == [3.0, 3.25, 2.25]
+    assert (frame["low"][2], frame["high"][2]) == (2.0, 2.5)
+    page = course.write_html(tmp_path / "who.html").read_text()
+    for told in (*course.verdict.split(". ")[:2], "10 → 20", "Put back: needle answer NLL", "m0.down"):
+        assert told.rstrip(".") in page
+    assert [section.slug for section in made().sections()] == ["course", "values"]
+
+
 def hard(spread: int) -> Behaviour:
     """Which token is the model's top one: a number without a gradient."""
     prompts = tuple((3 + i, 5, 7 + i) for i in range(4))
@@ -165,7 +178,9 @@ def test_the_command_prints_the_table_and_the_verdict(tiny_series: Path, tmp_pat
     assert told.exit_code == 0, told.output
     assert told.stdout.splitlines()[0] == "component,kind,layer,0 → 10,sum"
     assert "logit difference of odd facts goes" in told.stderr
-    assert "Who made the" in (tmp_path / "who.html").read_text()
+    page = (tmp_path / "who.html").read_text()
+    assert "Who made the" in page
+    assert "logit difference of odd facts goes" in page
     document = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
     assert document["checkpoints"] == ["0", "10"]
     assert len(document["values"]) == 2
