@@ -321,7 +321,7 @@ def opened_line(a: Checkpoint, b: Checkpoint, placement: Placement) -> Iterator[
         return
     with a.open(placement) as first:
         with b.open(placement) as second:
-            line = line_between(first.model, second.model)
+            line = line_between(first.model, second.model, _labels(a, b))
         yield line, first
 
 

@@ -1,5 +1,7 @@
 """The straight line from one checkpoint to another in the space of weights: theta(t) = A + t (B - A)."""
 
+import math
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,13 @@ from circuit_drift.explanation.components import Components, Gate, Site, compone
 
 Step = Tensor | LowRank
 """B - A of one parameter, in full or as thin factors."""
+_INERT = re.compile(
+    r"_.*|.*(dropout|pdrop|token_ids?|initializer_range)|(output|summary)_.*|architectures|chunk_size_feed_forward|"
+    r"(torch_)?dtype|id2label|label2id|initializer_.*|is_encoder_decoder|max_position_embeddings|model_type|"
+    r"pretraining_tp|problem_type|quantization_config|return_dict|router_aux_loss_coef|tie_word_embeddings|"
+    r"transformers_version|use_cache"
+)
+"""Fields of a config that change nothing of what weights compute, or are looked at elsewhere."""
 
 
 @dataclass(slots=True)
@@ -104,11 +113,17 @@ class Line:
                 handle.remove()
 
 
-def line_between(a: PreTrainedModel, b: PreTrainedModel) -> Line:
+def line_between(a: PreTrainedModel, b: PreTrainedModel, names: tuple[str, str] = ("A", "B")) -> Line:
     """The line between two models of one shape; B's memory becomes that of the difference, A's model moves.
 
+    Args:
+        a: where the line begins.
+        b: where it ends.
+        names: what errors call them.
+
     Raises:
-        CheckpointMismatch: they differ in their parameters or shapes, or one ties what the other has apart.
+        CheckpointMismatch: they differ in their parameters, shapes or in what their configs make of equal weights, or
+            one ties what the other has apart.
         UnsupportedArchitecture: weights that lie on no line: quantised, in less than float32, or buffers that differ.
     """
     for model in (a, b):
@@ -118,14 +133,16 @@ def line_between(a: PreTrainedModel, b: PreTrainedModel) -> Line:
         odd = sorted(own.keys() ^ other.keys())
         tied = "; one ties its embedding and unembedding, the other has two" if _is_head(a, b, odd) else ""
         raise CheckpointMismatch(
-            f"no line between the two models: only one of them has {odd[0]}{tied}; compare checkpoints of one run"
+            f"no line between {names[0]} and {names[1]}: only one of them has {odd[0]}{tied}; compare checkpoints of "
+            "one run"
         )
     for name, parameter in own.items():
         if parameter.shape != other[name].shape:
             raise CheckpointMismatch(
-                f"no line between the two models: {name} is {tuple(parameter.shape)} in A and "
-                f"{tuple(other[name].shape)} in B; compare checkpoints of one shape"
+                f"no line between {names[0]} and {names[1]}: {name} is {tuple(parameter.shape)} in {names[0]} and "
+                f"{tuple(other[name].shape)} in {names[1]}; compare checkpoints of one shape"
             )
+    _require_same_form(a, b, names)
     _require_same_buffers(a, b)
     components = components_of(a)
     change: dict[str, Step] = {}
@@ -263,6 +280,27 @@ def _is_head(a: PreTrainedModel, b: PreTrainedModel, odd: list[str]) -> bool:
 
 def _has(model: PreTrainedModel, name: str) -> bool:
     return name in dict(model.named_parameters())
+
+
+def _require_same_form(a: PreTrainedModel, b: PreTrainedModel, names: tuple[str, str]) -> None:
+    """Equal weights make equal models: else a part of the change is the config's, which no line of weights holds."""
+    own, other = (model.config.get_text_config().to_dict() for model in (a, b))
+    for name in sorted(own.keys() & other.keys()):
+        if not _INERT.fullmatch(name) and not _alike(own[name], other[name]):
+            raise CheckpointMismatch(
+                f"no line between {names[0]} and {names[1]}: {name} is {own[name]} in the config of {names[0]} and "
+                f"{other[name]} in that of {names[1]}, so they differ even with equal weights; give both the same "
+                "config to explain what the weights do"
+            )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two values of configs say the same; some formats hold numbers in single precision."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_alike(one[name], other[name]) for name in one)
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-6)
+    return bool(one == other)
 
 
 def _require_same_buffers(a: PreTrainedModel, b: PreTrainedModel) -> None:

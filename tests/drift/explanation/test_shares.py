@@ -212,6 +212,21 @@ def test_what_lies_on_no_line_is_refused_with_its_reason():
         line_between(build("llama_gqa"), build("llama_gqa", tie_word_embeddings=True))
     with pytest.raises(CheckpointMismatch, match=r"in A and .* in B"):
         line_between(build("llama_gqa"), build("llama_gqa", intermediate_size=32))
+    far = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
+    for name, form in {
+        "rope_parameters": far,
+        "rms_norm_eps": {"rms_norm_eps": 0.1},
+        "hidden_act": {"hidden_act": "relu"},
+    }.items():
+        with pytest.raises(CheckpointMismatch, match=f"{name} is .* even with equal weights"):
+            line_between(build("llama_gqa"), build("llama_gqa", **form))
+    alike = {
+        "max_position_embeddings": 4096,
+        "use_cache": False,
+        "attention_dropout": 0.5,
+        "rms_norm_eps": 1e-6 * (1 + 1e-7),
+    }
+    assert line_between(build("llama_gqa", rms_norm_eps=1e-6), build("llama_gqa", **alike)).changed == ()
     with pytest.raises(DriftError, match="float32"):
         line_between(build("llama_gqa", dtype=torch.bfloat16), build("llama_gqa", dtype=torch.bfloat16))
     a, b = build("deepseek_v3_moe"), build("deepseek_v3_moe")
