@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from heads.rows.largest import largest
 from heads.rows.masks import LazyMask
 
 KeyGroups = Callable[[Tensor, Tensor], Tensor]
@@ -62,13 +63,15 @@ class Sight:
 
     Attributes:
         keys: [K] absolute positions.
-        hidden: [batch or 1, 1, rows, K] keys that a row must not see.
+        hidden: [batch or 1, 1, rows, K - open] keys that a row must not see, of those behind the first ones.
+        open: how many keys at the front are hidden from no row: of a causal model nearly all.
         members: [batch, rows or 1, K, groups] membership in groups, float32.
         reach: [batch, rows, groups] how many keys of the group a row sees.
     """
 
     keys: Tensor
     hidden: Tensor
+    open: int
     members: Tensor
     reach: Tensor
 
@@ -77,7 +80,15 @@ class Sight:
         """Ask the mask and the groups about keys ``start`` to ``stop`` of a call."""
         keys = mask.key_start + torch.arange(start, stop, device=positions.device)
         seen, members = mask.allowed(positions, keys), groups(positions, keys)
-        return Sight(keys, ~seen[:, None], members.float(), (members & seen[..., None]).sum(dim=2))
+        barred = torch.nonzero(~seen.all(dim=0).all(dim=0))
+        open_ = int(barred[0]) if len(barred) else len(keys)
+        hidden = ~seen[:, None, :, open_:]
+        return Sight(keys, hidden, open_, members.float(), (members & seen[..., None]).sum(dim=2))
+
+    def apply(self, scores: Tensor) -> Tensor:
+        """Logits [batch, heads, rows, K] with -inf where a key is hidden, in place."""
+        scores[..., self.open :].masked_fill_(self.hidden, -torch.inf)
+        return scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +144,7 @@ def reduce_rows(
     for start in range(0, key.shape[2], block):
         stop = min(start + block, key.shape[2])
         sight = sights.of(mask, positions, start, stop, groups)
-        scores = logits.of(query, key[:, :, start:stop].float()).masked_fill_(sight.hidden, -torch.inf)
+        scores = sight.apply(logits.of(query, key[:, :, start:stop].float()))
         along = None if value is None or directions is None else _along(directions, value[:, :, start:stop].float())
         running.add(scores, sight.keys, sight.members, along)
         reach = sight.reach if reach is None else reach + sight.reach
@@ -179,12 +190,13 @@ class _Running:
 
     def add(self, scores: Tensor, keys: Tensor, members: Tensor, along: Tensor | None) -> None:
         """Take in one block: scores [batch, heads, rows, K], members [batch, rows or 1, K, groups]."""
-        block_best, at = scores.max(dim=-1)
+        strongest, places = largest(scores, max(1, min(self.top_score.shape[-1], scores.shape[-1])))
+        block_best, at = strongest[..., 0], places[..., 0]
         best = torch.maximum(self.best, block_best)
         base = best.masked_fill(best == -torch.inf, 0.0)
         shrink = torch.exp(self.best - base)
         if self.top_score.shape[-1]:
-            self._keep_top(scores, keys)
+            self._keep_top(strongest, keys[places])
         weights = torch.sub(scores, base[..., None]).exp_()
         mass = (weights.transpose(1, 2) @ members).transpose(1, 2)
         self.mass = mass if self.mass is None else self.mass * shrink[..., None] + mass
@@ -194,19 +206,17 @@ class _Running:
         if along is not None:
             written = ((along * weights).transpose(2, 3) @ members).transpose(2, 3)
             self.written = written if self.written is None else self.written * shrink[..., None] + written
-        scores.masked_fill_(scores == -torch.inf, 0.0)
+        scores.nan_to_num_(nan=torch.nan, posinf=torch.inf, neginf=0.0)
         self.moment = self.moment * shrink + weights.mul_(scores).sum(dim=-1)
 
     def _keep_top(self, scores: Tensor, keys: Tensor) -> None:
-        top = self.top_score.shape[-1]
-        if self.mass is None and scores.shape[-1] >= top:  # the first block, at usual lengths the only one
-            self.top_score, at = scores.topk(top, dim=-1)
-            self.top_index = keys[at].masked_fill_(self.top_score == -torch.inf, -1)
+        """Take in a block's largest scores, in falling order, and the keys that they are of."""
+        if self.mass is None and scores.shape[-1] == self.top_score.shape[-1]:  # at usual lengths the only block
+            self.top_score, self.top_index = scores, keys.masked_fill_(scores == -torch.inf, -1)
             return
-        self.top_score, at = torch.cat([self.top_score, scores], dim=-1).topk(top, dim=-1)
-        before = self.top_index.gather(-1, at.clamp(max=top - 1))
-        index = torch.where(at < top, before, keys[(at - top).clamp(min=0)])
-        self.top_index = index.masked_fill(self.top_score == -torch.inf, -1)
+        scores, keys = torch.cat([self.top_score, scores], dim=-1), torch.cat([self.top_index, keys], dim=-1)
+        self.top_score, at = largest(scores, self.top_score.shape[-1])
+        self.top_index = keys.gather(-1, at).masked_fill_(self.top_score == -torch.inf, -1)
 
     def finish(self, sinks: Tensor | None, reach: Tensor) -> RowStats:
         """Normalise by the softmax's denominator, a learned sink included."""
