@@ -6,6 +6,7 @@ graph with itself is empty, and diff(a, b) is the negative of diff(b, a).
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import get_args
 
 import numpy as np
@@ -64,42 +65,33 @@ def diff(
         BadPrompt: fewer than two units on a side, so that noise cannot be told, or an argument out of range; a label
             that a fact lacks.
     """
+    same = partial(diff, q=q, n_edges=n_edges, pairing=pairing, splits=splits, exchanges=exchanges, seed=seed)
     if cluster:
-        units = clustered(a, cluster), clustered(b, cluster)
-        found = diff(*units, q=q, n_edges=n_edges, pairing=pairing, splits=splits, exchanges=exchanges, seed=seed)
+        found = same(clustered(a, cluster), clustered(b, cluster))
         named = cluster if isinstance(cluster, str) else " and ".join(cluster)
         return replace(found, meta={**found.meta, "cluster": named})
     _require_comparable(a, b, pairing, q)
     # splits and permutations are drawn in one order whichever way round, so that one is exactly minus the other
     if b.fingerprint < a.fingerprint:
-        return _negative(
-            diff(b, a, q=q, n_edges=n_edges, pairing=pairing, splits=splits, exchanges=exchanges, seed=seed)
-        )
+        return _negative(same(b, a))
     scores_a, scores_b = a.edge_scores, b.edge_scores
-    edges = scores_a.shape[1]
-    n = a.circuit_edges if n_edges is None else circuit_size(edges, n_edges)
-    paired = pairing == "paired"
-    splits = splits or _usual_splits(edges)
     writers_a, writers_b = a.scores.sum(2, dtype=np.float64), b.scores.sum(2, dtype=np.float64)
-    if paired:
-        difference, moved = scores_b - scores_a, writers_b - writers_a
-        tests, exchanged = difference_test(difference), change_test(difference, seed=seed)
-        node_tests, of_nodes = difference_test(moved), change_test(moved, seed=seed)
-    else:
-        tests, exchanged = welch_test(scores_a, scores_b), label_test(scores_a, scores_b, seed=seed)
-        node_tests, of_nodes = welch_test(writers_a, writers_b), label_test(writers_a, writers_b, seed=seed)
+    n = a.circuit_edges if n_edges is None else circuit_size(scores_a.shape[1], n_edges)
+    paired, splits = pairing == "paired", splits or _usual_splits(scores_a.shape[1])
+    tests, whole = _tested(scores_a, scores_b, paired=paired, seed=seed)
+    node_tests, _ = _tested(writers_a, writers_b, paired=paired, seed=seed)
     return GraphDiff(
         shape=a.shape,
         a=scores_a.mean(0, dtype=np.float64),
         b=scores_b.mean(0, dtype=np.float64),
-        tests=moderated(tests, exchanged),
+        tests=tests,
         nodes_a=writers_a.mean(0),
         nodes_b=writers_b.mean(0),
-        node_tests=moderated(node_tests, of_nodes),
+        node_tests=node_tests,
         profile=profile_changes(a.shape, scores_a, scores_b, paired=paired),
         circuit_a=a.prune(n),
         circuit_b=b.prune(n),
-        global_p=exchanged.whole,
+        global_p=whole,
         similarity=_similarity(a, b, n, splits=splits, exchanges=exchanges, paired=paired, seed=seed),
         totals=(a.total, b.total),
         pairing=pairing,
@@ -109,6 +101,16 @@ def diff(
         both_ends=_apart_from_0(scores_a) & _apart_from_0(scores_b),
         reliability=_reliability(a, b, splits),
     )
+
+
+def _tested(a: Floats, b: Floats, *, paired: bool, seed: int) -> tuple[TTest, float]:
+    """The moderated tests of every column of scores [units, columns], and p of all columns together."""
+    if paired:
+        change = b - a
+        tests, exchanged = difference_test(change), change_test(change, seed=seed)
+    else:
+        tests, exchanged = welch_test(a, b), label_test(a, b, seed=seed)
+    return moderated(tests, exchanged), exchanged.whole
 
 
 def similarity(a: AttributionGraph, b: AttributionGraph) -> tuple[Similarity, ...]:

@@ -14,7 +14,7 @@ from checkpoints.errors import BadPrompt
 from checkpoints.model.plain import takes_model
 from circuits.graph.circuit import Circuit
 from circuits.graph.scores import AttributionGraph
-from circuits.graph.shape import Floats
+from circuits.graph.shape import Floats, GraphShape
 from circuits.intervention.faithfulness_measure import circuit_metrics
 
 if TYPE_CHECKING:
@@ -59,12 +59,7 @@ def exact_edges(
 
     parts = anatomy(model)
     shape = graph_shape(view(parts, kv))
-    names = Circuit(shape, shape.mask).edges
-    places = {name: (int(i), int(j)) for name, (i, j) in zip(names, np.argwhere(shape.mask), strict=True)}
-    wanted = names if edges is None else tuple(edges)
-    if unknown := [name for name in wanted if name not in places]:
-        raise BadPrompt(f"{unknown[0]!r} is no edge of this graph; names look like {names[-1]!r}")
-    pairs = [places[name] for name in wanted]
+    pairs = _pairs(shape, edges)
     apart = shape != graph_shape(parts) or any(block.latent is not None for block in parts.blocks)
     shared = [] if apart else pairs
     patched = run_patches(
@@ -96,6 +91,20 @@ def exact_edges(
             ablation=ablation,
         ),
     )
+
+
+def _pairs(shape: GraphShape, edges: Sequence[str] | None) -> list[tuple[int, int]]:
+    """Places in the mask of the edges wanted; without any, of all.
+
+    Raises:
+        BadPrompt: an edge that does not exist.
+    """
+    names = Circuit(shape, shape.mask).edges
+    places = {name: (int(i), int(j)) for name, (i, j) in zip(names, np.argwhere(shape.mask), strict=True)}
+    wanted = names if edges is None else tuple(edges)
+    if unknown := [name for name in wanted if name not in places]:
+        raise BadPrompt(f"{unknown[0]!r} is no edge of this graph; names look like {names[-1]!r}")
+    return [places[name] for name in wanted]
 
 
 @takes_model

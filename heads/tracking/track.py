@@ -1,7 +1,9 @@
 """Retrieval heads and needle readouts followed over a training run, from stored results alone, without torch."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from heads.scores.agreement import agreement
 from heads.scores.scores import THRESHOLD, Scores, retrieves
 from heads.tracking.correlation import Correlation, align, correlate
 from heads.tracking.head_track import CURVES, MARGIN, Curve, HeadTrack, Transition
-from heads.tracking.saturation import BOUNDS, count_bound, log_fit, saturation
+from heads.tracking.saturation import BOUNDS, Saturation, count_bound, log_fit, saturation
 
 Series = Sequence[tuple[int, int | None, Scores]]
 SHARES = ("needle_score", "needle_accuracy")
@@ -58,20 +60,11 @@ def track(
     tokens = [t for _, t, _ in series]
     known = all(t is not None for t in tokens)
     position = np.array([t or 0 for t in tokens] if known else steps, dtype=np.float64)
-    unit, cluster = independent_units(scores[0].needle)
-    weights = resampling(len(np.unique(cluster)), draws=draws, seed=seed)
     initial = retrieves(scores[0].mean, threshold)
-    values = [_metrics(s, _plain_mean, initial, threshold) for s in scores]
-    resampled = [_metrics(s, lambda v: resampled_means(v, cluster, weights), initial, threshold) for s in scores]
-    point = {name: np.concatenate([v[name] for v in values]) for name in values[0]}
-    units = weights.shape[1]
-    spread = {
-        name: _spread(name, point[name], np.stack([r[name] for r in resampled], axis=1), units) for name in values[0]
-    }
-    curves = {name: _curve(name, point[name], spread[name], units=units) for name in point}
-    tested = {"retrieval_heads": count_bound(point["retrieval_heads"]), **BOUNDS} if bounds is None else bounds
-    later = position > 0
-    correlations, missing = _correlations(steps, point, downstream or {})
+    metrics = _Metrics.of(scores, initial, threshold, draws=draws, seed=seed)
+    tested = {"retrieval_heads": count_bound(metrics.point["retrieval_heads"]), **BOUNDS} if bounds is None else bounds
+    correlations, missing = _correlations(steps, metrics.point, downstream or {})
+    curves = metrics.curves()
     return HeadTrack(
         steps=steps,
         axis="tokens" if known else "steps",
@@ -79,25 +72,59 @@ def track(
         curves={name: curves[name] for name in CURVES},
         transitions=() if top_k is None else _transitions(steps, scores, threshold, top_k),
         saturations=tuple(
-            saturation(
-                name,
-                np.array(steps)[later].tolist(),
-                np.log2(position[later]),
-                point[name][later],
-                spread[name][:, later],
-                bound=bound,
-            )
+            metrics.saturation(name, np.array(steps), position, bound)
             for name, bound in tested.items()
-            if np.isfinite(point[name]).all()
+            if np.isfinite(metrics.point[name]).all()
         ),
-        fit=log_fit(position, point["answer_ppl"]),
+        fit=log_fit(position, metrics.point["answer_ppl"]),
         correlations=correlations,
         threshold=threshold,
         initial_set=tuple(h.name for h in scores[0].top(scores[0].mean.size) if initial[h.layer, h.head]),
-        unit=unit,
+        unit=metrics.unit,
         notes=missing,
         margins={name.removeprefix(MARGIN): curve for name, curve in curves.items() if name.startswith(MARGIN)},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Metrics:
+    """Every metric over C checkpoints.
+
+    Attributes:
+        point: name -> [C].
+        spread: name -> [D, C] on resampled needles.
+        unit: what is resampled.
+        units: how many there are.
+    """
+
+    point: Mapping[str, Floats]
+    spread: Mapping[str, Floats]
+    unit: str
+    units: int
+
+    @classmethod
+    def of(cls, scores: Sequence[Scores], initial: np.ndarray, threshold: float, *, draws: int, seed: int) -> Self:
+        """The metrics of all prompts, and those of the same resamples of needles at every checkpoint."""
+        unit, cluster = independent_units(scores[0].needle)
+        weights = resampling(len(np.unique(cluster)), draws=draws, seed=seed)
+        values = [_metrics(s, _plain_mean, initial, threshold) for s in scores]
+        resampled = [_metrics(s, lambda v: resampled_means(v, cluster, weights), initial, threshold) for s in scores]
+        point = {name: np.concatenate([v[name] for v in values]) for name in values[0]}
+        units = weights.shape[1]
+        drawn = {name: np.stack([r[name] for r in resampled], axis=1) for name in point}
+        return cls(point, {name: _spread(name, point[name], drawn[name], units) for name in point}, unit, units)
+
+    def curves(self) -> dict[str, Curve]:
+        """Each metric with its intervals."""
+        return {name: _curve(name, self.point[name], self.spread[name], units=self.units) for name in self.point}
+
+    def saturation(self, name: str, steps: np.ndarray, position: Floats, bound: float) -> Saturation:
+        """Whether a metric still changes, from the first checkpoint after the start of training on."""
+        later = position > 0
+        doublings = np.log2(position[later])
+        return saturation(
+            name, steps[later].tolist(), doublings, self.point[name][later], self.spread[name][:, later], bound=bound
+        )
 
 
 def _spread(name: str, value: Floats, draws: Floats, units: int) -> Floats:
