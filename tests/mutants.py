@@ -1,7 +1,9 @@
 """mutmut over what people read: `python -m tests.mutants run`, then `results`, `scores`, `show NAME`, `browse`.
 
 `sample 100` runs 100 mutants, drawn with a seed from those of all modules together, and tells the score of all with
-its interval, where the whole takes too long.
+its interval, where the whole takes too long. `--first 40 --count 20` runs a slice of the same draw: slices of one seed
+are one sample. Where the map of which test reaches what has just been made by running all tests, they are not run again
+to see that they pass.
 
 mutmut leaves out decorated methods and the text of f-strings. Verdicts are properties made of f-strings, so both are
 taken in here. Left out are errors, arguments that decide no number (the order of ties, the length of zipped lists),
@@ -19,14 +21,17 @@ from random import Random
 
 import click
 import libcst as cst
-from mutmut.__main__ import _run, cli, create_mutants
+import mutmut.__main__
+from mutmut.__main__ import cli, create_mutants, get_mutant_runner
 from mutmut.mutation import file_mutation, mutators
 from mutmut.mutation.trampoline import set_mutant_under_test
+from mutmut.stats import status_by_exit_code
 from mutmut.utils.file_utils import copy_also_copy_files, copy_src_dir, setup_source_paths
 from scipy.stats import binomtest
 
 PASSED_THROUGH = {"property", "cached_property", "lru_cache"}
 NO_NUMBER = {"strict", "kind"}
+TIMED_OUT = [code for code, status in status_by_exit_code.items() if status == "timeout"]
 
 arranged = file_mutation.function_trampoline_arrangement
 skipped = file_mutation.MutationVisitor._skip_node_and_children
@@ -96,23 +101,40 @@ def outcomes(module: str = "*") -> dict[str, dict[str, int | None]]:
 @click.argument("number", type=int)
 @click.argument("module", default="*")
 @click.option("--seed", default=0, show_default=True, help="Draws another sample.")
-def sample(number: int, module: str, seed: int) -> None:
+@click.option("--first", default=0, show_default=True, help="Place in the draw of the first one to run.")
+@click.option("--count", default=None, type=int, help="How many of the draw to run.  [default: all]")
+def sample(number: int, module: str, seed: int, first: int, count: int | None) -> None:
     """Plant mutants in all modules, and run NUMBER of those of every MODULE, drawn at random."""
     plant()
     without_effect = equivalent()
     names = [name for planted in outcomes(module).values() for name in planted if name not in without_effect]
-    drawn = draw(names, number, seed)
-    _run(drawn, 1)
+    drawn = draw(names, number, seed)[first : None if count is None else first + count]
+    run_drawn(drawn)
     status = {name: status for planted in outcomes(module).values() for name, status in planted.items()}
     for name in drawn:
         if not killed(status[name]):
             click.echo(f"survived: {name}")
     hits = sum(killed(status[name]) for name in drawn)
+    timed_out = sum(status[name] in TIMED_OUT for name in drawn)
     low, high = binomtest(hits, len(drawn)).proportion_ci()
     click.echo(
-        f"{hits} of {len(drawn)} killed, drawn from {len(names)} with seed {seed}: {hits / len(drawn):.1%}, "
-        f"95 % interval {low:.1%} to {high:.1%} (exact binomial)"
+        f"{hits} of {len(drawn)} killed ({timed_out} by the clock), drawn from {len(names)} with seed {seed}: "
+        f"{hits / len(drawn):.1%}, 95 % interval {low:.1%} to {high:.1%} (exact binomial)"
     )
+
+
+def run_drawn(names: Sequence[str]) -> None:
+    """Run the tests of these mutants; those that the map was just made with are known to pass."""
+    known_to_pass = not Path("mutants/mutmut-stats.json").exists()
+
+    def made(children: int) -> object:
+        runner = get_mutant_runner(children)
+        if known_to_pass:
+            runner.run_clean_tests = lambda tests: 0  # type: ignore[method-assign]
+        return runner
+
+    mutmut.__main__.get_mutant_runner = made
+    mutmut.__main__._run(list(names), 1)
 
 
 def plant() -> None:

@@ -7,7 +7,7 @@ traced to its cause. The question's wording is the needle's own.
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -96,7 +96,7 @@ def published_scores(
     grid = [(n, needle, length, depth) for length in lengths for depth in depths for n, needle in enumerate(needles)]
     recall_of = published_recall if "stemming" in defects else rouge1_recall
     stops = _stops(tokenizer, defects)
-    kept, asked, not_found = [], [], 0
+    trials = []
     for number, needle, length, depth in tqdm(grid, desc="published scores", disable=not progress):
         ids, span, achieved = published_prompt(
             tokenizer, needle, haystack, length, depth, defects=defects, provider=provider
@@ -104,35 +104,44 @@ def published_scores(
         check_positions(model, len(ids) + NEW_TOKENS)
         written, scores = published_trial(model, ids, span, stop_ids=stops, counting="step_count" in defects)
         text = str(tokenizer.decode(list(written), skip_special_tokens=True))
-        share = recall_of(needle.answer, text)
-        not_found += span is None
-        if share > GATE or "successes_only" not in defects:
-            kept.append((scores, share > GATE, achieved, number))
-            asked.append((ids, span))
+        trials.append(_Trial(ids, span, scores, recall_of(needle.answer, text) > GATE, achieved, number))
+    kept = [trial for trial in trials if trial.accepted or "successes_only" not in defects]
     if not kept:
         raise NothingAccepted("the model answered no trial right, and the published procedure drops the others")
-    copy, accepted, depth_got, needle_of = (np.array(part) for part in zip(*kept, strict=True))
+    copy = np.array([trial.scores for trial in kept], dtype=np.float32)
+    accepted = np.array([trial.accepted for trial in kept])
     meta = {
         "defects": sorted(defects),
         "provider": provider,
         "front": list(front_ids(tokenizer)),
         "trials": len(grid),
-        "not_found": not_found,
+        "not_found": sum(trial.span is None for trial in trials),
         "mode": "published",
-        "prompts": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
+        "prompts": hashlib.sha256(json.dumps([(trial.ids, trial.span) for trial in kept]).encode()).hexdigest(),
         "length": max(lengths),
-        "chance": float(np.mean([1 / len(ids) for ids, _ in asked])),
+        "chance": float(np.mean([1 / len(trial.ids) for trial in kept])),
     }
     return Scores(
-        detectors={"copy": copy.astype(np.float32)},
+        detectors={"copy": copy},
         kv_heads=kv_heads(model, copy.shape[2]),
         nll=np.full((len(kept), 1), np.nan, dtype=np.float32),
         correct=accepted,
         accepted=accepted,
-        depth=depth_got.astype(np.float32),
-        needle=needle_of,
+        depth=np.array([trial.depth for trial in kept], dtype=np.float32),
+        needle=np.array([trial.needle for trial in kept]),
         meta={**about(model), **meta},
     )
+
+
+class _Trial(NamedTuple):
+    """One prompt, what the heads copied of its needle, and whether the answer passed the gate."""
+
+    ids: Sequence[int]
+    span: Span | None
+    scores: np.ndarray
+    accepted: bool
+    depth: float
+    needle: int
 
 
 def defect_table(
