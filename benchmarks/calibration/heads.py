@@ -6,7 +6,8 @@ A head's score on a prompt is its mean, an effect of the needle and an effect of
 needle's share of the variance (0.4 is the median of the real series' score differences). Effects are normal, or with
 `--skewed` exponential less their mean, each head's with its own sign. `--shift` moves three heads by so many standard
 deviations of the needles' means, and then the last columns hold the share of the three that is named. Beside what the
-toolkit does stand intervals with prompts as the units, and t tests. Shares beside exact binomial 95 % intervals.
+toolkit does stand Student's t intervals, intervals with prompts as the units, and t tests. Shares beside exact binomial
+95 % intervals.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from numpy.random import Generator
 from scipy.stats import binomtest
 
 from checkpoints.stats.changes import moderated_test
-from checkpoints.stats.ttests import difference_test, mean_interval
+from checkpoints.stats.ttests import difference_test, mean_interval, skewed_interval
 from checkpoints.stats.units import cluster_means
 
 NEEDLES = (3, 5, 7, 8, 12, 24)
@@ -34,14 +35,15 @@ def main() -> None:
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
     calls = "changed heads named" if options.shift else "a head named where none changed"
-    print(f"| needles | interval covers | with prompts as units | {calls} | by t tests |")
-    print("|---|---|---|---|---|")
+    print(f"| needles | interval covers | Student's t | with prompts as units | {calls} | by t tests |")
+    print("|---|---|---|---|---|---|")
     for needles in options.needles:
         covered, named = [], []
         cluster = np.repeat(np.arange(needles), DEPTHS)
         for _ in range(options.draws):
             change = scores(rng, needles, options.correlation, skewed=options.skewed)
-            covered.append([np.mean(covers(change, unit)) for unit in (cluster, None)])
+            found = skewed_interval(change, cluster), mean_interval(change, cluster), mean_interval(change)
+            covered.append([np.mean(holds(*ends)) for ends in found])
             units = cluster_means(change, cluster)
             units[:, :SHIFTED] += options.shift * units.std()
             called = [test(units).q <= 0.05 for test in (moderated_test, difference_test)]
@@ -50,8 +52,8 @@ def main() -> None:
                 if options.shift
                 else [[bool(q.any()) for q in called]]
             )
-        shares = np.mean(covered, axis=0)
-        print(f"| {needles} | {shares[0]:.3f} | {shares[1]:.3f} | {share(named, 0)} | {share(named, 1)} |", flush=True)
+        shares = " | ".join(f"{each:.3f}" for each in np.mean(covered, axis=0))
+        print(f"| {needles} | {shares} | {share(named, 0)} | {share(named, 1)} |", flush=True)
 
 
 def scores(rng: Generator, needles: int, correlation: float, *, skewed: bool = False) -> np.ndarray:
@@ -66,9 +68,8 @@ def scores(rng: Generator, needles: int, correlation: float, *, skewed: bool = F
     return (of_needles + of_prompts).reshape(-1, HEADS)
 
 
-def covers(values: np.ndarray, cluster: np.ndarray | None) -> np.ndarray:
+def holds(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Whether each head's interval holds its true mean, 0."""
-    low, high = mean_interval(values, cluster)
     return (low < 0) & (high > 0)
 
 

@@ -74,6 +74,41 @@ def mean_interval(
     Returns:
         lower and upper ends, each [...]; NaN where fewer than `FEWEST` units apply.
     """
+    mean, error, half, _, _ = _of_units(values, cluster, level)
+    return np.asarray(mean - half * error), np.asarray(mean + half * error)
+
+
+def skewed_interval(
+    values: Floats, cluster: NDArray[np.integer] | None = None, *, level: float = LEVEL
+) -> tuple[Floats, Floats]:
+    """`mean_interval` that reaches further on the side to which the units are skewed; for scores, whose units are.
+
+    By |g| (2 t^2 + 1) / (6 sqrt(C)) standard errors, with g = m3 / m2^1.5 the skewness of the C units' residual sums:
+    the first term of Student's t under skew (Johnson 1978; Hall 1992), taken where it widens, not where it narrows.
+    Where effects are exponential it covers .93 to .95 at 3 to 24 units, Student's .91 to .93
+    (`benchmarks/calibration/heads.py`); where they are normal .95 to .96.
+
+    Args:
+        values: [n, ...]; NaN marks what does not apply.
+        cluster: [n] which unit a value belongs to; each its own unless given.
+        level: coverage.
+
+    Returns:
+        lower and upper ends, each [...]; NaN where fewer than `FEWEST` units apply.
+    """
+    mean, error, half, away, units = _of_units(values, cluster, level)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = np.sqrt((away**2).sum(axis=0) / units)
+        skew = np.nan_to_num((away**3).sum(axis=0) / units / spread**3)
+        more = skew * (2 * half**2 + 1) / (6 * np.sqrt(units))
+    low, high = half + np.maximum(-more, 0.0), half + np.maximum(more, 0.0)
+    return np.asarray(mean - low * error), np.asarray(mean + high * error)
+
+
+def _of_units(
+    values: Floats, cluster: NDArray[np.integer] | None, level: float
+) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """Mean, standard error, how many of these an interval reaches, residual sums [C, ...] of units, their number."""
     values = np.asarray(values, dtype=np.float64)
     _, index = np.unique(np.arange(len(values)) if cluster is None else cluster, return_inverse=True)
     applies = ~np.isnan(values)
@@ -87,8 +122,8 @@ def mean_interval(
     units = np.asarray((found > 0).sum(axis=0))
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.sqrt((away**2).sum(axis=0) * units / (units - 1)) / applies.sum(axis=0)
-        half = reach(units - 1, units, level=level) * error
-    return np.asarray(mean - half), np.asarray(mean + half)
+        half = reach(units - 1, units, level=level)
+    return mean, error, half, away, units
 
 
 def selected_interval(
@@ -100,7 +135,7 @@ def selected_interval(
     chosen miss (Benjamini and Yekutieli 2005). Plain 95 % intervals of named edges held the truth in .09 to .68.
 
     Args:
-        test: of all m differences, with their 95 % t intervals.
+        test: of all m differences, with their 95 % intervals.
         chosen: which are reported, of the same shape.
         units: on which the test rests; of the smaller side where the sides are of other units.
         rate: of false coverage.
@@ -115,8 +150,8 @@ def selected_interval(
         return np.full(test.delta.shape, np.nan), np.full(test.delta.shape, np.nan)
     level = rate * int(chosen.sum()) / asked
     wider = t.ppf(1 - level / 2, units - 1) / t.ppf((1 + LEVEL) / 2, units - 1)
-    half = (test.high - test.low) / 2 * wider
-    return np.where(chosen, test.delta - half, np.nan), np.where(chosen, test.delta + half, np.nan)
+    below, above = (test.delta - test.low) * wider, (test.high - test.delta) * wider
+    return np.where(chosen, test.delta - below, np.nan), np.where(chosen, test.delta + above, np.nan)
 
 
 def reach(freedom: Floats, units: Floats | int, *, level: float = LEVEL) -> Floats:

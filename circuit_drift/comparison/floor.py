@@ -1,8 +1,9 @@
 """What training does anyway: the changes among siblings of A, beside those from A to B, on the same prompts and facts.
 
 Siblings are checkpoints that differ only by what does not matter: other seeds or data orders, or steps beside A where a
-stage has converged. Of m pairs of siblings one is furthest apart; a change that is one of their kind is larger than all
-of them once in m + 1 times.
+stage has converged. Were B one more sibling, it would be the one furthest from A once in k + 1 times, of k siblings: so
+one change exceeds all pairs of siblings at most as often (in .29, .19, .14 of simulations with 2, 3, 4 siblings; that
+pairs share members keeps it from being once in their number).
 """
 
 from collections.abc import Iterator, Sequence

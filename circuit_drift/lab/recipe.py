@@ -80,6 +80,7 @@ class Recipe(Rates):
 
     Attributes:
         seed: of the world, the initial weights and the documents.
+        order: of the documents alone: the same facts, told in other documents and another order.
         shape: the model.
         tokens_per_step: tokens in a batch.
         rows: (first step, row length); a batch has ``tokens_per_step / length`` rows.
@@ -97,6 +98,7 @@ class Recipe(Rates):
     """
 
     seed: int = 0
+    order: int = 0
     shape: Shape = field(default_factory=Shape)
     tokens_per_step: int = 1024
     rows: tuple[tuple[int, int], ...] = ((0, 128), (800, 256), (2000, 512))

@@ -139,6 +139,14 @@ class Training:
             optimizer.load_state_dict(kept)
         self._stream.restore(state["stream"])
 
+    def begin(self, index: int, weights: Mapping[str, torch.Tensor]) -> None:
+        """Begin with a stage, from weights as saved: with new optimizers, whatever the stage's name."""
+        self.model.load_state_dict(weights)
+        self._optimizers = optimizers(self.model, **self.recipe.rates)
+        self._taken = sum(stage.steps for stage in self.recipe.stages[:index])
+        self._enter(index)
+        self._told = 0
+
     def _enter(self, index: int) -> None:
         stages = self.recipe.stages
         if index == 0 or stages[index].name != stages[index - 1].name:
@@ -204,7 +212,8 @@ def optimizers(
 
 def _stream(recipe: Recipe, stage: Stage, world: World, tokenizer: PreTrainedTokenizerFast) -> RowStream:
     facts = world.batch(stage.batch) if stage.batch else world.old
-    rng = random.Random(f"{recipe.seed}-{stage.name}-{stage.batch}")
+    order = f"-order {recipe.order}" if recipe.order else ""
+    rng = random.Random(f"{recipe.seed}-{stage.name}-{stage.batch}{order}")
     return RowStream(tokenizer, stage.mix, facts, rng, novel_weight=recipe.novel_weight)
 
 

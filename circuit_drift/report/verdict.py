@@ -17,6 +17,7 @@ from circuit_drift.statements.statement import Statement
 from heads.scores.scores import THRESHOLD
 from heads.tracking.head_track import HeadTrack
 from heads.tracking.head_track_view import deception, deceptive_sentence
+from heads.tracking.saturation import beyond_scatter
 
 PASSED = 0.95
 FALLING = 0.10
@@ -96,6 +97,8 @@ def _passed(scored: Sequence[Point], track: HeadTrack) -> Iterator[Statement]:
     if first == 0 or not (change.delta < log(1 - FALLING) and change.high < 0):
         return
     at, curve = track.steps.index(start.position or 0), track.curves["needle_score"]
+    if not beyond_scatter(track.curves["answer_nll"].value[at:]):
+        return
     numbers = {
         "step": _place(start),
         "end": _place(end),
@@ -109,7 +112,8 @@ def _passed(scored: Sequence[Point], track: HeadTrack) -> Iterator[Statement]:
         "ratio_low": exp(change.low),
         "ratio_high": exp(change.high),
     }
-    yield Statement("passed", numbers, basis=f"paired over needles; passed: {PASSED:g} of them, at every later one too")
+    basis = f"paired over needles, beyond the scatter of later checkpoints; passed: {PASSED:g}, at every later one too"
+    yield Statement("passed", numbers, basis=basis)
 
 
 def _recall(run: RunRecord) -> Iterator[Statement]:

@@ -13,7 +13,7 @@ import numpy as np
 from checkpoints.errors import BadPrompt
 from checkpoints.stats.bootstrap import Estimate, percentiles, resampled_means, resampling, stretched
 from checkpoints.stats.emergence import Emergence, emergence
-from checkpoints.stats.ttests import mean_interval
+from checkpoints.stats.ttests import skewed_interval
 from checkpoints.stats.units import FEWEST, Floats, independent_units, nanmean
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.stages.stages import line, stages
@@ -97,7 +97,7 @@ def _onset(points: Sequence[Point], scores: Sequence[Scores], name: str) -> Head
     means = np.stack([np.nan_to_num(nanmean(each.copy[choosing]), nan=-np.inf) for each in scores])
     place, layer, head = (int(i) for i in np.unravel_index(int(means.argmax()), means.shape))
     values = [np.asarray(each.copy[judging, layer, head], dtype=np.float64) for each in scores]
-    low, high = mean_interval(values[place], cluster[judging])
+    low, high = skewed_interval(values[place], cluster[judging])
     return HeadOnset(
         head=head_names(scores[0].shape)[layer * scores[0].shape[1] + head],
         found=_dated(points, values, cluster[judging]) if apart else None,

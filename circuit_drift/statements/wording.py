@@ -226,7 +226,8 @@ def _floor(of: Mapping[str, Any]) -> str:
         "within": "A → B is no more than training does anyway, or within its margins",
         "undecided": "Whether A → B exceeds what training does anyway is undecided",
     }[of["outcome"]]
-    return f"{sense}: {told} ({pairs} of siblings: {', '.join(of['names'])}; by chance 1 in {of['pairs'] + 1})."
+    chance = f"by chance at most 1 in {len(of['names']) + 1} for one change"
+    return f"{sense}: {told} ({pairs} of siblings: {', '.join(of['names'])}; {chance})."
 
 
 WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {

@@ -11,7 +11,7 @@ from checkpoints.results.result import Result
 from checkpoints.results.text import counted
 from checkpoints.stats.changes import mean_change_p, moderated_test
 from checkpoints.stats.shares import exchange_p
-from checkpoints.stats.ttests import MIN_UNITS, TTest, difference_test, selected_interval, welch_test
+from checkpoints.stats.ttests import MIN_UNITS, TTest, difference_test, selected_interval, skewed_interval, welch_test
 from checkpoints.stats.units import Floats, Unit, cluster_means, independent_units, nanmean
 from heads.scores.change import Change
 from heads.scores.names import head_name, head_names
@@ -176,7 +176,7 @@ def diff(
         )
     chosen, units_a, units_b = _units(a, b, unit)
     before, after = units_a(a.copy), units_b(b.copy)
-    heads = moderated_test(after - before) if pairing == "paired" else welch_test(before, after)
+    heads = _changes(after - before) if pairing == "paired" else welch_test(before, after)
     n = min(len(units_a(a.prompt_nll)), len(units_b(b.prompt_nll)))
     right, nll = _answers(a, b, chosen) if pairing == "paired" else _other_answers(a, b, units_a, units_b)
     return HeadDiff(
@@ -195,6 +195,12 @@ def diff(
         unit=chosen,
         n=n,
     )
+
+
+def _changes(difference: Floats) -> TTest:
+    """Each head's change over units [U, L, H], with an interval that allows for their skew."""
+    low, high = skewed_interval(difference)
+    return replace(moderated_test(difference), low=low, high=high)
 
 
 Grouping = Callable[[Floats], Floats]

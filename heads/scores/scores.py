@@ -14,7 +14,7 @@ from checkpoints.results.fields import pack, unpack
 from checkpoints.results.result import Result
 from checkpoints.results.text import counted
 from checkpoints.stats.bootstrap import Estimate
-from checkpoints.stats.ttests import mean_interval
+from checkpoints.stats.ttests import skewed_interval
 from checkpoints.stats.units import Floats, independent_units, nanmean, nansd
 from heads.scores.example import Example
 from heads.scores.names import head_name, head_names, parse_head
@@ -134,8 +134,8 @@ class DetectorScores(Result):
         return HeadScore(head_name(layer, head), layer, head, estimate, values)
 
     def _ends(self, name: str, values: Floats) -> tuple[Floats, Floats]:
-        """Ends of the 95 % t interval of means over `cluster`; those of a share stay within 0 and 1."""
-        low, high = mean_interval(values, self.cluster)
+        """Ends of the 95 % interval of means over `cluster`; those of a share stay within 0 and 1."""
+        low, high = skewed_interval(values, self.cluster)
         return (np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)) if name in SHARES else (low, high)
 
     def to_frame(self) -> "pd.DataFrame":
@@ -149,7 +149,8 @@ class DetectorScores(Result):
     def statistics(self, name: str = "", *, groups: Literal["mean", "max"] | None = None) -> "pd.DataFrame":
         """One row a head, or a KV group, for one detector: n, mean, sd, 95 % interval, accepted-only mean, chance.
 
-        ``n`` counts prompts; the t interval is over independent units (`cluster`), and NaN with fewer than three.
+        ``n`` counts prompts; the interval is over independent units (`cluster`), NaN with fewer than three
+        (`checkpoints.stats.ttests.skewed_interval`).
         ``accepted_mean`` is over the prompts that pass the gate, ``chance`` what even attention would give
         (`heads.detect.detectors.chance_levels`); NaN where there is no such thing.
 

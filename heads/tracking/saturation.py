@@ -28,6 +28,8 @@ BOUNDS: Mapping[str, float] = {
 
 LATER = 4
 """Checkpoints after one from which on their scatter is known, and a metric may be said to move."""
+TOLD = 3
+"""Checkpoints whose scatter about their mean tells how far another may lie."""
 
 
 def count_bound(counts: Floats) -> float:
@@ -128,6 +130,24 @@ def _with_scatter(time: Floats, values: Floats, slope: float, low: float, high: 
     away = values - values.mean() - slope * centred
     error = t.ppf(0.975, later - 1) * np.sqrt(away @ away / (later - 1) / (centred @ centred))
     return slope - float(np.hypot(slope - low, error)), slope + float(np.hypot(high - slope, error))
+
+
+def beyond_scatter(values: Floats) -> bool:
+    """Whether the first of C values lies outside the 95 % prediction interval of the later ones.
+
+    That is their mean +- t s sqrt(1 + 1 / m), with s their scatter and t at m - 1 degrees of freedom. Without it a fall
+    by a tenth of the perplexity is seen in .17 of runs that stand still but for .1 nats of jitter between checkpoints.
+
+    Args:
+        values: [C]; with fewer than `TOLD` after the first their scatter is not known, and the answer is no.
+    """
+    from scipy.stats import t
+
+    first, later = values[0], values[1:]
+    if len(later) < TOLD:
+        return False
+    half = t.ppf(0.975, len(later) - 1) * later.std(ddof=1) * np.sqrt(1 + 1 / len(later))
+    return bool(abs(first - later.mean()) > half)
 
 
 def deceptive(saturations: Sequence[Saturation]) -> tuple[tuple[Trend, Trend], ...]:

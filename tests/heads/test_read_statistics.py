@@ -19,7 +19,7 @@ from checkpoints.stats.bootstrap import (
     wilson_interval,
 )
 from checkpoints.stats.permutation import order_p
-from checkpoints.stats.ttests import false_discovery, mean_interval, paired_test, welch_test
+from checkpoints.stats.ttests import false_discovery, mean_interval, paired_test, skewed_interval, welch_test
 from checkpoints.stats.units import FEWEST, cluster_means, independent_units, nanmean, nansd
 from heads.scores.agreement import agreement, rank_biased_overlap, ranking, spearman
 from heads.tracking.correlation import (
@@ -94,6 +94,36 @@ def test_intervals_of_clustered_scores_cover(units):
     assert np.mean((low < 0) & (high > 0)) == pytest.approx(0.95, abs=0.02)
     low, high = mean_interval(scores.reshape(-1, 1500))
     assert np.mean((low < 0) & (high > 0)) < 0.75
+
+
+def test_the_interval_of_a_skewed_mean_reaches_further_on_its_own_side():
+    """Units 0, 0, 3: mean 1, m2 = 2, m3 = 2, so that g = 2 / 2^1.5, and the standard error is 1."""
+    t = textbook.t.ppf(0.975, 2)
+    more = 2 / 2**1.5 * (2 * t**2 + 1) / (6 * math.sqrt(3))
+    values = np.array([0.0, 0.0, 3.0])
+    assert skewed_interval(values) == pytest.approx((1 - t, 1 + t + more))
+    assert skewed_interval(-values) == pytest.approx((-1 - t - more, -1 + t))
+    depths, cluster = np.array([0.0, 0.0, -1.0, 1.0, 2.0, 4.0]), np.repeat([4, 1, 9], 2)
+    assert skewed_interval(depths, cluster) == pytest.approx((1 - t, 1 + t + more)), "units are clusters, not values"
+    even = np.array([[1.0, 0.5], [2.0, 0.5], [3.0, 0.5]])
+    np.testing.assert_allclose(skewed_interval(even), mean_interval(even))
+    assert np.isnan(skewed_interval(np.array([[1.0, NAN], [2.0, 1.0]]))).all()
+    lacking = np.array([[0.0, NAN], [0.0, 5.0], [3.0, 6.0], [NAN, 7.0]])
+    found = skewed_interval(lacking)
+    assert (found[0][0], found[1][0]) == pytest.approx((1 - t, 1 + t + more))
+    assert (found[0][1], found[1][1]) == pytest.approx((6 - t / math.sqrt(3), 6 + t / math.sqrt(3)))
+
+
+@pytest.mark.parametrize(("units", "least"), [(3, 0.93), (5, 0.925), (8, 0.925), (24, 0.935)])
+def test_intervals_of_skewed_scores_cover(units, least):
+    """Exponential effects of needles and of their ten depths; Student's t covers less."""
+    rng = np.random.default_rng(units)
+    effects = [rng.exponential(size=(units, depths, 6000)) - 1 for depths in (1, 10)]
+    scores = (0.4**0.5 * effects[0] + 0.6**0.5 * effects[1]).reshape(-1, 6000)
+    ends = [find(scores, np.repeat(np.arange(units), 10)) for find in (skewed_interval, mean_interval)]
+    covered, by_t = (np.mean((low < 0) & (high > 0)) for low, high in ends)
+    assert least <= covered <= 0.97
+    assert by_t < covered
 
 
 def test_stretched_resamples_end_where_the_t_interval_does():

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from checkpoints.stats.units import cluster_means
 from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.page.page import Section
 from circuit_drift.record.pair import PairRecord
@@ -74,10 +75,11 @@ class RolePairing(Pairing):
 
 
 def roles_of(point: Point) -> "HeadRoles | None":
-    """A point's roles with what its retrieval scores add to them."""
+    """A point's roles with what its retrieval scores add to them: a mean of each needle, which is the unit."""
     if point.roles is None or point.heads is None:
         return point.roles
-    return point.roles.with_scores("retrieval", point.heads.detector(point.heads.leading))
+    scores = cluster_means(point.heads.detector(point.heads.leading), point.heads.cluster)
+    return point.roles.with_scores("retrieval", scores)
 
 
 def role_frame(changes: "tuple[RoleChange, ...]") -> "pd.DataFrame":

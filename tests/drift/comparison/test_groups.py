@@ -176,7 +176,7 @@ def test_a_change_is_held_against_the_largest_among_siblings():
     assert strength.value == pytest.approx(1.5, rel=0.01)
     assert strength.floor == pytest.approx(1.02 / 0.99, rel=0.01)
     assert beyond.verdict[1].startswith("A → B exceeds what training does anyway: ")
-    assert beyond.verdict[1].endswith("(3 pairs of siblings: 2, 3; by chance 1 in 4).")
+    assert beyond.verdict[1].endswith("(3 pairs of siblings: 2, 3; by chance at most 1 in 3 for one change).")
     within = compare(a, b, floor=[_point(2, 1.7, 1.0)])
     assert within.significant
     assert within.floor.outcome == "within"

@@ -192,7 +192,10 @@ def test_an_overlap_is_told_at_a_size_whose_ranks_are_reliable_or_not_at_all():
 def test_the_floor():
     row = {"name": "wiring (kept)", "value": 0.051, "floor": 0.002}
     numbers = {"pairs": 3, "names": ("6,500", "7,500"), "changes": [row]}
-    ending = "wiring (kept) 0.051 against at most 0.002 (3 pairs of siblings: 6,500, 7,500; by chance 1 in 4)."
+    ending = (
+        "wiring (kept) 0.051 against at most 0.002 (3 pairs of siblings: 6,500, 7,500; by chance at most 1 in 3 for "
+        "one change)."
+    )
     assert told("floor", **numbers, outcome="beyond") == f"A → B exceeds what training does anyway: {ending}"
     assert told("floor", **numbers, outcome="within").startswith("A → B is no more than training does anyway, or with")
     assert told("floor", **numbers, outcome="undecided").startswith(

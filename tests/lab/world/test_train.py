@@ -10,7 +10,7 @@ from checkpoints.errors import StoreError
 from circuit_drift.lab import build
 from circuit_drift.lab.build import build_series, main, phase_change_curves, save_checkpoint
 from circuit_drift.lab.recipe import Recipe
-from circuit_drift.lab.train import build_model, train
+from circuit_drift.lab.train import Training, build_model, train
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,6 +40,29 @@ def test_training_is_reproducible_bit_for_bit_and_blind_to_whoever_watches(tiny_
     other = weights_after(replace(tiny_recipe, seed=1), world, tokenizer)
     assert all(torch.equal(once[name], again[name]) for name in once)
     assert not all(torch.equal(once[name], other[name]) for name in once)
+
+
+def test_a_stage_begun_from_saved_weights_goes_as_the_recipes_own_and_another_order_goes_otherwise(
+    tiny_recipe, world, tokenizer
+):
+    recipe = replace(tiny_recipe, stages=tiny_recipe.stages[:2])
+    (saved,) = [
+        {name: value.bfloat16().float() for name, value in model.state_dict().items()}
+        for model, moment in train(recipe, world, tokenizer)
+        if moment.step == 10
+    ]
+
+    def begun(order):
+        training = Training(replace(recipe, order=order), world, tokenizer)
+        training.begin(1, saved)
+        ((model, moment),) = training
+        assert (moment.step, moment.stage, moment.tokens) == (13, "cpt", 13 * 256)
+        assert math.isfinite(moment.loss)
+        return model.state_dict()
+
+    whole = weights_after(recipe, world, tokenizer)
+    assert all(torch.equal(whole[name], value) for name, value in begun(0).items())
+    assert not all(torch.equal(whole[name], value) for name, value in begun(1).items())
 
 
 def test_documents_in_a_row_do_not_see_each_other(tiny_recipe, tokenizer):
