@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="demo@9000")
     parser.add_argument("--prompts", type=int, default=12)
     parser.add_argument("--length", type=int, default=128, help="tokens of a prompt")
+    parser.add_argument("--steps", type=int, help="gradients of each; by default as many as completeness takes")
     parser.add_argument("--only", choices=list(KINDS), nargs="*", help="kinds of edits")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--into", type=Path, help="a file of one draw a line; those that it holds are not made again")
@@ -141,11 +142,12 @@ def main() -> None:
     loaded = checkpoint.load(device=asked.device, dtype="float32")
     needles = needle_prompts_of(tokenizer_of(loaded), prompts_for(checkpoint.path, length=asked.length).needles)
     behaviour = needle_behaviour(needles).thinned(asked.prompts)
+    effort = Effort(prompts=asked.prompts, steps=asked.steps, patching=False)
     for name in asked.only or KINDS:
         kept = _kept(asked.into, name)
         for seed in range(asked.draws):
             if seed not in kept:
-                kept[seed] = _drawn(KINDS[name], loaded.model, behaviour, seed)
+                kept[seed] = _drawn(KINDS[name], loaded.model, behaviour, effort, seed)
                 _keep(asked.into, name, seed, kept[seed])
         print(f"{name}: {_counted([kept[seed] for seed in range(asked.draws)])}", flush=True)
 
@@ -240,7 +242,7 @@ def _counted(drawn: Sequence[Drawn]) -> str:
     )
 
 
-def _drawn(kind: Kind, model: PreTrainedModel, behaviour: Behaviour, seed: int) -> Drawn:
+def _drawn(kind: Kind, model: PreTrainedModel, behaviour: Behaviour, effort: Effort, seed: int) -> Drawn:
     start, rng = time.process_time(), np.random.default_rng(seed)
     b = copy.deepcopy(model)
     with torch.no_grad():
@@ -249,7 +251,7 @@ def _drawn(kind: Kind, model: PreTrainedModel, behaviour: Behaviour, seed: int) 
         without = _mean(b, behaviour) if kind.jitter else None
         names = kind.edit(b, rng)
     line = line_between(copy.deepcopy(model), b)
-    found = explain_line(line, behaviour, ("A", "B"), Effort(prompts=len(behaviour), patching=False))
+    found = explain_line(line, behaviour, ("A", "B"), effort)
     edited = [place for place, name in enumerate(found.names) if name in names]
     before, after = float(found.before.mean()), float(found.after.mean())
     line.move(1.0)

@@ -9,7 +9,7 @@ from checkpoints.errors import BadPrompt, CheckpointMismatch, DriftError, Unsupp
 from checkpoints.loading.lora import LowRank
 from circuit_drift.explanation.behaviours import Behaviour, facts_behaviour, text_behaviour
 from circuit_drift.explanation.line import Line, line_along, line_between
-from circuit_drift.explanation.shares import integrate, lobatto, measure, patched_values
+from circuit_drift.explanation.shares import integrate, lobatto, measure, one_by_one, patched_values
 from circuit_drift.explanation.taps import _moving
 from tests.circuits.circuit_families import FAMILIES, build, random_facts
 from tests.packed_weights import pack
@@ -58,6 +58,22 @@ def test_each_share_of_a_short_line_is_the_finite_difference_of_its_component(na
         up, down = (patched_values(line, asked(), [place], by) for by in (20.0, -20.0))
         slope = (up - down) / 40
         assert found[:, place] == pytest.approx(slope, rel=2e-3, abs=2e-7), line.components.all[place].name
+
+
+def test_shares_agree_with_components_put_back_alone_and_the_better_the_shorter_the_line():
+    gaps = []
+    for scale in (0.002, 0.02):
+        line = line_between(*moved("llama_gqa", scale))
+        path = integrate(line, asked())
+        shares, after = path.shares.sum(1), path.along[-1]
+        taken = np.stack([after - patched_values(line, asked(), [place], -1.0) for place in line.changed], 1)
+        put_in = one_by_one(line, asked()).shares.sum(1)
+        assert np.corrcoef(put_in.ravel(), shares.ravel())[0, 1] > 0.97
+        both = (put_in + taken) / 2
+        assert np.corrcoef(both.ravel(), shares.ravel())[0, 1] > 0.999
+        gaps.append(np.array([np.abs(each - shares).max() for each in (put_in, both)]) / np.abs(shares).max())
+    assert gaps[0][0] < gaps[1][0] / 5  # of first order in the length of the line
+    assert gaps[0][1] < gaps[1][1] / 50  # of second order
 
 
 def test_the_residual_falls_as_the_order_of_the_rule_says():
