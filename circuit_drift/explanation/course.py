@@ -121,7 +121,7 @@ class Course(Result):
         towards = self.means[interval] * np.sign(change)
         leading = np.argsort(-towards, kind="stable")[:NAMED]
         parts = ", ".join(f"{self.names[c]} {self.means[interval, c]:+.2g}" for c in leading if towards[c] > 0)
-        return f"Most of it, {change:+.3g}, lies in {self.intervals[interval]}; its largest shares: {parts}."
+        return f"The largest step, {change:+.3g}, is {self.intervals[interval]}; its largest shares: {parts}."
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a component, the largest shares of any interval first; a column an interval, and their sum."""

@@ -36,14 +36,14 @@ def made(**given) -> Course:
 
 def test_the_largest_change_is_told_with_who_made_it():
     assert made().verdict == (
-        "needle answer NLL goes 3 → 2.25 nats from 0 to 20, over 2 prompts. Most of it, -1, lies in 10 → 20; its "
+        "needle answer NLL goes 3 → 2.25 nats from 0 to 20, over 2 prompts. The largest step, -1, is 10 → 20; its "
         "largest shares: m0.down -1.2. The shares of all intervals miss the whole change by 0 nats."
     )
 
 
 def test_an_interval_that_is_not_complete_is_named_and_a_noisy_one_names_nobody():
     told = made(values=np.array([[3.0, 3.0], [3.25, 3.25], [1.5, 4.5]])).verdict
-    assert "lies in 0 → 10; its largest shares: a0.h1.q +0.25." in told
+    assert "is 0 → 10; its largest shares: a0.h1.q +0.25." in told
     assert "Not complete to 1 %: 10 → 20; the behaviour bends along the way" in told
     still = made(values=np.array([[3.0, 3.0], [3.1, 2.9], [3.0, 3.2]])).verdict
     assert "no component is named" in still
@@ -73,7 +73,7 @@ def test_shares_of_a_series_are_complete_from_first_to_last(tiny_series: Path, t
 def test_the_interval_told_is_proved_by_putting_its_components_back():
     lead = by_hand.made(patching=by_hand.patched([0.0, 0.06875], [0.6875, 0.1375]))
     told = made(lead=lead).verdict
-    assert "Most of it, -1, lies in 10 → 20" in told
+    assert "The largest step, -1, is 10 → 20" in told
     assert "Put into 10, the first 2 components of 20 restore 5 % of it" in told
     assert "Co-adapted: they make 109 % of the change" in told
     assert made(lead=lead).to_json()["lead"]["a"] == "10"
