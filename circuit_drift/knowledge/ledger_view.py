@@ -21,7 +21,7 @@ def findings(book: "Ledger") -> tuple[str, ...]:
     out, steps = book.outcome, book.scores.steps
     n, best = len(book.scores.units), int(np.argmax(book.known.sum(axis=0)))
     said = [
-        f"known (mean {book.scores.name} >= {book.threshold:g}): {out['known_first']} of {n} at {steps[0]}, "
+        f"known (mean {book.scores.name} ≥ {book.threshold:g}): {out['known_first']} of {n} at {steps[0]}, "
         f"{out['best']} at best ({steps[best]}), {out['known_last']} at {steps[-1]}",
         f"{counted(out['newly_learned'], 'was', 'were')} newly learned; "
         f"{counted(out['newly_learned_held'], 'of those is', 'of those are')} held at {steps[-1]}, "
@@ -60,7 +60,7 @@ def plot_ledger(book: "Ledger") -> "go.Figure":
             figure.add_bar(x=steps, y=height, name=title, marker_color=COLOURS[name])
     lost = -book.moves.forgotten.sum(axis=0)
     figure.add_bar(x=steps, y=lost, name="forgotten", marker_color=COLOURS["forgotten"])
-    about = f"{counted(len(book.scores.units), 'unit')}; known: mean {book.scores.name} >= {book.threshold:g}"
+    about = f"{counted(len(book.scores.units), 'unit')}; known: mean {book.scores.name} ≥ {book.threshold:g}"
     title = f"{book.outcome['known_first']} known at first, {book.outcome['known_last']} at the end"
     figure.update_layout(barmode="relative", xaxis={"type": "category", "title": "step"}, yaxis_title="units")
     return dress(figure, title=title, subtitle=about)

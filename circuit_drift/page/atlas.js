@@ -56,12 +56,19 @@ const Atlas = (() => {
     return inA && inB ? "kept" : "uncertain";
   }
 
-  // choice: { group, a, b, level, size }, places in the atlas. Rows: strongest change first.
-  function between(atlas, choice) {
-    const group = atlas.groups[choice.group], edges = group.edges.map((name) => name.split("->"));
+  // What a test of the chosen pair says: its place, p that the graph changed, edges that changed at the level.
+  function tested(atlas, choice) {
+    const group = atlas.groups[choice.group];
     const first = Math.min(choice.a, choice.b), second = Math.max(choice.a, choice.b);
     const place = first === second ? null : pairPlace(atlas.labels.length, first, second);
     const whole = place === null ? 1 : group.whole[place], real = whole <= LEVEL;
+    return { place, whole, real, changed: place !== null && real ? group.changed[place][choice.level] : 0 };
+  }
+
+  // choice: { group, a, b, level, size }, places in the atlas. Rows: strongest change first.
+  function between(atlas, choice) {
+    const group = atlas.groups[choice.group], edges = group.edges.map((name) => name.split("->"));
+    const { place, whole, real, changed } = tested(atlas, choice);
     const meanA = group.mean[choice.a], meanB = group.mean[choice.b];
     const inA = circuit(atlas.shape, edges, meanA, choice.size), inB = circuit(atlas.shape, edges, meanB, choice.size);
     const rows = edges.map(([writer, reader], i) => {
@@ -72,7 +79,7 @@ const Atlas = (() => {
       return { writer, reader, a: meanA[i], b: meanB[i], delta: meanB[i] - meanA[i], stop, status };
     }).filter((row) => row.status !== "outside").sort((x, y) => Math.abs(y.delta) - Math.abs(x.delta));
     const counts = Object.fromEntries(STATUSES.map((name) => [name, rows.filter((row) => row.status === name).length]));
-    return { rows, counts, whole, changed: place !== null && real ? group.changed[place][choice.level] : 0 };
+    return { rows, counts, whole, changed };
   }
 
   function headline(atlas, choice, found) {
@@ -135,6 +142,6 @@ const Atlas = (() => {
     return [head.map((name) => (name.includes(",") ? `"${name}"` : name)).join(","), ...lines].join("\n") + "\n";
   }
 
-  return { STATUSES, CHANGES, nodeOf, kindOf, layerOf, headsReading, circuit, between, headline, bundles, layers, matrix, layerName, csv };
+  return { STATUSES, CHANGES, nodeOf, kindOf, layerOf, headsReading, circuit, tested, between, headline, bundles, layers, matrix, layerName, csv };
 })();
 if (typeof module !== "undefined") module.exports = Atlas;

@@ -52,13 +52,32 @@
     return layout.height + turned + (across ? 20 * Math.max(0, rows(width) - rows(WIDE)) : 0);
   }
 
+  const PANEL = 300, BESIDE = 150, LABEL = 18; // pixels: the least of one of several panels side by side; beside the plot; of a turned label
+
+  const axesOf = (layout, letter = "x") => Object.entries(layout).filter(([name]) => new RegExp(`^${letter}axis\\d*$`).test(name));
+  const panels = (layout) => new Set(axesOf(layout).map(([, axis]) => axis.domain?.[0] ?? 0)).size;
+
+  // Names of steps that would lie on each other leave out every second, third, ...
+  function thinnedLabels({ layout }, width) {
+    const axes = axesOf(layout).filter(([, axis]) => axis.ticktext?.length);
+    return Object.fromEntries(axes.map(([name, axis]) => {
+      const every = Math.ceil(axis.ticktext.length * LABEL / Math.max(LABEL, width / panels(layout) - BESIDE));
+      return [`${name}.ticktext`, axis.ticktext.map((text, i) => (i % every ? "" : text))];
+    }));
+  }
+
   const made = new Map();
-  function fit(place, width = place.clientWidth) {
+  // Panels side by side are not squeezed: on a narrow screen the figure scrolls.
+  function fit(place, room = place.clientWidth) {
     if (!made.get(place)?.layout.height || !shown(place)) return;
+    const { layout } = made.get(place), across = panels(layout), width = across > 1 ? Math.max(room, PANEL * across) : room;
     const height = fitted(made.get(place), width), before = place._fullLayout;
     place.style.height = `${height}px`;
-    if (before.width === width && before.height === height) return;
-    return Plotly.relayout(place, { height, width }).then(() => Plotly.redraw(place)); // again, since the legend is placed by the margins of before
+    if (width > room) place.tabIndex = 0; else place.removeAttribute("tabindex");
+    const labels = thinnedLabels(made.get(place), width), told = JSON.stringify(labels);
+    if (before.width === width && before.height === height && made.get(place).told === told) return;
+    made.get(place).told = told;
+    return Plotly.relayout(place, { height, width, ...labels }).then(() => Plotly.redraw(place)); // again, since the legend is placed by the margins of before
   }
 
   function draw(holder) {
@@ -79,7 +98,7 @@
   const holders = [...document.querySelectorAll("script[data-figure]")];
   const drawShown = () => {
     if (window.Plotly) holders.filter((holder) => shown(document.getElementById(holder.dataset.figure))).forEach(draw);
-    [...made.keys()].filter((place) => place._fullLayout && place._fullLayout.width !== place.clientWidth).forEach((place) => fit(place));
+    [...made.keys()].filter((place) => place._fullLayout).forEach((place) => fit(place));
     Widgets.mountShown();
   };
 

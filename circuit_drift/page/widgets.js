@@ -72,6 +72,13 @@ const Widgets = (() => {
     return outer;
   }
 
+  // Three to six round numbers within a range.
+  function roundTicks(from, to) {
+    const rough = (to - from) / 4 || 1, tens = 10 ** Math.floor(Math.log10(rough)), step = [1, 2, 5, 10].find((each) => each * tens >= rough) * tens;
+    const first = Math.ceil(from / step - 1e-9);
+    return Array.from({ length: Math.floor(to / step + 1e-9) - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(6)));
+  }
+
   // Lines over checkpoints: { name, values, low, high, dash }; nulls are gaps. One axis, from `from` to `to`.
   function chart(labels, lines, { from, to, mark, label, invert = false, log = false }) {
     const width = 640, height = 210, left = 52, bottom = 36, count = labels.length;
@@ -79,8 +86,8 @@ const Widgets = (() => {
     const x = (i) => left + 12 + (count > 1 ? i / (count - 1) : 0.5) * (width - left - 30);
     const y = (value) => { const share = (scale(value) - scale(from)) / span; return 10 + (invert ? share : 1 - share) * (height - bottom - 16); };
     const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": label });
-    const ticks = log ? Array.from({ length: Math.floor(scale(to)) + 1 }, (_, i) => 10 ** i) : [from, (from + to) / 2, to];
-    for (const tick of ticks) svg.append(draw("line", { x1: left, x2: width - 8, y1: y(tick), y2: y(tick), class: "row" }), draw("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end", class: "axis" }, log ? tick.toLocaleString("en") : String(Number(tick.toPrecision(2)))));
+    const ticks = log ? Array.from({ length: Math.floor(scale(to)) + 1 }, (_, i) => 10 ** i) : roundTicks(from, to);
+    for (const tick of ticks) svg.append(draw("line", { x1: left, x2: width - 8, y1: y(tick), y2: y(tick), class: "row" }), draw("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end", class: "axis" }, tick.toLocaleString("en").replace("-", "−")));
     const every = Math.ceil(count / 9);
     labels.forEach((text, i) => { if (i % every === 0) svg.append(draw("text", { x: x(i), y: height - 18, "text-anchor": "middle", class: "axis" }, text)); });
     svg.append(draw("text", { x: (left + width) / 2, y: height - 3, "text-anchor": "middle", class: "axis" }, "step (checkpoints evenly spaced)"));
@@ -118,6 +125,7 @@ const Widgets = (() => {
     const state = { group: 0, a: atlas.start[0], b: atlas.start[1], level: atlas.level, size: Math.min(atlas.usual, atlas.groups[0].largest), view: "graph", hidden: new Set(QUIET), chosen: false, node: null };
     const told = make("p", { class: "told", "aria-live": "polite" }), canvas = make("div", { class: "canvas" });
     const panel = make("div", { class: "panel", "aria-live": "polite" }), controls = make("div", { class: "controls" }), legend = make("div", { class: "controls legend", role: "group", "aria-label": "Classes of edges" });
+    let facts = null;
     place.replaceChildren(controls, told, legend, canvas, panel);
 
     function setControls() {
@@ -126,20 +134,26 @@ const Widgets = (() => {
       swap.addEventListener("click", () => { [state.a, state.b] = [state.b, state.a]; setControls(); update(); });
       const change = (name) => (value) => { state[name] = Number(value); update(); };
       const views = choice("View", [["graph", "graph"], ["layers", "layer by layer"]], state.view, (value) => { state.view = value; update(); });
-      const facts = choice("Facts", atlas.groups.map((group, i) => [i, group.name]), state.group, (value) => {
+      const groups = choice("Facts", atlas.groups.map((group, i) => [i, group.name]), state.group, (value) => {
         state.group = Number(value);
         state.size = Math.min(state.size, atlas.groups[state.group].largest);
         setControls();
         update();
       });
+      facts = groups.querySelector("select");
       controls.replaceChildren(
-        choice("A", points, state.a, change("a")), swap, choice("B", points, state.b, change("b")), facts, views,
+        choice("A", points, state.a, change("a")), swap, choice("B", points, state.b, change("b")), groups, views,
         slider("q at most", 0, atlas.levels.length - 1, state.level, (at) => String(atlas.levels[at]), change("level")),
         slider("Circuit", 1, atlas.groups[state.group].largest, state.size, (at) => `${at} edges`, change("size")));
     }
 
+    const tellGroups = () => atlas.groups.forEach((group, i) => {
+      facts.options[i].textContent = `${group.name}: ${Atlas.tested(atlas, { ...state, group: i }).changed.toLocaleString("en")} changed`;
+    });
+
     function update() {
       const found = Atlas.between(atlas, state);
+      tellGroups();
       told.textContent = Atlas.headline(atlas, state, found);
       if (!state.chosen) {
         const loud = Atlas.CHANGES.some((name) => found.counts[name]), next = QUIET.find((name) => found.counts[name]);

@@ -36,6 +36,8 @@ __all__ = ["pair_sections", "run_sections", "write_pair_report", "write_report"]
 
 HEADLINES = ("floor", "group")
 """Statements about a stage that its outcome is followed by; its recall is among those of the run."""
+HASH, WHOLE_HASH = 12, 64
+"""Letters of a hash that the page shows, of those that it has."""
 LEADING = ("onset", "deceptive")
 """Statements about a run that its page opens with, the first of each, before the outcomes of its last stages."""
 
@@ -92,8 +94,8 @@ def pair_sections(pair: PairRecord) -> Iterator[Section]:
     yield from _explained(pair)
     yield from pair_rewired(pair, anchor="pair")
     yield from _pair_sections(pair, anchor="pair")
-    yield from _weights(pair)
-    yield from _refused((pair.a, pair.b))
+    yield from in_chapter("What changed and why", _weights(pair))
+    yield from in_chapter("Data and checks", _refused((pair.a, pair.b)))
 
 
 def _stage_pairs(run: RunRecord) -> list[PairRecord]:
@@ -121,16 +123,25 @@ def write_pair_report(pair: PairRecord, path: Path | str, *, figures: Figures = 
         StoreError: the file cannot be written.
         DriftError: pictures without kaleido or a browser.
     """
+    sections = [replace(each, title=each.title.removesuffix(f" {pair.span}")) for each in pair_sections(pair)]
+    lead = _first_seen(sections)
     return write_page(
         path,
         title=f"{pair.a.name} → {pair.b.name}",
-        subtitle=f"changes from A to B; real = q <= {pair.q:g}",
+        subtitle=f"changes from A to B; real = q ≤ {pair.q:g}",
         verdict=pair_verdict(pair),
         warnings=[f"{measure} is not compared: {reason}" for measure, reason in pair.missing.items()],
-        sections=list(pair_sections(pair)),
+        sections=[section for section in sections if section is not lead],
         provenance=_provenance((pair.a, pair.b), {}),
+        lead=lead,
         figures=figures,
     )
+
+
+def _first_seen(sections: Sequence[Section]) -> Section | None:
+    """What a pair's page opens with: what rewired, else its first figure."""
+    chosen = [each for each in sections if each.widget is not None] or [each for each in sections if each.figure]
+    return chosen[0] if chosen else None
 
 
 def _refused(points: Sequence[Point]) -> Iterator[Section]:
@@ -209,18 +220,33 @@ def _provenance(points: tuple[Point, ...], origins: Mapping[str, str]) -> list[t
     """What the numbers were computed from, as recorded in the results."""
     found: dict[str, dict[str, None]] = {}
     for point in points:
-        for record in _recorded(point):
-            for name in ("code_version", "dtype", "device", "attention", "tokenizer_hash", "parameters"):
+        for record in _recorded(point).values():
+            for name in ("code_version", "dtype", "device", "attention", "tokenizer_hash"):
                 found.setdefault(name, {})[str(record.get(name, "unknown"))] = None
+    for point in points:
+        for measure, record in _recorded(point).items():
+            found.setdefault(f"settings of {measure}", {})[_settings(record.get("parameters", "unknown"))] = None
     rows = [(name.replace("_", " "), "; ".join(values)) for name, values in found.items()]
     hashes = []
     for point in points:
-        for record in _recorded(point)[:1]:
+        for record in list(_recorded(point).values())[:1]:
             hashes.append(f"{point.name}: {str(record.get('weights_hash', 'unknown'))[:16]}")
     return [*origins.items(), *rows, ("weights (sha256)", ", ".join(hashes))]
 
 
-def _recorded(point: Point) -> list[Mapping[str, Any]]:
-    """What each result of a point says it was computed from."""
-    found = (point.results[kind.name].meta.get("provenance") for kind in kinds_in([point]))
-    return [record for record in found if record]
+def _settings(value: Any) -> str:
+    """Settings for people: names without underscores, hashes by their first letters, those of a part in brackets."""
+    if isinstance(value, Mapping):
+        told = ((name.replace("_", " "), each) for name, each in value.items())
+        return ", ".join(
+            f"{name} ({_settings(v)})" if isinstance(v, Mapping) else f"{name} {_settings(v)}" for name, v in told
+        )
+    if isinstance(value, list | tuple):
+        return " ".join(map(_settings, value))
+    return str(value)[:HASH] if len(str(value)) == WHOLE_HASH else str(value)
+
+
+def _recorded(point: Point) -> dict[str, Mapping[str, Any]]:
+    """Measure -> what its result of a point says it was computed from."""
+    found = {kind.name: point.results[kind.name].meta.get("provenance") for kind in kinds_in([point])}
+    return {measure: record for measure, record in found.items() if record}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FEWEST = 3
-WORDS = {"answer_nll": "answer NLL"}
+WORDS = {"answer_nll": "answer NLL", "retrieval_heads": "number of retrieval heads"}
 OF = {"recall": "recall of"}
 
 
@@ -33,9 +33,22 @@ def _worded(found: RunEmergence) -> RunEmergence:
 
 def _told(found: RunEmergence) -> list[str]:
     """When each emerges, then in one sentence what comes before what."""
-    order = "; ".join(str(one) for one in found.orders if one.outcome != "cannot be told")
-    sentences = [*map(str, found.found), *([f"in this order: {order}"] if order else []), *found.notes]
+    sentences = [*map(str, found.found), *_in_order(found), *found.notes]
     return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences]
+
+
+def _in_order(found: RunEmergence) -> list[str]:
+    """What comes before what, those that are certain, with the least share of resamples that say so."""
+    told = [one for one in found.orders if one.outcome != "cannot be told"]
+    if not told:
+        return []
+    later: dict[str, list[str]] = {}
+    for one in told:
+        first, second = (one.first, one.second) if one.outcome == "before" else (one.second, one.first)
+        later.setdefault(first, []).append(second)
+    least = min(max(one.before, one.after) for one in told)
+    order = "; ".join(f"{first} before {', '.join(others)}" for first, others in later.items())
+    return [f"in this order, in {least:.0%}{' or more' if least < 1 else ''} of resamples of the prompts: {order}"]
 
 
 def _plain(found: RunEmergence) -> "pd.DataFrame":

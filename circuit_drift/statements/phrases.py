@@ -8,7 +8,7 @@ NAMED = 3
 
 def p_text(p: float, least: float = 0.0) -> str:
     """A p value; one that is the smallest that the data can give is an upper bound, but of 1, which bounds nothing."""
-    return f"p {'<=' if p <= least * (1 + 1e-9) and p < 1 else '='} {p:.2g}"
+    return f"p {'≤' if p <= least * (1 + 1e-9) and p < 1 else '='} {p:.2g}"
 
 
 def span(low: float, high: float, form: str = ".2f") -> str:

@@ -50,11 +50,13 @@ def diff_verdict(diff: "GraphDiff") -> str:
 
 def diff_caption(diff: "GraphDiff") -> str:
     """What the union graph shows, and on what it rests."""
-    counts = ", ".join(f"{number} {name}" for name, number in diff.counts.items() if name != "outside" and number)
-    paired = "the same" if diff.pairing == "paired" else "different"
+    counts = ", ".join(f"{number:,} {name}" for name, number in diff.counts.items() if name != "outside" and number)
+    shared = diff.meta.get("cluster")
+    asked = counted(diff.n, "fact") if shared is None else f"{counted(diff.n, 'group')} of facts"
+    paired = "the same at A and B" if diff.pairing == "paired" else "others at A than at B"
     return (
-        f"Edges of either circuit by what became of them: {counts or 'none'}; {meaning(diff.meta)}. {diff.n} units of "
-        f"{paired} facts{_scope(diff)}; changes at q <= {diff.level:g}."
+        f"Edges of either circuit by what became of them: {counts or 'none'}; {meaning(diff.meta)}. Tested over "
+        f"{asked}, {paired}{_scope(diff)}; changed: q ≤ {diff.level:g}."
     )
 
 
@@ -63,7 +65,7 @@ def _scope(diff: "GraphDiff") -> str:
     shared = diff.meta.get("cluster")
     if shared is None:
         return ""
-    return f", where those of one {shared} are one unit: changes hold for another {shared}, not only for other facts"
+    return f", where those of one {shared} are one group: changes hold for another {shared}, not only for other facts"
 
 
 def _edges_sentence(diff: "GraphDiff") -> str:
@@ -78,13 +80,13 @@ def _edges_sentence(diff: "GraphDiff") -> str:
     if not diff.n_significant:
         return (
             f"The graph changed as a whole (global p = {diff.global_p:.2g}), but no single one of its {total:,} edges "
-            f"can be named at q <= {diff.level:g}."
+            f"can be named at q ≤ {diff.level:g}."
         )
     counts = diff.counts
     told = [f"{counts[n]:,} {n}" for n in ("gained", "lost", "strengthened", "weakened", "flipped") if counts[n]]
     inside = f": within the circuits {', '.join(told)}" if told else ", none of them in a circuit"
     return (
-        f"{diff.n_significant:,} of {total:,} edges changed for real (q <= {diff.level:g}, "
+        f"{diff.n_significant:,} of {total:,} edges changed for real (q ≤ {diff.level:g}, "
         f"global p = {diff.global_p:.2g}){inside}."
     )
 

@@ -55,10 +55,11 @@ class Transfer(Result):
 
     @property
     def values(self) -> Floats:
-        """[C, M] faithfulness of circuit i in model j."""
+        """[C, M] faithfulness of circuit i in model j; NaN in a model without an effect to keep."""
+        effects = [has_effect(*self._whole(j)) for j in range(len(self.models))]
         return np.array(
             [
-                [ratio(self.metric[i, j], *self._whole(j)) for j in range(len(self.models))]
+                [ratio(self.metric[i, j], *self._whole(j)) if effect else np.nan for j, effect in enumerate(effects)]
                 for i in range(len(self.names))
             ]
         )
@@ -73,7 +74,9 @@ class Transfer(Result):
         )
 
     def interval(self, circuit: int, model: int) -> tuple[float, float]:
-        """95 % bootstrap interval of one entry, over the facts."""
+        """95 % bootstrap interval of one entry, over the facts; NaN in a model without an effect to keep."""
+        if not has_effect(*self._whole(model)):
+            return float("nan"), float("nan")
         return interval(self.metric[circuit, model], *self._whole(model))
 
     def loss(self, circuit: int, model: int) -> tuple[float, float, float]:

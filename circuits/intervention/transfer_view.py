@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from checkpoints.results.figure import UNSIGNED, dress
 
@@ -28,18 +29,31 @@ def transfer_figure(transfer: "Transfer") -> "go.Figure":
             zmax=1,
             colorscale=UNSIGNED,
             colorbar={"title": {"text": "faithfulness"}},
-            texttemplate="%{z:.2f}" if values.size <= 144 else None,
+            text=np.where(np.isnan(values), "n/a", [[f"{value:.2f}" for value in row] for row in values]),
+            texttemplate="%{text}" if values.size <= 144 else None,
             customdata=ranges,
             hovertemplate="circuit of %{y} in model %{x}: %{z:.2f} %{customdata}<extra></extra>",
         )
     )
     figure.update_xaxes(title_text="model", type="category")
     figure.update_yaxes(title_text="circuit of", type="category", autorange="reversed")
-    apart = values[~np.eye(len(values), dtype=bool)]
     dress(
         figure,
-        title=f"Own circuits keep {np.diag(values).mean():.2f}, foreign ones {apart.mean() if len(apart) else 1:.2f}",
-        subtitle="faithfulness of each checkpoint's circuit in each one's model, exact runs; hover for 95 % intervals",
+        title=_finding(values),
+        subtitle="faithfulness of each checkpoint's circuit in each one's model, exact runs; hover for 95 % intervals; "
+        "n/a: the model has no effect to keep",
         height=480,
     )
     return figure
+
+
+def _finding(values: NDArray[np.floating]) -> str:
+    """What circuits keep in their own model and in others, over the models that have an effect to keep."""
+    told = ~np.isnan(values)
+    own = np.eye(len(values), dtype=bool)
+    parts = [
+        f"{name} {values[cells].mean():.2f}"
+        for name, cells in (("own circuits keep", own & told), ("foreign ones", ~own & told))
+        if cells.any()
+    ]
+    return ", ".join(parts).capitalize() or "No model has an effect of which a circuit could keep a share"

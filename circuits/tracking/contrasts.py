@@ -71,7 +71,7 @@ class Contrast:
             return f"a circuit where none stood out of the noise (p = {self.p:.2g})"
         if known == (True, False):
             return f"a circuit that no longer stands out of the noise (p = {self.p:.2g})"
-        moved = f"1 - cosine {self.apart:.2f} [{self.low:.2f}, {self.high:.2f}], p = {self.p_wiring:.2g}"
+        moved = f"1 − cosine {self.apart:.2f} [{self.low:.2f}, {self.high:.2f}], p = {self.p_wiring:.2g}"
         if self.p > level:
             return f"no change beyond the noise (p = {self.p:.2g})"
         wiring = "other wiring" if self.p_wiring <= level and self.apart >= LEAST else "the same wiring"

@@ -109,7 +109,7 @@ class HeadDiff(Result):
     @property
     def verdict(self) -> str:
         """The finding in one sentence, with its numbers."""
-        heads = f"{self.n_significant} of {self.delta.size} heads changed their retrieval score (q <= {self.level})"
+        heads = f"{self.n_significant} of {self.delta.size} heads changed their retrieval score (q ≤ {self.level})"
         crossed = f"{len(self.gained)} gained, {len(self.lost)} lost (threshold {self.threshold})"
         return f"{heads}, {crossed}; {self.accuracy}; {self.nll}; n = {counted(self.n, self.unit)}, {self.pairing}"
 

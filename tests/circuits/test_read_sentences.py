@@ -130,7 +130,7 @@ def test_nodes_enter_and_leave_with_their_edges():
 
 def test_the_verdict_of_a_diff_word_for_word():
     assert diffed().verdict == (
-        "5 of 8 edges changed for real (q <= 0.05, global p = 0.012): within the circuits 1 gained, 1 lost, "
+        "5 of 8 edges changed for real (q ≤ 0.05, global p = 0.012): within the circuits 1 gained, 1 lost, "
         f"1 strengthened, 1 weakened, 1 flipped. {OVERLAP}"
     )
 
@@ -142,12 +142,10 @@ def test_the_verdicts_of_diffs_that_show_less():
     assert said.endswith("and 0.05 by chance: within the prompt noise.")
     unsure = diffed(tests=edge_tests(AFTER - BEFORE, np.full(8, 0.0501))).verdict
     assert unsure.startswith(
-        "The graph changed as a whole (global p = 0.012), but no single one of its 8 edges can be named at q <= 0.05. "
+        "The graph changed as a whole (global p = 0.012), but no single one of its 8 edges can be named at q ≤ 0.05. "
     )
     outside = diffed(circuit_a=circuit(0), circuit_b=circuit(0)).verdict
-    assert outside.startswith(
-        "5 of 8 edges changed for real (q <= 0.05, global p = 0.012), none of them in a circuit. "
-    )
+    assert outside.startswith("5 of 8 edges changed for real (q ≤ 0.05, global p = 0.012), none of them in a circuit. ")
     few = diffed(n=5).verdict
     assert few.startswith(
         "5 units of facts cannot show a change at the level 0.05 (their smallest possible p is 0.12): measure more "
@@ -168,13 +166,13 @@ def test_the_verdict_of_a_diff_ends_with_transfer_and_roles():
 def test_the_caption_of_a_diff_word_for_word():
     assert diffed().caption == (
         "Edges of either circuit by what became of them: 1 gained, 1 lost, 1 strengthened, 1 weakened, 1 flipped, "
-        "1 kept, 1 uncertain; positive = corrupting the edge raises the logit difference. 12 units of the same facts; "
-        "changes at q <= 0.05."
+        "1 kept, 1 uncertain; positive = corrupting the edge raises the logit difference. Tested over 12 facts, the "
+        "same at A and B; changed: q ≤ 0.05."
     )
     bare = diffed(circuit_a=circuit(), circuit_b=circuit(), pairing="unpaired", meta={"method": "flow"}, level=0.01)
     assert bare.caption == (
-        "Edges of either circuit by what became of them: none; scores are shares of what is read. 12 units of "
-        "different facts; changes at q <= 0.01."
+        "Edges of either circuit by what became of them: none; scores are shares of what is read. Tested over 12 "
+        "facts, others at A than at B; changed: q ≤ 0.01."
     )
     assert meaning({}, "it") == "positive = corrupting it raises the metric"
 
@@ -212,7 +210,7 @@ def test_the_tables_of_a_diff():
 
 def test_the_page_of_a_diff():
     page = diffed()._repr_html_()
-    assert page.startswith("<p><b>Circuit diff</b>: 5 of 8 edges changed for real (q &lt;= 0.05, global p = 0.012)")
+    assert page.startswith("<p><b>Circuit diff</b>: 5 of 8 edges changed for real (q ≤ 0.05, global p = 0.012)")
     assert page.count("<table") == 2
     assert "border=" not in page
 
@@ -339,7 +337,7 @@ def told(**changed) -> Contrast:
     return Contrast(**(values | changed))
 
 
-MOVED = "1 - cosine 0.34 [0.25, 0.45], p = 0.012"
+MOVED = "1 − cosine 0.34 [0.25, 0.45], p = 0.012"
 GROWN = "1.8 [1.4, 2.1] times as strong"
 
 
@@ -759,6 +757,13 @@ def test_a_model_in_which_the_facts_have_no_effect_has_nothing_to_keep():
         "differ beyond the noise, so there is no effect to keep."
     )
     assert second.startswith("The circuit of B keeps 0.88 ")
+    mute = transferred(clean_metric=clean)
+    assert mute.to_frame()["faithfulness"].tolist() == pytest.approx([0.9, np.nan, 0.88, np.nan], nan_ok=True)
+    assert mute.to_frame()["low"].isna().tolist() == [False, True, False, True]
+    assert mute.plot().data[0].text.tolist() == [["0.90", "n/a"], ["0.88", "n/a"]]
+    assert unbroken(mute.plot().layout.title.text) == "Own circuits keep 0.90, foreign ones 0.88"
+    none = transferred(clean_metric=clean[[1, 1]]).plot()
+    assert unbroken(none.layout.title.text) == "No model has an effect of which a circuit could keep a share"
     assert transferred().only(np.array([1, 3])).values == pytest.approx(transferred().values)
 
 

@@ -134,11 +134,24 @@ def graph(
     """
     edges = np.atleast_2d(np.asarray(scores, dtype=np.float64))
     edges = np.repeat(edges, facts, axis=0) if len(edges) == 1 else edges
-    table = np.zeros((len(edges), *SHAPE.mask.shape))
-    table[:, SHAPE.mask] = edges
+    return on_shape(SHAPE, edges, known=known, labels=labels, name=name, **meta)
+
+
+def on_shape(
+    shape: GraphShape,
+    edges: np.ndarray,
+    *,
+    known: int | Sequence[bool] = 0,
+    labels: Sequence[Mapping[str, object]] | None = None,
+    name: str = "step0",
+    **meta: object,
+) -> circuits.AttributionGraph:
+    """The same of any model: scores [N, edges of the shape]."""
+    table = np.zeros((len(edges), *shape.mask.shape))
+    table[:, shape.mask] = edges
     return circuits.AttributionGraph(
         scores=table,
-        shape=SHAPE,
+        shape=shape,
         clean_metric=np.full(len(edges), CLEAN),
         corrupt_metric=np.full(len(edges), CORRUPT),
         answer_rank=np.where(_first(known, len(edges)), 0, 3),

@@ -53,7 +53,8 @@ class Page:
         self.subtitle = html.unescape(_one(r'<p class="sub">(.*?)</p>', self.text))
         verdict = _one(r'<section class="verdict".*?</section>', self.text, 0)
         verdict = re.sub(r'<span class="whole">(.*?)</span>', r"\1", verdict)
-        self.verdict = [html.unescape(found) for found in re.findall(r"<li>(.*?)</li>", verdict, re.S)]
+        more = re.sub(r'<span class="whole">(.*?)</span>', r"\1", _one(r'<div class="more">.*?</div>', self.text, 0))
+        self.verdict = [html.unescape(found) for found in re.findall(r"<li>(.*?)</li>", verdict + more, re.S)]
         self.warnings = [html.unescape(w) for w in re.findall(r'<p class="warning">(.*?)</p>', verdict, re.S)]
         part = r'<section class="part" id="(.*?)">(.*?)</section>'
         before, *chapters = re.split(r'<details class="chapter"', self.text)
@@ -201,7 +202,7 @@ def test_every_section_has_its_heading_in_its_place(told):
 def test_the_first_screen_holds_three_findings_key_numbers_and_the_whole_run(told):
     first = _one('<ul class="lead">(.*?)</ul>', told.text)
     assert [html.unescape(found) for found in re.findall("<li>(.*?)</li>", first)] == told.verdict[:3]
-    assert f"<summary>{len(told.verdict) - 3} more</summary>" in told.text
+    assert f"<summary>{len(told.verdict) - 3} more findings</summary>" in told.text
     assert [card[0] for card in told.cards] == [
         "needle accuracy",
         "recall, old facts",
@@ -270,10 +271,9 @@ def test_every_caption_says_what_was_asked_and_how(told):
         "groups-step100-step300": CAPTIONS["groups"],
         "circuit-step100-step300": "Measured on the 14 of 20 facts recalled at B alone. Edges of either circuit by "
         "what became of them: 1 gained, 1 lost, 15 kept, 4 uncertain; positive = corrupting the edge raises the "
-        "metric. 14 units of the same facts; changes at q <= 0.05.",
+        "metric. Tested over 14 facts, the same at A and B; changed: q ≤ 0.05.",
         "nodes-step100-step300": "On the 14 of 20 facts recalled at B alone. A node's score is the sum over its "
-        "out-edges. The table holds those that changed for real, with intervals that hold for what was named (false "
-        "coverage rate).",
+        "out-edges. The table holds those that changed for real; q and intervals as for edges.",
         "edges-step100-step300": CAPTIONS["edges"],
         "ranks-step100-step300": f"On the 14 of 20 facts recalled at B alone. {CAPTIONS['ranks']}",
         "similarity-step100-step300": f"On the 14 of 20 facts recalled at B alone. {CAPTIONS['similarity']}",
@@ -372,7 +372,9 @@ def test_the_page_ends_with_where_the_numbers_come_from(told):
         "device": "cpu",
         "attention": "sdpa",
         "tokenizer hash": "words",
-        "parameters": "{'version': 1}",
+        "settings of heads": "version 1",
+        "settings of circuit": "version 1",
+        "settings of faithfulness": "version 1",
         "weights (sha256)": "step0: step0-weights-of, step100: step100-weights-, step200: step200-weights-, "
         "step300: step300-weights-",
     }
@@ -431,24 +433,24 @@ def test_the_page_of_a_pair(tmp_path):
     pair = compare(a, b, q=0.04, transfer=transfer(["0", "9"], [[0.75, 0.25], [0.5, 1.0]]))
     page = Page(write_pair_report(replace(pair, missing={"roles": "not asked for"}), tmp_path / "pair.html"))
     assert page.title == "step0 → step9"
-    assert page.subtitle == "changes from A to B; real = q <= 0.04"
+    assert page.subtitle == "changes from A to B; real = q ≤ 0.04"
     assert page.verdict[0] == (
         "0 and 9 differ: circuits of facts recalled at neither: changed in 2 edges; 2 heads of 4 changed."
     )
     assert page.verdict[-1] == "Not compared: roles (not asked for)."
     assert page.warnings == ["roles is not compared: not asked for"]
     assert {slug: part.heading for slug, part in page.sections.items()} == {
-        "any-two-pair": "What rewired 0 → 9",
-        "groups-pair": "Facts and their circuits 0 → 9",
-        "circuit-pair": "Circuit 0 → 9",
-        "edges-pair": "Edges that changed 0 → 9",
-        "nodes-pair": "Nodes 0 → 9",
-        "ranks-pair": "Reliability by rank 0 → 9",
-        "similarity-pair": "Similarity 0 → 9",
-        "profile-pair": "Depth and spread 0 → 9",
-        "transfer-pair": "Functional transfer 0 → 9",
-        "heads-pair": "Retrieval heads 0 → 9",
+        "groups-pair": "Facts and their circuits",
+        "circuit-pair": "Circuit",
+        "edges-pair": "Edges that changed",
+        "nodes-pair": "Nodes",
+        "ranks-pair": "Reliability by rank",
+        "similarity-pair": "Similarity",
+        "profile-pair": "Depth and spread",
+        "transfer-pair": "Functional transfer",
+        "heads-pair": "Retrieval heads",
     }
+    assert {slug: part.heading for slug, part in page.lead.items()} == {"any-two-pair": "What rewired"}
     assert page.unfolded == ["What changed and why"]
     moved = page.sections["transfer-pair"]
     assert moved.figure == "Own circuits keep 0.88, foreign ones 0.38"

@@ -131,7 +131,7 @@ def test_what_each_statement_of_a_pair_rests_on(changed):
         "few": "fewer than 8 facts, or so few that even their smallest possible p would not hold for the pair",
         "overlap": "ranked on a third of the facts, correlated between the two others",
         "needles": "95 % t intervals over 10 needles",
-        "heads": "paired over 10 needles; q <= 0.05; false coverage rate",
+        "heads": "paired over 10 needles; q ≤ 0.05; false coverage rate",
         "level": "Holm over families",
     }
     recall = told["recall"].numbers
@@ -260,7 +260,7 @@ def test_a_graph_may_change_as_a_whole_without_an_edge_that_can_be_named():
     alone = pair.with_change("circuit", replace(pair.groups, groups=(none,)))
     assert alone.significant
     assert alone.verdict[0] == "0 and 1 differ: circuits of facts recalled at neither: changed as a whole."
-    assert alone.verdict[2].endswith("it changed as a whole (p <= 0.0078), no single edge can be named.")
+    assert alone.verdict[2].endswith("it changed as a whole (p ≤ 0.0078), no single edge can be named.")
 
 
 def test_what_was_not_measured_is_not_compared_and_the_reason_is_told():

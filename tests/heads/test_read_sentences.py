@@ -54,7 +54,7 @@ def test_the_verdict_of_a_comparison_word_for_word():
     assert found.gained == ("a0.h0",)
     assert found.lost == ("a0.h1",)
     assert found.verdict == (
-        "3 of 4 heads changed their retrieval score (q <= 0.05), 1 gained, 1 lost (threshold 0.1); "
+        "3 of 4 heads changed their retrieval score (q ≤ 0.05), 1 gained, 1 lost (threshold 0.1); "
         "needle accuracy 0.25 -> 0.75 (change +0.5 [+0.2, +0.8], p = 0.3); "
         "answer NLL (nats per token) 2 -> 1.5 (change -0.5 [-0.8, -0.2], p = 0.4); n = 12 needles, paired"
     )
@@ -106,7 +106,7 @@ def test_the_table_of_a_comparison_has_the_strongest_change_first():
 
 def test_the_page_of_a_comparison_shows_verdict_and_table():
     page = comparison()._repr_html_()
-    assert page.startswith("<p>3 of 4 heads changed their retrieval score (q &lt;= 0.05)")
+    assert page.startswith("<p>3 of 4 heads changed their retrieval score (q ≤ 0.05)")
     assert page.count("<tr") == 5
     assert "<td>-0.36</td>" in page
 
@@ -115,7 +115,7 @@ def test_the_figure_of_a_comparison_circles_what_changed():
     figure = comparison().plot()
     heat, rings = figure.data
     assert figure.layout.title.text == "3 heads changed their retrieval score"
-    assert figure.layout.title.subtitle.text == "change B - A over 12 needles; circled: q <= 0.05"
+    assert figure.layout.title.subtitle.text == "change B - A over 12 needles; circled: q ≤ 0.05"
     np.testing.assert_allclose(heat.z, comparison().delta)
     assert (heat.zmin, heat.zmax) == (-0.36, 0.36)
     assert list(zip(rings.y, rings.x, strict=True)) == [(0, 0), (0, 1), (1, 0)]

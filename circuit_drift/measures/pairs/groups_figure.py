@@ -66,5 +66,9 @@ def groups_finding(told: "pd.DataFrame", deltas: Mapping[str, float]) -> str:
     same = int((told["wiring_high"] <= deltas["wiring"]).sum())
     other = int((told["wiring_low"] > deltas["wiring"]).sum())
     low, high = told["strength"].min(), told["strength"].max()
+    strength = f"{low:.2f} times as strong" if len(told) == 1 else f"{low:.2f} to {high:.2f} times as strong"
+    if len(told) == 1:
+        wired = "the same wiring" if same else "another wiring" if other else "wiring undecided"
+        return f"{told['group'].iloc[0]} facts: {wired}; {strength}".capitalize()
     wired = f"same wiring in {same} of {len(told)} groups" + (f", another in {other}" if other else "")
-    return f"{wired}; {low:.2f} to {high:.2f} times as strong".capitalize()
+    return f"{wired}; {strength}".capitalize()

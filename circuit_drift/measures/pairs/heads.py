@@ -83,7 +83,7 @@ class HeadPairing(Pairing):
             "outcome": next((q.outcome for q in pair.questions if q.family == "heads"), ""),
         }
         yield Statement(
-            "heads", numbers, basis=f"paired over {change.n} {change.unit}s; q <= {change.level:g}; false coverage rate"
+            "heads", numbers, basis=f"paired over {change.n} {change.unit}s; q ≤ {change.level:g}; false coverage rate"
         )
 
     def frames(self, pair: PairRecord) -> Iterator[PairTable]:

@@ -62,8 +62,8 @@ def test_it_stays_antisymmetric_and_says_its_scope(scores):
     np.testing.assert_array_equal(there.tests.delta, -back.tests.delta)
     assert there.global_p == back.global_p
     assert (
-        "10 units of the same facts, where those of one relation are one unit: changes hold for another "
-        "relation, not only for other facts;" in there.caption
+        "Tested over 10 groups of facts, the same at A and B, where those of one relation are one group: changes "
+        "hold for another relation, not only for other facts;" in there.caption
     )
     assert "one unit" not in circuits.diff(a, b).caption
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
+from plotly.subplots import make_subplots
 
 from checkpoints.results.figure import dress
 from circuit_drift.explore.fact_cards import fact_cards
@@ -23,7 +24,16 @@ from circuit_drift.explore.head_cards import head_cards
 from circuit_drift.explore.rewired import run_rewired
 from circuit_drift.page.page import Section, write_page
 from tests.drift.explore.test_readings import example
-from tests.drift.handmade import EDGES, WIRING_A, WIRING_B, graph, point, retrieval, run_of, strengths
+from tests.drift.handmade import (
+    EDGES,
+    WIRING_A,
+    WIRING_B,
+    graph,
+    point,
+    retrieval,
+    run_of,
+    strengths,
+)
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser", "chrome"))), None)
 AXE = Path(os.environ.get("AXE_CORE", files("axe_core_python") / "axe.min.js"))
@@ -110,6 +120,34 @@ found.rows = [...facts.querySelectorAll("tbody tr")].filter((row) => !row.hidden
 named(facts, "fact 7").click();
 found.fact = text("#widget-fact-cards .card h4");
 """
+OTHERS = """
+const part = document.getElementById("widget-any-two"), [from, to, facts] = part.querySelectorAll("select");
+const choose = (select, value) => { select.value = String(value); select.dispatchEvent(new Event("change")); };
+const told = () => part.querySelector(".told").textContent.split(";")[0];
+const seen = () => [told(), facts.options[0].textContent, [...part.querySelectorAll("[data-node]")].length];
+found.first = seen();
+choose(to, 1);
+found.nothing = seen();
+choose(from, 1);
+choose(to, 2);
+found.later = seen();
+choose(part.querySelectorAll("select")[3], "layers");
+found.cells = [...part.querySelectorAll(".cell")].length;
+"""
+SCREEN = """
+for (let i = 0; i < 60 && !document.querySelector(".plot-container"); i++) await pause(100);
+const box = (picked) => document.querySelector(picked).getBoundingClientRect();
+document.querySelectorAll("details").forEach((part) => { part.open = false; });
+const drawn = box("#fig-lead .plot-container");
+found.figure = drawn.top < 300 && drawn.left > box(".verdict").right;
+document.body.style.width = "390px";
+document.body.style.setProperty("position", "relative");
+window.dispatchEvent(new Event("resize"));
+await pause(1500);
+const place = document.querySelector("#fig-lead");
+found.wide = [place.clientWidth < 400, place._fullLayout.width, place.tabIndex];
+found.labels = [...place.querySelectorAll(".xtick text")].filter((each) => each.textContent.trim()).length;
+"""
 DRAWN = """
 for (let i = 0; i < 100 && !document.querySelector("#fig-second .plot-container"); i++) await pause(100);
 const drawn = [...document.querySelectorAll(".figure")].filter((each) => each.querySelector(".plot-container"));
@@ -155,6 +193,7 @@ def ask(page: Path, question: str, *scripts: str) -> dict:
     asked = page.with_name("asked.html")
     asked.write_text(page.read_text().replace("</body>", f"{added}</body>"))
     command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=30000", "--dump-dom"]
+    command += ["--window-size=1400,900"]
     done = subprocess.run([*command, asked.as_uri()], check=True, capture_output=True, text=True, timeout=300)
     return json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.S).group(1)))
 
@@ -198,6 +237,33 @@ def test_sliders_swap_keys_search_and_clicks_show_what_was_measured(run, page):
     assert q == "≤ 0.05" or float(q.removeprefix("≤ ")) < 0.05
     assert found["head"] == ["a1.h0", "0.25 at step 0, 0.25 at step 1,000; retrieves from step 0 on."]
     assert found["rows"] == ["fact 7"] and found["fact"] == "fact 7"
+
+
+def test_two_other_checkpoints_are_chosen_in_the_page(tmp_path):
+    wirings = (WIRING_A, WIRING_A, WIRING_B)
+    points = [point(10 * i, circuit=graph(strengths(each), facts=20, known=20)) for i, each in enumerate(wirings)]
+    section = next(run_rewired(run_of(*points)))
+    found = ask(write_page(tmp_path / "page.html", sections=[section], provenance=[], **HEAD), OTHERS)
+    assert found["errors"] == []
+    assert found["first"] == ["0 → 20: 2 of 46 edges changed at q ≤ 0.05", "all 20 facts: 2 changed", 3]
+    still = "0 → 10: the graph did not change beyond the noise of the prompts (p = 1, 20 facts)"
+    assert found["nothing"][:2] == [still, "all 20 facts: 0 changed"]
+    assert found["later"] == ["10 → 20: 2 of 46 edges changed at q ≤ 0.05", "all 20 facts: 2 changed", 3]
+    assert found["cells"] == 1
+
+
+def test_the_first_screen_holds_the_figure_and_a_narrow_one_squeezes_nothing(tmp_path):
+    figure = make_subplots(cols=2)
+    for column in (1, 2):
+        figure.add_scatter(x=list(range(19)), y=list(range(19)), row=1, col=column)
+    figure.update_xaxes(tickvals=list(range(19)), ticktext=[f"{500 * i:,}" for i in range(19)])
+    lead = Section("lead", "Lead", figure=dress(figure, title="Title"))
+    page = write_page(tmp_path / "page.html", sections=[Section("b", "B", text="b")], lead=lead, provenance=[], **HEAD)
+    found = ask(page, SCREEN)
+    assert found["errors"] == []
+    assert found["figure"] is True
+    assert found["wide"] == [True, 600, 0]
+    assert found["labels"] == 7
 
 
 def test_figures_of_a_packed_plotly_are_drawn_and_sections_of_a_pair_fold(tmp_path):

@@ -171,11 +171,14 @@ def test_the_report_and_the_command_show_it(learning, monkeypatch, tmp_path):
 def test_the_report_tells_metrics_in_words_and_their_order_in_one_sentence(learning):
     (section,) = emergence_sections(learning)
     told = " ".join(section.points)
-    assert told.startswith("Recall emerges between steps 100 and 200 [95 %: 100 to 200]. Retrieval heads emerges")
-    assert "In this order: retrieval heads before recall (100% of resamples of the prompts); head a1.h0 before" in told
+    assert told.startswith(
+        "Recall emerges between steps 100 and 200 [95 %: 100 to 200]. Number of retrieval heads emerg"
+    )
+    assert "In this order, in 100% of resamples of the prompts: number of retrieval heads before recall, " in told
+    assert "; head a1.h0 before recall, needle accuracy, answer NLL; recall" in told
     assert [trace.name for trace in section.figure.data if trace.showlegend is not False][:3] == [
         "recall",
-        "retrieval heads",
+        "number of retrieval heads",
         "head a1.h0",
     ]
     assert section.frame["metric"].tolist()[-1] == "answer NLL" and "_" not in told

@@ -17,7 +17,7 @@ def told(kind: str, **numbers: object) -> str:
 
 
 def test_the_smallest_possible_p_is_a_bound():
-    assert p_text(0.0059884786, 0.0059884786) == "p <= 0.006"
+    assert p_text(0.0059884786, 0.0059884786) == "p ≤ 0.006"
     assert p_text(0.0123, 0.006) == "p = 0.012"
     assert p_text(1.0, 1.0) == "p = 1"
     assert [signed(value) for value in (-0.001, 0.004, -0.126)] == ["+0.00", "+0.00", "-0.13"]
@@ -93,7 +93,7 @@ def test_recall_with_and_without_turnover():
 
 def test_classes_are_named_four_at_most():
     rows = [{"name": f"c{i}", "before": 1.0, "after": 0.5, "p": 0.01 * (i + 1), "least": 0.01} for i in range(5)]
-    assert told("classes", classes=rows[:1]) == "Recall by class: c0 1.00 → 0.50 (p <= 0.01)."
+    assert told("classes", classes=rows[:1]) == "Recall by class: c0 1.00 → 0.50 (p ≤ 0.01)."
     assert told("classes", classes=rows).endswith("c3 1.00 → 0.50 (p = 0.04); 1 more.")
 
 
@@ -127,7 +127,7 @@ def test_a_group_leads_with_wiring_and_strength():
     assert "39 edges changed, all within the margins (" in told("group", **other)
     between = {**GROUP, "wiring_interval": (0.0, 0.2), "changed": 0}
     assert "wiring undecided (" in told("group", **between)
-    assert told("group", **between).endswith("; it changed as a whole (p <= 0.006), no single edge can be named.")
+    assert told("group", **between).endswith("; it changed as a whole (p ≤ 0.006), no single edge can be named.")
 
 
 @pytest.mark.parametrize(
