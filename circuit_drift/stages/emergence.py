@@ -4,7 +4,7 @@ Every metric is resampled over its own units, needles or facts, the same ones at
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -26,12 +26,20 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 DRAWS = 1000
+WORDS = {"answer_nll": "answer NLL", "retrieval_heads": "number of retrieval heads"}
+OF = {"recall": "recall of"}
 NEEDLES = ("needle_accuracy", "needle_score", "answer_nll", "retrieval_heads")
 METRICS = (
     "needle_accuracy, needle_score, answer_nll, retrieval_heads, head:a0.h1, recall, recall:CLASS, edge:a0.h1->m2, "
 )
 METRICS += "node:a0.h1, role:ROLE:a0.h1"
 """What can be asked for."""
+
+
+def in_words(metric: str) -> str:
+    """A metric as a reader names it: ``head:a1.h2`` is head a1.h2, ``recall:old`` recall of old."""
+    kind, _, rest = metric.partition(":")
+    return WORDS.get(metric, metric.replace("_", " ")) if not rest else f"{OF.get(kind, kind)} {rest.replace(':', ' ')}"
 
 
 @dataclass(frozen=True)
@@ -56,9 +64,16 @@ class RunEmergence:
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """When each emerges, then what comes before what, a sentence each."""
-        told = [str(one) for one in self.orders if one.outcome != "cannot be told"]
-        return (*map(str, self.found), *told, *self.notes)
+        """When each emerges, a sentence each, then in one what comes before what; metrics in words."""
+        worded = self.worded
+        told = [*map(str, worded.found), *_in_order(worded), *self.notes]
+        return tuple(f"{sentence[0].upper()}{sentence[1:]}." for sentence in told)
+
+    @property
+    def worded(self) -> "RunEmergence":
+        """The same with every metric named as a reader names it."""
+        found = tuple(replace(one, metric=in_words(one.metric)) for one in self.found)
+        return replace(self, found=found, values={in_words(name): value for name, value in self.values.items()})
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a metric: metric, outcome, threshold, after, by, low, high (steps; empty = open on that side)."""
@@ -99,8 +114,22 @@ class RunEmergence:
                 )
         figure.update_xaxes(title_text="step")
         figure.update_yaxes(title_text="share of its way from first to last", tickvals=[0, 0.5, 1])
-        title = self.findings[0] if self.findings else "nothing to follow"
+        title = str(self.found[0]) if self.found else "nothing to follow"
         return dress(figure, title=title, subtitle="bars: 95 % intervals of the step of emergence", height=480)
+
+
+def _in_order(found: RunEmergence) -> list[str]:
+    """What comes before what, those that are certain, with the least share of resamples that say so."""
+    told = [one for one in found.orders if one.outcome != "cannot be told"]
+    if not told:
+        return []
+    later: dict[str, list[str]] = {}
+    for one in told:
+        first, second = (one.first, one.second) if one.outcome == "before" else (one.second, one.first)
+        later.setdefault(first, []).append(second)
+    least = min(max(one.before, one.after) for one in told)
+    order = "; ".join(f"{first} before {', '.join(others)}" for first, others in later.items())
+    return [f"in this order, in {least:.0%}{' or more' if least < 1 else ''} of resamples of the prompts: {order}"]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typer.testing import CliRunner
 
 from checkpoints.errors import BadPrompt
 from checkpoints.stats.emergence import Order, emergence, order, order_over_runs
-from circuit_drift.report.emergence import emergence_sections, in_words
+from circuit_drift.report.emergence import emergence_sections
+from circuit_drift.stages.emergence import in_words
 from tests.drift.handmade import CLEAN, graph, point, retrieval, run_of, strengths
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 3000, 4000, 6000, 8000, 10000)
@@ -124,8 +125,8 @@ def test_a_run_tells_what_emerges_when_and_in_which_order(learning):
     assert table.loc["head:a1.h0", "threshold"] == 0.1
     assert table.loc["needle_accuracy", ["after", "by"]].tolist() == [200, 300]
     assert table.loc["needle_score", "outcome"] == "no change"
-    assert "recall before needle_accuracy (100% of resamples of the prompts)" in found.findings
-    assert "head:a1.h0 before recall (100% of resamples of the prompts)" in found.findings
+    assert found.findings[-1].startswith("In this order, in 100% of resamples of the prompts: ")
+    assert "; head a1.h0 before recall, needle accuracy, answer NLL; recall before needle accuracy" in found.findings[-1]
     pairs = found.order_frame().set_index(["first", "second"])["outcome"]
     assert pairs["recall", "retrieval_heads"] == "after"
     assert found.plot().layout.title.text == str(found.found[0])
@@ -151,7 +152,6 @@ def test_metrics_are_asked_for_by_name(learning):
 def test_the_report_and_the_command_show_it(learning, monkeypatch, tmp_path):
     from circuit_drift.cli import stored
     from circuit_drift.cli.commands import app
-    from circuit_drift.report.emergence import emergence_sections
 
     (section,) = emergence_sections(learning)
     assert "Recall emerges between steps 100 and 200 [95 %: 100 to 200]." in section.points
@@ -164,8 +164,8 @@ def test_the_report_and_the_command_show_it(learning, monkeypatch, tmp_path):
     monkeypatch.setattr(stored, "_stored_run", lambda *_: learning)
     shown = CliRunner().invoke(app, ["track", "--emergence", "recall,needle_accuracy"])
     assert shown.exit_code == 0, shown.output
-    assert "recall emerges between steps 100 and 200" in shown.output
-    assert "recall before needle_accuracy" in shown.output
+    assert "Recall emerges between steps 100 and 200" in shown.output
+    assert "recall before needle accuracy" in " ".join(shown.output.split())
 
 
 def test_the_report_tells_metrics_in_words_and_their_order_in_one_sentence(learning):
@@ -182,6 +182,7 @@ def test_the_report_tells_metrics_in_words_and_their_order_in_one_sentence(learn
         "head a1.h0",
     ]
     assert section.frame["metric"].tolist()[-1] == "answer NLL" and "_" not in told
+    assert section.points == list(learning.emergence().findings), "a notebook and a terminal say the same"
     assert [in_words(name) for name in ("recall:50 % new", "role:mover:a0.h1")] == [
         "recall of 50 % new",
         "role mover a0.h1",
