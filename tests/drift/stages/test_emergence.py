@@ -125,8 +125,9 @@ def test_a_run_tells_what_emerges_when_and_in_which_order(learning):
     assert table.loc["head:a1.h0", "threshold"] == 0.1
     assert table.loc["needle_accuracy", ["after", "by"]].tolist() == [200, 300]
     assert table.loc["needle_score", "outcome"] == "no change"
-    assert found.findings[-1].startswith("In this order, in 100% of resamples of the prompts: ")
-    assert "; head a1.h0 before recall, needle accuracy, answer NLL; recall before needle accuracy" in found.findings[-1]
+    order = found.findings[-1]
+    assert order.startswith("In this order, in 100% of resamples of the prompts: ")
+    assert "; head a1.h0 before recall, needle accuracy, answer NLL; recall before needle accuracy" in order
     pairs = found.order_frame().set_index(["first", "second"])["outcome"]
     assert pairs["recall", "retrieval_heads"] == "after"
     assert found.plot().layout.title.text == str(found.found[0])
