@@ -35,7 +35,6 @@ WITHOUT_DIGESTS = 1
 DIGESTS = "digests"
 SMALL = 1 << 20
 """Bytes of arrays below which a result is read whole."""
-PIECE = 1 << 20
 T = TypeVar("T")
 
 
@@ -238,12 +237,9 @@ def _digest(content: bytes) -> str:
 
 
 def _digest_of(path: Path) -> str:
-    """The same of a file, in pieces."""
-    digest = hashlib.sha256()
+    """The same of a file, in pieces that stay in the cache."""
     with open_regular(path) as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _replace(draft: Path, folder: Path) -> None:

@@ -17,8 +17,8 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from checkpoints.errors import StoreError
 from checkpoints.results.processes import process_mark, this_machine
@@ -93,7 +93,7 @@ def read_regular(path: Path) -> bytes:
 
 
 @contextmanager
-def open_regular(path: Path) -> Iterator[BinaryIO]:
+def open_regular(path: Path) -> Iterator[BufferedReader]:
     """A regular file, open for reading its bytes.
 
     Raises:

@@ -66,8 +66,13 @@ def _cells(column: "pd.Series[Any]", digits: int | None) -> list[Any]:
     if kind in NUMBERS:
         return values
     if kind in FRACTIONS:
-        form = repr if digits is None else f"{{:.{digits}g}}".format
+        if digits is None:  # a csv.writer writes a float as `repr` does
+            return ["" if value != value else value for value in values] if column.isna().any() else values
+        form = f"{{:.{digits}g}}".format
         return ["" if value != value else form(value) for value in values]
+    if kind == "" and column.dtype == "str":  # texts, and what is missing
+        shown = {value: _cell(value) for value in column.dropna().unique().tolist()}
+        return [shown.get(value, "") for value in values]
     texts = {value: _cell(value) for value in {value for value in values if isinstance(value, str)}}
     return [texts[value] if isinstance(value, str) else _cell(value, digits) for value in values]
 

@@ -164,10 +164,10 @@ def wilson_interval(hits: Floats, trials: Floats, *, level: float = LEVEL) -> tu
         trials: [...] of how many.
         level: coverage.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     hits, trials = np.asarray(hits, dtype=np.float64), np.asarray(trials, dtype=np.float64)
-    z = float(norm.ppf((1 + level) / 2))
+    z = float(ndtri((1 + level) / 2))
     with np.errstate(invalid="ignore", divide="ignore"):
         centre = (hits + z**2 / 2) / (trials + z**2)
         half = z * np.sqrt(hits * (trials - hits) / trials + z**2 / 4) / (trials + z**2)

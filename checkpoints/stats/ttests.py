@@ -162,10 +162,10 @@ def reach(freedom: Floats, units: Floats | int, *, level: float = LEVEL) -> Floa
         units: of the smaller side.
         level: coverage.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     known = np.where(np.isfinite(freedom), freedom, units - 1)
-    return np.asarray(np.where(units < FEWEST, np.nan, t.ppf((1 + level) / 2, np.maximum(known, 1))))
+    return np.asarray(np.where(units < FEWEST, np.nan, stdtrit(np.maximum(known, 1), (1 + level) / 2)))
 
 
 def smallest_p(units: Floats | int) -> Floats:

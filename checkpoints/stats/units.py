@@ -16,6 +16,9 @@ FEWEST = 3
 
 def nanmean(values: Floats, axis: int = 0) -> Floats:
     """Mean over what applies; NaN, silently, where nothing does."""
+    values = np.asarray(values)
+    if values.size and not np.isnan(values).any():
+        return np.asarray(values.mean(axis=axis))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return np.asarray(np.nanmean(values, axis=axis))

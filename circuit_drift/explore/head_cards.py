@@ -47,7 +47,7 @@ def head_cards(run: RunRecord) -> Iterator[Section]:
         {
             "name": names[head],
             "told": told([point.label for point in points], means[:, head]),
-            "score": [[_short(value) for value in line[:, place]] for line in lines],
+            "score": [[_short(value) for value in line[:, place].tolist()] for line in lines],
             "beside": [_short(values[place]) for values in beside],
             "roles": roles.get(names[head], []),
             "on_facts": on_facts.get(names[head], []),
@@ -114,8 +114,8 @@ def _kept(means: Floats) -> list[int]:
 
 def _lines(scores: "heads.Scores", leading: str, kept: Sequence[int]) -> Floats:
     """[3, kept] mean, low and high."""
-    frame = scores.statistics(leading)
-    return np.asarray(frame[["mean", "low", "high"]].to_numpy(dtype=float).T[:, list(kept)])
+    found = scores.mean_of(leading), *scores.interval_of(leading)
+    return np.stack([values.ravel()[list(kept)].astype(float) for values in found])
 
 
 def _beside(scores: "heads.Scores", kept: Sequence[int]) -> Floats:
@@ -185,4 +185,4 @@ def _written(point: Point) -> Iterator[tuple[str, str]]:
 
 
 def _short(value: Any) -> float | None:
-    return None if np.isnan(value) else float(f"{value:.4g}")
+    return None if value != value else float(f"{value:.4g}")

@@ -207,13 +207,26 @@ def _by_layers(diff: "GraphDiff") -> tuple["NDArray[np.integer]", dict[tuple[int
     """[layers + 2, layers + 2] changed edges by reader's and writer's layer, input first; the strongest of each."""
     size = diff.shape.n_layers + 2
     counts, examples = np.zeros((size, size), dtype=int), dict[tuple[int, int], list[str]]()
-    names = _edge_names(diff.shape)
-    for i in _strongest(diff, np.flatnonzero(diff.changed), len(names)):
-        writer, reader = names[i]
-        place = layer_of(diff.shape, node_of(reader)) + 1, layer_of(diff.shape, writer) + 1
-        counts[place] += 1
-        examples.setdefault(place, []).append(f"{writer} → {reader} {diff.delta[i]:+.3g}")
-    return counts, {place: "<br>".join(told[:EXAMPLES]) for place, told in examples.items()}
+    shape = diff.shape
+    ends = np.argwhere(shape.mask)
+    written = np.array([layer_of(shape, writer) + 1 for writer in shape.writers])
+    read = np.array([layer_of(shape, node_of(reader)) + 1 for reader in shape.readers])
+    changed = _strongest(diff, np.flatnonzero(diff.changed), len(ends))
+    places = read[ends[changed, 1]] * size + written[ends[changed, 0]]
+    np.add.at(counts.reshape(-1), places, 1)
+    for i, place in ((changed[k], places[k]) for k in _first(places, EXAMPLES)):
+        writer, reader = shape.writers[ends[i, 0]], shape.readers[ends[i, 1]]
+        told = f"{writer} → {reader} {diff.delta[i]:+.3g}"
+        examples.setdefault((int(place) // size, int(place) % size), []).append(told)
+    return counts, {place: "<br>".join(told) for place, told in examples.items()}
+
+
+def _first(kinds: "NDArray[np.integer]", n: int) -> list[int]:
+    """Where the first ``n`` of each kind stand, in order."""
+    order = np.argsort(kinds, kind="stable")
+    _, starts, counts = np.unique(kinds[order], return_index=True, return_counts=True)
+    rank = np.arange(len(kinds)) - np.repeat(starts, counts)
+    return sorted(order[rank < n].tolist())
 
 
 def _edge_names(shape: GraphShape) -> list[tuple[str, str]]:

@@ -138,6 +138,10 @@ class DetectorScores(Result):
         low, high = skewed_interval(values, self.cluster)
         return (np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)) if name in SHARES else (low, high)
 
+    def interval_of(self, name: str) -> tuple[Floats, Floats]:
+        """Ends of the 95 % t interval of a detector's mean, each [L, H]; NaN with fewer than three units."""
+        return self._ends(name, self.detector(name))
+
     def to_frame(self) -> "pd.DataFrame":
         """One row a head: name, layer, head, and the mean of every detector."""
         import pandas as pd
@@ -322,7 +326,7 @@ class Scores(DetectorScores):
     @cached_property
     def interval(self) -> tuple[Floats, Floats]:
         """Ends of the 95 % t interval of `mean` over needles, each [L, H]; NaN with fewer than three."""
-        return self._ends("copy", self.copy)
+        return self.interval_of("copy")
 
     @property
     def prompt_nll(self) -> Floats:

@@ -11,6 +11,7 @@ from checkpoints.results.figure import BLUE, unbroken
 from checkpoints.stats.ttests import TTest
 from circuits.attribution.positions import PositionScores
 from circuits.comparison.graph_diff import GraphDiff
+from circuits.comparison.graph_diff_view import _first
 from circuits.comparison.profile import ProfileChange
 from circuits.comparison.similarity import Similarity
 from circuits.graph.circuit import Circuit
@@ -270,6 +271,11 @@ def test_where_edges_changed_layer_by_layer():
     assert heat.text[0][1] == "a0.h0 → m0 -0.9"
     assert heat.text[1][1] == "no edge changed"
     assert unbroken(diffed(global_p=0.5).plot_layers().layout.title.text) == "0 edges changed for real"
+
+
+def test_the_first_examples_of_each_place_keep_their_order():
+    assert _first(np.array([4, 2, 4, 4, 2, 9]), 2) == [0, 1, 2, 4, 5]
+    assert _first(np.array([], dtype=int), 2) == []
 
 
 def graph(scores, classes=None, prompts="p", metric=1.0) -> AttributionGraph:

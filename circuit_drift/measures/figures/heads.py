@@ -14,6 +14,7 @@ from circuit_drift.page.axis import over_checkpoints, tick_labels
 from circuit_drift.page.thinning import thinned
 from circuit_drift.record.record import RunRecord
 from circuit_drift.record.untrained import null_name, null_point
+from heads.scores.names import head_names
 from heads.scores.scores import THRESHOLD
 
 if TYPE_CHECKING:
@@ -160,10 +161,14 @@ def head_frame(run: RunRecord) -> "pd.DataFrame":
     """The numbers behind the head map, long form: step, head, layer, score and its 95 % interval."""
     import pandas as pd
 
-    frames = []
+    columns: dict[str, list[Any]] = {name: [] for name in ("layer", "head", "n", "score", "low", "high")}
+    steps, names = list[Any](), list[str]()
     for point in run:
-        if point.heads is not None:
-            frame = point.heads.to_frame()[["name", "layer", "head", "n", "score", "low", "high"]]
-            frames.append(frame.assign(step=point.label))
-    table = pd.concat(frames, ignore_index=True)
-    return table[["step", *(column for column in table.columns if column != "step")]]
+        if (scores := point.heads) is not None:
+            low, high = scores.interval
+            found = *np.indices(scores.shape), (~np.isnan(scores.copy)).sum(axis=0), scores.mean, low, high
+            for column, values in zip(columns.values(), found, strict=True):
+                column.append(values.ravel())
+            names += head_names(scores.shape)
+            steps += [point.label] * scores.mean.size
+    return pd.DataFrame({"step": steps, "name": names} | {name: np.concatenate(of) for name, of in columns.items()})

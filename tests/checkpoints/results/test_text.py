@@ -63,3 +63,9 @@ def test_a_tables_numbers_are_written_as_python_writes_them_or_to_so_many_digits
     assert first[2] == "False,123456789012,,1e-20,3,'=x,"
     assert to_csv(frame, 4).splitlines()[1:] == ["True,3,0.1,0.3333,2,'=x,0.3333", "False,123456789012,,1e-20,3,'=x,"]
     assert to_csv(frame[:0]) == "truth,whole,single,double,open,text,any\n"
+
+
+def test_what_is_missing_is_an_empty_cell_of_texts_and_of_fractions():
+    frame = pd.DataFrame({"t": pd.Series(["=a", None, "b"], dtype="str"), "x": [0.1, np.nan, -np.inf]})
+    assert to_csv(frame) == "t,x\n'=a,0.1\n,\nb,-inf\n"
+    assert to_csv(pd.DataFrame({"x": np.array([0.1], dtype=np.float32)})) == "x\n0.10000000149011612\n"

@@ -54,6 +54,14 @@ def test_frame_and_export(scores):
     json.dumps(lists)
 
 
+def test_intervals_are_those_of_the_table(scores):
+    for name in scores.detectors:
+        low, high = scores.interval_of(name)
+        frame = scores.statistics(name)
+        np.testing.assert_array_equal([low.ravel(), high.ravel()], [frame["low"], frame["high"]])
+    np.testing.assert_array_equal(scores.interval, scores.interval_of("copy"))
+
+
 def test_exported_scores_stay_on_their_side_of_the_threshold(scores):
     lists = scores.to_head_lists()
     assert set(lists["0-1"]) == {0.1}, "0.1 in float32 is 0.10000000149, beyond a threshold of 0.1"
