@@ -1,10 +1,16 @@
 """Every word of a figure beside its title: axes, scales, subplots, what a pointer is told."""
 
+import numpy as np
+
+from circuit_drift.measures.causal.writing_figure import writing_figure
+from circuit_drift.measures.figures.corpora import fits_figure, fits_frame
 from circuit_drift.measures.figures.lens import facts_figure, lens_figure
 from circuit_drift.measures.figures.routing import shares_figure
-from tests.drift.handmade import point, run_of
+from tests.drift.handmade import point, retrieval, run_of, transfer
+from tests.drift.measures.test_corpora import losses
 from tests.drift.measures.test_lens import lens
 from tests.drift.measures.test_routing import routing
+from tests.drift.measures.test_writing import written
 
 
 def words(figure):
@@ -45,3 +51,31 @@ def test_ranks_of_answers():
         figure.layout.title.subtitle.text
         == "2 facts; colour: log10 of the answer's rank, one scale for all checkpoints"
     )
+
+
+def test_what_heads_write():
+    writing = written([[0, 0], [2, 0]])
+    axes, _, _, told = words(writing_figure(run_of(point(0, writing=writing), point(1, writing=writing))))
+    assert axes == {
+        "xaxis": "retrieval score (attention alone)",
+        "yaxis": "write towards the copied answer, logits",
+    }
+    assert told == ["%{text}: score %{x:.3f}, write %{y:+.3f} logits<extra></extra>"]
+
+
+def test_fits_over_corpora():
+    made = [losses([[np.nan, np.log(ppl)]] * 2, [[np.nan, np.nan]] * 2) for ppl in (20, 10, 8, 6)]
+    run = run_of(*(point(step, corpora=each) for step, each in zip((0, 1, 10, 100), made, strict=True)))
+    axes, _, _, _ = words(fits_figure(run, fits_frame(run)))
+    assert axes["xaxis2"] == "N, training steps (log)"
+    assert (axes["yaxis"], axes["yaxis2"]) == ("perplexity", "PPL - fit")
+
+
+def test_scores_of_heads_and_circuits_in_other_models():
+    axes, _, _, told = words(retrieval({(1, 0): 0.75}).plot())
+    assert axes == {"xaxis": "head", "yaxis": "layer"}
+    assert told == ["a%{y}.h%{x}: %{z:.3f}<extra></extra>"]
+    axes, _, scales, told = words(transfer(["0", "10"], [[1.0, 0.5], [0.2, 1.0]]).plot())
+    assert axes == {"xaxis": "model", "yaxis": "circuit of"}
+    assert scales == ["faithfulness"]
+    assert told == ["circuit of %{y} in model %{x}: %{z:.2f} %{customdata}<extra></extra>"]
