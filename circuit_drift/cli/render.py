@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from circuits.tracking.circuit_track import CircuitTrack
     from heads.tracking.head_track import HeadTrack
 
+CROSSED = "births and deaths: edges that crossed the circuit's cut, chance included"
 WIDE = 1000
 MANY = 1e6
 
@@ -163,7 +164,11 @@ def print_circuit_track(track: "CircuitTrack", facts: str) -> None:
         "jaccard_previous_within",
     ]
     frame = track.to_frame()[[*columns, "jaccard_last", "births", "deaths", "centre of mass, layers"]]
-    _show(console, frame.rename(columns=lambda name: name.replace("jaccard", "J")), title="Circuit over training")
+    _show(
+        console,
+        frame.rename(columns=lambda name: name.replace("jaccard", "J")),
+        title=f"Circuit over training; {CROSSED}",
+    )
 
 
 def print_series(series: "Series", frame: "pd.DataFrame", damaged: Mapping[str, str]) -> None:

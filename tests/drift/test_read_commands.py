@@ -263,6 +263,7 @@ def test_the_circuit_is_followed(measured):
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("• On the 16 of 20 facts recalled at some checkpoint: ")
     assert "Circuit over training" in done.stdout
+    assert "births and deaths: edges that crossed the circuit's cut, chance included" in " ".join(done.stdout.split())
     header, *rows = _rows(done.stdout)
     assert header == [
         "step", "phase", "clean_metric", "J_previous", "J_previous_across", "J_previous_within", "J_last",
