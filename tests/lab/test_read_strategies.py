@@ -1,6 +1,7 @@
 """What is read of strategies of continual pre-training side by side, on logs and ledgers made by hand."""
 
 import math
+import os
 
 import numpy as np
 import pandas as pd
@@ -8,8 +9,12 @@ import pytest
 
 from checkpoints.results.figure import unbroken
 from circuit_drift import knowledge
+from circuit_drift.record.record import Point
+from circuit_drift.store.store import Store
+from circuit_drift.training.recorder import Recorder
 from circuit_drift.training.strategies import figures, page
-from circuit_drift.training.strategies.comparison import FOLDER, Trained, retrieval_frame
+from circuit_drift.training.strategies.checkpointing import RECORD, SECONDS, STORE
+from circuit_drift.training.strategies.comparison import FOLDER, Trained, comparison_frame, retrieval_frame, strategies
 
 STEPS = (0, 4, 8)
 PLAIN = [[0.9, 0.2, 0.1], [0.8, 0.9, 0.7], [0.1, 0.9, 0.2], [0.2, 0.1, 0.8]]
@@ -21,6 +26,38 @@ def trained(name="plain", history=PLAIN, loss=(3.0, 2.5, 2.6), copying=(0.9, 0.5
     scores = knowledge.UnitScores(tuple("abcd"), STEPS, np.array(history)[:, :, None], CLASSES, "recall")
     log = pd.DataFrame({"epoch": [0, 1, 2], "step": STEPS, "document_loss": loss, "copying_accuracy": copying})
     return Trained(name, log, knowledge.ledger(scores), store=None)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Two strategies as training leaves them, the one that was begun first last by name; two units, two epochs."""
+    recalled = {"zeta": [(0.9, 0.1), (0.8, 0.7)], "alpha": [(0.9, 0.1), (0.2, 0.1)]}
+    for place, (name, epochs) in enumerate(recalled.items()):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / RECORD).write_text("{}")
+        (tmp_path / name / SECONDS).write_text(f"step,seconds\n4,{60 + place}\n")
+        os.utime(tmp_path / name / RECORD, ns=(place, place))
+        recorder = Recorder(Store.open(tmp_path / STORE), name, {})
+        for step, scores in zip((0, 4), epochs, strict=True):
+            units = [{"unit": unit, "score": score} for unit, score in zip("ab", scores, strict=True)]
+            recorder.add(Point(f"step{step}", step, None, None, {}), {"document_loss": 3.0 - place - step / 8}, units)
+    return tmp_path
+
+
+def test_strategies_are_read_each_from_its_own_run_in_the_order_they_were_begun(written):
+    first, second = strategies(written)
+    assert (first.name, second.name) == ("zeta", "alpha")
+    assert first.ledger.to_frame()["known"].tolist() == [1, 2]
+    assert second.ledger.to_frame()["known"].tolist() == [1, 0]
+    assert strategies(written, threshold=0.85)[0].ledger.to_frame()["known"].tolist() == [1, 0]
+    frame = comparison_frame(written)
+    assert frame["strategy"].tolist() == ["zeta", "zeta", "alpha", "alpha"]
+    assert frame["epoch"].tolist() == [0, 1, 0, 1]
+    assert frame["document_loss"].tolist() == [3.0, 2.5, 2.0, 1.5]
+    assert frame["seconds"].tolist()[1::2] == [60, 61]
+    assert frame["seconds"].isna().tolist() == [True, False, True, False]
+    assert frame["acquired"].tolist() == [0, 1, 0, 0]
+    assert frame["forgotten"].tolist() == [0, 0, 0, 1]
 
 
 @pytest.fixture
