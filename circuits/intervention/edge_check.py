@@ -95,7 +95,7 @@ class EdgeCheck(Result):
         figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line={"color": GREY, "dash": "dot"})
         metric = self.meta.get("metric", "metric")
         figure.update_xaxes(title_text=f"attributed change of the {metric}")
-        figure.update_yaxes(title_text=f"exact change of the {metric}")
+        figure.update_yaxes(title_text="exact change")
         return dress(figure, title=self.verdict, subtitle="a mark an edge, each patched alone; mean over the facts")
 
 

@@ -539,3 +539,7 @@ def test_the_figure_of_a_measure_that_brings_none_has_a_line_for_each_number():
     assert [trace.marker.symbol for trace in figure.data] == list(theme.SYMBOLS[:4])
     assert list(figure.layout.xaxis.ticktext) == ["0", "100", "200"]
     assert lines_figure(run, table, ["words", "never"]) is None
+    table["own_share"] = [0.25, 0.5, 1.0]
+    both = lines_figure(run, table, ["own_share", "last"], {"last": "effect, logits"})
+    assert _title(both)[0] == "own share 0.25 → 1; effect, logits 1 → 1.23e+03"
+    assert [trace.yaxis for trace in both.data] == ["y2", "y"]

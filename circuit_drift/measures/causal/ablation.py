@@ -129,7 +129,7 @@ class AblationMeasure(Measure):
             text="The heads with the highest retrieval scores are taken away, and as many others several times over.",
             figure=figures.ablation_figure(run),
             caption=f"Ablation: {ABLATIONS[first.tested.kind]}; {len(first.tested.heads)} heads of each checkpoint's "
-            f"own best; controls: {' and '.join(first.controls).replace('_', '-')}; needles: {run.origins['needles']}."
-            f"{notes}",
+            f"own best; controls: {' and '.join(first.controls).replace('_', '-')}; needles: {run.origins['needles']}. "
+            f"Causal is told by the answer NLL, in the data: a needle score at its ceiling hides it.{notes}",
             frame=figures.ablation_frame(run),
         )

@@ -33,6 +33,14 @@ KEPT = {
     "retrieval_random": "random_faithfulness",
 }
 """Columns, and what they are called in ``meta``."""
+CALLED = {
+    "retrieved": "needles retrieved, share",
+    "retrieval_effect": "effect of the swap",
+    "retrieval_faithfulness": "kept by the circuit, share",
+    "retrieval_cross_fitted": "kept for needles it was not found on, share",
+    "retrieval_random": "kept by random edges, share",
+}
+"""Columns as the figure names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +181,14 @@ class RetrievalCircuitMeasure(Measure):
         found = [point.results[cls.name] for point in run if cls.name in point.results]
         columns = list(cls.columns(found[-1]))
         drawn = ["retrieved", "retrieval_effect", *KEPT]
-        swap = found[-1].meta["swap"]
+        swap, metric = found[-1].meta["swap"], found[-1].meta.get("metric", "metric")
         yield Section(
             cls.name,
             "The circuit of retrieval",
             text=f"Needle prompts beside twins that have the {swap} of another needle: how much that decides for the "
             "answer, and how much of it the circuit, and random edges as many, do alone.",
-            figure=lines_figure(run, table, drawn),
-            caption=f"{swap.capitalize()} swap; {counted(len(found[-1]), 'needle')}, each at one depth; effect: metric "
-            f"of clean minus corrupt prompts; needles: {run.origins['needles']}.",
+            figure=lines_figure(run, table, drawn, CALLED),
+            caption=f"{swap.capitalize()} swap; {counted(len(found[-1]), 'needle')}, each at one depth; effect: "
+            f"{metric} of clean minus corrupt prompts, above; shares: below; needles: {run.origins['needles']}.",
             frame=table[["step", *columns]],
         )

@@ -1,10 +1,11 @@
 """The figure of a measure that brings none: each of its numbers over training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from circuit_drift.page import theme
 from circuit_drift.page.axis import over_checkpoints
+from circuit_drift.page.tables import in_words
 from circuit_drift.record.record import RunRecord
 
 if TYPE_CHECKING:
@@ -14,33 +15,53 @@ if TYPE_CHECKING:
 TOLD = 3
 
 
-def lines_figure(run: RunRecord, table: "pd.DataFrame", columns: Sequence[str]) -> "go.Figure | None":
+def lines_figure(
+    run: RunRecord, table: "pd.DataFrame", columns: Sequence[str], words: Mapping[str, str] | None = None
+) -> "go.Figure | None":
     """A line for each column of numbers; None where there is none.
+
+    What stays between -1 and 1, as shares do, has a panel of its own below what goes beyond: on one axis it would lie
+    on 0.
 
     Args:
         run: whose table it is.
         table: a row a checkpoint.
         columns: which columns.
+        words: what they are called, with their units; by default their names, without underscores.
     """
-    import plotly.graph_objects as go
     from pandas.api.types import is_numeric_dtype
+    from plotly.subplots import make_subplots
 
     numbers = {name: table[name].astype(float) for name in columns if is_numeric_dtype(table[name])}
     numbers = {name: values for name, values in numbers.items() if values.notna().any()}
     if not numbers:
         return None
-    figure = go.Figure()
+    small = {name: bool(values.abs().max() <= 1) for name, values in numbers.items()}
+    parted = len(set(small.values()))
+    figure = make_subplots(rows=parted, cols=1, shared_xaxes=True, vertical_spacing=0.08)
+    called = {name: (words or {}).get(name, in_words(name)) for name in numbers}
     for k, (name, values) in enumerate(numbers.items()):
         figure.add_scatter(
             x=list(range(len(values))),
             y=values,
-            name=name,
+            name=called[name],
             mode="lines+markers",
             line={"color": theme.CATEGORIES[k % 8], "dash": theme.DASHES[k % 6]},
             marker={"symbol": theme.SYMBOLS[k % 8]},
+            row=2 if parted == 2 and small[name] else 1,
+            col=1,
         )
     told = [
-        f"{name} {values.dropna().iloc[0]:.3g} → {values.dropna().iloc[-1]:.3g}" for name, values in numbers.items()
+        f"{called[name]} {values.dropna().iloc[0]:.3g} → {values.dropna().iloc[-1]:.3g}"
+        for name, values in numbers.items()
     ]
-    theme.dress(figure, title="; ".join(told[:TOLD]), subtitle="first and last checkpoint that it was measured on")
-    return over_checkpoints(figure, run)
+    theme.dress(
+        figure,
+        title="; ".join(told[:TOLD]),
+        subtitle="first and last checkpoint that it was measured on",
+        height=420 if parted == 1 else 560,
+    )
+    over_checkpoints(figure, run)
+    if parted == 2:
+        figure.update_xaxes(title_text="", row=1, col=1)
+    return figure
