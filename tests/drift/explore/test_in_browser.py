@@ -14,21 +14,26 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 from plotly.subplots import make_subplots
 
 from checkpoints.results.figure import dress
+from circuit_drift.api.pairs import compare
 from circuit_drift.explore.fact_cards import fact_cards
 from circuit_drift.explore.head_cards import head_cards
-from circuit_drift.explore.rewired import run_rewired
+from circuit_drift.explore.rewired import pair_rewired, run_rewired
 from circuit_drift.page.page import Section, write_page
+from circuits.graph.circuit import Circuit
+from circuits.graph.shape import GraphShape
 from tests.drift.explore.test_readings import example
 from tests.drift.handmade import (
     EDGES,
     WIRING_A,
     WIRING_B,
     graph,
+    on_shape,
     point,
     retrieval,
     run_of,
@@ -156,6 +161,10 @@ found.titles = [...document.querySelectorAll(".figure-title")].map((each) => eac
 found.cloud = document.querySelectorAll("[data-title*=loud], .plotlyjsicon").length;
 found.pairs = [...document.querySelectorAll("details.pair h3")].map((each) => each.textContent);
 """
+DEEP = """
+found.nodes = [...document.querySelectorAll("[data-node]")].map((each) => each.dataset.node).sort();
+found.legend = [...document.querySelectorAll(".legend [aria-pressed=true]")].map((each) => each.textContent.trim());
+"""
 CHECKED = """
 document.documentElement.dataset.theme = "%s";
 await pause(200);
@@ -185,6 +194,21 @@ def run():
             for i, wiring in enumerate((WIRING_A, WIRING_B))
         )
     )
+
+
+@pytest.fixture(scope="module")
+def deep() -> Section:
+    """What rewired in a model of 30 layers, three query heads on one key/value head."""
+    shape = GraphShape(30, 3, 1)
+    names = Circuit(shape, shape.mask).edges
+    rng, graphs = np.random.default_rng(0), []
+    for last in ("a23.h2->a29.kv0<v>", "m29->logits"):
+        scores = rng.normal(0, 0.01, (24, len(names)))
+        for edge in ("input->m0", "m0->a23.kv0<v>", "a23.h2->logits", "a29.h0->logits", last):
+            scores[:, names.index(edge)] -= 2
+        graphs.append(on_shape(shape, scores))
+    pair = compare(*(point(step, circuit=each) for step, each in enumerate(graphs)))
+    return next(pair_rewired(pair, anchor="pair"))
 
 
 def ask(page: Path, question: str, *scripts: str) -> dict:
@@ -288,6 +312,15 @@ def test_a_browser_that_cannot_unpack_the_figures_says_so(tmp_path):
     found = ask(page, "await pause(500); found.told = document.querySelector('#verdict .warning')?.textContent;")
     assert found["errors"] == []
     assert found["told"].startswith("This browser cannot unpack the figures. Open the page in one from 2023 on")
+
+
+def test_a_page_of_thirty_layers_is_accessible_and_draws_what_changed(deep, tmp_path):
+    page = write_page(tmp_path / "page.html", sections=[], lead=deep, provenance=[], **HEAD)
+    found = ask(page, DEEP + CHECKED % "light", AXE.read_text(encoding="utf-8"))
+    assert found["errors"] == []
+    assert found["nodes"] == ["a23.h2", "a29.kv0", "logits", "m29"]
+    assert found["legend"] == ["+ gained (1)", "× lost (1)"]
+    assert found["broken"] == []
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
