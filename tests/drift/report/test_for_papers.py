@@ -41,6 +41,7 @@ def test_the_main_results_as_a_table_for_a_paper():
         r"\caption{handmade at the ends of its stages, over 10 needle prompts and 20 facts; 95\,\% intervals" in latex
     )
     assert r"\label{tab:handmade}" in latex and latex.count("rule") == 3
+    assert rf"\begin{{tabular}}{{l{'r' * rows[0].count('&')}}}" in latex, "words to the left, numbers to the right"
 
 
 @pytest.fixture
