@@ -15,6 +15,7 @@ from circuit_drift.measures.figures.lines import lines_figure
 from circuit_drift.measures.figures.recall import recall_figure
 from circuit_drift.measures.figures.rewiring import rewiring_figure, rewiring_frame
 from circuit_drift.measures.figures.roles import roles_figure, roles_frame
+from circuit_drift.measures.pairs.roles import roles_of
 from circuit_drift.page import theme
 from circuit_drift.page.axis import mark_steps
 from circuit_drift.report.audit import branches, lineage_figure
@@ -403,6 +404,16 @@ def test_error_bars_run_from_the_interval_to_the_value():
 
 def _cast(step: int, wiring=WIRING_A, *, known: int = 0, heads=None, **of: str):
     return point(step, circuit=graph(strengths(wiring), known=known), roles=roles(**of), heads=heads)
+
+
+def test_a_role_of_retrieval_is_resampled_by_needles_and_not_by_their_depths():
+    """Two needles of five depths, one scored .5 and one 0: a quarter of resamples holds the second alone."""
+    scores = retrieval({(1, 0): [0.5] * 5 + [0.0] * 5})
+    found = roles_of(_cast(0, heads=replace(scores, needle=np.repeat([3, 8], 5))))
+    np.testing.assert_allclose(found.scores["retrieval"][:, 1, 0], [0.5, 0.0])
+    assert found.certainty()["retrieval"][1, 0] == pytest.approx(0.75, abs=0.05)
+    alone = roles_of(_cast(0, heads=scores)).certainty()["retrieval"]
+    assert alone[1, 0] == pytest.approx(1 - (1 + 10 + 45) / 2**10, abs=0.03), "three of ten needles, else at most .1"
 
 
 def test_roles_of_the_heads_of_each_circuit():
