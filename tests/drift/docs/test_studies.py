@@ -189,12 +189,12 @@ ASKED = {
     "1 − cosine": "wiring",
 }
 BACKWARDS = {"lost": "learned", "learned": "lost", "kept": "kept", "neither": "neither"}
-"""What facts are called from epoch 0 to 10, and from 10 to 0, in whose floor a second seed stands."""
+"""What facts are called from epoch 0 to 10, and from 10 to 0, in whose floor the other seeds stand."""
 
 
-def test_the_floor_of_a_second_seed_is_the_stored_one():
+def test_the_floor_of_two_other_seeds_is_the_stored_one():
     floor = json.loads((FACTBOOK / "circuits" / "150-0-floor.json").read_text())["floor"]
-    assert floor["names"] == ["LoRA-seed1/150"]
+    assert floor["names"] == ["LoRA-seed1/150", "LoRA-seed2/150"]
     changes = {change["name"]: change for change in floor["changes"]}
     rows = table_of(KNOWLEDGE, "| change | 0 against 10 |")
     assert len(rows) == 11
