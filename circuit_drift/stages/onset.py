@@ -13,7 +13,7 @@ import numpy as np
 from checkpoints.errors import BadPrompt
 from checkpoints.stats.bootstrap import Estimate, percentiles, resampled_means, resampling, stretched
 from checkpoints.stats.emergence import Emergence, emergence
-from checkpoints.stats.ttests import skewed_interval
+from checkpoints.stats.shares import score_interval
 from checkpoints.stats.units import FEWEST, Floats, independent_units, nanmean
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.stages.stages import line, stages
@@ -97,11 +97,11 @@ def _onset(points: Sequence[Point], scores: Sequence[Scores], name: str) -> Head
     means = np.stack([np.nan_to_num(nanmean(each.copy[choosing]), nan=-np.inf) for each in scores])
     place, layer, head = (int(i) for i in np.unravel_index(int(means.argmax()), means.shape))
     values = [np.asarray(each.copy[judging, layer, head], dtype=np.float64) for each in scores]
-    low, high = skewed_interval(values[place], cluster[judging])
+    low, high = score_interval(values[place], cluster[judging])
     return HeadOnset(
         head=head_names(scores[0].shape)[layer * scores[0].shape[1] + head],
         found=_dated(points, values, cluster[judging]) if apart else None,
-        best=Estimate(float(nanmean(values[place])), *_within_share(low, high), n=len(values[place])),
+        best=Estimate(float(nanmean(values[place])), float(low), float(high), n=len(values[place])),
         at=points[place],
         first=points[0],
         last=points[-1],
@@ -112,10 +112,6 @@ def _onset(points: Sequence[Point], scores: Sequence[Scores], name: str) -> Head
         unit=unit,
         line=name,
     )
-
-
-def _within_share(low: Floats, high: Floats) -> tuple[float, float]:
-    return float(np.clip(low, 0.0, 1.0)), float(np.clip(high, 0.0, 1.0))
 
 
 def _dated(points: Sequence[Point], values: Sequence[Floats], cluster: np.ndarray) -> Emergence | None:

@@ -14,6 +14,7 @@ from checkpoints.results.fields import pack, unpack
 from checkpoints.results.result import Result
 from checkpoints.results.text import counted
 from checkpoints.stats.bootstrap import Estimate
+from checkpoints.stats.shares import score_interval
 from checkpoints.stats.ttests import skewed_interval
 from checkpoints.stats.units import Floats, independent_units, nanmean, nansd
 from heads.scores.example import Example
@@ -29,7 +30,7 @@ GATE = 0.5
 DIGITS, NEAR = 6, 2e-6
 """Decimals that count against a threshold, and how near to it they can matter."""
 SHARES = ("copy", "needle_mass")
-"""Detectors that are shares, so that no interval leaves 0 to 1."""
+"""Detectors that are shares: no interval leaves 0 to 1, and few needles that agree tell no certainty."""
 
 
 def retrieves(mean: Floats, threshold: float = THRESHOLD) -> NDArray[np.bool_]:
@@ -134,9 +135,8 @@ class DetectorScores(Result):
         return HeadScore(head_name(layer, head), layer, head, estimate, values)
 
     def _ends(self, name: str, values: Floats) -> tuple[Floats, Floats]:
-        """Ends of the 95 % interval of means over `cluster`; those of a share stay within 0 and 1."""
-        low, high = skewed_interval(values, self.cluster)
-        return (np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)) if name in SHARES else (low, high)
+        """Ends of the 95 % interval of means over `cluster`."""
+        return (score_interval if name in SHARES else skewed_interval)(values, self.cluster)
 
     def interval_of(self, name: str) -> tuple[Floats, Floats]:
         """Ends of the 95 % t interval of a detector's mean, each [L, H]; NaN with fewer than three units."""
@@ -154,7 +154,7 @@ class DetectorScores(Result):
         """One row a head, or a KV group, for one detector: n, mean, sd, 95 % interval, accepted-only mean, chance.
 
         ``n`` counts prompts; the interval is over independent units (`cluster`), NaN with fewer than three
-        (`checkpoints.stats.ttests.skewed_interval`).
+        (`checkpoints.stats.ttests.skewed_interval`, of shares `checkpoints.stats.shares.score_interval`).
         ``accepted_mean`` is over the prompts that pass the gate, ``chance`` what even attention would give
         (`heads.detect.detectors.chance_levels`); NaN where there is no such thing.
 

@@ -146,15 +146,18 @@ def six(shift=0.0, *, correct=(1, 0, 1, 1, 0, 1), **options):
     return scores(moved[:, None], correct=correct, nll=nll, needle=range(6), **options)
 
 
-def test_comparing_six_prompts_is_six_paired_t_tests():
+def test_comparing_six_prompts_is_six_paired_t_tests_whose_interval_allows_for_skew():
     a, b = six(), six(0.5, correct=(1, 1, 1, 1, 1, 1))
     found = diff(a, b)
     change = b.copy[:, 0, 1].astype(float) - a.copy[:, 0, 1]
     interval = textbook.ttest_1samp(change, 0).confidence_interval(0.95)
     assert (found.unit, found.n, found.pairing, found.level, found.threshold) == ("needle", 6, "paired", 0.05, 0.1)
     assert found.delta[0] == pytest.approx([0.0, change.mean()])
+    t, skew = textbook.t.ppf(0.975, 5), textbook.skew(change)
+    assert skew > 0
+    further = skew * (2 * t**2 + 1) / (6 * 6**0.5) * textbook.sem(change)
     assert found.low[0, 1] == pytest.approx(interval.low, abs=1e-6)
-    assert found.high[0, 1] == pytest.approx(interval.high, abs=1e-6)
+    assert found.high[0, 1] == pytest.approx(interval.high + further, abs=1e-6)
     assert found.p[0] == pytest.approx([1.0, 2.0**-5])
     assert found.q[0] == pytest.approx([1.0, 2.0**-4])
     assert found.before[0] == pytest.approx([0.85, 0.15])
@@ -200,7 +203,8 @@ def test_a_summary_counts_refused_needles_and_leaves_out_what_is_not_there():
         refused=["a", "b", "c"],
     )  # fmt: skip
     said = twice.verdict
-    assert said.startswith("0 of 2 heads retrieve (score > 0.1); the best is a0.h0 at 0 [0, 0]; needle score 75.0%")
+    # none of eight needles: the exact interval ends at 1 - .025^(1/8)
+    assert said.startswith("0 of 2 heads retrieve (score > 0.1); the best is a0.h0 at 0 [0, 0.369]; needle score 75.0%")
     assert said.endswith("accuracy 75.0%, over 16 prompts of 100 tokens (intervals over 8 needles); 3 needles refused")
     assert "PPL" not in said
     blind = scores(np.full((2, 1, 1), NAN), correct=[1, 0], nll=np.ones((2, 1)), needle=range(2))
