@@ -514,6 +514,7 @@ def test_the_other_figures_of_an_evolution():
         "cosine of the mean edge scores, corrected for prompt noise; blank: nothing but noise"
     )
     np.testing.assert_allclose(figure.data[0].z, evolved().likeness, rtol=1e-6)
+    assert (figure.data[0].zmin, figure.data[0].zmax) == (-1, 1)
     figure = evolved().plot_lineage(2)
     assert unbroken(figure.layout.title.text) == "a0.h0 carries most: 0.50 at its peak"
     assert unbroken(figure.layout.title.subtitle.text) == (
@@ -820,6 +821,8 @@ def test_the_figures_of_positions_and_of_nodes():
     assert figure.data[0].hovertemplate == "%{y} at %{x}: %{z:.3g}<extra></extra>"
     assert figure.layout.height == 520
     np.testing.assert_allclose(figure.data[0].z, [[0.1, 0.8], [0.2, -0.4]], rtol=1e-6)
+    assert (figure.data[0].zmin, figure.data[0].zmax) == (-0.8, 0.8)
+    assert figure.data[0].colorbar.title.text == "score"
     scores = [[0.5, 0, 0, 0, -0.8, 0, 0.1, 0.2], [0.3, 0, 0, 0, -0.4, 0, 0.1, 1.2]]
     figure = NodeScores.of(graph(scores)).plot(2)
     assert unbroken(figure.layout.title.text) == "m0 carries most: +0.70"

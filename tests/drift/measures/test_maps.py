@@ -141,7 +141,12 @@ def test_the_figure_holds_a_drawing_a_checkpoint_on_one_scale(followed):
     assert [frame.name for frame in figure.frames] == ["step0", "step100"]
     assert [step.label for step in figure.layout.sliders[0].steps] == ["0", "100"]
     (shown,) = figure.data
-    assert shown.zmax == pytest.approx(math.log10(8))
+    assert (shown.zmin, shown.zmax) == (0, pytest.approx(math.log10(8)))
+    assert (shown.texttemplate, shown.colorbar.title.text) == ("%{text}", "log10 PPL")
+    assert (list(shown.x), list(shown.y)) == (["0.1", "0.5"], ["64"])
+    across, down = figure.layout.xaxis, figure.layout.yaxis
+    assert (across.title.text, across.type) == ("depth (share of the text before the needle)", "category")
+    assert (down.title.text, down.type) == ("length (tokens)", "category")
     np.testing.assert_allclose(shown.z, [[math.log10(2), math.log10(2 * math.exp(0.5))]], rtol=1e-5)
     np.testing.assert_allclose(figure.frames[0].data[0].z, [[math.log10(8)] * 2], rtol=1e-5)
     assert shown.text[0][1] == "3.3<br>100%"

@@ -43,8 +43,12 @@ def test_ranks_of_answers():
     assert axes == {"xaxis": "step (checkpoints evenly spaced)"}
     assert scales == ["log10 rank"]
     assert told == ["%{y}: median rank %{customdata[0]:,.0f}, Hit@10 %{customdata[1]:.2f}<extra></extra>"]
+    assert lens_figure(run).data[0].zmin == 0
     figure = facts_figure(run)
     axes, _, scales, _ = words(figure)
+    (ranks,) = figure.data
+    assert (list(ranks.x), list(ranks.y)) == ([0, 1], ["0: fact 0 is", "1: fact 1 is"])
+    assert (ranks.zmin, ranks.zmax) == (0, 3)
     assert axes == {"xaxis": "after layer (0 = embedding)"}
     assert scales == ["log10 rank"]
     assert (
@@ -75,7 +79,11 @@ def test_scores_of_heads_and_circuits_in_other_models():
     axes, _, _, told = words(retrieval({(1, 0): 0.75}).plot())
     assert axes == {"xaxis": "head", "yaxis": "layer"}
     assert told == ["a%{y}.h%{x}: %{z:.3f}<extra></extra>"]
-    axes, _, scales, told = words(transfer(["0", "10"], [[1.0, 0.5], [0.2, 1.0]]).plot())
+    figure = transfer(["0", "10"], [[1.0, 0.5], [0.2, 1.0]]).plot()
+    assert (figure.data[0].zmin, figure.data[0].zmax) == (0, 1)
+    assert (figure.layout.xaxis.type, figure.layout.yaxis.type) == ("category", "category")
+    assert figure.layout.yaxis.autorange == "reversed"
+    axes, _, scales, told = words(figure)
     assert axes == {"xaxis": "model", "yaxis": "circuit of"}
     assert scales == ["faithfulness"]
     assert told == ["circuit of %{y} in model %{x}: %{z:.2f} %{customdata}<extra></extra>"]
