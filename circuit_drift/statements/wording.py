@@ -195,7 +195,10 @@ def _overlap(of: Mapping[str, Any]) -> str:
         )
     reach = "for all edges" if of["rank"] == of["edges"] else f"to about rank {of['rank']:,} of {of['edges']:,}"
     beside = f"{of['random']:.2f} by chance"
-    beside += f", {of['other_task']:.2f} with the circuit of retrieval at A" if "other_task" in of else ""
+    if "other_task" in of:
+        beside += f", {of['other_task']:.2f} with the circuit of retrieval at A"
+    elif "relations" in of:
+        beside += f", {of['relations']:.2f} between relations at A"
     sense = "less alike than the facts' noise makes them" if of["beyond_noise"] else "no less alike than halves are"
     return (
         f"Ranks of edges are reliable {reach}. {of['measure']}: {of['value']:.2f}; halves of the facts "

@@ -4,12 +4,14 @@ The numbers are those of `circuits.comparison.similarity` for the overlap alone,
 """
 
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.stats.bootstrap import percentiles
+from checkpoints.stats.units import ENOUGH
 from circuits.comparison.similarity import EXCHANGED_SPLITS, SPLITS_LEVEL, Similarity, exchange_p, measure_names
 from circuits.graph.pruning import circuit_size
 from circuits.graph.scores import AttributionGraph
@@ -119,6 +121,29 @@ def overlap_of_tasks(a: AttributionGraph, b: AttributionGraph, n_edges: int) -> 
     """
     means = (np.asarray(_mean(graph.edge_scores, graph.unit_sizes.astype(float)), dtype=np.float64) for graph in (a, b))
     return jaccard(*(_strongest(mean, n_edges) for mean in means))
+
+
+def overlap_of_relations(graph: AttributionGraph, n_edges: int, *, label: str = "relation") -> float:
+    """Mean overlap of the circuits of facts of different relations, in one model: a floor that costs no measurement.
+
+    Facts of another relation ask for other contents in the same way, so that it is a higher floor than another task is.
+
+    Args:
+        graph: of facts, each scored by itself.
+        n_edges: size of each circuit.
+        label: what tells relations apart.
+
+    Returns:
+        mean Jaccard over all pairs of labels with `ENOUGH` facts and more; NaN with fewer than two, or where a fact
+        has no label, or facts were scored in groups.
+    """
+    if graph.units < len(graph) or not all(label in each for each in graph.labels):
+        return float("nan")
+    names = np.array([str(each[label]) for each in graph.labels])
+    often = [name for name in np.unique(names) if np.count_nonzero(names == name) >= ENOUGH]
+    circuits = [_strongest(graph.edge_scores[names == name].mean(0, dtype=np.float64), n_edges) for name in often]
+    pairs = [jaccard(a, b) for a, b in combinations(circuits, 2)]
+    return float(np.mean(pairs)) if pairs else float("nan")
 
 
 def jaccard(a: Bools, b: Bools) -> float:

@@ -21,7 +21,7 @@ from circuit_drift.record.recall import recall_change
 from circuit_drift.record.record import Point
 from circuit_drift.statements.statement import Statement
 from circuits.comparison.clusters import clusters_of
-from circuits.comparison.overlap import overlap_of_tasks
+from circuits.comparison.overlap import overlap_of_relations, overlap_of_tasks
 from circuits.comparison.reliability import recommended_size
 
 if TYPE_CHECKING:
@@ -204,17 +204,23 @@ def _share(graph: "circuits.AttributionGraph", name: str) -> bool:
 
 
 def _ranks(groups: CircuitGroups, pair: PairRecord) -> Statement:
-    """The overlap of the circuits, at a size at which ranks mean something, beside that with another task's at A."""
+    """The overlap of the circuits, at a size at which ranks mean something, beside those with other tasks at A."""
     numbers: dict[str, Any] = {"of": groups.of, "rank": recommended_size(groups.ranks), "edges": groups.ranks[-1].last}
     found = groups.overlap
     if found is not None:
         names = ("measure", "value", "across", "within", "random", "p")
         numbers |= {name: getattr(found, name) for name in names} | {"beyond_noise": found.beyond_noise}
-        retrieval = pair.a.results.get("retrieval-circuit")
+        retrieval, size = pair.a.results.get("retrieval-circuit"), int(found.measure.split()[1].replace(",", ""))
+        relations = np.nan if pair.a.circuit is None else overlap_of_relations(_of_lead(groups, pair.a.circuit), size)
+        numbers |= {} if np.isnan(relations) else {"relations": relations}
         if retrieval is not None and pair.a.circuit is not None:
-            size = int(found.measure.split()[1].replace(",", ""))
             numbers["other_task"] = overlap_of_tasks(groups.over_lead(pair.a.circuit), retrieval, size)
     return Statement("overlap", numbers, basis="ranked on a third of the facts, correlated between the two others")
+
+
+def _of_lead(groups: CircuitGroups, graph: "circuits.AttributionGraph") -> "circuits.AttributionGraph":
+    """A graph over the facts that the lead is over, each by itself where it was scored so."""
+    return graph.only(groups.facts) if graph.units == len(graph) else graph
 
 
 def _told(each: GroupChange, pair: PairRecord) -> str:

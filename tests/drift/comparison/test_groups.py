@@ -367,3 +367,11 @@ def test_how_far_apart_circuits_are_is_drawn_once_for_a_group_and_found_in_the_s
     assert repr([each.contrast for each in back]) == repr(
         [each.contrast for each in compare(*points[::-1]).groups.groups]
     )
+
+
+def test_circuits_of_other_relations_are_a_floor_of_the_overlap():
+    """Facts dealt in turn to two relations have one circuit: an overlap of 1, told where retrieval is not measured."""
+    a, b = (point(i, circuit=_of_relations(scores, 2)) for i, scores in enumerate((A, B)))
+    overlap = next(each for each in compare(a, b).statements if each.kind == "overlap")
+    assert overlap.numbers["relations"] == 1
+    assert "by chance, 1.00 between relations at A: " in overlap.text

@@ -183,6 +183,10 @@ def test_an_overlap_is_told_at_a_size_whose_ranks_are_reliable_or_not_at_all():
     )
     beside = told("overlap", rank=100, edges=1055, beyond_noise=True, other_task=0.11, **found)
     assert ", 0.03 by chance, 0.11 with the circuit of retrieval at A: less alike" in beside
+    relations = told("overlap", rank=100, edges=1055, beyond_noise=True, relations=0.42, **found)
+    assert ", 0.03 by chance, 0.42 between relations at A: less alike" in relations
+    both = told("overlap", rank=100, edges=1055, beyond_noise=True, relations=0.42, other_task=0.11, **found)
+    assert both == beside, "another task is the lower floor"
     assert told("overlap", rank=0, edges=1055) == (
         "The ranks of single edges are not reliable on these facts: overlaps of circuits can neither show nor rule out "
         "a change."

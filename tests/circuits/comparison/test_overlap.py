@@ -1,0 +1,42 @@
+"""The overlap of circuits of different relations in one model: known answers, and where there is none."""
+
+import math
+
+import numpy as np
+import pytest
+
+from circuits.comparison.overlap import overlap_of_relations
+from circuits.graph.scores import AttributionGraph
+from circuits.graph.shape import GraphShape
+
+SHAPE = GraphShape(2, 2, 1)
+STRONG = {"capital": (0, 1, 2, 3), "colour": (2, 3, 4, 5), "river": (0, 1, 2, 5)}
+
+
+def graph(counts, *, labels=None):
+    relations = [name for name, count in counts.items() for _ in range(count)]
+    scores = np.zeros((len(relations), *SHAPE.mask.shape))
+    edges = np.random.default_rng(0).normal(0, 0.01, (len(relations), int(SHAPE.mask.sum())))
+    for row, name in zip(edges, relations, strict=True):
+        row[list(STRONG[name])] -= 1.0
+    scores[:, SHAPE.mask] = edges
+    units, ones = np.arange(len(relations)), np.ones(len(relations))
+    named = tuple(labels or [{"relation": name} for name in relations])
+    return AttributionGraph(scores, SHAPE, ones, -ones, units, units, named, {"prompts": "p"})
+
+
+def test_it_is_the_mean_over_pairs_of_relations():
+    """Sets of four share two, three and two of their edges: 2 / 6, 3 / 5 and 2 / 6."""
+    even = graph({"capital": 8, "colour": 9, "river": 12})
+    assert overlap_of_relations(even, 4) == pytest.approx((2 / 6 + 3 / 5 + 2 / 6) / 3)
+
+
+def test_relations_of_few_facts_do_not_count_and_one_alone_has_no_other():
+    assert overlap_of_relations(graph({"capital": 8, "colour": 9, "river": 7}), 4) == pytest.approx(2 / 6)
+    assert math.isnan(overlap_of_relations(graph({"capital": 8, "colour": 7}), 4))
+
+
+def test_facts_without_the_label_or_scored_in_groups_have_none():
+    unnamed = [{"relation": "capital"}] * 8 + [{}] * 8
+    assert math.isnan(overlap_of_relations(graph({"capital": 8, "colour": 8}, labels=unnamed), 4))
+    assert math.isnan(overlap_of_relations(graph({"capital": 8, "colour": 8}), 4, label="template"))
