@@ -172,10 +172,11 @@ def _folder(path: Path | str | None) -> Path:
     chosen = path or os.environ.get(ENVIRONMENT) or DEFAULT
     if local := re.fullmatch(r"file:(?://)?(/(?!/).*)", str(chosen), re.DOTALL):
         return Path(unquote(local[1]))
-    if found := re.match(r"([a-z][a-z0-9+.-]+):/", str(chosen), re.IGNORECASE):
+    if found := re.match(r"([a-z][a-z0-9+.-]+):/+", str(chosen), re.IGNORECASE):
+        address = f"{found[1]}://{str(chosen)[found.end() :]}"  # a Path has lost one slash of it
         raise StoreError(
-            f"the store {chosen} is an address ({found[1]}), where no folder gets its name in one step, so that half a "
-            "result could be read as a whole one: keep the store in a folder, and copy it there when the run is done"
+            f"the store {address} is an address ({found[1]}), where no folder gets its name in one step, so that half "
+            "a result could be read as a whole one: keep the store in a folder, and copy it there when the run is done"
         )
     return Path(chosen).expanduser()
 

@@ -7,12 +7,14 @@ and its results are kept. The first model of a run is priced as what it is: the 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from checkpoints import Checkpoint
 from checkpoints.errors import DriftError
 from checkpoints.results.text import counted
 from circuit_drift.store.timings import FIRST, FOLLOWED, LOADING, OPENED, Timing, near, timings, typical
+from circuit_drift.sweep.by_shape import ShapeMemory, memory_by_shape
 from circuit_drift.sweep.limits import in_bytes
 from circuit_drift.sweep.workers.progress import duration
 from circuit_drift.sweep.workers.tasks import Sweep, asked_how
@@ -41,6 +43,7 @@ class Plan:
         memory, gpu: peak bytes of a worker; None as above, 0 without a GPU.
         asked: facts and needles that are asked.
         rough: measures timed on checkpoints of quite another size alone, and ``loading``, timed in another way alone.
+        shapes: peak memory by the shapes of the config, where nothing was measured alike beforehand.
     """
 
     checkpoints: int
@@ -57,6 +60,7 @@ class Plan:
     gpu: int | None
     asked: Mapping[str, int]
     rough: tuple[str, ...] = ()
+    shapes: tuple[ShapeMemory, ...] = ()
 
     @property
     def total_seconds(self) -> float | None:
@@ -95,6 +99,7 @@ class Plan:
         told.append(
             f"memory of a worker at most: {memory}" + (f", on its GPUs {in_bytes(self.gpu)}" if self.gpu else "")
         )
+        told += [shape.line() for shape in self.shapes]
         told += [_power(what, count) for what, count in self.asked.items()]
         return (*told, *(f"{name} cannot be looked at: {why}" for name, why in self.unread.items()))
 
@@ -145,6 +150,13 @@ def to_time(sweep: Sweep, plan: Plan) -> Sweep | None:
         return None
     others = (one for one in reversed(sweep.checkpoints) if is_local(one) and one != lacking)
     return replace(sweep, checkpoints=(lacking, *list(others)[:1]))
+
+
+def shapes_of(sweep: Sweep) -> tuple[ShapeMemory, ...]:
+    """The memory, by shapes, of the first checkpoint that lacks a result; nothing where its config does not tell."""
+    with suppress(DriftError, OSError):
+        return next((memory_by_shape(one, sweep.measures, sweep.placement) for one in _needed(sweep).loads), ())
+    return ()
 
 
 @dataclass(slots=True)

@@ -24,11 +24,12 @@ from circuit_drift.record.training_log import read_log
 from circuit_drift.store.records import Growing, stored_record, warn_of_loss
 from circuit_drift.store.store import Store
 from circuit_drift.store.upkeep import collect
+from circuit_drift.sweep.by_shape import free_memory
 from circuit_drift.sweep.executors import Executor, Workers, execute
-from circuit_drift.sweep.limits import STOPPED, UNLIMITED, Limits, Watch
+from circuit_drift.sweep.limits import STOPPED, UNLIMITED, Limits, Watch, in_bytes
 from circuit_drift.sweep.looking import look
 from circuit_drift.sweep.numbers import line_of, numbers_of
-from circuit_drift.sweep.plan import Plan, is_local, plan_sweep, to_time
+from circuit_drift.sweep.plan import Plan, is_local, plan_sweep, shapes_of, to_time
 from circuit_drift.sweep.points import bytes_of, point_of, stored_point
 from circuit_drift.sweep.workers.progress import Progress
 from circuit_drift.sweep.workers.tasks import Sweep
@@ -36,6 +37,8 @@ from circuit_drift.sweep.workers.worker import sample
 from circuit_drift.trackers.trackers import Tracker, Trackers
 
 logger = logging.getLogger(__name__)
+
+TOO_LARGE = "nothing is measured to know what it takes: that needs about %s by the model's shape, and %s are free"
 
 ERRORS = 2
 TWIN_BYTES = 2_000_000_000
@@ -152,7 +155,8 @@ def plan_series(
 ) -> Plan:
     """What `measure_series` would read, compute and store, and what that costs; see `circuit_drift.sweep.plan`.
 
-    Where the store knows of no run alike, one local checkpoint is measured to know what it takes; its results stay.
+    Where the store knows of no run alike, memory is told by the config's shapes, and one local checkpoint is measured
+    to know what it takes, unless it would not fit; its results stay.
 
     Raises:
         DriftError: no series, an unwritable store, unusable prompts.
@@ -164,14 +168,18 @@ def plan_series(
     sweep = Sweep.of(series.checkpoints, taken, store, placement=placement, keep_downloads=keep_downloads)
     asked = {"fact": len(prompts.facts.facts), "needle": len(prompts.needles.needles)}
     plan = plan_sweep(sweep, asked)
-    if (few := to_time(sweep, plan)) is not None:
+    shapes = shapes_of(sweep) if plan.total_seconds is None or plan.rough else ()
+    most = max((shape.on_device for shape in shapes), default=0)
+    if most and (free := free_memory(placement)) is not None and most > free:
+        logger.warning(TOO_LARGE, in_bytes(most), in_bytes(free))
+    elif (few := to_time(sweep, plan)) is not None:
         logger.warning("%s is measured to know what it takes; its results are kept", few.checkpoints[0].name)
         try:
             sample(few)
         finally:
             collect(store)
         plan = plan_sweep(sweep, asked)
-    return plan
+    return replace(plan, shapes=shapes)
 
 
 def _watch(sweep: Sweep, limits: Limits) -> Watch:

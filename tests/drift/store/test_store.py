@@ -38,9 +38,18 @@ def test_a_place_that_is_no_folder_is_refused(tmp_path: Path):
         Store.open(tmp_path / "file" / "store")
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/store", "gs:/bucket", "hf://datasets/a", "file://host/store"])
-def test_an_address_is_refused_where_no_folder_gets_its_name_in_one_step(address: str):
-    with pytest.raises(StoreError, match=r"is an address .* keep the store in a folder"):
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("s3://bucket/store", "s3://bucket/store"),
+        (Path("s3://bucket/store"), "s3://bucket/store"),
+        ("gs:/bucket", "gs://bucket"),
+        ("hf://datasets/a", "hf://datasets/a"),
+        ("file://host/store", "file://host/store"),
+    ],
+)
+def test_an_address_is_refused_where_no_folder_gets_its_name_in_one_step(address: str | Path, told: str):
+    with pytest.raises(StoreError, match=rf"the store {told} is an address .* keep the store in a folder"):
         Store.open(address)
 
 

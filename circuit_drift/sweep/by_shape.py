@@ -1,0 +1,201 @@
+"""Peak memory of heads and circuits by the shapes of a config alone, for models that are not, or cannot be, loaded.
+
+What a model's own passes hold is counted on a model without weights (`circuit_drift.sweep.passes`); what attribution
+keeps beside them follows from the graph's shape, step by step as in `circuits.attribution.integration`.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from checkpoints import Checkpoint
+from checkpoints.errors import DriftError
+from checkpoints.placement import Placement
+from circuit_drift.measures.base import Measure
+from circuit_drift.measures.circuit import CircuitMeasure
+from circuit_drift.measures.heads import RetrievalMeasure
+from circuit_drift.measures.tokenizers import tokenizer_of
+from circuit_drift.sweep.limits import in_bytes
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from circuit_drift.sweep.passes import Passes
+
+WIDE = 4
+"""Bytes of a number that attribution computes with."""
+ANSWER = 8
+"""Rows of a prompt that answers take: positions of logits, rows of attention."""
+FACTS_AT_A_TIME = 8
+COUNTED = 64
+"""Tokens that passes are counted at, at most: beyond, they grow with the tokens, since attention runs fused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How a measure runs a model.
+
+    Attributes:
+        measure: its name.
+        batch, tokens: prompts in a pass, and tokens of the longest.
+        facts: whose edges are scored; 0 where no gradients are taken.
+        at_clean: whether the gradient of the clean run itself is wanted, as by EAP.
+    """
+
+    measure: str
+    batch: int
+    tokens: int
+    facts: int = 0
+    at_clean: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeMemory:
+    """Peak bytes of a measure, by shapes.
+
+    Attributes:
+        asked: what is computed.
+        weights: of the model.
+        beside: on the model's device, beside its weights.
+        host: of the edges' scores that are gathered in main memory.
+    """
+
+    asked: Asked
+    weights: int
+    beside: int
+    host: int = 0
+
+    @property
+    def on_device(self) -> int:
+        """Where the model lies, a process's own memory not counted."""
+        return self.weights + self.beside
+
+    def line(self) -> str:
+        """In words."""
+        asked = self.asked
+        gathered = f", and {in_bytes(self.host)} of results in main memory" if self.host else ""
+        return (
+            f"memory by shape, {asked.measure}: about {in_bytes(self.on_device)} where the model lies "
+            f"({in_bytes(self.weights)} of weights; {asked.batch} x {asked.tokens} tokens at a time){gathered}"
+        )
+
+
+def shape_memory(model: "PreTrainedModel", asked: Asked, *, cpu: bool) -> ShapeMemory:
+    """What a measure of a model takes.
+
+    Args:
+        model: as of `without_weights`.
+        asked: what is computed.
+        cpu: whether it is to run on a CPU, where attribution multiplies fewer tokens at a time.
+    """
+    from circuit_drift.sweep.passes import passes
+
+    weights = sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
+    config, counted = _text(model), min(asked.tokens, COUNTED)
+    seen = passes(model, asked.batch, counted).scaled(asked.tokens / counted)
+    logits = asked.batch * ANSWER * config.vocab_size * (2 * model.dtype.itemsize + 3 * WIDE)
+    if not asked.facts:
+        rows = 3 * asked.batch * config.num_attention_heads * ANSWER * asked.tokens * WIDE
+        return ShapeMemory(asked, weights, seen.forward + logits + rows)
+    beside, edges = _of_edges(model, seen, asked, cpu=cpu)
+    return ShapeMemory(asked, weights, beside + logits, asked.facts * edges)
+
+
+def _text(model: "PreTrainedModel") -> Any:
+    return model.config.get_text_config()
+
+
+def _of_edges(model: "PreTrainedModel", seen: "Passes", asked: Asked, *, cpu: bool) -> tuple[int, int]:
+    """Most bytes that scoring edges holds beside the weights, and those of one fact's scores.
+
+    Of three moments: both ends of the path are known; a gradient is taken; differences meet gradients.
+    """
+    from circuits.contraction.contraction import CPU_CHUNK, CPU_WEIGHTS, GPU_CHUNK, GPU_WEIGHTS
+    from circuits.graph.shape import GraphShape
+
+    config, item, numbers = _text(model), model.dtype.itemsize, asked.batch * asked.tokens
+    layers, heads, stream = config.num_hidden_layers, config.num_attention_heads, config.hidden_size
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    width = getattr(config, "head_dim", None) or stream // heads
+    shape = GraphShape(layers, heads, shared)
+    written, read = heads * width, (heads + 2 * shared) * width
+    writers = numbers * (layers * (written + stream) + stream) * WIDE
+    gradients = numbers * (layers * (read + 2 * stream) + stream) * WIDE
+    traced = numbers * layers * (written + read + 3 * stream) * item
+    ends = 3 * writers + 2 * numbers * layers * (written + stream) * item
+    ends += seen.kept + traced if asked.at_clean else seen.forward
+    step = writers + gradients + seen.backward + traced
+    edges = len(shape.readers) * len(shape.writers) * WIDE
+    maps = (written + read) * stream * WIDE
+    all_maps = maps * layers if maps * layers <= (CPU_WEIGHTS if cpu else GPU_WEIGHTS) else maps
+    token = len(shape.writers) * stream * WIDE
+    chunk = min(asked.tokens, max(1, (CPU_CHUNK if cpu else GPU_CHUNK) // token))
+    buffers = chunk * (token + (1 + heads + 2 * shared) * stream * WIDE)
+    return max(ends, step, writers + gradients + buffers + all_maps) + asked.batch * edges, edges
+
+
+def without_weights(config: "PretrainedConfig", dtype: str) -> "PreTrainedModel":
+    """The model of a config, frozen, its parameters without values."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    with torch.device("meta"):
+        model: PreTrainedModel = auto.from_config(config, dtype=getattr(torch, dtype))
+    model.requires_grad_(requires_grad=False).train(mode=False)
+    return model
+
+
+def memory_by_shape(
+    checkpoint: Checkpoint, measures: Sequence[Measure], placement: Placement
+) -> tuple[ShapeMemory, ...]:
+    """What those measures take whose memory follows from shapes: heads, and circuits by the plain gradient.
+
+    Nothing is told of weights that are held in fewer bits than they compute in. Reads the config and the tokenizer.
+
+    Raises:
+        DriftError: one of them cannot be read.
+    """
+    asked = [found for measure in measures if (found := _asked(measure, checkpoint)) is not None]
+    if placement.packed or not asked:
+        return ()
+    from transformers import AutoConfig
+
+    config = checkpoint.config
+    try:
+        model = without_weights(AutoConfig.for_model(**config), placement.dtype)
+    except Exception as error:
+        raise DriftError(f"no model can be made of the config of {checkpoint.name}: {error}") from error
+    return tuple(shape_memory(model, one, cpu=placement.here == "cpu") for one in asked)
+
+
+def free_memory(placement: Placement) -> int | None:
+    """Bytes free where a model would lie; None where the system does not say, or it is spread."""
+    if placement.device_map is not None:
+        return None
+    if placement.here.startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(torch.device(placement.here))[0]
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    return None
+
+
+def _asked(measure: Measure, checkpoint: Checkpoint) -> Asked | None:
+    """How a measure runs a checkpoint's model; None where that does not follow from shapes."""
+    if isinstance(measure, RetrievalMeasure):
+        return Asked(measure.name, measure.batch_size, measure.source.length + ANSWER)
+    if not isinstance(measure, CircuitMeasure) or measure.scoring.backward != "plain":
+        return None
+    from circuits.attribution.methods import find_plan
+
+    plan = find_plan(measure.scoring.method, measure.scoring.ig_steps, measure.scoring.rule)
+    if plan is None or plan.kind != "fixed":
+        return None
+    lengths = measure.source.tokenized(tokenizer_of(checkpoint)).lengths
+    batch = min(FACTS_AT_A_TIME, len(lengths))
+    return Asked(measure.name, batch, max(lengths), len(lengths), at_clean=1.0 in plan.ends)

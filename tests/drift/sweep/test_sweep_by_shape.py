@@ -1,0 +1,82 @@
+"""Memory by shapes alone, held to what real passes hold."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PretrainedConfig
+
+import circuits
+from checkpoints import open_series
+from checkpoints.placement import Placement
+from circuit_drift.sweep import sweep as sweeps
+from circuit_drift.sweep.by_shape import Asked, shape_memory, without_weights
+from circuit_drift.sweep.passes import Held
+from circuit_drift.sweep.sweep import plan_series
+from circuits.facts.facts import FactSet
+
+LLAMA = LlamaConfig(
+    vocab_size=64, hidden_size=128, intermediate_size=352, num_hidden_layers=3, num_attention_heads=4,
+    num_key_value_heads=2,
+)  # fmt: skip
+NEOX = GPTNeoXConfig(
+    vocab_size=64, hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4
+)  # fmt: skip
+LLAMA_8B = LlamaConfig(
+    vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+    num_key_value_heads=8,
+)  # fmt: skip
+
+
+def some_facts(count: int, tokens: int) -> FactSet:
+    clean = torch.randint(1, 60, (count, tokens), generator=torch.Generator().manual_seed(0))
+    corrupt = clean.clone()
+    corrupt[:, 1] = 60
+    return FactSet.from_ids(clean.tolist(), corrupt.tolist(), [1] * count, [2] * count)
+
+
+@pytest.mark.parametrize("config", [LLAMA, NEOX], ids=["llama", "neox"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", ["eap", "eap-ig"])
+def test_what_edges_take_is_told_to_a_factor_of_two(config: PretrainedConfig, dtype: str, method: str):
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    with Held() as held:
+        circuits.attribute(model, some_facts(4, 40), method=method, batch_size=4)
+    asked = Asked("circuit", 4, 40, facts=4, at_clean=method == "eap")
+    told = shape_memory(without_weights(config, dtype), asked, cpu=True)
+    assert told.weights == sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
+    assert 0.5 < (told.beside + told.host) / held.peak < 2
+
+
+def test_eight_billion_parameters_at_eight_times_64_tokens_fit_80_gb():
+    model = without_weights(LLAMA_8B, "bfloat16")
+    told = shape_memory(model, Asked("circuit", 8, 64, facts=37), cpu=False)
+    assert told.weights == 2 * 8_030_261_248
+    assert 17e9 < told.on_device < 40e9
+    assert told.host == 37 * (32 * 49 + 1) * (32 * 33 + 1) * 4
+
+
+def test_tensors_are_counted_while_they_are_held():
+    with Held() as held:
+        first = torch.zeros(100)
+        view = first.view(10, 10)
+        assert (held.now, held.peak) == (400, 400)
+        del first
+        second = view + 1.0
+        assert held.now == 800
+        del view
+        assert held.now == 400 == second.nbytes
+    assert held.peak == 800
+
+
+def test_a_model_that_does_not_fit_is_planned_by_its_shape_and_not_loaded(tiny_series, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(sweeps, "free_memory", lambda placement: 1000)
+    asked = {"measures": ["heads", "circuit"], "placement": Placement(device="cpu", dtype="bfloat16")}
+    plan = plan_series(open_series(tiny_series), store=tmp_path, **asked)
+    assert (plan.memory, plan.total_seconds, plan.loads) == (None, None, 3)
+    assert "nothing is measured to know what it takes" in caplog.text
+    heads, circuit = plan.shapes
+    assert (heads.asked.measure, circuit.asked.measure) == ("heads", "circuit")
+    assert heads.weights == circuit.weights and circuit.beside > 0
+    assert circuit.line() in plan.lines()
+    assert replace(plan, shapes=()).lines() == tuple(line for line in plan.lines() if "by shape" not in line)
