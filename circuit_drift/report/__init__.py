@@ -19,7 +19,7 @@ from circuit_drift.page.page import SHOWN, Figures, Section, in_chapter, write_p
 from circuit_drift.page.thinning import left_out, thin_table
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point, RunRecord
-from circuit_drift.report.asked import refused_frame
+from circuit_drift.report.asked import recorded, refused_frame
 from circuit_drift.report.audit import audit_sections, audit_warnings
 from circuit_drift.report.emergence import emergence_sections
 from circuit_drift.report.overview import cards, overview
@@ -220,16 +220,16 @@ def _provenance(points: tuple[Point, ...], origins: Mapping[str, str]) -> list[t
     """What the numbers were computed from, as recorded in the results."""
     found: dict[str, dict[str, None]] = {}
     for point in points:
-        for record in _recorded(point).values():
+        for record in recorded(point).values():
             for name in ("code_version", "dtype", "device", "attention", "tokenizer_hash"):
                 found.setdefault(name, {})[str(record.get(name, "unknown"))] = None
     for point in points:
-        for measure, record in _recorded(point).items():
+        for measure, record in recorded(point).items():
             found.setdefault(f"settings of {measure}", {})[_settings(record.get("parameters", "unknown"))] = None
     rows = [(name.replace("_", " "), "; ".join(values)) for name, values in found.items()]
     hashes = []
     for point in points:
-        for record in list(_recorded(point).values())[:1]:
+        for record in list(recorded(point).values())[:1]:
             hashes.append(f"{point.name}: {str(record.get('weights_hash', 'unknown'))[:16]}")
     return [*origins.items(), *rows, ("weights (sha256)", ", ".join(hashes))]
 
@@ -244,9 +244,3 @@ def _settings(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(map(_settings, value))
     return str(value)[:HASH] if len(str(value)) == WHOLE_HASH else str(value)
-
-
-def _recorded(point: Point) -> dict[str, Mapping[str, Any]]:
-    """Measure -> what its result of a point says it was computed from."""
-    found = {kind.name: point.results[kind.name].meta.get("provenance") for kind in kinds_in([point])}
-    return {measure: record for measure, record in found.items() if record}

@@ -1,9 +1,10 @@
-"""What a run asked and what it could not: refused facts and needles with their reasons, and where needles stand."""
+"""What a run asked, how, and what it could not: refused facts and needles with reasons, and where needles stand."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from circuit_drift.measures.registry import kinds_in
 from circuit_drift.record.record import Point
 
 if TYPE_CHECKING:
@@ -60,6 +61,12 @@ def refused_frame(points: Sequence[Point]) -> "pd.DataFrame":
         for index, reason in _first(points, name).get("refused", ())
     ]
     return pd.DataFrame(rows, columns=["kind", "index", "reason"])
+
+
+def recorded(point: Point) -> dict[str, Mapping[str, Any]]:
+    """Measure -> what its result of a point says it was computed from."""
+    found = {kind.name: point.results[kind.name].meta.get("provenance") for kind in kinds_in([point])}
+    return {measure: record for measure, record in found.items() if record}
 
 
 def _first(points: Sequence[Point], name: str) -> dict[str, Any]:

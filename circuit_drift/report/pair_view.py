@@ -9,6 +9,7 @@ from checkpoints.results.strict_json import plain_json
 from circuit_drift.comparison.pair_tables import pair_tables, table_names
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point
+from circuit_drift.report.asked import recorded
 from circuit_drift.report.verdict_pair import pair_statements, pair_verdict
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def _point_json(point: Point) -> dict[str, Any]:
         "stage": point.stage,
         "branch": point.branch,
         "results": dict(point.keys),
+        "settings": {measure: record.get("parameters") for measure, record in recorded(point).items()},
     }
 
 

@@ -22,6 +22,11 @@ from heads.tracking.saturation import beyond_scatter
 PASSED = 0.95
 FALLING = 0.10
 LEVEL = 0.05
+TESTED = {
+    "ablation": "paired over needles, beside as many other heads",
+    "patching": "each edge alone, beside as many random ones",
+}
+"""Measures that intervene, and what their findings rest on."""
 
 
 def run_verdict(run: RunRecord) -> tuple[str, ...]:
@@ -32,7 +37,7 @@ def run_verdict(run: RunRecord) -> tuple[str, ...]:
 def run_statements(run: RunRecord) -> tuple[Statement, ...]:
     """What happened over a run: when heads began to retrieve, what saturated first, what was learned and lost."""
     found = [_onset(onset) for onset in head_onsets(run)]
-    found += [*_saturation(run), *_recall(run)]
+    found += [*_saturation(run), *_recall(run), *_tested(run)]
     found += [Statement("asked", told=sentence) for sentence in asked_sentences(run.points)]
     null = null_point(run)
     if null is not None:
@@ -124,3 +129,12 @@ def _recall(run: RunRecord) -> Iterator[Statement]:
         asked = answered(tuple(recall_questions(a.circuit, b.circuit, deltas=Deltas())), level=LEVEL)
         pair = PairRecord(a, b, LEVEL, questions=asked)
         yield from (statement.over(pair.span) for statement in recall_statements(pair))
+
+
+def _tested(run: RunRecord) -> Iterator[Statement]:
+    """What ablating the best heads, and patching the strongest edges, did at the last checkpoint that has it."""
+    for measure, basis in TESTED.items():
+        last = next((point for point in reversed(tuple(run)) if measure in point.results), None)
+        if last is not None:
+            told = f"Step {last.label}: {last.results[measure].verdict}."
+            yield Statement("tested", {"measure": measure, "step": _place(last)}, basis=basis, told=told)

@@ -448,6 +448,7 @@ def test_a_pair_as_json(changed):
         "stage": None,
         "branch": None,
         "results": {m: f"{m}-None-step0" for m in ("heads", "circuit", "roles")},
+        "settings": {"heads": {"version": 1}, "circuit": {"version": 1}},
     }
     assert document["b"]["step"] == 1000
     assert document["b"]["stage"] == "late"

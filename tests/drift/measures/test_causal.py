@@ -10,6 +10,7 @@ from checkpoints.results.figure import unbroken
 from circuit_drift.measures.causal.ablation_figure import ablation_figure, ablation_frame
 from circuit_drift.measures.registry import build_measures
 from circuit_drift.prompts import EdgeScoring, prompts_for
+from circuit_drift.report.verdict import run_statements
 from circuits.intervention.edge_check import EdgeCheck, check_edges
 from heads.ablation.ablation import Ablation, Readout
 from tests.drift.handmade import point, run_of
@@ -34,6 +35,11 @@ def test_both_are_measured_with_what_they_test(tested, tmp_path):
         assert check.attributed[0] == pytest.approx(each.circuit[check.edges[0]])
     frame = tested.to_frame()
     assert {"ablated_score", "control_score", "ablation_nll", "causal", "patching_r"} <= set(frame)
+    last = tested.points[-1]
+    told = {each.numbers["measure"]: each for each in tested.statements if each.kind == "tested"}
+    for name in ("ablation", "patching"):
+        assert told[name].text == f"Step {last.label}: {last.results[name].verdict}."
+        assert told[name].numbers["step"] == last.step
     page = tested.report(tmp_path / "report.html").read_text()
     assert page.index("Retrieval heads over training") < page.index("Are the retrieval heads causal?")
     assert "Edges patched for real" in page
@@ -97,6 +103,9 @@ def test_the_figure_sets_the_best_heads_beside_their_controls():
     assert unbroken(figure.layout.title.subtitle.text).startswith("causal at 1 of 2 checkpoints")
     drawn = {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data}
     assert drawn["best heads ablated"] == ([0, 2], [1.0, 0.0])
+    assert [each.text for each in run_statements(run) if each.kind == "tested"] == [
+        f"Step 100: {run.points[-1].results['ablation'].verdict}."
+    ]
     assert ablation_frame(run).step.tolist() == ["0"] * 3 + ["100"] * 3
     row = run.to_frame().iloc[2]
     assert (row.ablated_score, row.control_score, row.causal) == (0.0, 0.9, True)
