@@ -130,7 +130,7 @@ class EdgeScoring:
         require_metric(self.metric)
         require_gradient(self.metric, self.method)
         if self.edges is not None and self.edges < 1:
-            raise BadPrompt(f"a circuit of {self.edges} edges cannot be compared; leave edges out for 5 % of them")
+            raise BadPrompt(f"a circuit of {self.edges:,} edges cannot be compared; leave edges out for 5 % of them")
 
     def changed(self, *names: str) -> dict[str, Any]:
         """The named settings that are not the usual ones."""

@@ -94,7 +94,7 @@ def caption(atlas: Atlas) -> str:
     return (
         f"Scores: positive = corrupting the edge raises the {atlas.metric}. Changes: sign flips of facts, "
         f"Benjamini-Hochberg over all {counted(atlas.total, 'edge')}, named only where the graph changed as a whole "
-        f"(p ≤ 0.05). Circuits: the strongest edges of each checkpoint, without dead ends; {kept} edges are on this "
+        f"(p ≤ 0.05). Circuits: the strongest edges of each checkpoint, without dead ends; {kept:,} edges are on this "
         f"page.{shared}"
     )
 

@@ -1,6 +1,6 @@
 """The axis that figures of a run share: checkpoints evenly spaced, stages and what the audit found marked."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +87,14 @@ def over_checkpoints(figure: "go.Figure", run: RunRecord) -> "go.Figure":
         range=[-0.5, len(run) - 0.5],
     )
     return mark_audit(theme.mark_stages(figure, [point.stage for point in run]), run)
+
+
+def once(marks: Iterable[Any]) -> tuple[Any, ...]:
+    """The marks along the axis, each over the first panel alone."""
+    first: dict[tuple[Any, Any], Any] = {}
+    for mark in marks:
+        first.setdefault((mark.x, mark.text), mark)
+    return tuple(first.values())
 
 
 def _end_lines(trace: Any, starts: Sequence[int]) -> None:

@@ -23,7 +23,7 @@ from checkpoints.results.disk import write_file
 from checkpoints.results.figure import unbroken
 from checkpoints.results.text import counted, to_csv, visible
 from circuit_drift.page.picture import pictures
-from circuit_drift.page.tables import shown_table
+from circuit_drift.page.tables import shown_table, true_minus
 from circuit_drift.page.thinning import LEADING, ROWS
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ def write_page(
     require_choice("figures", figures, get_args(Figures))
     still = iter(pictures([part.figure for part in parts if part.figure is not None]) if figures == "svg" else ())
     rendered = [
-        _render(section, anchor, Path(path), next(still, None) if section.figure is not None else None)
-        for section, anchor in zip(parts, anchors, strict=True)
+        _render(section, anchor, label, Path(path), next(still, None) if section.figure is not None else None)
+        for section, anchor, label in zip(parts, anchors, _labels(parts), strict=True)
     ]
     html = environment.get_template("report.html.j2").render(
         title=title,
@@ -193,10 +193,10 @@ def _groups(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _unbroken_edges(text: str) -> "Markup":
-    """Text as HTML in which no line ends inside the name of an edge."""
+    """Text as HTML in which numbers have a true minus and no line ends inside the name of an edge."""
     from markupsafe import Markup, escape
 
-    return Markup(_EDGE.sub(r'<span class="whole">\g<0></span>', str(escape(_shown(text)))))
+    return Markup(_EDGE.sub(r'<span class="whole">\g<0></span>', str(escape(_shown(true_minus(text))))))
 
 
 def _shown(value: object) -> object:
@@ -214,10 +214,21 @@ def _anchors(slugs: Sequence[str]) -> list[str]:
     return found
 
 
-def _render(section: Section, anchor: str, page: Path, picture: str | None) -> dict[str, object]:
+def _labels(sections: Sequence[Section]) -> list[str]:
+    """What a screen reader calls the tables: titles, numbered where several sections have the same."""
+    found: list[str] = []
+    titles = [section.title for section in sections]
+    for place, title in enumerate(titles):
+        again = titles[:place].count(title)
+        found.append(f"{title} ({again + 1})" if again else title)
+    return found
+
+
+def _render(section: Section, anchor: str, label: str, page: Path, picture: str | None) -> dict[str, object]:
     figure, frame = section.figure, section.frame
     return {
         "slug": anchor,
+        "label": label,
         "title": section.title,
         "short": section.title.removesuffix(f" {section.of.rpartition(': ')[2]}"),
         "text": section.text,

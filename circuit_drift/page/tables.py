@@ -1,5 +1,7 @@
 """A table as a page shows it: words for names of columns, and both ends of an interval in one cell."""
 
+import re
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.results.text import visible
@@ -12,19 +14,25 @@ WORDS = {
     "score_b": "score at B", "nll": "NLL", "ppl": "PPL", "": "interval",
 }  # fmt: skip
 ENDS = ("low", "high")
+_MINUS = re.compile(r"(?<![\w\-/.])-(?=\.?\d)")
+
+
+def true_minus(text: str) -> str:
+    """Numbers below 0 as figures spell them; hyphens of names stay."""
+    return _MINUS.sub("−", text)
 
 
 def shown_table(frame: "pd.DataFrame") -> str:
-    """The table as HTML; numbers to four digits, truth as yes or no, what is missing as n/a."""
+    """The table as HTML; numbers to four digits with a true minus, truth as yes or no, what is missing as n/a."""
     rows = readable(frame)
-    whole = {name: "{:,}".format for name, kind in rows.dtypes.items() if kind.kind in "iu"}
+    cells = {name: _cell for name, kind in rows.dtypes.items() if kind.kind in "iuO"}
     return visible(
         rows.to_html(
             index=False,
             border=0,
             na_rep="n/a",
-            float_format=lambda value: f"{value:.4g}",
-            formatters=whole,
+            float_format=_number,
+            formatters=cells,
             escape=True,
         )
     )
@@ -58,6 +66,20 @@ def in_words(name: str) -> str:
     return " ".join(WORDS.get(part, part) if part in ("nll", "ppl") else part for part in name.split("_"))
 
 
+def _cell(value: Any) -> str:
+    """What a column of whole numbers or of several kinds holds."""
+    if value is None or value != value:
+        return "n/a"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return str(value)
+    return _number(value)
+
+
+def _number(value: Any) -> str:
+    whole = isinstance(value, Integral) or (abs(value) >= 1000 and float(value).is_integer())
+    return true_minus(f"{int(value):,}" if whole else f"{value:.4g}")
+
+
 def _parted(name: str) -> tuple[str, str]:
     """What an end of an interval belongs to, and which end it is; "" where it is none."""
     stem, _, end = name.rpartition("_")
@@ -71,7 +93,7 @@ def _interval(stem: str) -> str:
 def _ends(low: Any, high: Any) -> str:
     import pandas as pd
 
-    return "n/a" if pd.isna(low) and pd.isna(high) else f"[{_end(low)}, {_end(high)}]"
+    return "n/a" if pd.isna(low) and pd.isna(high) else true_minus(f"[{_end(low)}, {_end(high)}]")
 
 
 def _end(value: Any) -> str:

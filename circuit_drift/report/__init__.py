@@ -68,7 +68,7 @@ def write_report(
     return write_page(
         path,
         title=f"Circuits over training: {run.name}",
-        subtitle=f"{counted(len(run), 'checkpoint')}, steps {run.points[0].label} to {run.points[-1].label}",
+        subtitle=f"{counted(len(run), 'checkpoint')}, {_steps(run)}",
         verdict=_findings(run_statements(run) if statements is None else statements, pairs),
         warnings=[*audit_warnings(run), *(f"{p.name}, {m}: {reason}" for p in run for m, reason in p.failures.items())],
         sections=list(_run_sections(run, table, pairs)),
@@ -214,6 +214,11 @@ def _weights(pair: PairRecord) -> Iterator[Section]:
 def _explained(pair: PairRecord) -> Iterator[Section]:
     for found in pair.explanations:
         yield from explanation_sections(found, anchor=found.behaviour.replace(" ", "-"))
+
+
+def _steps(run: RunRecord) -> str:
+    first, last = run.points[0].label, run.points[-1].label
+    return f"step {first}" if first == last else f"steps {first} to {last}"
 
 
 def _provenance(points: tuple[Point, ...], origins: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -1,13 +1,13 @@
 """What the first screen of a run's report shows: its key numbers, and one figure of the whole run."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from checkpoints.errors import BadPrompt
 from circuit_drift.page import theme
-from circuit_drift.page.axis import over_checkpoints
+from circuit_drift.page.axis import once, over_checkpoints
 from circuit_drift.page.page import Card, Section
 from circuit_drift.record.record import RunRecord
 from circuit_drift.stages.emergence import run_emergence
@@ -118,7 +118,7 @@ def overview_figure(run: RunRecord, table: "pd.DataFrame", drawn: Sequence[Told]
         height=200 + 140 * int(sum(weights)),
     )
     over_checkpoints(figure, run)
-    figure.layout.annotations = _once(figure.layout.annotations)
+    figure.layout.annotations = once(figure.layout.annotations)
     for place, row in enumerate(rows, start=1):
         figure.update_yaxes(title_text=ROWS[row], row=place, col=1)
         if place < len(rows):
@@ -167,14 +167,6 @@ def _mark_emergence(
             row=1 + rows.index(str(each.row)),
             col=1,
         )
-
-
-def _once(marks: Iterable[Any]) -> tuple[Any, ...]:
-    """The marks along the axis, each over the first panel alone."""
-    first: dict[tuple[Any, Any], Any] = {}
-    for mark in marks:
-        first.setdefault((mark.x, mark.text), mark)
-    return tuple(first.values())
 
 
 def _recall_words(column: str) -> str:

@@ -63,7 +63,7 @@ class WeightChange(Result):
             if len(own):
                 lead = own.iloc[0]
                 turned = (
-                    f", cosine {lead['cosine']:.2g}" if lead["cosine"] == lead["cosine"] else ""
+                    f", cosine {lead['cosine']:.3f}" if lead["cosine"] == lead["cosine"] else ""
                 )  # NaN: one is zero
                 size = f"{lead['component']} ({lead['relative']:.2g}{turned})"
                 told.append(f"largest {what} {size}" if lead["relative"] else f"no {what} changed")

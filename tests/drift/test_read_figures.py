@@ -554,3 +554,4 @@ def test_the_figure_of_a_measure_that_brings_none_has_a_line_for_each_number():
     both = lines_figure(run, table, ["own_share", "last"], {"last": "effect, logits"})
     assert _title(both)[0] == "own share 0.25 → 1; effect, logits 1 → 1.23e+03"
     assert [trace.yaxis for trace in both.data] == ["y2", "y"]
+    assert [axis.title.text for axis in (both.layout.yaxis, both.layout.yaxis2)] == ["value", "share"]

@@ -83,7 +83,7 @@ class PatchingMeasure(Measure):
             text="What attribution estimates, beside what happens when that edge alone carries the corrupt run's "
             "value; drag the slider through training.",
             figure=slide(figures[-1], run, points, [figure.data for figure in figures]),
-            caption=f"{len(points[-1].results[cls.name].edges)} edges of each checkpoint: its strongest, and as "
+            caption=f"{len(points[-1].results[cls.name].edges):,} edges of each checkpoint: its strongest, and as "
             f"many random others; facts: {run.origins['facts']}.",
             frame=table[["step", "patching_r", "patched_top", "patched_random"]],
         )

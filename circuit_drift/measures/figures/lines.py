@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from circuit_drift.page import theme
-from circuit_drift.page.axis import over_checkpoints
+from circuit_drift.page.axis import once, over_checkpoints
 from circuit_drift.page.tables import in_words
 from circuit_drift.record.record import RunRecord
 
@@ -62,6 +62,8 @@ def lines_figure(
         height=420 if parted == 1 else 560,
     )
     over_checkpoints(figure, run)
+    figure.layout.annotations = once(figure.layout.annotations)
     if parted == 2:
         figure.update_xaxes(title_text="", row=1, col=1)
+        figure.update_yaxes(title_text="value", row=1, col=1).update_yaxes(title_text="share", row=2, col=1)
     return figure

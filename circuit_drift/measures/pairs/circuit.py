@@ -48,6 +48,7 @@ CAPTIONS = {
     "function from a function that has moved.",
 }
 DEEP = 8  # layers from which on changes are shown layer by layer too
+RANKS = {"first": "from_rank", "last": "to_rank"}
 HEADINGS = {"nodes": "Nodes", "ranks": "Reliability by rank", "similarity": "Similarity", "profile": "Depth and spread"}
 BASES = {
     "group": "products between different facts; sign flips of facts, of the largest edge facts drawn anew as well; "
@@ -175,7 +176,9 @@ class CircuitPairing(Pairing):
             if name not in shown:
                 continue
             caption = f"On {groups.of}. {CAPTIONS.get(name, '')}".strip()
-            yield Section(f"{name}-{anchor}", f"{heading} {pair.span}", caption=caption, frame=shown[name])
+            yield Section(
+                f"{name}-{anchor}", f"{heading} {pair.span}", caption=caption, frame=shown[name].rename(columns=RANKS)
+            )
         if diff.transfer is not None:
             yield Section(
                 f"transfer-{anchor}",

@@ -107,4 +107,9 @@ class Pairing(ABC):
     def sections(self, pair: PairRecord, *, anchor: str) -> Iterable[Section]:
         """Sections of the pair's page, their slugs ending in the anchor; by default its sentences and tables."""
         for table in self.frames(pair):
-            yield Section(f"{table.name}-{anchor}", table.title, text=" ".join(self.sentences(pair)), frame=table.frame)
+            yield Section(
+                f"{table.name}-{anchor}",
+                f"{table.title} {pair.span}",
+                text=" ".join(self.sentences(pair)),
+                frame=table.frame,
+            )

@@ -64,6 +64,18 @@ def test_every_anchor_leads_somewhere_and_is_unique(page):
     assert len(outline.ids) == len(set(outline.ids))
 
 
+def test_every_region_is_called_by_a_name_of_its_own(tmp_path):
+    frame = pd.DataFrame({"a": [1]})
+    sections = [Section(f"writes-{i}", "Writes", frame=frame) for i in range(3)] + [
+        Section("other", "Other", frame=frame)
+    ]
+    page = write_page(
+        tmp_path / "p.html", title="t", subtitle="s", verdict=["v"], warnings=[], sections=sections, provenance=[]
+    )
+    regions = re.findall(r'role="region" aria-label="(.*?)"', page.read_text())
+    assert regions == ["Data of Writes", "Data of Writes (2)", "Data of Writes (3)", "Data of Other"]
+
+
 def test_every_figure_is_on_the_page_and_has_its_numbers_below(page):
     drawn = set(re.findall(r'data-figure="(fig-[^"]+)"', page))
     assert drawn == set(re.findall(r'<div class="figure" id="(fig-[^"]+)"', page))

@@ -4,7 +4,7 @@ import re
 
 import pandas as pd
 
-from circuit_drift.page.tables import in_words, readable, shown_table
+from circuit_drift.page.tables import in_words, readable, shown_table, true_minus
 
 
 def test_a_reader_meets_words_and_intervals():
@@ -23,11 +23,11 @@ def test_a_reader_meets_words_and_intervals():
     )
     table = readable(frame)
     assert list(table) == ["node", "at A", "change", "interval", "in A", "across interval", "facts low"]
-    assert table["interval"].tolist() == ["[-12.63, -8.018]", "n/a"]
+    assert table["interval"].tolist() == ["[−12.63, −8.018]", "n/a"]
     assert table["across interval"].tolist() == ["[0.1, 0.3]", "[0.2, …]"]
     assert table["in A"].tolist() == ["yes", "no"]
     html = shown_table(frame)
-    assert re.findall("<td>(.*?)</td>", html)[:4] == ["m3", "0.5", "-10.32", "[-12.63, -8.018]"]
+    assert re.findall("<td>(.*?)</td>", html)[:4] == ["m3", "0.5", "−10.32", "[−12.63, −8.018]"]
 
 
 def test_a_column_s_name_is_said_in_words():
@@ -39,6 +39,17 @@ def test_a_column_s_name_is_said_in_words():
         "step": "step",
     }
     assert {name: in_words(name) for name in said} == said
+
+
+def test_steps_have_commas_and_what_is_missing_is_said_beside_them():
+    frame = pd.DataFrame({"of": ["recall", "score"], "by": [9600, None], "stage": [None] * 2, "change": [-1200, 3]})
+    cells = re.findall("<td>(.*?)</td>", shown_table(frame.astype({"by": object, "stage": object})))
+    assert cells == ["recall", "9,600", "n/a", "−1,200", "score", "n/a", "n/a", "3"]
+
+
+def test_a_minus_is_true_before_numbers_and_names_keep_their_hyphens():
+    said = "run-2 m3->logits (change -0.58 [-0.67, -.49]) 1e-05 seeds/-1 checkpoint-150 -- 3"
+    assert true_minus(said) == "run-2 m3->logits (change −0.58 [−0.67, −.49]) 1e-05 seeds/-1 checkpoint-150 -- 3"
 
 
 def test_an_empty_table_keeps_its_heads():

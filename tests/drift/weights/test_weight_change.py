@@ -101,7 +101,7 @@ def test_each_component_is_compared_by_its_own_weights(tmp_path: Path):
     assert not found.qk[1].any()
     frame = found.to_frame()
     assert frame["component"].tolist()[:2] == ["a0.h1", "a0.h1.o"]
-    assert "largest QK map a0.h2 (1); largest OV map a0.h1 (2, cosine -1)" in found.verdict
+    assert "largest QK map a0.h2 (1); largest OV map a0.h1 (2, cosine -1.000)" in found.verdict
     assert "of other components m1.down (0.5)" in found.verdict
 
 
