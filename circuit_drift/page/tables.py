@@ -25,6 +25,7 @@ def true_minus(text: str) -> str:
 def shown_table(frame: "pd.DataFrame") -> str:
     """The table as HTML; numbers to four digits with a true minus, truth as yes or no, what is missing as n/a."""
     rows = readable(frame)
+    rows = rows.where(rows.notna(), float("nan"))  # pandas writes None as such
     cells = {name: _cell for name, kind in rows.dtypes.items() if kind.kind in "iuO"}
     return visible(
         rows.to_html(
@@ -68,8 +69,6 @@ def in_words(name: str) -> str:
 
 def _cell(value: Any) -> str:
     """What a column of whole numbers or of several kinds holds."""
-    if value is None or value != value:
-        return "n/a"
     if isinstance(value, bool) or not isinstance(value, Real):
         return str(value)
     return _number(value)
