@@ -308,7 +308,7 @@ def test_every_sentence_before_a_figure(told):
         "(a1.h1)."
     )
     assert sentences["heads-step100-step300"].startswith(
-        "Needles: all words right 0.10 → 0.30 (change +0.20 [-0.10, +0.50]); answer perplexity 20.09 → 2.72 "
+        "Needles: all words right 0.10 → 0.30 (change +0.20 [−0.10, +0.50]); answer perplexity 20.09 → 2.72 "
     )
 
 
