@@ -163,7 +163,7 @@ def test_a_run_prints_its_table_and_its_sentences_and_exits_with_0(series, kept)
     ]
     assert [line for line in lines if line.startswith("•")] == [
         "• a0.h1 begins to retrieve (score > 0.1) between steps 10 and 20 [10 to 20] and reaches 0.75 "
-        "[0.75, 0.75] at step 20 (chosen on 5 needles, judged on 5 others). 2 [2, 2] of 4 heads retrieve at the end.",
+        "[0.36, 0.88] at step 20 (chosen on 5 needles, judged on 5 others). 2 [2, 2] of 4 heads retrieve at the end.",
         "• 0 → 80: Recall 0.80 → 0.80 of 20 facts: none changed sides; at most 0.17 of such facts do.",
     ]
     assert lines[-1].startswith("•")
@@ -221,15 +221,15 @@ def test_heads_are_listed_best_first(series, kept):
     assert done.exit_code == 0, done.output
     told = [line for line in done.stdout.splitlines() if line.startswith("•")]
     assert told == [
-        "• step 0: 0 of 4 heads retrieve (score > 0.1); the best is a0.h1 at 0.0625 [0.0625, 0.0625]; needle score "
+        "• step 0: 0 of 4 heads retrieve (score > 0.1); the best is a0.h1 at 0.0625 [0.0432, 0.352]; needle score "
         "0.0%, accuracy 0.0%, answer PPL 8, over 10 prompts of 64 tokens (intervals over 10 needles)",
-        "• step 20: 2 of 4 heads retrieve (score > 0.1); the best is a0.h1 at 0.75 [0.75, 0.75]; needle score 90.0%, "
+        "• step 20: 2 of 4 heads retrieve (score > 0.1); the best is a0.h1 at 0.75 [0.519, 0.827]; needle score 90.0%, "
         "accuracy 40.0%, answer PPL 8, over 10 prompts of 64 tokens (intervals over 10 needles)",
     ]
     assert _rows(done.stdout)[3:] == [
         ["name", "n", "score", "low", "high", "accepted_mean", "chance", "needle_mass"],
-        ["a0.h1", "10", "0.75", "0.75", "0.75", "0.75", "0.125", "0.375"],
-        ["a1.h0", "10", "0.5", "0.5", "0.5", "0.5", "0.125", "0.25"],
+        ["a0.h1", "10", "0.75", "0.519", "0.827", "0.75", "0.125", "0.375"],
+        ["a1.h0", "10", "0.5", "0.346", "0.654", "0.5", "0.125", "0.25"],
     ]
     lists = json.loads(_invoke("heads", series, "--steps", "0,20", "--store", kept, "--json").stdout)
     assert lists["0-1"] == [0.75] * 10

@@ -233,7 +233,7 @@ def test_the_numbers_behind_the_map():
     ]
     half = 3.182446 / math.sqrt(48)
     assert frame[["low", "high"]].values[1] == pytest.approx([0.5 - half, 0.5 + half], abs=1e-6)
-    assert frame[["low", "high"]].values[[0, 2, 3]] == pytest.approx(np.zeros((3, 2)))
+    assert frame[["low", "high"]].values[[0, 2, 3]] == pytest.approx(np.array([[0, 1 - 0.025 ** (1 / 4)]] * 3))
     assert np.isnan(frame[["low", "high"]].values[4:]).all()
 
 

@@ -42,7 +42,7 @@ def test_when_heads_begin_to_retrieve_and_where_they_are_best():
     run = _scored(0.0, 0.0625, 0.25, 0.75, 0.5)
     assert run_verdict(run)[0] == (
         "a1.h0 begins to retrieve (score > 0.1) between steps 100 and 200 [100 to 200] and reaches 0.75 "
-        "[0.75, 0.75] at step 300 (chosen on 5 needles, judged on 5 others). 1 [1, 1] of 4 heads retrieve at the end."
+        "[0.36, 0.88] at step 300 (chosen on 5 needles, judged on 5 others). 1 [1, 1] of 4 heads retrieve at the end."
     )
 
 
@@ -51,7 +51,7 @@ def test_heads_that_retrieve_from_the_first_checkpoint_on():
         point(0, heads=retrieval({(1, 0): 0.5})), point(100, heads=retrieval({(0, 0): 0.25, (0, 1): 0.75, (1, 1): 0.5}))
     )
     assert run_verdict(two)[0] == (
-        "a0.h1, the best head, reaches 0.75 [0.75, 0.75] at step 100; its onset takes three checkpoints and six "
+        "a0.h1, the best head, reaches 0.75 [0.36, 0.88] at step 100; its onset takes three checkpoints and six "
         "needles to date (chosen on 5 needles, judged on 5 others). 3 [3, 3] of 4 heads retrieve at the end."
     )
     first = run_verdict(_scored(0.5, 0.75, 0.5))[0]
@@ -60,7 +60,7 @@ def test_heads_that_retrieve_from_the_first_checkpoint_on():
 
 def test_no_head_that_retrieves():
     assert run_verdict(_scored(0.0, 0.0625, 0.03125)) == (
-        "No head is seen to retrieve (score > 0.1): a1.h0, the best, reaches 0.06 [0.06, 0.06] at step 100 (chosen on "
+        "No head is seen to retrieve (score > 0.1): a1.h0, the best, reaches 0.06 [0.03, 0.55] at step 100 (chosen on "
         "5 needles, judged on 5 others). 0 [0, 0] of 4 heads retrieve at the end.",
     )
 
@@ -79,7 +79,7 @@ def test_the_head_is_chosen_on_other_needles_than_it_is_dated_on():
 def test_five_needles_are_too_few_for_two_halves():
     run = run_of(*(point(i, heads=retrieval({(1, 0): 0.25}, prompts=5)) for i in range(3)))
     assert run_verdict(run)[0].startswith(
-        "a1.h0, the best head, reaches 0.25 [0.25, 0.25] at step 0; its onset takes three checkpoints and six needles "
+        "a1.h0, the best head, reaches 0.25 [0.12, 0.64] at step 0; its onset takes three checkpoints and six needles "
         "to date (chosen and judged on the same 5 needles, which flatters it)."
     )
 

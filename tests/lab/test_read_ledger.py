@@ -34,7 +34,7 @@ def book(**options) -> knowledge.Ledger:
 
 def test_the_findings_of_a_ledger_word_for_word():
     assert book().findings == (
-        "known (mean recall >= 0.6): 2 of 6 at 0, 4 at best (10), 3 at 30",
+        "known (mean recall ≥ 0.6): 2 of 6 at 0, 4 at best (10), 3 at 30",
         "2 were newly learned; 2 of those are held at 30, 1 unit is consolidated",
         "of the 2 known at 0, 1 is known at 30",
         "3 acquisitions (1 of them relearned) and 3 losses",
@@ -65,7 +65,7 @@ def test_the_outcome_of_a_ledger():
     }
     strict = book(threshold=0.75)
     assert strict.outcome["known_first"] == 2
-    assert strict.findings[0] == "known (mean recall >= 0.75): 2 of 6 at 0, 3 at best (30), 3 at 30"
+    assert strict.findings[0] == "known (mean recall ≥ 0.75): 2 of 6 at 0, 3 at best (30), 3 at 30"
     sensitivity = book().sensitivity((0.6, 0.75))
     assert sensitivity["threshold"].tolist() == [0.6, 0.75]
     assert sensitivity["best"].tolist() == [4, 3]
@@ -266,7 +266,7 @@ def test_a_rise_is_never_a_certain_fall():
 def test_the_figure_of_a_ledger():
     figure = book().plot()
     assert figure.layout.title.text == "2 known at first, 3 at the end"
-    assert figure.layout.title.subtitle.text == "6 units; known: mean recall >= 0.6"
+    assert figure.layout.title.subtitle.text == "6 units; known: mean recall ≥ 0.6"
     assert {bar.name: list(bar.y) for bar in figure.data} == {
         "retained": [2, 2, 3, 2],
         "acquired": [0, 2, 0, 1],
@@ -284,7 +284,7 @@ def test_the_figure_of_a_ledger():
 
 def test_the_page_of_a_ledger():
     page = book()._repr_html_()
-    assert page.startswith("<ul><li>known (mean recall &gt;= 0.6): 2 of 6 at 0, 4 at best (10), 3 at 30</li>")
+    assert page.startswith("<ul><li>known (mean recall ≥ 0.6): 2 of 6 at 0, 4 at best (10), 3 at 30</li>")
     assert page.count("<li>") == 5
     assert page.count("<tr") == 5
 

@@ -31,7 +31,6 @@ def graph(seed: int, units: int = 12) -> AttributionGraph:
 @pytest.fixture
 def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifacts, "SMALL", 0)
-    monkeypatch.setattr(artifacts, "PIECE", 100)
     monkeypatch.setattr(changepoints, "PIECE", 1000)
     monkeypatch.setattr(graph_module, "PIECE", 100)
 

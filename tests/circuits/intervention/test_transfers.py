@@ -28,9 +28,15 @@ def test_the_diagonal_is_each_models_own_faithfulness(pair):
     chosen = [graph.prune(50) for graph in graphs]
     moved = transfer(iter(models), chosen, facts, names=["before", "after"])
     for i, (model, circuit) in enumerate(zip(models, chosen, strict=True)):
-        assert moved.values[i, i] == pytest.approx(circuits.faithfulness(model, circuit, facts, n_random=0).value)
+        own = circuits.faithfulness(model, circuit, facts, n_random=0)
+        np.testing.assert_allclose(moved.metric[i, i], own.metric, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(moved.clean_metric[i], own.clean_metric, rtol=1e-5, atol=1e-7)
         assert moved.loss(i, i)[0] == 0.0
-    assert moved.loss(0, 1)[0] == pytest.approx(moved.values[1, 1] - moved.values[0, 1], abs=1e-9)
+    assert np.isnan(moved.values).all(), "random weights: no effect of which a circuit keeps a share"
+    told = replace(moved, clean_metric=moved.corrupt_metric + np.linspace(1, 2, len(facts)))
+    kept = told.metric.mean(axis=-1) - told.corrupt_metric.mean(axis=-1)
+    np.testing.assert_allclose(told.values, kept / 1.5)
+    assert told.loss(0, 1)[0] == pytest.approx(told.values[1, 1] - told.values[0, 1], abs=1e-9)
     assert list(moved.to_frame()["circuit"]) == ["before", "before", "after", "after"]
     assert "circuit of before" in moved.verdict
 
@@ -39,9 +45,10 @@ def test_the_full_circuit_does_everything_everywhere(pair):
     models, graphs, facts = pair
     whole = Circuit(graphs[0].shape, graphs[0].mask)
     moved = transfer(models, [whole, whole], facts)
-    np.testing.assert_array_equal(moved.values, np.ones((2, 2)))
+    np.testing.assert_array_equal(moved.metric, np.broadcast_to(moved.clean_metric, (2, *moved.clean_metric.shape)))
     clean = moved.corrupt_metric + np.linspace(1, 2, len(facts))  # twins that make a difference
     told = replace(moved, clean_metric=clean, metric=np.broadcast_to(clean, moved.metric.shape))
+    np.testing.assert_array_equal(told.values, np.ones((2, 2)))
     assert "it still does the work" in told.verdict
 
 

@@ -58,8 +58,8 @@ def test_its_numbers_are_columns_of_the_table_and_a_section_of_the_report(instal
     page = write_report(run, tmp_path / "report.html").read_text(encoding="utf-8")
     first, last = (f"{run.at(step).results['norms'].largest:.3g}" for step in ("first", "last"))
     assert "<h3>norms over training</h3>" in page
-    assert f"largest_norm {first} → {last}" in page
-    assert "{&#39;power&#39;: 2.0, &#39;version&#39;: 7}" in page
+    assert f"largest norm {first} → {last}" in page
+    assert "<dt>settings of norms</dt><dd>power 2.0, version 7</dd>" in page
 
 
 def test_two_of_its_results_are_compared(installed, measured):
