@@ -195,7 +195,8 @@ def test_what_is_installed_from_the_wheel_works_away_from_the_sources(wheel: Pat
     environment = {**os.environ, "PYTHONPATH": str(place)}
     code = (
         "import checkpoints, circuit_drift, heads; print(circuit_drift.__file__, checkpoints.__file__); "
-        "from heads.prompts.pools import default_needles; print(len(default_needles()))"
+        "from heads.prompts.pools import default_needles; print(len(default_needles())); "
+        "assert circuit_drift.run and checkpoints.open_series"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
@@ -210,10 +211,11 @@ def test_what_is_installed_from_the_wheel_works_away_from_the_sources(wheel: Pat
         assert done.stdout == f"circuit-drift {circuit_drift.__version__}\n"
 
 
-def test_the_wheel_holds_the_four_packages_and_nothing_else(wheel: Path):
+def test_the_wheel_holds_every_file_of_the_four_packages_and_nothing_else(wheel: Path):
     names = zipfile.ZipFile(wheel).namelist()
-    top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert top == set(PACKAGES)
+    here = [path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()]
+    sources = {path.relative_to(ROOT).as_posix() for path in here if "__pycache__" not in path.parts}
+    assert {name for name in names if ".dist-info/" not in name} == sources
     assert {"circuit_drift/page/report.html.j2", "circuit_drift/page/style.css"} <= set(names)
     assert {f"circuit_drift/schemas/{path.name}" for path in ROOT.glob("circuit_drift/schemas/*.json")} <= set(names)
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
