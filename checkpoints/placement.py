@@ -52,7 +52,10 @@ class Placement:
             raise DriftError(f"a placement is a checkpoints.Placement, got {placement!r}; write device={placement!r}")
         unknown = sorted(set(where) - set(Where.__annotations__))
         if unknown:
-            raise DriftError(f"a placement has no {unknown[0]!r}; it has {', '.join(Where.__annotations__)}")
+            raise DriftError(
+                f"{unknown[0]!r} is no argument here, and a placement has none of that name; it has "
+                f"{', '.join(Where.__annotations__)}"
+            )
         return replace(placement or cls(device=device), **where)
 
     @property

@@ -22,7 +22,8 @@ def test_what_is_no_placement_is_refused_with_the_way_out():
         Placement(dtype="int4")
     with pytest.raises(DriftError, match="got 'cuda'; write device='cuda'"):
         Placement.of("cuda", {})
-    with pytest.raises(DriftError, match="a placement has no 'devcie'; it has device, dtype, attention, device_map"):
+    told = "'devcie' is no argument here, and a placement has none of that name; it has device, dtype, attention, "
+    with pytest.raises(DriftError, match=f"{told}device_map"):
         Placement.of(None, {"devcie": "cpu"})
 
 
