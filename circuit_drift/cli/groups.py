@@ -2,7 +2,7 @@
 
 @grouped
 def heads(series: SeriesArgument, *, needles: NeedleOptions, placing: PlacementOptions) -> None:
-prompts = prompts_for(series, **needles.given)
+    prompts = prompts_for(series, **needles.given)
 """
 
 import inspect

@@ -17,6 +17,7 @@ from circuit_drift.knowledge.scores import UnitScores
 from circuit_drift.replicate.claims import Claim
 from circuit_drift.replicate.seeds import fall_from_best, mean_over, scores_of, seeds_frame, seeds_reach
 from circuit_drift.training.strategies.comparison import LOSS, Trained
+from circuits.intervention.faithfulness import NO_EFFECT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,8 +104,10 @@ def _learning(every: Sequence[Trained]) -> Iterator[Claim]:
         "it falls in every epoch, under every seed",
     )
     yield _best_before_the_end(every)
+    shares = seeds_frame(every).set_index("quantity") if len(every) > 1 else None
     yield _share_claim(
         every,
+        shares,
         "half or more of what is newly learned is lost again",
         "held at the end: 10 of 18, 6 of 20, 6 of 17",
         ("newly_learned_held", "newly_learned", "of them known at the end", "held"),
@@ -113,6 +116,7 @@ def _learning(every: Sequence[Trained]) -> Iterator[Claim]:
     )
     yield _share_claim(
         every,
+        shares,
         "a part of what was known is lost",
         "kept: 7 of 12, 27 of 36, 7 of 17",
         ("kept", "known_first", "of those known before, known at the end", "kept"),
@@ -137,18 +141,19 @@ def _best_before_the_end(every: Sequence[Trained]) -> Claim:
 
 def _share_claim(
     every: Sequence[Trained],
+    shares: "pd.DataFrame | None",
     words: str,
     published: str,
     names: tuple[str, str, str, str],
     holds: Callable[[float, float], bool | None],
     rule: str,
 ) -> Claim:
-    """A share of units over all seeds: its two counts of a ledger, its row of `seeds_frame`, and its verb."""
+    """A share of units over all seeds: its two counts of a ledger, its row of ``shares`` of several, and its verb."""
     part, whole, row, verb = names
     books = [one.ledger.outcome for one in every]
     counts = ", ".join(f"{book[part]} of {book[whole]}" for book in books)
-    if len(every) > 1:
-        found = seeds_frame(every).set_index("quantity").loc[row]
+    if shares is not None:
+        found = shares.loc[row]
         share, low, high = (float(found[name]) for name in ("mean", "low", "high"))
     else:
         (book,) = books
@@ -258,6 +263,8 @@ def _circuits(drift: "pd.DataFrame") -> Claim:
 
 def _function(function: "pd.DataFrame | None") -> Claim:
     def told(function: "pd.DataFrame") -> tuple[str, bool | None]:
+        if function["kept"].isna().any():
+            return NO_EFFECT, None
         later, before = function[function["step"] > function["step"].min()], function.iloc[0]
         least = later.loc[later["kept"].idxmin()]
         shown = (

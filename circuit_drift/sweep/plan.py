@@ -44,6 +44,7 @@ class Plan:
         asked: facts and needles that are asked.
         rough: measures timed on checkpoints of quite another size alone, and ``loading``, timed in another way alone.
         shapes: peak memory by the shapes of the config, where nothing was measured alike beforehand.
+        lacking: the checkpoints to be loaded, in order.
     """
 
     checkpoints: int
@@ -61,6 +62,7 @@ class Plan:
     asked: Mapping[str, int]
     rough: tuple[str, ...] = ()
     shapes: tuple[ShapeMemory, ...] = ()
+    lacking: tuple[Checkpoint, ...] = ()
 
     @property
     def total_seconds(self) -> float | None:
@@ -134,6 +136,7 @@ def plan_sweep(sweep: Sweep, asked: Mapping[str, int]) -> Plan:
         gpu=max(timing.gpu for timing in known) if whole else None,
         asked=asked,
         rough=tuple(name for name, price in {**prices, LOADING: loading}.items() if price.count and price.rough),
+        lacking=tuple(needed.loads),
     )
 
 
@@ -145,17 +148,17 @@ def to_time(sweep: Sweep, plan: Plan) -> Sweep | None:
     """
     if plan.total_seconds is not None and not plan.rough:
         return None
-    lacking = next(filter(is_local, reversed(_needed(sweep).loads)), None)
+    lacking = next(filter(is_local, reversed(plan.lacking)), None)
     if lacking is None:
         return None
     others = (one for one in reversed(sweep.checkpoints) if is_local(one) and one != lacking)
     return replace(sweep, checkpoints=(lacking, *list(others)[:1]))
 
 
-def shapes_of(sweep: Sweep) -> tuple[ShapeMemory, ...]:
+def shapes_of(sweep: Sweep, plan: Plan) -> tuple[ShapeMemory, ...]:
     """The memory, by shapes, of the first checkpoint that lacks a result; nothing where its config does not tell."""
     with suppress(DriftError, OSError):
-        return next((memory_by_shape(one, sweep.measures, sweep.placement) for one in _needed(sweep).loads), ())
+        return memory_by_shape(plan.lacking[0], sweep.measures, sweep.placement) if plan.lacking else ()
     return ()
 
 

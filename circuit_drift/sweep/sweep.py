@@ -168,7 +168,7 @@ def plan_series(
     sweep = Sweep.of(series.checkpoints, taken, store, placement=placement, keep_downloads=keep_downloads)
     asked = {"fact": len(prompts.facts.facts), "needle": len(prompts.needles.needles)}
     plan = plan_sweep(sweep, asked)
-    shapes = shapes_of(sweep) if plan.total_seconds is None or plan.rough else ()
+    shapes = shapes_of(sweep, plan) if plan.total_seconds is None or plan.rough else ()
     most = max((shape.on_device for shape in shapes), default=0)
     if most and (free := free_memory(placement)) is not None and most > free:
         logger.warning(TOO_LARGE, in_bytes(most), in_bytes(free))

@@ -139,7 +139,7 @@ class DetectorScores(Result):
         return (score_interval if name in SHARES else skewed_interval)(values, self.cluster)
 
     def interval_of(self, name: str) -> tuple[Floats, Floats]:
-        """Ends of the 95 % t interval of a detector's mean, each [L, H]; NaN with fewer than three units."""
+        """Ends of the 95 % interval of a detector's mean, each [L, H]; NaN with fewer than three units."""
         return self._ends(name, self.detector(name))
 
     def to_frame(self) -> "pd.DataFrame":
@@ -325,7 +325,7 @@ class Scores(DetectorScores):
 
     @cached_property
     def interval(self) -> tuple[Floats, Floats]:
-        """Ends of the 95 % t interval of `mean` over needles, each [L, H]; NaN with fewer than three."""
+        """Ends of the 95 % interval of `mean` over needles, each [L, H]; NaN with fewer than three."""
         return self.interval_of("copy")
 
     @property

@@ -57,7 +57,7 @@ def function_frame(transfer: "Transfer") -> "pd.DataFrame":
     Structure aside, `drift_frame` beside it. One row for each model: ``step``; ``first`` and ``own``: faithfulness,
     there, of the first checkpoint's circuit and of its own, over the ``facts`` facts; ``kept``: the share of what the
     first circuit does in its own model that it does here, with the 95 % interval ``kept_low`` to ``kept_high`` over
-    facts, drawn for both models at once; ``edges`` of the first circuit.
+    facts, drawn for both models at once, NaN where one has no effect; ``edges`` of the first circuit.
 
     Args:
         transfer: every checkpoint's circuit in every checkpoint's model, steps for names, as ``circuit-drift transfer``
@@ -70,13 +70,14 @@ def function_frame(transfer: "Transfer") -> "pd.DataFrame":
     drawn = _faithful(
         weights @ transfer.metric[0].T, weights @ transfer.clean_metric.T, weights @ transfer.corrupt_metric.T
     )
-    low, high = percentiles(drawn / drawn[:, :1])
+    kept = values[0] / values[0, 0]
+    low, high = (np.where(np.isnan(kept), np.nan, end) for end in percentiles(drawn / drawn[:, :1]))
     return pd.DataFrame(
         {
             "step": [int(name) for name in transfer.models],
             "first": values[0],
             "own": values.diagonal(),
-            "kept": values[0] / values[0, 0],
+            "kept": kept,
             "kept_low": low,
             "kept_high": high,
             "facts": transfer.metric.shape[2],

@@ -1,5 +1,6 @@
 """Every claim on knowledge says yes, no and undecided where its interval does: hand-made ledgers and logs, no model."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ import pytest
 from circuit_drift.knowledge import Ledger
 from circuit_drift.knowledge.scores import UnitScores
 from circuit_drift.replicate.knowledge_claims import claims_frame
+from circuit_drift.training.strategies import function_frame
 from circuit_drift.training.strategies.comparison import Trained
+from circuits.intervention.faithfulness import NO_EFFECT
+from tests.drift.handmade import transfer
 
 NO_DRIFT = pd.DataFrame()
 HELD = "half or more of what is newly learned is lost again"
@@ -197,3 +201,13 @@ def test_an_epoch_within_the_noise_leaves_the_edges_open():
     frame["beyond_noise"] = [True, False]
     row = said(trained(units(kept=8)), drift=frame).loc[EDGES]
     assert row.reproduced == "undecided", "what is not told from noise is not told to be the same"
+
+
+def test_a_model_without_an_effect_leaves_the_circuits_work_open():
+    told = transfer(["0", "1"], [[0.5, 0.5], [0.5, 0.5]])
+    clean = told.clean_metric.copy()
+    clean[1] = told.corrupt_metric[1] + np.resize([-1.0, 1.0], clean.shape[1])
+    frame = function_frame(replace(told, clean_metric=clean))
+    assert frame[["kept", "kept_low", "kept_high"]].isna().all(axis=1).tolist() == [False, True]
+    row = said(trained(units(kept=8)), function=frame).loc[FUNCTION]
+    assert (row.ours, row.reproduced) == (NO_EFFECT, "undecided")
