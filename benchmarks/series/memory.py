@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python -m benchmarks.series.memory STORE --shape pythia-1.4b --checkpoints 154
 
 The store is synthesised where it is not there yet: 5.1 GiB for 154 checkpoints of Pythia-1.4B's graph and 37 facts.
-With ``--distinct 8`` only so many circuits of each phase are written, hard links stand for the rest: 300 of OLMo-2-7B
-would take 73 GB. A process that maps a file twice holds it twice, so its peak is that of files of their own.
+With ``--distinct 8`` the checkpoints of a phase have so many circuits in turn: 300 of OLMo-2-7B would take 73 GB. Each
+checkpoint's is read by itself, so memory and page are those of circuits of their own; what is made of circuits is made
+once for those that are the same, so times are less.
 """
 
 import argparse

@@ -26,7 +26,7 @@ class Series:
         facts: how many; they are recalled from a third of the checkpoints on.
         prompts: needles that heads are scored on.
         circuits: whether circuits are stored beside the heads.
-        distinct: circuits that are written of each phase, hard links stand for the rest; None = all are.
+        distinct: different circuits of each phase, which its checkpoints have in turn; None = each has its own.
     """
 
     shape: GraphShape
@@ -43,22 +43,18 @@ def synthesise(series: Series, folder: Path) -> Store:
     draw = np.random.default_rng(0)
     edges = int(series.shape.mask.sum())
     patterns = [draw.standard_normal(edges, dtype=np.float32) for _ in range(3)]
-    written: list[dict[int, Path]] = [{}, {}, {}]
     points = []
     for place in range(series.checkpoints):
         phase = min(2, 3 * place // series.checkpoints)
         keys = {"heads": f"{place:024x}"}
         _scores(series, place, draw).save(store.folder("heads", keys["heads"]))
         if series.circuits:
-            keys["circuit"] = f"{place:024x}"
+            twin = place if series.distinct is None else place % series.distinct
+            keys["circuit"] = f"{phase:04x}{twin:020x}"
             folder = store.folder("circuit", keys["circuit"])
-            twin = None if series.distinct is None else written[phase].get(place % series.distinct)
-            if twin is not None:
-                _link(twin, folder)
-            else:
+            if not folder.exists():
                 noise = draw.standard_normal((series.facts, edges), dtype=np.float32)
                 _graph(series, patterns[phase] + noise, known=phase > 0).save(folder)
-                written[phase][place % (series.distinct or series.checkpoints)] = folder
         points.append(
             {
                 "name": f"step{1000 * place}", "step": 1000 * place, "tokens": None, "stage": None, "branch": None,
@@ -67,12 +63,6 @@ def synthesise(series: Series, folder: Path) -> Store:
         )  # fmt: skip
     store.write_run("synthetic", _record(points))
     return store
-
-
-def _link(twin: Path, folder: Path) -> None:
-    folder.mkdir(parents=True)
-    for path in twin.iterdir():
-        (folder / path.name).hardlink_to(path)
 
 
 def _record(points: Sequence[dict[str, object]]) -> dict[str, object]:

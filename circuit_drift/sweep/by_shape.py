@@ -5,9 +5,7 @@ keeps beside them follows from the graph's shape, step by step as in `circuits.a
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import Checkpoint
@@ -169,20 +167,6 @@ def memory_by_shape(
     except Exception as error:
         raise DriftError(f"no model can be made of the config of {checkpoint.name}: {error}") from error
     return tuple(shape_memory(model, one, cpu=placement.here == "cpu") for one in asked)
-
-
-def free_memory(placement: Placement) -> int | None:
-    """Bytes free where a model would lie; None where the system does not say, or it is spread."""
-    if placement.device_map is not None:
-        return None
-    if placement.here.startswith("cuda"):
-        import torch
-
-        return torch.cuda.mem_get_info(torch.device(placement.here))[0]
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
-    return None
 
 
 def _asked(measure: Measure, checkpoint: Checkpoint) -> Asked | None:

@@ -5,9 +5,9 @@ Where it has measured nothing alike, or only checkpoints of quite another size, 
 and its results are kept. The first model of a run is priced as what it is: the others mostly take its place.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from checkpoints import Checkpoint
@@ -18,6 +18,8 @@ from circuit_drift.sweep.by_shape import ShapeMemory, memory_by_shape
 from circuit_drift.sweep.limits import in_bytes
 from circuit_drift.sweep.workers.progress import duration
 from circuit_drift.sweep.workers.tasks import Sweep, asked_how
+
+logger = logging.getLogger(__name__)
 
 BESIDE = 2
 """Checkpoints on the disk beside those that are kept: the one in hand and the one that is read ahead."""
@@ -92,7 +94,8 @@ class Plan:
             )
         if self.loads:
             told.append(f"loading: {_told(self.seconds[LOADING], None)}")
-        told.append(f"time in all, one worker: {_time(self.total_seconds)}{self._caution}")
+        unseen = f", without {counted(len(self.unread), 'checkpoint')} that cannot be looked at" if self.unread else ""
+        told.append(f"time in all, one worker: {_time(self.total_seconds)}{unseen}{self._caution}")
         told.append(
             f"disk at most: {in_bytes(self.downloads_at_once + self.result_bytes)} "
             f"({in_bytes(self.downloads_at_once)} of downloads at once, {in_bytes(self.result_bytes)} of results)"
@@ -132,7 +135,7 @@ def plan_sweep(sweep: Sweep, asked: Mapping[str, int]) -> Plan:
         downloads_at_once=_at_once(fetched, sweep.keep_downloads),
         seconds={**{name: price.seconds for name, price in prices.items()}, LOADING: loading.seconds},
         results={name: price.bytes for name, price in prices.items()},
-        memory=max(timing.memory for timing in known) if whole else (None if needed.loads else 0),
+        memory=max(timing.memory for timing in known) if whole else (None if needed.loads or needed.unread else 0),
         gpu=max(timing.gpu for timing in known) if whole else None,
         asked=asked,
         rough=tuple(name for name, price in {**prices, LOADING: loading}.items() if price.count and price.rough),
@@ -156,9 +159,16 @@ def to_time(sweep: Sweep, plan: Plan) -> Sweep | None:
 
 
 def shapes_of(sweep: Sweep, plan: Plan) -> tuple[ShapeMemory, ...]:
-    """The memory, by shapes, of the first checkpoint that lacks a result; nothing where its config does not tell."""
-    with suppress(DriftError, OSError):
-        return memory_by_shape(plan.lacking[0], sweep.measures, sweep.placement) if plan.lacking else ()
+    """The memory, by shapes, of the first checkpoint that lacks a result, or else of one without weights as yet.
+
+    Nothing where its config does not tell, which is said.
+    """
+    unseen = [one for one in sweep.checkpoints if one.name in plan.unread]
+    for checkpoint in [*plan.lacking, *unseen][:1]:
+        try:
+            return memory_by_shape(checkpoint, sweep.measures, sweep.placement)
+        except (DriftError, OSError) as error:
+            logger.warning("the memory that %s takes cannot be told by its shape: %s", checkpoint.name, error)
     return ()
 
 

@@ -24,10 +24,10 @@ from circuit_drift.record.training_log import read_log
 from circuit_drift.store.records import Growing, stored_record, warn_of_loss
 from circuit_drift.store.store import Store
 from circuit_drift.store.upkeep import collect
-from circuit_drift.sweep.by_shape import free_memory
 from circuit_drift.sweep.executors import Executor, Workers, execute
 from circuit_drift.sweep.limits import STOPPED, UNLIMITED, Limits, Watch, in_bytes
 from circuit_drift.sweep.looking import look
+from circuit_drift.sweep.memory import free_memory
 from circuit_drift.sweep.numbers import line_of, numbers_of
 from circuit_drift.sweep.plan import Plan, is_local, plan_sweep, shapes_of, to_time
 from circuit_drift.sweep.points import bytes_of, point_of, stored_point
@@ -168,7 +168,7 @@ def plan_series(
     sweep = Sweep.of(series.checkpoints, taken, store, placement=placement, keep_downloads=keep_downloads)
     asked = {"fact": len(prompts.facts.facts), "needle": len(prompts.needles.needles)}
     plan = plan_sweep(sweep, asked)
-    shapes = shapes_of(sweep, plan) if plan.total_seconds is None or plan.rough else ()
+    shapes = shapes_of(sweep, plan) if plan.total_seconds is None or plan.rough or plan.unread else ()
     most = max((shape.on_device for shape in shapes), default=0)
     if most and (free := free_memory(placement)) is not None and most > free:
         logger.warning(TOO_LARGE, in_bytes(most), in_bytes(free))

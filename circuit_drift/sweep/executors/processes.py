@@ -78,9 +78,16 @@ def environments(workers: Workers, checkpoints: int, gpus: list[str]) -> list[di
                 f"{size or 1} workers with {each} GPUs each need {(size or 1) * each}; this machine shows {len(gpus)}"
             )
         return [{GPUS: ",".join(gpus[worker * each : (worker + 1) * each])} for worker in range(size)]
-    cores = os.cpu_count() or 1
+    cores = cores_of_ours()
     size = workers.count or min(cores, checkpoints)
     return [{GPUS: "", THREADS: os.environ.get(THREADS, str(max(1, cores // size)))} for _ in range(size)]
+
+
+def cores_of_ours() -> int:
+    """The cores that this process may use: those of its job or container, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def visible_gpus(device: str) -> list[str]:

@@ -1,10 +1,11 @@
 """Memory by shapes alone, held to what real passes hold."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PretrainedConfig
 
 import circuits
 from checkpoints import open_series
@@ -80,3 +81,36 @@ def test_a_model_that_does_not_fit_is_planned_by_its_shape_and_not_loaded(tiny_s
     assert heads.weights == circuit.weights and circuit.beside > 0
     assert circuit.line() in plan.lines()
     assert replace(plan, shapes=()).lines() == tuple(line for line in plan.lines() if "by shape" not in line)
+
+
+def test_a_folder_without_weights_is_priced_by_its_config(tiny_series, tmp_path):
+    shutil.copytree(tiny_series, tmp_path / "series")
+    for weights in (tmp_path / "series").glob("*/*.safetensors"):
+        weights.unlink()
+    asked = {"measures": ["heads", "circuit"], "placement": Placement(device="cpu", dtype="bfloat16")}
+    plan = plan_series(open_series(tmp_path / "series"), store=tmp_path / "store", **asked)
+    assert (len(plan.unread), plan.loads, plan.memory) == (3, 0, None)
+    assert [shape.asked.measure for shape in plan.shapes] == ["heads", "circuit"]
+    values = sum(
+        parameter.numel()
+        for parameter in without_weights(
+            AutoConfig.from_pretrained(tmp_path / "series" / "checkpoint-0"), "bfloat16"
+        ).parameters()
+    )
+    assert plan.shapes[0].weights == 2 * values
+    told = "\n".join(plan.lines())
+    assert "without 3 checkpoints that cannot be looked at" in told
+    assert "memory of a worker at most: not known" in told
+
+
+def test_why_memory_cannot_be_told_by_shape_is_said(tiny_series, tmp_path, caplog):
+    shutil.copytree(tiny_series, tmp_path / "series")
+    for checkpoint in (tmp_path / "series").glob("checkpoint-*"):
+        (checkpoint / "model.safetensors").unlink()
+        (checkpoint / "config.json").write_text('{"model_type": "llama", "hidden_size": "wide"}')
+    plan = plan_series(open_series(tmp_path / "series"), store=tmp_path / "store", measures=["heads"])
+    assert plan.shapes == ()
+    assert (
+        "the memory that checkpoint-0 takes cannot be told by its shape: no model can be made of the config"
+        in caplog.text
+    )

@@ -130,14 +130,19 @@ def test_gpus_are_handed_out_in_groups():
         environments(Workers(None, 8), 30, gpus)
 
 
-def test_without_gpus_workers_share_the_cores(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+def test_without_gpus_workers_share_the_cores_that_a_job_was_given(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS")
+    assert len(environments(Workers(), 30, [])) == 8
     shares = environments(Workers(4), 30, [])
     assert [env["OMP_NUM_THREADS"] for env in shares] == ["2"] * 4
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert visible_gpus("auto") == ["3", "5"]
     assert visible_gpus("cpu") == []
+    monkeypatch.delattr("os.sched_getaffinity")  # as on macOS
+    assert len(environments(Workers(), 30, [])) == 30
+    assert len(environments(Workers(), 99, [])) == 64
 
 
 def test_workers_begin_apart(tiny_series, tmp_path):
