@@ -1,9 +1,10 @@
 """What training does anyway: the changes among siblings of A, beside those from A to B, on the same prompts and facts.
 
-Siblings are checkpoints that differ only by what does not matter: other seeds or data orders, or steps beside A where a
-stage has converged. Were B one more sibling, it would be the one furthest from A once in k + 1 times, of k siblings: so
-one change exceeds all pairs of siblings at most as often (in .29, .19, .14 of simulations with 2, 3, 4 siblings; that
-pairs share members keeps it from being once in their number).
+Siblings are checkpoints that differ only by what does not matter: other seeds or data orders, or steps beside A where
+a stage has converged. B could be one more of them, and then is the furthest from A once in k + 1 times, of k siblings:
+that a change is larger than all of theirs says little. It is beyond the floor where it also is larger than what their
+scatter lets one more of them reach (`checkpoints.stats.siblings`), and the pair is where that holds of all its changes
+together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,14 +13,17 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from checkpoints.errors import CheckpointMismatch
+from checkpoints.stats.siblings import combined_p, sibling_p, siblings_needed
 from circuit_drift.comparison.pair_tables import comparable
 from circuit_drift.measures.pairs.grouped import compare_group
 from circuit_drift.measures.pairs.recall import recall_questions
 from circuit_drift.record.groups import FactGroup
 from circuit_drift.record.pair import PairRecord
-from circuit_drift.record.questions import Effect, Floor, FloorChange, folded
+from circuit_drift.record.questions import FLOOR_LEVEL, Effect, Floor, FloorChange, folded
 from circuit_drift.record.record import Point, RunRecord
 
+Size = tuple[float, float, float]
+"""How large a change is, and the ends of its interval."""
 SIBLINGS = 2
 CONVERGED_NLL, CONVERGED_RECALL = 0.1, 0.1
 """Nats per token, and share of facts, that neighbours of a converged stage differ by at most."""
@@ -43,17 +47,28 @@ def floor_of(pair: PairRecord, siblings: Sequence[Point]) -> Floor:
         if any(name.endswith(f"({each.group.name})") for name in own)
     ]
     pairs = list(combinations((pair.a, *siblings), 2))
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in own}
+    found: dict[str, list[Size]] = {name: [] for name in own}
     for c, d in pairs:
         for effect in _effects(pair, c, d, groups):
             if effect.name in found:
                 found[effect.name].append(size_of(effect))
-    changes = [_beside(own[name], sizes) for name, sizes in found.items() if len(sizes) == len(pairs)]
     names = tuple(point.label for point in siblings)
-    if not changes:
+    beside = {name: sizes for name, sizes in found.items() if len(sizes) == len(pairs)}
+    if not beside:
         why = f"{', '.join(names)} and {pair.a.label} share no measure with both A and B that has a margin"
         return Floor(names=names, why=why)
-    return Floor(names, len(pairs), tuple(sorted(changes, key=_furthest)))
+    return _floor(names, len(pairs), [(own[name], sizes) for name, sizes in beside.items()])
+
+
+def _floor(names: tuple[str, ...], pairs: int, beside: Sequence[tuple[Effect, Sequence[Size]]]) -> Floor:
+    """Changes from A to B, each with its sizes between siblings, one by one and together."""
+    times = np.array([_times(effect, sizes) for effect, sizes in beside])
+    each = sibling_p(times, len(names))
+    changes = [_beside(effect, sizes, float(p)) for (effect, sizes), p in zip(beside, each, strict=True)]
+    above = [change.low > change.reach and not change.equivalent for change in changes]
+    needed = siblings_needed(times, len(names), FLOOR_LEVEL, reached=above)
+    together = combined_p(np.where([change.equivalent for change in changes], 1.0, each))
+    return Floor(names, pairs, tuple(sorted(changes, key=_furthest)), p=together, needed=needed)
 
 
 def _require_others(pair: PairRecord, siblings: Sequence[Point]) -> None:
@@ -72,7 +87,7 @@ def same_weights(a: Point, b: Point) -> bool:
     return a is b or bool(a.weights and a.weights == b.weights)
 
 
-def size_of(effect: Effect) -> tuple[float, float, float]:
+def size_of(effect: Effect) -> Size:
     """How large a change is whatever its direction, with its interval; a ratio as a factor of at least 1."""
     ends = np.array([effect.value, effect.low, effect.high], dtype=np.float64)
     ratio = effect.none == 1.0
@@ -99,17 +114,36 @@ def _effects(pair: PairRecord, c: Point, d: Point, groups: Sequence[FactGroup]) 
                 yield from question.effects
 
 
-def _beside(own: Effect, siblings: Sequence[tuple[float, float, float]]) -> FloorChange:
+def _beside(own: Effect, siblings: Sequence[Size], p: float) -> FloorChange:
     value, low, high = size_of(own)
     largest = max(size for size, _, _ in siblings)
     reach = max(end for _, _, end in siblings)
-    return FloorChange(own.name, value, low, high, floor=largest, reach=reach, equivalent=own.equivalent)
+    return FloorChange(own.name, value, low, high, floor=largest, reach=reach, p=p, equivalent=own.equivalent)
 
 
-def _furthest(change: FloorChange) -> tuple[bool, bool, float]:
-    """What is beyond its floor first, then what is above its margin, then what lies furthest above its floor."""
+def _times(own: Effect, siblings: Sequence[Size]) -> float:
+    """How many times the siblings' scatter a change is at least: its lower end over the root mean square of theirs.
+
+    Siblings that look alike in a measure, as where no fact changes sides, scatter by what it cannot tell: the upper end
+    of their interval.
+    """
+    low = _plain(own, size_of(own)[1])
+    sizes = np.array([[_plain(own, each[0]), _plain(own, each[2])] for each in siblings])
+    scatter = np.sqrt(np.mean(np.where(sizes[:, 0] > 0, sizes[:, 0], sizes[:, 1]) ** 2))
+    return float(low / scatter) if scatter > 0 else float("nan")
+
+
+def _plain(effect: Effect, size: float) -> float:
+    """A size on the scale of distances: of a ratio the logarithm, of 1 - cosine, which is a square, the root."""
+    if effect.none == 1.0:
+        return float(np.log(size))
+    return float(np.sqrt(size)) if effect.name.startswith("wiring") else size
+
+
+def _furthest(change: FloorChange) -> tuple[int, float]:
+    """What is beyond its floor first, then what is undecided, then what lies furthest above its floor."""
     above = -change.value / change.floor if change.floor > 0 else -np.inf if change.value > 0 else 0.0
-    return change.outcome != "beyond", change.equivalent, above
+    return ("beyond", "undecided", "within").index(change.outcome), above
 
 
 def converged_before(run: RunRecord, point: Point) -> list[Point]:

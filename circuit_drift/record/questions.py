@@ -1,8 +1,8 @@
 """What is asked of a pair and what comes out: different, equivalent within a stated margin, or undecided."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Literal, Self
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from checkpoints.stats.units import Floats
 
 Family = Literal["behaviour", "heads", "circuit", "readouts"]
 Outcome = Literal["different", "equivalent", "undecided"]
+FLOOR_LEVEL = 0.05
+"""How often one more sibling may be called beyond the floor, in one change and in all together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ class FloorChange:
         low, high: its 95 % interval.
         floor: the largest size between two siblings.
         reach: the largest upper end of the siblings' intervals.
+        p: how often one more sibling would change by as much as ``low``, by the scatter of the siblings' changes.
         equivalent: whether from A to B it is within its margin, and so counts as none.
     """
 
@@ -152,14 +155,18 @@ class FloorChange:
     high: float
     floor: float
     reach: float
+    p: float
     equivalent: bool = False
 
     @property
     def outcome(self) -> Literal["beyond", "within", "undecided"]:
-        """Beyond: its whole interval is above every sibling's; within: no larger than theirs, or within its margin."""
+        """Beyond: its whole interval is above every sibling's, and above what one more of them would reach.
+
+        Within: no larger than every sibling's, or within its margin. Undecided: larger, as one more sibling's may be.
+        """
         if self.equivalent:
             return "within"
-        if self.low > self.reach:
+        if self.low > self.reach and self.p <= FLOOR_LEVEL:
             return "beyond"
         return "within" if self.value <= self.floor else "undecided"
 
@@ -172,18 +179,30 @@ class Floor:
         names: the siblings.
         pairs: how many pairs of them there are, A included.
         changes: what can be compared, the furthest beyond its floor first.
+        p: how probable changes so far above the siblings' are together, were B one more sibling.
+        needed: siblings from which on the changes are beyond the floor, as many as there are or, were their changes no
+            larger, more; 0 where more would not tell.
         why: why there is none, where there is none.
     """
 
     names: tuple[str, ...] = ()
     pairs: int = 0
     changes: tuple[FloorChange, ...] = ()
+    p: float = float("nan")
+    needed: int = 0
     why: str = ""
 
     @property
     def outcome(self) -> Literal["beyond", "within", "undecided", ""]:
-        """Beyond where any change is; within where all are."""
+        """Beyond where a change is, and all changes together are at the level; within where all are."""
         found = {change.outcome for change in self.changes}
         if not found:
             return ""
-        return "beyond" if "beyond" in found else "undecided" if "undecided" in found else "within"
+        if "beyond" in found and self.p <= FLOOR_LEVEL:
+            return "beyond"
+        return "within" if found == {"within"} else "undecided"
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values, the outcomes too."""
+        changes = [asdict(change) | {"outcome": change.outcome} for change in self.changes]
+        return asdict(self) | {"changes": changes, "outcome": self.outcome}

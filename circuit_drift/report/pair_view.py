@@ -34,7 +34,7 @@ def pair_json(pair: PairRecord) -> dict[str, Any]:
         "verdict": [statement.text for statement in told],
         "statements": [statement.to_json() for statement in told],
         "questions": [asdict(question) for question in pair.questions],
-        "floor": None if pair.floor is None else asdict(pair.floor) | {"outcome": pair.floor.outcome},
+        "floor": None if pair.floor is None else pair.floor.to_json(),
         "behaviour": [asdict(change) for change in pair.behaviour],
         **dict.fromkeys(table_names(pair)),
         **{table.name: _records(table.frame) for table in pair_tables(pair)},

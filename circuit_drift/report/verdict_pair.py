@@ -21,8 +21,10 @@ def pair_statements(pair: PairRecord) -> tuple[Statement, ...]:
     told = sorted(pairings(pair).values(), key=lambda how: how.place)
     found = [_outcome(pair)]
     if pair.floor is not None:
-        numbers = {"outcome": pair.floor.outcome, **asdict(pair.floor)}
-        found.append(Statement("floor", numbers, basis="changes among siblings of A, on the same prompts"))
+        basis = (
+            "changes among siblings of A, on the same prompts; t over their scatter, Cauchy combination over changes"
+        )
+        found.append(Statement("floor", pair.floor.to_json(), basis=basis))
     found += [statement for how in told for statement in how.statements(pair)]
     if any(question.p == question.p for question in pair.questions):
         families = list(dict.fromkeys(q.family for q in pair.questions if q.p == q.p))

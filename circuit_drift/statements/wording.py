@@ -220,17 +220,25 @@ def _heads(of: Mapping[str, Any]) -> str:
 def _floor(of: Mapping[str, Any]) -> str:
     if not of["pairs"]:
         return f"No training floor: {of['why']}."
-    told = "; ".join(
-        f"{row['name']} {row['value']:.3g} against at most {row['floor']:.3g}" for row in of["changes"][:NAMED]
-    )
-    pairs = counted(of["pairs"], "pair")
-    sense = {
-        "beyond": "A → B exceeds what training does anyway",
-        "within": "A → B is no more than training does anyway, or within its margins",
-        "undecided": "Whether A → B exceeds what training does anyway is undecided",
+    above = [row for row in of["changes"] if row["outcome"] != "within"] or of["changes"]
+    told = "; ".join(f"{row['name']} {row['value']:.3g} against at most {row['floor']:.3g}" for row in above[:NAMED])
+    sense, basis = {
+        "beyond": ("A → B exceeds what training does anyway", f"; {p_text(of['p'])} for all changes together"),
+        "within": ("A → B is no more than training does anyway, or within its margins", ""),
+        "undecided": ("Whether A → B exceeds what training does anyway is undecided", f"; {_more_siblings(of)}"),
     }[of["outcome"]]
-    chance = f"by chance at most 1 in {len(of['names']) + 1} for one change"
-    return f"{sense}: {told} ({pairs} of siblings: {', '.join(of['names'])}; {chance})."
+    return f"{sense}: {told} ({counted(of['pairs'], 'pair')} of siblings: {', '.join(of['names'])}{basis})."
+
+
+def _more_siblings(of: Mapping[str, Any]) -> str:
+    """What a change above that of every pair of siblings is worth, and how many siblings would tell."""
+    siblings = len(of["names"])
+    would = (
+        f"about {of['needed']} siblings would tell"
+        if of["needed"] > siblings
+        else "more siblings like them would not tell"
+    )
+    return f"one more sibling exceeds them in up to 1 of {siblings + 1}; {would}"
 
 
 WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {

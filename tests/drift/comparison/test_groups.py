@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.results.fields import pack
@@ -176,7 +177,19 @@ def test_a_change_is_held_against_the_largest_among_siblings():
     assert strength.value == pytest.approx(1.5, rel=0.01)
     assert strength.floor == pytest.approx(1.02 / 0.99, rel=0.01)
     assert beyond.verdict[1].startswith("A → B exceeds what training does anyway: ")
-    assert beyond.verdict[1].endswith("(3 pairs of siblings: 2, 3; by chance at most 1 in 3 for one change).")
+    assert beyond.verdict[1].endswith("(3 pairs of siblings: 2, 3; p = 0.01 for all changes together).")
+    # log 1.5 over what A and two siblings scatter by: Student's t, 2 degrees of freedom
+    scatter = np.sqrt(np.mean(np.log([1.02, 0.99, 1.02 / 0.99]) ** 2))
+    assert strength.p == pytest.approx(2 * t.sf(np.log(1.5) / scatter, 2), rel=0.1)
+    undecided = compare(a, b, floor=[_point(2, 1.02, 1.0)])
+    assert [change.outcome for change in undecided.floor.changes[:2]] == ["beyond", "beyond"]
+    assert (undecided.floor.outcome, undecided.floor.needed) == ("undecided", 2), (
+        "two of six changes may well be chance"
+    )
+    assert not undecided.exceeds_floor
+    assert undecided.verdict[1].endswith(
+        "2; one more sibling exceeds them in up to 1 of 2; about 2 siblings would tell)."
+    )
     within = compare(a, b, floor=[_point(2, 1.7, 1.0)])
     assert within.significant
     assert within.floor.outcome == "within"

@@ -194,16 +194,22 @@ def test_an_overlap_is_told_at_a_size_whose_ranks_are_reliable_or_not_at_all():
 
 
 def test_the_floor():
-    row = {"name": "wiring (kept)", "value": 0.051, "floor": 0.002}
-    numbers = {"pairs": 3, "names": ("6,500", "7,500"), "changes": [row]}
-    ending = (
-        "wiring (kept) 0.051 against at most 0.002 (3 pairs of siblings: 6,500, 7,500; by chance at most 1 in 3 for "
-        "one change)."
+    row = {"name": "wiring (kept)", "value": 0.051, "floor": 0.002, "outcome": "beyond"}
+    other = {"name": "answer NLL", "value": 0.01, "floor": 0.02, "outcome": "within"}
+    numbers = {"pairs": 3, "names": ("6,500", "7,500"), "changes": [row, other], "p": 0.0042, "needed": 2}
+    ending = "wiring (kept) 0.051 against at most 0.002 (3 pairs of siblings: 6,500, 7,500"
+    assert told("floor", **numbers, outcome="beyond") == (
+        f"A → B exceeds what training does anyway: {ending}; p = 0.0042 for all changes together)."
     )
-    assert told("floor", **numbers, outcome="beyond") == f"A → B exceeds what training does anyway: {ending}"
-    assert told("floor", **numbers, outcome="within").startswith("A → B is no more than training does anyway, or with")
-    assert told("floor", **numbers, outcome="undecided").startswith(
-        "Whether A → B exceeds what training does anyway is"
+    open_ = numbers | {"needed": 4, "outcome": "undecided"}
+    assert told("floor", **open_) == (
+        f"Whether A → B exceeds what training does anyway is undecided: {ending}; one more sibling exceeds them in "
+        "up to 1 of 3; about 4 siblings would tell)."
+    )
+    assert told("floor", **open_ | {"needed": 0}).endswith("in up to 1 of 3; more siblings like them would not tell).")
+    assert told("floor", **numbers | {"changes": [other]}, outcome="within") == (
+        "A → B is no more than training does anyway, or within its margins: answer NLL 0.01 against at most 0.02 "
+        "(3 pairs of siblings: 6,500, 7,500)."
     )
     assert told("floor", outcome="", pairs=0, why="C shares no measure") == "No training floor: C shares no measure."
 
