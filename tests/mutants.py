@@ -2,8 +2,8 @@
 
 `sample 100` runs 100 mutants, drawn with a seed from those of all modules together, and tells the score of all with
 its interval, where the whole takes too long. `--first 40 --count 20` runs a slice of the same draw: slices of one seed
-are one sample. Where the map of which test reaches what has just been made by running all tests, they are not run again
-to see that they pass.
+are one sample. Only what is drawn is written out, since writing out a mutant takes far longer than finding it, and
+tests that passed without a mutant are not run again for that before a file of code or tests changes.
 
 mutmut leaves out decorated methods and the text of f-strings. Verdicts are properties made of f-strings, so both are
 taken in here. Left out are errors, arguments that decide no number (the order of ties, the length of zipped lists),
@@ -11,29 +11,38 @@ and a second and third change of one text.
 """
 
 import json
+import os
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatch
-from itertools import islice
+from hashlib import sha256
+from itertools import compress, islice
 from pathlib import Path
 from random import Random
 
 import click
 import libcst as cst
 import mutmut.__main__
-from mutmut.__main__ import cli, create_mutants, get_mutant_runner
+from mutmut.__main__ import cli, create_mutants
 from mutmut.mutation import file_mutation, mutators
+from mutmut.mutation.diff_apply import get_diff_for_mutant
 from mutmut.mutation.trampoline import set_mutant_under_test
+from mutmut.runners.harness import collected_test_names
 from mutmut.stats import status_by_exit_code
-from mutmut.utils.file_utils import copy_also_copy_files, copy_src_dir, setup_source_paths
+from mutmut.utils.file_utils import copy_also_copy_files, copy_src_dir, setup_source_paths, walk_source_files
+from mutmut.workers.isolation import MutantRunner, get_mutant_runner
 from scipy.stats import binomtest
 
 PASSED_THROUGH = {"property", "cached_property", "lru_cache"}
 NO_NUMBER = {"strict", "kind"}
 TIMED_OUT = [code for code, status in status_by_exit_code.items() if status == "timeout"]
 
+WRITTEN = re.compile(r"def (x\w*__mutmut_\d+)\(")
+PASSED = Path("mutants/passed.json")
+
 arranged = file_mutation.function_trampoline_arrangement
+replaced = file_mutation.deep_replace
 skipped = file_mutation.MutationVisitor._skip_node_and_children
 with_argument_removed = mutators.operator_arg_removal
 with_text_changed = mutators.operator_string
@@ -56,6 +65,20 @@ def skip(visitor: file_mutation.MutationVisitor, node: cst.CSTNode) -> bool:
     return isinstance(node, cst.Raise) or bool(silent([node])) or skipped(visitor, node)
 
 
+class Written:
+    """Which mutants are written out, by the last part of their names: all where that is None."""
+
+    wanted: Collection[str] | None = None
+
+    @classmethod
+    def out(cls, name: str) -> bool:
+        return cls.wanted is None or name in cls.wanted
+
+
+def replace_where_written(tree: cst.FunctionDef, old: cst.CSTNode, new: cst.CSTNode) -> object:
+    return replaced(tree, old, new) if Written.out(tree.name.value) else tree
+
+
 def arrange_below_decorators(
     function: cst.FunctionDef, mutants: Sequence[object], class_name: str | None
 ) -> tuple[Sequence[object], list[cst.FunctionDef], Sequence[object], Sequence[str]]:
@@ -63,7 +86,9 @@ def arrange_below_decorators(
     bare = function.with_changes(decorators=()) if kept else function
     declared, methods, assigned, names = arranged(bare, mutants, class_name)
     trampoline = methods[0].with_changes(decorators=(*kept, *methods[0].decorators))
-    return declared, [trampoline, *methods[1:]], assigned, names
+    out = [Written.out(name) for name in names]
+    methods = [trampoline, methods[1], *compress(methods[2:], out)]
+    return declared, methods, [assigned[0], *compress(assigned[1:], out)], names
 
 
 def remove_what_counts(call: cst.Call) -> Iterator[cst.Call]:
@@ -81,13 +106,44 @@ def change_text(node: cst.FormattedStringText) -> Iterator[cst.FormattedStringTe
     yield node.with_changes(value=changed)
 
 
+def runner_that_remembers(children: int = 1) -> MutantRunner:
+    """The runner of mutmut, which does not run tests again to see that they pass without a mutant."""
+    runner = get_mutant_runner(children)
+    runner.collect_stats = remembering(runner.collect_stats)  # type: ignore[method-assign]
+    runner.run_clean_tests = remembering(runner.run_clean_tests)  # type: ignore[method-assign]
+    return runner
+
+
+def remembering(run: Callable[[Iterable[str]], int]) -> Callable[[Iterable[str]], int]:
+    """Leaves out tests that have passed with the code and tests of now; none are named where all are meant."""
+
+    def run_new(tests: Iterable[str]) -> int:
+        key, known = digest(), json.loads(PASSED.read_text()) if PASSED.exists() else {}
+        passed, asked = set(known.get(key, ())), set(tests)
+        left = asked - passed
+        status = run(left) if left or not asked else 0
+        if status == 0:
+            PASSED.write_text(json.dumps({key: sorted(passed | (left or collected_test_names()))}))
+        return status
+
+    return run_new
+
+
+def digest() -> str:
+    """Of the code and the tests as they are now."""
+    files = sorted([*walk_source_files(), *Path("tests").rglob("*.py")])
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
 file_mutation.MutationVisitor._skip_node_and_children = skip
 file_mutation.function_trampoline_arrangement = arrange_below_decorators
+file_mutation.deep_replace = replace_where_written
 narrowed = {with_argument_removed: remove_what_counts, with_text_changed: change_string}
 mutators.mutation_operators[:] = [
     *((kind, narrowed.get(operator, operator)) for kind, operator in mutators.mutation_operators),
     (cst.FormattedStringText, change_text),
 ]
+mutmut.__main__.get_mutant_runner = runner_that_remembers
 
 
 def outcomes(module: str = "*") -> dict[str, dict[str, int | None]]:
@@ -104,12 +160,14 @@ def outcomes(module: str = "*") -> dict[str, dict[str, int | None]]:
 @click.option("--first", default=0, show_default=True, help="Place in the draw of the first one to run.")
 @click.option("--count", default=None, type=int, help="How many of the draw to run.  [default: all]")
 def sample(number: int, module: str, seed: int, first: int, count: int | None) -> None:
-    """Plant mutants in all modules, and run NUMBER of those of every MODULE, drawn at random."""
-    plant()
+    """Find the mutants of all modules, and write out and run NUMBER of those of every MODULE, drawn at random."""
+    plant(())
     without_effect = equivalent()
     names = [name for planted in outcomes(module).values() for name in planted if name not in without_effect]
-    drawn = draw(names, number, seed)[first : None if count is None else first + count]
-    run_drawn(drawn)
+    drawn = draw(names, number, seed)
+    plant(drawn)
+    drawn = drawn[first : None if count is None else first + count]
+    mutmut.__main__._run(drawn, 1)
     status = {name: status for planted in outcomes(module).values() for name, status in planted.items()}
     for name in drawn:
         if not killed(status[name]):
@@ -123,28 +181,37 @@ def sample(number: int, module: str, seed: int, first: int, count: int | None) -
     )
 
 
-def run_drawn(names: Sequence[str]) -> None:
-    """Run the tests of these mutants; those that the map was just made with are known to pass."""
-    known_to_pass = not Path("mutants/mutmut-stats.json").exists()
-
-    def made(children: int) -> object:
-        runner = get_mutant_runner(children)
-        if known_to_pass:
-            runner.run_clean_tests = lambda tests: 0  # type: ignore[method-assign]
-        return runner
-
-    mutmut.__main__.get_mutant_runner = made
-    mutmut.__main__._run(list(names), 1)
-
-
-def plant() -> None:
-    """Write the mutants of what has changed since they were last written."""
+def plant(names: Collection[str] | None) -> None:
+    """Write out these mutants, all where it is None; every function gets its trampoline, every mutant its name."""
     set_mutant_under_test("mutant_generation")
     Path("mutants").mkdir(exist_ok=True)
     copy_src_dir()
     copy_also_copy_files()
     setup_source_paths()
+    Written.wanted = None if names is None else {name.rpartition(".")[2] for name in names}
+    for module, planted in outcomes().items():
+        file = Path("mutants", *module.split(".")).with_suffix(".py")
+        wanted = {name for name in (name.rpartition(".")[2] for name in planted) if Written.out(name)}
+        if not wanted <= set(WRITTEN.findall(file.read_text())):
+            os.utime(file, (0, 0))  # older than its source: written again
     create_mutants(1)
+
+
+@cli.command()
+@click.argument("names", nargs=-1)
+@click.option("--max-children", default=1, show_default=True, help="How many to run at a time.")
+def run(names: Sequence[str], max_children: int) -> None:
+    """Run all mutants, or those of these NAMES, in which * stands for anything."""
+    plant(None if not names or "*" in "".join(names) else names)
+    mutmut.__main__._run(list(names), max_children)
+
+
+@cli.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Show what a mutant changes."""
+    plant([name])
+    click.echo(get_diff_for_mutant(name))
 
 
 def draw(planted: Sequence[str], number: int, seed: int) -> list[str]:

@@ -125,13 +125,13 @@ def _lacking(pair: "PairDiff", explained: Sequence[str]) -> set[str]:
 
 def _explainable(explain: str | None, outputs: str | None, dtype: str) -> list[str]:
     """The behaviours to be explained, all of which there are; what cannot be is refused before anything is measured."""
-    from circuit_drift.explanation.explanation import require_metric
+    from circuit_drift.explanation.explanation import require_behaviour
 
     if outputs and not explain:
         raise BadPrompt("--outputs tells where in the prompt an explained change is made; give --explain with it")
     asked = names(explain or "")
-    for metric in asked:
-        require_metric(metric)
+    for behaviour in asked:
+        require_behaviour(behaviour)
     if asked and dtype != "float32":
         raise BadPrompt(f"--explain needs float32: in {dtype} the line between the weights is made of steps")
     return asked
@@ -215,11 +215,11 @@ def explain(
     """
     from checkpoints import open_series
     from circuit_drift.explanation.along import explain_series
-    from circuit_drift.explanation.explanation import Effort, require_metric
+    from circuit_drift.explanation.explanation import Effort, require_behaviour
     from circuit_drift.prompts import prompts_for
     from circuit_drift.store.store import Store
 
-    require_metric(behaviour)
+    require_behaviour(behaviour)
     opened = open_series(series)
     chosen = (opened.select(steps) if steps else opened).checkpoints
     prompts = prompts_for(opened.path, **needles.given, **facts.given)

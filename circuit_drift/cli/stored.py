@@ -88,21 +88,13 @@ def track(
         _track_emergence(folder, store, name, stage, branch, emergence, form)
         return
     wanted = names(measures)
-    others = [measure for measure in wanted if measure not in (HEADS, CIRCUIT)]
-    if not wanted or (others and downstream is None):
+    if not wanted or (_others(wanted) and downstream is None):
         raise BadPrompt(
             f"track follows heads and circuit, not {measures!r}: name one of them, or both; numbers of other measures "
             "are set against --downstream SCORES"
         )
     run = _stored_run(folder, store, name, *wanted, downstream)
-    follow = {
-        HEADS: partial(_track_heads, run, stage, branch, downstream),
-        CIRCUIT: partial(_track_circuit, run, stage, branch, group),
-    }
-    halves = [half for measure, half in follow.items() if measure in wanted]
-    if downstream is not None and others:
-        halves.append(partial(_track_others, run, stage, branch, downstream, others))
-    found, refused = _followed(halves)
+    found, refused = _followed(_halves(wanted, run, stage, branch, downstream, group))
     if not found:
         raise BadPrompt("; ".join(dict.fromkeys(refused)))
     put(form, found, run=run.name)
@@ -144,6 +136,29 @@ def evolve(
 
 def _warn_of_end(command: str) -> None:
     say(f"the command {command} goes with the next release: track follows heads and circuit")
+
+
+def _others(wanted: Sequence[str]) -> list[str]:
+    return [measure for measure in wanted if measure not in (HEADS, CIRCUIT)]
+
+
+def _halves(
+    wanted: Sequence[str],
+    run: "Run",
+    stage: str | None,
+    branch: str | None,
+    downstream: str | None,
+    group: str | None,
+) -> list[Callable[[], Found]]:
+    """What follows each of the measures that are wanted; those beside heads and circuit together, against scores."""
+    follow = {
+        HEADS: partial(_track_heads, run, stage, branch, downstream),
+        CIRCUIT: partial(_track_circuit, run, stage, branch, group),
+    }
+    halves: list[Callable[[], Found]] = [half for measure, half in follow.items() if measure in wanted]
+    if downstream is not None and (others := _others(wanted)):
+        halves.append(partial(_track_others, run, stage, branch, downstream, others))
+    return halves
 
 
 def _followed(halves: Sequence[Callable[[], Found]]) -> tuple[list[Found], list[str]]:

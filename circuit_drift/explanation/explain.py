@@ -28,7 +28,7 @@ from circuit_drift.explanation.explanation import (
     Effort,
     Explanation,
     head_named,
-    require_metric,
+    require_behaviour,
 )
 from circuit_drift.explanation.line import Line, line_along, line_between
 from circuit_drift.explanation.outputs import patch_outputs, writer_of
@@ -62,14 +62,14 @@ class Asked:
 
     Attributes:
         store: where they are kept; ``None`` = nowhere.
-        metric: as for `explain`; a `Behaviour` of one's own has no name to be found by, and is not kept.
+        behaviour: as for `explain`; a `Behaviour` of one's own has no name to be found by, and is not kept.
         prompts: what is asked.
         placement: where the models run.
         ends: the checkpoints by whose recall facts are kept, lost or learned, where these are not the two explained.
     """
 
     store: Store | None
-    metric: str | Behaviour
+    behaviour: str | Behaviour
     prompts: Prompts
     placement: Placement
     ends: tuple[Checkpoint, ...] = ()
@@ -84,15 +84,15 @@ class Asked:
         what: Literal["all", "shares"] = "all",
     ) -> Explanation:
         """The explanation of two checkpoints, or its shares alone, as it is kept or else computed."""
-        if self.store is None or not isinstance(self.metric, str):
+        if self.store is None or not isinstance(self.behaviour, str):
             return compute()
         key = key_of(
             {
                 "measure": NAME,
                 "version": VERSION,
                 "what": what,
-                "behaviour": self.metric,
-                "checkpoints": [identity(one) for one in (a, b, *self._ends(self.metric))],
+                "behaviour": self.behaviour,
+                "checkpoints": [identity(one) for one in (a, b, *self._ends(self.behaviour))],
                 "prompts": [self.prompts.needles.hash, self.prompts.facts.hash],
                 "effort": asdict(effort),
                 "dtype": self.placement.dtype,
@@ -104,14 +104,14 @@ class Asked:
         names = _labels(a, b)
         return replace(found, a=names[0], b=names[1])
 
-    def _ends(self, metric: str) -> tuple[Checkpoint, ...]:
-        return self.ends if metric.partition(":")[2] in WAYS else ()
+    def _ends(self, behaviour: str) -> tuple[Checkpoint, ...]:
+        return self.ends if behaviour.partition(":")[2] in WAYS else ()
 
 
 def explain(
     a: Checkpoint | Path | str,
     b: Checkpoint | Path | str,
-    metric: str | Behaviour = "needle",
+    behaviour: str | Behaviour = "needle",
     *,
     prompts: Prompts | None = None,
     placement: Placement = ANYWHERE,
@@ -124,7 +124,7 @@ def explain(
     Args:
         a: a checkpoint, its folder, or ``SERIES@STEP``.
         b: the other one.
-        metric: ``needle`` (NLL of needles' answers), ``accuracy`` (theirs, by patching alone), ``facts`` (logit
+        behaviour: ``needle`` (NLL of needles' answers), ``accuracy`` (theirs, by patching alone), ``facts`` (logit
             difference) or ``log-probability`` of facts, either with ``:GROUP`` (a label's value, else ``kept``,
             ``lost``, ``learned`` or ``neither``, by recall at both), ``text`` (NLL of the haystack's text), a head as
             ``a18.h6`` (its attention on the needle), or a `Behaviour` of one's own.
@@ -138,7 +138,7 @@ def explain(
     Raises:
         CheckpointMismatch: different shapes, tokenizers or ties.
         UnsupportedArchitecture: parts that cannot be told apart, or quantised weights.
-        BadPrompt: an unknown metric, or nothing to ask.
+        BadPrompt: an unknown behaviour, or nothing to ask.
     """
     first, second = _opened(a), _opened(b)
     require_same_model(first, second)
@@ -150,10 +150,10 @@ def explain(
             def ways(facts: "FactSet") -> Mapping[str, Bools]:
                 return ways_told(graphs, facts) or ways_along(line, facts)
 
-            behaviour = asked_of(metric, loaded, prompts, effort, ways)
-            return explain_line(line, behaviour, _labels(first, second), effort)
+            found = asked_of(behaviour, loaded, prompts, effort, ways)
+            return explain_line(line, found, _labels(first, second), effort)
 
-    return Asked(store, metric, prompts, placement).explanation(first, second, effort, compute)
+    return Asked(store, behaviour, prompts, placement).explanation(first, second, effort, compute)
 
 
 def explain_line(line: Line, behaviour: Behaviour, names: tuple[str, str], effort: Effort) -> Explanation:
@@ -229,11 +229,11 @@ def _nodes(line: Line, order: Sequence[int], effort: Effort) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name is not None))[: effort.outputs]
 
 
-def asked_of(metric: str | Behaviour, loaded: "LoadedModel", prompts: Prompts, effort: Effort, ways: Ways) -> Behaviour:
+def asked_of(asked: str | Behaviour, loaded: "LoadedModel", prompts: Prompts, effort: Effort, ways: Ways) -> Behaviour:
     """The behaviour, thinned to what may be spent, and held against the model's positions and vocabulary.
 
     Args:
-        metric: as for `explain`.
+        asked: as for `explain`.
         loaded: the model at A.
         prompts: what is asked.
         effort: at most so many prompts.
@@ -242,15 +242,15 @@ def asked_of(metric: str | Behaviour, loaded: "LoadedModel", prompts: Prompts, e
     Raises:
         BadPrompt: no such behaviour, or prompts that the model cannot read.
     """
-    behaviour = metric if isinstance(metric, Behaviour) else _named(metric, loaded, prompts, ways)
+    behaviour = asked if isinstance(asked, Behaviour) else _named(asked, loaded, prompts, ways)
     check_ids(loaded.model, behaviour.prompts)
     return behaviour.thinned(effort.prompts)
 
 
-def _named(metric: str, loaded: "LoadedModel", prompts: Prompts, ways: Ways) -> Behaviour:
+def _named(asked: str, loaded: "LoadedModel", prompts: Prompts, ways: Ways) -> Behaviour:
     """The behaviour of that name, in the model's tokens."""
-    require_metric(metric)
-    name, _, group = metric.partition(":")
+    require_behaviour(asked)
+    name, _, group = asked.partition(":")
     tokenizer = tokenizer_of(loaded)
     if name in GROUPED:
         facts = prompts.facts.tokenized(tokenizer)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-METRICS = ("needle", "accuracy", "facts", "log-probability", "text")
+BEHAVIOURS = ("needle", "accuracy", "facts", "log-probability", "text")
 GROUPED = ("facts", "log-probability")
 _HEAD = re.compile(r"a(\d+)\.h(\d+)$")
 
@@ -29,17 +29,17 @@ def head_named(text: str) -> tuple[int, int] | None:
     return None if found is None else (int(found[1]), int(found[2]))
 
 
-def require_metric(metric: str) -> None:
+def require_behaviour(behaviour: str) -> None:
     """Refuse the name of a behaviour that there is none of, before anything is loaded.
 
     Raises:
         BadPrompt: says which there are.
     """
-    name, _, group = metric.partition(":")
+    name, _, group = behaviour.partition(":")
     if head_named(name) is None:
-        require_choice("behaviour to explain", name, (*METRICS, "facts:GROUP", "a head as a18.h6"))
+        require_choice("behaviour to explain", name, (*BEHAVIOURS, "facts:GROUP", "a head as a18.h6"))
     if group and name not in GROUPED:
-        raise BadPrompt(f"only facts have groups: {metric!r} cannot be explained; write facts:{group}")
+        raise BadPrompt(f"only facts have groups: {behaviour!r} cannot be explained; write facts:{group}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ def build_series(recipe: Recipe, folder: Path, *, every: int = 250, needles: int
 
     _make(folder)
     what = f"{recipe} every={every} needles={needles} torch={torch.__version__}"
-    kept = _unfinished(folder, what)
+    kept = unfinished(folder, what)
     torch.set_num_threads(1)
     world, tokenizer = make_world(recipe.seed), make_tokenizer()
     write_probes(folder, world, recipe.seed, needles=needles)
@@ -70,7 +70,8 @@ def build_series(recipe: Recipe, folder: Path, *, every: int = 250, needles: int
                 save_checkpoint(folder / f"checkpoint-{moment.step}", model, tokenizer)
                 moments.append(moment)
                 write_manifest(folder / "manifest.csv", moments)
-                _keep(folder, {"what": what, "moments": list(map(asdict, moments)), "curve": curve}, training)
+                so_far = {"moments": list(map(asdict, moments)), "curve": curve}
+                keep(folder, {"what": what, "training": training.state(), **so_far})
     measure_series(folder, world, tokenizer, moments)
     (folder / STATE_FILE).unlink()
 
@@ -99,8 +100,8 @@ def _make(folder: Path) -> None:
         raise StoreError(f"{folder} cannot be written: {error}") from error
 
 
-def _unfinished(folder: Path, what: str) -> dict[str, Any] | None:
-    """The state that an interrupted build of the same thing left; None where there is nothing.
+def unfinished(folder: Path, what: str) -> dict[str, Any] | None:
+    """The state that an interrupted build of ``what`` left, as `keep` wrote it; None where there is nothing.
 
     Raises:
         StoreError: the folder holds a finished series, or the beginning of another one.
@@ -128,12 +129,12 @@ def _resume(training: Training, kept: dict[str, Any] | None) -> tuple[list[Momen
     return [Moment(**fields) for fields in kept["moments"]], kept["curve"]
 
 
-def _keep(folder: Path, so_far: dict[str, Any], training: Training) -> None:
-    """Write the state of training beside its last checkpoint; at once or not at all."""
+def keep(folder: Path, state: dict[str, Any]) -> None:
+    """Write the state of training, and ``what`` is trained, beside its last checkpoint; at once or not at all."""
     import torch
 
     with whole_file(folder / STATE_FILE) as draft:
-        torch.save({**so_far, "training": training.state()}, draft)
+        torch.save(state, draft)
 
 
 def write_probes(folder: Path, world: World, seed: int, *, needles: int) -> None:

@@ -51,19 +51,21 @@ def readable(frame: "pd.DataFrame") -> "pd.DataFrame":
                 high = frame[name.removesuffix("low") + "high"]
                 columns.append((_interval(stem), [_ends(*pair) for pair in zip(frame[name], high, strict=True)]))
             continue
-        columns.append((in_words(name), frame[name].map(_plain) if frame[name].dtype == bool else frame[name].array))
+        columns.append(
+            (column_in_words(name), frame[name].map(_plain) if frame[name].dtype == bool else frame[name].array)
+        )
     return pd.concat(
         [pd.Series(values, name=name, dtype=getattr(values, "dtype", object)) for name, values in columns], axis=1
     )
 
 
-def in_words(name: str) -> str:
+def column_in_words(name: str) -> str:
     """A column's name for people: ``edges_changed`` is edges changed, ``reliability_a`` reliability at A."""
     if name in WORDS:
         return WORDS[name]
     for end, where in (("_a", " at A"), ("_b", " at B")):
         if name.endswith(end):
-            return in_words(name.removesuffix(end)) + where
+            return column_in_words(name.removesuffix(end)) + where
     return " ".join(WORDS.get(part, part) if part in ("nll", "ppl") else part for part in name.split("_"))
 
 
@@ -86,7 +88,7 @@ def _parted(name: str) -> tuple[str, str]:
 
 
 def _interval(stem: str) -> str:
-    return f"{in_words(stem)} interval" if stem else "interval"
+    return f"{column_in_words(stem)} interval" if stem else "interval"
 
 
 def _ends(low: Any, high: Any) -> str:

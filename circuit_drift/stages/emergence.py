@@ -36,7 +36,7 @@ METRICS += "node:a0.h1, role:ROLE:a0.h1"
 """What can be asked for."""
 
 
-def in_words(metric: str) -> str:
+def metric_in_words(metric: str) -> str:
     """A metric as a reader names it: ``head:a1.h2`` is head a1.h2, ``recall:old`` recall of old."""
     kind, _, rest = metric.partition(":")
     return WORDS.get(metric, metric.replace("_", " ")) if not rest else f"{OF.get(kind, kind)} {rest.replace(':', ' ')}"
@@ -72,8 +72,8 @@ class RunEmergence:
     @property
     def worded(self) -> "RunEmergence":
         """The same with every metric named as a reader names it."""
-        found = tuple(replace(one, metric=in_words(one.metric)) for one in self.found)
-        return replace(self, found=found, values={in_words(name): value for name, value in self.values.items()})
+        found = tuple(replace(one, metric=metric_in_words(one.metric)) for one in self.found)
+        return replace(self, found=found, values={metric_in_words(name): value for name, value in self.values.items()})
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a metric: metric, outcome, threshold, after, by, low, high (steps; empty = open on that side)."""

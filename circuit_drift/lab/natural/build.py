@@ -15,11 +15,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from checkpoints import Checkpoint, open_checkpoint
-from checkpoints.errors import DriftError, StoreError
-from checkpoints.files.states import read_state
-from checkpoints.results.disk import whole_file, write_file
+from checkpoints.errors import DriftError
+from checkpoints.results.disk import write_file
 from checkpoints.series import manifest
-from circuit_drift.lab.build import save_checkpoint
+from circuit_drift.lab.build import STATE_FILE, keep, save_checkpoint, unfinished
 from circuit_drift.lab.natural.recipe import Recipe, control
 from circuit_drift.lab.natural.retrieval import count_words, draw_hidden
 from circuit_drift.lab.natural.rows import RowStream
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from circuit_drift.lab.natural.retrieval import Words
 
 Row = dict[str, Any]
-STATE_FILE = "unfinished.pt"
 STATE_EVERY = 200
 LOSS_LENGTH = 512
 LOSS_WINDOWS = 24
@@ -60,7 +58,7 @@ def build_series(recipe: Recipe, folder: Path, texts: Path, *, begin: Checkpoint
 
     torch.set_num_threads(1)
     what = json.dumps({"recipe": asdict(recipe), "torch": torch.__version__, **_beginning(begin)}, sort_keys=True)
-    kept = _unfinished(folder, what)
+    kept = unfinished(folder, what)
     folder.mkdir(parents=True, exist_ok=True)
     documents = read_texts(texts)
     trained = [text for text in documents if not text.held_out]
@@ -87,8 +85,7 @@ def build_series(recipe: Recipe, folder: Path, texts: Path, *, begin: Checkpoint
                 write_csv(folder / "training_log.csv", log)
                 write_manifest(folder / "manifest.csv", log)
             if due or training.step % STATE_EVERY == 0:
-                with whole_file(folder / STATE_FILE) as draft:
-                    torch.save({"what": what, "log": log, "training": training.state()}, draft)
+                keep(folder, {"what": what, "log": log, "training": training.state()})
             if training.step == recipe.steps:
                 break
             losses.append(training.advance())
@@ -184,18 +181,6 @@ def _sentences(texts: Sequence[Text]) -> list[str]:
 
 def _beginning(begin: Checkpoint | None) -> Row:
     return {} if begin is None else {"begin": [begin.step, begin.weights_hash]}
-
-
-def _unfinished(folder: Path, what: str) -> dict[str, Any] | None:
-    """The state that an interrupted build of the same recipe left; None where there is nothing."""
-    if not (folder / STATE_FILE).exists():
-        if (folder / "manifest.csv").exists():
-            raise StoreError(f"{folder} holds a series already: name another folder, or delete it first")
-        return None
-    kept = read_state(folder / STATE_FILE)
-    if kept["what"] != what:
-        raise StoreError(f"{folder} holds the beginning of another recipe; name another folder, or delete this one")
-    return kept
 
 
 def main() -> None:

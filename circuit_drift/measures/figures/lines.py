@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from circuit_drift.page import theme
 from circuit_drift.page.axis import once, over_checkpoints
-from circuit_drift.page.tables import in_words
+from circuit_drift.page.tables import column_in_words
 from circuit_drift.record.record import RunRecord
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def lines_figure(
     small = {name: bool(values.abs().max() <= 1) for name, values in numbers.items()}
     parted = len(set(small.values()))
     figure = make_subplots(rows=parted, cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    called = {name: (words or {}).get(name, in_words(name)) for name in numbers}
+    called = {name: (words or {}).get(name, column_in_words(name)) for name in numbers}
     for k, (name, values) in enumerate(numbers.items()):
         figure.add_scatter(
             x=list(range(len(values))),

@@ -7,9 +7,10 @@ DIR/store/                     the runs, as `circuit_drift.load_run` reads them
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from circuit_drift.behaviour.gauges import Gauge
 from circuit_drift.measures.base import Measure
@@ -29,12 +30,15 @@ from circuit_drift.training.strategies.checkpointing import (
 from circuit_drift.training.strategies.checks import Material, check
 from circuit_drift.training.strategies.gauges import Effort, gauges_of, prompts_of
 from circuit_drift.training.strategies.loop.batches import require_apart
-from circuit_drift.training.strategies.loop.epoch import Tell, train_epoch
+from circuit_drift.training.strategies.loop.epoch import Progress, Tell, train_epoch
 from circuit_drift.training.strategies.loop.parameters import plain, taught_tokenizer
 from circuit_drift.training.strategies.references import References
 from circuit_drift.training.strategies.retrieval import answer_with_passages
 from circuit_drift.training.strategies.settings.config import Config
 from circuit_drift.training.strategies.settings.strategy import Strategy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 steps_log = logging.getLogger("circuit_drift.progress")
 
@@ -88,6 +92,7 @@ def _train(
     gauges: Sequence[Gauge],
     trackers: Trackers,
 ) -> Path:
+    """Train one strategy to its last epoch, from where it was stopped; its series folder."""
     folder = out / strategy.name
     begin_folder(folder, trajectory(config, strategy, material.base))
     if finished(folder, config.epochs):
@@ -107,41 +112,73 @@ def _train(
     )
     references = References(strategy, loaded.model, folder, config.placement)
     tell = partial(trackers.log, strategy.name)
-    if saved(folder):
-        steps_log.info("strategy %s goes on after epoch %d of %d", strategy.name, progress.epoch, config.epochs)
-        prober.resume(progress.step)
-    else:
-        _told(tell, prober.after_step(plain(progress.module), step=0))
-        save(folder, progress, tokenizer, strategy, material.base.path)
+    way = _Way(config, strategy, material, folder, tokenizer, progress, prober, references, tell)
+    way.take_up()
     while progress.epoch < config.epochs:
-        learned = _learned(prober, config) if strategy.documents == "unlearned" else set()
-        chosen = material.told(config, strategy, progress.epoch, learned)
-        loss = train_epoch(
-            config,
-            strategy,
-            chosen,
-            progress,
-            tokenizer,
-            references=references.at(progress, prober),
-            last_good=saved(folder)[-1],
-            tell=tell,
-        )
-        model = plain(progress.module)
-        _told(tell, prober.after_step(model, step=progress.step, loss=loss, tokens=progress.tokens, force=True))
-        save(folder, progress, tokenizer, strategy, material.base.path)
+        way.epoch()
     return folder
 
 
-def _told(tell: Tell, probe: ProbeRecord | None) -> None:
-    if probe is not None:
-        tell(probe.point.step or 0, probe.scalars)
+@dataclass(frozen=True)
+class _Way:
+    """One strategy on its way through the epochs, each of which ends with a probe and a checkpoint.
 
+    Attributes:
+        folder: its series.
+        tell: is told the numbers of each step and probe.
+    """
 
-def _learned(prober: Prober, config: Config) -> set[str]:
-    """Entities whose facts the last probe found recalled."""
-    scores = unit_scores(prober.recorder.store, prober.recorder.name)
-    groups = scores.groups(config.entity)
-    return {entity for entity, part in groups.items() if part.mean[:, -1].mean() >= config.learned}
+    config: Config
+    strategy: Strategy
+    material: Material
+    folder: Path
+    tokenizer: "PreTrainedTokenizerBase"
+    progress: Progress
+    prober: Prober
+    references: References
+    tell: Tell
+
+    def take_up(self) -> None:
+        """Go on from the last checkpoint, or probe and save the beginning."""
+        if saved(self.folder):
+            steps_log.info(
+                "strategy %s goes on after epoch %d of %d", self.strategy.name, self.progress.epoch, self.config.epochs
+            )
+            self.prober.resume(self.progress.step)
+            return
+        self._told(self.prober.after_step(plain(self.progress.module), step=0))
+        self._save()
+
+    def epoch(self) -> None:
+        """Train one more."""
+        progress = self.progress
+        learned = self._learned() if self.strategy.documents == "unlearned" else set()
+        loss = train_epoch(
+            self.config,
+            self.strategy,
+            self.material.told(self.config, self.strategy, progress.epoch, learned),
+            progress,
+            self.tokenizer,
+            references=self.references.at(progress, self.prober),
+            last_good=saved(self.folder)[-1],
+            tell=self.tell,
+        )
+        model = plain(progress.module)
+        self._told(self.prober.after_step(model, step=progress.step, loss=loss, tokens=progress.tokens, force=True))
+        self._save()
+
+    def _save(self) -> None:
+        save(self.folder, self.progress, self.tokenizer, self.strategy, self.material.base.path)
+
+    def _told(self, probe: ProbeRecord | None) -> None:
+        if probe is not None:
+            self.tell(probe.point.step or 0, probe.scalars)
+
+    def _learned(self) -> set[str]:
+        """Entities whose facts the last probe found recalled."""
+        scores = unit_scores(self.prober.recorder.store, self.prober.recorder.name)
+        groups = scores.groups(self.config.entity)
+        return {entity for entity, part in groups.items() if part.mean[:, -1].mean() >= self.config.learned}
 
 
 def run_strategy(

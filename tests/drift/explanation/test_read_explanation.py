@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from checkpoints.errors import BadPrompt
-from circuit_drift.explanation.explanation import Explanation, require_metric
+from circuit_drift.explanation.explanation import Explanation, require_behaviour
 from circuit_drift.explanation.explanation_view import (
     best_size,
     explanation_sections,
@@ -203,11 +203,11 @@ def test_a_share_of_no_change_is_no_number():
 
 def test_a_behaviour_that_there_is_none_of_is_refused_with_those_there_are():
     with pytest.raises(BadPrompt, match=r"behaviour to explain.*recal.*facts:GROUP, a head as a18\.h6"):
-        require_metric("recal")
+        require_behaviour("recal")
     with pytest.raises(BadPrompt, match=r"only facts have groups.*write facts:old"):
-        require_metric("needle:old")
-    for metric in ("facts", "facts:old", "needle", "a18.h6"):
-        require_metric(metric)
+        require_behaviour("needle:old")
+    for name in ("facts", "facts:old", "needle", "a18.h6"):
+        require_behaviour(name)
 
 
 def test_an_explanation_as_json():

@@ -4,7 +4,7 @@ import re
 
 import pandas as pd
 
-from circuit_drift.page.tables import in_words, readable, shown_table, true_minus
+from circuit_drift.page.tables import column_in_words, readable, shown_table, true_minus
 
 
 def test_a_reader_meets_words_and_intervals():
@@ -38,7 +38,7 @@ def test_a_column_s_name_is_said_in_words():
         "delta": "change",
         "step": "step",
     }
-    assert {name: in_words(name) for name in said} == said
+    assert {name: column_in_words(name) for name in said} == said
 
 
 def test_steps_have_commas_and_what_is_missing_is_said_beside_them():

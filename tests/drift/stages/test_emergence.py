@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from checkpoints.errors import BadPrompt
 from checkpoints.stats.emergence import Order, emergence, order, order_over_runs
 from circuit_drift.report.emergence import emergence_sections
-from circuit_drift.stages.emergence import in_words
+from circuit_drift.stages.emergence import metric_in_words
 from tests.drift.handmade import CLEAN, graph, point, retrieval, run_of, strengths
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 3000, 4000, 6000, 8000, 10000)
@@ -184,7 +184,7 @@ def test_the_report_tells_metrics_in_words_and_their_order_in_one_sentence(learn
     ]
     assert section.frame["metric"].tolist()[-1] == "answer NLL" and "_" not in told
     assert section.points == list(learning.emergence().findings), "a notebook and a terminal say the same"
-    assert [in_words(name) for name in ("recall:50 % new", "role:mover:a0.h1")] == [
+    assert [metric_in_words(name) for name in ("recall:50 % new", "role:mover:a0.h1")] == [
         "recall of 50 % new",
         "role mover a0.h1",
     ]

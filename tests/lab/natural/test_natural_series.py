@@ -190,7 +190,7 @@ def test_a_build_that_is_killed_goes_on_to_the_same_files(texts, tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         build.build_series(TINY, tmp_path / "parts", texts)
     shutil.copytree(tmp_path / "parts", tmp_path / "other")
-    with pytest.raises(StoreError, match="the beginning of another recipe"):
+    with pytest.raises(StoreError, match="an unfinished series of another recipe or torch"):
         build.build_series(replace(TINY, seed=1), tmp_path / "other", texts)
     monkeypatch.setattr(build.Training, "advance", advance)
     build.build_series(TINY, tmp_path / "parts", texts)

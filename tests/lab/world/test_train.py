@@ -167,7 +167,7 @@ def interrupted_at(count, name, monkeypatch):
 
 def test_an_interrupted_build_goes_on_to_the_same_bytes(tiny_recipe, built, tmp_path, monkeypatch):
     folder = tmp_path / "series"
-    for name, count in [("live_row", 2), ("save_checkpoint", 1), ("_keep", 0), ("measure_series", 0)]:
+    for name, count in [("live_row", 2), ("save_checkpoint", 1), ("keep", 0), ("measure_series", 0)]:
         with monkeypatch.context() as patch, pytest.raises(Interrupted):
             interrupted_at(count, name, patch)
             build_series(tiny_recipe, folder, every=5, needles=2)
