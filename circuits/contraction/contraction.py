@@ -104,7 +104,7 @@ class Contraction:
     def settle(self, scores: Tensor, batch: Batch, differences: Writers, gradients: Gradients) -> None:
         """Subtract the parts along x_hat of the steps added so far from ``scores`` [b, B, F], and forget them.
 
-        To be asked for before every step: done once there are `UNSETTLED`, so that what is kept does not grow with them.
+        Asked for before every step; done once there are `UNSETTLED`, so that what is kept does not grow with them.
         """
         if gradients.unsettled < UNSETTLED:
             return
