@@ -16,6 +16,7 @@ from checkpoints.results.text import counted
 from circuit_drift.store.timings import FIRST, FOLLOWED, LOADING, OPENED, Timing, near, timings, typical
 from circuit_drift.sweep.by_shape import ShapeMemory, memory_by_shape
 from circuit_drift.sweep.limits import in_bytes
+from circuit_drift.sweep.workers.machine import caution
 from circuit_drift.sweep.workers.progress import duration
 from circuit_drift.sweep.workers.tasks import Sweep, asked_how
 
@@ -47,6 +48,7 @@ class Plan:
         rough: measures timed on checkpoints of quite another size alone, and ``loading``, timed in another way alone.
         shapes: peak memory by the shapes of the config, where nothing was measured alike beforehand.
         lacking: the checkpoints to be loaded, in order.
+        neighbours: share of the processors that other work had while a checkpoint was measured for this plan.
     """
 
     checkpoints: int
@@ -65,6 +67,7 @@ class Plan:
     rough: tuple[str, ...] = ()
     shapes: tuple[ShapeMemory, ...] = ()
     lacking: tuple[Checkpoint, ...] = ()
+    neighbours: float = 0.0
 
     @property
     def total_seconds(self) -> float | None:
@@ -95,7 +98,8 @@ class Plan:
         if self.loads:
             told.append(f"loading: {_told(self.seconds[LOADING], None)}")
         unseen = f", without {counted(len(self.unread), 'checkpoint')} that cannot be looked at" if self.unread else ""
-        told.append(f"time in all, one worker: {_time(self.total_seconds)}{unseen}{self._caution}")
+        total = f"{_time(self.total_seconds)}{unseen}{self._caution}{caution(self.neighbours)}"
+        told.append(f"time in all, one worker: {total}")
         told.append(
             f"disk at most: {in_bytes(self.downloads_at_once + self.result_bytes)} "
             f"({in_bytes(self.downloads_at_once)} of downloads at once, {in_bytes(self.result_bytes)} of results)"

@@ -27,10 +27,10 @@ from circuit_drift.store.upkeep import collect
 from circuit_drift.sweep.executors import Executor, Workers, execute
 from circuit_drift.sweep.limits import STOPPED, UNLIMITED, Limits, Watch, in_bytes
 from circuit_drift.sweep.looking import look
-from circuit_drift.sweep.memory import free_memory
 from circuit_drift.sweep.numbers import line_of, numbers_of
 from circuit_drift.sweep.plan import Plan, is_local, plan_sweep, shapes_of, to_time
 from circuit_drift.sweep.points import bytes_of, point_of, stored_point
+from circuit_drift.sweep.workers.machine import free_memory, neighbours
 from circuit_drift.sweep.workers.progress import Progress
 from circuit_drift.sweep.workers.tasks import Sweep
 from circuit_drift.sweep.workers.worker import sample
@@ -175,10 +175,11 @@ def plan_series(
     elif (few := to_time(sweep, plan)) is not None:
         logger.warning("%s is measured to know what it takes; its results are kept", few.checkpoints[0].name)
         try:
-            sample(few)
+            with neighbours() as others:
+                sample(few)
         finally:
             collect(store)
-        plan = plan_sweep(sweep, asked)
+        plan = replace(plan_sweep(sweep, asked), neighbours=others.share)
     return replace(plan, shapes=shapes)
 
 

@@ -12,6 +12,7 @@ from typing import Self
 
 from checkpoints import DriftError
 from circuit_drift.sweep.executors.pool import Workers, serve, starting_points
+from circuit_drift.sweep.workers.machine import own_cores
 from circuit_drift.sweep.workers.tasks import Sweep
 
 GPUS = "CUDA_VISIBLE_DEVICES"
@@ -78,16 +79,9 @@ def environments(workers: Workers, checkpoints: int, gpus: list[str]) -> list[di
                 f"{size or 1} workers with {each} GPUs each need {(size or 1) * each}; this machine shows {len(gpus)}"
             )
         return [{GPUS: ",".join(gpus[worker * each : (worker + 1) * each])} for worker in range(size)]
-    cores = cores_of_ours()
+    cores = len(own_cores())
     size = workers.count or min(cores, checkpoints)
     return [{GPUS: "", THREADS: os.environ.get(THREADS, str(max(1, cores // size)))} for _ in range(size)]
-
-
-def cores_of_ours() -> int:
-    """The cores that this process may use: those of its job or container, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def visible_gpus(device: str) -> list[str]:

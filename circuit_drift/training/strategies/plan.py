@@ -23,6 +23,7 @@ from circuit_drift.measures.registry import build_measures
 from circuit_drift.store.store import Store
 from circuit_drift.store.timings import peak_memory
 from circuit_drift.sweep.limits import free_bytes, in_bytes
+from circuit_drift.sweep.workers.machine import caution, neighbours
 from circuit_drift.sweep.workers.progress import duration
 from circuit_drift.sweep.workers.tasks import SweepTask
 from circuit_drift.sweep.workers.worker import gpu_memory, reason, take
@@ -157,6 +158,7 @@ class TrainingPlan:
         memory, gpu: peak bytes of this process in the trial; 0 on no GPU.
         free: bytes on the disk that it writes to.
         unpriced: what is not counted in the time -> why.
+        neighbours: share of the processors that other work had during the trial.
     """
 
     strategies: tuple[StrategyPlan, ...]
@@ -164,6 +166,7 @@ class TrainingPlan:
     gpu: int
     free: int
     unpriced: Mapping[str, str] = field(default_factory=dict)
+    neighbours: float = 0.0
 
     @property
     def total_seconds(self) -> float:
@@ -179,9 +182,10 @@ class TrainingPlan:
         """The plan in words, a line a matter."""
         short = "; that is too little" if self.disk > self.free else ""
         on_gpu = f", on its GPUs {in_bytes(self.gpu)}" if self.gpu else ""
+        seconds = f"about {duration(self.total_seconds)}{caution(self.neighbours)}"
         return (
             *(strategy.line for strategy in self.strategies),
-            f"time in all, one strategy after the other: about {duration(self.total_seconds)}",
+            f"time in all, one strategy after the other: {seconds}",
             f"disk at most: {in_bytes(self.disk)} ({in_bytes(self.free)} are free{short})",
             f"memory at most: {in_bytes(self.memory)}{on_gpu}",
             *(f"{each}: {why}" for each, why in self.unpriced.items()),
@@ -196,7 +200,12 @@ def plan_training(
     Raises:
         DriftError: as `run_all` would, before it begins.
     """
-    out = Path(out)
+    with neighbours() as others:
+        plan = _plan(config, Path(out), measures, gauges)
+    return replace(plan, neighbours=others.share)
+
+
+def _plan(config: Config, out: Path, measures: Sequence[Measure], gauges: Sequence[Gauge]) -> TrainingPlan:
     material = check(config)
     left = {strategy.name: _left(config, strategy, material, out) for strategy in config.strategies}
     trials: dict[Strategy, Trial] = {}

@@ -1,13 +1,17 @@
-"""Memory that is free where a model would lie: what the machine has, and what this process is allowed of it."""
+"""What this process may use of its machine, and what other work takes of it: memory, cores."""
 
+import os
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.placement import Placement
 
 ROOT = Path("/")
+MUCH = 0.25
+"""Share of the cores from which on other work is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,8 @@ def free_memory(placement: Placement) -> int | None:
         return torch.cuda.mem_get_info(torch.device(placement.here))[0]
     import psutil
 
-    return min([psutil.virtual_memory().available, *_left_by_groups(ROOT)])
+    available: int = psutil.virtual_memory().available
+    return min([available, *_left_by_groups(ROOT)])
 
 
 def _left_by_groups(root: Path) -> Iterator[int]:
@@ -64,3 +69,50 @@ def _left(group: Path, version: _Version) -> int | None:
         return max(0, most - used + int(stat.get(version.idle, 0)))
     except (OSError, ValueError):
         return None
+
+
+def own_cores() -> tuple[int, ...]:
+    """The cores that this process may use: those of its job or container, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+@dataclass(slots=True)
+class Neighbours:
+    """Other work on our cores while something was timed.
+
+    Attributes:
+        share: of their time, 0 to 1; known once that is done.
+    """
+
+    share: float = 0.0
+
+
+@contextmanager
+def neighbours() -> Iterator[Neighbours]:
+    """Watch other work while the block runs."""
+    found, cores = Neighbours(), own_cores()
+    busy, own, began = _busy(cores), time.process_time(), time.perf_counter()
+    try:
+        yield found
+    finally:
+        others = (_busy(cores) - busy) - (time.process_time() - own)
+        whole = (time.perf_counter() - began) * len(cores)
+        found.share = min(1.0, max(0.0, others / whole)) if whole else 0.0
+
+
+def caution(share: float) -> str:
+    """Behind a time that was taken while other work had such a share of our cores; empty where that is little."""
+    if share < MUCH:
+        return ""
+    return f" (timed while other work took {share:.0%} of the processors here: without it, less)"
+
+
+def _busy(cores: tuple[int, ...]) -> float:
+    """Seconds that some cores worked since the machine was started, for anybody."""
+    import psutil
+
+    known = psutil.cpu_times(percpu=True)
+    times = [known[core] for core in cores if core < len(known)]
+    return sum(float(one.user + one.system + getattr(one, "nice", 0.0)) for one in times)

@@ -1,13 +1,14 @@
-"""Free memory: what the machine has, and what a queue's or a container's bound leaves of it."""
+"""What a process may use of its machine, by the bounds of a queue or a container; other work beside it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from checkpoints.placement import Placement
-from circuit_drift.sweep import memory
-from circuit_drift.sweep.memory import free_memory
+from circuit_drift.sweep.workers import machine
+from circuit_drift.sweep.workers.machine import caution, free_memory, neighbours, own_cores
 
 CPU = Placement(device="cpu")
 
@@ -21,7 +22,7 @@ def a_group(folder: Path, files: dict[str, str]) -> None:
 @pytest.fixture
 def a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """With 64,000 bytes free, and none of the groups that these tests run in."""
-    monkeypatch.setattr(memory, "ROOT", tmp_path)
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
     free = psutil.virtual_memory()._replace(available=64_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     (tmp_path / "proc/self").mkdir(parents=True)
@@ -61,3 +62,29 @@ def test_groups_of_the_first_version_count_too_even_where_their_path_is_hidden_i
 
 def test_this_machine_tells_no_more_than_it_has():
     assert 0 < (free_memory(CPU) or 0) <= psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(("first", "second", "share"), [(2.0, 0.0, 0.0), (7.0, 5.0, 0.5), (10.0, 10.0, 0.9)])
+def test_what_other_work_took_of_our_cores_is_told(monkeypatch, first: float, second: float, share: float):
+    """In ten seconds this process worked two; of three cores the one between is not ours."""
+    passed = 0.0
+
+    def worked(*, percpu: bool) -> list[SimpleNamespace]:
+        return [SimpleNamespace(user=passed * rate, system=0.0) for rate in (first, 10.0, second)]
+
+    monkeypatch.setattr(machine, "own_cores", lambda: (0, 2))
+    monkeypatch.setattr(psutil, "cpu_times", worked)
+    monkeypatch.setattr("time.perf_counter", lambda: 10 * passed)
+    monkeypatch.setattr("time.process_time", lambda: 2 * passed)
+    with neighbours() as found:
+        passed = 1.0
+    assert found.share == pytest.approx(share)
+
+
+def test_a_time_taken_beside_much_other_work_is_told_as_such():
+    assert caution(0.2) == ""
+    assert caution(0.87) == " (timed while other work took 87% of the processors here: without it, less)"
+
+
+def test_this_process_has_cores_and_no_more_than_the_machine():
+    assert 0 < len(own_cores()) <= (psutil.cpu_count() or 1)
