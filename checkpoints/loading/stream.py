@@ -11,6 +11,7 @@ is built. At most one model and one further checkpoint's tensors are in memory; 
 which is read once (`checkpoints.loading.bases`).
 """
 
+import atexit
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,6 +76,8 @@ def stream(
             downloads.used.append(checkpoint)
         downloads.drop_used()
     finally:
+        if reader is not None:
+            reader.end()
         if loaded is not None:
             loaded.release()
         if in_hand is not None and (reader is None or not reader.is_alive()):  # left early, or it could not be loaded
@@ -83,13 +86,24 @@ def stream(
 
 
 class _Reader(threading.Thread):
-    """Fetches, hashes and, for a live model that takes files as they are, reads the next checkpoint."""
+    """Fetches, hashes and, for a live model that takes files as they are, reads the next checkpoint.
+
+    It ends with its stream or its process: one that ends while torch works in a thread of it is aborted.
+    """
 
     def __init__(self, checkpoint: Checkpoint, downloads: "_Downloads", live: "_Live | None") -> None:
         super().__init__(name=f"read ahead {checkpoint.name}", daemon=True)
         self.checkpoint, self.downloads, self.live = checkpoint, downloads, live
         self.reading: _Reading | None = None
+        self._ended, self._in_torch = threading.Event(), threading.Lock()
+        atexit.register(self.end)
         self.start()
+
+    def end(self) -> None:
+        """Read no further; waits for the tensor in hand, not for a download."""
+        self._ended.set()
+        with self._in_torch:
+            atexit.unregister(self.end)
 
     def run(self) -> None:
         """Leave nothing behind where something is wrong: taking the checkpoint will say what."""
@@ -98,8 +112,10 @@ class _Reader(threading.Thread):
             files = weight_files(self.checkpoint.fetch())
             _announce(files)
             hash_weights(files)  # wanted anyway, and the files are then in memory
-            if self.live is not None:
-                self.reading = self.live.read(self.checkpoint)
+            with self._in_torch:
+                if self.live is not None and not self._ended.is_set():
+                    self.reading = self.live.read(self.checkpoint, self._ended)
+        atexit.unregister(self.end)
 
 
 def _announce(files: Sequence[Path]) -> None:
@@ -188,8 +204,11 @@ class _Live:
             and model.config._attn_implementation == self.attention
         )
 
-    def read(self, checkpoint: Checkpoint) -> _Reading | None:
-        """A checkpoint's tensors, in the model's dtypes and finite; None where its files are not to be taken as is."""
+    def read(self, checkpoint: Checkpoint, ended: threading.Event | None = None) -> _Reading | None:
+        """A checkpoint's tensors, in the model's dtypes and finite; None where its files are not to be taken as is.
+
+        Nor where that is called off meanwhile, by ``ended``.
+        """
         if self.places is None:
             return None
         weights = find_weights(checkpoint.path)
@@ -198,6 +217,8 @@ class _Live:
         seen = stamps(checkpoint.files)
         tensors = {}
         for name, tensor in _stored(weights):
+            if ended is not None and ended.is_set():
+                return None
             place = self.places[name]
             if place is not None:
                 tensors[place] = tensor.to(self.tensors[place].dtype, copy=True)  # no longer mapped from the file

@@ -6,6 +6,7 @@ import resource
 import shutil
 import sys
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 
 from checkpoints import DriftError, open_series
 from checkpoints.errors import CorruptWeights, UnsupportedArchitecture
-from checkpoints.loading.stream import _Live
+from checkpoints.loading.stream import _Live, _stored
 from tests.checkpoints.architectures import tiny_configs
 from tests.checkpoints.conftest import edit_config, llama_config, save_model
 
@@ -175,6 +176,28 @@ def test_the_next_checkpoint_is_read_while_this_one_computes(run_folder):
     _ = open_series(run_folder)[1].weights_hash
     assert _hash_file.cache_info().hits == before.hits + 1
     models.close()
+
+
+def test_what_is_read_ahead_ends_with_its_stream(run_folder, monkeypatch):
+    """A process that ended while a thread of it was in torch was aborted: "terminate called"."""
+    read, begun = [], threading.Event()
+
+    def slowly(weights):
+        for name, tensor in _stored(weights):
+            if threading.current_thread() is not threading.main_thread():
+                read.append(name)
+                begun.set()
+                time.sleep(0.02)
+            yield name, tensor
+
+    monkeypatch.setattr("checkpoints.loading.stream._stored", slowly)
+    models = open_series(run_folder).models(reuse=True)
+    whole = len(next(models).model.state_dict())
+    assert begun.wait(30)
+    models.close()
+    then = len(read)
+    time.sleep(0.1)
+    assert len(read) == then < whole
 
 
 def test_reading_ahead_leaves_errors_to_loading(run_folder):
