@@ -9,7 +9,7 @@ import numpy as np
 
 from checkpoints.errors import DriftError
 from checkpoints.results.text import counted, visible, visible_line
-from circuit_drift.cli.output.screen import ASIDE, screen_tables
+from circuit_drift.cli.output.screen import ASIDE, screen_tables, shares_frame
 from circuit_drift.comparison.pair_tables import pair_tables
 from circuit_drift.measures.registry import kinds_in
 from circuit_drift.record.pair import PairRecord
@@ -57,7 +57,7 @@ def print_screen(pair: PairRecord) -> None:
     if pair.weights is not None:
         _tell(console, pair.weights.verdict)
     for found in pair.explanations:
-        print_explanation(found)
+        print_explanation(found, shares_frame(found))
 
 
 def print_pair(pair: PairRecord) -> None:
@@ -73,7 +73,7 @@ def print_pair(pair: PairRecord) -> None:
         if len(changed):
             _show(console, changed.head(SHOWN), title="Weights, largest relative changes")
     for found in pair.explanations:
-        print_explanation(found)
+        print_explanation(found, found.to_frame())
 
 
 def _print_verdict(console: "Console", pair: PairRecord, left_out: Sequence[str] = ()) -> None:
@@ -86,15 +86,15 @@ def _print_verdict(console: "Console", pair: PairRecord, left_out: Sequence[str]
         _tell(console, f"{counted(len(statements) - len(told), 'remark')} more, on what can be told and how: --all.")
 
 
-def print_explanation(found: "Explanation") -> None:
-    """Why a behaviour differs: the sentences, the largest shares, what putting components back did."""
+def print_explanation(found: "Explanation", shares: "pd.DataFrame") -> None:
+    """Why a behaviour differs: the sentences, the largest shares as tabled, what putting components back did."""
     from circuit_drift.explanation.explanation_view import outputs_frame, patching_frame, sentences
 
     console = _console()
     for sentence in sentences(found):
         _tell(console, sentence)
     if found.is_certain:
-        _show(console, found.to_frame().head(SHOWN), title=f"Why {found.behaviour} differs: shares of components")
+        _show(console, shares.head(SHOWN), title=f"Why {found.behaviour} differs: shares of components")
         if found.patching is not None:
             _show(console, patching_frame(found), title="Put back, % of the change")
         if found.outputs is not None:

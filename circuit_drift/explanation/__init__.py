@@ -4,8 +4,7 @@ behaviours   one number a prompt: answers of needles, facts, text, a head's atte
 components   the parts of a model whose weights are told apart: heads, KV groups, MLP parts, norms, embeddings
 line         the straight line from A to B in the space of weights, and one component's way along it
 shares       the share of each component in the change, along that line; taps: one gradient, by hooks
-proof        what putting back did, as values
 patching     components of B put into A, and of A into B, beside random ones
 along        the shares of every interval of a series; course: as a value
-explanation  all of it as a value: sentences, table, figure
+explanation  all of it as a value: what putting back did too; its sentences, tables and figures; sections: of a page
 """

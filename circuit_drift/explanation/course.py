@@ -14,7 +14,8 @@ from checkpoints.results.strict_json import plain_json
 from checkpoints.results.text import counted
 from checkpoints.stats.bootstrap import bootstrap
 from circuit_drift.explanation.explanation import Explanation
-from circuit_drift.explanation.explanation_view import WHAT, explanation_sections, proof_sentences, why_incomplete
+from circuit_drift.explanation.explanation_view import WHAT, proof_sentences, why_incomplete
+from circuit_drift.explanation.sections import explanation_sections
 from circuit_drift.page.page import Figures, Section, write_page
 
 if TYPE_CHECKING:

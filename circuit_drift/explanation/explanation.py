@@ -7,17 +7,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt, require_choice
 from checkpoints.results.result import Result
 from checkpoints.stats.bootstrap import Estimate, bootstrap, percentiles, resampling
-from circuit_drift.explanation.proof import Floats, OutputPatching, Patching, share
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 
+Floats = NDArray[np.float64]
+EVERYWHERE = "all positions"
 BEHAVIOURS = ("needle", "accuracy", "facts", "log-probability", "text")
 GROUPED = ("facts", "log-probability")
 _HEAD = re.compile(r"a(\d+)\.h(\d+)$")
@@ -63,6 +65,56 @@ class Effort:
 
 
 DEFAULT_EFFORT = Effort()
+
+
+@dataclass(frozen=True, slots=True)
+class Patching:
+    """The behaviour of mixed models, prompt by prompt.
+
+    Attributes:
+        order: places of the components tried, the largest share of the change first.
+        sizes: [K] how many of the first are put in together; up to where the change is restored, or to the last size.
+        inserted: [K, N] the behaviour of A with the first so many components of B.
+        removed: [K, N] the behaviour of B with the first so many components of A.
+        random: [D, K, N] of A with as many random components of B, of the same kinds and, where there are, layers.
+        single: [T, N] of A with one component of B, of the first T.
+        left_out: [T, N] of B with one component of A.
+    """
+
+    order: tuple[int, ...]
+    sizes: NDArray[np.int64]
+    inserted: Floats
+    removed: Floats
+    random: Floats
+    single: Floats
+    left_out: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPatching:
+    """The behaviour of one model with what a node of the other writes at some positions of the same prompts.
+
+    Attributes:
+        nodes: what writes: heads, attention or MLPs of whole layers, the embedding.
+        parts: of the prompts; the first is all positions.
+        before: [N] the behaviour at A.
+        after: [N] at B.
+        inserted: [nodes, parts, N] of A with B's output.
+        removed: [nodes, parts, N] of B with A's output.
+    """
+
+    nodes: tuple[str, ...]
+    parts: tuple[str, ...]
+    before: Floats
+    after: Floats
+    inserted: Floats
+    removed: Floats
+
+
+def share(values: Floats, before: Floats, after: Floats) -> float:
+    """Share of the mean change from A to B that some values make, 0 = as A, 1 = as B."""
+    change = float(np.mean(after - before))
+    return float(np.mean(values - before)) / change if change else float("nan")
 
 
 @dataclass(frozen=True, repr=False)
@@ -199,6 +251,12 @@ class Explanation(Result):
         from circuit_drift.explanation.explanation_view import restored_figure
 
         return restored_figure(self)
+
+    def plot_path(self) -> "go.Figure":
+        """The behaviour on the straight line between the weights of A and of B."""
+        from circuit_drift.explanation.explanation_view import path_figure
+
+        return path_figure(self)
 
     def to_json(self) -> dict[str, Any]:
         """One JSON object: verdict, change, shares, patching."""

@@ -10,7 +10,6 @@ from checkpoints.errors import BadPrompt
 from checkpoints.results.figure import BLUE, GREY, VERMILLION, dress
 from checkpoints.results.strict_json import plain_json
 from checkpoints.results.text import counted
-from circuit_drift.page.page import Section
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +19,12 @@ if TYPE_CHECKING:
 
 NAMED = 3
 BARS = 12
+MARGIN = 0.15
+"""Room for the numbers above and below the bars, as a part of the axis."""
+SLIGHT = 0.25
+"""Below this part of the behaviour's size the bars of a change are too small to see on an axis from 0."""
+UNSEEN = 0.001
+"""What is left over is drawn from this part of the change on."""
 COMPLETE = 0.01
 HALF = 0.5
 FAR = 0.1
@@ -145,7 +150,8 @@ def best_size(found: "Explanation") -> tuple[int, float, float, list[float]]:
 
 def _completeness(found: "Explanation") -> str:
     means = found.shares.mean(0)
-    sums = f"shares that raise {means[means > 0].sum():+.3g}, that lower {means[means < 0].sum():+.3g} {found.unit}"
+    raised, lowered = (f"{value:+.3g}" if value else "0" for value in (means[means > 0].sum(), means[means < 0].sum()))
+    sums = f"shares that raise {raised}, that lower {lowered} {found.unit}"
     if not found.is_attributed:
         return (
             f"{found.behaviour} has no gradient, so nothing is attributed: shares are exact patches, each component of "
@@ -238,6 +244,13 @@ def patching_frame(found: "Explanation") -> "pd.DataFrame":
     )
 
 
+def path_frame(found: "Explanation") -> "pd.DataFrame":
+    """The behaviour on the line from A's weights to B's, mean over prompts, by place from 0 to 1."""
+    import pandas as pd
+
+    return pd.DataFrame({"place": found.at, "mean": found.along.mean(1)})
+
+
 def outputs_frame(found: "Explanation") -> "pd.DataFrame":
     """What outputs restore and take back at single parts of the prompts, in percent of the change."""
     import pandas as pd
@@ -258,31 +271,47 @@ def waterfall(found: "Explanation") -> "go.Figure":
     """See `Explanation.plot`."""
     import plotly.graph_objects as go
 
-    means = found.shares.mean(0)
+    means, size = found.shares.mean(0), abs(found.change.value)
     shown = sorted(found.changed, key=lambda place: -abs(float(means[place])))[:BARS]
     shown = sorted((p for p in shown if means[p]), key=lambda place: -float(means[place]) * np.sign(found.change.value))
     rest = np.array([means[place] for place in found.changed if place not in shown])
     steps = [(found.names[place], float(means[place])) for place in shown]
     steps += [("others that raise", float(rest[rest > 0].sum())), ("others that lower", float(rest[rest < 0].sum()))]
-    steps += [("not explained" if found.is_attributed else "only together", float(found.change.value - means.sum()))]
+    left = float(found.change.value - means.sum())
+    steps += [("not explained" if found.is_attributed else "only together", left)] if abs(left) > UNSEEN * size else []
     steps = [(name, value) for name, value in steps if value]
+    ends = float(found.before.mean()), float(found.after.mean())
+    heights = np.cumsum([ends[0], *(value for _, value in steps)])
+    cut = float(np.ptp(heights)) < SLIGHT * float(np.abs(heights).max())
+    seen = heights if cut else np.append(heights, 0.0)
+    room = MARGIN * float(np.ptp(seen))
     figure = go.Figure(
         go.Waterfall(
             x=[found.a, *(name for name, _ in steps), found.b],
-            y=[float(found.before.mean()), *(value for _, value in steps), 0.0],
+            y=[ends[0], *(value for _, value in steps), 0.0],
             measure=["absolute", *["relative"] * len(steps), "total"],
+            text=[_told(ends[0], ".3g"), *(_told(value, "+.2g") for _, value in steps), _told(ends[1], ".3g")],
+            textposition="outside",
+            cliponaxis=False,
             increasing={"marker": {"color": VERMILLION}},
             decreasing={"marker": {"color": BLUE}},
             totals={"marker": {"color": GREY}},
         )
     )
-    figure.update_yaxes(title=found.unit)
+    figure.update_yaxes(
+        title=f"{found.unit}{'; not from 0' if cut else ''}", range=[float(seen.min()) - room, float(seen.max()) + room]
+    )
     lead = found.names[found.order[0]] if found.changed else "nothing"
     return dress(
         figure,
         title=f"{found.behaviour}, {found.a} → {found.b}: {lead} leads" if found.is_certain else f"{found.behaviour}",
         subtitle=f"{WHAT[found.is_attributed]}, mean over prompts; red raises, blue lowers",
     )
+
+
+def _told(value: float, form: str) -> str:
+    """A number with a true minus."""
+    return format(value, form).replace("-", "−")
 
 
 def restored_figure(found: "Explanation") -> "go.Figure":
@@ -300,7 +329,7 @@ def restored_figure(found: "Explanation") -> "go.Figure":
         figure.add_scatter(
             x=frame["components"], y=frame[column], name=column.replace("_", ", "), line={"color": GREY, "dash": "dot"}
         )
-    figure.update_xaxes(title="components, in the order of their shares", type="log")
+    figure.update_xaxes(title="components, in the order of their shares", type="log", tickvals=frame["components"])
     figure.update_yaxes(title="% of the change")
     return dress(
         figure,
@@ -309,40 +338,27 @@ def restored_figure(found: "Explanation") -> "go.Figure":
     )
 
 
-def explanation_sections(found: "Explanation", *, anchor: str) -> Iterator[Section]:
-    """Its sections of a pair's report: the shares with their sentences; then what putting components back did."""
-    how = {
-        True: "Integrated gradients along the straight line from A's weights to B's",
-        False: "Exact patches: what a component of B changes when it alone is put into A",
-    }
-    caption = (
-        f"{how[found.is_attributed]}; a share is in the behaviour's unit, and positive where it raises the behaviour. "
-        "Intervals are over prompts."
+def path_figure(found: "Explanation") -> "go.Figure":
+    """See `Explanation.plot_path`."""
+    import plotly.graph_objects as go
+
+    frame = path_frame(found)
+    ends = frame.iloc[[0, -1]]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=ends["place"], y=ends["mean"], mode="lines", line={"color": GREY, "dash": "dot"}, name="straight"
     )
-    text, frame = " ".join(sentences(found)), found.to_frame()
-    if not found.changed:
-        yield Section(f"why-{anchor}", f"Why {found.behaviour} differs", text=text)
-        return
-    yield Section(
-        f"why-{anchor}", f"Why {found.behaviour} differs", text=text, figure=found.plot(), caption=caption, frame=frame
+    figure.add_scatter(
+        x=frame["place"], y=frame["mean"], mode="lines+markers", line={"color": BLUE}, name=found.behaviour
     )
-    if found.patching is not None and found.is_certain:
-        yield Section(
-            f"proof-{anchor}",
-            f"Put back: {found.behaviour}",
-            figure=found.plot_patching(),
-            caption="Exact: the model runs with the other checkpoint's weights in these components. Percent of the "
-            "change from A to B; random components are of the same kinds and, where there are others, layers.",
-            frame=patching_frame(found),
-        )
-    if found.outputs is not None and found.is_certain:
-        yield Section(
-            f"outputs-{anchor}",
-            f"Where in the prompt: {found.behaviour}",
-            caption="Exact: both models run on the same prompts, and what a head, a layer's attention or an MLP of one "
-            "writes at these positions goes into the other. Percent of the change from A to B.",
-            frame=outputs_frame(found),
-        )
+    figure.update_xaxes(title=f"part of the way from {found.a} to {found.b}")
+    figure.update_yaxes(title=found.unit)
+    return dress(
+        figure,
+        title=f"{found.behaviour} on the straight line between the weights",
+        subtitle=f"mean over prompts; shares miss the change by {100 * found.residual:.2g} % after "
+        f"{counted(found.steps, 'gradient')}",
+    )
 
 
 def json_of(found: "Explanation") -> dict[str, Any]:

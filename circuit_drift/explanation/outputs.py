@@ -18,8 +18,8 @@ from checkpoints.errors import BadPrompt
 from checkpoints.model.anatomy import Anatomy
 from checkpoints.model.projections import linear_weight
 from circuit_drift.explanation.behaviours import Batch, Behaviour, batches, run
+from circuit_drift.explanation.explanation import EVERYWHERE, OutputPatching
 from circuit_drift.explanation.line import Line
-from circuit_drift.explanation.proof import EVERYWHERE, OutputPatching
 from circuit_drift.explanation.shares import BATCH, Floats, readable
 
 _NAME = re.compile(r"(a|m)(\d+)(?:\.(h|kv)(\d+))?")

@@ -10,8 +10,8 @@ import numpy as np
 
 from circuit_drift.explanation.behaviours import Behaviour
 from circuit_drift.explanation.components import Component
+from circuit_drift.explanation.explanation import Patching, share
 from circuit_drift.explanation.line import Line
-from circuit_drift.explanation.proof import Patching, share
 from circuit_drift.explanation.shares import BATCH, Floats, patched_values
 
 SIZES = (1, 2, 3, 5, 10, 20, 30)

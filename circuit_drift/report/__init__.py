@@ -9,7 +9,7 @@ from checkpoints.errors import BadPrompt
 from checkpoints.results.text import counted
 from circuit_drift.comparison.pair import stored_pair
 from circuit_drift.comparison.pair_tables import pairings
-from circuit_drift.explanation.explanation_view import explanation_sections
+from circuit_drift.explanation.sections import explanation_sections
 from circuit_drift.explore.fact_cards import fact_cards
 from circuit_drift.explore.head_cards import head_cards
 from circuit_drift.explore.rewired import pair_rewired, run_rewired

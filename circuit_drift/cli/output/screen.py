@@ -16,6 +16,8 @@ from heads.scores.change import Change
 if TYPE_CHECKING:
     import pandas as pd
 
+    from circuit_drift.explanation.explanation import Explanation
+
 KINDS = {"heads": "Heads that changed", "edges": "Edges that changed", "roles": "Roles of heads that changed"}
 """Tables of a pair that stand on the screen, with what heads them there; the others stand behind ``--all``."""
 ASIDE = ("few", "overlap", "scope", "transfer", "asked")
@@ -69,6 +71,21 @@ def narrow(frame: "pd.DataFrame") -> "pd.DataFrame":
     if {"delta", "low", "high"} <= set(frame):
         ends = zip(frame["delta"], frame["low"], frame["high"], strict=True)
         columns["B - A"] = [interval(*each) for each in ends]
+    return pd.DataFrame(columns)
+
+
+def shares_frame(found: "Explanation") -> "pd.DataFrame":
+    """Components of an explanation, largest share first: what each made, and restores and takes back alone, in %."""
+    import pandas as pd
+
+    frame = found.to_frame()
+    ends = zip(frame["share"], frame["low"], frame["high"], strict=True)
+    columns: dict[str, Sequence[object]] = {
+        "component": frame["component"].tolist(),
+        f"share, {found.unit}": [interval(*each) for each in ends],
+    }
+    told = {"percent": "% of the change", "restored": "% restored", "taken_back": "% taken back"}
+    columns |= {shown: [_short(each) for each in frame[name]] for name, shown in told.items() if name in frame}
     return pd.DataFrame(columns)
 
 

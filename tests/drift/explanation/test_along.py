@@ -82,7 +82,13 @@ def test_the_interval_told_is_proved_by_putting_its_components_back():
 def test_the_page_holds_sentences_figures_table_and_the_proof_of_the_leading_interval(tmp_path: Path):
     lead = by_hand.made(patching=by_hand.patched([0.6875, 1.375], [0.6875, 0.1375]))
     course = made(lead=lead)
-    assert [section.slug for section in course.sections()] == ["course", "values", "why-lead", "proof-lead"]
+    assert [section.slug for section in course.sections()] == [
+        "course",
+        "values",
+        "why-lead",
+        "path-lead",
+        "proof-lead",
+    ]
     frame = course.values_frame()
     assert frame["mean"].tolist() == [3.0, 3.25, 2.25]
     assert (frame["low"][2], frame["high"][2]) == (2.0, 2.5)

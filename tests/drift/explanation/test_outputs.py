@@ -11,10 +11,9 @@ from checkpoints.errors import BadPrompt
 from checkpoints.model.anatomy import anatomy
 from circuit_drift.explanation.behaviours import Behaviour, facts_behaviour
 from circuit_drift.explanation.explain import explain_line
-from circuit_drift.explanation.explanation import Effort
+from circuit_drift.explanation.explanation import Effort, OutputPatching
 from circuit_drift.explanation.line import line_between
 from circuit_drift.explanation.outputs import patch_outputs, writer_of
-from circuit_drift.explanation.proof import OutputPatching
 from tests.circuits.circuit_families import build, random_facts
 
 N = 3

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from checkpoints.errors import BadPrompt
-from circuit_drift.explanation.explanation import Explanation, require_behaviour
+from circuit_drift.cli.output.screen import shares_frame
+from circuit_drift.explanation.explanation import Explanation, OutputPatching, Patching, require_behaviour, share
 from circuit_drift.explanation.explanation_view import (
     best_size,
-    explanation_sections,
     outputs_frame,
     patching_frame,
     sentences,
 )
-from circuit_drift.explanation.proof import OutputPatching, Patching, share
+from circuit_drift.explanation.sections import explanation_sections
 
 SHARES = np.array([[1.0, 0.5, -0.125, 0.0], [1.25, 0.25, -0.125, 0.0]])
 
@@ -104,7 +104,7 @@ def test_outputs_tell_where_in_the_prompt_the_change_is_made():
     assert frame["positions"].tolist() == ["all positions", "needle", "rest"]
     assert frame["restored"].tolist() == pytest.approx([100, 0, 80])
     assert frame["taken_back"].tolist() == pytest.approx([100, 0, 80])
-    assert [section.slug for section in explanation_sections(found, anchor="x")] == ["why-x", "outputs-x"]
+    assert [section.slug for section in explanation_sections(found, anchor="x")] == ["why-x", "path-x", "outputs-x"]
     assert outputs_frame(made()).empty
 
 
@@ -153,6 +153,19 @@ def test_the_table_has_groups_parts_and_single_components_put_back():
     assert np.isnan(frame["restored"].tolist()[1])
 
 
+def test_the_screen_has_shares_with_intervals_in_few_columns():
+    frame = shares_frame(made(patching=patched([0.6875, 1.375], [0.6875, 0.1375])))
+    assert list(frame) == ["component", "share, nats", "% of the change", "% restored", "% taken back"]
+    assert frame.iloc[0, :3].tolist() == ["a0.h1.o", "+1.1 [+1, +1.2]", 82.0]
+    assert frame.iloc[0, 3:].tolist() == [73.0, 64.0]
+    assert list(shares_frame(made())) == ["component", "share, nats", "% of the change"]
+
+
+def test_shares_of_one_sign_lower_nothing():
+    found = made(shares=np.array([[1.375, 0.0, 0.0, 0.0], [1.375, 0.0, 0.0, 0.0]]))
+    assert "shares that raise +1.38, that lower 0 nats" in found.verdict
+
+
 def test_the_figures_add_up_from_a_to_b():
     found = made(patching=patched([0.6875, 1.375], [0.6875, 0.1375]))
     (bars,) = found.plot().data
@@ -169,9 +182,31 @@ def test_the_figures_add_up_from_a_to_b():
         made().plot_patching()
 
 
+def test_a_slight_change_of_a_large_value_is_seen_and_the_figure_says_how():
+    whole, slight = made().plot(), made(along=np.array([[20.0, 20.0], [21.375, 21.375]])).plot()
+    assert whole.layout.yaxis.range[0] < 0 and whole.layout.yaxis.title.text == "nats"
+    assert 19 < slight.layout.yaxis.range[0] < 20 and slight.layout.yaxis.range[1] > 21.5
+    assert slight.layout.yaxis.title.text == "nats; not from 0"
+    assert list(slight.data[0].text) == ["20", "+1.1", "+0.38", "−0.12", "21.4"]
+
+
+def test_what_shares_miss_is_a_bar_where_it_can_be_seen():
+    for change, left in ((1.376, []), (1.5, ["not explained"])):
+        bars = made(along=np.array([[0.0, 0.0], [change, change]])).plot().data[0]
+        assert list(bars.x)[4:-1] == left
+
+
+def test_the_behaviour_on_the_way_is_drawn_beside_the_straight_line():
+    found = made(at=np.array([0.0, 0.5, 1.0]), along=np.array([[0.0, 0.0], [-0.5, -0.25], [1.375, 1.375]]))
+    straight, way = found.plot_path().data
+    assert (list(straight.x), list(straight.y)) == ([0.0, 1.0], [0.0, 1.375])
+    assert (list(way.x), list(way.y)) == ([0.0, 0.5, 1.0], [0.0, -0.375, 1.375])
+    assert "shares miss the change by 0 % after 4 gradients" in found.plot_path().layout.title.subtitle.text
+
+
 def test_the_page_has_shares_and_proof_where_something_is_claimed():
     whole = made(patching=patched([0.6875, 1.375], [0.6875, 0.1375]))
-    assert [section.slug for section in explanation_sections(whole, anchor="x")] == ["why-x", "proof-x"]
+    assert [section.slug for section in explanation_sections(whole, anchor="x")] == ["why-x", "path-x", "proof-x"]
     (still,) = explanation_sections(made(changed=()), anchor="x")
     assert still.figure is None
     assert "nothing to explain" in still.text
@@ -180,7 +215,8 @@ def test_the_page_has_shares_and_proof_where_something_is_claimed():
 def test_the_page_tells_shares_along_the_line_from_patches_one_by_one():
     for steps, how, legend in ((4, "Integrated gradients", "attributed"), (0, "Exact patches", "one by one, summed")):
         found = made(steps=steps, patching=patched([0.6875, 1.375], [0.6875, 0.1375]))
-        why, proof = explanation_sections(found, anchor="x")
+        why, *path, proof = explanation_sections(found, anchor="x")
+        assert [section.slug for section in path] == (["path-x"] if steps else [])
         assert why.caption.startswith(how)
         assert proof.figure is not None
         assert proof.figure.data[0].name == legend
