@@ -117,18 +117,20 @@ class EdgeScoring:
         """Refuse what cannot be scored, before a model is loaded.
 
         Raises:
-            BadPrompt: an unknown method, rule, metric or backward pass, two that exclude each other, or no size.
+            BadPrompt: an unknown method, rule, metric or backward pass, two that exclude each other, one that the
+                method does not look at, or no size.
         """
         if self == USUAL_SCORING:
             return
         from circuits.attribution.backward import find_backward
-        from circuits.attribution.methods import find_plan
+        from circuits.attribution.methods import find_plan, require_effect
         from circuits.facts.metrics import require_gradient, require_metric
 
         find_plan(self.method, self.ig_steps, self.rule)
         find_backward(self.backward)
         require_metric(self.metric)
         require_gradient(self.metric, self.method)
+        require_effect(self.method, self.changed("ig_steps", "rule", "backward"))
         if self.edges is not None and self.edges < 1:
             raise BadPrompt(f"a circuit of {self.edges:,} edges cannot be compared; leave edges out for 5 % of them")
 

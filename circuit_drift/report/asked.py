@@ -2,16 +2,22 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import circuits
+from checkpoints.results.text import counted
 from circuit_drift.measures.registry import kinds_in
+from circuit_drift.prompts import USUAL_SCORING
 from circuit_drift.record.record import Point
+from circuit_drift.statements.statement import Statement
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _DETAILS = re.compile(r"'[^']*'|\"[^\"]*\"|\([^)]*\)|\d+")
 SHOWN = 3
+HOW = ("method", "metric", "ig_steps", "rule", "backward", "circuit_edges")
 
 
 def asked_sentences(points: Sequence[Point]) -> Iterator[str]:
@@ -31,6 +37,29 @@ def asked_sentences(points: Sequence[Point]) -> Iterator[str]:
             "character there; no head can copy what differs."
         )
     yield from depth_sentence(needles)
+
+
+def scoring_statements(points: Sequence[Point]) -> Iterator[Statement]:
+    """How edges are scored and how many a circuit holds, where that is not the usual way."""
+    results = (result for point in points for result in point.results.values())
+    graph = next((result for result in results if isinstance(result, circuits.AttributionGraph)), None)
+    if graph is None:
+        return
+    usual = {**asdict(USUAL_SCORING), "circuit_edges": USUAL_SCORING.edges}
+    how = {name: graph.meta.get(name, usual[name]) for name in HOW}
+    if all(how[name] == usual[name] for name in HOW):
+        return
+    words = [f"Edges are scored by {str(how['method']).upper()}"]
+    words += [f" in the {how['metric']}"] if how["metric"] != "none" else []
+    words += [f", {counted(how['ig_steps'], 'gradient')}"] if how["ig_steps"] else []
+    words += [f" at the {how['rule']} of each step"] if how["rule"] in ("left", "right", "midpoint") else []
+    words += [f", backward pass {how['backward']}"] if how["backward"] != "plain" else []
+    size, of, asked = graph.circuit_edges, int(graph.mask.sum()), how["circuit_edges"]
+    if asked is not None and asked >= of:
+        words += [f"; {asked:,} edges were asked for, so a circuit holds all {of:,}, and none differ in what they hold"]
+    elif asked is not None:
+        words += [f"; a circuit holds {size:,} of {of:,} edges"]
+    yield Statement("scoring", {**how, "edges": of}, told="".join(words) + ".")
 
 
 def depth_sentence(meta: Mapping[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.questions import Deltas
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.record.untrained import TWIN, floor_words, null_point, readouts
-from circuit_drift.report.asked import asked_sentences
+from circuit_drift.report.asked import asked_sentences, scoring_statements
 from circuit_drift.stages.onset import HeadOnset, head_onsets
 from circuit_drift.stages.stages import stage_ends, stages, track_points
 from circuit_drift.statements.statement import Statement
@@ -38,6 +38,7 @@ def run_statements(run: RunRecord) -> tuple[Statement, ...]:
     """What happened over a run: when heads began to retrieve, what saturated first, what was learned and lost."""
     found = [_onset(onset) for onset in head_onsets(run)]
     found += [*_saturation(run), *_recall(run), *_tested(run)]
+    found += scoring_statements(run.points)
     found += [Statement("asked", told=sentence) for sentence in asked_sentences(run.points)]
     null = null_point(run)
     if null is not None:

@@ -10,7 +10,7 @@ from circuit_drift.measures.pairs.recall import NET, TURNOVER
 from circuit_drift.record.circuit_groups import GroupChange
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.questions import Question
-from circuit_drift.report.asked import asked_sentences
+from circuit_drift.report.asked import asked_sentences, scoring_statements
 from circuit_drift.statements.statement import Statement
 
 FEW = 4
@@ -29,6 +29,7 @@ def pair_statements(pair: PairRecord) -> tuple[Statement, ...]:
     if any(question.p == question.p for question in pair.questions):
         families = list(dict.fromkeys(q.family for q in pair.questions if q.p == q.p))
         found.append(Statement("level", {"level": pair.q, "families": families}, basis="Holm over families"))
+    found += scoring_statements((pair.a, pair.b))
     found += [Statement("asked", told=sentence) for sentence in asked_sentences((pair.a, pair.b))]
     found += [
         Statement("missing", {"measure": measure, "why": why}, told=f"Not compared: {measure} ({why}).")

@@ -29,9 +29,7 @@ def stored_point(
 def point_of(sweep: Sweep, outcome: Outcome) -> Point:
     """What became of a checkpoint of a sweep; warns of what failed."""
     checkpoint = sweep.checkpoints[outcome.index]
-    for reason in dict.fromkeys(outcome.failures.values()):
-        names = [name for name, why in outcome.failures.items() if why == reason]
-        logger.warning("%s of %s: %s", ", ".join(names), checkpoint.name, reason)
+    warn_of_failures(sweep, outcome)
     results, lost = results_of(outcome.keys, sweep.store)
     return Point(
         name=checkpoint.name,
@@ -44,6 +42,13 @@ def point_of(sweep: Sweep, outcome: Outcome) -> Point:
         results=results,
         weights=outcome.weights,
     )
+
+
+def warn_of_failures(sweep: Sweep, outcome: Outcome) -> None:
+    """One line for each reason why measures of a checkpoint failed."""
+    for reason in dict.fromkeys(outcome.failures.values()):
+        names = [name for name, why in outcome.failures.items() if why == reason]
+        logger.warning("%s of %s: %s", ", ".join(names), sweep.checkpoints[outcome.index].name, reason)
 
 
 def results_of(keys: Mapping[str, str], store: Store) -> tuple[dict[str, Any], dict[str, str]]:

@@ -29,7 +29,7 @@ from circuit_drift.sweep.limits import STOPPED, UNLIMITED, Limits, Watch, in_byt
 from circuit_drift.sweep.looking import look
 from circuit_drift.sweep.numbers import line_of, numbers_of
 from circuit_drift.sweep.plan import Plan, is_local, plan_sweep, shapes_of, to_time
-from circuit_drift.sweep.points import bytes_of, point_of, stored_point
+from circuit_drift.sweep.points import bytes_of, point_of, stored_point, warn_of_failures
 from circuit_drift.sweep.workers.machine import free_memory, neighbours
 from circuit_drift.sweep.workers.progress import Progress
 from circuit_drift.sweep.workers.tasks import Sweep
@@ -176,9 +176,11 @@ def plan_series(
         logger.warning("%s is measured to know what it takes; its results are kept", few.checkpoints[0].name)
         try:
             with neighbours() as others:
-                sample(few)
+                outcome = sample(few)
         finally:
             collect(store)
+        if outcome is not None:
+            warn_of_failures(few, outcome)
         plan = replace(plan_sweep(sweep, asked), neighbours=others.share)
     return replace(plan, shapes=shapes)
 

@@ -25,7 +25,7 @@ from circuits.attribution.backward import Backward, Preset, find_backward, modif
 from circuits.attribution.flow import FlowScorer
 from circuits.attribution.gqa import KeyValue, expanded, view
 from circuits.attribution.integration import PathScorer, Scored
-from circuits.attribution.methods import ABLATABLE, Method, Rule, find_plan, rule_used
+from circuits.attribution.methods import ABLATABLE, Method, Rule, find_plan, require_effect, rule_used
 from circuits.contraction.contraction import Contraction
 from circuits.facts.batch import Batch, batches, make_batch
 from circuits.facts.facts import FactSet
@@ -273,5 +273,4 @@ def _check_combination(settings: Settings, metric: str, backward: str) -> None:
             f"the path of method={method!r} ends at the corrupt prompt, so ablation={ablation!r} has no meaning for "
             f"it; use one of {', '.join(ABLATABLE)}"
         )
-    if method == "flow" and backward != "plain":
-        raise BadPrompt(f"method='flow' runs no backward pass, so backward={backward!r} has no meaning for it")
+    require_effect(method, {} if backward == "plain" else {"backward": backward})

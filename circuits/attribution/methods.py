@@ -70,3 +70,25 @@ def rule_used(method: Method, rule: Rule) -> str:
     if recipe.kind is None:
         return "none"
     return "ends" if recipe.ends else recipe.rule or rule
+
+
+def require_effect(method: Method, chosen: Mapping[str, object]) -> None:
+    """Refuse settings that a method does not look at.
+
+    Args:
+        method: how edges are scored.
+        chosen: of ``ig_steps``, ``rule`` and ``backward`` those that were chosen, with their values.
+
+    Raises:
+        BadPrompt: one of them changes nothing.
+    """
+    recipe = METHODS[method]
+    if recipe.kind is None:
+        why, idle = "takes no gradient", {"ig_steps", "rule", "backward"}
+    elif recipe.ends:
+        why, idle = "takes its gradients at the ends of the path", {"ig_steps", "rule"}
+    else:
+        why, idle = f"always follows the {recipe.rule} rule", {"rule"} if recipe.rule else set()
+    for name, value in chosen.items():
+        if name in idle and value != recipe.rule:
+            raise BadPrompt(f"{method} {why}, so {name} {value!r} has no meaning for it; leave {name} out")

@@ -64,17 +64,21 @@ def work(sweep: Sweep, *, start: int = 0, watch: Watch | None = None) -> Iterato
             waiting = held
 
 
-def sample(sweep: Sweep) -> None:
+def sample(sweep: Sweep) -> Outcome | None:
     """Note what a sweep takes: measure its first checkpoint, load its second, if any, behind it, and the first anew.
+
+    Returns:
+        what became of the first; ``None`` where another worker holds it.
 
     Raises:
         StoreError: a result cannot be read or written.
     """
     with Models(sweep) as models:
-        _attempt(sweep, 0, models, _ignore)
+        outcome = _attempt(sweep, 0, models, _ignore)
         for index in (1, 0) if models.drawn is not None and len(sweep.checkpoints) > 1 else ():
             models.take(index)
             _note_loading(sweep, index, models)
+    return outcome
 
 
 def _attempt(sweep: Sweep, index: int, models: Models, watch: Watch) -> Outcome | None:

@@ -4,7 +4,7 @@ import json
 
 import circuit_drift
 from circuit_drift.prompts import prompts_for
-from circuit_drift.report.asked import asked_sentences, refused_frame
+from circuit_drift.report.asked import asked_sentences, refused_frame, scoring_statements
 from circuit_drift.report.verdict import run_verdict
 from tests.drift.handmade import graph, point, retrieval, run_of, strengths
 
@@ -44,6 +44,22 @@ def test_answers_that_no_head_can_copy_are_counted():
 def test_whole_answers_are_named():
     assert "Facts are scored over all tokens of their answers (answers: whole)." in list(
         asked_sentences([asked(answers="whole")])
+    )
+
+
+def test_another_way_of_scoring_edges_is_told_and_the_usual_one_is_not():
+    assert not list(scoring_statements([asked()]))
+    (found,) = scoring_statements([asked(ig_steps=30, rule="left", circuit_edges=12, backward="gim")])
+    assert found.text == (
+        "Edges are scored by EAP-IG in the logit difference, 30 gradients at the left of each step, backward pass gim; "
+        "a circuit holds 12 of 46 edges."
+    )
+    assert (found.numbers["ig_steps"], found.numbers["circuit_edges"], found.numbers["edges"]) == (30, 12, 46)
+    assert found.text in run_verdict(run_of(asked(ig_steps=30, rule="left", circuit_edges=12, backward="gim")))
+    (flow,) = scoring_statements([asked(method="flow", metric="none", ig_steps=0, rule="none", circuit_edges=50_000)])
+    assert flow.text == (
+        "Edges are scored by FLOW; 50,000 edges were asked for, so a circuit holds all 46, and none differ in what "
+        "they hold."
     )
 
 

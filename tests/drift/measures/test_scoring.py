@@ -24,7 +24,8 @@ def shell(*arguments: str):
 
 def test_the_published_setting_is_asked_for_at_a_terminal_and_kept(tiny_series, store):
     asked = [tiny_series, "--steps", "last", "--store", store, "--device", "cpu"]
-    shell("run", *asked, "--measures", "faithfulness:hit@10", *PUBLISHED)
+    shown = shell("run", *asked, "--measures", "faithfulness:hit@10", *PUBLISHED)
+    assert "Edges are scored by EAP-IG in the logit difference, 30 gradients at the left" in " ".join(shown.split())
     (point,) = circuit_drift.load_run(store).points
     told = {name: point.circuit.meta[name] for name in ("method", "ig_steps", "rule", "metric", "circuit_edges")}
     assert told == {
@@ -66,11 +67,22 @@ def test_a_graph_is_pruned_to_the_size_that_it_was_asked_for():
         (EdgeScoring(method="eap", metric="kl"), "KL has no gradient"),
         (EdgeScoring(backward="lrp"), "backward"),
         (EdgeScoring(edges=0), "0 edges"),
+        (EdgeScoring(method="eap", ig_steps=30), "eap takes its gradients at the ends .* ig_steps 30 has no meaning"),
+        (EdgeScoring(method="clean-corrupted", rule="left"), "rule 'left' has no meaning for it; leave rule out"),
+        (EdgeScoring(method="conductance", rule="left"), "conductance always follows the midpoint rule"),
+        (EdgeScoring(method="activations-eapig", rule="left"), "always follows the right rule"),
+        (EdgeScoring(method="flow", ig_steps=30), "flow takes no gradient, so ig_steps 30"),
+        (EdgeScoring(method="flow", backward="gim"), "flow takes no gradient, so backward 'gim'"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_before_a_model_is_loaded(tiny_series, scoring, reason):
     with pytest.raises(BadPrompt, match=reason):
         prompts_for(tiny_series, scoring=scoring)
+
+
+def test_settings_that_a_method_follows_anyway_are_taken(tiny_series):
+    for scoring in (EdgeScoring(method="activations-eapig", rule="right"), EdgeScoring(method="flow", metric="rank")):
+        assert prompts_for(tiny_series, scoring=scoring).scoring == scoring
 
 
 def test_the_usual_setting_is_not_spelled_out_in_keys(tiny_series):

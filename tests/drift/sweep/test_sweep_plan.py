@@ -158,6 +158,16 @@ def test_the_plan_of_a_terminal_measures_one_checkpoint_and_no_more(tiny_series,
     assert len(Store.open(store).results()) == 1 and not Store.open(store).run_files()
 
 
+def test_a_plan_whose_trial_fails_tells_why(tiny_series, tmp_path, caplog):
+    class Refused(Sleep):
+        def compute(self, loaded, earlier):
+            raise DriftError("there is nothing to sleep on")
+
+    plan = plan_series(tiny_series, store=tmp_path / "store", measures=[Refused()])
+    assert plan.missing == {"sleep": 3}
+    assert "sleep of checkpoint-100: there is nothing to sleep on" in caplog.text
+
+
 def test_a_run_stops_at_its_hours_and_goes_on(tiny_series, tmp_path, caplog):
     asked = {"store": tmp_path / "store", "measures": [Sleep()], "progress": False}
     first = run(tiny_series, **asked, max_hours=0.0)
