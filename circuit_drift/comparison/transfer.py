@@ -59,6 +59,7 @@ def measure_transfer(
         BadPrompt: a point without a circuit, or facts other than those the circuits were measured on.
     """
     from checkpoints.loading.stream import stream
+    from circuits.facts.tokenizing import readable
     from circuits.intervention.transfer import transfer
 
     lacking = [point.name for point in points if point.circuit is None]
@@ -77,7 +78,7 @@ def measure_transfer(
         keep_downloads=None,
     )
     first = next(models)
-    facts = prompts.facts.tokenized(tokenizer_of(first))
+    facts = readable(prompts.facts.tokenized(tokenizer_of(first)), graphs[0].readout)
     if facts.hash != graphs[0].meta["prompts"]:
         raise BadPrompt("the circuits were measured on other facts than these prompts hold; measure them again")
     kept = recalled_facts(graphs)

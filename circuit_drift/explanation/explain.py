@@ -41,6 +41,7 @@ from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.record.groups import WAYS, Bools, ways_of
 from circuit_drift.store.kept import Place
 from circuit_drift.store.store import Store, key_of
+from circuits.facts.tokenizing import readable
 from heads.detect.retrieval import check_ids
 
 if TYPE_CHECKING:
@@ -253,7 +254,8 @@ def _named(asked: str, loaded: "LoadedModel", prompts: Prompts, ways: Ways) -> B
     name, _, group = asked.partition(":")
     tokenizer = tokenizer_of(loaded)
     if name in GROUPED:
-        facts = prompts.facts.tokenized(tokenizer)
+        metric = "log probability" if name == "log-probability" else "logit difference"
+        facts = readable(prompts.facts.tokenized(tokenizer), metric)
         chosen = facts.subset(_of_group(facts, group, ways)) if group else facts
         return facts_behaviour(chosen, log_probability=name == "log-probability", group=group)
     if name == "text":

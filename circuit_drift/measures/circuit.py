@@ -61,9 +61,15 @@ class CircuitMeasure(Measure):
         how = {"ig_steps": self.scoring.ig_steps, "rule": self.scoring.rule}
         return {"prompts": self.source.hash, **how, **self.scoring.changed("method", "metric", "backward", "edges")}
 
+    def facts(self, tokenizer: "PreTrainedTokenizerBase") -> "FactSet":
+        """The pairs in tokens, those that the metric cannot be read on refused by name."""
+        from circuits.facts.tokenizing import readable
+
+        return readable(self.source.tokenized(tokenizer), self.scoring.metric)
+
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "circuits.AttributionGraph":
         """Attribute the metric of every usable fact to every edge."""
-        facts = self.source.tokenized(tokenizer_of(loaded))
+        facts = self.facts(tokenizer_of(loaded))
         how = {name: value for name, value in asdict(self.scoring).items() if name != "edges"}
         graph = circuits.attribute(loaded.model, facts, **how)
         size = self.scoring.changed("edges")

@@ -55,7 +55,7 @@ class FaithfulnessMeasure(Measure):
         """Run the pruned circuit of each size in the model it was found in."""
         from circuits.intervention.faithfulness_measure import faithfulness_curve
 
-        facts = self.circuit.source.tokenized(tokenizer_of(loaded))
+        facts = self.circuit.facts(tokenizer_of(loaded))
         graph, shares = earlier["circuit"], set(self.shares)
         if self.circuit.scoring.edges is not None:
             edges = int(graph.mask.sum())

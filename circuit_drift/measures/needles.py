@@ -1,17 +1,21 @@
 """What measures over the run's needles share: their source, and the prompts in tokens, built once a tokenizer."""
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
 import heads
 from circuit_drift.measures.base import Asked, Measure
-from circuit_drift.prompts import NeedleSource
+from circuit_drift.prompts import DEFAULT_LENGTH, NeedleSource
 from heads.prompts.needles import NeedleSet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+STEP = 8
+
+logger = logging.getLogger(__name__)
 _built: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[NeedleSource, NeedleSet]]" = WeakKeyDictionary()
 
 
@@ -38,16 +42,39 @@ class OverNeedles(Measure):
 
 
 def needle_prompts_of(tokenizer: "PreTrainedTokenizerBase", source: NeedleSource) -> "NeedleSet":
-    """The prompts in tokens; those built last with a tokenizer are kept, since a run asks the same again and again."""
+    """The prompts in tokens; those built last with a tokenizer are kept, since a run asks the same again and again.
+
+    Where the usual length holds no needle at all, as with the long token sequences of a small vocabulary, prompts are
+    longer, and a warning says so; a length that was asked for stays.
+    """
     known = _built.get(tokenizer)
     if known is None or known[0] is not source:
-        prompts = heads.needle_prompts(
-            tokenizer,
-            source.needles,
-            source.haystack,
-            length=source.length,
-            depths=source.depths,
-            seed=source.seed,
-        )
+        prompts = _of_length(tokenizer, source, source.length)
+        if not len(prompts) and source.length == DEFAULT_LENGTH:
+            prompts = _longer(tokenizer, source, prompts)
         known = _built[tokenizer] = (source, prompts)
     return known[1]
+
+
+def _of_length(tokenizer: "PreTrainedTokenizerBase", source: NeedleSource, length: int) -> "NeedleSet":
+    return heads.needle_prompts(
+        tokenizer, source.needles, source.haystack, length=length, depths=source.depths, seed=source.seed
+    )
+
+
+def _longer(tokenizer: "PreTrainedTokenizerBase", source: NeedleSource, short: NeedleSet) -> NeedleSet:
+    """Prompts of a quarter more tokens than the longest needle takes, where it is length that none had."""
+    from heads.prompts.building import least_length
+
+    least = least_length(tokenizer, source.needles)
+    if least <= source.length:
+        return short
+    length = -(-5 * least // (4 * STEP)) * STEP
+    logger.warning(
+        "needles with their distractors and question take up to %d tokens, so prompts have %d tokens instead of %d "
+        "(--length)",
+        least,
+        length,
+        source.length,
+    )
+    return _of_length(tokenizer, source, length)

@@ -27,5 +27,5 @@ def signed(value: float) -> str:
 
 
 def listed(names: Sequence[str], most: int = NAMED) -> str:
-    """Names, the first few, and that there are more."""
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+    """Names, the first few, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -183,7 +183,7 @@ def _edges(of: Mapping[str, Any]) -> str:
     within = ", all within the margins" if of["equivalent"] else ""
     return (
         f"{counted(of['changed'], 'edge')} changed{within} ({ways or 'outside the circuits'}), "
-        f"most {listed(of['edges'])}"
+        f"most {', '.join(of['edges'][:NAMED])}"
     )
 
 

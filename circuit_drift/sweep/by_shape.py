@@ -14,6 +14,7 @@ from checkpoints.placement import Placement
 from circuit_drift.measures.base import Measure
 from circuit_drift.measures.circuit import CircuitMeasure
 from circuit_drift.measures.heads import RetrievalMeasure
+from circuit_drift.measures.needles import needle_prompts_of
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.sweep.limits import in_bytes
 
@@ -172,7 +173,11 @@ def memory_by_shape(
 def _asked(measure: Measure, checkpoint: Checkpoint) -> Asked | None:
     """How a measure runs a checkpoint's model; None where that does not follow from shapes."""
     if isinstance(measure, RetrievalMeasure):
-        return Asked(measure.name, measure.batch_size, measure.source.length + ANSWER)
+        return Asked(
+            measure.name,
+            measure.batch_size,
+            needle_prompts_of(tokenizer_of(checkpoint), measure.source).length + ANSWER,
+        )
     if not isinstance(measure, CircuitMeasure) or measure.scoring.backward != "plain":
         return None
     from circuits.attribution.methods import find_plan
@@ -180,6 +185,6 @@ def _asked(measure: Measure, checkpoint: Checkpoint) -> Asked | None:
     plan = find_plan(measure.scoring.method, measure.scoring.ig_steps, measure.scoring.rule)
     if plan is None or plan.kind != "fixed":
         return None
-    lengths = measure.source.tokenized(tokenizer_of(checkpoint)).lengths
+    lengths = measure.facts(tokenizer_of(checkpoint)).lengths
     batch = min(FACTS_AT_A_TIME, len(lengths))
     return Asked(measure.name, batch, max(lengths), len(lengths), at_clean=1.0 in plan.ends)

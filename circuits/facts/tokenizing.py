@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 from checkpoints.errors import BadPrompt, require_choice
+from checkpoints.results.text import counted
 from checkpoints.tokenizers.framing import Ids, front_ids, gap
 from checkpoints.tokenizers.framing import prompt_ids as prompt_ids
 from circuits.facts.facts import Answers, Fact, Facts, FactSet, fact_set, obstacle
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 
 MOST = 0.5
+UNEVEN = "a logit difference needs equal numbers: use metric='log probability' (--metric 'log probability')"
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,40 @@ def tokenize_facts(
         len(facts),
     )
     return whole
+
+
+def readable(facts: FactSet, metric: object) -> FactSet:
+    """The facts that a metric can be read on; the others are named in `FactSet.refused`.
+
+    A logit difference pairs the tokens of answer and wrong answer, so it needs as many of one as of the other. Every
+    other metric reads all facts.
+
+    Args:
+        facts: all that were tokenized, no subset of them.
+        metric: a metric's name, or a function.
+
+    Raises:
+        BadPrompt: it can be read on none of them.
+    """
+    if metric != "logit difference":
+        return facts
+    lengths = [(len(answer), len(wrong)) for answer, wrong in zip(facts.answer, facts.wrong, strict=True)]
+    kept = [i for i, (answer, wrong) in enumerate(lengths) if answer == wrong]
+    if len(kept) == len(facts):
+        return facts
+    places = {index for index, _ in facts.refused}
+    positions = [index for index in range(len(facts) + len(places)) if index not in places]
+    uneven = [
+        (positions[i], f"the answer has {counted(answer, 'token')} and the wrong answer {wrong}; {UNEVEN}")
+        for i, (answer, wrong) in enumerate(lengths)
+        if answer != wrong
+    ]
+    refused = tuple(sorted([*facts.refused, *uneven]))
+    if not kept:
+        raise BadPrompt(
+            f"a logit difference can be read on none of {len(facts)} facts. fact {uneven[0][0]}: {uneven[0][1]}"
+        )
+    return replace(facts.subset(kept), refused=refused)
 
 
 def _scored(made: FactSet, facts: Facts) -> FactSet:

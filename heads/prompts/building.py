@@ -7,6 +7,7 @@ itself puts there (`checkpoints.tokenizers.framing`).
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -79,6 +80,18 @@ def needle_prompts(
         return [_join(tokenizer, pieces, window, place, depth, index, seed) for depth, place in at]
 
     return _build_all(tokenizer, needles, length, build)
+
+
+def least_length(tokenizer: "PreTrainedTokenizerBase", needles: Sequence[Needle]) -> int:
+    """Tokens that the longest of the needles takes with its distractors and question, the haystack left out.
+
+    Needles that cannot be put into tokens at all are passed over; 0 where none can.
+    """
+    sizes = [0]
+    for needle in needles:
+        with suppress(BadPrompt):
+            sizes.append(_Pieces.of(tokenizer, needle).size)
+    return max(sizes)
 
 
 def interference_prompts(

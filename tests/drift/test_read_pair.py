@@ -304,7 +304,7 @@ def test_more_than_five_heads_are_counted_and_five_are_named():
     after = retrieval({(i, j): 1 - (2 * i + j) / 16 for i in range(3) for j in range(2)}, shape=(3, 2))
     gained = compare(point(0, heads=before), point(1, heads=after))
     assert gained.verdict[2].startswith("Heads: 6 of 6 changed")
-    assert gained.verdict[2].endswith("gained a0.h0, a0.h1, a1.h0, a1.h1, a2.h0, ….")
+    assert gained.verdict[2].endswith("gained a0.h0, a0.h1, a1.h0, a1.h1, a2.h0 and 1 more.")
     five = retrieval(
         {(i, j): 1 - (2 * i + j) / 16 for i in range(3) for j in range(2) if (i, j) != (2, 1)}, shape=(3, 2)
     )

@@ -56,7 +56,7 @@ class PatchingMeasure(Measure):
         """Patch each edge alone, on all facts."""
         from circuits.intervention.edge_check import check_edges
 
-        facts = self.circuit.source.tokenized(tokenizer_of(loaded))
+        facts = self.circuit.facts(tokenizer_of(loaded))
         return check_edges(loaded.model, earlier["circuit"], facts, count=self.count, seed=self.seed)
 
     @property

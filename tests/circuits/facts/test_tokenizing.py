@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerFast
 import circuits
 from checkpoints.errors import BadPrompt
 from circuits.facts.facts import FactSet, load_facts
+from circuits.facts.metrics import find_metric
+from circuits.facts.tokenizing import readable
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,23 @@ def test_by_itself_whole_answers_only_where_most_would_be_refused(tokenizer, cap
     hopeless = [circuits.Fact("It is", "It is", " New York", " New Rome")]
     with pytest.raises(BadPrompt, match="none of 1 facts"):
         circuits.tokenize_facts(tokenizer, hopeless, answers="auto")
+
+
+def test_a_logit_difference_leaves_out_by_name_what_it_cannot_pair(tokenizer):
+    even, other = circuits.Fact("It is", "He is", " Rome", " Oslo"), circuits.Fact("It is", "He is", " No", " Oslo")
+    uneven = circuits.Fact("It is", "He is", " New York", " Oslo")
+    same = circuits.Fact("It is", "It is", " Rome", " Oslo")
+    whole = circuits.tokenize_facts(tokenizer, [same, uneven, even, other], answers="whole")
+    kept = readable(whole, "logit difference")
+    assert [fact.answer for fact in kept.facts] == [" Rome", " No"]
+    assert [index for index, _ in kept.refused] == [0, 1]
+    answers = [len(ids) for ids in (whole.answer[0], whole.wrong[0])]
+    assert kept.refused[1][1].startswith(f"the answer has {answers[0]} tokens and the wrong answer {answers[1]}; ")
+    assert find_metric("logit difference", kept)[0] == "logit difference"
+    assert readable(whole, "log probability") is whole
+    alone = circuits.tokenize_facts(tokenizer, [uneven], answers="whole")
+    with pytest.raises(BadPrompt, match=r"none of 1 facts.*--metric 'log probability'"):
+        readable(alone, "logit difference")
 
 
 def test_ids_given_by_hand_say_what_stands_in_front():

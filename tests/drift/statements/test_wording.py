@@ -120,7 +120,7 @@ GROUP = {
 def test_a_group_leads_with_wiring_and_strength():
     assert told("group", **GROUP) == (
         "Known facts (16): same wiring (1 − cosine 0.02 [0.00, 0.07], margin 0.1), 0.39 [0.31, 0.49] times as strong; "
-        "39 edges changed (8 lost, 25 weakened), most m3->logits, m2->logits, m1->logits, …."
+        "39 edges changed (8 lost, 25 weakened), most m3->logits, m2->logits, m1->logits."
     )
     other = {**GROUP, "group": "kept", "wiring": 0.5, "wiring_interval": (0.2, 0.8), "equivalent": True}
     assert told("group", **other).startswith("Facts kept (16): other wiring (1 − cosine 0.50 [0.20, 0.80], margin 0.1)")
@@ -152,7 +152,7 @@ def test_groups_that_cannot_be_read_are_listed_together():
     assert told("unlearned", groups=rows) == (
         "Nothing learned, no circuit to read: recalled at neither (23), new 2 (8)."
     )
-    assert told("few", groups=[*rows, *rows, *rows, *rows]).endswith("recalled at neither (23), new 2 (8), ….")
+    assert told("few", groups=[*rows, *rows, *rows, *rows]).endswith("recalled at neither (23), new 2 (8) and 2 more.")
 
 
 def test_needles_and_heads():

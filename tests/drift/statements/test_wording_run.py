@@ -67,7 +67,8 @@ def test_a_needle_test_that_deceives_and_checkpoints_that_failed():
     )
     names = [f"checkpoint-{i}" for i in range(5)]
     assert told("unmeasured", n=5, of=9, names=names) == (
-        "5 of 9 checkpoints could not be measured in full: checkpoint-0, checkpoint-1, checkpoint-2, checkpoint-3, …."
+        "5 of 9 checkpoints could not be measured in full: checkpoint-0, checkpoint-1, checkpoint-2, checkpoint-3 and "
+        "1 more."
     )
 
 
