@@ -94,12 +94,13 @@
     });
   }
 
-  const shown = (element) => element.getClientRects().length > 0;
+  const shown = Widgets.isShown;
   const holders = [...document.querySelectorAll("script[data-figure]")];
   const drawShown = () => {
     if (window.Plotly) holders.filter((holder) => shown(document.getElementById(holder.dataset.figure))).forEach(draw);
     [...made.keys()].filter((place) => place._fullLayout).forEach((place) => fit(place));
     Widgets.mountShown();
+    document.querySelectorAll(".scroll > template").forEach((held) => { if (shown(held.parentElement)) fill(held); });
   };
 
   let waiting = 0;
@@ -183,7 +184,14 @@
     table.parentElement.before(search);
   }
   window.dressTable = dress;
-  document.querySelectorAll(".scroll table").forEach((table) => dress(table));
+  document.querySelectorAll(".scroll > table").forEach((table) => dress(table));
+
+  // A long table is put in when its fold is opened: thousands of cells nobody looks at slow everything else.
+  function fill(held) {
+    const holder = held.parentElement;
+    holder.replaceChildren(held.content);
+    dress(holder.querySelector("table"));
+  }
 
   window.addEventListener("beforeprint", () => {
     document.querySelectorAll("details.chapter, details.pair").forEach((part) => { part.open = true; });

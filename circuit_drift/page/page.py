@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Figures = Literal["interactive", "svg"]
 CHAPTERS = ("Behaviour", "Heads", "Circuit", "What changed and why", "Data and checks")
+LONG = 30  # rows of a table that the page puts in only when it is opened
 SHOWN = 3  # sentences of the verdict on the first screen
 CONTENTS = 4  # sections that a folded chapter names
 CSV_DIGITS = 8  # of the tables that the page itself carries
@@ -249,13 +250,19 @@ def _tabled(frame: "pd.DataFrame", anchor: str, page: Path) -> dict[str, object]
         return {"table": None, "none": True}
     if len(frame) <= ROWS:
         text = to_csv(frame, CSV_DIGITS)
-        shown = {"table": shown_table(frame), "rows": counted(len(frame), "row"), "csv": _data_uri(text)}
+        shown = {
+            "table": shown_table(frame),
+            "long": len(frame) > LONG,
+            "rows": counted(len(frame), "row"),
+            "csv": _data_uri(text),
+        }
         return {**shown, "left": "", "none": False}
     beside = Path(f"{page.stem}-data", f"{anchor}.csv")
     write_file(page.parent / beside, to_csv(frame))
     whole = counted(len(frame), "row")
     return {
         "table": shown_table(frame.head(LEADING)),
+        "long": True,
         "rows": f"{LEADING} of {whole}",
         "csv": quote(beside.as_posix()),
         "none": False,

@@ -352,12 +352,14 @@ const Widgets = (() => {
   }
 
   const holders = () => [...document.querySelectorAll("script[data-widget]")];
-  const visible = (holder) => document.getElementById(holder.dataset.widget).getClientRects().length > 0;
+  // What lies in a closed fold has boxes in newer browsers, and is visible in none.
+  const isShown = (element) => (element.checkVisibility ? element.checkVisibility() : element.getClientRects().length > 0);
+  const visible = (holder) => isShown(document.getElementById(holder.dataset.widget));
   // The heads come first, since nodes of circuits show their cards.
   const mountShown = async () => {
     const wanted = holders().filter(visible);
     if (wanted.some((holder) => holder.dataset.kind === "rewired")) wanted.unshift(...holders().filter((holder) => holder.dataset.kind === "heads"));
     for (const holder of wanted) await mount(holder);
   };
-  return { mountShown, unpacked };
+  return { mountShown, isShown, unpacked };
 })();

@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from plotly.subplots import make_subplots
@@ -45,6 +46,7 @@ AXE = Path(os.environ.get("AXE_CORE", files("axe_core_python") / "axe.min.js"))
 HEAD = {"title": "A run", "subtitle": "two checkpoints", "verdict": ["A finding."], "warnings": []}
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chrome or Chromium is installed to draw the page in")
 
+OPENED = 'document.querySelectorAll("details").forEach((part) => { part.open = true; });'
 ASKED = """
 const errors = [];
 window.addEventListener("error", (event) => errors.push(event.message));
@@ -53,7 +55,7 @@ console.error = (...told) => errors.push(told.join(" "));
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 window.addEventListener("load", async () => {
   const found = {};
-  document.querySelectorAll("details").forEach((part) => { part.open = true; });
+  %s
   const drawn = [".node", "#widget-head-cards .chart", "#widget-fact-cards .chart"];
   const missing = () => drawn.some((each) => !document.querySelector(each));
   for (let i = 0; i < 60 && missing() && document.querySelector(".widget"); i++) await pause(100);
@@ -161,6 +163,22 @@ found.titles = [...document.querySelectorAll(".figure-title")].map((each) => eac
 found.cloud = document.querySelectorAll("[data-title*=loud], .plotlyjsicon").length;
 found.pairs = [...document.querySelectorAll("details.pair h3")].map((each) => each.textContent);
 """
+FOLDED = """
+for (let i = 0; i < 200 && !window.Plotly; i++) await pause(100);
+const count = (wanted) => document.querySelectorAll(wanted).length;
+const seen = () => ["#fig-first .plot-container", "#fig-second .plot-container", "td"].map(count);
+found.closed = seen();
+document.getElementById("chapter-heads").open = true;
+for (let i = 0; i < 50 && !document.querySelector("#fig-second .plot-container"); i++) await pause(100);
+found.chapter = seen();
+document.querySelector("#chapter-heads .data").open = true;
+await pause(200);
+found.data = [...seen(), count("#chapter-heads input[type=search]")];
+const first = () => document.querySelector("#chapter-heads tbody td").textContent;
+document.querySelector("#chapter-heads thead button").click();
+document.querySelector("#chapter-heads thead button").click();
+found.sorted = first();
+"""
 DEEP = """
 found.nodes = [...document.querySelectorAll("[data-node]")].map((each) => each.dataset.node).sort();
 found.legend = [...document.querySelectorAll(".legend [aria-pressed=true]")].map((each) => each.textContent.trim());
@@ -211,9 +229,9 @@ def deep() -> Section:
     return next(pair_rewired(pair, anchor="pair"))
 
 
-def ask(page: Path, question: str, *scripts: str) -> dict:
+def ask(page: Path, question: str, *scripts: str, first: str = OPENED) -> dict:
     """What a script finds in the drawn page."""
-    added = "".join(f"<script>{script}</script>" for script in (*scripts, ASKED % question))
+    added = "".join(f"<script>{script}</script>" for script in (*scripts, ASKED % (first, question)))
     asked = page.with_name("asked.html")
     asked.write_text(page.read_text().replace("</body>", f"{added}</body>"))
     command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=30000", "--dump-dom"]
@@ -303,6 +321,21 @@ def test_figures_of_a_packed_plotly_are_drawn_and_sections_of_a_pair_fold(tmp_pa
     assert found["drawn"] == ["fig-first", "fig-second"]
     assert found["titles"] == ["Title 1", "Title 2"]
     assert (found["cloud"], found["pairs"]) == (0, ["0 → 1"])
+
+
+def test_closed_folds_hold_no_drawn_figure_and_no_long_table(tmp_path):
+    frame = pd.DataFrame({"step": range(40), "score": 0.5})
+    sections = [
+        Section(
+            slug, slug.title(), figure=dress(go.Figure(go.Scatter(x=[0], y=[1])), title=slug), chapter=name, frame=frame
+        )
+        for slug, name in (("first", "Behaviour"), ("second", "Heads"))
+    ]
+    found = ask(write_page(tmp_path / "page.html", sections=sections, provenance=[], **HEAD), FOLDED, first="")
+    assert found["errors"] == []
+    assert (found["closed"], found["chapter"]) == ([0, 0, 0], [0, 1, 0])
+    assert found["data"] == [0, 1, 80, 1]
+    assert found["sorted"] == "39"
 
 
 def test_a_browser_that_cannot_unpack_the_figures_says_so(tmp_path):
