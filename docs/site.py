@@ -27,6 +27,14 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return re.sub(r"\[([^]]+)\]\(((?:\.\./)+(?:series|benchmarks)/[^)]*)\)", r"\1", markdown)
 
 
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """Links inside rendered notebooks lead to rendered pages: to other notebooks, and to the pages of this folder."""
+    if not page.file.src_uri.endswith(".ipynb"):
+        return html
+    html = re.sub(r'href="([\w-]+)\.ipynb"', r'href="../\1/"', html)
+    return re.sub(r'href="\.\./docs/([\w/-]+)\.md(#[^"]*)?"', r'href="../../\1/\2"', html)
+
+
 def options_page() -> str:
     """Every command's help, under its heading."""
     from typer.main import get_command

@@ -1,7 +1,12 @@
 """The site: every page and notebook has its place in the navigation, and what it imports is there."""
 
+import importlib.util
+import json
+import posixpath
 import re
+import sys
 import tomllib
+from types import ModuleType, SimpleNamespace
 
 import yaml
 
@@ -21,6 +26,29 @@ def test_every_page_and_notebook_stands_in_the_navigation_once():
     pages = [path.relative_to(docs).as_posix() for path in docs.rglob("*.md")]
     books = [path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("*.ipynb")]
     assert nav == sorted([*pages, *books, "options.md"])
+
+
+def test_links_in_notebooks_lead_to_pages_of_the_site(monkeypatch):
+    stubs = {"mkdocs": {}, "mkdocs.structure": {}, "mkdocs.plugins": {"event_priority": lambda _: lambda event: event}}
+    for name, content in (stubs | {"mkdocs.structure.files": {"File": object, "Files": object}}).items():
+        module = ModuleType(name)
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    spec = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs" / "site.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    found = []
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        page = SimpleNamespace(file=SimpleNamespace(src_uri=f"notebooks/{path.name}"))
+        cells = json.loads(path.read_text())["cells"]
+        text = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+            shown = hooks.on_page_content(f'<a href="{link}">', page)
+            found.append(posixpath.normpath(f"notebooks/{path.stem}/{re.search('href=.(.*).>', shown)[1]}"))
+    assert len(found) >= 8
+    books, pages = ROOT.glob("notebooks/*.ipynb"), (ROOT / "docs").rglob("*.md")
+    known = [path.relative_to(ROOT) for path in books] + [path.relative_to(ROOT / "docs") for path in pages]
+    assert set(found) <= {path.with_suffix("").as_posix() for path in known}
 
 
 def test_what_the_python_page_documents_is_there():
