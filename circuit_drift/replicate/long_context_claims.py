@@ -44,13 +44,11 @@ def claims_frame(
         extended_by: steps that each of ``extended`` was trained under its base.
         foretold: more checkpoints with downstream scores, for the correlations; None = the monitor's.
     """
-    import pandas as pd
-
     rows = [
         _deception(monitor),
         _amplified(monitor),
-        _stable(monitor, last),
-        _few(last),
+        _stable(monitor, last.mean.size),
+        _few(last.count(), last.mean.size),
         *_correlated(foretold or monitor),
         _better_than_score(foretold or monitor),
         _middle(maps),
@@ -58,8 +56,25 @@ def claims_frame(
         _extended(extended, extended_by),
         *(_causal(found) for found in ablations),
     ]
+    return _table(rows)
+
+
+def _table(rows: Sequence[Claim]) -> "pd.DataFrame":
+    import pandas as pd
+
     columns = {"claim": "words", "published": "published", "here": "here", "reproduced": "answer"}
     return pd.DataFrame([{name: getattr(row, field) for name, field in columns.items()} for row in rows])
+
+
+def track_claims(monitor: HeadTrack, size: int) -> "pd.DataFrame":
+    """Those claims of `claims_frame` that a track alone decides, as for a further seed of a series.
+
+    Args:
+        monitor: from the first step at which heads retrieve.
+        size: heads of the model.
+    """
+    count = int(monitor.curves["retrieval_heads"].value[-1])
+    return _table([_deception(monitor), _amplified(monitor), _stable(monitor, size), _few(count, size)])
 
 
 def _deception(monitor: HeadTrack) -> Claim:
@@ -88,13 +103,13 @@ def _amplified(monitor: HeadTrack) -> Claim:
     return Claim("the heads that retrieve at first retrieve more later", "it rises (figure 5)", here, risen)
 
 
-def _stable(monitor: HeadTrack, last: heads.Scores) -> Claim:
+def _stable(monitor: HeadTrack, size: int) -> Claim:
     """Held to the paper's least values, with the overlap that two random lists would have beside it."""
     shares = [t.agreement.shared / t.agreement.k for t in monitor.transitions]
     ranks = [t.agreement.spearman for t in monitor.transitions]
     k = max(t.agreement.k for t in monitor.transitions)
     here = (
-        f"{min(shares):.0%} to {max(shares):.0%} of the top {k} (by chance {k / last.mean.size:.0%}), "
+        f"{min(shares):.0%} to {max(shares):.0%} of the top {k} (by chance {k / size:.0%}), "
         f"Spearman {min(ranks):.2f} to {max(ranks):.2f}"
     )
     published = "24 to 29 of the top 30 (by chance 3 %), Spearman 0.73 to 0.92"
@@ -102,9 +117,9 @@ def _stable(monitor: HeadTrack, last: heads.Scores) -> Claim:
     return Claim("the top heads stay the same between checkpoints", published, here, holds)
 
 
-def _few(last: heads.Scores) -> Claim:
-    share = last.count() / last.mean.size
-    here = f"{last.count()} of {last.mean.size} ({share:.0%})"
+def _few(count: int, size: int) -> Claim:
+    share = count / size
+    here = f"{count} of {size} ({share:.0%})"
     return Claim("few heads retrieve", "3 to 6 % of heads (2404.15574)", here, share <= 0.06)
 
 

@@ -11,7 +11,8 @@ import circuit_drift
 from checkpoints import open_series
 from circuit_drift.explanation.explanation import Explanation
 from circuit_drift.replicate import knowledge_claims, long_context
-from circuit_drift.replicate.long_context_claims import claims_frame
+from circuit_drift.replicate.long_context_claims import claims_frame, track_claims
+from circuit_drift.replicate.long_context_seeds import curves_frame, load_seeds
 from circuit_drift.replicate.seeds import seeds_frame
 from circuit_drift.training.strategies import function_frame, retrieval_scores, strategies
 from circuits.intervention.transfer import Transfer
@@ -19,6 +20,7 @@ from tests.drift.docs.fences import ROOT
 
 PAGE = (ROOT / "docs" / "studies" / "long-context.md").read_text()
 RESULTS = ROOT / "series" / "natural" / "results"
+SEEDS = ROOT / "series" / "natural" / "seeds"
 
 
 def rows_under(heading):
@@ -103,6 +105,45 @@ def test_every_claim_stands_on_the_page_with_its_figures(natural):
     )
     told = [[row.claim, row.here, row.reproduced] for row in table.itertuples()]
     assert [[row[0], row[2], row[3]] for row in rows_under("Which claims hold")] == told
+
+
+@pytest.fixture(scope="module")
+def seeds(natural):
+    return {"natural": natural.track_heads("pretrain"), **load_seeds(SEEDS / "whole")}
+
+
+def test_the_curves_of_other_seeds_are_the_stored_tracks(seeds):
+    frame = curves_frame(seeds).set_index(["step", "curve"])
+    rows = table_of(PAGE, "| step | heads that retrieve | needle score | mean")
+    assert len(rows) == 6
+    for row in rows:
+        step = int(numbers(row[0])[0])
+        heads, score, nll = (frame.loc[step, name] for name in ("retrieval_heads", "needle_score", "answer_nll"))
+        told = [*heads[list(seeds)], *score[[*seeds, "mean", "low", "high"]]]
+        told += [*np.exp(nll[[*seeds, "mean", "low", "high"]].astype(float))]
+        shown = [number for cell in row[1:] for number in numbers(cell)]
+        assert shown == pytest.approx(told, rel=0.006, abs=0.0051), step
+
+
+def test_the_claims_under_other_seeds_are_those_of_their_tracks(natural):
+    tracks = {"natural": long_context.follow(natural, since=2600), **load_seeds(SEEDS / "later")}
+    size = natural.at(6000).heads.mean.size
+    told = [
+        [row.claim, name, row.here, row.reproduced]
+        for name, track in tracks.items()
+        for row in track_claims(track, size).itertuples()
+    ]
+    assert sorted(table_of(PAGE, "| claim | seed | here")) == sorted(told)
+
+
+def test_the_extension_under_other_seeds_is_the_stored_table():
+    stored = pd.read_csv(SEEDS / "extension.csv").pivot_table(
+        index="seed", columns=["step", "length"], values="answer_nll"
+    )
+    for row in table_of(PAGE, "| seed | step 6,000: 512"):
+        found = stored.loc[int(row[0])]
+        told = [np.exp(found[step, length]) for step in (6000, 6120) for length in (512, 1024)]
+        assert [numbers(cell)[0] for cell in row[1:]] == pytest.approx(told, rel=0.006), row
 
 
 def test_the_results_are_of_the_weights_that_are_shipped(natural):
