@@ -7,8 +7,9 @@ under the same config, and tensors that the config ties are apart in them as in 
 by a fresh load. Otherwise (fused, or tied in other ways) the next is loaded afresh by transformers and put over, tensor
 by tensor, if it ties the same ones; transformers sets global state while it loads, so that is done between two turns.
 A live model whose tensors, config or derived buffers are no longer those it was loaded with is left alone and a new one
-is built. At most one model and one further checkpoint's tensors are in memory; of adapters, their base model besides,
-which is read once (`checkpoints.loading.bases`).
+is built; so is each where main memory has no room for a second beside it (`checkpoints.loading.room`). At most one
+model and one further checkpoint's tensors are in memory; of adapters, their base model besides, which is read once
+(`checkpoints.loading.bases`).
 """
 
 import atexit
@@ -31,6 +32,7 @@ from checkpoints.files.headers import unwrapped
 from checkpoints.loading.bases import HeldBase
 from checkpoints.loading.coverage import check_finite, in_whole_numbers
 from checkpoints.loading.load import LoadedModel, load
+from checkpoints.loading.room import has_room_beside
 from checkpoints.model.packed import packed_modules
 from checkpoints.placement import Placement
 from checkpoints.series.checkpoint import Checkpoint
@@ -69,7 +71,7 @@ def stream(
                     loaded.release()
                 loaded = live = None
                 loaded = load(checkpoint, placement, held)
-                live = _Live(loaded, held) if held and not any(packed_modules(loaded.model)) else None
+                live = _Live(loaded, held) if held and _may_take_another(loaded.model) else None
             reader = None if upcoming is None else _Reader(upcoming, downloads, live)
             yield loaded
             in_hand = None
@@ -83,6 +85,11 @@ def stream(
         if in_hand is not None and (reader is None or not reader.is_alive()):  # left early, or it could not be loaded
             downloads.used.append(in_hand)
             downloads.drop_used()
+
+
+def _may_take_another(model: "PreTrainedModel") -> bool:
+    """Whether a model is to hold the next checkpoint too, whose tensors are then held beside it for a while."""
+    return not any(packed_modules(model)) and has_room_beside(model)
 
 
 class _Reader(threading.Thread):

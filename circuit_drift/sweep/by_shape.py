@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints import Checkpoint
 from checkpoints.errors import DriftError
+from checkpoints.loading.room import SPARE
 from checkpoints.placement import Placement
 from circuit_drift.measures.base import Measure
 from circuit_drift.measures.circuit import CircuitMeasure
@@ -28,6 +29,8 @@ WIDE = 4
 ANSWER = 8
 """Rows of a prompt that answers take: positions of logits, rows of attention."""
 FACTS_AT_A_TIME = 8
+PROCESS = 500_000_000
+"""Bytes of a process with torch and transformers before a model is loaded, roughly."""
 COUNTED = 64
 """Tokens that passes are counted at, at most: beyond, they grow with the tokens, since attention runs fused."""
 
@@ -79,6 +82,17 @@ class ShapeMemory:
             f"memory by shape, {asked.measure}: about {in_bytes(self.on_device)} where the model lies "
             f"({in_bytes(self.weights)} of weights; {asked.batch} x {asked.tokens} tokens at a time){gathered}"
         )
+
+
+def beside(weights: int, *, several: bool) -> str:
+    """What a process takes of main memory beside what shapes tell, in words.
+
+    Args:
+        weights: bytes of a model.
+        several: whether another checkpoint follows.
+    """
+    ahead = f", and {in_bytes(weights)} for the next checkpoint's tensors where {SPARE:g} times that is free"
+    return f"beside that in main memory: some {in_bytes(PROCESS)} of Python and its libraries" + ahead * several
 
 
 def shape_memory(model: "PreTrainedModel", asked: Asked, *, cpu: bool) -> ShapeMemory:

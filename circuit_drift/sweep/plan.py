@@ -14,7 +14,7 @@ from checkpoints import Checkpoint
 from checkpoints.errors import DriftError
 from checkpoints.results.text import counted
 from circuit_drift.store.timings import FIRST, FOLLOWED, LOADING, OPENED, Timing, near, timings, typical
-from circuit_drift.sweep.by_shape import ShapeMemory, memory_by_shape
+from circuit_drift.sweep.by_shape import ShapeMemory, beside, memory_by_shape
 from circuit_drift.sweep.limits import in_bytes
 from circuit_drift.sweep.workers.machine import caution
 from circuit_drift.sweep.workers.progress import duration
@@ -109,6 +109,8 @@ class Plan:
             f"memory of a worker at most: {memory}" + (f", on its GPUs {in_bytes(self.gpu)}" if self.gpu else "")
         )
         told += [shape.line() for shape in self.shapes]
+        if self.shapes:
+            told.append(beside(self.shapes[0].weights, several=self.checkpoints > 1))
         told += [_power(what, count) for what, count in self.asked.items()]
         return (*told, *(f"{name} cannot be looked at: {why}" for name, why in self.unread.items()))
 

@@ -200,6 +200,16 @@ def test_what_is_read_ahead_ends_with_its_stream(run_folder, monkeypatch):
     assert len(read) == then < whole
 
 
+@pytest.mark.parametrize(("sizes", "models"), [(1.6, 1), (1.4, 5)])
+def test_without_room_for_a_second_each_is_loaded_afresh(run_folder, monkeypatch, sizes, models):
+    size = sum(parameter.nbytes for parameter in open_series(run_folder)[0].load().model.parameters())
+    monkeypatch.setattr("checkpoints.loading.room.free_main_memory", lambda: int(sizes * size))
+    found = {}
+    for loaded in open_series(run_folder).models(reuse=True):
+        found[id(loaded.model)] = loaded.model
+    assert len(found) == models
+
+
 def test_reading_ahead_leaves_errors_to_loading(run_folder):
     shutil.rmtree(run_folder / "checkpoint-1")
     (run_folder / "checkpoint-1").mkdir()

@@ -12,6 +12,7 @@ from checkpoints import open_series
 from checkpoints.placement import Placement
 from circuit_drift.sweep import sweep as sweeps
 from circuit_drift.sweep.by_shape import Asked, shape_memory, without_weights
+from circuit_drift.sweep.limits import in_bytes
 from circuit_drift.sweep.passes import Held
 from circuit_drift.sweep.sweep import plan_series
 from circuits.facts.facts import FactSet
@@ -79,8 +80,13 @@ def test_a_model_that_does_not_fit_is_planned_by_its_shape_and_not_loaded(tiny_s
     heads, circuit = plan.shapes
     assert (heads.asked.measure, circuit.asked.measure) == ("heads", "circuit")
     assert heads.weights == circuit.weights and circuit.beside > 0
-    assert circuit.line() in plan.lines()
-    assert replace(plan, shapes=()).lines() == tuple(line for line in plan.lines() if "by shape" not in line)
+    first, second, beside = plan.lines()[-5:-2]
+    assert (first, second) == (heads.line(), circuit.line())
+    ahead = f"{in_bytes(heads.weights)} for the next checkpoint's tensors where 1.5 times that is free"
+    assert beside == f"beside that in main memory: some 500 MB of Python and its libraries, and {ahead}"
+    alone = replace(plan, checkpoints=1).lines()[-3]
+    assert alone == "beside that in main memory: some 500 MB of Python and its libraries"
+    assert replace(plan, shapes=()).lines() == (*plan.lines()[:-5], *plan.lines()[-2:])
 
 
 def test_a_folder_without_weights_is_priced_by_its_config(tiny_series, tmp_path):

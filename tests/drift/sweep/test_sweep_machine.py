@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from checkpoints.loading import room
 from checkpoints.placement import Placement
 from circuit_drift.sweep.workers import machine
 from circuit_drift.sweep.workers.machine import caution, free_memory, neighbours, own_cores
@@ -22,7 +23,7 @@ def a_group(folder: Path, files: dict[str, str]) -> None:
 @pytest.fixture
 def a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """With 64,000 bytes free, and none of the groups that these tests run in."""
-    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.setattr(room, "ROOT", tmp_path)
     free = psutil.virtual_memory()._replace(available=64_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     (tmp_path / "proc/self").mkdir(parents=True)
