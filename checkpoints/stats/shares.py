@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from checkpoints.stats.bootstrap import LEVEL, upper_share, widened, wilson_interval
 from checkpoints.stats.ttests import mean_interval, reach, skewed_interval, smallest_p
-from checkpoints.stats.units import FEWEST, Floats, cluster_means
+from checkpoints.stats.units import FEWEST, Floats, cluster_means, nanmean
 
 MOST = 100_000
 MANY = 12
@@ -154,6 +154,54 @@ def score_interval(values: Floats, cluster: NDArray[np.integer]) -> tuple[Floats
             ends[end, here] = np.where(doubted[end, here], wider(ends[end, here], bound), ends[end, here])
     low, high = np.clip(ends, 0.0, 1.0).reshape(2, *means.shape[1:])
     return low, high
+
+
+def change_interval(change: Floats, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+    """95 % interval of a mean change of scores between 0 and 1, of which few units can look more alike than they are.
+
+    The one that its spread gives; where all units change alike, as where a head scores 0 everywhere at both ends, that
+    of `bounded_mean` within -1 to 1: none of 48 units that did otherwise leaves a change of up to .074 open.
+
+    Args:
+        change: [U, ...] in [-1, 1] of one unit each; NaN marks what does not apply.
+        low: [...] lower end by the spread of units.
+        high: [...] upper end.
+    """
+    units, least, most = _applying(change)
+    unseen = ((1 - LEVEL) / 2) ** (1 / np.maximum(units, 1))
+    below, above = (least + 1) * unseen - 1, 1 - (1 - most) * unseen
+    alike = (units >= FEWEST) & (most - least <= AGREE)
+    return np.where(alike, below, low), np.where(alike, above, high)
+
+
+def others_change_interval(a: Floats, b: Floats, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+    """The same of scores over other units on both sides, from the interval that their spreads give.
+
+    Where the units of a side agree, those of both sides' scores (`score_interval`), squared and added (Newcombe 1998).
+
+    Args:
+        a: [U, ...] in [0, 1] of one unit each; NaN marks what does not apply.
+        b: [V, ...].
+        low: [...] lower end of the mean of b less that of a.
+        high: [...] upper end.
+    """
+    alike, ends = np.zeros(a.shape[1:], dtype=bool), []
+    for side in (a, b):
+        units, least, most = _applying(side)
+        alike |= (units >= FEWEST) & (most - least <= AGREE)
+        mean, (lowest, highest) = nanmean(side), score_interval(side, np.arange(len(side)))
+        ends.append((mean, mean - lowest, highest - mean))
+    (mean_a, below_a, above_a), (mean_b, below_b, above_b) = ends
+    delta = mean_b - mean_a
+    down, up = np.hypot(below_b, above_a), np.hypot(above_b, below_a)
+    return np.where(alike, delta - down, low), np.where(alike, delta + up, high)
+
+
+def _applying(values: Floats) -> tuple[NDArray[np.integer], Floats, Floats]:
+    """How many units [U, ...] apply, the least of them and the most, each [...]; 0 where too few do."""
+    units = np.asarray((~np.isnan(values)).sum(axis=0))
+    told = np.where(units >= FEWEST, values, 0.0)  # no column without a value
+    return units, np.nanmin(told, axis=0), np.nanmax(told, axis=0)
 
 
 def bounded_mean(units: Floats) -> tuple[Floats, Floats]:

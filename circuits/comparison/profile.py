@@ -19,6 +19,8 @@ PROFILES = ("centre of mass, layers", "effective edges", "effective nodes", "tot
 SPLITS = 8
 EXPONENT, EXPONENTS = 0.7, (0.6, 0.9)
 """How the bias of |mean| over n facts falls, n^-a: by 1/2 for edges without a score, by 1 for those with one."""
+FEW, UNSURE = 32, (1.25, 0.75)
+"""Units up to which, and beyond which, the range of exponents counts for so many standard errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +109,10 @@ def profile_changes(shape: GraphShape, a: Floats, b: Floats, *, paired: bool) ->
     All four numbers follow from sums over edges of |m| and |m| log |m|, of the means m over the n units. Over halves of
     the units those sums are larger; their growth, times 1 / (2^a - 1), is what they are too large by, if that falls as
     n^-a with n. The error is the jackknife's over the units, with the difference that a = 0.6 instead of 0.9 makes as
-    a further half-width of one standard error, and the interval Student's. Intervals about the jackknife's own
-    corrected values covered .6 to .98, as its corrections of |m|, which is not smooth at 0, are far noisier than it
-    tells; these cover .88 to 1 from 16 facts on (`benchmarks/calibration/coverage.py`).
+    further standard errors (`UNSURE`), and the interval Student's. Where noise grows from A to B and the scores do not,
+    half of that difference was too little: effective edges of 8 to 16 facts then covered .76 to .84. Intervals about
+    the jackknife's own corrected values covered .6 to .98, as its corrections of |m|, which is not smooth at 0, are far
+    noisier than it tells; these cover .91 to 1 (`benchmarks/calibration/coverage.py`).
 
     Args:
         shape: the graph.
@@ -128,7 +131,8 @@ def profile_changes(shape: GraphShape, a: Floats, b: Floats, *, paired: bool) ->
         with np.errstate(invalid="ignore", divide="ignore"):
             freedom = variance**2 / (of_a**2 / (len(a) - 1) + of_b**2 / (len(b) - 1))
     unknown = (second.slow - first.slow) - (second.fast - first.fast)
-    half = reach(freedom, min(len(a), len(b))) * np.sqrt(variance + unknown**2 / 4)
+    units = min(len(a), len(b))
+    half = reach(freedom, units) * np.sqrt(variance + (UNSURE[units > FEW] * unknown) ** 2)
     columns = (first.value, second.value, delta, delta - half, delta + half)
     return tuple(ProfileChange(name, *(float(c[i]) for c in columns)) for i, name in enumerate(PROFILES))
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from checkpoints.results.result import Result
 from checkpoints.stats.bootstrap import Estimate, widened
+from checkpoints.stats.shares import change_interval
 from checkpoints.stats.ttests import mean_interval, paired_test
 from checkpoints.stats.units import Floats, cluster_means, independent_units
 from heads.scores.change import Change
@@ -135,8 +136,10 @@ class Ablation(Result):
         _, cluster = independent_units(np.asarray(self.needle))
         tested = np.asarray(getattr(self.tested, reading), dtype=float)
         spared = np.mean([np.asarray(getattr(c, reading), dtype=float) for c in self.controls[control]], axis=0)
-        test = paired_test(cluster_means(spared, cluster), cluster_means(tested, cluster))
-        spread = (float(test.delta), float(test.low), float(test.high), float(test.p))
+        before, after = cluster_means(spared, cluster), cluster_means(tested, cluster)
+        test = paired_test(before, after)
+        low, high = change_interval(after - before, test.low, test.high) if reading in SHARES else (test.low, test.high)
+        spread = (float(test.delta), float(low), float(high), float(test.p))
         return Change(READINGS[reading], float(spared.mean()), float(tested.mean()), *spread)
 
     def estimate(self, run: Readout, reading: str = "accepted") -> Estimate:

@@ -10,7 +10,7 @@ from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.results.result import Result
 from checkpoints.results.text import counted
 from checkpoints.stats.changes import mean_change_p, moderated_test
-from checkpoints.stats.shares import exchange_p
+from checkpoints.stats.shares import change_interval, exchange_p, others_change_interval
 from checkpoints.stats.ttests import MIN_UNITS, TTest, difference_test, selected_interval, skewed_interval, welch_test
 from checkpoints.stats.units import Floats, Unit, cluster_means, independent_units, nanmean
 from heads.scores.change import Change
@@ -176,7 +176,7 @@ def diff(
         )
     chosen, units_a, units_b = _units(a, b, unit)
     before, after = units_a(a.copy), units_b(b.copy)
-    heads = _changes(after - before) if pairing == "paired" else welch_test(before, after)
+    heads = _changes(after - before) if pairing == "paired" else _other_changes(before, after)
     n = min(len(units_a(a.prompt_nll)), len(units_b(b.prompt_nll)))
     right, nll = _answers(a, b, chosen) if pairing == "paired" else _other_answers(a, b, units_a, units_b)
     return HeadDiff(
@@ -198,9 +198,16 @@ def diff(
 
 
 def _changes(difference: Floats) -> TTest:
-    """Each head's change over units [U, L, H], with an interval that allows for their skew."""
-    low, high = skewed_interval(difference)
+    """Each head's change over units [U, L, H], with an interval that allows for their skew, and for few that agree."""
+    low, high = change_interval(difference, *skewed_interval(difference))
     return replace(moderated_test(difference), low=low, high=high)
+
+
+def _other_changes(before: Floats, after: Floats) -> TTest:
+    """The same over other units [U, L, H] and [V, L, H]."""
+    test = welch_test(before, after)
+    low, high = others_change_interval(before, after, test.low, test.high)
+    return replace(test, low=low, high=high)
 
 
 Grouping = Callable[[Floats], Floats]
@@ -221,13 +228,16 @@ def _answers(a: Scores, b: Scores, unit: str) -> tuple[TTest, TTest]:
     answered, nll = b.correct.astype(float) - a.correct, cluster_means(b.prompt_nll - a.prompt_nll, of)
     net = np.bincount(np.unique(of, return_inverse=True)[1], weights=answered).astype(int)
     exact = exchange_p(net) if len(net) >= MIN_UNITS else float("nan")
-    right = replace(difference_test(cluster_means(answered, of)), p=np.asarray(exact))
+    units = cluster_means(answered, of)
+    right = difference_test(units)
+    low, high = change_interval(units, right.low, right.high)
+    right = replace(right, low=low, high=high, p=np.asarray(exact))
     return right, replace(difference_test(nll), p=np.asarray(mean_change_p(nll)))
 
 
 def _other_answers(a: Scores, b: Scores, units_a: Grouping, units_b: Grouping) -> tuple[TTest, TTest]:
     """The same over other prompts."""
-    right = welch_test(units_a(a.correct.astype(float)), units_b(b.correct.astype(float)))
+    right = _other_changes(units_a(a.correct.astype(float)), units_b(b.correct.astype(float)))
     return right, welch_test(units_a(a.prompt_nll), units_b(b.prompt_nll))
 
 

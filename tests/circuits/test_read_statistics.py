@@ -288,7 +288,7 @@ def test_a_profile_change_by_hand(paired):
         parts = [(len(u) - 1) / len(u) * ((u - u.mean(0)) ** 2).sum(0) for u in units]
         variance, freedom = sum(parts), sum(parts) ** 2 / (parts[0] ** 2 / 5 + parts[1] ** 2 / 3)
     unknown = [spreads(freed(b, e)) - spreads(freed(a, e)) for e in (0.6, 0.9)]
-    half = textbook.t.ppf(0.975, freedom) * np.sqrt(variance + (unknown[0] - unknown[1]) ** 2 / 4)
+    half = textbook.t.ppf(0.975, freedom) * np.sqrt(variance + (1.25 * (unknown[0] - unknown[1])) ** 2)
     np.testing.assert_allclose([c.high - c.low for c in found], 2 * half, rtol=1e-6)
     np.testing.assert_allclose([c.low for c in found], values[1] - values[0] - half, rtol=1e-6)
     assert [c.name for c in found] == list(PROFILES[1:])
@@ -305,6 +305,19 @@ def test_intervals_of_a_profile_cover_what_many_facts_show():
         found = profile_changes(WIDE, a, b, paired=False)
         inside.append([c.low <= true <= c.high for c, true in zip(found, change, strict=True)])
     np.testing.assert_array_less(0.88, np.mean(inside, axis=0))
+
+
+@pytest.mark.parametrize("facts", [8, 48])
+def test_noise_that_grows_is_no_change_of_spread(facts):
+    """The same mean scores, twice the noise at B: means over few facts look more spread there, and are not."""
+    rng = np.random.default_rng(3)
+    truth = np.exp(2 * rng.normal(size=int(WIDE.mask.sum())))
+    inside = []
+    for _ in range(60):
+        a, noise = truth * (1 + rng.normal(size=(2, facts, len(truth))))
+        _, edges, *_ = profile_changes(WIDE, a, a + noise - truth, paired=True)
+        inside.append(edges.low <= 0 <= edges.high)
+    assert np.mean(inside) > 0.88
 
 
 def test_noise_makes_no_graph_look_more_spread():

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from checkpoints.errors import CheckpointMismatch
 from circuit_drift.api.pairs import compare
@@ -74,8 +75,15 @@ def same():
     return compare(a, replace(a, name="step1", step=1))
 
 
+def open_ends(change: float, *, chosen: int) -> tuple[float, float]:
+    """What ten needles that changed alike leave open, for so many named of four heads (false coverage rate)."""
+    seen, wider = 0.025 ** (1 / 10), t.ppf(1 - 0.05 * chosen / 4 / 2, 9) / t.ppf(0.975, 9)
+    low, high = (change + 1) * seen - 1, 1 - (1 - change) * seen
+    return change - (change - low) * wider, change + (high - change) * wider
+
+
 def test_a_pair_that_changed_says_what_changed_by_how_much_and_on_what(changed):
-    opening, recall, learned, few, overlap, forth, back, role, needles, heads, level = changed.verdict
+    opening, recall, learned, naming, few, overlap, forth, back, role, needles, heads, level = changed.verdict
     assert opening == (
         "0 and 1,000 differ: 2 lost, 16 learned of 20 facts; circuits of facts learned: changed in 2 edges; 2 heads of "
         "4 changed; needle accuracy 0.20 → 0.80; 1 more, below."
@@ -90,6 +98,10 @@ def test_a_pair_that_changed_says_what_changed_by_how_much_and_on_what(changed):
         f"Facts learned (16): same wiring (1 − cosine {wiring:.2f} [{wiring:.2f}, {wiring:.2f}], margin 0.1), "
         f"{strength:.2f} [{strength:.2f}, {strength:.2f}] times as strong; 2 edges changed (1 gained, 1 lost), most "
         "m1->logits, a1.h1->logits."
+    )
+    assert naming == (
+        "Single edges rest on fewer than 32 facts (learned): if changes are skewed, a fifth of those named may be "
+        "false."
     )
     assert few == (
         "Too few facts to show a change of their circuits at the level of the pair: lost (2), recalled at neither (2)."
@@ -108,9 +120,10 @@ def test_a_pair_that_changed_says_what_changed_by_how_much_and_on_what(changed):
         "Needles: all words right 0.20 → 0.80 (change +0.60 [+0.23, +0.97]); answer perplexity 7.39 → 2.72 "
         "(× 0.37 [0.37, 0.37])."
     )
+    low, high = open_ends(0.6875, chosen=2)
     assert heads == (
-        "Heads: 2 of 4 changed, most a0.h1 +0.69 [+0.69, +0.69], over 10 needles; retrieval heads (score > 0.1): "
-        "gained a0.h1, a1.h1."
+        f"Heads: 2 of 4 changed, most a0.h1 +0.69 [+{low:.2f}, +{high:.2f}], over 10 needles; retrieval heads "
+        "(score > 0.1): gained a0.h1, a1.h1."
     )
     assert level == (
         "Level of the pair: at most 0.05 that any difference named is chance "
@@ -126,8 +139,9 @@ def test_what_each_statement_of_a_pair_rests_on(changed):
         "outcome": "level 0.05 for the pair; margins as in docs/comparing.md",
         "recall": "exact binomial interval of the share that changed sides; exact McNemar",
         "group": "products between different facts; sign flips of facts, of the largest edge facts drawn anew as well; "
-        "Holm over the pair; edges named by sign flips alone below 32 of them: a fifth may be false if changes are "
-        "skewed as exponential ones are",
+        "Holm over the pair",
+        "naming": "simulated: below 32 facts, named by sign flips alone, .20 of them are false beside exponential "
+        "changes and .02 beside real ones",
         "few": "fewer than 8 facts, or so few that even their smallest possible p would not hold for the pair",
         "overlap": "ranked on a third of the facts, correlated between the two others",
         "needles": "95 % t intervals over 10 needles",
@@ -143,7 +157,8 @@ def test_what_each_statement_of_a_pair_rests_on(changed):
     assert (recall["margin"], recall["outcome"]) == (changed.deltas.recall, "different")
     heads = told["heads"].numbers
     assert (heads["n"], heads["unit"], heads["threshold"], heads["margin"]) == (10, "needle", 0.1, changed.deltas.heads)
-    assert heads["largest"] == {"name": "a0.h1", "delta": 0.6875, "low": 0.6875, "high": 0.6875}
+    low, high = (pytest.approx(end) for end in open_ends(0.6875, chosen=2))
+    assert heads["largest"] == {"name": "a0.h1", "delta": 0.6875, "low": low, "high": high}
     assert told["level"].numbers["level"] == 0.05
     assert sorted(told["level"].numbers["families"]) == ["behaviour", "circuit", "heads", "readouts"]
 
@@ -163,7 +178,7 @@ def test_one_edge_and_one_head_are_told_as_one():
 
 def test_read_the_other_way_every_sign_turns(changed):
     back = compare(changed.b, changed.a)
-    opening, recall, lost, _, _, role, needles, heads, *_ = back.verdict
+    opening, recall, lost, _, _, _, role, needles, heads, *_ = back.verdict
     assert opening == (
         "1,000 and 0 differ: 16 lost, 2 learned of 20 facts; circuits of facts lost: changed in 2 edges; 2 heads of 4 "
         "changed; needle accuracy 0.80 → 0.20; 1 more, below."
@@ -187,6 +202,7 @@ def test_a_pair_that_did_not_change_is_undecided_where_facts_are_too_few_to_boun
         "Ranks of edges are reliable for all edges. Jaccard, 20 edges: 1.00; halves of the facts 1.00"
     )
     assert overlap.endswith(" by chance: no less alike than halves are.")
+    _, high = open_ends(0.0, chosen=1)
     assert same.verdict == (
         "Undecided whether 0 and 1 differ: no change is shown, but facts that change sides may reach 0.17 (margin 0.1)"
         "; measure about 16 more facts.",
@@ -195,10 +211,10 @@ def test_a_pair_that_did_not_change_is_undecided_where_facts_are_too_few_to_boun
         "times as strong; no edge changed beyond the noise (p = 1).",
         overlap,
         "No head of the circuits gained or lost a role.",
-        "Needles: all words right 0.20 → 0.20 (change +0.00 [+0.00, +0.00]); answer perplexity 7.39 → 7.39 "
+        "Needles: all words right 0.20 → 0.20 (change +0.00 [-0.31, +0.31]); answer perplexity 7.39 → 7.39 "
         "(× 1.00 [1.00, 1.00]).",
-        "Heads: 0 of 4 changed, most a0.h0 +0.00 [+0.00, +0.00], over 10 needles; retrieval heads (score > 0.1): the "
-        "same.",
+        f"Heads: 0 of 4 changed, most a0.h0 +0.00 [-{high:.2f}, +{high:.2f}], over 10 needles; retrieval heads "
+        "(score > 0.1): the same.",
         "Level of the pair: at most 0.05 that any difference named is chance "
         "(Holm over recall, circuits, heads, needle answers).",
     )
@@ -222,8 +238,8 @@ def test_a_pair_differs_by_its_circuit_alone():
     pair = compare(a, b.with_result("heads", a.heads))
     assert pair.significant
     assert pair.verdict[0] == "0 and 1,000 differ: circuits of facts recalled at neither: changed in 2 edges."
-    told = {statement.numbers["changed"]: statement.basis for statement in pair.statements if statement.kind == "group"}
-    assert "named by sign flips alone below 32 of them: a fifth may be false" in told[2]
+    (naming,) = (statement for statement in pair.statements if statement.kind == "naming")
+    assert naming.numbers == {"groups": ["neither"], "least": 32}
 
 
 def test_a_pair_differs_by_its_heads_alone():
@@ -340,7 +356,8 @@ def test_the_tables_of_a_pair_have_their_titles_in_their_order(changed):
 def test_the_table_of_heads(changed):
     frame = _tables(changed)["heads"].frame
     assert list(frame) == ["name", "before", "after", "delta", "low", "high", "q", "status"]
-    assert frame.iloc[0].tolist() == ["a0.h1", 0.0625, 0.75, 0.6875, 0.6875, 0.6875, 4 / 2 / 2**9, "gained"]
+    ends = [pytest.approx(end) for end in open_ends(0.6875, chosen=2)]
+    assert frame.iloc[0].tolist() == ["a0.h1", 0.0625, 0.75, 0.6875, *ends, 4 / 2 / 2**9, "gained"]
     assert frame["delta"].tolist()[1:] == [0.5, 0, 0]
     assert frame["q"].tolist()[1:] == [4 / 2 / 2**9, 1, 1]
 
@@ -414,12 +431,12 @@ def test_a_pair_is_printed_with_who_it_is_its_verdict_and_its_tables(changed, sa
         "B  step1000 · step 1,000 · 4,096,000 tokens · late",
         "",
     ]
-    assert lines[3:14] == [f"• {sentence}" for sentence in changed.verdict]
+    assert lines[3:15] == [f"• {sentence}" for sentence in changed.verdict]
     titles = [table.title for table in pair_tables(changed)]
     assert [line for line in lines if line in titles] == titles
     head = next(line for line in lines if "a0.h1" in line and "│" in line and "0.688" in line)
     assert [cell.strip() for cell in head.strip("│ ").split("│")] == [
-        "a0.h1", "0.0625", "0.75", "0.688", "0.688", "0.688", "0.00391", "gained"
+        "a0.h1", "0.0625", "0.75", "0.688", "0.0696", "0.802", "0.00391", "gained"
     ]  # fmt: skip
     overlap = next(line for line in lines if "│ Jaccard, 20 edges" in line)
     cells = [cell.strip() for cell in overlap.strip("│ ").split("│")]
@@ -500,7 +517,7 @@ def test_json_names_the_facts_that_were_refused_and_holds_null_for_what_is_no_nu
 def test_a_notebook_shows_a_pair(changed):
     html = changed._repr_html_()
     assert html.startswith("<p><b>0 → 1,000</b></p><ul><li>0 and 1,000 differ: 2 lost, 16 learned of 20 facts;")
-    assert html.count("<li>") == 11
+    assert html.count("<li>") == 12
     assert html.count("<table") == 9
     assert "m1-&gt;logits" in html
     assert re.search(r"<td>a0.h1</td>\s*<td>0.0625</td>\s*<td>0.75</td>\s*<td>0.688</td>", html)

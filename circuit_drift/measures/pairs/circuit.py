@@ -53,8 +53,8 @@ HEADINGS = {"nodes": "Nodes", "ranks": "Reliability by rank", "similarity": "Sim
 BASES = {
     "group": "products between different facts; sign flips of facts, of the largest edge facts drawn anew as well; "
     "Holm over the pair",
-    "named": f"; edges named by sign flips alone below {MANY} of them: a fifth may be false if changes are skewed as "
-    "exponential ones are",
+    "naming": f"simulated: below {MANY} facts, named by sign flips alone, .20 of them are false beside exponential "
+    "changes and .02 beside real ones",
     "few": "fewer than 8 facts, or so few that even their smallest possible p would not hold for the pair",
     "unlearned": "no fact recalled, and clean prompts prefer the answer no more than corrupt ones do",
 }
@@ -109,6 +109,7 @@ class CircuitPairing(Pairing):
         for each in groups.groups:
             if _told(each, pair) == "group":
                 yield _statement(each, pair)
+        yield from _naming(groups, pair)
         for kind in ("unlearned", "few"):
             rows = [
                 {"group": each.group.name, "facts": len(each.group), "units": each.units, "unit": each.unit}
@@ -263,8 +264,16 @@ def _statement(each: GroupChange, pair: PairRecord) -> Statement:
         "statuses": {name: diff.counts[name] for name in STATUSES},
         "edges": diff.to_frame().query("changed")["edge"].tolist(),
     }
-    few = diff.n_significant > 0 and diff.n < MANY
-    return Statement("group", about, basis=BASES["group"] + (BASES["named"] if few else ""))
+    return Statement("group", about, basis=BASES["group"])
+
+
+def _naming(groups: CircuitGroups, pair: PairRecord) -> Iterator[Statement]:
+    """In which groups single edges are named by so few facts that more of them may be false than the level says."""
+    told = [each for each in groups.groups if _told(each, pair) == "group"]
+    diffs = {each.group.name: each.diff for each in told if each.diff is not None}
+    few = [name for name, diff in diffs.items() if diff.n_significant and diff.n < MANY]
+    if few:
+        yield Statement("naming", {"groups": few, "least": MANY}, basis=BASES["naming"])
 
 
 def _edges(groups: CircuitGroups) -> "pd.DataFrame":

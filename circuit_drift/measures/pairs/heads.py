@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import heads
 from checkpoints.stats.changes import smallest_change_q, smallest_mean_change_p
@@ -47,7 +48,8 @@ class HeadPairing(Pairing):
         """
         p = float(np.nanmin(change.q)) if np.isfinite(change.q).any() else float("nan")
         lowest = smallest_change_q(change.n)
-        yield Question("heads", "heads", p, effects=tuple(head_effects(change, deltas)), least=lowest)
+        moved = _moved(a, b)
+        yield Question("heads", "heads", p, effects=tuple(head_effects(change, deltas, moved)), least=lowest)
         yield Question("readouts", ACCURACY, change.accuracy.p, least=2.0 ** (1 - change.n))
         least = smallest_mean_change_p(change.n)
         yield Question("readouts", NLL, change.nll.p, effects=tuple(nll_effects(change, deltas)), least=least)
@@ -103,12 +105,22 @@ class HeadPairing(Pairing):
             )
 
 
-def head_effects(change: HeadDiff, deltas: Deltas) -> Iterator[Effect]:
+def _moved(a: Point, b: Point) -> NDArray[np.bool_]:
+    """[L, H] heads whose score differs on any prompt."""
+    assert a.heads is not None
+    assert b.heads is not None
+    before, after = (np.nan_to_num(scores.copy) for scores in (a.heads, b.heads))
+    return np.asarray((before != after).any(axis=0))
+
+
+def head_effects(change: HeadDiff, deltas: Deltas, moved: NDArray[np.bool_]) -> Iterator[Effect]:
     """The largest change of any head, whatever its sign; equivalent where every head's interval is inside the margin.
 
-    Its interval reaches from the largest lower to the largest upper end of |change| over the heads.
+    Its interval reaches from the largest lower to the largest upper end of |change| over the heads. Those that no
+    prompt ``moved`` [L, H], as most that never retrieve, count as unchanged: what so few needles leave open of each is
+    in its own interval alone.
     """
-    low, high = folded(change.low, change.high)
+    low, high = (np.where(moved, end, 0.0 * end) for end in folded(change.low, change.high))
     if not np.isfinite(high).any() or not np.isfinite(change.q).any():
         return
     value, ends = float(np.nanmax(np.abs(change.delta))), (float(np.nanmax(low)), float(np.nanmax(high)))

@@ -243,8 +243,14 @@ def test_the_floor_of_two_other_seeds_is_the_stored_one():
         what, _, group = row[0].partition(", facts ")
         of = changes[f"{ASKED[what]} ({BACKWARDS[group]})" if group else ASKED[what]]
         found = [of[name] for name in ("value", "low", "high", "floor", "reach")]
-        shown = [number for cell in row[1:] for number in numbers(cell)]
+        shown = [number for cell in row[1:3] for number in numbers(cell)]
         assert shown == pytest.approx(found, abs=0.0051 if max(found) > 0.1 else 0.000051), row
+        assert row[3].partition(",")[0] == of["outcome"], row
+        assert numbers(row[3]) == pytest.approx([of["p"]], abs=0.0051), row
+    assert (floor["outcome"], floor["needed"], len(changes)) == ("undecided", 3, 40)
+    assert "All 40 changes together" in KNOWLEDGE
+    assert "p = .07: whether" in KNOWLEDGE
+    assert floor["p"] == pytest.approx(0.07, abs=0.005)
 
 
 def test_what_each_circuit_keeps_in_each_model_is_the_stored_transfer():
