@@ -129,7 +129,9 @@ def _explainable(explain: str | None, outputs: str | None, dtype: str) -> list[s
 
     if outputs and not explain:
         raise BadPrompt("--outputs tells where in the prompt an explained change is made; give --explain with it")
-    asked = names(explain or "")
+    asked = list(dict.fromkeys(names(explain or "")))
+    if explain is not None and not asked:
+        raise BadPrompt(f"--explain {explain!r} names no behaviour; give --explain alone for {FIRST_BEHAVIOUR}")
     for behaviour in asked:
         require_behaviour(behaviour)
     if asked and dtype != "float32":
@@ -141,7 +143,7 @@ def _explained(pair: "PairDiff", asked: str, effort: "Effort") -> "PairDiff":
     """The pair with an explanation, or with the reason that these two checkpoints have none."""
     try:
         return pair.explained(asked, effort=effort)
-    except (CheckpointMismatch, UnsupportedArchitecture) as error:
+    except (BadPrompt, CheckpointMismatch, UnsupportedArchitecture) as error:
         return replace(pair, missing={**pair.missing, _explanation_of(asked): str(error)})
 
 

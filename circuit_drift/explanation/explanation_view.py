@@ -21,12 +21,16 @@ NAMED = 3
 BARS = 12
 MARGIN = 0.15
 """Room for the numbers above and below the bars, as a part of the axis."""
+NUMBERS = 10
+"""Size of the numbers on the bars, in pixels."""
 SLIGHT = 0.25
 """Below this part of the behaviour's size the bars of a change are too small to see on an axis from 0."""
-UNSEEN = 0.001
+UNSEEN = 0.005
 """What is left over is drawn from this part of the change on."""
 COMPLETE = 0.01
 HALF = 0.5
+BEYOND = 1.25
+"""From this part of the change on, components put in are told to do more than all of it."""
 FAR = 0.1
 ENOUGH = 0.95
 _OF_EXPERTS = re.compile(r"m\d+\.(router$|e\d+\.)")
@@ -114,6 +118,11 @@ def proof_sentences(found: "Explanation") -> Iterator[str]:
         )
     elif inserted < HALF:
         yield f"Spread: the first {size} make {_whole(attributed)} of the change; no small set explains it."
+    elif (most := max(restored := [found.restored(values) for values in patching.inserted])) > BEYOND:
+        yield (
+            f"More of them do more than the whole change (the first {patching.sizes[restored.index(most)]:,} "
+            f"{_whole(most)}): components whose shares work against it take the rest back."
+        )
 
 
 def _outputs(found: "Explanation") -> Iterator[str]:
@@ -131,7 +140,7 @@ def _outputs(found: "Explanation") -> Iterator[str]:
 
 
 def best_size(found: "Explanation") -> tuple[int, float, float, list[float]]:
-    """The smallest set that restores the change to 5 %, else the largest tried.
+    """The smallest set that restores the change to 5 %, else the largest tried, or where that overshoots the nearest.
 
     Returns:
         its place among the sizes, and the shares that it restores, takes back, and that random ones restore.
@@ -143,7 +152,9 @@ def best_size(found: "Explanation") -> tuple[int, float, float, list[float]]:
     if patching is None or not len(patching.sizes):
         raise BadPrompt(f"no component was patched between {found.a} and {found.b}; explain with patching")
     restored = [found.restored(values) for values in patching.inserted]
-    k = next((i for i, value in enumerate(restored) if abs(1 - value) <= 1 - ENOUGH), len(restored) - 1)
+    misses = [abs(1 - value) for value in restored]
+    largest = misses.index(min(misses)) if restored[-1] > 1 else len(restored) - 1
+    k = next((i for i, miss in enumerate(misses) if miss <= 1 - ENOUGH), largest)
     removed = 1 - found.restored(patching.removed[k])
     return k, restored[k], removed, [found.restored(draw[k]) for draw in patching.random]
 
@@ -285,13 +296,16 @@ def waterfall(found: "Explanation") -> "go.Figure":
     cut = float(np.ptp(heights)) < SLIGHT * float(np.abs(heights).max())
     seen = heights if cut else np.append(heights, 0.0)
     room = MARGIN * float(np.ptp(seen))
+    numbers = (f"{ends[0]:.3g}", *(f"{value:+.2g}" for _, value in steps), f"{ends[1]:.3g}")
     figure = go.Figure(
         go.Waterfall(
             x=[found.a, *(name for name, _ in steps), found.b],
             y=[ends[0], *(value for _, value in steps), 0.0],
             measure=["absolute", *["relative"] * len(steps), "total"],
-            text=[_told(ends[0], ".3g"), *(_told(value, "+.2g") for _, value in steps), _told(ends[1], ".3g")],
+            text=[told.replace("-", "−") for told in numbers],
             textposition="outside",
+            textfont={"size": NUMBERS},
+            constraintext="none",
             cliponaxis=False,
             increasing={"marker": {"color": VERMILLION}},
             decreasing={"marker": {"color": BLUE}},
@@ -307,11 +321,6 @@ def waterfall(found: "Explanation") -> "go.Figure":
         title=f"{found.behaviour}, {found.a} → {found.b}: {lead} leads" if found.is_certain else f"{found.behaviour}",
         subtitle=f"{WHAT[found.is_attributed]}, mean over prompts; red raises, blue lowers",
     )
-
-
-def _told(value: float, form: str) -> str:
-    """A number with a true minus."""
-    return format(value, form).replace("-", "−")
 
 
 def restored_figure(found: "Explanation") -> "go.Figure":

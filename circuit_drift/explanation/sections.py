@@ -15,7 +15,8 @@ def explanation_sections(found: Explanation, *, anchor: str) -> Iterator[Section
     }
     caption = (
         f"{how[found.is_attributed]}; a share is in the behaviour's unit, and positive where it raises the behaviour. "
-        "Intervals are over prompts."
+        "Intervals are over prompts. a2.h1.q: the queries of head 1 of layer 2; a2.h1.o: its columns of the output "
+        "projection; a2.kv0.k, a2.kv0.v: keys and values of a group of heads; m3.down: a projection of layer 3's MLP."
     )
     text, frame = " ".join(sentences(found)), found.to_frame()
     if not found.changed:
@@ -39,7 +40,8 @@ def explanation_sections(found: Explanation, *, anchor: str) -> Iterator[Section
             f"Put back: {found.behaviour}",
             figure=found.plot_patching(),
             caption="Exact: the model runs with the other checkpoint's weights in these components. Percent of the "
-            "change from A to B; random components are of the same kinds and, where there are others, layers.",
+            "change from A to B; random components are of the same kinds and, where there are others, layers; fewer "
+            "where a kind has no others left.",
             frame=patching_frame(found),
         )
     if found.outputs is not None and found.is_certain:

@@ -213,7 +213,9 @@ def _weights(pair: PairRecord) -> Iterator[Section]:
 
 def _explained(pair: PairRecord) -> Iterator[Section]:
     for found in pair.explanations:
-        yield from explanation_sections(found, anchor=found.behaviour.replace(" ", "-"))
+        yield from in_chapter(
+            "What changed and why", explanation_sections(found, anchor=found.behaviour.replace(" ", "-"))
+        )
 
 
 def _steps(run: RunRecord) -> str:

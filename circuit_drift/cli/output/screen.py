@@ -84,7 +84,7 @@ def shares_frame(found: "Explanation") -> "pd.DataFrame":
         "component": frame["component"].tolist(),
         f"share, {found.unit}": [interval(*each) for each in ends],
     }
-    told = {"percent": "% of the change", "restored": "% restored", "taken_back": "% taken back"}
+    told = {"percent": "% of change", "restored": "% restored", "taken_back": "% taken back"}
     columns |= {shown: [_short(each) for each in frame[name]] for name, shown in told.items() if name in frame}
     return pd.DataFrame(columns)
 

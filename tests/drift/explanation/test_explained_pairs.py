@@ -202,6 +202,16 @@ def test_a_diff_whose_change_cannot_be_explained_is_shown_with_the_reason(edited
     assert (told.exit_code, document["significant"]) in {(1, True), (3, False)}
 
 
+def test_a_diff_is_shown_where_there_is_nothing_to_explain_of_what_was_asked(edited: Path, tmp_path: Path):
+    asked = ["diff", f"{edited}@1", f"{edited}@2", "--measures", "heads", "--length", "64", "--json"]
+    asked += ["--store", str(tmp_path / "store"), "--explain", "facts:nobody,a9.h9,facts:nobody"]
+    told = CliRunner().invoke(app, asked)
+    document = json.loads(told.stdout)
+    assert "no fact is labelled 'nobody'" in document["not_compared"]["the explanation of facts:nobody"]
+    assert "there is no head a9.h9" in document["not_compared"]["the explanation of a9.h9"]
+    assert (told.exit_code, document["significant"]) in {(1, True), (3, False)}
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -209,6 +219,7 @@ def test_a_diff_whose_change_cannot_be_explained_is_shown_with_the_reason(edited
         (["--explain", "text:odd"], "only facts have groups"),
         (["--explain", "text", "--dtype", "bfloat16"], "--explain needs float32"),
         (["--outputs", "a1.h1"], "give --explain with it"),
+        (["--explain", ","], "--explain ',' names no behaviour"),
     ],
 )
 def test_what_cannot_be_explained_at_all_is_refused_before_anything_is_measured(

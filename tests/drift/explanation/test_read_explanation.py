@@ -121,6 +121,14 @@ def test_parts_that_restore_nothing_alone_are_co_adapted_or_spread():
     assert "give or take the 90 % of it that shares miss; " in thin
 
 
+def test_components_that_do_more_than_the_change_are_told_where_they_come_nearest_to_it():
+    found = made(patching=patched([1.1, 2.75], [0.6875, 0.0]))
+    assert best_size(found)[:2] == (0, pytest.approx(0.8))
+    assert "Put into 10, a0.h1.o of 20 restores 80 % of it" in found.verdict
+    assert "More of them do more than the whole change (the first 2 200 %)" in found.verdict
+    assert "more than the whole" not in made(patching=patched([0.6875, 1.5], [0.6875, 0.0])).verdict
+
+
 def test_what_is_not_told_apart_from_none_is_not_claimed():
     noisy = made(along=np.array([[0.0, 0.0], [1.4, -1.2]]), patching=patched([0.6875, 1.375], [0.6875, 0.1375]))
     assert list(sentences(noisy)) == [
@@ -155,10 +163,10 @@ def test_the_table_has_groups_parts_and_single_components_put_back():
 
 def test_the_screen_has_shares_with_intervals_in_few_columns():
     frame = shares_frame(made(patching=patched([0.6875, 1.375], [0.6875, 0.1375])))
-    assert list(frame) == ["component", "share, nats", "% of the change", "% restored", "% taken back"]
+    assert list(frame) == ["component", "share, nats", "% of change", "% restored", "% taken back"]
     assert frame.iloc[0, :3].tolist() == ["a0.h1.o", "+1.1 [+1, +1.2]", 82.0]
     assert frame.iloc[0, 3:].tolist() == [73.0, 64.0]
-    assert list(shares_frame(made())) == ["component", "share, nats", "% of the change"]
+    assert list(shares_frame(made())) == ["component", "share, nats", "% of change"]
 
 
 def test_shares_of_one_sign_lower_nothing():
