@@ -98,15 +98,27 @@ def test_folders_beside_the_packages_hold_about_a_dozen_modules_too(outside: str
     assert {str(folder.relative_to(ROOT)): n for folder, n in inside.items() if n > MODULES_A_FOLDER} == {}
 
 
-def test_tests_follow_the_rooms_of_heads_and_circuits_and_checkpoints():
-    for package in ("checkpoints", "heads", "circuits"):
-        folders = {path.name for path in (ROOT / "tests" / package).iterdir() if any(path.glob("test_*.py"))}
-        assert folders <= {path.name for path in (ROOT / package).iterdir() if path.is_dir()}, package
+def test_tests_follow_the_rooms():
+    rooms_of = {package: _folders(ROOT / package) for package in PACKAGES}
+    homes = {
+        **{package: rooms_of[package] for package in ("checkpoints", "heads", "circuits")},
+        "drift": {*rooms_of["circuit_drift"], "docs"},
+        "lab": {*rooms_of["circuit_drift"], *_folders(ROOT / "circuit_drift" / "lab"), "world"},
+    }
+    for home, allowed in homes.items():
+        folders = {path.name for path in (ROOT / "tests" / home).iterdir() if any(path.glob("test_*.py"))}
+        assert folders <= allowed, home
+
+
+def _folders(path: Path) -> set[str]:
+    return {inside.name for inside in path.iterdir() if inside.is_dir()}
 
 
 @pytest.mark.parametrize("outside", ["circuit_drift.lab", "circuit_drift.replicate"])
 def test_nothing_rests_on_what_stands_outside_the_house(graph: nx.DiGraph, outside: str):
     users = {one for one, other in graph.edges if f"{other}.".startswith(f"{outside}.")}
+    texts = {module: path.read_text(encoding="utf-8") for module, path in graph.nodes(data="path")}
+    users |= {module for module, text in texts.items() if f'import_module("{outside}' in text}
     assert {user for user in users if not f"{user}.".startswith(OUTSIDE)} == set()
 
 
@@ -120,10 +132,12 @@ def test_no_module_hides_a_public_name(graph: nx.DiGraph, package: str):
 
 
 def test_resampling_and_corrections_stand_in_one_room(graph: nx.DiGraph):
-    own = re.compile(r"multinomial\(|quantile\(|false_discovery_control|beta\.ppf")
+    own = re.compile(r"multinomial\(|quantile\(|percentile\(|false_discovery_control|beta\.ppf|binomtest")
+    tests = re.compile(r"ttest_|permutation_test|wilcoxon|mannwhitneyu|\bt\.(ppf|sf)|norm\.(ppf|sf)|stats\.bootstrap\(")
     texts = {module: path.read_text(encoding="utf-8") for module, path in graph.nodes(data="path")}
     drawn = {module for module, text in texts.items() if own.search(text)}
-    assert {module.rpartition(".")[0] for module in drawn} == {"checkpoints.stats"}
+    tested = {module for module, text in texts.items() if tests.search(text) and not module.startswith(OUTSIDE)}
+    assert {module.rpartition(".")[0] for module in drawn | tested} == {"checkpoints.stats"}
 
 
 def test_mutants_are_planted_in_modules_that_are_there_and_killed_by_tests_that_are_there():

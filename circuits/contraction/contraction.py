@@ -29,8 +29,6 @@ from circuits.trace.writers import Writers
 
 CPU_CHUNK, GPU_CHUNK = 36 << 20, 1 << 30
 CPU_WEIGHTS, GPU_WEIGHTS = 1 << 28, 4 << 30
-UNSETTLED = 2
-"""Steps whose parts along x_hat are subtracted together: a pass over the writers, against a stream a layer and step."""
 
 
 class _Chunk(NamedTuple):
@@ -104,10 +102,8 @@ class Contraction:
     def settle(self, scores: Tensor, batch: Batch, differences: Writers, gradients: Gradients) -> None:
         """Subtract the parts along x_hat of the steps added so far from ``scores`` [b, B, F], and forget them.
 
-        Asked for before every step; done once there are `UNSETTLED`, so that what is kept does not grow with them.
+        Done after every step, so that what is kept does not grow with the steps.
         """
-        if gradients.unsettled < UNSETTLED:
-            return
         chunks = self._chunks(batch) if any(total.along for total in gradients.layers) else ()
         for chunk in chunks:
             written, _ = self._buffers(chunk.size)
@@ -116,7 +112,8 @@ class Contraction:
                 self._write(written, block, head_writer(block, self.dtype), differences, chunk)
             self._subtract_along(scores[chunk.target], written, gradients, chunk)
         self._free()
-        gradients.forget_along()
+        for total in gradients.layers:
+            total.along.clear()
 
     def _multiply(self, scores: Tensor, layer: int, written: Tensor, gradients: Tensor) -> None:
         """Add to [B, F] what the readers in front of a layer get from the writers before it."""

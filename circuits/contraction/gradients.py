@@ -54,23 +54,16 @@ class Gradients:
     Args:
         parts: the model.
         freeze_norms: whether the scale of the norm in front of a reader counts as a constant.
-
-    Attributes:
-        layers: what each layer's readers gather.
-        logits_btd: what the logits gather.
-        unsettled: steps whose parts along x_hat are still to be subtracted.
     """
 
     def __init__(self, parts: Anatomy, *, freeze_norms: bool = False) -> None:
         self.parts, self.freeze_norms = parts, freeze_norms
         self.layers = [LayerGradients() for _ in parts.blocks]
         self.logits_btd: Tensor | None = None
-        self.unsettled = 0
 
     def add(self, trace: Trace, metric: Metric, weight: float) -> None:
         """Run the backward pass of a trace, from the metric [b] of its logits, and add its gradients."""
         found = _backward(trace, metric)
-        self.unsettled += 1
         self.logits_btd = _sum(self.logits_btd, widen(found.pop(FINAL)) * weight)
         for block, seen, total in zip(self.parts.blocks, trace.layers, self.layers, strict=True):
             self._add_attention(total, block, seen, found, weight)
@@ -85,12 +78,6 @@ class Gradients:
         total.apart = [(stream, torch.zeros_like(heads)) for stream, heads in total.apart]
         if self.parts.blocks[0].parallel and total.mlp_btd is not None:
             total.mlp_btd.zero_()
-
-    def forget_along(self) -> None:
-        """Forget the parts along x_hat, which have been subtracted."""
-        for total in self.layers:
-            total.along.clear()
-        self.unsettled = 0
 
     def _add_attention(
         self, total: LayerGradients, block: Block, seen: LayerTrace, found: dict[Place, Tensor], weight: float

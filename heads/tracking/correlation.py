@@ -9,6 +9,7 @@ import numpy as np
 
 from checkpoints.errors import BadPrompt
 from checkpoints.files.reading import read_table
+from checkpoints.stats.lines import fisher_interval, pearson, pearson_p
 from checkpoints.stats.permutation import order_p
 from checkpoints.stats.units import Floats
 
@@ -106,32 +107,6 @@ def correlate(metric: Floats, downstream: Floats, *, names: tuple[str, str] = ("
 
 def _differences_p(x: Floats, y: Floats) -> float:
     return order_p(x, y) if min(np.ptp(x), np.ptp(y)) > 0 else float("nan")
-
-
-def pearson(x: Floats, y: Floats) -> float:
-    """Pearson correlation; NaN where either side does not vary."""
-    x, y = x - x.mean(), y - y.mean()
-    scale = math.sqrt(float(x @ x) * float(y @ y))
-    return float(np.clip(float(x @ y) / scale, -1, 1)) if scale > 0 else float("nan")
-
-
-def pearson_p(r: float, n: int) -> float:
-    """Two-sided p of a Pearson correlation over n pairs (t test, n - 2 degrees of freedom)."""
-    from scipy import stats
-
-    if abs(r) >= 1:
-        return 0.0
-    return float(2 * stats.t.sf(abs(r) * math.sqrt((n - 2) / (1 - r * r)), n - 2))
-
-
-def fisher_interval(r: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a Pearson correlation by Fisher's z; all of [-1, 1] at n = 3."""
-    from scipy import stats
-
-    if n <= 3 or abs(r) >= 1:
-        return (-1.0, 1.0) if n <= 3 else (r, r)
-    half = float(stats.norm.ppf(0.5 + level / 2)) / math.sqrt(n - 3)
-    return math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)
 
 
 def read_downstream(path: Path | str) -> dict[str, dict[int, float]]:

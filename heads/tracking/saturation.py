@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from checkpoints.stats.bootstrap import percentiles
+from checkpoints.stats.lines import prediction_reach, slope_reach, slopes, student_reach
 from checkpoints.stats.units import Floats
 
 BOUNDS: Mapping[str, float] = {
@@ -100,8 +101,8 @@ def saturation(
     trends = []
     for i in range(len(steps) - 1):
         time = doublings[i:]
-        slope = float(_slope(time, values[None, i:])[0])
-        ends = (float(end) for end in percentiles(_slope(time, draws[:, i:])))
+        slope = float(slopes(time, values[None, i:])[0])
+        ends = (float(end) for end in percentiles(slopes(time, draws[:, i:])))
         low, high = _with_scatter(time, values[i:], slope, *ends)
         stray = np.abs(values[i + 1 :] - values[i]) > bound * np.maximum(1.0, time[1:] - time[0])
         still = bool(-bound <= low and high <= bound and not stray.any())
@@ -109,26 +110,15 @@ def saturation(
     return Saturation(metric, tuple(trends))
 
 
-def _slope(time: Floats, values: Floats) -> Floats:
-    """Least-squares slope of each row of [D, C] values over [C] times."""
-    centred = time - time.mean()
-    return np.asarray(values @ centred / (centred @ centred))
-
-
 def _with_scatter(time: Floats, values: Floats, slope: float, low: float, high: float) -> tuple[float, float]:
     """An interval of a slope, widened by the scatter of the checkpoints about their line.
 
-    Each half is sqrt(half^2 + (t s)^2), with s the standard error of the least-squares slope and t at C - 2 degrees of
-    freedom; with fewer than `LATER` later checkpoints the interval is left as it is.
+    Each half is sqrt(half^2 + reach^2), the reach as of `checkpoints.stats.lines.slope_reach`; with fewer than `LATER`
+    later checkpoints the interval is left as it is.
     """
-    from scipy.stats import t
-
-    later = len(time) - 1
-    if later < LATER:
+    if len(time) <= LATER:
         return low, high
-    centred = time - time.mean()
-    away = values - values.mean() - slope * centred
-    error = t.ppf(0.975, later - 1) * np.sqrt(away @ away / (later - 1) / (centred @ centred))
+    error = slope_reach(time, values, slope)
     return slope - float(np.hypot(slope - low, error)), slope + float(np.hypot(high - slope, error))
 
 
@@ -141,13 +131,10 @@ def beyond_scatter(values: Floats) -> bool:
     Args:
         values: [C]; with fewer than `TOLD` after the first their scatter is not known, and the answer is no.
     """
-    from scipy.stats import t
-
     first, later = values[0], values[1:]
     if len(later) < TOLD:
         return False
-    half = t.ppf(0.975, len(later) - 1) * later.std(ddof=1) * np.sqrt(1 + 1 / len(later))
-    return bool(abs(first - later.mean()) > half)
+    return bool(abs(first - later.mean()) > prediction_reach(later))
 
 
 def deceptive(saturations: Sequence[Saturation]) -> tuple[tuple[Trend, Trend], ...]:
@@ -184,14 +171,14 @@ class LogFit:
 
 def log_fit(tokens: Floats, values: Floats) -> LogFit | None:
     """Fit A ln N + B; None with fewer than three checkpoints at N > 0."""
-    from scipy import stats
+    from scipy.stats import linregress
 
     kept = (tokens > 0) & np.isfinite(values)
     if kept.sum() < 3:
         return None
     x, y = np.log(tokens[kept]), values[kept]
-    fit = stats.linregress(x, y)
-    half = float(stats.t.ppf(0.975, len(x) - 2) * fit.stderr)
+    fit = linregress(x, y)
+    half = student_reach(len(x) - 2) * float(fit.stderr)
     residuals = tuple(float(v) for v in y - (fit.slope * x + fit.intercept))
     a, b = float(fit.slope), float(fit.intercept)
     return LogFit(a, b, a - half, a + half, residuals, float(fit.rvalue**2))

@@ -18,19 +18,12 @@ from checkpoints.stats.bootstrap import (
     widened,
     wilson_interval,
 )
+from checkpoints.stats.lines import fisher_interval, pearson, pearson_p
 from checkpoints.stats.permutation import order_p
 from checkpoints.stats.ttests import false_discovery, mean_interval, paired_test, skewed_interval, welch_test
 from checkpoints.stats.units import FEWEST, cluster_means, independent_units, nanmean, nansd
 from heads.scores.agreement import agreement, rank_biased_overlap, ranking, spearman
-from heads.tracking.correlation import (
-    Correlation,
-    align,
-    correlate,
-    fisher_interval,
-    pearson,
-    pearson_p,
-    read_downstream,
-)
+from heads.tracking.correlation import Correlation, align, correlate, read_downstream
 from heads.tracking.saturation import BOUNDS, Saturation, Trend, count_bound, deceptive, log_fit, saturation
 
 NAN = float("nan")

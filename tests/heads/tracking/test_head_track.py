@@ -6,9 +6,10 @@ from toys import fake_scores
 
 import heads
 from checkpoints.errors import BadPrompt, CheckpointMismatch
+from checkpoints.stats.lines import fisher_interval, pearson_p
 from checkpoints.stats.permutation import order_p
 from heads.scores.agreement import agreement, rank_biased_overlap
-from heads.tracking.correlation import correlate, fisher_interval, pearson_p, read_downstream
+from heads.tracking.correlation import correlate, read_downstream
 from heads.tracking.head_track import HeadTrack
 from heads.tracking.saturation import log_fit
 

@@ -1,0 +1,26 @@
+"""Lines through a handful of points."""
+
+import numpy as np
+import pytest
+
+from checkpoints.stats.lines import prediction_reach, slope_reach, slopes, student_reach
+
+
+def test_students_reach_is_that_of_the_tables():
+    assert student_reach(1) == pytest.approx(12.7062, abs=1e-4)
+    assert student_reach(2) == pytest.approx(4.30265, abs=1e-5)
+    assert student_reach(10) == pytest.approx(2.22814, abs=1e-5)
+
+
+def test_a_slope_and_how_far_its_interval_reaches():
+    time = np.array([0.0, 1.0, 2.0, 3.0])
+    values = np.array([[1.0, 3.0, 5.0, 7.0], [0.0, 1.0, 1.0, 2.0]])
+    assert slopes(time, values) == pytest.approx([2.0, 0.6])
+    assert slope_reach(time, values[0], 2.0) == pytest.approx(0.0, abs=1e-12)
+    # away from the line: -.1, .3, -.3, .1, in all .2 of squares over 2 degrees; times are 5 of squares apart
+    assert slope_reach(time, values[1], 0.6) == pytest.approx(4.30265 * np.sqrt(0.2 / 2 / 5), abs=1e-5)
+
+
+def test_one_more_value_is_predicted_wider_than_the_mean_is_known():
+    assert prediction_reach(np.array([1.0, 2.0, 3.0])) == pytest.approx(4.30265 * np.sqrt(4 / 3), abs=1e-5)
+    assert prediction_reach(np.array([5.0, 5.0])) == 0.0
