@@ -1,11 +1,14 @@
 """What a notebook shows of a run and a pair: verdict, one figure, a small table; and figures by name."""
 
+from html import escape
+
 import pytest
 
 from checkpoints.errors import DriftError
 from circuit_drift.api.pairs import PairDiff
 from circuit_drift.comparison.pair import stored_pair
 from circuit_drift.report.run_table import run_html
+from circuit_drift.report.verdict import run_verdict
 from tests.drift.handmade import WIRING_A, WIRING_B, graph, point, retrieval, run_of, strengths
 
 
@@ -29,6 +32,9 @@ def test_a_run_shows_its_verdict_a_figure_and_a_table(run, displayed):
     run._ipython_display_()
     html, figure = displayed
     assert html.data == run_html(run)
+    told = "</li><li>".join(escape(sentence) for sentence in run_verdict(run))
+    head = f"<p><b>{run.name}</b>: {len(run)} checkpoints</p><ul><li>{told}</li></ul><table "
+    assert html.data.startswith(head)
     assert figure.layout.title.text == run.plot().layout.title.text
     assert figure.layout.title.text.startswith("needle accuracy")
 

@@ -558,6 +558,9 @@ def test_the_figure_of_an_ablation():
     ]  # fmt: skip
     spared = ablation(tested=replace(TESTED, nll=np.ones(6))).plot()
     assert unbroken(spared.layout.title.text).endswith("not shown to be causal for retrieval")
+    alone = ablation(controls={}).plot().layout
+    assert alone.title.text == "2 heads ablated: needle score 33%"
+    assert alone.title.subtitle.text == "ablation: mean, all; controls: none; NLL in nats per token"
 
 
 def grid(axes=("length", "depth"), columns=(0.1, 0.5)) -> NeedleMap:

@@ -141,6 +141,7 @@ def test_the_figures_of_strategies(both):
         ("careful", [3.0, 2.0, 1.0]),
         ("careful", pytest.approx([2.0 / 4, 2.4 / 4, 3.1 / 4])),
     ]
+    assert [t.showlegend for t in figure.data] == [True, False, True, False]
     assert [shape.y0 for shape in figure.layout.shapes] == [0.9]
     figure = figures.transitions(both)
     assert unbroken(figure.layout.title.text) == "4 acquisitions, 0 of them for a second time, and 2 losses"

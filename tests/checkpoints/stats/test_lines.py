@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from checkpoints.stats.lines import prediction_reach, slope_reach, slopes, student_reach
+from checkpoints.stats.lines import pearson, prediction_reach, slope_reach, slopes, student_reach
 
 
 def test_students_reach_is_that_of_the_tables():
@@ -24,3 +24,9 @@ def test_a_slope_and_how_far_its_interval_reaches():
 def test_one_more_value_is_predicted_wider_than_the_mean_is_known():
     assert prediction_reach(np.array([1.0, 2.0, 3.0])) == pytest.approx(4.30265 * np.sqrt(4 / 3), abs=1e-5)
     assert prediction_reach(np.array([5.0, 5.0])) == 0.0
+
+
+def test_a_correlation_knows_no_scale():
+    small = np.array([0.1, 0.2, 0.3]), np.array([0.1, 0.3, 0.2])
+    assert pearson(*small) == pytest.approx(0.5)
+    assert pearson(small[0] * 1e-3, small[1] * 1e6) == pytest.approx(0.5)

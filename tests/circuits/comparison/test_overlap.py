@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from circuits.comparison.overlap import overlap_of_relations
+from circuits.comparison.overlap import overlap_of_relations, overlap_of_tasks
 from circuits.graph.scores import AttributionGraph
 from circuits.graph.shape import GraphShape
 
@@ -40,3 +40,10 @@ def test_facts_without_the_label_or_scored_in_groups_have_none():
     unnamed = [{"relation": "capital"}] * 8 + [{}] * 8
     assert math.isnan(overlap_of_relations(graph({"capital": 8, "colour": 8}, labels=unnamed), 4))
     assert math.isnan(overlap_of_relations(graph({"capital": 8, "colour": 8}), 4, label="template"))
+
+
+def test_the_strongest_edges_of_two_tasks_overlap_by_what_both_have():
+    capital, colour, river = (graph({name: 8}) for name in STRONG)
+    assert overlap_of_tasks(capital, capital, 4) == 1.0
+    assert overlap_of_tasks(capital, colour, 4) == pytest.approx(2 / 6)
+    assert overlap_of_tasks(capital, river, 4) == pytest.approx(3 / 5)

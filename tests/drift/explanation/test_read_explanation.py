@@ -1,5 +1,6 @@
 """How an explanation is told, from values made by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,10 @@ def test_the_figures_add_up_from_a_to_b():
     assert list(bars.measure) == ["absolute", "relative", "relative", "relative", "total"]
     assert sum(bars.y) == pytest.approx(1.375)
     assert "a0.h1.o leads" in found.plot().layout.title.text
+    (turned,) = replace(found, shares=-found.shares, along=found.along[::-1]).plot().data
+    assert list(turned.x)[1:-1] == ["a0.h1.o", "m0.down", "embedding"], "the way the change goes comes first"
+    (risen,) = replace(found, shares=found.shares[:, [2, 1, 0]]).plot().data
+    assert list(risen.x)[1:-1] == ["embedding", "m0.down", "a0.h1.o"]
     proof = found.plot_patching()
     assert [trace.name for trace in proof.data] == [
         "attributed", "restored", "taken back", "random, least", "random, most"

@@ -152,6 +152,19 @@ def test_the_figure_holds_a_drawing_a_checkpoint_on_one_scale(followed):
     assert shown.text[0][1] == "3.3<br>100%"
 
 
+def test_with_interference_at_every_checkpoint_a_second_panel_shows_it(followed):
+    points = [each for each in followed.points if "maps" in each.results]
+    both = replace(points[1].results["maps"], depth=points[0].results["maps"].depth)
+    figure = maps_figure(run_of(point(0, maps=both), point(10, maps=points[1].results["maps"])))
+    assert [(list(shown.x), list(shown.y)) for shown in figure.data] == [
+        (["0.1", "0.5"], ["64"]),
+        (["8", "32"], ["64"]),
+    ]
+    assert figure.layout.xaxis2.title.text == "interference (tokens before the needle)"
+    assert figure.layout.yaxis2.title.text == "distance (tokens after the needle)"
+    assert [len(frame.data) for frame in figure.frames] == [2, 2]
+
+
 def test_what_is_no_length_is_refused(tiny_series):
     for wrong in ("long", "depths=2", "lengths=0", "widths=3", "depths="):
         with pytest.raises(

@@ -11,6 +11,7 @@ import circuit_drift
 from checkpoints import DriftError, open_checkpoint
 from circuit_drift.measures.base import Asked
 from circuit_drift.measures.causal.retrieval import RetrievalCircuitMeasure, TwinSource
+from circuit_drift.measures.pairs.retrieval import RetrievalCircuitPairing
 from circuit_drift.prompts import EdgeScoring, prompts_for
 from circuit_drift.record.record import Point
 from circuit_drift.twins import SWAPS
@@ -124,6 +125,16 @@ def test_needles_that_went_opposite_ways_are_never_averaged():
     assert asked["needles lost"].outcome == asked["needles learned"].outcome == "different"
     assert asked["needles lost"].adjusted >= 2 * asked["needles lost"].p  # held to the level of the pair
     assert pair.to_json()["retrieval_groups"][1]["group"] == "needles lost"
+    sections = list(RetrievalCircuitPairing().sections(pair, anchor="b"))
+    assert [(section.slug, section.title) for section in sections] == [
+        ("retrieval-circuit-b", "Circuit of retrieval 0 → 1"),
+        ("retrieval-groups-b", "Circuit of retrieval by group of needles 0 → 1"),
+        ("retrieval-edges-b", "Edges of retrieval that changed 0 → 1"),
+        ("retrieval-nodes-b", "Nodes of retrieval that changed 0 → 1"),
+    ]
+    assert sections[0].text.startswith("Retrieval circuit (value swap), of 30 needles 10 kept, 10 lost, 10 learned: ")
+    assert sections[0].caption.startswith("Measured on the 10 of 30 needles recalled at A and B. ")
+    assert "facts" not in sections[0].caption
 
 
 def test_turned_over_by_nothing_the_retrieval_circuits_stay_the_same():
