@@ -5,7 +5,8 @@
 The store is synthesised where it is not there yet: 5.1 GiB for 154 checkpoints of Pythia-1.4B's graph and 37 facts.
 With ``--distinct 8`` the checkpoints of a phase have so many circuits in turn: 300 of OLMo-2-7B would take 73 GB. Each
 checkpoint's is read by itself, so memory and page are those of circuits of their own; what is made of circuits is made
-once for those that are the same, so times are less.
+once for those that are the same, so times are less. What ``transfer`` does in models is not among the commands: it has
+one of them at a time, and every checkpoint's pruned circuit, which `benchmarks.series.pruned` prepares as it does.
 """
 
 import argparse
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Sequence[str]] = {
     "load_run": ["-c", "import sys, circuit_drift as c; print(c.load_run(sys.argv[1]))", "{store}"],
     "track, heads": ["-m", "circuit_drift.cli", "track", "{store}", "--measures", "heads"],
     "track": ["-m", "circuit_drift.cli", "track", "{store}"],
+    "transfer, circuits": ["-m", "benchmarks.series.pruned", "{store}"],
     "report": ["-m", "circuit_drift.cli", "report", "{page}", "--store", "{store}"],
     "report, again": ["-m", "circuit_drift.cli", "report", "{page}", "--store", "{store}"],
 }
@@ -62,9 +64,11 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=int, default=154)
     parser.add_argument("--heads-only", action="store_true")
     parser.add_argument("--distinct", type=int, help="circuits to write; default: one for each checkpoint")
+    parser.add_argument("--facts", type=int, default=37)
     parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     given = parser.parse_args()
-    series = Series(SHAPES[given.shape], given.checkpoints, circuits=not given.heads_only, distinct=given.distinct)
+    shape, circuits = SHAPES[given.shape], not given.heads_only
+    series = Series(shape, given.checkpoints, given.facts, circuits=circuits, distinct=given.distinct)
     print("| command | wall, s | processor, s | peak, GiB |\n|---|---|---|---|")
     for name, wall, processor, peak in rows(series, given.store, given.commands):
         print(f"| {name} | {wall:.1f} | {processor:.1f} | {peak / 2**30:.2f} |", flush=True)

@@ -145,8 +145,13 @@ class _Downloads:
         self.used: list[Checkpoint] = []
 
     def start(self, checkpoint: Checkpoint) -> None:
-        """Note a checkpoint that is about to be fetched, if it is not here already."""
-        if self.keep is not None and checkpoint.hub is not None and not checkpoint.hub.is_local:
+        """Note a checkpoint that is about to be fetched, or that a stream left here which was killed."""
+        if self.keep is None or checkpoint.hub is None:
+            return
+        if not checkpoint.hub.is_local:
+            checkpoint.hub.claim()
+            self.brought.add(checkpoint)
+        elif checkpoint.hub.is_ours:
             self.brought.add(checkpoint)
 
     def drop_used(self) -> None:

@@ -216,6 +216,23 @@ class HubRevision:
 
         if self.path.exists():
             scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(self.commit).execute()
+        with suppress(OSError):
+            self._mark.unlink(missing_ok=True)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it was brought here for a series alone, if only by a process that was killed before it dropped it."""
+        return self._mark.exists()
+
+    def claim(self) -> None:
+        """Note beside the client's files that it is brought here for a series alone."""
+        with suppress(OSError):  # as `_remember`
+            self._mark.parent.mkdir(parents=True, exist_ok=True)
+            self._mark.touch()
+
+    @property
+    def _mark(self) -> Path:
+        return _cache(self.repo) / "circuit-drift" / self.commit
 
 
 def list_revisions(repo: str, pattern: str) -> tuple[tuple[HubRevision, ...], tuple[str, ...]]:

@@ -222,6 +222,20 @@ def test_a_sweep_drops_nothing_that_was_there_before(remote):
     assert [checkpoint.step for checkpoint in series if checkpoint.path.exists()] == [10]
 
 
+def test_what_a_killed_stream_left_is_dropped_by_the_next_and_nothing_else(remote, tmp_path):
+    series = open_series(f"{REPO}@step*")
+    series.at(10).fetch()
+    killed = stream([series.at(1)], ANYWHERE, reuse=True, keep_downloads=0)
+    next(killed)
+    killed.gi_frame.f_locals["downloads"].brought.clear()  # as of a process that is gone: it drops nothing
+    killed.close()
+    assert [checkpoint.step for checkpoint in series if checkpoint.path.exists()] == [1, 10]
+    for _ in series.models(keep_downloads=0):
+        pass
+    assert [checkpoint.step for checkpoint in series if checkpoint.path.exists()] == [10]
+    assert not any((tmp_path / "cache").glob("models--*/circuit-drift/*"))
+
+
 def test_an_audit_of_published_metadata_fetches_no_weights(remote):
     folders = {step: remote.folders[remote.commits[f"step{step}"]] for step in STEPS}
     shutil.copy(folders[1000] / "model.safetensors", folders[10] / "model.safetensors")
