@@ -86,11 +86,11 @@ def mean_change_p(difference: Floats, *, seed: int = 0) -> float:
         seed: of the draws.
 
     Returns:
-        p, never below `smallest_mean_change_p`; NaN below `MIN_UNITS` units.
+        p, never below `smallest_mean_change_p`; NaN below `MIN_UNITS` units, and where one is infinite.
     """
     units = np.asarray(difference, dtype=np.float64)
     units = units[~np.isnan(units)]
-    if len(units) < MIN_UNITS:
+    if len(units) < MIN_UNITS or np.isinf(units).any():
         return float("nan")
     if not units.any():
         return 1.0

@@ -17,7 +17,7 @@ from checkpoints.results.figure import (
 )
 from checkpoints.results.text import counted
 from circuits.graph.scores import meaning
-from circuits.tracking.contrasts import sentences
+from circuits.tracking.contrasts import STANDS_OUT, sentences
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -38,16 +38,25 @@ def circuit_track_verdict(track: "CircuitTrack") -> str:
         told = f"No change point in {len(track)} checkpoints (steps {steps[0]:,} to {steps[-1]:,})"
         told += f", though the circuit changes: {drift}" if drift else ""
     last = track.phases[-1]
-    known = [step for step, share in zip(steps, track.reliability, strict=True) if share > 0.5]
-    formed = (
-        f"; it stands out of the prompt noise from step {known[0]:,} on" if known else "; it never stands out of noise"
-    )
     alike = (
         f"; its last phase, from step {last.first:,}, is alike at {last.likeness:.2f}"
         if isfinite(last.likeness)
         else ""
     )
-    return " ".join([f"{told}{formed}{alike}.", sentences(track.contrasts)]).rstrip()
+    return " ".join([f"{told}{_formed(track)}{alike}.", sentences(track.contrasts)]).rstrip()
+
+
+def _formed(track: "CircuitTrack") -> str:
+    """From which step on the circuit stands out of the prompt noise everywhere, and at how many checkpoints before."""
+    clear = [share > STANDS_OUT for share in track.reliability]
+    begin = next((i for i in range(len(clear)) if all(clear[i:])), len(clear))
+    before = sum(clear[:begin])
+    if begin == len(clear):
+        if not before:
+            return "; it never stands out of noise"
+        return f"; it stands out of the prompt noise at {before} of {len(clear)} checkpoints, not at the last one"
+    early = f", and at {before} of the {counted(begin, 'checkpoint')} before" if before else ""
+    return f"; it stands out of the prompt noise from step {track.steps[begin]:,} on{early}"
 
 
 def _place(track: "CircuitTrack", split: "Split") -> str:

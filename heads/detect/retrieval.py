@@ -11,11 +11,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from checkpoints.errors import BadPrompt, UnsupportedArchitecture, require_choice
+from checkpoints.errors import BadPrompt, CorruptWeights, UnsupportedArchitecture, require_choice
 from checkpoints.model.anatomy import anatomy
 from checkpoints.model.forward import row_logits
 from checkpoints.model.plain import takes_model
 from checkpoints.model.rope import context_of, of_one_regime
+from checkpoints.results.text import counted
 from heads.detect.answer_rows import LayerRows, Stack, answer_groups, copied
 from heads.detect.detectors import answer_detectors, levels, table
 from heads.detect.direct_logit import Writing
@@ -323,6 +324,7 @@ def answer_tokens(
 def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Record], *, mode: str) -> Scores:
     """Stack the prompts' records into one result."""
     detectors = {name: np.stack([r.detectors[name] for r in records]) for name in records[0].detectors}
+    require_finite([record.nll for record in records])
     prompts = needle_set.prompts
     meta = {
         **about(model),
@@ -348,6 +350,20 @@ def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Re
         example=next((record.example for record in records if record.example is not None), None),
         meta=meta,
     )
+
+
+def require_finite(nll: Sequence[np.ndarray]) -> None:
+    """Refuse answers whose likelihood is no number, which means would leave out as if they had not been asked.
+
+    Raises:
+        CorruptWeights: how many prompts are such.
+    """
+    broken = sum(not np.isfinite(each).all() for each in nll)
+    if broken:
+        raise CorruptWeights(
+            f"the answers' likelihood is not finite on {broken} of {counted(len(nll), 'prompt')}; try dtype float32, "
+            "and check the weights"
+        )
 
 
 def achieved_depths(prompts: Sequence[NeedlePrompt]) -> list[list[float]]:

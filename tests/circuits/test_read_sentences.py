@@ -429,6 +429,10 @@ def test_the_verdict_of_an_evolution_word_for_word():
         "The circuit changes between steps 100 and 200 [100, 200] (p = 0.02), between steps 200 and 400 [200, 400] "
         f"(p = 0.005); it stands out of the prompt noise from step 200 on. {sentences([told()])}"
     )
+    early = evolved(reliability=np.array([0.9, 0.4, 0.7]))
+    assert "it stands out of the prompt noise from step 400 on, and at 1 of the 2 checkpoints before; " in early.verdict
+    lost = evolved(reliability=np.array([0.9, 0.8, 0.5]))
+    assert "it stands out of the prompt noise at 2 of 3 checkpoints, not at the last one; " in lost.verdict
     drifting = evolved(change_points=(Split(1, 1, 2, 0.012, sudden=False),))
     assert drifting.verdict.startswith(
         "No change point in 3 checkpoints (steps 100 to 400), though the circuit changes: steady drift fits as well as "

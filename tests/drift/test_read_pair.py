@@ -242,6 +242,19 @@ def test_a_pair_differs_by_its_circuit_alone():
     assert naming.numbers == {"groups": ["neither"], "least": 32}
 
 
+def test_what_one_end_lacks_is_no_equivalence():
+    """A head that A has no score of, and an answer without a finite likelihood, may have changed at will."""
+    a, b = (point(i, heads=retrieval({(0, 1): 0.5}, prompts=10)) for i in range(2))
+    assert compare(a, b).outcome == "equivalent"
+    blind = compare(replace(a, results={"heads": retrieval({(0, 1): [np.nan] * 10}, prompts=10)}), b)
+    assert blind.outcome == "undecided"
+    assert "the largest change of a head's score may reach inf (margin 0.1)" in blind.verdict[0]
+    endless = compare(replace(a, results={"heads": retrieval({(0, 1): 0.5}, prompts=10, nll=[np.inf, *[1.0] * 9])}), b)
+    assert endless.outcome == "undecided"
+    assert "answer NLL may reach " in endless.verdict[0]
+    json.dumps(endless.to_json(), allow_nan=False)
+
+
 def test_a_pair_differs_by_its_heads_alone():
     """Accuracy is not called: six of ten needles gained and none lost is p = 1/32, by exchanging A and B."""
     a, b = _a(), _b()

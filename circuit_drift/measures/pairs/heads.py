@@ -121,19 +121,23 @@ def head_effects(change: HeadDiff, deltas: Deltas, moved: NDArray[np.bool_]) -> 
     in its own interval alone.
     """
     low, high = (np.where(moved, end, 0.0 * end) for end in folded(change.low, change.high))
+    lacking = np.isnan(change.delta) & ~(np.isnan(change.before) & np.isnan(change.after))
     if not np.isfinite(high).any() or not np.isfinite(change.q).any():
         return
     value, ends = float(np.nanmax(np.abs(change.delta))), (float(np.nanmax(low)), float(np.nanmax(high)))
     bounds = (-1.0, deltas.heads)
     needed = units_needed(value, 2 * value - ends[1], ends[1], 0.0, bounds, change.n)
+    if lacking.any():  # a head that one end lacks may have changed at will
+        ends, needed = (ends[0], np.inf), change.n + 1
     yield Effect(LARGEST, value, *ends, 0.0, bounds, change.n, change.unit, needed)
 
 
 def nll_effects(change: HeadDiff, deltas: Deltas) -> Iterator[Effect]:
     """The change of the answers' negative log-likelihood."""
-    nll = change.nll
-    if np.isfinite(nll.p) and np.isfinite(nll.low):
-        bounds = (-deltas.nll, deltas.nll)
+    nll, bounds = change.nll, (-deltas.nll, deltas.nll)
+    if not np.isfinite(nll.delta):
+        yield Effect(NLL, nll.delta, -np.inf, np.inf, 0.0, bounds, change.n, change.unit, change.n + 1)
+    elif np.isfinite(nll.p) and np.isfinite(nll.low):
         needed = units_needed(nll.delta, nll.low, nll.high, 0.0, bounds, change.n)
         yield Effect(NLL, nll.delta, nll.low, nll.high, 0.0, bounds, change.n, change.unit, needed)
 

@@ -184,3 +184,8 @@ def test_strata_are_of_equal_size_and_in_the_order_of_skew():
     assert strata[:2_000].mean() > strata[2_000:].mean() + 1
     assert set(_strata(skewed[:, :1_999])) == {0}
     assert set(_strata(np.zeros((5, 3)))) == {0}
+
+
+def test_a_mean_with_an_infinite_unit_has_no_p():
+    assert np.isnan(mean_change_p(np.array([1.0, -np.inf, 2.0, 3.0, 4.0, 5.0])))
+    assert mean_change_p(np.array([1.0, np.nan, 2.0, 3.0, 4.0, 5.0])) == pytest.approx(2 / 2**5)

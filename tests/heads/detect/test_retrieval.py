@@ -8,8 +8,9 @@ from toys import planted_copier, random_prompts, shared_haystack
 from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
 
 import heads
-from checkpoints.errors import BadPrompt, UnsupportedArchitecture
+from checkpoints.errors import BadPrompt, CorruptWeights, UnsupportedArchitecture
 from heads.detect.answer_rows import answer_groups
+from heads.detect.retrieval import require_finite
 from heads.prompts.needles import NeedleSet
 from heads.prompts.pools import default_haystack, default_needles
 from heads.rows.prefix import cache_for
@@ -278,3 +279,10 @@ def test_states_that_cannot_be_cut_back_are_refused():
     config = Qwen3NextConfig(**SIZES, **MOE, layer_types=["linear_attention", "full_attention"])
     with pytest.raises(UnsupportedArchitecture, match="linear_attention"):
         scores_of(Qwen3NextForCausalLM._from_config(config).eval(), random_prompts(count=1), prefix="shared")
+
+
+def test_answers_without_a_finite_likelihood_are_refused():
+    fine = np.array([1.0, 2.0], dtype=np.float32)
+    require_finite([fine, fine[:1]])
+    with pytest.raises(CorruptWeights, match="likelihood is not finite on 2 of 3 prompts; try dtype float32"):
+        require_finite([fine, fine * np.nan, np.array([np.inf])])
