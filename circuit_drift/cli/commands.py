@@ -7,6 +7,7 @@ Results go to standard output, everything else to standard error; exit statuses 
 
 import json
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ import typer
 from checkpoints.errors import DriftError
 from checkpoints.results.text import counted
 from circuit_drift import __version__
-from circuit_drift.cli import behaviour
+from circuit_drift.cli import behaviour, completion
 from circuit_drift.cli.comparing import add_comparing
 from circuit_drift.cli.groups import (
     BoundOptions,
@@ -175,8 +176,8 @@ def run(
             say("the report has no functional transfer, which needs the models here: circuit-drift diff adds a pair's")
         typer.echo(write_report(result, html, statements=statements), err=form != "table")
     leave_partly(_lacking(result, opened, adaptive), f"the run {result.name}")
-    if form == "table" and html is None:
-        advise(_after_run(series, result))
+    if form == "table":
+        advise(_after_run(series, result, html))
 
 
 def _opened(series: str, steps: str | None) -> "tuple[Series, int | None]":
@@ -201,12 +202,26 @@ def _lacking(run: "RunRecord", asked: "Series", adaptive: int | None) -> list[st
     return [*lacking, f"{counted(more, 'checkpoint')} to be chosen"] if more else lacking
 
 
-def _after_run(series: str, run: "RunRecord") -> str:
-    """What to do with a run that was measured."""
+def _after_run(series: str, run: "RunRecord", page: Path | None) -> str:
+    """What to do with a run that was measured: ask what the model knows, where it answered nothing; else look."""
+    if _asked_in_vain(run):
+        return (
+            "none of the built-in facts and needles is answered; ask what this model was taught, with --facts FILE and "
+            "--needles FILE (circuit-drift schema fact and schema needle tell their lines)"
+        )
     name = shlex.quote(series)
     steps = [point.step for point in run if point.step is not None]
     two = f"; circuit-drift diff {name}@{steps[0]} {name}@{steps[-1]} compares two" if len(steps) > 1 else ""
-    return f"circuit-drift report report.html writes the page{two}"
+    look = "circuit-drift report report.html writes the page" if page is None else f"open {page} in a browser"
+    return f"{look}{two}"
+
+
+def _asked_in_vain(run: "RunRecord") -> bool:
+    """Whether both prompts are the built-in ones, were asked, and no checkpoint answers any of them."""
+    built_in = all(run.origins.get(name, "").startswith("built-in") for name in ("facts", "needles"))
+    answered = [float(point.heads.needle_accuracy) for point in run if point.heads is not None]
+    recalled = [int((point.circuit.answer_rank == 0).sum()) for point in run if point.circuit is not None]
+    return built_in and bool(answered) and bool(recalled) and not any((*answered, *recalled))
 
 
 @app.command("heads")
@@ -320,7 +335,10 @@ def start() -> None:
     handler.addFilter(_Once())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("circuit_drift.progress").setLevel(logging.INFO)
-    app()
+    if os.environ.get("_CIRCUIT_DRIFT_COMPLETE") == "complete_bash":
+        completion.in_bash(app)
+    else:
+        app()
 
 
 def _version(wanted: bool) -> None:

@@ -109,8 +109,8 @@ def diff(
         (print_pair if everything else print_screen)(pair)
     if html:
         typer.echo(pair.write_html(html), err=as_json)
-    if not (as_json or html):
-        advise(_after_diff(everything=everything, explained=bool(explain)))
+    if not as_json:
+        advise(_after_diff(html, everything=everything, explained=bool(explain)))
     leave(DIFFERENT if pair.exceeds_floor else DONE)
     leave_partly(_lacking(pair, explained), "the comparison")
 
@@ -151,9 +151,14 @@ def _explanation_of(asked: str) -> str:
     return f"the explanation of {asked}"
 
 
-def _after_diff(*, everything: bool, explained: bool) -> str:
+def _after_diff(page: Path | None, *, everything: bool, explained: bool) -> str:
     """What a diff offers that was not asked for yet."""
-    offered = {"--all every table": not everything, "--explain why": not explained, "--html FILE figures": True}
+    offered = {
+        f"open {page} in a browser": page is not None,
+        "--all every table": not everything,
+        "--explain why": not explained,
+        "--html FILE figures": page is None,
+    }
     return ", ".join(option for option, open_ in offered.items() if open_)
 
 

@@ -1,7 +1,9 @@
 """What a shell offers after a tab: series, steps of a series or a stored run, runs of a store, measures, formats."""
 
-from collections.abc import Iterator
-from contextlib import suppress
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout, suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -50,6 +52,36 @@ def measures(incomplete: str) -> list[str]:
 
     written, comma, last = incomplete.rpartition(",")
     return [f"{written}{comma}{name}" for name in known() if name.startswith(last)]
+
+
+def in_bash(complete: Callable[[], object]) -> None:
+    """Complete words that bash hands over broken at an ``@``: joined first, and the reply cut at the same place."""
+    words, at = os.environ["COMP_WORDS"].splitlines(), int(os.environ["COMP_CWORD"])
+    whole, place = joined(words, at)
+    os.environ.update(COMP_WORDS="\n".join(whole), COMP_CWORD=str(place))
+    wanted = whole[place] if place < len(whole) else ""
+    own = words[at] if at < len(words) else ""
+    cut = wanted[: wanted.rfind("@") + 1] if wanted != own else ""
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said):
+            complete()
+    finally:
+        print(*(line.removeprefix(cut) for line in said.getvalue().splitlines()), sep="\n")  # noqa: T201
+
+
+def joined(words: Sequence[str], at: int) -> tuple[list[str], int]:
+    """Words with those joined that stand around an ``@``, and the place of the one to complete among them."""
+    found: list[str] = []
+    place = at
+    for index, word in enumerate(words):
+        if found and word and (word == "@" or found[-1].endswith("@")):
+            found[-1] += word
+        else:
+            found.append(word)
+        if index == at:
+            place = len(found) - 1
+    return found, place if at < len(words) else len(found)
 
 
 def _steps(name: str) -> Iterator[int]:

@@ -76,8 +76,23 @@ def test_a_tab_completes_series_steps_runs_and_measures(tmp_path, monkeypatch):
     assert completion.schemas("ru") == ["run", "run-table"]
 
 
-def test_a_shell_gets_what_it_asks_for():
-    asked = {"_CIRCUIT_DRIFT_COMPLETE": "complete_bash", "COMP_WORDS": "circuit-drift diff demo@93", "COMP_CWORD": "2"}
+def test_words_that_bash_breaks_are_joined_again():
+    assert completion.joined(["cd", "diff", "demo", "@", "93"], 4) == (["cd", "diff", "demo@93"], 2)
+    assert completion.joined(["cd", "diff", "demo", "@"], 3) == (["cd", "diff", "demo@"], 2)
+    assert completion.joined(["cd", "diff", "demo", "@", "0", ""], 5) == (["cd", "diff", "demo@0", ""], 3)
+    assert completion.joined(["cd", "diff", "demo@93"], 2) == (["cd", "diff", "demo@93"], 2)
+    assert completion.joined(["cd", "diff"], 2) == (["cd", "diff"], 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "at", "offered"),
+    [
+        ("circuit-drift\ndiff\ndemo\n@\n93", "4", ["9300", "9320", "9380"]),
+        ("circuit-drift\ndiff\ndemo@93", "2", ["demo@9300", "demo@9320", "demo@9380"]),
+    ],
+)
+def test_a_shell_gets_what_it_asks_for(words, at, offered):
+    asked = {"_CIRCUIT_DRIFT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": at}
     done = subprocess.run(
         [sys.executable, "-c", "import sys; sys.argv[0] = 'circuit-drift'; from circuit_drift.cli import main; main()"],
         env={**os.environ, **asked},
@@ -85,4 +100,4 @@ def test_a_shell_gets_what_it_asks_for():
         text=True,
         check=False,
     )
-    assert done.stdout.split() == ["demo@9300", "demo@9320", "demo@9380"]
+    assert done.stdout.split() == offered

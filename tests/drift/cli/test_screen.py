@@ -1,16 +1,19 @@
 """A pair on one screen: verdict, behaviour by group, the strongest real changes of each kind, what to do next."""
 
 import io
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from circuit_drift.api.pairs import compare
 from circuit_drift.cli import render
+from circuit_drift.cli.commands import _after_run
 from circuit_drift.cli.comparing import _after_diff
 from circuit_drift.cli.output.screen import behaviour_frame, interval, screen_tables
 from circuit_drift.cli.render import print_screen
-from tests.drift.handmade import WIRING_A, WIRING_B, graph, point, retrieval, roles, strengths
+from tests.drift.handmade import WIRING_A, WIRING_B, graph, point, retrieval, roles, run_of, strengths
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +92,30 @@ def test_eighty_columns_without_colour_hold_it_and_break_no_word(pair, monkeypat
 
 
 def test_the_last_line_offers_what_was_not_asked_for():
-    offered = _after_diff(everything=False, explained=False)
+    offered = _after_diff(None, everything=False, explained=False)
     assert offered == "--all every table, --explain why, --html FILE figures"
     assert len(f"circuit-drift: next: {offered}") <= 80
-    assert _after_diff(everything=True, explained=False) == "--explain why, --html FILE figures"
-    assert _after_diff(everything=True, explained=True) == "--html FILE figures"
+    assert _after_diff(None, everything=True, explained=False) == "--explain why, --html FILE figures"
+    assert _after_diff(None, everything=True, explained=True) == "--html FILE figures"
+    assert _after_diff(Path("p.html"), everything=True, explained=False) == "open p.html in a browser, --explain why"
+
+
+def test_a_run_ends_with_where_to_look_or_with_what_else_to_ask():
+    def run():
+        points = (
+            point(step, heads=retrieval(correct=correct), circuit=graph(strengths(WIRING_A)))
+            for step, correct in ((0, 0), (10, 1))
+        )
+        return replace(run_of(*points), origins={"needles": "built-in needles", "facts": "built-in facts"})
+
+    look = "circuit-drift report report.html writes the page; circuit-drift diff runs@0 runs@10 compares two"
+    assert _after_run("runs", run(), None) == look
+    opened = _after_run("my runs", run(), Path("p.html"))
+    assert opened == "open p.html in a browser; circuit-drift diff 'my runs'@0 'my runs'@10 compares two"
+    silent = replace(run(), points=run().points[:1])
+    assert _after_run("runs", silent, None).startswith("none of the built-in facts and needles is answered; ask what")
+    own = replace(silent, origins={"needles": "built-in needles", "facts": "mine/facts.jsonl"})
+    assert _after_run("runs", own, Path("p.html")) == "open p.html in a browser"
 
 
 def test_a_change_stands_before_its_lower_and_its_upper_end():
