@@ -8,6 +8,7 @@ import numpy as np
 from circuit_drift.explore.on_facts import read_by_heads
 from circuit_drift.explore.readings import Readings
 from circuit_drift.page.page import Section, Widget
+from circuit_drift.page.tables import true_minus
 from circuit_drift.page.thinning import left_out, thinned
 from circuit_drift.record.record import Point, RunRecord
 from circuits.graph.shape import Floats
@@ -157,7 +158,7 @@ def _ablated(point: Point) -> Iterator[tuple[str, str]]:
         others = ", ".join(other for other in heads if other != head)
         yield (
             head,
-            (
+            true_minus(
                 f"step {point.label}: ablated{f' with {others}' if others else ''}, answer NLL {change.delta:+.2f} "
                 f"[{change.low:+.2f}, {change.high:+.2f}] nats per token against as many other heads"
             ),
@@ -172,7 +173,8 @@ def _patched(point: Point) -> Iterator[tuple[str, str]]:
     for edge, exact, attributed in zip(result.edges, result.mean, result.attributed, strict=True):
         writer, _, reader = edge.partition("->")
         for head in {writer, reader.split("<")[0]}:
-            yield head, f"step {point.label}: {edge} patched, {metric} {exact:+.2f} (attributed {attributed:+.2f})"
+            numbers = true_minus(f"{exact:+.2f} (attributed {attributed:+.2f})")
+            yield head, f"step {point.label}: {edge} patched, {metric} {numbers}"
 
 
 def _written(point: Point) -> Iterator[tuple[str, str]]:
@@ -181,7 +183,10 @@ def _written(point: Point) -> Iterator[tuple[str, str]]:
         return
     for name, value in zip(head_names(result.shape), result.mean_of(WRITTEN).ravel(), strict=True):
         if not np.isnan(value):
-            yield name, f"step {point.label}: writes {value:+.2f} logits towards the answer that it copies"
+            yield (
+                name,
+                f"step {point.label}: writes {true_minus(f'{value:+.2f}')} logits towards the answer that it copies",
+            )
 
 
 def _short(value: Any) -> float | None:

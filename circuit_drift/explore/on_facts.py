@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from checkpoints.stats.ttests import mean_interval
+from circuit_drift.page.tables import true_minus
 from circuit_drift.record.record import Point, RunRecord
 from circuits.roles.roles import HeadRoles
 
@@ -44,8 +45,10 @@ def _of_fact(point: Point, roles: HeadRoles, fact: int) -> list[str]:
     order = np.argsort(-np.abs(subject + relation), kind="stable")  # what does not apply comes last
     order = order[~np.isnan((subject + relation)[order])][:STRONGEST]
     return [
-        f"step {point.label}: {roles.heads[head]} writes {subject[head]:+.2f} logits from the subject's tokens, "
-        f"{relation[head]:+.2f} from the other tokens"
+        true_minus(
+            f"step {point.label}: {roles.heads[head]} writes {subject[head]:+.2f} logits from the subject's tokens, "
+            f"{relation[head]:+.2f} from the other tokens"
+        )
         for head in order
     ]
 
@@ -59,4 +62,4 @@ def _with_interval(values: np.ndarray) -> list[str]:
     """Of [N, L, H] the mean over the facts and its 95 % interval, head by head; "" where it does not apply."""
     flat = values.reshape(len(values), -1)
     rows = zip(flat.mean(0), *mean_interval(flat), strict=True)
-    return ["" if np.isnan(mean) else f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" for mean, low, high in rows]
+    return ["" if np.isnan(mean) else true_minus(f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]") for mean, low, high in rows]

@@ -19,9 +19,15 @@
 
   const BLACK = /^(black|#000|#000000|rgb\(0, ?0, ?0\))$/;
 
+  const isBlack = (found) => typeof found === "string" && BLACK.test(found);
+
+  // Black lines with their markers, and markers without a line (with the bars that take their colour), in the colour of text.
   function inkBlackLines(place) {
-    place._blackLines ??= place.data.flatMap((trace, index) => (BLACK.test(trace.line?.color ?? "") ? [index] : []));
-    if (place._blackLines.length) Plotly.restyle(place, { "line.color": colour("--ink"), "marker.color": colour("--ink") }, place._blackLines);
+    place._black ??= ["line", "marker"].map((part) => place.data.flatMap((trace, index) => (isBlack(trace[part]?.color) ? [index] : [])));
+    const [lines, markers] = place._black, ink = colour("--ink");
+    if (lines.length) Plotly.restyle(place, { "line.color": ink, "marker.color": ink }, lines);
+    const alone = markers.filter((index) => !lines.includes(index) && !place.data.some((trace) => trace.type === "heatmap"));
+    if (alone.length) Plotly.restyle(place, { "marker.color": ink }, alone);
   }
 
   function inPageLook(place) {

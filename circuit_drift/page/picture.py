@@ -30,7 +30,8 @@ def pictures(figures: "Sequence[go.Figure]") -> list[str]:
     with TemporaryDirectory(prefix="circuit-drift-") as folder:
         files = [Path(folder) / f"{place}.svg" for place in range(len(figures))]
         try:
-            pio.write_images([_still(figure) for figure in figures], files, format="svg", width=WIDTH)
+            stills, heights = [_still(figure) for figure in figures], [figure.layout.height for figure in figures]
+            pio.write_images(stills, files, format="svg", width=WIDTH, height=heights)
         except (ValueError, RuntimeError, ImportError, OSError) as error:
             raise DriftError(f"{NEEDED} ({str(error).strip().splitlines()[0].rstrip(',.')})") from error
         return ["data:image/svg+xml;base64," + base64.b64encode(file.read_bytes()).decode() for file in files]

@@ -1,5 +1,6 @@
 """The main results of a run as a table for a paper."""
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ABSENT = "--"
+WORDS = ("stage", "best head (score)")  # columns that are no numbers
+_MINUS = re.compile(r"(?<![\w\-])-(?=\d)")
 
 
 def main_results(run: RunRecord) -> "pd.DataFrame":
     """One row for each end of a stage, in words for a paper; 95 % intervals in brackets, shares in percent.
 
     Columns: step, stage where there is one, needle accuracy (%), retrieval heads, best head (score), recall (%) of each
-    class of facts, faithfulness (of the circuit that is drawn); those that were measured.
+    class of facts, faithfulness (of the circuit that is drawn; absent where clean and corrupt prompts do not differ
+    beyond the noise, so that there is nothing to keep); those that were measured.
     """
     import pandas as pd
 
@@ -38,11 +42,11 @@ def run_latex(run: RunRecord) -> str:
         for noun, name in (("needle prompt", "heads"), ("fact", "circuit"))
         if (result := next((getattr(p, name) for p in run if getattr(p, name) is not None), None)) is not None
     ]
-    escaped = frame.rename(columns=_escaped).map(_escaped)
+    escaped = frame.rename(columns=_escaped).map(lambda cell: _MINUS.sub("$-$", _escaped(cell)))
     latex: str = escaped.to_latex(
         index=False,
         escape=False,
-        column_format="l" + "r" * (len(frame.columns) - 1),
+        column_format="".join("l" if place == 0 or name in WORDS else "r" for place, name in enumerate(frame.columns)),
         caption=f"{_escaped(run.name)} at the ends of its stages, over {' and '.join(over)}; "
         "95\\,\\% intervals in brackets.",
         label=f"tab:{''.join(letter if letter.isalnum() else '-' for letter in run.name)}",
@@ -67,8 +71,9 @@ def _cells(point: Point) -> Iterator[tuple[str, str]]:
             of = "recall (%)" if name == "all" else f"recall of {name} (%)"
             yield of, f"{100 * inside.mean():.0f} [{100 * low:.0f}, {100 * high:.0f}]"
     if point.faithfulness is not None:
-        at = point.faithfulness.drawn
-        yield "faithfulness", _within(point.faithfulness.values[at], *point.faithfulness.intervals[at])
+        curve, at = point.faithfulness, point.faithfulness.drawn
+        if curve.has_effect:
+            yield "faithfulness", _within(curve.values[at], *curve.intervals[at])
 
 
 def _within(value: float, low: float, high: float) -> str:

@@ -112,7 +112,7 @@ class RunEmergence:
                 figure.add_scatter(
                     x=[one.low, one.high], y=at, mode="lines", line=bar, showlegend=False, name=one.metric
                 )
-        figure.update_xaxes(title_text="step")
+        figure.update_xaxes(title_text="step", tickformat=",")
         figure.update_yaxes(title_text="share of its way from first to last", tickvals=[0, 0.5, 1])
         title = str(self.found[0]) if self.found else "nothing to follow"
         return dress(figure, title=title, subtitle="bars: 95 % intervals of the step of emergence", height=480)
@@ -129,7 +129,8 @@ def _in_order(found: RunEmergence) -> list[str]:
         later.setdefault(first, []).append(second)
     least = min(max(one.before, one.after) for one in told)
     order = "; ".join(f"{first} before {', '.join(others)}" for first, others in later.items())
-    return [f"in this order, in {least:.0%}{' or more' if least < 1 else ''} of resamples of the prompts: {order}"]
+    share = "all" if least == 1 else f"{int(100 * least)} % or more of the"
+    return [f"in this order, in {share} resamples of the prompts: {order}"]
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def circuit_track_verdict(track: "CircuitTrack") -> str:
         told += f", though the circuit changes: {drift}" if drift else ""
     last = track.phases[-1]
     alike = (
-        f"; its last phase, from step {last.first:,}, is alike at {last.likeness:.2f}"
+        f"; the circuits of its last phase, from step {last.first:,} on, have a mean cosine of {last.likeness:.2f}"
         if isfinite(last.likeness)
         else ""
     )

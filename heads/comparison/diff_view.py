@@ -20,7 +20,7 @@ def plot_comparison(comparison: "HeadDiff") -> "go.Figure":
 
     reach = max(float(np.nanmax(np.abs(comparison.delta), initial=0.0)), 0.01)
     title = f"{counted(comparison.n_significant, 'head changed its', 'heads changed their')} retrieval score"
-    about = f"change B - A over {counted(comparison.n, comparison.unit)}; circled: q ≤ {comparison.level}"
+    about = f"change B − A over {counted(comparison.n, comparison.unit)}; circled: q ≤ {comparison.level}"
     figure = heat_map(comparison.delta, scale=SIGNED, low=-reach, high=reach)
     layers, heads = np.nonzero(comparison.q <= comparison.level)
     ring = {"symbol": "circle-open", "size": 12, "color": "black", "line": {"width": 2}}

@@ -422,7 +422,7 @@ def evolved(**changed) -> CircuitTrack:
 def test_the_verdict_of_an_evolution_word_for_word():
     assert evolved().verdict == (
         "The circuit changes between steps 100 and 200 [100, 400] (p = 0.012); it stands out of the prompt noise from "
-        "step 200 on; its last phase, from step 200, is alike at 0.88."
+        "step 200 on; the circuits of its last phase, from step 200 on, have a mean cosine of 0.88."
     )
     twice = evolved(change_points=(Split(1, 1, 1, 0.02), Split(2, 2, 2, 0.005)), contrasts=(told(),))
     assert twice.verdict == (
@@ -446,8 +446,8 @@ def test_the_verdict_of_an_evolution_word_for_word():
     )
     none = evolved(change_points=(), reliability=np.array([0.1, 0.5, NAN]), likeness=np.full((3, 3), 0.5))
     assert none.verdict == (
-        "No change point in 3 checkpoints (steps 100 to 400); it never stands out of noise; its last phase, from step "
-        "100, is alike at 0.50."
+        "No change point in 3 checkpoints (steps 100 to 400); it never stands out of noise; the circuits of its last "
+        "phase, from step 100 on, have a mean cosine of 0.50."
     )
 
 

@@ -115,7 +115,7 @@ def test_the_figure_of_a_comparison_circles_what_changed():
     figure = comparison().plot()
     heat, rings = figure.data
     assert figure.layout.title.text == "3 heads changed their retrieval score"
-    assert figure.layout.title.subtitle.text == "change B - A over 12 needles; circled: q ≤ 0.05"
+    assert figure.layout.title.subtitle.text == "change B − A over 12 needles; circled: q ≤ 0.05"
     np.testing.assert_allclose(heat.z, comparison().delta)
     assert (heat.zmin, heat.zmax) == (-0.36, 0.36)
     assert list(zip(rings.y, rings.x, strict=True)) == [(0, 0), (0, 1), (1, 0)]

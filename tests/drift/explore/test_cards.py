@@ -91,7 +91,7 @@ def test_heads_stand_by_their_best_score_with_roles_and_effects():
     ]
     assert first["effects"] == [
         "step 10: ablated with a1.h0, answer NLL +1.50 [+1.50, +1.50] nats per token against as many other heads",
-        "step 10: a0.h1->logits patched, logit -1.50 (attributed -2.00)",
+        "step 10: a0.h1->logits patched, logit −1.50 (attributed −2.00)",
     ]
     assert section.caption == (
         "Score: retrieval score, mean over 10 prompts with its 95 % interval over needles; dashed: attention on the "
@@ -153,4 +153,4 @@ def test_a_layer_without_heads_is_no_strongest_head_of_a_fact():
     found = replace(own, subject=subject, relation=np.zeros((1, 2, 2)), scores={}, thresholds={}, meta=facts.meta)
     (told,) = read_on_facts([point(10, circuit=facts, roles=found)])
     assert [each.split(" writes ")[0] for each in told] == ["step 10: a1.h1", "step 10: a1.h0"]
-    assert told[0].endswith("writes -2.00 logits from the subject's tokens, +0.00 from the other tokens")
+    assert told[0].endswith("writes −2.00 logits from the subject's tokens, +0.00 from the other tokens")

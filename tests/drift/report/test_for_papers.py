@@ -1,6 +1,7 @@
 """What a paper takes from a run: a LaTeX table of the main results, and a page whose figures are pictures."""
 
 import base64
+from dataclasses import replace
 
 import plotly.graph_objects as go
 import plotly.io as pio
@@ -41,13 +42,23 @@ def test_the_main_results_as_a_table_for_a_paper():
         r"\caption{handmade at the ends of its stages, over 10 needle prompts and 20 facts; 95\,\% intervals" in latex
     )
     assert r"\label{tab:handmade}" in latex and latex.count("rule") == 3
-    assert rf"\begin{{tabular}}{{l{'r' * rows[0].count('&')}}}" in latex, "words to the left, numbers to the right"
+    assert r"\begin{tabular}{llrrlrrr}" in latex, "words to the left, numbers to the right"
+
+
+def test_a_table_for_a_paper_has_no_share_of_nothing_and_a_minus_below_zero():
+    curve = faithfulness([-0.5, -0.5])
+    idle = replace(curve, clean_metric=curve.corrupt_metric)
+    points = [point(0, faithfulness=idle), point(10, faithfulness=curve)]
+    rows = [line for line in run_of(*points).to_latex().splitlines() if line.endswith(r"\\")]
+    assert rows == [r"step & faithfulness \\", r"0 & -- \\", r"10 & $-$0.50 \\"]
 
 
 @pytest.fixture
 def page(tmp_path):
     def write(**how):
-        figure = go.Figure(go.Scatter(x=[1], y=[2]), layout={"title": {"text": "A <finding>"}, "sliders": [{}]})
+        figure = go.Figure(
+            go.Scatter(x=[1], y=[2]), layout={"title": {"text": "A <finding>"}, "sliders": [{}], "height": 640}
+        )
         head = {"title": "t", "subtitle": "s", "verdict": [], "warnings": [], "provenance": []}
         return write_page(tmp_path / "page.html", sections=[Section("one", "One", figure=figure)], **head, **how)
 
@@ -68,7 +79,7 @@ def test_pictures_stand_in_the_place_of_figures_and_the_page_is_small(page, monk
     assert f'<img class="picture" src="data:image/svg+xml;base64,{picture}" alt="A &lt;finding&gt;">' in text
     assert 'class="figure"' not in text and len(text) < 100_000
     ((figure, how),) = drawn
-    assert how == {"format": "svg", "width": 1000} and not figure.layout.sliders
+    assert how == {"format": "svg", "width": 1000, "height": [640]} and not figure.layout.sliders
 
 
 def test_without_kaleido_the_page_says_what_to_install(page, monkeypatch):

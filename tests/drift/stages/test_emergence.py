@@ -126,7 +126,7 @@ def test_a_run_tells_what_emerges_when_and_in_which_order(learning):
     assert table.loc["needle_accuracy", ["after", "by"]].tolist() == [200, 300]
     assert table.loc["needle_score", "outcome"] == "no change"
     order = found.findings[-1]
-    assert order.startswith("In this order, in 100% of resamples of the prompts: ")
+    assert order.startswith("In this order, in all resamples of the prompts: ")
     assert "; head a1.h0 before recall, needle accuracy, answer NLL; recall before needle accuracy" in order
     pairs = found.order_frame().set_index(["first", "second"])["outcome"]
     assert pairs["recall", "retrieval_heads"] == "after"
@@ -175,7 +175,7 @@ def test_the_report_tells_metrics_in_words_and_their_order_in_one_sentence(learn
     assert told.startswith(
         "Recall emerges between steps 100 and 200 [95 %: 100 to 200]. Number of retrieval heads emerg"
     )
-    assert "In this order, in 100% of resamples of the prompts: number of retrieval heads before recall, " in told
+    assert "In this order, in all resamples of the prompts: number of retrieval heads before recall, " in told
     assert "; head a1.h0 before recall, needle accuracy, answer NLL; recall" in told
     assert [trace.name for trace in section.figure.data if trace.showlegend is not False][:3] == [
         "recall",
