@@ -257,7 +257,7 @@ def _stored(
     steps = [point.position for point in points if point.position is not None]
     starts = {point.stage: step for point, step in zip(reversed(points), reversed(steps), strict=True) if point.stage}
     stages = dict(reversed(starts.items()))
-    measured = {"version": 6, "steps": steps, "stages": stages, "circuits": [p.keys["circuit"] for p in points]}
+    measured = {"version": 7, "steps": steps, "stages": stages, "circuits": [p.keys["circuit"] for p in points]}
     measured |= {} if group is None else {"group": group}
     place = Place.of_result(store, "evolution", key_of(measured), CircuitTrack)
     return place.find_or_make(lambda: circuits.track(zip(steps, graphs, strict=True), stages=stages))

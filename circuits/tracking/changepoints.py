@@ -23,6 +23,8 @@ LARGEST = 2048
 PIECE = 16_000_000
 LEAST = 0.1
 RESAMPLES = 200
+FEW = 3
+"""Units from which on a cut's place has an interval; of fewer it is the whole stretch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +75,12 @@ class Products:
         self.gram = gram.reshape(self.steps, self.units, self.steps, self.units)
 
     def kernel(self, weights: Floats | None = None) -> Floats:
-        """[T, T] estimates of the inner products of the noiseless means, units weighted."""
+        """[T, T] estimates of the inner products of the noiseless means, units weighted; NaN of one unit alone."""
         weights = np.ones(self.units) if weights is None else weights
         pairs = np.outer(weights, weights)
         np.fill_diagonal(pairs, 0.0)
+        if not pairs.any():
+            return np.full((self.steps, self.steps), np.nan)
         return np.asarray(np.einsum("iujv,uv->ij", self.gram, pairs, optimize=True) / pairs.sum())
 
     def shuffled(self, stretch: slice, rng: np.random.Generator) -> Floats:
@@ -165,12 +169,17 @@ def _cut(products: Products, stretch: slice, level: float, draws: int, rng: np.r
 def _resampled(products: Products, stretch: slice, rng: np.random.Generator) -> tuple[int, int, bool]:
     """Ends of the interval of the place of a cut, and whether the jump there is sure to beat steady drift."""
     drawn = draw_units(rng, products.units, RESAMPLES)
-    kernels = [products.kernel(w)[stretch, stretch] for w in drawn]
-    found = [best_split(kernel) for kernel in kernels]
-    low, high = percentiles(np.array([place for place, _ in found], dtype=np.float64), method="nearest")
-    lead = np.array([gain - drift_gain(kernel) for (_, gain), kernel in zip(found, kernels, strict=True)])
-    sudden = bool(percentiles(lead)[0] > 1e-9)
-    return stretch.start + int(low), stretch.start + int(high), sudden
+    if products.units < FEW:
+        return stretch.start + 1, stretch.stop - 1, False
+    places, leads = [], []
+    for weights in drawn:
+        if np.count_nonzero(weights) > 1:  # one unit alone tells nothing
+            kernel = products.kernel(weights)[stretch, stretch]
+            place, gain = best_split(kernel)
+            places.append(place)
+            leads.append(gain - drift_gain(kernel))
+    low, high = percentiles(np.array(places, dtype=np.float64), method="nearest")
+    return stretch.start + int(low), stretch.start + int(high), bool(percentiles(np.array(leads))[0] > 1e-9)
 
 
 def _columns(table: Floats, part: slice) -> Floats:

@@ -243,3 +243,15 @@ def test_a_jump_is_told_from_steady_drift(course, sudden):
     assert found[0].sudden is sudden
     if sudden:
         assert [split.index for split in found] == [4]
+
+
+@pytest.mark.parametrize(("units", "interval"), [(2, (1, 11)), (3, (6, 6)), (4, (6, 6))])
+def test_resampling_one_unit_alone_tells_nothing_of_where_a_change_lies(units, interval):
+    """Of three units one draw in nine is of one alone; it used to put the cut behind the first checkpoint."""
+    draw = np.random.default_rng(0)
+    before, after = draw.standard_normal((2, 40))
+    scores = [(before if step < 6 else after) + 0.05 * draw.standard_normal((units, 40)) for step in range(12)]
+    (found,) = splits(Products(scores), draws=99)
+    assert (found.index, found.low, found.high) == (6, *interval)
+    assert found.sudden is (units > 2)
+    assert np.isnan(Products(scores).kernel(np.eye(units)[0])).all()
