@@ -48,8 +48,8 @@ def test_only_what_changed_stands_there_at_most_so_much_of_each_kind(pair):
     heads = tables["Heads that changed"]
     assert list(heads) == ["name", "status", "A", "B", "B - A"]
     assert heads[["name", "A", "B", "B - A"]].values.tolist() == [
-        ["a0.h1", 0.062, 0.75, "+0.69 [+0.69, +0.69]"],
-        ["a1.h1", 0.0, 0.5, "+0.5 [+0.5, +0.5]"],
+        ["a0.h1", 0.062, 0.75, "+0.69 [+0.07, +0.8]"],
+        ["a1.h1", 0.0, 0.5, "+0.5 [-0.049, +0.68]"],
     ]
     edges = tables["Edges that changed"]
     assert set(edges["edge"]) == set(WIRING_A) ^ set(WIRING_B)
