@@ -22,6 +22,7 @@ def plot_comparison(comparison: "HeadDiff") -> "go.Figure":
     title = f"{counted(comparison.n_significant, 'head changed its', 'heads changed their')} retrieval score"
     about = f"change B − A over {counted(comparison.n, comparison.unit)}; circled: q ≤ {comparison.level}"
     figure = heat_map(comparison.delta, scale=SIGNED, low=-reach, high=reach)
+    figure.update_traces(colorbar={"title": {"text": "change"}})
     layers, heads = np.nonzero(comparison.q <= comparison.level)
     ring = {"symbol": "circle-open", "size": 12, "color": "black", "line": {"width": 2}}
     figure.add_trace(go.Scatter(x=heads, y=layers, mode="markers", marker=ring, hoverinfo="skip", showlegend=False))

@@ -117,7 +117,7 @@ def test_the_figure_of_a_comparison_circles_what_changed():
     assert figure.layout.title.text == "3 heads changed their retrieval score"
     assert figure.layout.title.subtitle.text == "change B − A over 12 needles; circled: q ≤ 0.05"
     np.testing.assert_allclose(heat.z, comparison().delta)
-    assert (heat.zmin, heat.zmax) == (-0.36, 0.36)
+    assert (heat.zmin, heat.zmax, heat.colorbar.title.text) == (-0.36, 0.36, "change")
     assert list(zip(rings.y, rings.x, strict=True)) == [(0, 0), (0, 1), (1, 0)]
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("head", "layer")
 

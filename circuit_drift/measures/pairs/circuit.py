@@ -38,8 +38,9 @@ CAPTIONS = {
     "size on random edges. Excess: within − across.",
     "ranks": "Expected correlation of the edges' scores with those over as many other facts, for edges of these ranks, "
     "the less reliable of A and B. Overlaps of circuits that reach below a half can neither show nor rule out change.",
-    "edges": "Those that changed for real, in units of the metric. q is from exchanging signs of facts; intervals are "
-    "Student's, wider than 95 % ones so as to hold for what was named (false coverage rate), and may reach across 0.",
+    "edges": "Those that changed for real, in units of the metric (a logit difference: logits). q is from exchanging "
+    "signs of facts; intervals are Student's, wider than 95 % ones so as to hold for what was named "
+    "(false coverage rate), and may reach across 0.",
     "nodes": "A node's score is the sum over its out-edges. The table holds those that changed for real; q and "
     "intervals as for edges.",
     "profile": "Of the whole graph of |score|, with 95 % intervals of the change: where the work lies, "
