@@ -506,6 +506,15 @@ def test_the_verdict_of_an_ablation_word_for_word():
     )
 
 
+def test_without_controls_the_verdict_says_what_was_seen_and_nothing_of_causes():
+    told = ablation(controls={}, tested=replace(TESTED, text_nll=np.full(6, 2.12345))).verdict
+    assert told.startswith("a0.h0, a1.h1 ablated (mean, all), needle score goes from 83% [")
+    assert told.endswith(
+        "accuracy from 67% to 17%, answer NLL from 1 to 2, plain-text NLL from 2 to 2.12 nats per token; no controls, "
+        "so nothing is said of causes"
+    )
+
+
 def test_heads_are_causal_only_where_the_nll_rises_for_real_above_the_first_control():
     assert not ablation(tested=replace(TESTED, nll=np.array([1.2, 1.0, 1.2, 1.1, 1.1, 1.1]))).causal
     falls = ablation(tested=replace(TESTED, nll=np.array([0.2, 0.1, 0.2, 0.1, 0.3, 0.1])))
