@@ -87,6 +87,7 @@ def test_verdict_figures_and_page_hold_it_beside_the_checkpoints(tmp_path):
     ) in run_verdict(run)
     (line,) = (trace for trace in head_lines_figure(run).data if trace.name == "best head of an untrained twin")
     assert list(line.y) == [0.0625, 0.0625]
+    assert (line.mode, line.line.dash, line.line.width) == ("lines", "dash", 1)
     frame = next(section.frame for section in sections(run) if section.slug == "circuits")
     assert list(frame.untrained_overlap) == [1, 1], "the twin is wired as the checkpoints are"
     assert list(frame.untrained_faithfulness) == [0.25, 0.25]

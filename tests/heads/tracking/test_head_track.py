@@ -195,6 +195,9 @@ def test_perplexity_is_the_exponential_of_the_mean():
 def test_steps_stand_in_for_unknown_tokens():
     run = heads.track([(step, None, scores) for step, _, scores in series()])
     assert run.axis == "steps"
+    by_tokens = heads.track(series())
+    assert by_tokens.axis == "tokens"
+    assert by_tokens.position.tolist() == [float(tokens) for _, tokens, _ in series()]
     assert run.position.tolist() == [100 * 2**i for i in range(8)]
 
 
