@@ -74,7 +74,9 @@
 
   const made = new Map();
   // Panels side by side are not squeezed: on a narrow screen the figure scrolls.
-  function fit(place, room = place.clientWidth) {
+  let paper = null; // the width that is printed on, while it is
+  function fit(place) {
+    const room = paper ?? place.clientWidth;
     if (!made.get(place)?.layout.height || !shown(place)) return;
     const { layout } = made.get(place), across = panels(layout), width = across > 1 ? Math.max(room, PANEL * across) : room;
     const height = fitted(made.get(place), width), before = place._fullLayout;
@@ -200,11 +202,13 @@
   }
 
   window.addEventListener("beforeprint", () => {
+    paper = PAPER;
     document.querySelectorAll("details.chapter, details.pair").forEach((part) => { part.open = true; });
     drawShown();
-    [...made.keys()].filter((place) => place._fullLayout).forEach((place) => fit(place, PAPER));
+    Widgets.mountReady();
   });
-  window.addEventListener("afterprint", () => [...made.keys()].forEach((place) => fit(place)));
+  window.addEventListener("afterprint", () => { paper = null; [...made.keys()].forEach((place) => fit(place)); });
+  window.addEventListener("load", () => Widgets.prepare());
 
   const packed = document.getElementById("plotly-js");
 

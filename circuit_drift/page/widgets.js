@@ -344,11 +344,17 @@ const Widgets = (() => {
 
   const KINDS = { rewired, heads, facts };
 
-  async function mount(holder) {
+  const texts = new Map(); // unpacked
+
+  async function prepare(wanted = holders()) {
+    for (const holder of wanted) if (!texts.has(holder)) texts.set(holder, await unpacked(holder.textContent));
+  }
+
+  function mount(holder) {
     const place = document.getElementById(holder.dataset.widget);
-    if (place.dataset.drawn) return;
+    if (place.dataset.drawn || !texts.has(holder)) return;
     place.dataset.drawn = "yes";
-    KINDS[holder.dataset.kind](place, JSON.parse(await unpacked(holder.textContent)));
+    KINDS[holder.dataset.kind](place, JSON.parse(texts.get(holder)));
   }
 
   const holders = () => [...document.querySelectorAll("script[data-widget]")];
@@ -356,10 +362,16 @@ const Widgets = (() => {
   const isShown = (element) => (element.checkVisibility ? element.checkVisibility() : element.getClientRects().length > 0);
   const visible = (holder) => isShown(document.getElementById(holder.dataset.widget));
   // The heads come first, since nodes of circuits show their cards.
-  const mountShown = async () => {
+  const wantedNow = () => {
     const wanted = holders().filter(visible);
     if (wanted.some((holder) => holder.dataset.kind === "rewired")) wanted.unshift(...holders().filter((holder) => holder.dataset.kind === "heads"));
-    for (const holder of wanted) await mount(holder);
+    return wanted;
   };
-  return { mountShown, isShown, unpacked };
+  const mountReady = () => wantedNow().forEach(mount); // at once, as a printer asks
+  const mountShown = async () => {
+    const wanted = wantedNow();
+    await prepare(wanted);
+    wanted.forEach(mount);
+  };
+  return { mountShown, mountReady, prepare, isShown, unpacked };
 })();
