@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 
 import numpy as np
 import pandas as pd
@@ -163,15 +164,37 @@ def told():
 
 
 def test_the_ledger_of_the_factbook_is_the_stored_one(told):
-    lora = told["LoRA"]
     rows = table_of(KNOWLEDGE, "| epoch | loss on the documents |")
-    for row, book, log in zip(rows, lora.ledger.to_frame().itertuples(), lora.log.itertuples(), strict=True):
-        of_log = (log.outside_rouge1, log.arithmetic_accuracy, log.text_ppl)
-        found = [log.epoch, log.document_loss, log.rouge1, book.known, book.acquired, book.relearned, book.forgotten]
-        assert [numbers(cell)[0] for cell in row] == pytest.approx([*found, *of_log], rel=0.0055, abs=0.0051), row
+    _by_epoch(rows, told["LoRA"])
     gained, again, lost = (sum(numbers(row[i])[0] for row in rows) for i in (4, 5, 6))
     assert f"{gained:.0f} times a fact was gained, {again:.0f}\nof them" in KNOWLEDGE
     assert f"{lost:.0f} times one was lost" in KNOWLEDGE
+
+
+def test_the_ledger_of_all_weights_is_the_stored_one(told):
+    full = told["full"]
+    _by_epoch(table_of(KNOWLEDGE, "| epoch, all weights |"), full)
+    book = full.ledger.outcome
+    counts = book["newly_learned"], book["newly_learned_held"], book["known_first"], book["kept"]
+    said = "{} facts are newly learned at some epoch, {} of them known at the end.\nOf the {} known before {} are kept."
+    assert said.format(*counts) in KNOWLEDGE
+    assert full.divergence.sentence == (
+        "loss fell in 5 of 5 epochs, recall fell in 1 (1 of them beyond chance over units); loss fell while recall was "
+        "lost at 75"
+    )
+
+
+def _by_epoch(rows, one):
+    for row, book, log in zip(rows, one.ledger.to_frame().itertuples(), one.log.itertuples(), strict=True):
+        of_log = (log.outside_rouge1, log.arithmetic_accuracy, log.text_ppl)
+        found = [log.epoch, log.document_loss, log.rouge1, book.known, book.acquired, book.relearned, book.forgotten]
+        assert [numbers(cell)[0] for cell in row] == pytest.approx([*found, *of_log], rel=0.0055, abs=0.0051), row
+
+
+def test_all_weights_are_trained_and_asked_as_the_adapters_are():
+    adapters, full = (tomllib.loads((FACTBOOK / f"{name}.toml").read_text()) for name in ("compare", "full"))
+    assert full.pop("strategy") == [{"name": "full", "lr": 3e-4}]
+    assert full == {name: value for name, value in adapters.items() if name != "strategy"} | {"epochs": 5}
 
 
 def test_what_becomes_of_each_kind_of_fact_is_the_stored_ledger(told):
