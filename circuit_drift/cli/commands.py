@@ -10,13 +10,14 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from checkpoints.errors import DriftError
 from checkpoints.results.text import counted
@@ -39,6 +40,7 @@ from circuit_drift.cli.options import (
     LengthsOption,
     MeasuresOption,
     NameOption,
+    OneValue,
     PlanOption,
     RunStepsOption,
     SeriesArgument,
@@ -96,7 +98,19 @@ def _one_line() -> Iterator[None]:
         raise typer.Exit(TROUBLE) from None
 
 
-app = typer.Typer(
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _App(typer.Typer):
+    """An application whose commands take an option of one value once."""
+
+    def command(
+        self, name: str | None = None, *, cls: type[TyperCommand] | None = OneValue, **options: Any
+    ) -> Callable[[Command], Command]:
+        return super().command(name, cls=cls, **options)
+
+
+app = _App(
     name="circuit-drift",
     cls=_Group,
     help="Retrieval heads and knowledge circuits over training checkpoints: what changed, and is the change real?",

@@ -1,10 +1,11 @@
 """Options that several commands share."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperOption
 
 from checkpoints.errors import BadPrompt, DriftError
 from checkpoints.files.reading import read_document
@@ -182,7 +183,24 @@ def outputs_of(text: str | None) -> int | tuple[str, ...]:
     return int(text) if text and text.isdecimal() else tuple(names(text or "")) or 0
 
 
-class Explaining(TyperCommand):
+class OneValue(TyperCommand):
+    """A command that refuses an option of one value when it is given again: the last would win unseen."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments, each option of one value once."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        given = Counter(each for each in order if isinstance(each, TyperOption))
+        again = [each for each, times in given.items() if times > 1 and not (each.multiple or each.is_flag)]
+        if again and not ctx.resilient_parsing:
+            names = ", ".join(each.opts[0] for each in again)
+            ctx.fail(
+                f"{names} holds one value and is given again: give it once; several names, where it takes them, are "
+                "joined by commas"
+            )
+        return super().parse_args(ctx, args)
+
+
+class Explaining(OneValue):
     """A command whose ``--explain`` may stand alone, and then means the first behaviour."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

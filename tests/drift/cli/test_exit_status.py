@@ -200,6 +200,29 @@ def test_a_stored_run_with_a_damaged_result_is_shown_in_part(series, kept, tmp_p
     assert "heads of 10" in shown.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("diff", "a@1", "a@2", "--measures", "heads", "--measures", "circuit"), "--measures"),
+        (("diff", "a@1", "a@2", "--explain", "--explain=needle"), "--explain"),
+        (("run", "a", "--steps", "1", "--html", "x.html", "--steps", "2"), "--steps"),
+    ],
+)
+def test_an_option_of_one_value_that_is_given_again_is_refused_not_dropped(words, option):
+    shown = invoke(*words)
+    assert shown.exit_code == 2
+    assert shown.stderr.splitlines()[-1] == (
+        f"Error: {option} holds one value and is given again: give it once; several names, where it takes them, are "
+        "joined by commas"
+    )
+
+
+@pytest.mark.parametrize("words", [("--json", "--json"), ("--floor", "a@3", "--floor", "a@4"), ("--explain",)])
+def test_flags_and_options_of_several_values_may_be_given_again(words):
+    shown = invoke("diff", "nowhere/a@1", "nowhere/a@2", *words)
+    assert shown.stderr.startswith("circuit-drift: nowhere/a is no folder here")
+
+
 def test_a_message_is_one_line_that_moves_no_cursor():
     assert one_line("a\nb\r\n  c\x1b[31m\u202ed\u2028e") == "a b c\\x1b[31m\\u202ed e"
 
