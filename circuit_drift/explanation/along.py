@@ -73,6 +73,7 @@ def explain_series(
         shares=np.stack([each.shares for each in found]),
         values=np.stack([first.before, *(each.after for each in found)]),
         steps=np.array([each.steps for each in found]),
+        needle=first.needle,
         meta=first.meta,
     )
     place = course.leading

@@ -35,6 +35,8 @@ class Behaviour:
             tensor of one number, through which gradients flow.
         groups: N names by which prompts are grouped.
         spans: N mappings from the name of a part of the prompt to (start, stop); what is in none is ``"rest"``.
+        needle: N numbers of the needle that each prompt asks for; the prompts of one are one unit of intervals. Empty =
+            every prompt is a unit.
         needs_attention: whether `value` reads attention, which the model then computes eagerly.
     """
 
@@ -45,6 +47,7 @@ class Behaviour:
     value: Value
     groups: tuple[str, ...] = ()
     spans: tuple[Mapping[str, tuple[int, int]], ...] = ()
+    needle: tuple[int, ...] = ()
     needs_attention: bool = False
 
     def __len__(self) -> int:
@@ -78,6 +81,7 @@ class Behaviour:
             rows=pick(self.rows),
             groups=pick(self.groups),
             spans=pick(self.spans),
+            needle=pick(self.needle),
             value=lambda index, logits, attention: value(kept[index], logits, attention),
         )
 
@@ -216,6 +220,7 @@ def needle_behaviour(needles: NeedleSet) -> Behaviour:
         value=value,
         groups=("all",) * len(prompts),
         spans=tuple(_needle_spans(prompt) for prompt in prompts),
+        needle=tuple(prompt.needle for prompt in prompts),
     )
 
 

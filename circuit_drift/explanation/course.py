@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from checkpoints.results.figure import BLUE, SIGNED, dress
 from checkpoints.results.result import Result
 from checkpoints.results.strict_json import plain_json
-from checkpoints.results.text import counted
 from checkpoints.stats.bootstrap import bootstrap
-from circuit_drift.explanation.explanation import Explanation
+from circuit_drift.explanation.explanation import Explanation, clusters, prompts_counted
 from circuit_drift.explanation.explanation_view import WHAT, proof_sentences, why_incomplete
 from circuit_drift.explanation.sections import explanation_sections
 from circuit_drift.page.page import Figures, Section, write_page
@@ -39,6 +38,8 @@ class Course(Result):
         shares: [K, N, C] by interval and prompt; positive raises the behaviour.
         values: [K + 1, N] the behaviour at each checkpoint.
         steps: [K] gradients taken; 0 = the behaviour changes there without a gradient, and shares are exact patches.
+        needle: N numbers of the needle that each prompt asks for: prompts of one needle are one unit of intervals;
+            empty = every prompt is a unit.
         lead: the interval with the largest change, explained and proved; ``None`` = none, or not asked for.
         meta: prompts and settings.
     """
@@ -57,6 +58,7 @@ class Course(Result):
     steps: NDArray[np.int64]
     lead: Explanation | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    needle: tuple[int, ...] = ()
 
     @property
     def intervals(self) -> tuple[str, ...]:
@@ -84,7 +86,7 @@ class Course(Result):
     def leading(self) -> int | None:
         """The interval with the largest mean change of those told apart from none over the prompts; ``None`` = none."""
         changes = np.diff(self.values, axis=0)
-        low, high = bootstrap(changes.T)
+        low, high = bootstrap(changes.T, clusters(self.needle, changes.shape[1]))
         sure = [i for i in range(len(changes)) if low[i] > 0 or high[i] < 0]
         return max(sure, key=lambda i: abs(float(changes[i].mean())), default=None)
 
@@ -97,11 +99,11 @@ class Course(Result):
         first, last = self.values[0].mean(), self.values[-1].mean()
         yield (
             f"{self.behaviour} goes {first:.3g} → {last:.3g} {self.unit} from {self.checkpoints[0]} to "
-            f"{self.checkpoints[-1]}, over {counted(self.values.shape[1], 'prompt')}."
+            f"{self.checkpoints[-1]}, over {prompts_counted(self.needle, self.values.shape[1])}."
         )
         leading = self.leading
         if leading is None:
-            yield "No interval's change is told apart from none over the prompts, so no component is named."
+            yield "No interval's change is told apart from none over them, so no component is named."
         else:
             yield self._interval(leading, float(np.diff(self.values, axis=0)[leading].mean()))
         if self.lead is not None:
@@ -167,7 +169,7 @@ class Course(Result):
         """One row a checkpoint: the behaviour, mean over prompts, with its interval."""
         import pandas as pd
 
-        low, high = bootstrap(self.values.T)
+        low, high = bootstrap(self.values.T, clusters(self.needle, self.values.shape[1]))
         return pd.DataFrame({"checkpoint": self.checkpoints, "mean": self.values.mean(1), "low": low, "high": high})
 
     def plot_values(self) -> "go.Figure":

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from circuits.facts.facts import FactSet
     from circuits.graph.scores import AttributionGraph
 
-NAME, VERSION = "explanation", 2
+NAME, VERSION = "explanation", 3
 WINDOWS, WINDOW = 8, 128
 Ways = Callable[["FactSet"], Mapping[str, Bools]]
 """Which facts were kept, lost or learned between two checkpoints, each [N]."""
@@ -196,6 +196,7 @@ def attributed(line: Line, behaviour: Behaviour, names: tuple[str, str], effort:
         at=path.at,
         along=path.along,
         steps=path.steps,
+        needle=behaviour.needle,
         meta={"tolerance": effort.tolerance, "n_prompts": len(behaviour)},
     )
 

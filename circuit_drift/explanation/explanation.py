@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt, require_choice
 from checkpoints.results.result import Result
-from checkpoints.stats.bootstrap import Estimate, bootstrap, percentiles, resampling
+from checkpoints.results.text import counted
+from checkpoints.stats.bootstrap import Estimate, bootstrap, percentiles, resampled_means, resampling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,6 +135,8 @@ class Explanation(Result):
         parts: names of the S parts of the prompts.
         by_part: [S, C] mean over prompts.
         groups: N groups of prompts.
+        needle: N numbers of the needle that each prompt asks for: prompts of one needle are one unit of intervals;
+            empty = every prompt is a unit.
         at: [P] places on the straight line from A's weights to B's, 0 to 1.
         along: [P, N] the behaviour there.
         steps: gradients taken; 0 = the behaviour has none.
@@ -163,6 +166,7 @@ class Explanation(Result):
     patching: Patching | None = None
     outputs: OutputPatching | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    needle: tuple[int, ...] = ()
 
     @property
     def before(self) -> Floats:
@@ -176,8 +180,20 @@ class Explanation(Result):
 
     @cached_property
     def change(self) -> Estimate:
-        """Mean change over prompts, with its interval."""
-        return _estimate(self.after - self.before)
+        """Mean change over prompts, with its interval over `cluster`."""
+        change = self.after - self.before
+        low, high = bootstrap(change, self.cluster)
+        return Estimate(float(change.mean()), float(low), float(high), len(np.unique(self.cluster)))
+
+    @property
+    def cluster(self) -> NDArray[np.int64]:
+        """[N] which unit a prompt belongs to: its needle, else itself."""
+        return clusters(self.needle, len(self.before))
+
+    @property
+    def asked(self) -> str:
+        """How many prompts it is over, and of how many needles."""
+        return prompts_counted(self.needle, len(self.before))
 
     @property
     def is_certain(self) -> bool:
@@ -204,15 +220,16 @@ class Explanation(Result):
         return tuple(sorted(self.changed, key=lambda place: -float(towards[place])))
 
     def part(self, places: tuple[int, ...]) -> Estimate:
-        """What some components make of the mean change, 1 = all of it; the interval is over prompts."""
+        """What some components make of the mean change, 1 = all of it; the interval is over `cluster`."""
         own, change = self.shares[:, list(places)].sum(1), self.after - self.before
-        if len(change) < 2 or not self.change.value:
+        units = self.change.n
+        if units < 2 or not self.change.value:
             value = float(own.mean() / change.mean()) if self.change.value else float("nan")
-            return Estimate(value, float("nan"), float("nan"), len(change))
-        weights = resampling(len(change))
+            return Estimate(value, float("nan"), float("nan"), units)
+        drawn = resampled_means(np.stack([own, change], axis=1), self.cluster, resampling(units))
         with np.errstate(divide="ignore", invalid="ignore"):
-            low, high = percentiles((weights @ own) / (weights @ change))
-        return Estimate(float(own.mean() / change.mean()), float(low), float(high), len(change))
+            low, high = percentiles(drawn[:, 0] / drawn[:, 1])
+        return Estimate(float(own.mean() / change.mean()), float(low), float(high), units)
 
     def restored(self, values: Floats) -> float:
         """Share of the mean change that a mixed model's behaviour [N] makes, 0 = as A, 1 = as B."""
@@ -265,6 +282,12 @@ class Explanation(Result):
         return json_of(self)
 
 
-def _estimate(values: Floats) -> Estimate:
-    low, high = bootstrap(values)
-    return Estimate(float(values.mean()), float(low), float(high), len(values))
+def clusters(needle: tuple[int, ...], prompts: int) -> NDArray[np.int64]:
+    """[N] which unit a prompt belongs to: its needle, else itself."""
+    return np.asarray(needle, dtype=np.int64) if needle else np.arange(prompts)
+
+
+def prompts_counted(needle: tuple[int, ...], prompts: int) -> str:
+    """How many prompts something is over, and of how many needles."""
+    told = counted(prompts, "prompt")
+    return f"{told} of {counted(len(set(needle)), 'needle')}" if needle else told

@@ -39,14 +39,18 @@ WHAT = {True: "share of each component's weights in the change", False: "what ea
 
 def sentences(found: "Explanation") -> Iterator[str]:
     """The change, who made it, what putting it back does, and how complete that is."""
-    n = counted(len(found.before), "prompt")
+    n = found.asked
     if not found.changed:
         yield f"{found.a} and {found.b} have equal weights: there is nothing to explain."
         return
     change = found.change
     moved = f"{found.behaviour} goes {found.before.mean():.3g} → {found.after.mean():.3g} {found.unit}"
     if not found.is_certain:
-        why = "one prompt has no spread" if change.n < 2 else f"[{change.low:+.2g}, {change.high:+.2g}]"
+        why = (
+            f"one {'needle' if found.needle else 'prompt'} has no spread"
+            if change.n < 2
+            else f"[{change.low:+.2g}, {change.high:+.2g}]"
+        )
         yield (
             f"{moved} from {found.a} to {found.b}, over {n}: a change of {change.value:+.2g} ({why}) that is not told "
             "apart from none, so no component is claimed to have made it."
@@ -206,7 +210,7 @@ def frame_of(found: "Explanation") -> "pd.DataFrame":
     from checkpoints.stats.bootstrap import bootstrap
 
     order = list(found.order)
-    low, high = bootstrap(found.shares[:, order]) if order else (np.zeros(0), np.zeros(0))
+    low, high = bootstrap(found.shares[:, order], found.cluster) if order else (np.zeros(0), np.zeros(0))
     total = found.change.value
     means = found.shares.mean(0)
     frame = pd.DataFrame(
@@ -380,6 +384,7 @@ def json_of(found: "Explanation") -> dict[str, Any]:
             "unit": found.unit,
             "verdict": list(sentences(found)),
             "prompts": len(found.before),
+            "needles": len(set(found.needle)) or None,
             "before": found.before.mean(),
             "after": found.after.mean(),
             "change": [found.change.value, found.change.low, found.change.high],

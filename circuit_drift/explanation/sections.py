@@ -15,8 +15,9 @@ def explanation_sections(found: Explanation, *, anchor: str) -> Iterator[Section
     }
     caption = (
         f"{how[found.is_attributed]}; a share is in the behaviour's unit, and positive where it raises the behaviour. "
-        "Intervals are over prompts. a2.h1.q: the queries of head 1 of layer 2; a2.h1.o: its columns of the output "
-        "projection; a2.kv0.k, a2.kv0.v: keys and values of a group of heads; m3.down: a projection of layer 3's MLP."
+        "Intervals are over prompts; those of one needle are one unit. a2.h1.q: the queries of head 1 of layer 2; "
+        "a2.h1.o: its columns of the output projection; a2.kv0.k, a2.kv0.v: keys and values of a group of heads; "
+        "m3.down: a projection of layer 3's MLP."
     )
     text, frame = " ".join(sentences(found)), found.to_frame()
     if not found.changed:

@@ -41,6 +41,15 @@ def test_the_largest_change_is_told_with_who_made_it():
     )
 
 
+def test_prompts_of_one_needle_are_one_unit():
+    told = made(needle=(7, 7))
+    assert told.leading is None
+    assert "over 2 prompts of 1 needle. No interval's change is told apart from none over them, so no" in told.verdict
+    assert told.values_frame()[["low", "high"]].isna().all(axis=None)
+    two = made(needle=(7, 8))
+    assert two.verdict == made().verdict.replace("2 prompts.", "2 prompts of 2 needles.")
+
+
 def test_an_interval_that_is_not_complete_is_named_and_a_noisy_one_names_nobody():
     told = made(values=np.array([[3.0, 3.0], [3.25, 3.25], [1.5, 4.5]])).verdict
     assert "is 0 → 10; its largest shares: a0.h1.q +0.25." in told

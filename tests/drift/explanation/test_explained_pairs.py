@@ -68,6 +68,7 @@ def test_every_behaviour_can_be_explained(edited: Path, behaviour: str, name: st
         assert found.shares.any()
         assert found.residual < 0.05
     assert len(found.before) == (3 if behaviour == "text" else 4)
+    assert len(found.needle) == (4 if behaviour in ("needle", "a1.h2") else 0)
 
 
 @pytest.mark.parametrize(("way", "facts"), [("lost", 11), ("learned", 37)])

@@ -69,6 +69,29 @@ def test_the_change_is_told_by_its_largest_shares_with_intervals():
     assert told[1:] == ["Complete to 0 % over 4 gradients: shares that raise +1.5, that lower -0.125 nats."]
 
 
+def test_prompts_of_one_needle_are_one_unit_of_every_interval():
+    by_needle = np.array([[1.0, 0.5, -0.125, 0.0], [1.25, 0.25, -0.125, 0.0], [0.75, 0.75, 0.0, 0.0]])
+    within = np.array([[0.25, 0.0, 0.0, 0.0], [-0.25, 0.0, 0.0, 0.0]])
+    shares = np.concatenate([by_needle + each for each in within])
+    asked = made(shares=shares, along=np.stack([np.zeros(6), shares.sum(1)]), groups=("all",) * 6, needle=(0, 1, 2) * 2)
+    means = made(shares=by_needle, along=np.stack([np.zeros(3), by_needle.sum(1)]), groups=("all",) * 3)
+    assert asked.change == means.change
+    assert asked.part((0,)) == means.part((0,))
+    ends = ["component", "share", "low", "high"]
+    assert asked.to_frame()[ends].equals(means.to_frame()[ends])
+    prompts = replace(asked, needle=())
+    assert prompts.part((0,)).high - prompts.part((0,)).low < 0.9 * (asked.part((0,)).high - asked.part((0,)).low)
+    assert ", over 6 prompts of 3 needles, the weights" in asked.verdict
+    assert (asked.to_json()["prompts"], asked.to_json()["needles"]) == (6, 3)
+    assert made().to_json()["needles"] is None
+
+
+def test_one_needle_at_several_depths_claims_nothing():
+    found = made(needle=(5, 5))
+    assert not found.is_certain
+    assert "over 2 prompts of 1 needle: a change of +1.4 (one needle has no spread)" in found.verdict
+
+
 def test_a_fall_is_told_as_one_and_its_largest_share_is_first():
     found = made(shares=-SHARES, along=np.array([[1.375, 1.375], [0.0, 0.0]]))
     assert "Of the fall of 1.38 nats [1.4, 1.4]" in found.verdict
@@ -262,8 +285,8 @@ def test_a_behaviour_that_there_is_none_of_is_refused_with_those_there_are():
 def test_an_explanation_as_json():
     found = made(patching=patched([0.5, 1.375], [0.5, 0.125])).to_json()
     assert list(found) == [
-        "a", "b", "behaviour", "unit", "verdict", "prompts", "before", "after", "change", "claimed", "attributed",
-        "residual", "gradients", "path", "shares", "patching", "outputs",
+        "a", "b", "behaviour", "unit", "verdict", "prompts", "needles", "before", "after", "change", "claimed",
+        "attributed", "residual", "gradients", "path", "shares", "patching", "outputs",
     ]  # fmt: skip
     assert (found["a"], found["b"], found["behaviour"], found["unit"]) == ("10", "20", "needle answer NLL", "nats")
     assert (found["prompts"], found["before"], found["after"], found["gradients"]) == (2, 0.0, 1.375, 4)
