@@ -191,6 +191,8 @@ def transfer(
     typer.echo(shown_table(matrix.to_frame()), nl=False)
     if html:
         typer.echo(write_file(html, matrix.plot().to_html(include_plotlyjs=True)), err=True)
+    else:
+        advise("--html transfer.html draws it")
 
 
 def explain(
@@ -245,3 +247,6 @@ def explain(
         say(course.verdict)
     if html:
         typer.echo(course.write_html(html), err=True)
+    if not as_json:
+        drawn = "" if html else "--html who.html draws it; "
+        advise(f"{drawn}circuit-drift diff A B --explain {behaviour} proves it between any two checkpoints")

@@ -78,6 +78,8 @@ def audit_series(
     else:
         print_audit(report)
     leave(report.status)
+    if not as_json:
+        advise(f"circuit-drift run {shlex.quote(series)} --plan says what measuring it costs")
 
 
 def schema(

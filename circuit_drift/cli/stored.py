@@ -48,6 +48,7 @@ def report(
     run = circuit_drift.load_run(store, name)
     typer.echo(run.report(html))
     leave_partly(run.unread, f"the report of {run.name}")
+    advise("circuit-drift track follows the same run at a terminal; diff A B compares two of its checkpoints")
 
 
 def track(

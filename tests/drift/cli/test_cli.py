@@ -104,6 +104,10 @@ def test_a_stored_report_needs_no_checkpoint(measured, tmp_path):
     done = runner.invoke(app, ["report", str(tmp_path / "again.html"), "--store", str(measured)])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "again.html").is_file()
+    assert done.stderr == (
+        "circuit-drift: next: circuit-drift track follows the same run at a terminal; diff A B compares two of its "
+        "checkpoints\n"
+    )
 
 
 def test_show_lists_the_series(tiny_series):
@@ -226,6 +230,7 @@ def test_a_transfer_measures_the_circuits_that_it_needs(tiny_series, measured, t
     done = runner.invoke(app, [*matrix, "--html", str(html)])
     assert done.exit_code == 0, done.output
     assert "plotly" in html.read_text(encoding="utf-8")
+    assert runner.invoke(app, matrix).stderr.splitlines()[-1] == "circuit-drift: next: --html transfer.html draws it"
     assert "cannot be written" in _fails(*matrix, "--html", html / "below a file")
 
 
@@ -301,6 +306,16 @@ def test_audit_of_a_series_of_strangers(tiny_series):
     document = json.loads(done.stdout)
     assert done.exit_code == document["status"]
     assert runner.invoke(app, ["audit", str(tiny_series)]).exit_code == done.exit_code
+
+
+def test_an_audit_that_finds_nothing_says_what_to_do_next(tiny_series, tmp_path):
+    series = tmp_path / "alone"
+    shutil.copytree(tiny_series, series, ignore=shutil.ignore_patterns("checkpoint-10", "checkpoint-100"))
+    done = runner.invoke(app, ["audit", str(series)])
+    assert done.exit_code == 0, done.output
+    offered = f"circuit-drift run {series} --plan says what measuring it costs"
+    assert done.stderr.splitlines()[-1] == f"circuit-drift: next: {offered}"
+    assert "next:" not in runner.invoke(app, ["audit", str(series), "--json"]).stderr
 
 
 def test_a_repeated_checkpoint_is_warned_of_or_refused(tiny_series, tmp_path):

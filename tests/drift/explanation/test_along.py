@@ -193,6 +193,8 @@ def test_the_command_prints_the_table_and_the_verdict(tiny_series: Path, tmp_pat
     assert told.exit_code == 0, told.output
     assert told.stdout.splitlines()[0] == "component,kind,layer,0 → 10,sum"
     assert "logit difference of odd facts goes" in told.stderr
+    proof = "circuit-drift diff A B --explain facts:odd proves it between any two checkpoints"
+    assert told.stderr.splitlines()[-1] == f"circuit-drift: next: {proof}"
     page = (tmp_path / "who.html").read_text()
     assert "Who made the" in page
     assert "logit difference of odd facts goes" in page
