@@ -171,8 +171,8 @@ def memory_by_shape(
     Raises:
         DriftError: one of them cannot be read.
     """
-    asked = [found for measure in measures if (found := _asked(measure, checkpoint)) is not None]
-    if placement.packed or not asked:
+    told = [measure for measure in measures if isinstance(measure, (RetrievalMeasure, CircuitMeasure))]
+    if placement.packed or not told:
         return ()
     from transformers import AutoConfig
 
@@ -181,10 +181,11 @@ def memory_by_shape(
         model = without_weights(AutoConfig.for_model(**config), placement.dtype)
     except Exception as error:
         raise DriftError(f"no model can be made of the config of {checkpoint.name}: {error}") from error
+    asked = [found for measure in told if (found := _asked(measure, checkpoint)) is not None]
     return tuple(shape_memory(model, one, cpu=placement.here == "cpu") for one in asked)
 
 
-def _asked(measure: Measure, checkpoint: Checkpoint) -> Asked | None:
+def _asked(measure: RetrievalMeasure | CircuitMeasure, checkpoint: Checkpoint) -> Asked | None:
     """How a measure runs a checkpoint's model; None where that does not follow from shapes."""
     if isinstance(measure, RetrievalMeasure):
         return Asked(
@@ -192,7 +193,7 @@ def _asked(measure: Measure, checkpoint: Checkpoint) -> Asked | None:
             measure.batch_size,
             needle_prompts_of(tokenizer_of(checkpoint), measure.source).length + ANSWER,
         )
-    if not isinstance(measure, CircuitMeasure) or measure.scoring.backward != "plain":
+    if measure.scoring.backward != "plain":
         return None
     from circuits.attribution.methods import find_plan
 

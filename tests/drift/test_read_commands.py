@@ -61,8 +61,8 @@ def _invoke(*words: object):
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def _diff(series: Path, store: Path, a: int, b: int, *options: object):
-    return _invoke("diff", f"{series}@{a}", f"{series}@{b}", "--store", store, "--measures", PARTS, *options)
+def _diff(series: Path, store: Path, a: int, b: int, *options: object, measures: str = PARTS):
+    return _invoke("diff", f"{series}@{a}", f"{series}@{b}", "--store", store, "--measures", measures, *options)
 
 
 def _rows(text: str) -> list[list[str]]:
@@ -107,16 +107,16 @@ def test_a_diff_exits_with_1_where_anything_changed_and_with_0_where_nothing_did
 
 
 def test_a_diff_is_held_to_the_level_asked_for(series, kept):
-    assert _diff(series, kept, 0, 20, "--measures", "heads", "--q", 0.001).exit_code == 0
-    assert _diff(series, kept, 0, 20, "--measures", "heads", "--q", 0.04).exit_code == 1
+    assert _diff(series, kept, 0, 20, "--q", 0.001, measures="heads").exit_code == 0
+    assert _diff(series, kept, 0, 20, "--q", 0.04, measures="heads").exit_code == 1
 
 
 def test_a_diff_names_its_page_on_the_stream_that_is_free(series, kept, tmp_path):
     page = tmp_path / "pair.html"
-    done = _diff(series, kept, 0, 10, "--measures", "heads", "--html", page)
+    done = _diff(series, kept, 0, 10, "--html", page, measures="heads")
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, str(page))
     assert "checkpoint-0 → checkpoint-10" in page.read_text(encoding="utf-8")
-    done = _diff(series, kept, 10, 20, "--measures", "heads", "--json", "--html", page)
+    done = _diff(series, kept, 10, 20, "--json", "--html", page, measures="heads")
     assert (done.exit_code, done.stderr.splitlines()[-1]) == (1, str(page))
     json.loads(done.stdout)
 

@@ -220,7 +220,8 @@ def test_an_option_of_one_value_that_is_given_again_is_refused_not_dropped(words
 @pytest.mark.parametrize("words", [("--json", "--json"), ("--floor", "a@3", "--floor", "a@4"), ("--explain",)])
 def test_flags_and_options_of_several_values_may_be_given_again(words):
     shown = invoke("diff", "nowhere/a@1", "nowhere/a@2", *words)
-    assert shown.stderr.startswith("circuit-drift: nowhere/a is no folder here")
+    assert shown.stderr.startswith("circuit-drift: ")
+    assert "nowhere/a" in shown.stderr
 
 
 def test_a_message_is_one_line_that_moves_no_cursor():
