@@ -46,11 +46,8 @@ def sentences(found: "Explanation") -> Iterator[str]:
     change = found.change
     moved = f"{found.behaviour} goes {found.before.mean():.3g} → {found.after.mean():.3g} {found.unit}"
     if not found.is_certain:
-        why = (
-            f"one {'needle' if found.needle else 'prompt'} has no spread"
-            if change.n < 2
-            else f"[{change.low:+.2g}, {change.high:+.2g}]"
-        )
+        alone = "one needle" if found.needle else "one prompt"
+        why = f"{alone} has no spread" if change.n < 2 else f"[{change.low:+.2g}, {change.high:+.2g}]"
         yield (
             f"{moved} from {found.a} to {found.b}, over {n}: a change of {change.value:+.2g} ({why}) that is not told "
             "apart from none, so no component is claimed to have made it."
