@@ -3,7 +3,9 @@
 import csv
 import io
 import re
+from collections.abc import Sequence
 from numbers import Integral, Real
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +20,21 @@ _TAG, _ENTITY = re.compile(r"<(?=[A-Za-z/!])"), re.compile(r"&(?=#?\w+;)")
 NUMBERS, FRACTIONS = frozenset("?bBhHiIlLqQ"), frozenset("efd")
 """Of numpy: truth and whole numbers; all others that are real."""
 _FORMULA = re.compile(r"[=+\-@\t\r]")
+
+
+def listed(head: str, sentences: Sequence[str], more: str, *, most: int = 12, width: int = 300) -> str:
+    """A head and sentences below it, each on its line and none longer than ``width``, as a value shows itself.
+
+    Args:
+        head: what it is.
+        sentences: what it says.
+        more: where those that are not listed are to be had.
+        most: so many are listed.
+        width: characters of a line at most; what is cut ends in an ellipsis.
+    """
+    told = [shorten(sentence, width, placeholder=" …") for sentence in sentences[:most]]
+    left = [f"and {len(sentences) - most} more in {more}"] if len(sentences) > most else []
+    return "\n".join([f"<{head}>", *(f"• {line}" for line in (*told, *left))])
 
 
 def visible(text: str) -> str:

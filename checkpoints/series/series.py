@@ -41,7 +41,7 @@ _LOOKED_FOR = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Series:
     """Checkpoints of one run, ordered by (stage, branch, step).
 
@@ -60,6 +60,10 @@ class Series:
     checkpoints: tuple[Checkpoint, ...]
     left_out: tuple[LeftOut, ...] = ()
     chosen_from: "Series | None" = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        ends = f", {self.checkpoints[0].label} to {self.checkpoints[-1].label}" if self.checkpoints else ""
+        return f"<Series {self.name}: {counted(len(self), 'checkpoint')}{ends}, in {self.path}>"
 
     def __len__(self) -> int:
         return len(self.checkpoints)

@@ -49,7 +49,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "transfer": ("circuit-drift transfer demo",),
     "report": ("circuit-drift report report.html --store store/",),
-    "export": ("circuit-drift export demo@9000 circuit.json",),
+    "export": ("circuit-drift export 9000 circuit.json",),
     "benchmark": ("circuit-drift benchmark factbook/ --recipe recipe.toml --out bench --reference corpus/",),
     "train": (
         "circuit-drift train strategies.toml --out out/strategies --html strategies.html",

@@ -84,7 +84,7 @@ class GroupChange:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class CircuitGroups:
     """Every group of facts with its comparison, and the one that figures and tables show first.
 
@@ -105,6 +105,10 @@ class CircuitGroups:
     ranks: tuple[RankBand, ...] = ()
     transfer_of: str = ""
     cluster: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{each.group.name} {len(each.group.facts)}" for each in self.groups)
+        return f"<CircuitGroups of facts: {sizes}>"
 
     @property
     def overlap(self) -> Similarity | None:

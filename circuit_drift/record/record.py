@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from circuits.roles.roles import HeadRoles
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Point:
     """One checkpoint of a run with its results.
 
@@ -37,6 +37,10 @@ class Point:
     failures: Mapping[str, str] = field(default_factory=dict)
     branch: str | None = None
     weights: str = ""
+
+    def __repr__(self) -> str:
+        failed = f"; failed: {', '.join(self.failures)}" if self.failures else ""
+        return f"<Point {self.place}: {', '.join(self.results) or 'no measure'}{failed}>"
 
     @property
     def heads(self) -> "heads.Scores | None":

@@ -3,13 +3,13 @@
 import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from checkpoints.results.fields import Arrays, pack, unpack
 from checkpoints.results.result import Result
+from checkpoints.results.text import listed
 from checkpoints.stats.units import Floats
 from heads.scores.agreement import Agreement
 from heads.tracking.correlation import Correlation
@@ -134,10 +134,7 @@ class HeadTrack(Result):
         return "; ".join(self.findings)
 
     def __repr__(self) -> str:
-        left = len(self.findings) - TOLD_IN_REPR
-        more = [f"and {left} more in .findings"] if left > 0 else []
-        told = (shorten(sentence, LINE, placeholder=" …") for sentence in self.findings[:TOLD_IN_REPR])
-        return "\n".join([f"<HeadTrack of {len(self.steps)} checkpoints>", *(f"• {line}" for line in (*told, *more))])
+        return listed(f"HeadTrack of {len(self.steps)} checkpoints", self.findings, ".findings")
 
     def _stored(self) -> tuple[dict[str, Any], Arrays]:
         arrays: Arrays = {}
@@ -172,7 +169,6 @@ CURVES = (
     "answer_ppl",
     "middle_penalty",
 )
-TOLD_IN_REPR, LINE = 12, 300
 TOLD = ("retrieval_heads", "needle_score", "needle_accuracy", "answer_ppl")
 MARGIN = "answer_ppl at "
 

@@ -549,8 +549,11 @@ def test_the_stages_of_a_circuit_begin_where_they_begin(tmp_path):
         track_circuit(run_of(_circuit(20), _circuit(20), store=tmp_path))
 
 
-def test_a_run_and_a_pair_are_told_in_a_line():
+def test_a_run_its_points_and_a_pair_show_themselves_in_few_lines():
     run = run_of(point(0, heads=retrieval({(0, 1): 0.5})), point(10, heads=retrieval({(0, 1): 0.5})))
     assert repr(run) == "<Run of handmade: 2 checkpoints, 0 to 10; heads>"
     assert repr(run_of()) == "<Run of handmade: 0 checkpoints; no measure>"
-    assert repr(run.diff(0, 10)).startswith("<PairDiff of 0 and 10: 0 and 10 are equivalent: ")
+    assert repr(run.points[0]) == "<Point 0: heads>"
+    failed = point(5, stage="one", failures={"circuit": "no facts", "maps": "too long"})
+    assert repr(failed) == "<Point one/5: no measure; failed: circuit, maps>"
+    assert repr(run.diff(0, 10)).startswith("<PairDiff of 0 and 10>\n• 0 and 10 are equivalent: ")

@@ -34,6 +34,12 @@ def test_folders_are_found_and_ordered_by_number(tmp_path):
     assert [c.step for c in series] == [0, 9, 10, 100]
 
 
+def test_a_series_shows_itself_in_a_line(tmp_path):
+    series = open_series(bare_run(tmp_path / "mine", range(0, 300, 3)))
+    assert repr(series) == f"<Series mine: 100 checkpoints, 0 to 297, in {tmp_path / 'mine'}>"
+    assert repr(series[:1]) == f"<Series mine: 1 checkpoint, 0 to 0, in {tmp_path / 'mine'}>"
+
+
 def test_slices_are_series_and_indices_checkpoints(tmp_path):
     series = open_series(bare_run(tmp_path, [0, 1, 2, 3]))
     assert isinstance(series[1:3], Series)

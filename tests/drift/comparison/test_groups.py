@@ -58,6 +58,7 @@ def test_the_edges_of_each_group_are_named_with_their_sign(turned):
     ]
     groups = turned.groups.to_frame().set_index("group")
     assert groups["facts"].to_dict() == {"kept": 10, "lost": 50, "learned": 45}
+    assert repr(turned.groups) == "<CircuitGroups of facts: kept 10, lost 50, learned 45>"
     assert groups.loc["kept", "edges_changed"] == 0
     assert turned.facts == "the 50 of 105 facts recalled at A alone"
 
