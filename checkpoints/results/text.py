@@ -22,14 +22,14 @@ NUMBERS, FRACTIONS = frozenset("?bBhHiIlLqQ"), frozenset("efd")
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 
 
-def listed(head: str, sentences: Sequence[str], more: str, *, most: int = 12, width: int = 300) -> str:
+def bulleted(head: str, sentences: Sequence[str], more: str, *, most: int = 12, width: int = 300) -> str:
     """A head and sentences below it, each on its line and none longer than ``width``, as a value shows itself.
 
     Args:
         head: what it is.
         sentences: what it says.
-        more: where those that are not listed are to be had.
-        most: so many are listed.
+        more: where those that are left out are to be had.
+        most: so many have a bullet.
         width: characters of a line at most; what is cut ends in an ellipsis.
     """
     told = [shorten(sentence, width, placeholder=" …") for sentence in sentences[:most]]

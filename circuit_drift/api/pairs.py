@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from checkpoints import open_checkpoint
 from checkpoints.errors import BadPrompt, CheckpointMismatch, DriftError
 from checkpoints.placement import Placement, Where
-from checkpoints.results.text import listed
+from checkpoints.results.text import bulleted
 from circuit_drift.api.shown import figure_of, first_figure, show
 from circuit_drift.comparison.pair import PAIR_MEASURES, compare_points, measure_pair
 from circuit_drift.explanation.explanation import DEFAULT_EFFORT, Effort
@@ -118,7 +118,7 @@ class PairDiff(PairRecord):
         return pair_json(self)
 
     def __repr__(self) -> str:
-        return listed(f"PairDiff of {self.a.place} and {self.b.place}", self.verdict, ".verdict")
+        return bulleted(f"PairDiff of {self.a.place} and {self.b.place}", self.verdict, ".verdict")
 
     def plot(self) -> "go.Figure":
         """What rewired, or where no circuits were compared the retrieval heads that changed.

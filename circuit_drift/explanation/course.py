@@ -66,6 +66,11 @@ class Course(Result):
         return tuple(f"{a} → {b}" for a, b in zip(self.checkpoints, self.checkpoints[1:], strict=False))
 
     @property
+    def cluster(self) -> NDArray[np.int64]:
+        """[N] which unit a prompt belongs to: its needle, else itself."""
+        return clusters(self.needle, self.values.shape[1])
+
+    @property
     def means(self) -> Floats:
         """[K, C] shares, mean over prompts."""
         return np.asarray(self.shares.mean(1))
@@ -86,7 +91,7 @@ class Course(Result):
     def leading(self) -> int | None:
         """The interval with the largest mean change of those told apart from none over the prompts; ``None`` = none."""
         changes = np.diff(self.values, axis=0)
-        low, high = bootstrap(changes.T, clusters(self.needle, changes.shape[1]))
+        low, high = bootstrap(changes.T, self.cluster)
         sure = [i for i in range(len(changes)) if low[i] > 0 or high[i] < 0]
         return max(sure, key=lambda i: abs(float(changes[i].mean())), default=None)
 
@@ -169,7 +174,7 @@ class Course(Result):
         """One row a checkpoint: the behaviour, mean over prompts, with its interval."""
         import pandas as pd
 
-        low, high = bootstrap(self.values.T, clusters(self.needle, self.values.shape[1]))
+        low, high = bootstrap(self.values.T, self.cluster)
         return pd.DataFrame({"checkpoint": self.checkpoints, "mean": self.values.mean(1), "low": low, "high": high})
 
     def plot_values(self) -> "go.Figure":

@@ -9,7 +9,7 @@ import numpy as np
 
 from checkpoints.results.fields import Arrays, pack, unpack
 from checkpoints.results.result import Result
-from checkpoints.results.text import listed
+from checkpoints.results.text import bulleted
 from checkpoints.stats.units import Floats
 from heads.scores.agreement import Agreement
 from heads.tracking.correlation import Correlation
@@ -134,7 +134,7 @@ class HeadTrack(Result):
         return "; ".join(self.findings)
 
     def __repr__(self) -> str:
-        return listed(f"HeadTrack of {len(self.steps)} checkpoints", self.findings, ".findings")
+        return bulleted(f"HeadTrack of {len(self.steps)} checkpoints", self.findings, ".findings")
 
     def _stored(self) -> tuple[dict[str, Any], Arrays]:
         arrays: Arrays = {}

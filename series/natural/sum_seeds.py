@@ -6,19 +6,18 @@ has the mean answer NLL by length, before the extension and after it.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 import circuit_drift
-import heads
 from checkpoints import open_series
-from circuit_drift.replicate.long_context import stored_maps
+from circuit_drift.replicate.long_context import follow, stored_maps
 from circuit_drift.replicate.long_context_seeds import first_retrieves
 
 HERE = Path(__file__).resolve().parent
 SEEDS = HERE / "seeds"
-TOP_K = 10
 
 
 def main(store: str, *seeds: str) -> None:
@@ -27,12 +26,11 @@ def main(store: str, *seeds: str) -> None:
     rows = []
     for seed in seeds:
         name = f"natural-seed{seed}"
-        points = [point for point in circuit_drift.load_run(store, name) if point.step in steps]
-        scored = [(point.step, point.tokens, point.heads) for point in points]
-        whole = heads.track(scored, top_k=TOP_K)
-        since = first_retrieves(whole)
+        run = circuit_drift.load_run(store, name)
+        run = replace(run, points=tuple(point for point in run if point.step in steps))
+        whole = follow(run)
         whole.save(SEEDS / "whole" / name)
-        heads.track([one for one in scored if one[0] >= since], top_k=TOP_K).save(SEEDS / "later" / name)
+        follow(run, since=first_retrieves(whole)).save(SEEDS / "later" / name)
         maps, _ = stored_maps(circuit_drift.load_run(store, f"extended-seed{seed}"))
         for step, found in maps.items():
             rows += [(seed, step, int(n), round(nll, 5)) for n, nll in zip(found.rows, found.row_nll, strict=True)]

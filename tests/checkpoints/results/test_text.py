@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from checkpoints.results.text import counted, label, listed, to_csv, visible, visible_line
+from checkpoints.results.text import bulleted, counted, label, to_csv, visible, visible_line
 
 
 @pytest.mark.parametrize(
@@ -31,9 +31,9 @@ def test_what_a_terminal_would_obey_or_hide_is_written_out():
 
 
 def test_a_value_lists_what_it_says_in_so_many_lines_of_such_a_width():
-    assert listed("A of B", ["one", "two"], ".all") == "<A of B>\n• one\n• two"
-    assert listed("A of B", [], ".all") == "<A of B>"
-    cut = listed("A of B", ["one", "two words here", "three", "four"], ".all", most=2, width=10)
+    assert bulleted("A of B", ["one", "two"], ".all") == "<A of B>\n• one\n• two"
+    assert bulleted("A of B", [], ".all") == "<A of B>"
+    cut = bulleted("A of B", ["one", "two words here", "three", "four"], ".all", most=2, width=10)
     assert cut == "<A of B>\n• one\n• two …\n• and 2 more in .all"
 
 
