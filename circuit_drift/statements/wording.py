@@ -216,7 +216,9 @@ def _overlap(of: Mapping[str, Any]) -> str:
 
 def _heads(of: Mapping[str, Any]) -> str:
     most = of["largest"]
-    moved = f"most {most['name']} {signed(most['delta'])} {signed_span(most['low'], most['high'])}"
+    moved = "no score differs on any prompt"
+    if of["moved"]:
+        moved = f"most {most['name']} {signed(most['delta'])} {signed_span(most['low'], most['high'])}"
     within = f" by less than {of['margin']:g}" if of["changed"] and of["outcome"] == "equivalent" else ""
     crossed = "; ".join(f"{way} {listed(of[way], 5)}" for way in ("gained", "lost") if of[way])
     return (

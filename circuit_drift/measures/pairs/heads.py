@@ -74,6 +74,7 @@ class HeadPairing(Pairing):
         largest |= {"low": float(low.flat[place]), "high": float(high.flat[place])}
         numbers = {
             "changed": change.n_significant,
+            "moved": int(_moved(pair.a, pair.b).sum()),
             "of": change.delta.size,
             "largest": largest,
             "gained": list(change.gained),

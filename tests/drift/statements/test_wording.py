@@ -165,7 +165,8 @@ def test_needles_and_heads():
     traded = told("needles", accuracy={**accuracy, "lost": 12, "learned": 4}, ppl=ppl)
     assert "[-0.07, +0.00], 12 prompts lost and 4 learned); answer" in traded
     numbers = {
-        "changed": 2, "of": 32, "largest": {"name": "a2.h6", "delta": -0.088, "low": -0.112, "high": -0.064},
+        "changed": 2, "moved": 9, "of": 32,
+        "largest": {"name": "a2.h6", "delta": -0.088, "low": -0.112, "high": -0.064},
         "gained": [], "lost": ["a2.h6"], "threshold": 0.1, "margin": 0.1, "n": 48, "unit": "needle",
     }  # fmt: skip
     assert told("heads", **numbers, outcome="different") == (
@@ -173,6 +174,10 @@ def test_needles_and_heads():
         "a2.h6."
     )
     assert told("heads", **numbers, outcome="equivalent").startswith("Heads: 2 of 32 changed by less than 0.1, most")
+    still = {**numbers, "changed": 0, "moved": 0, "largest": {"name": "a0.h0", "delta": 0.0, "low": -0.1, "high": 0.1}}
+    assert told("heads", **still, outcome="equivalent").startswith(
+        "Heads: 0 of 32 changed, no score differs on any prompt, over 48 needles; retrieval heads"
+    )
 
 
 def test_an_overlap_is_told_at_a_size_whose_ranks_are_reliable_or_not_at_all():
