@@ -46,6 +46,11 @@ def difference_test(difference: Floats, *, level: float = LEVEL) -> TTest:
     return _t_test(delta, variance, n - 1, n, level)
 
 
+def apart_from_0(values: Floats, *, level: float = 1 - LEVEL) -> NDArray[np.bool_]:
+    """[...] whether the mean of values [U, ...] over the units is shown to differ from 0: its q is <= level."""
+    return np.asarray(difference_test(values).q <= level)
+
+
 def welch_test(a: Floats, b: Floats, *, level: float = LEVEL) -> TTest:
     """Welch's t test of two sets of other units, [U, ...] and [V, ...], over the first axis."""
     mean_a, va, na = _moments(a)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.stats.changes import change_test
-from checkpoints.stats.ttests import MIN_UNITS, false_discovery, mean_interval
+from checkpoints.stats.ttests import MIN_UNITS, apart_from_0, false_discovery
 from circuit_drift.record.groups import FactGroup
 from circuits.graph.scores import require_alike
 from circuits.graph.shape import Floats, GraphShape, shape_document
@@ -44,7 +44,7 @@ class GroupAtlas:
         facts: how many it has.
         edges: K names.
         mean: [C, K] mean scores over the facts.
-        apart: [C, K] whether the 95 % t interval of the mean leaves 0 out.
+        apart: [C, K] whether the mean is shown to differ from 0, at 5 % false discoveries of all edges.
         stops: [pairs, K] the first of `STOPS` that q does not exceed; `UNTESTED` = none.
         whole: [pairs] p that no edge changed.
         changed: [pairs, stops] of all edges, those with q at most each stop.
@@ -140,7 +140,7 @@ def atlas_of(
 
         mean = np.stack([chosen(place).mean(0, dtype=np.float64) for place in range(len(graphs))])
         kept, largest = strongest(mean, LARGEST * first.circuit_edges)
-        apart = np.stack([_apart(chosen(place)[:, kept]) for place in range(len(graphs))])
+        apart = np.stack([apart_from_0(chosen(place))[kept] for place in range(len(graphs))])
         tests = list(_tests(chosen, len(graphs)))
         return GroupAtlas(
             name=group.name,
@@ -185,11 +185,6 @@ def strongest(mean: Floats, size: int, most: int = MOST_EDGES) -> tuple[NDArray[
 def stop_of(q: Floats) -> NDArray[np.integer]:
     """The place of the first of `STOPS` that each q does not exceed."""
     return np.searchsorted(STOPS, np.nan_to_num(q, nan=np.inf))
-
-
-def _apart(scores: Floats) -> NDArray[np.bool_]:
-    low, high = mean_interval(scores)
-    return np.asarray((low > 0) | (high < 0))
 
 
 def _tests(chosen: Any, count: int) -> Iterator[tuple[Floats, float]]:

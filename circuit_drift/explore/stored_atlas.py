@@ -18,7 +18,7 @@ from circuit_drift.store.kept import kept
 from circuits.graph.shape import known_shape, shape_document
 
 ATLAS = "atlas"
-VERSION = 2
+VERSION = 3
 ARRAYS = ("mean", "apart", "stops", "whole", "changed")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from checkpoints.errors import BadPrompt, CheckpointMismatch, require_choice
 from checkpoints.stats.changes import change_test, moderated
 from checkpoints.stats.permutation import label_test
-from checkpoints.stats.ttests import TTest, difference_test, mean_interval, welch_test
+from checkpoints.stats.ttests import TTest, apart_from_0, difference_test, welch_test
 from circuits.comparison.clusters import clustered
 from circuits.comparison.graph_diff import GraphDiff, Pairing
 from circuits.comparison.profile import LARGE, ProfileChange, profile_changes
@@ -22,7 +22,7 @@ from circuits.comparison.reliability import FEWEST_EDGES, FEWEST_UNITS, RankBand
 from circuits.comparison.similarity import Similarity, similarities
 from circuits.graph.pruning import circuit_size
 from circuits.graph.scores import HOW, AttributionGraph, require_alike, same_facts
-from circuits.graph.shape import Bools, Floats
+from circuits.graph.shape import Floats
 
 EXCHANGES = 99
 """Permutations behind the p of every overlap."""
@@ -98,7 +98,7 @@ def diff(
         n=min(len(scores_a), len(scores_b)),
         level=q,
         meta={name: a.meta.get(name, usual) for name, usual in HOW.items()},
-        both_ends=_apart_from_0(scores_a) & _apart_from_0(scores_b),
+        both_ends=apart_from_0(scores_a) & apart_from_0(scores_b),
         reliability=_reliability(a, b, splits),
     )
 
@@ -155,12 +155,6 @@ def _reliability(a: AttributionGraph, b: AttributionGraph, splits: int) -> tuple
         return ()
     pairs = zip(*(reliability_by_rank(graph, splits=splits) for graph in (a, b)), strict=True)
     return tuple(min(pair, key=lambda band: band.reliability) for pair in pairs)
-
-
-def _apart_from_0(scores: Floats) -> Bools:
-    """[E] whether the 95 % t interval of the mean over the units leaves 0 out."""
-    low, high = mean_interval(scores)
-    return np.asarray((low > 0) | (high < 0))
 
 
 def _sizes(n: int, edges: int) -> Sequence[int]:

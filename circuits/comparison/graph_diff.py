@@ -62,7 +62,8 @@ class GraphDiff(Result):
         transfer: A's circuit run in B and B's in A, where that was done.
         roles: roles that heads of the circuits gained and lost, where roles were given.
         meta: method, metric and the other settings both graphs were made with.
-        both_ends: [E] whether an edge's 95 % t interval leaves 0 out at A and at B alike; None in older results.
+        both_ends: [E] whether an edge is shown to differ from 0 at A and at B alike, at 5 % false discoveries of all
+            edges at each end; None in older results.
         reliability: of mean scores by rank, the lower of A's and B's; none where there are fewer than six facts.
     """
 

@@ -19,7 +19,7 @@ from circuits.graph.scores import AttributionGraph
 from circuits.tracking.contrasts import Contrast
 
 SIMILARITY, CONTRAST, TESTS, RANKS = "similarity", "contrast", "edge_tests", "ranks"
-VERSION = 2
+VERSION = 3
 PROFILE = 2
 """Version of the intervals of the profile, which are kept with the tests."""
 

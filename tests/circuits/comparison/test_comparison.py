@@ -99,6 +99,20 @@ def test_an_edge_that_is_noise_at_one_end_is_gained_and_not_flipped():
     assert replace(forth, both_ends=None).status[edge] == "flipped", "as before results held it"
 
 
+def test_an_edge_that_stands_out_at_one_end_by_being_one_of_many_is_gained_and_not_flipped():
+    """t = -2.7 of 16 facts: p = .016 by itself, beyond any level as one of the edges."""
+    rng = np.random.default_rng(0)
+    scores, changed = rng.normal(size=(2, 16, EDGES))
+    scores -= scores.mean(0)
+    wide = np.arange(16) - 7.5
+    wide /= np.std(wide, ddof=1)
+    scores[:, 0], changed[:, 0] = wide - 2.7 / 4, wide[::-1] + 20
+    found = circuits.diff(graph(scores), graph(changed), n_edges=EDGES)
+    assert (found.status[0], found.counts["flipped"]) == ("gained", 0)
+    scores[:, 0] = wide - 5
+    assert circuits.diff(graph(scores), graph(changed), n_edges=EDGES).status[0] == "flipped"
+
+
 def test_other_facts_are_refused_unless_unpaired_is_asked_for():
     a, b = graph(samples(0)), graph(samples(1), prompts="others")
     with pytest.raises(BadPrompt, match="unknown pairing 'matched'"):
