@@ -52,7 +52,7 @@ from circuit_drift.cli.options import (
     measures_of,
     names,
 )
-from circuit_drift.cli.output.forms import CsvOption, Found, JsonOption, form_of, put, shown_table
+from circuit_drift.cli.output.forms import CsvOption, Form, Found, JsonOption, form_of, put, shown_table
 from circuit_drift.cli.status import (
     INTERRUPT,
     INTERRUPTED,
@@ -69,6 +69,7 @@ from circuit_drift.cli.upkeep import add_upkeep
 if TYPE_CHECKING:
     from checkpoints import Series
     from circuit_drift.record.record import RunRecord
+    from circuit_drift.statements.statement import Statement
 
 
 class _Group(Grouped):
@@ -149,12 +150,9 @@ def run(
 ) -> None:
     """Measure every checkpoint of a series; print the table and the verdict; write the report."""
     import circuit_drift
-    from circuit_drift.cli.render import print_run
     from circuit_drift.comparison.transfer import transfer_over_stages
     from circuit_drift.prompts import prompts_for
     from circuit_drift.report import write_report
-    from circuit_drift.report.run_table import run_frame
-    from circuit_drift.report.verdict import run_statements
 
     form = form_of(as_json, as_csv)
     opened, adaptive = _opened(series, steps)
@@ -179,10 +177,7 @@ def run(
         name=name,
         track_to=track_to or (),
     )
-    statements = run_statements(result)
-    verdict = tuple(statement.text for statement in statements)
-    shown = partial(print_run, result, verdict)
-    put(form, [Found("checkpoints", run_frame(result), shown, verdict)], run=result.name)
+    statements = _put_run(result, form)
     if html is not None:
         if working.executor == "serial":
             transfer_over_stages(result, opened, prompts, placing.placement)
@@ -206,6 +201,19 @@ def _say_plan(series: "Series", asked: Mapping[str, Any]) -> None:
     from circuit_drift.sweep.sweep import plan_series
 
     typer.echo("\n".join(map(one_line, plan_series(series, **asked).lines())))
+
+
+def _put_run(run: "RunRecord", form: Form) -> "tuple[Statement, ...]":
+    """Print a run's checkpoints and its verdict; the statements that the verdict is made of."""
+    from circuit_drift.cli.render import print_run
+    from circuit_drift.report.run_table import run_frame
+    from circuit_drift.report.verdict import run_statements
+
+    statements = run_statements(run)
+    verdict = tuple(statement.text for statement in statements)
+    shown = partial(print_run, run, verdict)
+    put(form, [Found("checkpoints", run_frame(run), shown, verdict)], run=run.name)
+    return statements
 
 
 def _lacking(run: "RunRecord", asked: "Series", adaptive: int | None) -> list[str]:

@@ -88,6 +88,7 @@ def diff(
     from circuit_drift.prompts import prompts_for
 
     explained = _explainable(explain, outputs, placing.dtype)
+    effort = Effort(prompts=count, outputs=outputs_of(outputs))
     prompts = prompts_for(open_checkpoint(a).path, **needles.given, **facts.given, scoring=scoring.given)
     pair = circuit_drift.diff(
         a,
@@ -102,7 +103,7 @@ def diff(
         cluster=names(cluster or ""),
     )
     for asked in explained:
-        pair = _explained(pair, asked, Effort(prompts=count, outputs=outputs_of(outputs)))
+        pair = _explained(pair, asked, effort)
     if as_json:
         typer.echo(json.dumps(pair.to_json(), indent=1))
     else:

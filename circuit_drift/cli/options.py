@@ -187,17 +187,30 @@ class OneValue(TyperCommand):
     """A command that refuses an option of one value when it is given again: the last would win unseen."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """The arguments, each option of one value once."""
-        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
-        given = Counter(each for each in order if isinstance(each, TyperOption))
-        again = [each for each, times in given.items() if times > 1 and not (each.multiple or each.is_flag)]
+        """The arguments, each option of one value once.
+
+        Raises:
+            BadPrompt: a value that an option cannot have.
+        """
+        given, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        times = Counter(each for each in order if isinstance(each, TyperOption))
+        again = [each for each, count in times.items() if count > 1 and not (each.multiple or each.is_flag)]
         if again and not ctx.resilient_parsing:
             names = ", ".join(each.opts[0] for each in again)
             ctx.fail(
                 f"{names} holds one value and is given again: give it once; several names, where it takes them, are "
                 "joined by commas"
             )
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            option = error.param
+            if option is None or given.get(option.name) is None:  # a missing one: its command's usage is shown
+                raise
+            raise BadPrompt(
+                f"{option.opts[0]} cannot be {given[option.name]!r}: {error.message.rstrip('.')}; {ctx.command_path} -h "
+                "tells what it takes"
+            ) from None
 
 
 class Explaining(OneValue):

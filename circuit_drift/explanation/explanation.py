@@ -23,6 +23,8 @@ Floats = NDArray[np.float64]
 EVERYWHERE = "all positions"
 BEHAVIOURS = ("needle", "accuracy", "facts", "log-probability", "text")
 GROUPED = ("facts", "log-probability")
+NODE = re.compile(r"(a|m)(\d+)(?:\.(h|kv)(\d+))?")
+NODE_FORMS = "write a1.h0 for a head, a1.kv0 for those of a group, a1 for attention as a whole, m1 for an MLP, or embedding"
 _HEAD = re.compile(r"a(\d+)\.h(\d+)$")
 
 
@@ -56,6 +58,9 @@ class Effort:
         patching: whether components are put back for proof.
         outputs: whose outputs are put in at each part of the prompts: names (``a18.h6``, ``a18``, ``m3``), or those of
             so many of the first components.
+
+    Raises:
+        BadPrompt: what is no name of an output.
     """
 
     prompts: int = 12
@@ -63,6 +68,11 @@ class Effort:
     tolerance: float = 0.01
     patching: bool = True
     outputs: int | tuple[str, ...] = 0
+
+    def __post_init__(self) -> None:
+        for name in () if isinstance(self.outputs, int) else self.outputs:
+            if name != "embedding" and NODE.fullmatch(name) is None:
+                raise BadPrompt(f"{name!r} is no output to put in: {NODE_FORMS}")
 
 
 DEFAULT_EFFORT = Effort()

@@ -4,7 +4,6 @@ Weights tell which component's change did it; outputs tell at which part of the 
 linearised: where a node's output is replaced, everything behind it is computed anew.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,11 +17,10 @@ from checkpoints.errors import BadPrompt
 from checkpoints.model.anatomy import Anatomy
 from checkpoints.model.projections import linear_weight
 from circuit_drift.explanation.behaviours import Batch, Behaviour, batches, run
-from circuit_drift.explanation.explanation import EVERYWHERE, OutputPatching
+from circuit_drift.explanation.explanation import EVERYWHERE, NODE, NODE_FORMS, OutputPatching
 from circuit_drift.explanation.line import Line
 from circuit_drift.explanation.shares import BATCH, Floats, readable
 
-_NAME = re.compile(r"(a|m)(\d+)(?:\.(h|kv)(\d+))?")
 Held = list[list[Tensor]]
 """Batch by batch, node by node: what a node wrote, [b, t, d_model]."""
 
@@ -82,7 +80,7 @@ def node_named(parts: Anatomy, name: str) -> Node:
     """
     if name == "embedding":
         return Node(name, parts.embedding)
-    found = _NAME.fullmatch(name)
+    found = NODE.fullmatch(name)
     layer = int(found[2]) if found else len(parts.blocks)
     if found and layer < len(parts.blocks):
         block = parts.blocks[layer]
@@ -96,7 +94,7 @@ def node_named(parts: Anatomy, name: str) -> Node:
             return Node(name, block.o, slice(int(found[4]) * width, (int(found[4]) + 1) * width))
     raise BadPrompt(
         f"there is no output {name!r} to put in: the model has {parts.n_layers} layers of {parts.n_heads} heads; "
-        "write a1.h0 for a head, a1.kv0 for those of a group, a1 for attention as a whole, m1 for an MLP, or embedding"
+        f"{NODE_FORMS}"
     )
 
 
@@ -104,7 +102,7 @@ def writer_of(component: str) -> str | None:
     """The node through which a component acts: ``a1.h2`` of ``a1.h2.q``; ``None`` of what only reads, as the head."""
     if component == "embedding":
         return component
-    found = _NAME.match(component)
+    found = NODE.match(component)
     return None if found is None else found[0]
 
 

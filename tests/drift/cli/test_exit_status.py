@@ -217,6 +217,28 @@ def test_an_option_of_one_value_that_is_given_again_is_refused_not_dropped(words
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("run", "demo", "--ig-steps", "0"), ("--ig-steps", "'0'", "1", "run -h")),
+        (("run", "demo", "--ig-steps", "many"), ("--ig-steps", "'many'", "integer", "run -h")),
+        (("run", "demo", "--length", "3"), ("--length", "'3'", "16", "run -h")),
+        (("run", "demo", "--max-hours", "nan"), ("--max-hours", "'nan'", "0", "run -h")),
+        (("run", "demo", "--depths", "2"), ("--depths", "'2'", "1", "as 0,0.5,1")),
+        (("run", "demo", "--max-disk", "-5GB"), ("'-5GB'", "as in 50GB")),
+        (("diff", "a", "b", "--q", "2"), ("--q", "'2'", "1", "diff -h")),
+        (("diff", "a", "b", "--explain", "--outputs", "-3"), ("'-3'", "output", "a1.h0")),
+        (("export", "9", "x.json", "--edges", "0"), ("--edges", "'0'", "1", "export -h")),
+    ],
+)
+def test_a_value_that_an_option_cannot_have_is_refused_in_one_line(words, told):
+    shown = invoke(*words)
+    assert shown.exit_code == 2
+    assert shown.stderr.startswith("circuit-drift: ")
+    assert shown.stderr.count("\n") == 1
+    assert [part for part in told if part not in shown.stderr] == []
+
+
 @pytest.mark.parametrize("words", [("--json", "--json"), ("--floor", "a@3", "--floor", "a@4"), ("--explain",)])
 def test_flags_and_options_of_several_values_may_be_given_again(words):
     shown = invoke("diff", "nowhere/a@1", "nowhere/a@2", *words)
