@@ -208,8 +208,8 @@ class OneValue(TyperCommand):
             if option is None or given.get(option.name) is None:  # a missing one: its command's usage is shown
                 raise
             raise BadPrompt(
-                f"{option.opts[0]} cannot be {given[option.name]!r}: {error.message.rstrip('.')}; {ctx.command_path} -h "
-                "tells what it takes"
+                f"{option.opts[0]} cannot be {given[option.name]!r}: {error.message.rstrip('.')}; "
+                f"{ctx.command_path} -h tells what it takes"
             ) from None
 
 

@@ -24,7 +24,9 @@ EVERYWHERE = "all positions"
 BEHAVIOURS = ("needle", "accuracy", "facts", "log-probability", "text")
 GROUPED = ("facts", "log-probability")
 NODE = re.compile(r"(a|m)(\d+)(?:\.(h|kv)(\d+))?")
-NODE_FORMS = "write a1.h0 for a head, a1.kv0 for those of a group, a1 for attention as a whole, m1 for an MLP, or embedding"
+NODE_FORMS = (
+    "write a1.h0 for a head, a1.kv0 for those of a group, a1 for attention as a whole, m1 for an MLP, or embedding"
+)
 _HEAD = re.compile(r"a(\d+)\.h(\d+)$")
 
 
