@@ -1,5 +1,6 @@
 """The house itself: what the wheel holds, which way imports run, what start-up costs."""
 
+import ast
 import importlib
 import os
 import re
@@ -9,6 +10,7 @@ import tarfile
 import tomllib
 import zipfile
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 
@@ -149,6 +151,24 @@ def test_mutants_are_planted_in_modules_that_are_there_and_killed_by_tests_that_
     planted = {path.relative_to(ROOT).as_posix() for pattern in asked["only_mutate"] for path in ROOT.glob(pattern)}
     views = {path.relative_to(ROOT).as_posix() for name in PACKAGES for path in (ROOT / name).rglob("*_view.py")}
     assert views - planted == set(), "a module that words or draws a result, and that no mutant is planted in"
+
+
+def test_faults_without_an_effect_are_listed_under_their_numbers_of_now():
+    told = tomllib.loads((ROOT / "tests" / "mutants_equivalent.toml").read_text())
+    now = {function: sha256(_source(function).encode()).hexdigest()[:12] for function in told}
+    assert now == {function: about["text"] for function, about in told.items()}, (
+        "the function changed: look its faults up again with python -m tests.mutants show, then write the new text ="
+    )
+
+
+def _source(function: str) -> str:
+    """Of a function or a method by mutmut's name, room.module.x_name or room.module.xǁClassǁname."""
+    module, _, name = function.rpartition(".")
+    text = Path(ROOT, *module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+    node: ast.AST = ast.parse(text)
+    for part in name.removeprefix("xǁ").removeprefix("x_").split("ǁ"):
+        node = next(inner for inner in node.body if getattr(inner, "name", None) == part)
+    return ast.get_source_segment(text, node)
 
 
 def test_the_architecture_page_names_every_room_and_only_files_that_are_there(graph: nx.DiGraph):

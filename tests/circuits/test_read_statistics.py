@@ -178,6 +178,8 @@ def test_ten_pairs_are_listed_and_eleven_are_drawn():
 
 
 def test_nothing_that_changes_is_no_change():
+    found = sign_flip_test(np.zeros((4, 2)))
+    assert (found.largest, found.energy, found.whole, found.elements.tolist()) == (1.0, 1.0, 1.0, [1.0, 1.0])
     assert sign_flip_p(np.zeros((4, 2))) == 1.0
 
 

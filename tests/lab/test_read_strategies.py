@@ -79,6 +79,96 @@ def test_the_findings_word_for_word(both, tmp_path):
     assert len(said) == 4
 
 
+@pytest.fixture
+def told(both, written, monkeypatch):
+    """The sections of two strategies that have all there is: skills, classes, circuits, and references that read."""
+    (written / FOLDER).mkdir()
+    rows = {"unit": ["a", "b"], "probe": ["x", "x"], "score": [0.8, 0.9], "refused": ["", ""]}
+    pd.DataFrame(rows).to_csv(written / FOLDER / "gold.csv", index=False)
+    columns = {"overlap": [0.4], "floor": [0.8], "floor_low": [0.6], "chance": [0.1], "beyond_noise": [True]}
+    monkeypatch.setattr(Trained, "drift", lambda one: pd.DataFrame({"epoch": [1], **columns}))
+    return both, list(page._sections(both, written, 0.85))
+
+
+def test_the_sections_of_the_page_word_for_word(told):
+    both, sections = told
+    about = "4 units; known: mean recall of a unit's probes at least 0.85."
+    loss = "One loss for all: on the new documents as they are, whatever a strategy trains on."
+    halves = "EAP-IG edge scores; overlap and floor are both between disjoint halves of the facts."
+    assert [(s.slug, s.title, s.caption) for s in sections] == [
+        ("outcomes", "The strategies in one table", ""),
+        ("loss", "Loss and recall", loss),
+        ("ledger", "Acquired, retained, forgotten", about),
+        ("exposure", "By prior exposure", about),
+        ("skills", "Outside the domain", ""),
+        ("drift", "Circuits against the noise floor", halves),
+        ("retrieval", "Reading instead of learning", ""),
+    ]
+    said = [f"plain: {both[0].divergence.sentence}.", f"careful: {both[1].divergence.sentence}."]
+    assert [s.text for s in sections] == ["", " ".join(said), "", "", "", "", ""]
+
+
+def test_the_sections_of_the_page_hold_the_tables_of_the_threshold_asked_for(told, written):
+    _, sections = told
+    outcomes, loss, ledger, exposure, skills, drift, retrieval = (section.frame for section in sections)
+    assert outcomes["strategy"].tolist() == ["zeta", "alpha"]
+    assert outcomes["known_last"].tolist() == [0, 0], "by 0.6, two of them"
+    assert loss["known"].tolist() == [1, 0, 1, 0] != comparison_frame(written)["known"].tolist()
+    assert ledger is exposure is skills is None
+    assert drift.to_dict("list") == {
+        "epoch": [1, 1], "overlap": [0.4, 0.4], "floor": [0.8, 0.8], "floor_low": [0.6, 0.6], "chance": [0.1, 0.1],
+        "beyond_noise": [True, True], "strategy": ["plain", "careful"],
+    }  # fmt: skip
+    assert drift.index.tolist() == [0, 1]
+    assert retrieval[["passages", "known", "units"]].to_numpy().tolist() == [["gold", 1, 2]]
+
+
+def test_the_sections_of_the_page_hold_the_figures_of_their_strategies(told):
+    both, sections = told
+    drawn = {section.slug: section.figure for section in sections if section.figure is not None}
+    assert drawn == {
+        "loss": figures.loss_and_recall(both, sections[-1].frame),
+        "ledger": figures.transitions(both),
+        "exposure": figures.exposure(both),
+        "skills": figures.skills(both),
+        "drift": figures.circuit_drift_figure(both),
+    }
+
+
+def test_a_section_of_what_was_not_measured_is_left_out(both, written):
+    unlabelled = knowledge.UnitScores(tuple("abcd"), STEPS, np.array(PLAIN)[:, :, None], {}, "recall")
+    bare = Trained("bare", both[0].log.drop(columns="copying_accuracy"), knowledge.ledger(unlabelled), written / STORE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trained, "drift", lambda one: pd.DataFrame())
+        told = [section.slug for section in page._sections((bare, both[0]), written, 0.6)]
+        assert told == ["outcomes", "loss", "ledger"]
+
+
+def test_the_page_is_told_its_title_failures_verdict_and_where_it_is_from(written, monkeypatch):
+    store = Store.open(written / STORE)
+    failed = Point("step8", 8, None, None, {}, failures={"heads": "no memory", "roles": "stopped"})
+    recorder = Recorder(store, "alpha", {})
+    recorder.resume(4)
+    recorder.add(failed, {"document_loss": 1.0}, [{"unit": unit, "score": 0.9} for unit in "ab"])
+    for name in ("zeta", "alpha"):
+        (written / name / RECORD).write_text('{"strategy": {"lr": 0.5}, "seed": 3}')
+    os.utime(written / "zeta" / RECORD, ns=(0, 0))
+    monkeypatch.setattr(page, "write_page", lambda path, **parts: {"path": path, **parts})
+    told = page.write_comparison(written, "page.html", threshold=0.85)
+    trained = strategies(written, threshold=0.85)
+    assert told["path"] == "page.html"
+    assert told["title"] == "Does falling loss mean learning?"
+    assert told["subtitle"] == "2 strategies: zeta, alpha"
+    assert told["verdict"] == list(page.findings(trained, written))
+    assert told["warnings"] == ["alpha, step8, heads: no memory", "alpha, step8, roles: stopped"]
+    assert [section.slug for section in told["sections"]] == ["outcomes", "loss", "ledger"]
+    assert told["sections"][2].caption.startswith("2 units; known: mean score of a unit's probes at least 0.85.")
+    assert told["sections"][0].frame["known_last"].tolist() == [0, 2]
+    rows = [("threshold", "0.85"), ("seed", "3"), ("strategy zeta", "lr 0.5"), ("strategy alpha", "lr 0.5")]
+    assert told["provenance"][1:] == rows
+    assert page.write_comparison(written, "page.html")["provenance"][1] == ("threshold", "0.6")
+
+
 def test_loss_that_falls_with_recall_is_counted(both):
     again = trained(loss=(3.0, 2.5, 2.4))
     assert again.divergence.recall_fell == (True, True) or again.divergence.recall_fell == (False, True)

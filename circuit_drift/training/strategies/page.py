@@ -54,7 +54,7 @@ def findings(trained: Sequence[Trained], out: Path | str) -> Iterator[str]:
     )
     read = [
         f"{row.passages} passage {row.recall:.2f} ({row.known} of {row.units} units known, {row.refused} refused)"
-        for row in retrieval_frame(out).itertuples()
+        for row in retrieval_frame(out, threshold=trained[0].ledger.threshold).itertuples()
     ]
     if read:
         yield f"Reading instead of learning, recall of the untrained model: {', '.join(read)}."
