@@ -103,6 +103,7 @@ NAMES = {
     "circuit_drift.knowledge.Scores": "circuit_drift.knowledge.UnitScores",
     "circuit_drift.replicate.long_context_claims.claims": "circuit_drift.replicate.long_context_claims.claims_frame",
     "circuit_drift.training.Probe": "circuit_drift.training.ProbeRecord",
+    "circuit_drift.training.strategies.Answers": "circuit_drift.training.strategies.AnswerSettings",
     **{
         f"{home.partition('.')[0]}.{name}": f"{home}.{name}" for home, names in _MOVED.items() for name in names.split()
     },

@@ -123,10 +123,10 @@ class EdgeScoring:
         if self == USUAL_SCORING:
             return
         from circuits.attribution.backward import find_backward
-        from circuits.attribution.methods import find_plan, require_effect
+        from circuits.attribution.methods import find_quadrature, require_effect
         from circuits.facts.metrics import require_gradient, require_metric
 
-        find_plan(self.method, self.ig_steps, self.rule)
+        find_quadrature(self.method, self.ig_steps, self.rule)
         find_backward(self.backward)
         require_metric(self.metric)
         require_gradient(self.metric, self.method)

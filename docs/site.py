@@ -41,12 +41,12 @@ def options_page() -> str:
     from typer.testing import CliRunner
 
     from circuit_drift.cli import app
-    from circuit_drift.cli.help import grouped
+    from circuit_drift.cli.help import by_heading
 
     commands = getattr(get_command(app), "commands")  # noqa: B009
     shown = tuple(name for name, command in commands.items() if not command.hidden)
     text = ["# Every option\n"]
-    for heading, names in grouped(shown).items():
+    for heading, names in by_heading(shown).items():
         text.append(f"## {heading}\n")
         for name in names:
             done = CliRunner().invoke(app, [name, "-h"], env={"COLUMNS": "100", "TERM": "dumb"})

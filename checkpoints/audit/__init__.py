@@ -10,7 +10,7 @@ from typing import get_args
 from tqdm.auto import tqdm
 
 from checkpoints.audit import checks, order
-from checkpoints.audit.facts import BLOCK, Depth, Facts, confirmed, gather
+from checkpoints.audit.facts import BLOCK, CheckpointFacts, Depth, confirmed, gather
 from checkpoints.audit.report import KINDS, AuditReport, Fault, Severity
 from checkpoints.errors import DriftError, require_choice
 from checkpoints.series.series import Series
@@ -20,7 +20,7 @@ __all__ = ["KINDS", "AuditReport", "Depth", "Facts", "Fault", "Severity", "audit
 _SAMPLE_BUDGET = 1 << 26
 _READ_BUDGET = 2048
 _MIN_SAMPLE, _MAX_SAMPLE = 256, 4096
-_CHECKS: tuple[Callable[[Sequence[Facts]], Iterator[Fault]], ...] = (
+_CHECKS: tuple[Callable[[Sequence[CheckpointFacts]], Iterator[Fault]], ...] = (
     checks.damaged_files,
     checks.damaged_beside,
     checks.adapter_beside,
@@ -64,7 +64,7 @@ def audit(series: Series, *, depth: Depth | None = None, progress: bool = False)
     return audit_facts(series, confirmed(facts), depth=depth)
 
 
-def audit_facts(series: Series, facts: Sequence[Facts], *, depth: Depth) -> AuditReport:
+def audit_facts(series: Series, facts: Sequence[CheckpointFacts], *, depth: Depth) -> AuditReport:
     """`audit` on facts already gathered, one per checkpoint of the series, in its order."""
     position = {checkpoint: place for place, checkpoint in enumerate(series)}
     paths = [[position[checkpoint] for checkpoint in path] for path in series.paths()]

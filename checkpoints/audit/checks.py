@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
 
-from checkpoints.audit.facts import Facts
+from checkpoints.audit.facts import CheckpointFacts
 from checkpoints.audit.report import Fault
 from checkpoints.files.configs import ADAPTER_CONFIG, SWITCHES, VOLATILE
 from checkpoints.files.formats import find_weights
@@ -16,21 +16,21 @@ _HEADS = frozenset({"lm_head.weight", "embed_out.weight", "output.weight"})
 _CHECKED_ELSEWHERE = VOLATILE | SWITCHES.keys() | {"tie_word_embeddings", "dtype", "torch_dtype"}
 
 
-def damaged_files(facts: Sequence[Facts]) -> Iterator[Fault]:
+def damaged_files(facts: Sequence[CheckpointFacts]) -> Iterator[Fault]:
     """Checkpoints whose files are missing, truncated, corrupt or unreadable."""
     for fact in facts:
         if fact.problem:
             yield Fault("damaged_files", (fact.label,), fact.problem)
 
 
-def damaged_beside(facts: Sequence[Facts]) -> Iterator[Fault]:
+def damaged_beside(facts: Sequence[CheckpointFacts]) -> Iterator[Fault]:
     """Damaged files beside weights that are whole: what the training was, not what the model is."""
     for fact in facts:
         for problem in fact.beside:
             yield Fault("damaged_beside", (fact.label,), problem)
 
 
-def adapter_beside(facts: Sequence[Facts]) -> Iterator[Fault]:
+def adapter_beside(facts: Sequence[CheckpointFacts]) -> Iterator[Fault]:
     """Whole weights with an adapter in their folder, which tools apply on top although it may be merged already."""
     for fact in facts:
         folder = fact.checkpoint.path
@@ -42,7 +42,7 @@ def adapter_beside(facts: Sequence[Facts]) -> Iterator[Fault]:
             yield Fault("adapter_beside", (fact.label,), message)
 
 
-def non_finite(facts: Sequence[Facts]) -> Iterator[Fault]:
+def non_finite(facts: Sequence[CheckpointFacts]) -> Iterator[Fault]:
     """Tensors that hold NaN or infinite values."""
     for fact in facts:
         broken = {name: tensor.non_finite for name, tensor in fact.tensors.items() if tensor.non_finite}
@@ -52,7 +52,7 @@ def non_finite(facts: Sequence[Facts]) -> Iterator[Fault]:
             yield Fault("non_finite", (fact.label,), message, {"tensors": broken})
 
 
-def all_zero(facts: Sequence[Facts]) -> Iterator[Fault]:
+def all_zero(facts: Sequence[CheckpointFacts]) -> Iterator[Fault]:
     """Tensors that are all zero though an earlier checkpoint has values, and matrices that never have any.
 
     Tensors that start at zero and train away from it (biases, zero-initialised projections) are in order.
@@ -71,7 +71,7 @@ def all_zero(facts: Sequence[Facts]) -> Iterator[Fault]:
         before |= {name for name, tensor in fact.tensors.items() if not tensor.zero}
 
 
-def identical(facts: Sequence[Facts]) -> Iterator[Fault]:
+def identical(facts: Sequence[CheckpointFacts]) -> Iterator[Fault]:
     """Checkpoints of different steps that hold the same weights."""
     groups: dict[str, list[str]] = defaultdict(list)
     for fact in facts:
@@ -82,11 +82,11 @@ def identical(facts: Sequence[Facts]) -> Iterator[Fault]:
             continue
         final = facts[-1].label in labels
         where = f"; {facts[-1].label} is the last of the series" if final else ""
-        message = f"{len(labels)} checkpoints hold identical weights: {listed(labels)}{where}"
+        message = f"{len(labels)} checkpoints hold identical weights: {first_few(labels)}{where}"
         yield Fault("identical", tuple(labels), message, {"sha256": identity, "last": final})
 
 
-def copied_tensors(facts: Sequence[Facts]) -> Iterator[Fault]:
+def copied_tensors(facts: Sequence[CheckpointFacts]) -> Iterator[Fault]:
     """Checkpoints that share matrices or shards, not all, with one further on that those between do not have.
 
     Neighbours that agree in a matrix are in order: rounding to 16 bits can leave a slow one as it was.
@@ -113,7 +113,7 @@ def copied_tensors(facts: Sequence[Facts]) -> Iterator[Fault]:
         yield Fault("copied_tensors", (a.label, b.label), message, {"shared": sorted(names)})
 
 
-def tensors_changed(facts: Sequence[Facts]) -> Iterator[Fault]:
+def tensors_changed(facts: Sequence[CheckpointFacts]) -> Iterator[Fault]:
     """Tensors missing, added or of another shape than in most checkpoints; the output head is `tie_flipped`'s."""
     shapes = {f.label: {n: t.shape for n, t in f.tensors.items() if n not in _HEADS} for f in facts if f.tensors}
     usual = dict(most_common(tuple(sorted(own.items())) for own in shapes.values()) or ())
@@ -128,7 +128,7 @@ def tensors_changed(facts: Sequence[Facts]) -> Iterator[Fault]:
             yield Fault("tensors_changed", (label,), message, {"tensors": list(odd)})
 
 
-def dtype_changed(facts: Sequence[Facts]) -> Iterator[Fault]:
+def dtype_changed(facts: Sequence[CheckpointFacts]) -> Iterator[Fault]:
     """Weights stored in other dtypes than in most checkpoints."""
     kinds = {f.label: tuple(sorted({t.dtype for t in f.tensors.values()})) for f in facts if f.tensors}
     usual = most_common(kinds.values())
@@ -138,7 +138,7 @@ def dtype_changed(facts: Sequence[Facts]) -> Iterator[Fault]:
             yield Fault("dtype_changed", (label,), message, {"dtypes": list(own)})
 
 
-def config_changed(facts: Sequence[Facts]) -> Iterator[Fault]:
+def config_changed(facts: Sequence[CheckpointFacts]) -> Iterator[Fault]:
     """Configs that differ from most of their stage; between stages a config may change."""
     for stage in dict.fromkeys(fact.checkpoint.stage for fact in facts):
         configs = {
@@ -158,7 +158,7 @@ def config_changed(facts: Sequence[Facts]) -> Iterator[Fault]:
                 yield Fault("config_changed", (label,), message, {"fields": fields})
 
 
-def tokenizer_changed(facts: Sequence[Facts]) -> Iterator[Fault]:
+def tokenizer_changed(facts: Sequence[CheckpointFacts]) -> Iterator[Fault]:
     """Tokenizers that differ from most checkpoints'."""
     hashes = {fact.label: fact.tokenizer for fact in facts if fact.tokenizer is not None}
     usual = most_common(hashes.values())
@@ -168,7 +168,7 @@ def tokenizer_changed(facts: Sequence[Facts]) -> Iterator[Fault]:
             yield Fault("tokenizer_changed", (label,), message, {"sha256": own, "usual": usual})
 
 
-def tie_flipped(facts: Sequence[Facts]) -> Iterator[Fault]:
+def tie_flipped(facts: Sequence[CheckpointFacts]) -> Iterator[Fault]:
     """Output heads tied in some checkpoints and free in others, by what the config says or the file holds."""
     states = {fact.label: _tie_state(fact) for fact in facts if fact.config is not None}
     usual = most_common(states.values())
@@ -178,7 +178,7 @@ def tie_flipped(facts: Sequence[Facts]) -> Iterator[Fault]:
             yield Fault("tie_flipped", (label,), message, {"config": state[0], "head_in_file": state[1]})
 
 
-def _tie_state(fact: Facts) -> tuple[bool | None, bool | None]:
+def _tie_state(fact: CheckpointFacts) -> tuple[bool | None, bool | None]:
     tied = None if fact.config is None else fact.config.get("tie_word_embeddings")
     return tied, bool(_HEADS & fact.tensors.keys()) if fact.tensors else None
 
@@ -196,7 +196,7 @@ def most_common(values: Iterable[Value]) -> Value | None:
     return counted[0][0] if counted else None
 
 
-def listed(items: Sequence[object]) -> str:
+def first_few(items: Sequence[object]) -> str:
     """The first few items in words."""
     shown = ", ".join(str(item) for item in items[:6])
     return shown if len(items) <= 6 else f"{shown}, ... ({len(items)} in all)"

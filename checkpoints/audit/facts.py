@@ -62,7 +62,7 @@ class TensorFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class CheckpointFacts:
     """One checkpoint as the checks see it.
 
     Attributes:
@@ -95,7 +95,7 @@ class Facts:
         return combine(dict(self.parts)) if self.parts else None
 
 
-def gather(checkpoint: Checkpoint, *, depth: Depth, sample_size: int) -> Facts:
+def gather(checkpoint: Checkpoint, *, depth: Depth, sample_size: int) -> CheckpointFacts:
     """Gather the facts of one checkpoint.
 
     Args:
@@ -108,19 +108,19 @@ def gather(checkpoint: Checkpoint, *, depth: Depth, sample_size: int) -> Facts:
         if checkpoint.hub is not None and depth == "metadata":
             parts = {file.name: file.digest for file in checkpoint.hub.weights}
             shapes = {name: TensorFacts(*about) for name, about in checkpoint.hub.shapes().items()}
-            return Facts(checkpoint, None, checkpoint.config, checkpoint.tokenizer_key, parts, shapes)
+            return CheckpointFacts(checkpoint, None, checkpoint.config, checkpoint.tokenizer_key, parts, shapes)
         weights = checked_weights(checkpoint.fetch())
         config = checkpoint.config if (checkpoint.path / CONFIG_FILE).exists() else None
         tokenizer = checkpoint.tokenizer_key
         entries = weights.entries()
         if not entries:
             parts = _file_digests(weights.files, depth)
-            return Facts(checkpoint, None, config, tokenizer, parts, beside=_beside(checkpoint))
+            return CheckpointFacts(checkpoint, None, config, tokenizer, parts, beside=_beside(checkpoint))
         tensors = {name: _about(name, entry, depth, sample_size) for name, entry in entries.items()}
     except (DriftError, OSError) as error:
-        return Facts(checkpoint, problem=str(error))
+        return CheckpointFacts(checkpoint, problem=str(error))
     parts = {name: tensor.digest for name, tensor in tensors.items() if tensor.digest is not None}
-    return Facts(checkpoint, None, config, tokenizer, parts, tensors, _beside(checkpoint))
+    return CheckpointFacts(checkpoint, None, config, tokenizer, parts, tensors, _beside(checkpoint))
 
 
 def _beside(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -135,7 +135,7 @@ def _beside(checkpoint: Checkpoint) -> tuple[str, ...]:
     return tuple(problems)
 
 
-def confirmed(facts: Sequence[Facts]) -> list[Facts]:
+def confirmed(facts: Sequence[CheckpointFacts]) -> list[CheckpointFacts]:
     """The same facts, read closer wherever what they say so far would be a fault.
 
     Hashes of everything stand in place of hashes of samples wherever agreement would be one: where all of a checkpoint
@@ -157,7 +157,7 @@ def confirmed(facts: Sequence[Facts]) -> list[Facts]:
     return _with_tokenizers_read(settled)
 
 
-def _with_tokenizers_read(facts: Sequence[Facts]) -> list[Facts]:
+def _with_tokenizers_read(facts: Sequence[CheckpointFacts]) -> list[CheckpointFacts]:
     """With hashes of what tokenizers do where their files differ, which need not make a difference."""
     if len({fact.tokenizer for fact in facts} - {None}) < 2:
         return list(facts)
@@ -166,7 +166,7 @@ def _with_tokenizers_read(facts: Sequence[Facts]) -> list[Facts]:
     ]
 
 
-def _digests(fact: Facts, names: Sequence[str]) -> dict[str, str]:
+def _digests(fact: CheckpointFacts, names: Sequence[str]) -> dict[str, str]:
     weights = find_weights(fact.checkpoint.path)
     if not fact.tensors:
         return {file.name: hash_file(file) for file in weights.files if file.name in names}

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from checkpoints.audit.checks import listed
-from checkpoints.audit.facts import Facts
+from checkpoints.audit.checks import first_few
+from checkpoints.audit.facts import CheckpointFacts
 from checkpoints.audit.path import OffPath, correlations, distances, find_off_path
 from checkpoints.audit.report import Fault
 from checkpoints.results.text import counted
@@ -17,12 +17,12 @@ _NEAR = 0.25  # of the steps that follow: a first checkpoint this close to the n
 _DISTANCE_BUDGET = 1 << 26
 
 
-def missing_steps(facts: Sequence[Facts]) -> Iterator[Fault]:
+def missing_steps(facts: Sequence[CheckpointFacts]) -> Iterator[Fault]:
     """Holes in an evenly or a geometrically spaced stretch of steps.
 
     A hole is an interval that is a whole multiple of the intervals on both of its sides, which must agree.
     """
-    groups: dict[tuple[str | None, str | None], list[Facts]] = defaultdict(list)
+    groups: dict[tuple[str | None, str | None], list[CheckpointFacts]] = defaultdict(list)
     for fact in facts:
         if fact.checkpoint.step is not None:
             groups[fact.checkpoint.stage, fact.checkpoint.branch].append(fact)
@@ -31,7 +31,7 @@ def missing_steps(facts: Sequence[Facts]) -> Iterator[Fault]:
         for place, absent in _holes(steps):
             labels = group[place].label, group[place + 1].label
             count = counted(len(absent), "step is", "steps are")
-            message = f"{count} missing between {labels[0]} and {labels[1]}: {listed(absent)}"
+            message = f"{count} missing between {labels[0]} and {labels[1]}: {first_few(absent)}"
             yield Fault("missing_steps", labels, message, {"steps": absent})
 
 
@@ -50,7 +50,7 @@ def _holes(steps: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
                 yield place, [round(low * np.exp(ratios[0] * k)) for k in range(1, round(count))]
 
 
-def off_path(facts: Sequence[Facts], paths: Sequence[Sequence[int]]) -> Iterator[Fault]:
+def off_path(facts: Sequence[CheckpointFacts], paths: Sequence[Sequence[int]]) -> Iterator[Fault]:
     """Weights that do not lie on their run's path at their step.
 
     Args:
@@ -77,7 +77,7 @@ def off_path(facts: Sequence[Facts], paths: Sequence[Sequence[int]]) -> Iterator
                 yield _fault(found, [facts[position] for position in usable], len(names))
 
 
-def _forgotten(facts: Sequence[Facts], path: Sequence[int], position: int) -> bool:
+def _forgotten(facts: Sequence[CheckpointFacts], path: Sequence[int], position: int) -> bool:
     """Whether a checkpoint is the first of its path, and the next so far on that nothing of it need be left."""
     steps = [facts[place].checkpoint.position for place in path]
     if position != path[0] or len(path) < 3 or None in steps[:2] or steps[-1] is None:
@@ -86,7 +86,7 @@ def _forgotten(facts: Sequence[Facts], path: Sequence[int], position: int) -> bo
     return gap > _NEAR * rest
 
 
-def _fault(found: OffPath, facts: Sequence[Facts], matrices: int) -> Fault:
+def _fault(found: OffPath, facts: Sequence[CheckpointFacts], matrices: int) -> Fault:
     label = facts[found.index].label
     if found.kind == "foreign":
         message = f"weights of {label} are uncorrelated with those of every other checkpoint: not of this run"
@@ -112,11 +112,11 @@ def _fault(found: OffPath, facts: Sequence[Facts], matrices: int) -> Fault:
     return Fault(found.kind, (label,), message, evidence)
 
 
-def _broken(fact: Facts) -> bool:
+def _broken(fact: CheckpointFacts) -> bool:
     return any(tensor.non_finite for tensor in fact.tensors.values())
 
 
-def _common_matrices(facts: Sequence[Facts]) -> list[str]:
+def _common_matrices(facts: Sequence[CheckpointFacts]) -> list[str]:
     """Matrices that all checkpoints have, in one shape, large enough for distances to mean something."""
     if not facts:
         return []
@@ -129,7 +129,7 @@ def _common_matrices(facts: Sequence[Facts]) -> list[str]:
     ]
 
 
-def _without_repeats(facts: Sequence[Facts], path: Sequence[int]) -> list[int]:
+def _without_repeats(facts: Sequence[CheckpointFacts], path: Sequence[int]) -> list[int]:
     """Leave out every checkpoint whose weights another of the path has: which of them is right is unknown."""
     count: dict[str | None, int] = defaultdict(int)
     for position in path:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from checkpoints.files.formats import Weights, find_weights
+from checkpoints.files.formats import WeightFiles, find_weights
 
 
 def check_files(folder: Path) -> tuple[Path, ...]:
@@ -18,7 +18,7 @@ def check_files(folder: Path) -> tuple[Path, ...]:
     return checked_weights(folder).files
 
 
-def checked_weights(folder: Path) -> Weights:
+def checked_weights(folder: Path) -> WeightFiles:
     """`check_files`, and which format they are of."""
     weights = find_weights(folder)
     weights.check()

@@ -36,7 +36,7 @@ class Format:
         endings: what names of its files end with.
         find: the file by which it is known to be in a folder (its one file, its index); None where there is none.
         files: the weight files that one stands for, whether or not they are there: what is hashed.
-        loader: ``"module:function"`` that builds the model from a checkpoint, its `Weights` and a placement.
+        loader: ``"module:function"`` that builds the model from a checkpoint, its `WeightFiles` and a placement.
         config: the file that describes the model; None where the weights do, and bring the tokenizer too.
         entries: the tensors by name, from headers that promise every byte; None where the format hides them.
         check: without `entries`, refuses files that are not whole, with nothing loaded.
@@ -77,7 +77,7 @@ class Format:
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightFiles:
     """The weight files of one folder, whose headers are read once.
 
     Attributes:
@@ -140,7 +140,7 @@ class Weights:
         return self.size if self.format.entries is None else sum(prod(entry.shape) for entry in self.entries().values())
 
 
-def find_weights(folder: Path) -> Weights:
+def find_weights(folder: Path) -> WeightFiles:
     """The weights of a checkpoint folder: those of the first format of the table that is there.
 
     Raises:
@@ -152,7 +152,7 @@ def find_weights(folder: Path) -> Weights:
     for row in TABLE:
         found = row.find(folder)
         if found is not None:
-            return Weights(row, found, row.files(found))
+            return WeightFiles(row, found, row.files(found))
     for config in _configs():
         if (folder / config).exists():
             names = [name for row in TABLE for name in row.names]

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from checkpoints.errors import CorruptWeights, DriftError
 from checkpoints.files.configs import ADAPTER_CONFIG, read_json
 from checkpoints.files.folder import loading_files, view
-from checkpoints.files.formats import Weights
+from checkpoints.files.formats import WeightFiles
 from checkpoints.loading.size import require_possible_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def merge_adapter(folder: Path, weights: Weights, base: "PreTrainedModel") -> "PreTrainedModel":
+def merge_adapter(folder: Path, weights: WeightFiles, base: "PreTrainedModel") -> "PreTrainedModel":
     """Merge the PEFT adapter in a folder into its base model, which is used up.
 
     Raises:
@@ -33,7 +33,7 @@ def merge_adapter(folder: Path, weights: Weights, base: "PreTrainedModel") -> "P
     return merged
 
 
-def wrapped_base(folder: Path, weights: Weights, base: "PreTrainedModel") -> Any:
+def wrapped_base(folder: Path, weights: WeightFiles, base: "PreTrainedModel") -> Any:
     """A base model with the PEFT adapter in a folder around it, every tensor of which is in its place.
 
     Raises:
@@ -78,7 +78,7 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:400]
 
 
-def _require_taken(folder: Path, weights: Weights, peft: Any, wrapped: Any) -> None:
+def _require_taken(folder: Path, weights: WeightFiles, peft: Any, wrapped: Any) -> None:
     """Refuse an adapter of which a tensor is missing, left over, or not the one that the model now holds."""
     from safetensors.torch import load_file
 

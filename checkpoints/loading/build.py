@@ -12,7 +12,7 @@ from checkpoints.errors import CorruptWeights, DriftError
 from checkpoints.files.configs import ADAPTER_CONFIG
 from checkpoints.files.distributed import plan, read_metadata
 from checkpoints.files.folder import loading_files, view
-from checkpoints.files.formats import Weights
+from checkpoints.files.formats import WeightFiles
 from checkpoints.files.headers import WRAPPER
 from checkpoints.files.limits import require_possible
 from checkpoints.files.trust import allows_code, refuse_foreign_code
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def build_whole(checkpoint: Checkpoint, weights: Weights, placement: Placement) -> "PreTrainedModel":
+def build_whole(checkpoint: Checkpoint, weights: WeightFiles, placement: Placement) -> "PreTrainedModel":
     """Whole weights that transformers reads beside their config."""
     if (checkpoint.path / ADAPTER_CONFIG).exists():
         logger.warning("%s holds an adapter beside whole weights: %s is loaded as it is, without the adapter",
@@ -43,7 +43,7 @@ def build_whole(checkpoint: Checkpoint, weights: Weights, placement: Placement) 
     return _from_pretrained(checkpoint, placement, key_mapping={WRAPPER: ""})
 
 
-def build_gguf(checkpoint: Checkpoint, weights: Weights, placement: Placement) -> "PreTrainedModel":
+def build_gguf(checkpoint: Checkpoint, weights: WeightFiles, placement: Placement) -> "PreTrainedModel":
     """A GGUF file, which transformers reads with its config and its quantised weights as plain ones."""
     (file,) = weights.files
     require_packages(f"{checkpoint.path / file.name} is a GGUF file", "gguf", "accelerate", extra="gguf")
@@ -62,7 +62,7 @@ def _call_plain(model: "PreTrainedModel") -> None:
 
 
 def build_adapted(
-    checkpoint: Checkpoint, weights: Weights, placement: Placement, held: HeldBase | None = None
+    checkpoint: Checkpoint, weights: WeightFiles, placement: Placement, held: HeldBase | None = None
 ) -> "PreTrainedModel":
     """An adapter, merged into the model of its base, which is read unless it is held already."""
     if checkpoint.base is None:
@@ -77,7 +77,7 @@ def build_adapted(
     return model
 
 
-def build_distributed(checkpoint: Checkpoint, weights: Weights, placement: Placement) -> "PreTrainedModel":
+def build_distributed(checkpoint: Checkpoint, weights: WeightFiles, placement: Placement) -> "PreTrainedModel":
     """The config's model, filled from a torch distributed checkpoint."""
     import torch
     from transformers import AutoModelForCausalLM

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import CorruptWeights, DriftError, UnsupportedArchitecture
-from checkpoints.files.formats import Weights
+from checkpoints.files.formats import WeightFiles
 from checkpoints.files.headers import PLAIN_FLOATS, TensorEntry, unwrapped
 from checkpoints.files.trust import ALLOWED
 
@@ -82,7 +82,7 @@ def in_whole_numbers(name: str, entry: TensorEntry) -> bool:
     return name.endswith(".weight") and entry.dtype[0] in "IU"
 
 
-def refuse_left_over(path: Path, weights: Weights, model: "torch.nn.Module") -> None:
+def refuse_left_over(path: Path, weights: WeightFiles, model: "torch.nn.Module") -> None:
     """Refuse a file whose tensors transformers leaves out without a word: it holds more values than its model.
 
     Raises:

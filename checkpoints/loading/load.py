@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from checkpoints.errors import CorruptWeights, DriftError
 from checkpoints.files.check import checked_weights
 from checkpoints.files.configs import CONFIG_FILE
-from checkpoints.files.formats import Weights
+from checkpoints.files.formats import WeightFiles
 from checkpoints.files.hashes import stamps
 from checkpoints.files.limits import require_file, require_possible
 from checkpoints.files.trust import allows_code, refuse_foreign_code
@@ -182,7 +182,7 @@ def build_model(checkpoint: Checkpoint, placement: Placement, held: HeldBase | N
     return build(checkpoint, weights, placement)
 
 
-def _require_possible(checkpoint: Checkpoint, weights: Weights) -> None:
+def _require_possible(checkpoint: Checkpoint, weights: WeightFiles) -> None:
     """Hold the config against what the files can hold, where their format tells."""
     count = weights.count()
     if count is not None:

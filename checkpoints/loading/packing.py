@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import DriftError
-from checkpoints.files.formats import Weights
+from checkpoints.files.formats import WeightFiles
 from checkpoints.loading.coverage import check_finite
 from checkpoints.loading.spread import require_packages
 from checkpoints.model.packed import keep_gradients, packed_modules, unpacked
@@ -36,7 +36,7 @@ def require_packable(folder: Path, config: Mapping[str, Any], placement: Placeme
         )
 
 
-def require_whole(weights: Weights, placement: Placement) -> None:
+def require_whole(weights: WeightFiles, placement: Placement) -> None:
     """Refuse to pack what transformers does not read from whole weights.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 from checkpoints.errors import CorruptWeights
 from checkpoints.files.configs import ADAPTER_CONFIG, CONFIG_FILE, read_json
 from checkpoints.files.folder import view
-from checkpoints.files.formats import Weights
+from checkpoints.files.formats import WeightFiles
 from checkpoints.files.limits import require_bounded_pattern
 from checkpoints.loading.quiet import quiet_transformers
 
@@ -19,7 +19,7 @@ PIECES, MORE_PIECES = 8, 1000
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "expert_count")
 
 
-def require_fitting_size(folder: Path, weights: Weights, **how: Any) -> None:
+def require_fitting_size(folder: Path, weights: WeightFiles, **how: Any) -> None:
     """Refuse a config whose model has more parameters than the weight files hold, or far fewer tensors.
 
     Nothing is allocated. A config that no model can be made of is left to loading, which says why.
@@ -50,7 +50,7 @@ def require_fitting_size(folder: Path, weights: Weights, **how: Any) -> None:
 _MISFIT = "config.json and weights belong to different models"
 
 
-def _asked(folder: Path, weights: Weights, how: Mapping[str, Any]) -> tuple[int, int, int]:
+def _asked(folder: Path, weights: WeightFiles, how: Mapping[str, Any]) -> tuple[int, int, int]:
     """Parameters, tensors and experts of the model that a config asks for; zeros where none can be made of it."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -70,7 +70,7 @@ _PATTERNS = ("target_modules", "exclude_modules", "target_parameters", "layers_p
 _PATTERN_KEYS = ("rank_pattern", "alpha_pattern")
 
 
-def require_possible_adapter(folder: Path, weights: Weights) -> None:
+def require_possible_adapter(folder: Path, weights: WeightFiles) -> None:
     """Refuse an adapter whose config asks for ranks, copies of layers or searches that its file does not warrant.
 
     Raises:

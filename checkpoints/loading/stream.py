@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from checkpoints.errors import DriftError
 from checkpoints.files.check import check_files
 from checkpoints.files.folder import hash_weights, weight_files
-from checkpoints.files.formats import Weights, find_weights
+from checkpoints.files.formats import WeightFiles, find_weights
 from checkpoints.files.hashes import stamps
 from checkpoints.files.headers import unwrapped
 from checkpoints.loading.bases import HeldBase
@@ -315,18 +315,18 @@ def safetensors_tensors(files: Sequence[Path]) -> "Iterator[tuple[str, torch.Ten
                 yield name, held.get_tensor(name)
 
 
-def _stored(weights: Weights) -> "Iterator[tuple[str, torch.Tensor]]":
+def _stored(weights: WeightFiles) -> "Iterator[tuple[str, torch.Tensor]]":
     """Every tensor of files that may be put straight in, by its name without a wrapper's."""
     read: Callable[[Sequence[Path]], Iterator[tuple[str, torch.Tensor]]] = resolve_name(str(weights.format.tensors))
     return ((unwrapped(name), tensor) for name, tensor in read(weights.files))
 
 
-def _shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
+def _shapes(weights: WeightFiles) -> dict[str, tuple[int, ...]]:
     """The shapes of the files' tensors by name, from their headers."""
     return {unwrapped(name): entry.shape for name, entry in weights.entries().items()}
 
 
-def _fits(weights: Weights, places: "Mapping[str, str | None]", target: "Mapping[str, torch.Tensor]") -> bool:
+def _fits(weights: WeightFiles, places: "Mapping[str, str | None]", target: "Mapping[str, torch.Tensor]") -> bool:
     """Whether the files hold tensors of the names and shapes that are known to have a place in the model."""
     if weights.format.tensors is None or any(starmap(in_whole_numbers, weights.entries().items())):
         return False
@@ -337,7 +337,7 @@ def _fits(weights: Weights, places: "Mapping[str, str | None]", target: "Mapping
     )
 
 
-def _places(weights: Weights, target: "Mapping[str, torch.Tensor]") -> "dict[str, str | None] | None":
+def _places(weights: WeightFiles, target: "Mapping[str, torch.Tensor]") -> "dict[str, str | None] | None":
     """File's name -> model's name of every tensor, where transformers put the files as they are into the model.
 
     A name that the model has not belongs to the only tensor left over that holds the same values, or, unless it is a
@@ -357,7 +357,7 @@ def _places(weights: Weights, target: "Mapping[str, torch.Tensor]") -> "dict[str
     return places if _fill(places, target) else None
 
 
-def _left_over(weights: Weights, target: "Mapping[str, torch.Tensor]") -> list[str]:
+def _left_over(weights: WeightFiles, target: "Mapping[str, torch.Tensor]") -> list[str]:
     """The model's names, one a tensor, of those that no tensor of the files is named after."""
     named = {id(target[name]) for name in _shapes(weights) if name in target}
     return list({id(tensor): name for name, tensor in target.items() if id(tensor) not in named}.values())

@@ -34,25 +34,25 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundCheckpoint:
     """One checkpoint of a series: what its name says, and its folder."""
 
     name: StepName
     path: Path
 
 
-def scan(root: Path) -> tuple[tuple[Found, ...], tuple[LeftOut, ...]]:
+def scan(root: Path) -> tuple[tuple[FoundCheckpoint, ...], tuple[LeftOut, ...]]:
     """The checkpoints in a folder by their names, in order, and what was left out.
 
     A folder of a step may hold its one checkpoint further down (``epoch_7/merged_model``).
     """
-    found: list[Found] = []
+    found: list[FoundCheckpoint] = []
     left: list[LeftOut] = []
     for child in sorted(root.iterdir(), key=lambda path: natural(path.name)):
         if child.name.startswith("."):
             continue
         taken = _look(child)
-        if isinstance(taken, Found):
+        if isinstance(taken, FoundCheckpoint):
             found.append(taken)
         elif taken is not None:
             left.append(taken)
@@ -60,7 +60,7 @@ def scan(root: Path) -> tuple[tuple[Found, ...], tuple[LeftOut, ...]]:
     return chosen, (*left, *again)
 
 
-def with_trainer_counts(found: Sequence[Found]) -> tuple[Found, ...]:
+def with_trainer_counts(found: Sequence[FoundCheckpoint]) -> tuple[FoundCheckpoint, ...]:
     """With what the HF Trainer counted: tokens where the name says none, steps where all names count epochs alone."""
     states = [trainer_state(each.path) for each in found]
     steps = [_count(state, "global_step") for state in states]
@@ -70,18 +70,18 @@ def with_trainer_counts(found: Sequence[Found]) -> tuple[Found, ...]:
     ]
     if all(name.unit == "epochs" for name in names) and None not in steps:
         names = [replace(name, step=step) for name, step in zip(names, steps, strict=True)]
-    return tuple(Found(name, each.path) for name, each in zip(names, found, strict=True))
+    return tuple(FoundCheckpoint(name, each.path) for name, each in zip(names, found, strict=True))
 
 
-def choose(found: Sequence[Found]) -> tuple[tuple[Found, ...], tuple[LeftOut, ...]]:
+def choose(found: Sequence[FoundCheckpoint]) -> tuple[tuple[FoundCheckpoint, ...], tuple[LeftOut, ...]]:
     """One checkpoint for each place of a run, all counted in one unit, in order; and what was left out."""
     left: list[LeftOut] = []
     unit = Counter(each.name.unit for each in found).most_common(1)[0][0] if found else "steps"
-    places: dict[tuple[object, ...], list[Found]] = defaultdict(list)
+    places: dict[tuple[object, ...], list[FoundCheckpoint]] = defaultdict(list)
     names = with_epochs_as_stages(without_shared_branch([each.name for each in found]))
     for name, each in zip(names, found, strict=True):
         if name.unit == unit:
-            places[name.order].append(Found(name, each.path))
+            places[name.order].append(FoundCheckpoint(name, each.path))
         else:
             left.append(LeftOut(name.text, f"it counts {name.unit} where the others count {unit}"))
     chosen = []
@@ -147,7 +147,7 @@ def as_text(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-def _look(child: Path) -> Found | LeftOut | None:
+def _look(child: Path) -> FoundCheckpoint | LeftOut | None:
     """What one entry of a series' folder is; None where it has nothing to do with checkpoints."""
     if not is_text(child.name):
         return LeftOut(as_text(child.name), "its name is no UTF-8 text: rename it")
@@ -164,7 +164,7 @@ def _look(child: Path) -> Found | LeftOut | None:
         return LeftOut(child.name, str(error))
     except OSError as error:
         return LeftOut(child.name, f"it cannot be looked into: {error.strerror}")
-    return Found(name, path) if name.plain or is_checkpoint(path) else None
+    return FoundCheckpoint(name, path) if name.plain or is_checkpoint(path) else None
 
 
 def _count(state: dict[str, Any], key: str) -> int | None:

@@ -13,7 +13,7 @@ from checkpoints.results.text import counted
 from checkpoints.series.checkpoint import Checkpoint
 from checkpoints.series.hub import HUB_ID, HubRevision, find_revision, list_revisions
 from checkpoints.series.layouts import (
-    Found,
+    FoundCheckpoint,
     LeftOut,
     as_text,
     checkpoint_inside,
@@ -300,14 +300,14 @@ def _from_folders(root: Path) -> tuple[tuple[Checkpoint, ...], tuple[LeftOut, ..
 def _from_hub(repo: str, pattern: str) -> Series:
     revisions, unread = list_revisions(repo, pattern)
     by_name = {revision.revision: revision for revision in revisions}
-    named = [Found(name, by_name[text].path) for text in by_name if (name := parse_name(text)) is not None]
+    named = [FoundCheckpoint(name, by_name[text].path) for text in by_name if (name := parse_name(text)) is not None]
     chosen, left = choose(named)
     found = tuple(_placed(each, None, by_name[each.name.text]) for each in chosen)
     no_step = tuple(LeftOut(name, "its name gives no step") for name in unread)
     return Series(found[0].path.parent, repo, found, (*no_step, *left))
 
 
-def _placed(found: Found, root: Path | None, hub: HubRevision | None = None) -> Checkpoint:
+def _placed(found: FoundCheckpoint, root: Path | None, hub: HubRevision | None = None) -> Checkpoint:
     name = found.name
     return Checkpoint(found.path, name.text, name.step, name.tokens, name.stage, name.branch, root, hub)
 
@@ -316,7 +316,7 @@ def _hub_checkpoint(revision: HubRevision) -> Checkpoint:
     name = parse_name(revision.revision)
     if name is None:
         return Checkpoint(revision.path, revision.revision, hub=revision)
-    return _placed(Found(name, revision.path), None, revision)
+    return _placed(FoundCheckpoint(name, revision.path), None, revision)
 
 
 def _single(folder: Path) -> Checkpoint:
@@ -334,5 +334,5 @@ def _single(folder: Path) -> Checkpoint:
             for each in with_trainer_counts(
                 [each for each in scan(place.parent)[0] if each.path.resolve() == resolved]
             ):
-                return _placed(Found(each.name, path), place.parent)
+                return _placed(FoundCheckpoint(each.name, path), place.parent)
     return Checkpoint(path, as_text(resolved.name), trainer_step(path))

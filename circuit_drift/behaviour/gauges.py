@@ -54,7 +54,7 @@ class Gauge(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class AnswerRanks:
     """What a model answers to each fact's clean prompt, each array [N].
 
     Attributes:
@@ -67,7 +67,7 @@ class Answers:
 
 
 @takes_model
-def answers(model: "PreTrainedModel", facts: "FactSet | QuestionSet", *, batch_size: int = 64) -> Answers:
+def answers(model: "PreTrainedModel", facts: "FactSet | QuestionSet", *, batch_size: int = 64) -> AnswerRanks:
     """Rank and probability of the first token of every fact's answer after its clean prompt; see `last_logits`.
 
     Args:
@@ -85,7 +85,7 @@ def answers(model: "PreTrainedModel", facts: "FactSet | QuestionSet", *, batch_s
         wanted = torch.tensor(facts.answer_id[rows], device=logits.device)[:, None]
         rank[rows] = token_rank(logits, wanted[:, 0]).cpu().numpy()
         chance[rows] = logits.softmax(dim=-1).gather(1, wanted)[:, 0].cpu().numpy()
-    return Answers(rank, chance)
+    return AnswerRanks(rank, chance)
 
 
 def logits_from(model: "PreTrainedModel", ids: "torch.Tensor", first: int) -> "torch.Tensor":

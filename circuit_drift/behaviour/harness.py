@@ -26,7 +26,7 @@ from checkpoints.loading.load import LoadedModel
 from checkpoints.model.finite import finite_logits
 from checkpoints.placement import Placement, Where
 from circuit_drift.behaviour.randomness import random_states
-from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure, TaskScore
+from circuit_drift.behaviour.result import BehaviourMeasure, TaskScore, TaskScores
 from circuit_drift.behaviour.table import BehaviourTable, behaviour_table
 from circuit_drift.measures.base import Asked
 from circuit_drift.measures.tokenizers import tokenizer_of
@@ -94,7 +94,7 @@ class HarnessMeasure(BehaviourMeasure):
             "own": _content(self.include) if self.include else None,
         }
 
-    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> Behaviour:
+    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> TaskScores:
         """Every metric of every task that can be run.
 
         Raises:
@@ -114,7 +114,7 @@ class HarnessMeasure(BehaviourMeasure):
             reasons = "; ".join(f"{task}: {why}" for task, why in refused.items())
             raise DriftError(f"the harness could run none of the tasks. {reasons}")
         columns = {f"{score.task}_{score.metric}": score.value for score in scores}
-        return Behaviour(tuple(scores), columns, refused)
+        return TaskScores(tuple(scores), columns, refused)
 
     def read(self, loaded: LoadedModel) -> "Reading":
         """The same as a gauge of a run in progress (`lab.probing.Prober`)."""

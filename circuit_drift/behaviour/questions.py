@@ -16,7 +16,7 @@ from checkpoints.loading.load import LoadedModel
 from checkpoints.tokenizers.framing import prompt_ids
 from checkpoints.tokenizers.words import words_of
 from circuit_drift.behaviour.generation import write_answers, written_prompts
-from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure, TaskScore, interval_of
+from circuit_drift.behaviour.result import BehaviourMeasure, TaskScore, TaskScores, interval_of
 from circuit_drift.behaviour.skills import forced_tokens
 from circuit_drift.knowledge.rouge import rouge1_recall
 from circuit_drift.measures.base import Asked
@@ -98,7 +98,7 @@ class QuestionsMeasure(BehaviourMeasure):
         how = {"instruction": self.instruction, "chat": self.chat} if self.instruction or self.chat else {}
         return {"questions": digest, "by": self.by, "new_tokens": self.new_tokens, **how}
 
-    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> Behaviour:
+    def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> TaskScores:
         """Ask them all.
 
         Raises:
@@ -124,7 +124,7 @@ class QuestionsMeasure(BehaviourMeasure):
         kinds = np.array([str(question.labels.get(self.by, "")) for question in asked.facts])
         scores = [score for task, chosen in _groups(kinds) for score in _scores(task, chosen, items)]
         columns = {f"questions_{score.metric}": score.value for score in scores if score.task == "all"}
-        return Behaviour(tuple(scores), columns, _refused(asked.refused), {"origin": self.origin})
+        return TaskScores(tuple(scores), columns, _refused(asked.refused), {"origin": self.origin})
 
 
 def _with_words(read: Questions) -> Questions:

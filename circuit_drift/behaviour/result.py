@@ -37,7 +37,7 @@ class TaskScore:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Behaviour(Result):
+class TaskScores(Result):
     """What one checkpoint can do.
 
     Attributes:
@@ -80,7 +80,7 @@ class Behaviour(Result):
         return about, arrays
 
     @classmethod
-    def _restored(cls, document: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "Behaviour":
+    def _restored(cls, document: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "TaskScores":
         numbers = zip(*(arrays[name].tolist() for name in _NUMBERS), strict=True)
         scores = tuple(
             TaskScore(task, metric, value, low, high, int(n))
@@ -93,10 +93,10 @@ class Behaviour(Result):
 class BehaviourMeasure(Measure):
     """A measure of what a checkpoint can do: its numbers are the columns that stand for its tasks."""
 
-    result = Behaviour
+    result = TaskScores
 
     @classmethod
-    def reading(cls, result: Behaviour) -> Mapping[str, float]:
+    def reading(cls, result: TaskScores) -> Mapping[str, float]:
         """One number a family of tasks."""
         return result.columns
 

@@ -25,7 +25,7 @@ from checkpoints.loading.load import LoadedModel
 from checkpoints.model.rope import of_one_regime
 from checkpoints.placement import Placement, Where
 from circuit_drift.behaviour.generation import string_matches
-from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure, TaskScore, interval_of
+from circuit_drift.behaviour.result import BehaviourMeasure, TaskScore, TaskScores, interval_of
 from circuit_drift.behaviour.suites import WRITTEN, family, make_task, suite_for
 from circuit_drift.behaviour.table import BehaviourTable, behaviour_table
 from circuit_drift.behaviour.tuning import IGNORED, Resumable, Tuning, answer_logits, fine_tune, tuning_of
@@ -114,7 +114,7 @@ class SftMeasure(BehaviourMeasure):
         words = {task: _words(task, self.seed, self.count) for task in self.tasks}
         return json.loads(json.dumps({**about, "words": words}))  # type: ignore[no-any-return]
 
-    def compute(self, loaded: LoadedModel, earlier: Any) -> Behaviour:
+    def compute(self, loaded: LoadedModel, earlier: Any) -> TaskScores:
         """Scores of every task that the tokenizer can pose, before and after the fine-tune.
 
         Raises:
@@ -134,7 +134,7 @@ class SftMeasure(BehaviourMeasure):
                 resume.done()
         scores = [score for task in tests for score in _scores(task, before[task], [run[task] for run in after])]
         meta = {"training_prompts": len(training)}
-        return Behaviour(tuple(scores), _columns(scores, self.metric), refused, meta)
+        return TaskScores(tuple(scores), _columns(scores, self.metric), refused, meta)
 
     @property
     def metric(self) -> str:

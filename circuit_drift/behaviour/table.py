@@ -17,7 +17,7 @@ from checkpoints.files.reading import read_frame
 from checkpoints.results.disk import write_file
 from checkpoints.results.result import Result
 from checkpoints.results.text import counted
-from circuit_drift.behaviour.result import Behaviour, BehaviourMeasure
+from circuit_drift.behaviour.result import BehaviourMeasure, TaskScores
 from circuit_drift.record.record import Point
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.sweep import measure_each
@@ -39,7 +39,7 @@ class BehaviourTable(Result):
 
     artifact, title = "behaviour_table", "Downstream scores"
 
-    points: tuple[tuple[int, Behaviour], ...]
+    points: tuple[tuple[int, TaskScores], ...]
     failures: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod

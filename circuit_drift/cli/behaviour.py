@@ -8,7 +8,7 @@ import typer
 from checkpoints.errors import require_choice
 from circuit_drift.cli.groups import PlacementOptions, grouped
 from circuit_drift.cli.options import LengthOption, SeriesArgument, StepsOption, StoreOption, names
-from circuit_drift.cli.output.forms import shown_table
+from circuit_drift.cli.output.forms import csv_table
 from circuit_drift.cli.status import leave_partly
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _opened(series: str, steps: str | None) -> "Series":
 
 
 def _show(table: "BehaviourTable", out: Path | None) -> None:
-    typer.echo(shown_table(table.downstream()), nl=False)
+    typer.echo(csv_table(table.downstream()), nl=False)
     if out:
         typer.echo(table.write_csv(out), err=True)
     leave_partly(table.failures, "the table")

@@ -52,7 +52,7 @@ from circuit_drift.cli.options import (
     measures_of,
     names,
 )
-from circuit_drift.cli.output.forms import CsvOption, Form, Found, JsonOption, form_of, put, shown_table
+from circuit_drift.cli.output.forms import CsvOption, Form, Found, JsonOption, csv_table, form_of, put
 from circuit_drift.cli.status import (
     INTERRUPT,
     INTERRUPTED,
@@ -280,7 +280,7 @@ def retrieval_heads(
     if form == "table":
         print_heads(scored, top)
     elif form == "csv":
-        typer.echo(shown_table(heads_frame(scored)), nl=False)
+        typer.echo(csv_table(heads_frame(scored)), nl=False)
     elif points[-1].heads is not None:
         typer.echo(json.dumps(points[-1].heads.to_head_lists()))
     else:
@@ -317,7 +317,7 @@ def train(
         typer.echo("\n".join(map(one_line, plan_training(asked, out).lines())))
         return
     run_all(asked, out, track_to=track_to or ())
-    typer.echo(shown_table(comparison_frame(out)), nl=False)
+    typer.echo(csv_table(comparison_frame(out)), nl=False)
     if html:
         typer.echo(write_comparison(out, html), err=True)
 

@@ -38,7 +38,7 @@ from circuit_drift.cli.options import (
     names,
     outputs_of,
 )
-from circuit_drift.cli.output.forms import shown_table
+from circuit_drift.cli.output.forms import csv_table
 from circuit_drift.cli.status import DIFFERENT, DONE, advise, leave, leave_partly, say
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def transfer(
     placement = placing.placement
     points = list(measure_each(chosen, kept, prompts, measures=["circuit"], placement=placement))
     matrix = measure_transfer(chosen, points, kept, prompts, placement=placement)
-    typer.echo(shown_table(matrix.to_frame()), nl=False)
+    typer.echo(csv_table(matrix.to_frame()), nl=False)
     if html:
         typer.echo(write_file(html, matrix.plot().to_html(include_plotlyjs=True)), err=True)
     else:
@@ -244,7 +244,7 @@ def explain(
     if as_json:
         typer.echo(json.dumps(course.to_json(), indent=1))
     else:
-        typer.echo(shown_table(course.to_frame()), nl=False)
+        typer.echo(csv_table(course.to_frame()), nl=False)
         say(course.verdict)
     if html:
         typer.echo(course.write_html(html), err=True)

@@ -80,7 +80,7 @@ class Grouped(TyperGroup):
         visible = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
         visible = {name: command for name, command in visible.items() if not command.hidden}
         widest = max(map(len, visible), default=0)
-        for heading, names in grouped(tuple(visible)).items():
+        for heading, names in by_heading(tuple(visible)).items():
             with formatter.section(heading):
                 formatter.write_dl([(name.ljust(widest), _first_clause(visible[name].help or "")) for name in names])
 
@@ -90,7 +90,7 @@ def _first_clause(text: str) -> str:
     return re.split(r"[.:;]\s|[.:;]$|, which|\n", text.strip())[0]
 
 
-def grouped(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+def by_heading(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     """The given commands by heading, in the order of `GROUPS`; empty headings are left out."""
     placed = {heading: tuple(name for name in known if name in names) for heading, known in GROUPS.items()}
     known = {name for members in GROUPS.values() for name in members}

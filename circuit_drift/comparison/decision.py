@@ -7,10 +7,10 @@ from typing import Literal
 import numpy as np
 
 from checkpoints.stats.families import holm
-from circuit_drift.record.questions import Outcome, Question
+from circuit_drift.record.questions import Outcome, PairQuestion
 
 
-def answered(questions: Sequence[Question], *, level: float) -> tuple[Question, ...]:
+def answered(questions: Sequence[PairQuestion], *, level: float) -> tuple[PairQuestion, ...]:
     """The questions with p adjusted over all of them (Holm over families of equal weight) and their outcomes.
 
     What is asked of facts that were picked for having changed waits for the family it comes after: its p is at least
@@ -27,19 +27,19 @@ def answered(questions: Sequence[Question], *, level: float) -> tuple[Question, 
     )
 
 
-def _holm(questions: Sequence[Question], level: float, *, by_family: bool) -> list[float]:
+def _holm(questions: Sequence[PairQuestion], level: float, *, by_family: bool) -> list[float]:
     p, least = (np.array([getattr(question, name) for question in questions]) for name in ("p", "least"))
     families = [question.family for question in questions] if by_family else None
     return [float(each) for each in holm(p, families, least=least, level=level)]
 
 
-def _opened(family: str, adjusted: Mapping[Question, float]) -> float:
+def _opened(family: str, adjusted: Mapping[PairQuestion, float]) -> float:
     """The smallest adjusted p of a family; 1 where it has none."""
     found = [p for question, p in adjusted.items() if question.family == family and not np.isnan(p)]
     return min(found, default=1.0)
 
 
-def _outcome(question: Question, adjusted: float, level: float) -> Outcome | Literal[""]:
+def _outcome(question: PairQuestion, adjusted: float, level: float) -> Outcome | Literal[""]:
     """Equivalent wins: a change that is real and smaller than the margin counts as none."""
     if question.effects and all(effect.equivalent for effect in question.effects):
         return "equivalent"

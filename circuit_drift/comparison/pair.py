@@ -25,7 +25,7 @@ from circuit_drift.measures.pairs.circuit import CircuitPairing
 from circuit_drift.measures.registry import MEASURES, build_measures
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.record.pair import PairRecord
-from circuit_drift.record.questions import Deltas, Question
+from circuit_drift.record.questions import Deltas, PairQuestion
 from circuit_drift.record.recall import recalled_facts
 from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.store.store import Store
@@ -153,7 +153,7 @@ def compare_points(
     """
     margins = Deltas.of(delta)
     changes: dict[str, Any] = {}
-    asked: dict[str, list[Question]] = {}
+    asked: dict[str, list[PairQuestion]] = {}
     readouts: list[Change] = []
     missing: dict[str, str] = {}
     facts = ""

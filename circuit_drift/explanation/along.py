@@ -14,7 +14,7 @@ from checkpoints.errors import BadPrompt
 from checkpoints.placement import ANYWHERE, Placement
 from checkpoints.series.compat import require_same_model
 from circuit_drift.explanation.course import Course
-from circuit_drift.explanation.explain import Asked, asked_of, attributed, is_recalled, opened_line, proved
+from circuit_drift.explanation.explain import Explainer, asked_of, attributed, is_recalled, opened_line, proved
 from circuit_drift.explanation.explanation import DEFAULT_EFFORT, Effort, Explanation
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.record.groups import ways_of
@@ -94,10 +94,10 @@ class _Way:
     store: Store | None
 
     @cached_property
-    def kept(self) -> Asked:
+    def kept(self) -> Explainer:
         """What decides the explanations of intervals, and where they are kept."""
         ends = (self.checkpoints[0], self.checkpoints[-1])
-        return Asked(self.store, self.behaviour, self.prompts, self.placement, ends)
+        return Explainer(self.store, self.behaviour, self.prompts, self.placement, ends)
 
     @cached_property
     def asked(self) -> "Behaviour":

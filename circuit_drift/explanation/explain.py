@@ -58,7 +58,7 @@ Ways = Callable[["FactSet"], Mapping[str, Bools]]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Explainer:
     """What decides an explanation, beside its two checkpoints and its effort.
 
     Attributes:
@@ -154,7 +154,7 @@ def explain(
             found = asked_of(behaviour, loaded, prompts, effort, ways)
             return explain_line(line, found, _labels(first, second), effort)
 
-    return Asked(store, behaviour, prompts, placement).explanation(first, second, effort, compute)
+    return Explainer(store, behaviour, prompts, placement).explanation(first, second, effort, compute)
 
 
 def explain_line(line: Line, behaviour: Behaviour, names: tuple[str, str], effort: Effort) -> Explanation:

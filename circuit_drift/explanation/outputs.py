@@ -19,7 +19,7 @@ from checkpoints.model.projections import linear_weight
 from circuit_drift.explanation.behaviours import Batch, Behaviour, batches, run
 from circuit_drift.explanation.explanation import EVERYWHERE, NODE, NODE_FORMS, OutputPatching
 from circuit_drift.explanation.line import Line
-from circuit_drift.explanation.shares import BATCH, Floats, readable
+from circuit_drift.explanation.shares import BATCH, Floats, attention_shown
 
 Held = list[list[Tensor]]
 """Batch by batch, node by node: what a node wrote, [b, t, d_model]."""
@@ -148,7 +148,7 @@ def _replaced(
 
 def _values(line: Line, behaviour: Behaviour, size: int, tapped: Callable[[int, Batch], Any]) -> Floats:
     found = np.zeros(len(behaviour))
-    with torch.no_grad(), readable(line.model, behaviour):
+    with torch.no_grad(), attention_shown(line.model, behaviour):
         for number, batch in enumerate(batches(behaviour, line.model, size)):
             with tapped(number, batch):
                 found[list(batch.indices)] = run(line.model, behaviour, batch, {}).double().cpu().numpy()

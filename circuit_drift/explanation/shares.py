@@ -72,7 +72,7 @@ def measure(
 ) -> Floats:
     """[N] the behaviour of a model, so many prompts at a time, with some parameters given in place of its own."""
     found = np.zeros(len(behaviour))
-    with torch.no_grad(), readable(model, behaviour):
+    with torch.no_grad(), attention_shown(model, behaviour):
         for batch in batches(behaviour, model, size):
             found[list(batch.indices)] = run(model, behaviour, batch, given).double().cpu().numpy()
     return found
@@ -188,7 +188,7 @@ class _Path:
         """[N, parts, components] <dm/dtheta_c, B_c - A_c> where the model stands, and [N] the behaviour there."""
         taps = self.taps
         taps.begin()
-        with readable(self.line.model, self.behaviour):
+        with attention_shown(self.line.model, self.behaviour):
             for batch in batches(self.behaviour, self.line.model, self.size):
                 taps.take(batch)
         self.differentiable |= taps.differentiable
@@ -222,7 +222,7 @@ def lobatto(nodes: int) -> tuple[Floats, Floats]:
     return (1 + places) / 2, 1 / (nodes * (nodes - 1) * legendre(places) ** 2)
 
 
-def readable(model: PreTrainedModel, behaviour: Behaviour) -> Any:
+def attention_shown(model: PreTrainedModel, behaviour: Behaviour) -> Any:
     """The model under eager attention, where attention is read."""
     return attention_implementation(model, "eager") if behaviour.needs_attention else nullcontext()
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from circuit_drift.lab import documents
 from circuit_drift.lab.recipe import Mix, Source
-from circuit_drift.lab.world import Fact, by_person
+from circuit_drift.lab.world import WorldFact, by_person
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -50,7 +50,7 @@ class RowStream:
         self,
         tokenizer: PreTrainedTokenizerFast,
         mix: Mix,
-        facts: Sequence[Fact],
+        facts: Sequence[WorldFact],
         rng: random.Random,
         *,
         novel_weight: float = 1.0,
@@ -61,7 +61,7 @@ class RowStream:
         self._shares: dict[Source, float] = dict(mix)
         self._written: dict[Source, int] = dict.fromkeys(self._shares, 0)
         self._people = by_person(facts)
-        self._queue: list[tuple[Fact, ...]] = []
+        self._queue: list[tuple[WorldFact, ...]] = []
         self._waiting: list[int] = []
         self._rng = rng
         self._novel_weight = novel_weight
@@ -155,7 +155,7 @@ class RowStream:
             case "prose":
                 return documents.prose(self._rng, words=self._rng.randint(20, 60))
 
-    def _next_person(self) -> tuple[Fact, ...]:
+    def _next_person(self) -> tuple[WorldFact, ...]:
         if not self._queue:
             self._queue = self._rng.sample(self._people, len(self._people))
         return self._queue.pop()
@@ -178,7 +178,7 @@ class RowStream:
 
 
 def held_out_rows(
-    tokenizer: PreTrainedTokenizerFast, mix: Mix, facts: Iterable[Fact], *, count: int, length: int, filler: int
+    tokenizer: PreTrainedTokenizerFast, mix: Mix, facts: Iterable[WorldFact], *, count: int, length: int, filler: int
 ) -> Rows:
     """Rows that no training stream contains, the same for every seed of training."""
     stream = RowStream(tokenizer, mix, tuple(facts), random.Random("held-out"))

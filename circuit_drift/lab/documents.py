@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from circuit_drift.lab.world import Fact, by_person, words_of
+from circuit_drift.lab.world import WorldFact, by_person, words_of
 from circuit_drift.training.strategies.settings.documents import Document
 
 ADJECTIVES = words_of("""
@@ -88,7 +88,7 @@ def keyed_list(rng: random.Random, *, pairs: int, words: int, repeats: int) -> s
     return " ".join(line for _ in range(1 + repeats) for line in rng.sample(lines, len(lines)))
 
 
-def biography(rng: random.Random, facts: Sequence[Fact]) -> str:
+def biography(rng: random.Random, facts: Sequence[WorldFact]) -> str:
     """Some or all given facts of one person, in random order, each in a random training paraphrase."""
     chosen = rng.sample(list(facts), rng.randint(1, len(facts)))
     return " ".join(f"{rng.choice(fact.prompts)} {fact.value}." for fact in chosen)
@@ -177,7 +177,7 @@ def _sentence(rng: random.Random, topic: Topic) -> str:
     )
 
 
-def lab_documents(facts: Sequence[Fact], *, per_person: int, seed: int = 0) -> tuple[Document, ...]:
+def lab_documents(facts: Sequence[WorldFact], *, per_person: int, seed: int = 0) -> tuple[Document, ...]:
     """Biographies of the lab's people, several each, as its own training states them.
 
     The main document of a person tells all of the facts once; the others tell some of them.
@@ -197,7 +197,7 @@ def lab_documents(facts: Sequence[Fact], *, per_person: int, seed: int = 0) -> t
     return tuple(made)
 
 
-def lab_old_documents(facts: Sequence[Fact], *, count: int, seed: int = 0) -> tuple[Document, ...]:
+def lab_old_documents(facts: Sequence[WorldFact], *, count: int, seed: int = 0) -> tuple[Document, ...]:
     """What to replay from the lab's pre-training: biographies and prose in turn.
 
     Its lists and needles are left out: their words are random, and the plain loss of continual pre-training would learn

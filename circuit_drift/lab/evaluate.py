@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from circuit_drift.lab import probes
-from circuit_drift.lab.world import Fact
+from circuit_drift.lab.world import WorldFact
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ def token_losses(model: PreTrainedModel, rows: Rows) -> torch.Tensor:
 def recall(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    facts: Sequence[Fact],
+    facts: Sequence[WorldFact],
     prompts: Sequence[str],
 ) -> tuple[Recall, ...]:
     """The rank and probability of each fact's value after its prompt, over the whole vocabulary."""

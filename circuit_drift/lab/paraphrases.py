@@ -7,7 +7,7 @@ import circuits
 from circuit_drift.lab import world
 
 
-def paraphrased(facts: Sequence[world.Fact], *, seed: int = 0) -> tuple[circuits.Fact, ...]:
+def paraphrased(facts: Sequence[world.WorldFact], *, seed: int = 0) -> tuple[circuits.Fact, ...]:
     """Clean/corrupt pairs of every fact in each of its training paraphrases, and in the one held out.
 
     The corrupt prompt names someone of the facts given who has another value in the same relation. Labels: ``fact``
@@ -27,7 +27,7 @@ def paraphrased(facts: Sequence[world.Fact], *, seed: int = 0) -> tuple[circuits
     return tuple(made)
 
 
-def _probes(fact: world.Fact, rival: world.Fact) -> list[circuits.Fact]:
+def _probes(fact: world.WorldFact, rival: world.WorldFact) -> list[circuits.Fact]:
     relation = world.RELATION[fact.relation]
     made = []
     for template in (*relation.templates, relation.held_out):

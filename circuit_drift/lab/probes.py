@@ -10,7 +10,7 @@ from typing import Any
 
 from checkpoints.results.disk import write_file
 from circuit_drift.lab import documents
-from circuit_drift.lab.world import CLASSES, Fact, World
+from circuit_drift.lab.world import CLASSES, World, WorldFact
 
 NEEDLE_WORDS = 10
 HAYSTACK_WORDS = 4000
@@ -73,7 +73,7 @@ def read_jsonl(path: Path) -> tuple[Record, ...]:
     return tuple(json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
 
 
-def _pairs(rng: random.Random, pool: list[Fact], count: int) -> list[Record]:
+def _pairs(rng: random.Random, pool: list[WorldFact], count: int) -> list[Record]:
     records: list[Record] = []
     for fact in rng.sample(pool, len(pool)):
         rivals = [f for f in pool if f.relation == fact.relation and f.value != fact.value]

@@ -37,7 +37,7 @@ _DESCRIBED = "The {} that comes from the city of {}"
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
+class FactProbes:
     """The probes of some facts.
 
     Attributes:
@@ -53,13 +53,13 @@ class Questions:
 
 
 def questions(
-    facts: Sequence[world.Fact],
+    facts: Sequence[world.WorldFact],
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     *,
     options: int = 4,
     frequency: Mapping[str, str] | None = None,
     seed: int = 0,
-) -> Questions:
+) -> FactProbes:
     """Ask every fact in every kind and form that it allows.
 
     Args:
@@ -87,7 +87,7 @@ def questions(
 
 
 def _statements(
-    fact: world.Fact, rival: world.Fact, about: Mapping[str, Any], rng: random.Random
+    fact: world.WorldFact, rival: world.WorldFact, about: Mapping[str, Any], rng: random.Random
 ) -> Iterator[circuits.Fact]:
     """The fact as its documents tell it, as none does, and as a question."""
     relation = world.RELATION[fact.relation]
@@ -106,7 +106,7 @@ def _statements(
 
 
 def _linked(
-    fact: world.Fact,
+    fact: world.WorldFact,
     known: Mapping[world.Person, Mapping[str, str]],
     described: Mapping[str, int],
     about: Mapping[str, Any],
@@ -130,9 +130,9 @@ def _linked(
 
 
 def _choices(
-    fact: world.Fact,
-    rival: world.Fact,
-    rivals: Sequence[world.Fact],
+    fact: world.WorldFact,
+    rival: world.WorldFact,
+    rivals: Sequence[world.WorldFact],
     about: Mapping[str, Any],
     options: int,
     rng: random.Random,
@@ -156,7 +156,7 @@ def _options(right: str, wrong: Iterable[str]) -> tuple[str, ...]:
     return tuple(f" {text}" for text in (right, *wrong))
 
 
-def _by_person(facts: Sequence[world.Fact]) -> dict[world.Person, dict[str, str]]:
+def _by_person(facts: Sequence[world.WorldFact]) -> dict[world.Person, dict[str, str]]:
     return {group[0].person: {fact.relation: fact.value for fact in group} for group in world.by_person(facts)}
 
 
@@ -166,7 +166,7 @@ def _description(values: Mapping[str, str]) -> str | None:
     return _DESCRIBED.format(values["profession"], values["birthplace"])
 
 
-def _labels(fact: world.Fact, frequency: Mapping[str, str] | None) -> dict[str, Any]:
+def _labels(fact: world.WorldFact, frequency: Mapping[str, str] | None) -> dict[str, Any]:
     about: dict[str, Any] = {"fact": fact.key, "person": fact.person.name, "relation": fact.relation}
     about |= {"class": fact.kind, "batch": str(fact.batch)}
     return about | ({"frequency": frequency[fact.person.name]} if frequency else {})
@@ -174,7 +174,7 @@ def _labels(fact: world.Fact, frequency: Mapping[str, str] | None) -> dict[str, 
 
 def _posable(
     pairs: Sequence[circuits.Fact], choices: Sequence[Choice], tokenizer: "PreTrainedTokenizerBase | None"
-) -> Questions:
+) -> FactProbes:
     """All of them, or those whose every word a tokenizer knows."""
     refused: list[tuple[str, str]] = []
 
@@ -188,10 +188,10 @@ def _posable(
 
     facts = tuple(fact for fact in pairs if known(fact.clean, fact.corrupt))
     kept = tuple(choice for choice in choices if known(choice.prompt, *choice.options))
-    return Questions(facts, kept, tuple(refused))
+    return FactProbes(facts, kept, tuple(refused))
 
 
-def in_strata(facts: Sequence[world.Fact], *, seed: int = 0) -> dict[str, str]:
+def in_strata(facts: Sequence[world.WorldFact], *, seed: int = 0) -> dict[str, str]:
     """Person -> stratum of `STRATA`, each as often as the others in every exposure class.
 
     Args:
@@ -209,7 +209,7 @@ def in_strata(facts: Sequence[world.Fact], *, seed: int = 0) -> dict[str, str]:
 
 
 def stratified_documents(
-    facts: Sequence[world.Fact], strata: Mapping[str, str], *, seed: int = 0
+    facts: Sequence[world.WorldFact], strata: Mapping[str, str], *, seed: int = 0
 ) -> tuple[tuple[str, str], ...]:
     """(person, biography): as many of each person as the stratum says, in random order.
 
@@ -227,5 +227,5 @@ def stratified_documents(
     return tuple(rng.sample(made, len(made)))
 
 
-def _biography(rng: random.Random, facts: Sequence[world.Fact]) -> str:
+def _biography(rng: random.Random, facts: Sequence[world.WorldFact]) -> str:
     return " ".join(f"{rng.choice(fact.prompts)} {fact.value}." for fact in rng.sample(list(facts), len(facts)))

@@ -51,7 +51,7 @@ def _lives(*, paraphrase: bool) -> Maker:
         ]
         values = {r.name: draw.sample(r.values, len(people)) for r in world.RELATIONS}
         lives = [
-            [world.Fact(person, r.name, values[r.name][i], "new", 0) for r in world.RELATIONS]
+            [world.WorldFact(person, r.name, values[r.name][i], "new", 0) for r in world.RELATIONS]
             for i, person in enumerate(people)
         ]
         needles = [_life(draw, facts, world.RELATIONS[i % len(world.RELATIONS)].name, paraphrase=paraphrase)
@@ -61,14 +61,14 @@ def _lives(*, paraphrase: bool) -> Maker:
     return make
 
 
-def _life(draw: random.Random, facts: list[world.Fact], asked: str, *, paraphrase: bool) -> heads.Needle:
+def _life(draw: random.Random, facts: list[world.WorldFact], asked: str, *, paraphrase: bool) -> heads.Needle:
     text, prompts = _told(draw, facts)
     fact = next(fact for fact in facts if fact.relation == asked)
     question = draw.choice([p for p in fact.prompts if p != prompts[asked]]) if paraphrase else prompts[asked]
     return heads.Needle(text, fact.value, question, labels={"fact": asked})
 
 
-def _told(draw: random.Random, facts: list[world.Fact]) -> tuple[str, dict[str, str]]:
+def _told(draw: random.Random, facts: list[world.WorldFact]) -> tuple[str, dict[str, str]]:
     """One person's text in random order, and the prompt that each fact was told with."""
     prompts = {fact.relation: draw.choice(fact.prompts) for fact in facts}
     sentences = [f"{prompts[fact.relation]} {fact.value}." for fact in draw.sample(facts, len(facts))]

@@ -143,7 +143,7 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class WorldFact:
     """One statement about one person.
 
     Attributes:
@@ -186,15 +186,15 @@ class Fact:
 class World:
     """All facts: those of pre-training (``old``) and those of continual pre-training (``learned``)."""
 
-    old: tuple[Fact, ...]
-    learned: tuple[Fact, ...]
+    old: tuple[WorldFact, ...]
+    learned: tuple[WorldFact, ...]
 
     @property
-    def controls(self) -> tuple[Fact, ...]:
+    def controls(self) -> tuple[WorldFact, ...]:
         """Old facts of people who do not occur in continual pre-training."""
         return tuple(fact for fact in self.old if fact.kind == "known")
 
-    def batch(self, number: int) -> tuple[Fact, ...]:
+    def batch(self, number: int) -> tuple[WorldFact, ...]:
         """The facts that document batch 1 or 2 of continual pre-training states."""
         return tuple(fact for fact in self.learned if fact.batch == number)
 
@@ -213,8 +213,8 @@ def make_world(seed: int, *, controls: int = 64, new: int = 40, relation: int = 
     new_group, rest = rest[:new], rest[new:]
     relation_group, updated_group = rest[:relation], rest[relation:]
 
-    old: list[Fact] = []
-    learned: list[Fact] = []
+    old: list[WorldFact] = []
+    learned: list[WorldFact] = []
     for index, person in enumerate(control_group):
         told = [_draw_fact(rng, person, r, "known", 0) for r in RELATIONS]
         old += [replace(fact, spare_paraphrase=index >= controls // 2) for fact in told]
@@ -231,9 +231,9 @@ def make_world(seed: int, *, controls: int = 64, new: int = 40, relation: int = 
     return World(tuple(old), tuple(learned))
 
 
-def by_person(facts: Iterable[Fact]) -> tuple[tuple[Fact, ...], ...]:
+def by_person(facts: Iterable[WorldFact]) -> tuple[tuple[WorldFact, ...], ...]:
     """Group facts by person, in order of first appearance."""
-    groups: dict[Person, list[Fact]] = {}
+    groups: dict[Person, list[WorldFact]] = {}
     for fact in facts:
         groups.setdefault(fact.person, []).append(fact)
     return tuple(tuple(group) for group in groups.values())
@@ -246,9 +246,9 @@ def _draw_people(rng: random.Random, count: int) -> list[Person]:
 
 def _draw_fact(
     rng: random.Random, person: Person, relation: Relation, kind: FactClass, batch: int, *, former: str | None = None
-) -> Fact:
+) -> WorldFact:
     values = [value for value in relation.values if value != former]
-    return Fact(person, relation.name, rng.choice(values), kind, batch, former)
+    return WorldFact(person, relation.name, rng.choice(values), kind, batch, former)
 
 
 def _in_batches(people: list[Person]) -> list[tuple[Person, int]]:

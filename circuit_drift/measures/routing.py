@@ -93,7 +93,7 @@ class RoutingMeasure(OverNeedles):
         yield Section(
             "routing-lines",
             "Routing over training",
-            figure=figures.lines_figure(run, read, cls.along(run)["routing_drift"]),
+            figure=figures.routing_figure(run, read, cls.along(run)["routing_drift"]),
             caption=f"Means over the layers; drift is the total variation to the checkpoint before. {probe}",
             frame=table[["step", *columns]],
         )

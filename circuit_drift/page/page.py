@@ -23,7 +23,7 @@ from checkpoints.results.disk import write_file
 from checkpoints.results.figure import unbroken
 from checkpoints.results.text import counted, to_csv, visible
 from circuit_drift.page.picture import pictures
-from circuit_drift.page.tables import shown_table, true_minus
+from circuit_drift.page.tables import html_table, true_minus
 from circuit_drift.page.thinning import LEADING, ROWS
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def _tabled(frame: "pd.DataFrame", anchor: str, page: Path) -> dict[str, object]
     if len(frame) <= ROWS:
         text = to_csv(frame, CSV_DIGITS)
         shown = {
-            "table": shown_table(frame),
+            "table": html_table(frame),
             "long": len(frame) > LONG,
             "rows": counted(len(frame), "row"),
             "csv": _data_uri(text),
@@ -261,7 +261,7 @@ def _tabled(frame: "pd.DataFrame", anchor: str, page: Path) -> dict[str, object]
     write_file(page.parent / beside, to_csv(frame))
     whole = counted(len(frame), "row")
     return {
-        "table": shown_table(frame.head(LEADING)),
+        "table": html_table(frame.head(LEADING)),
         "long": True,
         "rows": f"{LEADING} of {whole}",
         "csv": quote(beside.as_posix()),

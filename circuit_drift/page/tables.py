@@ -22,9 +22,9 @@ def true_minus(text: str) -> str:
     return _MINUS.sub("−", text)
 
 
-def shown_table(frame: "pd.DataFrame") -> str:
+def html_table(frame: "pd.DataFrame") -> str:
     """The table as HTML; numbers to four digits with a true minus, truth as yes or no, what is missing as n/a."""
-    rows = readable(frame)
+    rows = readable_rows(frame)
     rows = rows.where(rows.notna(), float("nan"))  # pandas writes None as such
     cells = {name: _cell for name, kind in rows.dtypes.items() if kind.kind in "iuO"}
     return visible(
@@ -39,7 +39,7 @@ def shown_table(frame: "pd.DataFrame") -> str:
     )
 
 
-def readable(frame: "pd.DataFrame") -> "pd.DataFrame":
+def readable_rows(frame: "pd.DataFrame") -> "pd.DataFrame":
     """The same rows for people: ``x_low`` and ``x_high`` are one column ``x interval``, where ``low`` stood."""
     import pandas as pd
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from checkpoints.stats.energy import smallest_energy_p
 from circuit_drift.record.groups import FactGroup
-from circuit_drift.record.questions import Deltas, Effect, Question, folded, units_needed
+from circuit_drift.record.questions import Deltas, Effect, PairQuestion, folded, units_needed
 from circuits.comparison.clusters import clustered
 from circuits.comparison.graph_diff import GraphDiff
 from circuits.comparison.reliability import RankBand, recommended_size
@@ -70,11 +70,11 @@ class GroupChange:
             needed = units_needed(value, value - half, value + half, none, bounds, found.n)
             yield Effect(f"{name} ({self.group.name})", value, low, high, none, bounds, found.n, self.unit, needed)
 
-    def question(self, deltas: Deltas) -> Question:
+    def question(self, deltas: Deltas) -> PairQuestion:
         """Whether the circuits of these facts differ."""
         if self.diff is None:
-            return Question("circuit", self.group.name, float("nan"))
-        return Question(
+            return PairQuestion("circuit", self.group.name, float("nan"))
+        return PairQuestion(
             "circuit",
             self.group.name,
             self.diff.global_p,

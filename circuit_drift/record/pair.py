@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from circuit_drift.record.questions import Deltas, Floor, Outcome, Question
+from circuit_drift.record.questions import Deltas, Floor, Outcome, PairQuestion
 from circuit_drift.record.record import Point
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class PairRecord:
     changes: Mapping[str, Any] = field(default_factory=dict)
     facts: str = ""
     missing: Mapping[str, str] = field(default_factory=dict)
-    questions: tuple[Question, ...] = ()
+    questions: tuple[PairQuestion, ...] = ()
     deltas: Deltas = field(default_factory=Deltas)
     floor: Floor | None = None
     weights: Any = None

@@ -91,7 +91,7 @@ class Effect:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class PairQuestion:
     """One question of a pair, and its answer.
 
     Attributes:

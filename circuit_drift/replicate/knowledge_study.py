@@ -16,7 +16,7 @@ from circuit_drift.training.strategies.settings.documents import write_documents
 from circuit_drift.training.strategies.settings.strategy import Lora, Strategy
 
 if TYPE_CHECKING:
-    from circuit_drift.lab.world import Fact
+    from circuit_drift.lab.world import WorldFact
     from circuit_drift.measures.base import Measure
 
 LR = 1e-3
@@ -104,11 +104,11 @@ def few_needles() -> "Measure":
     return RetrievalMeasure(NeedleSource(needles, probes.haystack(0), LENGTH, DEPTHS, 0, "the lab"))
 
 
-def _told(world: World, people: int) -> "list[Fact]":
+def _told(world: World, people: int) -> "list[WorldFact]":
     """The facts of the first batch, of so many people of each class."""
     batch = world.batch(1)
     return [fact for kind in LEARNED_CLASSES for fact in _people([f for f in batch if f.kind == kind], people)]
 
 
-def _people(facts: "list[Fact] | tuple[Fact, ...]", count: int) -> "list[Fact]":
+def _people(facts: "list[WorldFact] | tuple[WorldFact, ...]", count: int) -> "list[WorldFact]":
     return [fact for person in by_person(facts)[:count] for fact in person]

@@ -33,7 +33,7 @@ def audit_sections(run: RunRecord) -> Iterator[Section]:
         "audit",
         "Audit of the series",
         text=f"{run.audit.verdict}.",
-        figure=lineage_figure(run) if branches(run) else None,
+        figure=series_figure(run) if branches(run) else None,
         caption=f"Each fault with the public series that had it. {_LEGEND}" if run.audit.faults else "",
         frame=run.audit.to_frame() if run.audit.faults else None,
     )
@@ -50,7 +50,7 @@ def branches(run: RunRecord) -> bool:
     return len(set(continued)) < len(continued) or any(len(parents) > 1 for parents in run.parents.values())
 
 
-def lineage_figure(run: RunRecord) -> "go.Figure":
+def series_figure(run: RunRecord) -> "go.Figure":
     """The series as a directed acyclic graph: checkpoints by their distance from the first, a row for each branch."""
     import plotly.graph_objects as go
 

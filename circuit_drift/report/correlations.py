@@ -6,7 +6,7 @@ from checkpoints.errors import BadPrompt
 from circuit_drift.record.record import RunRecord
 from circuit_drift.report.run_table import readings
 from circuit_drift.stages.stages import line
-from heads.tracking.correlation import align, correlate
+from heads.tracking.correlation import align_steps, correlate
 
 
 def correlations(
@@ -40,7 +40,7 @@ def correlations(
                 if column == metric:
                     continue
                 try:
-                    yield str(correlate(align(values, steps), align(scores, steps), names=(metric, column)))
+                    yield str(correlate(align_steps(values, steps), align_steps(scores, steps), names=(metric, column)))
                 except BadPrompt as reason:
                     missing[f"no correlation: {reason}"] = None
     yield from missing

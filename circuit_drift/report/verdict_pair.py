@@ -9,7 +9,7 @@ from circuit_drift.measures.pairs.heads import NLL
 from circuit_drift.measures.pairs.recall import NET, TURNOVER
 from circuit_drift.record.circuit_groups import GroupChange
 from circuit_drift.record.pair import PairRecord
-from circuit_drift.record.questions import Question
+from circuit_drift.record.questions import PairQuestion
 from circuit_drift.report.asked import asked_sentences, scoring_statements
 from circuit_drift.statements.statement import Statement
 
@@ -60,7 +60,7 @@ def _outcome(pair: PairRecord) -> Statement:
     return Statement("outcome", numbers, basis=f"level {pair.q:g} for the pair; margins as in docs/comparing.md")
 
 
-def _margins(question: Question) -> Iterator[str]:
+def _margins(question: PairQuestion) -> Iterator[str]:
     """Names of the deltas that a question was held against."""
     if not question.effects:
         return
@@ -111,7 +111,7 @@ def _parts(pair: PairRecord) -> Iterator[dict[str, Any]]:
             yield from ({"what": "other", "name": part} for part in how.parts(pair.changes[measure]))
 
 
-def _circuit(change: GroupChange, question: Question) -> dict[str, Any]:
+def _circuit(change: GroupChange, question: PairQuestion) -> dict[str, Any]:
     """A circuit that differs: strength or wiring where it is outside its margin, and how many edges changed."""
     found, diff = change.contrast, change.diff
     assert found is not None

@@ -36,7 +36,7 @@ COUNTED = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Workload:
     """How a measure runs a model.
 
     Attributes:
@@ -64,7 +64,7 @@ class ShapeMemory:
         host: of the edges' scores that are gathered in main memory.
     """
 
-    asked: Asked
+    asked: Workload
     weights: int
     beside: int
     host: int = 0
@@ -95,7 +95,7 @@ def beside(weights: int, *, several: bool) -> str:
     return f"beside that in main memory: some {in_bytes(PROCESS)} of Python and its libraries" + ahead * several
 
 
-def shape_memory(model: "PreTrainedModel", asked: Asked, *, cpu: bool) -> ShapeMemory:
+def shape_memory(model: "PreTrainedModel", asked: Workload, *, cpu: bool) -> ShapeMemory:
     """What a measure of a model takes.
 
     Args:
@@ -120,7 +120,7 @@ def _text(model: "PreTrainedModel") -> Any:
     return model.config.get_text_config()
 
 
-def _of_edges(model: "PreTrainedModel", seen: "Passes", asked: Asked, *, cpu: bool) -> tuple[int, int]:
+def _of_edges(model: "PreTrainedModel", seen: "Passes", asked: Workload, *, cpu: bool) -> tuple[int, int]:
     """Most bytes that scoring edges holds beside the weights, and those of one fact's scores.
 
     Of three moments: both ends of the path are known; a gradient is taken; differences meet gradients.
@@ -185,21 +185,21 @@ def memory_by_shape(
     return tuple(shape_memory(model, one, cpu=placement.here == "cpu") for one in asked)
 
 
-def _asked(measure: RetrievalMeasure | CircuitMeasure, checkpoint: Checkpoint) -> Asked | None:
+def _asked(measure: RetrievalMeasure | CircuitMeasure, checkpoint: Checkpoint) -> Workload | None:
     """How a measure runs a checkpoint's model; None where that does not follow from shapes."""
     if isinstance(measure, RetrievalMeasure):
-        return Asked(
+        return Workload(
             measure.name,
             measure.batch_size,
             needle_prompts_of(tokenizer_of(checkpoint), measure.source).length + ANSWER,
         )
     if measure.scoring.backward != "plain":
         return None
-    from circuits.attribution.methods import find_plan
+    from circuits.attribution.methods import find_quadrature
 
-    plan = find_plan(measure.scoring.method, measure.scoring.ig_steps, measure.scoring.rule)
+    plan = find_quadrature(measure.scoring.method, measure.scoring.ig_steps, measure.scoring.rule)
     if plan is None or plan.kind != "fixed":
         return None
     lengths = measure.facts(tokenizer_of(checkpoint)).lengths
     batch = min(FACTS_AT_A_TIME, len(lengths))
-    return Asked(measure.name, batch, max(lengths), len(lengths), at_clean=1.0 in plan.ends)
+    return Workload(measure.name, batch, max(lengths), len(lengths), at_clean=1.0 in plan.ends)

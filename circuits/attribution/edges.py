@@ -25,7 +25,7 @@ from circuits.attribution.backward import Backward, Preset, find_backward, modif
 from circuits.attribution.flow import FlowScorer
 from circuits.attribution.gqa import KeyValue, expanded, view
 from circuits.attribution.integration import PathScorer, Scored
-from circuits.attribution.methods import ABLATABLE, Method, Rule, find_plan, require_effect, rule_used
+from circuits.attribution.methods import ABLATABLE, Method, Rule, find_quadrature, require_effect, rule_used
 from circuits.contraction.contraction import Contraction
 from circuits.facts.batch import Batch, batches, make_batch
 from circuits.facts.facts import FactSet
@@ -153,7 +153,7 @@ def score_segments(
     progress: bool = False,
 ) -> dict[str, AttributionGraph]:
     """One graph for each part of the positions, by its name; arguments, results and errors as `circuits.attribute`."""
-    plan = find_plan(settings.method, settings.ig_steps, settings.rule)
+    quadrature = find_quadrature(settings.method, settings.ig_steps, settings.rule)
     name, measure = find_metric(settings.metric, facts)
     backward_name, rules = find_backward(settings.backward)
     _check_combination(settings, name, backward_name)
@@ -163,9 +163,9 @@ def score_segments(
     device = next(model.parameters()).device
     with frozen(model), expanded(parts), tqdm(total=len(facts), unit="fact", disable=not progress, leave=False) as bar:
         scorer: FlowScorer | PathScorer = FlowScorer(contraction)
-        if plan is not None:
+        if quadrature is not None:
             fixed = fixed_values(parts, facts, settings.ablation, settings.batch_size)
-            scorer = PathScorer(contraction, plan, measure, fixed, rules.freeze_norms)
+            scorer = PathScorer(contraction, quadrature, measure, fixed, rules.freeze_norms)
         with modified(parts, rules, make_batch(facts, [0], device)):
             for number, batch in enumerate(batches(facts, settings.batch_size, model)):
                 sums.add(batch, scorer(segments.split(batch), check=number == 0))
@@ -173,11 +173,11 @@ def score_segments(
     meta = describe(
         model, facts,
         method=settings.method,
-        ig_steps=0 if plan is None else len(plan.alphas),
+        ig_steps=0 if quadrature is None else len(quadrature.alphas),
         rule=rule_used(settings.method, settings.rule),
-        metric="none" if plan is None else name,
+        metric="none" if quadrature is None else name,
         backward=asdict(rules) if backward_name == "rules" else backward_name,
-        ablation="none" if plan is None else settings.ablation,
+        ablation="none" if quadrature is None else settings.ablation,
     )  # fmt: skip
     own = {name: {} if segments.runs is None else {"segment": name} for name in segments.names}
     return sums.graphs({name: {**meta, **segment} for name, segment in own.items()})

@@ -26,7 +26,7 @@ Settle = Callable[[Writers, Gradients], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Quadrature:
     """Where gradients are taken, counted from the corrupt end, and what they are multiplied with.
 
     Attributes:
@@ -67,14 +67,14 @@ class PathScorer:
 
     Attributes:
         contraction: the model, its graph and the buffers.
-        plan: the path.
+        quadrature: the path.
         measure: the metric.
         fixed: what writers are replaced by where that is no corrupt run.
         freeze_norms: whether the norms in front of readers count as linear.
     """
 
     contraction: Contraction
-    plan: Plan
+    quadrature: Quadrature
     measure: Metric
     fixed: Writers | None
     freeze_norms: bool
@@ -130,7 +130,7 @@ class _Ends:
     @classmethod
     def of(cls, scorer: PathScorer, batch: Batch, *, check: bool) -> "_Ends":
         """Run both, keeping the graph of an end at which the gradient is wanted."""
-        parts, alphas, measure = scorer.parts, scorer.plan.ends, scorer.measure
+        parts, alphas, measure = scorer.parts, scorer.quadrature.ends, scorer.measure
         with torch.set_grad_enabled(0.0 in alphas):
             corrupt = run(parts, batch, batch.corrupt, readers=0.0 in alphas)
         with torch.set_grad_enabled(1.0 in alphas):
@@ -155,16 +155,16 @@ class _Ends:
 
 def _pairs(scorer: PathScorer, batch: Batch, ends: _Ends, settle: Settle) -> Iterator[tuple[Writers, Gradients]]:
     """What is to be multiplied: once for a fixed difference, once a step or a writer otherwise."""
-    if scorer.plan.kind == "increments":
+    if scorer.quadrature.kind == "increments":
         yield from _increments(scorer, batch, ends)
         return
     differences = ends.value - ends.clean
     del ends.value, ends.clean
-    if scorer.plan.kind != "fixed":
+    if scorer.quadrature.kind != "fixed":
         yield from _activations(scorer, batch, ends, differences, settle)
         return
     gradients = scorer.gradients()
-    for alpha, weight in zip(scorer.plan.alphas, scorer.plan.weights, strict=True):
+    for alpha, weight in zip(scorer.quadrature.alphas, scorer.quadrature.weights, strict=True):
         settle(differences, gradients)
         known = ends.traces.pop(alpha) if alpha in ends.traces else None
         gradients.add(known or _between(scorer.parts, batch, ends, alpha, grad=True), ends.metric, weight)
@@ -173,9 +173,9 @@ def _pairs(scorer: PathScorer, batch: Batch, ends: _Ends, settle: Settle) -> Ite
 
 def _increments(scorer: PathScorer, batch: Batch, ends: _Ends) -> Iterator[tuple[Writers, Gradients]]:
     """Each step's own increment of every writer, and the gradient at the step's midpoint."""
-    parts, steps = scorer.parts, len(scorer.plan.alphas)
+    parts, steps = scorer.parts, len(scorer.quadrature.alphas)
     start = ends.value
-    for number, alpha in enumerate(scorer.plan.alphas, 1):
+    for number, alpha in enumerate(scorer.quadrature.alphas, 1):
         if number == steps:
             stop = ends.clean
         else:
@@ -194,12 +194,12 @@ def _activations(
     As EAP-IG's code has it, the passes that move the input give nothing to what reads it alone, unless learned
     positions are added to it: the moved embeddings are constants there, so no gradient arrives and no hook fires.
     """
-    own = scorer.plan.kind == "own activations"
+    own = scorer.quadrature.kind == "own activations"
     groups = 1 + 2 * scorer.parts.n_layers
     gradients = scorer.gradients()
     for group in range(groups):
         moved = _only(differences, group) if own else differences
-        for alpha, weight in zip(scorer.plan.alphas, scorer.plan.weights, strict=True):
+        for alpha, weight in zip(scorer.quadrature.alphas, scorer.quadrature.weights, strict=True):
             settle(moved, gradients)
             trace = _interpolated(scorer.parts, batch, ends.high, differences, group, 1 - alpha)
             gradients.add(trace, ends.metric, weight if own else weight / groups)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from checkpoints.errors import BadPrompt, require_choice
-from circuits.attribution.integration import Kind, Plan
+from circuits.attribution.integration import Kind, Quadrature
 
 Method = Literal["eap", "eap-ig", "clean-corrupted", "conductance", "activations", "activations-eapig", "flow"]
 Rule = Literal["left", "right", "midpoint"]
@@ -17,11 +17,11 @@ OFFSETS: Mapping[str, float] = {"left": 0.0, "right": 1.0, "midpoint": 0.5}
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class MethodSpec:
     """How one method scores edges.
 
     Attributes:
-        kind: what gradients are multiplied with (`Plan`); ``None`` for a method that takes none.
+        kind: what gradients are multiplied with (`Quadrature`); ``None`` for a method that takes none.
         ends: the points it takes gradients at, counted from the corrupt end; none where it takes steps along the path.
         rule: the Riemann rule that its steps always follow; empty where it is the caller's to choose.
         ablatable: whether an edge may carry something else than u(corrupt): zero, or a mean.
@@ -33,19 +33,19 @@ class Recipe:
     ablatable: bool = False
 
 
-METHODS: Mapping[Method, Recipe] = {
-    "eap": Recipe(ends=(1.0,), ablatable=True),
-    "eap-ig": Recipe(),
-    "clean-corrupted": Recipe(ends=(0.0, 1.0)),
-    "conductance": Recipe("increments", rule="midpoint"),
-    "activations": Recipe("own activations", ablatable=True),
-    "activations-eapig": Recipe("all activations", rule="right", ablatable=True),
-    "flow": Recipe(kind=None),
+METHODS: Mapping[Method, MethodSpec] = {
+    "eap": MethodSpec(ends=(1.0,), ablatable=True),
+    "eap-ig": MethodSpec(),
+    "clean-corrupted": MethodSpec(ends=(0.0, 1.0)),
+    "conductance": MethodSpec("increments", rule="midpoint"),
+    "activations": MethodSpec("own activations", ablatable=True),
+    "activations-eapig": MethodSpec("all activations", rule="right", ablatable=True),
+    "flow": MethodSpec(kind=None),
 }
-ABLATABLE = tuple(name for name, recipe in METHODS.items() if recipe.ablatable)
+ABLATABLE = tuple(name for name, spec in METHODS.items() if spec.ablatable)
 
 
-def find_plan(method: Method, ig_steps: int, rule: Rule) -> Plan | None:
+def find_quadrature(method: Method, ig_steps: int, rule: Rule) -> Quadrature | None:
     """Where gradients are taken; ``None`` for a method that takes none.
 
     Raises:
@@ -55,21 +55,21 @@ def find_plan(method: Method, ig_steps: int, rule: Rule) -> Plan | None:
     require_choice("rule", rule, get_args(Rule))
     if not isinstance(ig_steps, int) or ig_steps < 1:
         raise BadPrompt(f"ig_steps must be a whole number of at least 1, got {ig_steps}")
-    recipe = METHODS[method]
-    if recipe.kind is None:
+    spec = METHODS[method]
+    if spec.kind is None:
         return None
-    if recipe.ends:
-        return Plan(recipe.ends, (1 / len(recipe.ends),) * len(recipe.ends), recipe.kind)
+    if spec.ends:
+        return Quadrature(spec.ends, (1 / len(spec.ends),) * len(spec.ends), spec.kind)
     offset = OFFSETS[rule_used(method, rule)]
-    return Plan(tuple((k + offset) / ig_steps for k in range(ig_steps)), (1 / ig_steps,) * ig_steps, recipe.kind)
+    return Quadrature(tuple((k + offset) / ig_steps for k in range(ig_steps)), (1 / ig_steps,) * ig_steps, spec.kind)
 
 
 def rule_used(method: Method, rule: Rule) -> str:
     """The Riemann rule that a method really follows: ``ends`` where it takes no steps, ``none`` without gradients."""
-    recipe = METHODS[method]
-    if recipe.kind is None:
+    spec = METHODS[method]
+    if spec.kind is None:
         return "none"
-    return "ends" if recipe.ends else recipe.rule or rule
+    return "ends" if spec.ends else spec.rule or rule
 
 
 def require_effect(method: Method, chosen: Mapping[str, object]) -> None:
@@ -82,13 +82,13 @@ def require_effect(method: Method, chosen: Mapping[str, object]) -> None:
     Raises:
         BadPrompt: one of them changes nothing.
     """
-    recipe = METHODS[method]
-    if recipe.kind is None:
+    spec = METHODS[method]
+    if spec.kind is None:
         why, idle = "takes no gradient", {"ig_steps", "rule", "backward"}
-    elif recipe.ends:
+    elif spec.ends:
         why, idle = "takes its gradients at the ends of the path", {"ig_steps", "rule"}
     else:
-        why, idle = f"always follows the {recipe.rule} rule", {"rule"} if recipe.rule else set()
+        why, idle = f"always follows the {spec.rule} rule", {"rule"} if spec.rule else set()
     for name, value in chosen.items():
-        if name in idle and value != recipe.rule:
+        if name in idle and value != spec.rule:
             raise BadPrompt(f"{method} {why}, so {name} {value!r} has no meaning for it; leave {name} out")

@@ -168,7 +168,7 @@ class Experts:
 
 
 @dataclass(slots=True)
-class Watch:
+class MlpHooks:
     """Hooks that keep what one run shows of every MLP.
 
     Attributes:

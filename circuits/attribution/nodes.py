@@ -17,9 +17,9 @@ from checkpoints.errors import BadPrompt, CorruptWeights, require_choice
 from checkpoints.model.anatomy import Anatomy, Block, anatomy
 from checkpoints.model.plain import takes_model
 from circuits.attribution.edges import describe, graph_shape
-from circuits.attribution.integration import Plan
-from circuits.attribution.methods import Method, Rule, find_plan, rule_used
-from circuits.attribution.mlp_parts import Experts, Interior, Neurons, Watch
+from circuits.attribution.integration import Quadrature
+from circuits.attribution.methods import Method, Rule, find_quadrature, rule_used
+from circuits.attribution.mlp_parts import Experts, Interior, MlpHooks, Neurons
 from circuits.facts.batch import Batch, batches
 from circuits.facts.facts import FactSet
 from circuits.facts.metrics import Metric, MetricName, find_metric, require_gradient
@@ -65,8 +65,8 @@ def attribute_nodes(
         CorruptWeights: the scores are not finite.
         BadPrompt: an argument out of range.
     """
-    plan = find_plan(method, ig_steps, rule)
-    if plan is None or plan.kind != "fixed":
+    quadrature = find_quadrature(method, ig_steps, rule)
+    if quadrature is None or quadrature.kind != "fixed":
         raise BadPrompt(f"nodes are scored by 'eap', 'eap-ig' or 'clean-corrupted', not by {method!r}")
     require_choice("level", level, INTERIORS)
     name, measure = find_metric(metric, facts)
@@ -74,13 +74,13 @@ def attribute_nodes(
     group = facts.units(groups)
     parts = anatomy(model)
     make = INTERIORS[level]
-    scorer = _Scorer(parts, plan, measure, None if make is None else make(parts))
+    scorer = _Scorer(parts, quadrature, measure, None if make is None else make(parts))
     found = _Found.empty(int(group.max()) + 1, len(facts), parts, scorer)
     with frozen(model), tqdm(total=len(facts), unit="fact", disable=not progress, leave=False) as bar:
         for number, batch in enumerate(batches(facts, batch_size, model)):
             found.add(scorer(batch, check=number == 0), batch, group)
             bar.update(len(batch.indices))
-    how = {"method": method, "ig_steps": len(plan.alphas), "rule": rule_used(method, rule), "metric": name}
+    how = {"method": method, "ig_steps": len(quadrature.alphas), "rule": rule_used(method, rule), "metric": name}
     return found.scores(parts, scorer, group, level, describe(model, facts, **how))
 
 
@@ -96,7 +96,7 @@ class _Run:
 
     trace: Trace
     ends: list[Tensor]
-    watch: Watch | None
+    watch: MlpHooks | None
 
 
 @dataclass(slots=True)
@@ -117,13 +117,13 @@ class _Scorer:
 
     Attributes:
         parts: the model.
-        plan: where gradients are taken.
+        quadrature: where gradients are taken.
         measure: the metric.
         interior: how MLPs come apart, or ``None``.
     """
 
     parts: Anatomy
-    plan: Plan
+    quadrature: Quadrature
     measure: Metric
     interior: Interior | None
 
@@ -136,7 +136,7 @@ class _Scorer:
 
     def __call__(self, batch: Batch, *, check: bool) -> _Scored:
         """Score a batch; the first one also checks the model."""
-        alphas = self.plan.alphas
+        alphas = self.quadrature.alphas
         corrupt = self.run(batch, batch.corrupt, grad=0.0 in alphas)
         clean = self.run(batch, batch.clean, grad=1.0 in alphas, readers=check)
         if check:
@@ -145,7 +145,7 @@ class _Scorer:
         logits = clean.trace.logits.detach()
         low, high = corrupt.trace.stream.detach(), clean.trace.stream.detach()
         gradients: list[Tensor] = []
-        for alpha, weight in zip(alphas, self.plan.weights, strict=True):
+        for alpha, weight in zip(alphas, self.quadrature.weights, strict=True):
             known = {0.0: corrupt, 1.0: clean}.get(alpha)
             there = known or self.run(batch, batch.clean, grad=True, stream=low + alpha * (high - low))
             total = self.measure(there.trace.logits, batch, logits).sum()
@@ -166,7 +166,7 @@ class _Scorer:
     ) -> _Run:
         """One forward pass."""
         ends: dict[int, Tensor] = {}
-        watch = None if self.interior is None else Watch(self.interior)
+        watch = None if self.interior is None else MlpHooks(self.interior)
         handles: list[Any] = []
         with hooks(handles), torch.set_grad_enabled(grad):
             for block in self.parts.blocks:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from checkpoints.stats.bootstrap import percentiles
 from checkpoints.stats.units import ENOUGH
-from circuits.comparison.similarity import EXCHANGED_SPLITS, SPLITS_LEVEL, Similarity, exchange_p, measure_names
+from circuits.comparison.similarity import EXCHANGED_SPLITS, SPLITS_LEVEL, Similarity, measure_names, permuted_p
 from circuits.graph.pruning import circuit_size
 from circuits.graph.scores import AttributionGraph
 from circuits.graph.shape import Bools, Floats
@@ -109,7 +109,7 @@ def overlap(
     first, second = (halve(graph, n_edges=n_edges, splits=splits, seed=seed) for graph in (a, b))
     weights = a.unit_sizes.astype(float), b.unit_sizes.astype(float)
     how: dict[str, Any] = {"splits": min(splits, EXCHANGED_SPLITS), "exchanges": EXCHANGES, "paired": True}
-    p = exchange_p(a.edge_scores, b.edge_scores, weights, [first.size], **how)
+    p = permuted_p(a.edge_scores, b.edge_scores, weights, [first.size], **how)
     return replace(overlap_of(first, second), p=float(p[0]))
 
 

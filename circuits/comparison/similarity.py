@@ -167,7 +167,7 @@ def similarities(
         chance.append(measures(whole_a, Ranked(rng.permutation(whole_b.scores), sizes)))
     low, high = percentiles(np.array(within), level=SPLITS_LEVEL)
     across_low, across_high = percentiles(np.array(across), level=SPLITS_LEVEL)
-    p = exchange_p(a, b, weights, sizes, splits=min(splits, EXCHANGED_SPLITS), exchanges=exchanges, paired=paired)
+    p = permuted_p(a, b, weights, sizes, splits=min(splits, EXCHANGED_SPLITS), exchanges=exchanges, paired=paired)
     columns = (value, np.mean(within, 0), low, high, np.mean(across, 0), across_low, across_high, np.mean(chance, 0), p)
     return tuple(
         Similarity(name, *(float(column[i]) for column in columns)) for i, name in enumerate(measure_names(sizes))
@@ -193,7 +193,7 @@ def cross_cosine(a: Floats, b: Floats, weights: Floats) -> float:
     return float(np.clip(cross / np.sqrt(lengths[0] * lengths[1]), -1, 1)) if min(lengths) > 0 else float("nan")
 
 
-def exchange_p(
+def permuted_p(
     a: Floats,
     b: Floats,
     weights: tuple[Floats, Floats],

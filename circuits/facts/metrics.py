@@ -28,7 +28,7 @@ def log_probability(logits: Tensor, batch: Batch, _clean: Tensor) -> Tensor:
     return torch.log_softmax(_precise(logits), -1).gather(1, batch.answer[:, None])[:, 0]
 
 
-def divergence(logits: Tensor, _batch: Batch, clean: Tensor) -> Tensor:
+def kl_divergence(logits: Tensor, _batch: Batch, clean: Tensor) -> Tensor:
     """[n] KL(clean || this run) over the whole vocabulary, in nats, where each answer token is produced."""
     now, then = (torch.log_softmax(_precise(x), -1) for x in (logits, clean))
     return (then.exp() * (then - now)).sum(-1)
@@ -68,7 +68,7 @@ def find_metric(metric: MetricName | Metric, facts: FactSet) -> tuple[str, Metri
         return metric, rank
     if (asked := HIT.fullmatch(metric)) is not None:
         return metric, hit(int(asked[1]))
-    known: dict[str, Metric] = {"log probability": log_probability, "kl": divergence}
+    known: dict[str, Metric] = {"log probability": log_probability, "kl": kl_divergence}
     if metric == "logit difference":
         _require_equal_lengths(facts)
         return metric, lambda logits, batch, _clean: logit_difference(logits, batch)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from checkpoints.model.anatomy import Anatomy, Block, anatomy, linear_weight
 from checkpoints.model.plain import takes_model
 from circuits.attribution.edges import graph_shape
-from circuits.attribution.mlp_parts import Neurons, Seen, Watch
+from circuits.attribution.mlp_parts import MlpHooks, Neurons, Seen
 from circuits.attribution.nodes import stream_ends
 from circuits.facts.batch import Batch, batches
 from circuits.facts.facts import FactSet
@@ -121,7 +121,7 @@ class _Patcher:
     @classmethod
     def of(cls, parts: Anatomy, neurons: Neurons | None, batch: Batch, *, check: bool) -> "_Patcher":
         """Run the corrupt prompts."""
-        watch = None if neurons is None else Watch(neurons)
+        watch = None if neurons is None else MlpHooks(neurons)
         with hooks([] if watch is None else watch.handles(parts.blocks)):
             corrupt = run(parts, batch, batch.corrupt, readers=False)
         seen = {} if watch is None else watch.seen
@@ -134,7 +134,7 @@ class _Patcher:
         """[n, vocab] with the circuit live and all else corrupt."""
         inside = torch.as_tensor(circuit.nodes, device=self.corrupt.stream.device)
         handles: list[Any] = []
-        watch = Watch(self.neurons) if self.neurons is not None and circuit.neurons is not None else None
+        watch = MlpHooks(self.neurons) if self.neurons is not None and circuit.neurons is not None else None
         handles += [] if watch is None else watch.handles(self.parts.blocks)
         for block, corrupt in zip(self.parts.blocks, self.corrupt.layers, strict=True):
             first = circuit.shape.first_writer(block.index)

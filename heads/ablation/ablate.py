@@ -15,7 +15,7 @@ from checkpoints.model.forward import row_logits
 from checkpoints.model.plain import takes_model
 from heads.ablation.ablation import Ablation, Readout
 from heads.ablation.controls import Control, draw_controls
-from heads.ablation.interventions import Calibration, Kind, Means, Scope, Targets, Where, ablated
+from heads.ablation.interventions import Calibration, EditPositions, Kind, Means, Scope, Targets, ablated
 from heads.ablation.kinds import ABLATIONS
 from heads.detect.retrieval import Extra, about, check_fits, kv_heads, pad, score
 from heads.prompts.needles import NeedlePrompt, NeedleSet
@@ -190,7 +190,7 @@ def _editing(
         for span in prompt.needle_spans:
             row[slice(*span)] = True
     first = torch.tensor([p.answer_start - 1 for p in batch], device=model.device)
-    return ablated(model, targets, Where(first, hidden, scope), kind=kind, means=means)
+    return ablated(model, targets, EditPositions(first, hidden, scope), kind=kind, means=means)
 
 
 def _batch_readout(

@@ -21,7 +21,7 @@ Targets = Mapping[int, Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class EditPositions:
     """Which positions of each sequence of a batch an edit touches, and which columns a knockout hides.
 
     Attributes:
@@ -42,7 +42,7 @@ class Where:
 
 @contextmanager
 def ablated(
-    model: PreTrainedModel, targets: Targets, where: Where, *, kind: Kind, means: "Means | None" = None
+    model: PreTrainedModel, targets: Targets, where: EditPositions, *, kind: Kind, means: "Means | None" = None
 ) -> Iterator[None]:
     """Ablate heads while the block runs; attention implementation and hooks are put back afterwards.
 
@@ -68,7 +68,7 @@ def ablated(
 @dataclass(frozen=True, slots=True)
 class _Edit:
     targets: Targets
-    where: Where
+    where: EditPositions
     kind: Kind
     means: Mapping[int, Tensor]
 
@@ -178,7 +178,7 @@ class Calibration:
 
 
 @contextmanager
-def _queries(model: PreTrainedModel, targets: Targets, where: Where, means: Means) -> Iterator[None]:
+def _queries(model: PreTrainedModel, targets: Targets, where: EditPositions, means: Means) -> Iterator[None]:
     """Replace queries at the projection's output."""
     with ExitStack() as stack:
         for block in anatomy(model).blocks:
@@ -188,7 +188,7 @@ def _queries(model: PreTrainedModel, targets: Targets, where: Where, means: Mean
         yield
 
 
-def _replace_queries(rows: Tensor, mean: Tensor, where: Where) -> Any:
+def _replace_queries(rows: Tensor, mean: Tensor, where: EditPositions) -> Any:
     def hook(_: nn.Module, __: Any, out: Tensor) -> Tensor:
         touched = where.rows(torch.arange(out.shape[1], device=out.device))[..., None, None]
         new = out.clone()

@@ -83,7 +83,7 @@ def score(
     cache = cache_for(model, prefix, in_order)
     batches = _batches(needle_set, 1 if cache else batch_size, deepest_first=cache is not None)
     shown, narrow = middle_prompt(needle_set), last_layer(model)
-    records: dict[int, Record] = {}
+    records: dict[int, PromptScores] = {}
     for batch in tqdm(batches, desc="retrieval scores", disable=not progress):
         prompts = [needle_set.prompts[i] for i in batch]
         scored = prompts if mode == "teacher_forced" else _answered(model, prompts, stop_ids)
@@ -108,7 +108,7 @@ def _batches(needle_set: NeedleSet, size: int, *, deepest_first: bool) -> list[l
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class PromptScores:
     """What one prompt yields: detectors [L, H], NLL of each token, whether the answer was right, steps [L, H, T].
 
     ``example`` is what every head reads, for the one prompt that is shown.
@@ -162,7 +162,7 @@ def score_batch(
     cache: SharedPrefix | None = None,
     shown: NeedlePrompt | None = None,
     narrow: int | None = None,
-) -> list[Record]:
+) -> list[PromptScores]:
     """One forward over a few prompts, their answers teacher-forced; over the rest behind a shared prefix, if any.
 
     Of the prompt ``shown``, if it is among them, what every head reads is kept too. ``narrow`` is as in `RowRequest`.
@@ -173,7 +173,7 @@ def score_batch(
         CorruptWeights: the logits of an answer are NaN or infinite.
         UnsupportedArchitecture: no layer has rows.
     """
-    found: dict[int, Record] = {}
+    found: dict[int, PromptScores] = {}
     for places in of_one_regime(model, [len(prompt.ids) for prompt in prompts]):
         together = [prompts[place] for place in places]
         found |= zip(places, _score_together(model, together, key_block, extra, cache, shown, narrow), strict=True)
@@ -188,7 +188,7 @@ def _score_together(
     cache: SharedPrefix | None,
     shown: NeedlePrompt | None,
     narrow: int | None,
-) -> list[Record]:
+) -> list[PromptScores]:
     ids, rows = pad(prompts)
     ids, rows = ids.to(model.device), rows.to(model.device)
     start = 0 if cache is None else cache.reuse(prompts[0].ids, keep=prompts[0].answer_start - 1)
@@ -225,7 +225,7 @@ def _records(
     logits: Tensor,
     layers: dict[int, RowStats],
     shown: NeedlePrompt | None,
-) -> Iterator[Record]:
+) -> Iterator[PromptScores]:
     kept = {layer: LayerRows.of(stats) for layer, stats in layers.items()}
     stacks = Stack.of(kept)
     log_probs = logits.float().log_softmax(dim=-1)
@@ -242,7 +242,7 @@ def _records(
         steps = _steps(prompt, own, shape)
         alone = {index: layer.prompt(b, n) for index, layer in kept.items()} if prompt is shown else {}
         example = example_of(prompt, alone, shape) if alone else None
-        yield Record(scores, nll.cpu().numpy(), bool(hits.all()), share > GATE, steps, example)
+        yield PromptScores(scores, nll.cpu().numpy(), bool(hits.all()), share > GATE, steps, example)
 
 
 def _values(
@@ -282,7 +282,9 @@ def _answered(model: PreTrainedModel, prompts: Sequence[NeedlePrompt], stop_ids:
     ]
 
 
-def _judged(record: Record, prompt: NeedlePrompt, answered: NeedlePrompt, true: tuple[np.ndarray, bool]) -> Record:
+def _judged(
+    record: PromptScores, prompt: NeedlePrompt, answered: NeedlePrompt, true: tuple[np.ndarray, bool]
+) -> PromptScores:
     """A record of a generated answer with the gate's verdict on it, and the NLL of the true one."""
     correct, share = contains(answered.answer, prompt.answer), recall(answered.answer, prompt.answer)
     return replace(record, nll=true[0], correct=correct, accepted=share > GATE)
@@ -321,7 +323,7 @@ def answer_tokens(
     return [found[place] for place in range(len(prompts))]
 
 
-def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[Record], *, mode: str) -> Scores:
+def assemble(model: PreTrainedModel, needle_set: NeedleSet, records: Sequence[PromptScores], *, mode: str) -> Scores:
     """Stack the prompts' records into one result."""
     detectors = {name: np.stack([r.detectors[name] for r in records]) for name in records[0].detectors}
     require_finite([record.nll for record in records])

@@ -159,6 +159,6 @@ def _number(cell: str, where: str, column: str) -> float:
     return value
 
 
-def align(table: Mapping[int, float], steps: Sequence[int]) -> Floats:
+def align_steps(table: Mapping[int, float], steps: Sequence[int]) -> Floats:
     """A downstream column in the order of the steps, NaN where it has none."""
     return np.array([table.get(step, np.nan) for step in steps])

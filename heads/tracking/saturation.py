@@ -170,11 +170,11 @@ class LogFit:
 
 
 def log_fit(tokens: Floats, values: Floats) -> LogFit | None:
-    """Fit A ln N + B; None with fewer than three checkpoints at N > 0."""
+    """Fit A ln N + B; None with fewer than three checkpoints at N > 0, or all of them at one N."""
     from scipy.stats import linregress
 
     kept = (tokens > 0) & np.isfinite(values)
-    if kept.sum() < 3:
+    if kept.sum() < 3 or np.ptp(tokens[kept]) == 0:
         return None
     x, y = np.log(tokens[kept]), values[kept]
     fit = linregress(x, y)

@@ -14,7 +14,7 @@ from heads.comparison.diff import diff
 from heads.niah.grid import MIDDLE
 from heads.scores.agreement import agreement
 from heads.scores.scores import THRESHOLD, Scores, retrieves
-from heads.tracking.correlation import Correlation, align, correlate
+from heads.tracking.correlation import Correlation, align_steps, correlate
 from heads.tracking.head_track import CURVES, MARGIN, Curve, HeadTrack, Transition
 from heads.tracking.saturation import BOUNDS, Saturation, count_bound, log_fit, saturation
 
@@ -208,7 +208,7 @@ def _correlations(
     for column, table in downstream.items():
         for name in CORRELATED:
             try:
-                found.append(correlate(point[name], align(table, steps), names=(name, column)))
+                found.append(correlate(point[name], align_steps(table, steps), names=(name, column)))
             except BadPrompt as reason:
                 missing.append(f"no correlation: {reason}")
     return tuple(found), tuple(dict.fromkeys(missing))

@@ -24,7 +24,7 @@ from circuit_drift.sweep.executors import Workers, execute
 from circuit_drift.sweep.executors.pool import run_worker
 from circuit_drift.training.strategies.settings.config import load_config
 from circuits.attribution import methods
-from circuits.attribution.methods import Recipe
+from circuits.attribution.methods import MethodSpec
 from heads.detect import detectors
 from heads.detect.detectors import Detector
 from tests.drift.handmade import point, roles, run_of
@@ -51,7 +51,7 @@ def test_a_detector_is_one_row(opened, monkeypatch):
 
 def test_an_attribution_method_is_one_row(opened, monkeypatch):
     loaded, prompts = opened
-    monkeypatch.setattr(methods, "METHODS", {**methods.METHODS, "corrupted": Recipe(ends=(0.0,))})
+    monkeypatch.setattr(methods, "METHODS", {**methods.METHODS, "corrupted": MethodSpec(ends=(0.0,))})
     facts = circuits.tokenize_facts(tokenizer_of(loaded), prompts.facts.facts[:4])
     clean, corrupt, both = (
         circuits.attribute(loaded.model, facts, method=method).edge_scores

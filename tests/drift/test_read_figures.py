@@ -18,7 +18,7 @@ from circuit_drift.measures.figures.roles import roles_figure, roles_frame
 from circuit_drift.measures.pairs.roles import roles_of
 from circuit_drift.page import theme
 from circuit_drift.page.axis import mark_steps
-from circuit_drift.report.audit import branches, lineage_figure
+from circuit_drift.report.audit import branches, series_figure
 from tests.drift.handmade import (
     EDGES,
     WIRING_A,
@@ -496,12 +496,12 @@ def test_the_series_as_a_graph_says_how_many_branches_it_has():
         "two/a/1": ["one/0"], "two/a/2": ["two/a/1"], "two/b/1": ["one/0"], "two/b/2": ["two/b/1"]
     }  # fmt: skip
     findings = [Fault("off_path", ("two/b/2",), "off"), Fault("non_finite", ("two/a/1",), "NaN")]
-    figure = lineage_figure(run_of(*points, parents=parents, findings=findings))
+    figure = series_figure(run_of(*points, parents=parents, findings=findings))
     assert _title(figure) == (
         "5 checkpoints in 2 branches",
         "an arrow leads from a checkpoint to those that continue it",
     )
-    one = lineage_figure(run_of(*points[:3], parents={"one/0": [], "two/a/1": ["one/0"], "two/a/2": ["two/a/1"]}))
+    one = series_figure(run_of(*points[:3], parents={"one/0": [], "two/a/1": ["one/0"], "two/a/2": ["two/a/1"]}))
     assert _title(one)[0] == "3 checkpoints in 1 branch"
     drawn = {
         trace.name: list(zip(trace.customdata, trace.x, trace.y, trace.text, strict=True)) for trace in figure.data[1:]

@@ -23,7 +23,7 @@ from checkpoints.stats.permutation import order_p
 from checkpoints.stats.ttests import false_discovery, mean_interval, paired_test, skewed_interval, welch_test
 from checkpoints.stats.units import FEWEST, cluster_means, independent_units, nanmean, nansd
 from heads.scores.agreement import agreement, rank_biased_overlap, ranking, spearman
-from heads.tracking.correlation import Correlation, align, correlate, read_downstream
+from heads.tracking.correlation import Correlation, align_steps, correlate, read_downstream
 from heads.tracking.saturation import BOUNDS, Saturation, Trend, count_bound, deceptive, log_fit, saturation
 
 NAN = float("nan")
@@ -457,7 +457,7 @@ def test_the_ends_of_correlation():
     assert fisher_interval(0.5, 9, level=0.9) == pytest.approx(
         (math.tanh(math.atanh(0.5) - half), math.tanh(math.atanh(0.5) + half))
     )
-    np.testing.assert_array_equal(align({10: 0.5, 30: 0.7}, [10, 20, 30]), [0.5, NAN, 0.7])
+    np.testing.assert_array_equal(align_steps({10: 0.5, 30: 0.7}, [10, 20, 30]), [0.5, NAN, 0.7])
 
 
 def test_permutations_are_all_up_to_eight_and_drawn_beyond():

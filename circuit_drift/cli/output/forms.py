@@ -64,7 +64,7 @@ def put(form: Form, found: Sequence[Found], **about: Any) -> None:
         if len(found) > 1:
             names = " and ".join(each.name for each in found)
             raise DriftError(f"--csv prints one table, and there are those of {names}: choose one with --measures")
-        typer.echo(shown_table(found[0].frame), nl=False)
+        typer.echo(csv_table(found[0].frame), nl=False)
     else:
         for each in found:
             each.show()
@@ -76,6 +76,6 @@ def records(frame: "pd.DataFrame") -> list[Mapping[str, Any]]:
     return rows
 
 
-def shown_table(frame: "pd.DataFrame") -> str:
+def csv_table(frame: "pd.DataFrame") -> str:
     """A table as CSV of four significant digits, for a terminal and a spreadsheet alike: names in it are only shown."""
     return visible(to_csv(frame, digits=4))

@@ -16,7 +16,7 @@ EXTENDING: Mix = (("natural", 0.60), ("needles", 0.40))
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class LossWeights:
     """Loss weight of a token by what it is.
 
     Attributes:
@@ -31,7 +31,7 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class TrainingPhase:
     """A part of training with one mix and one row length.
 
     Attributes:
@@ -51,14 +51,14 @@ class Phase:
     lr: tuple[float, float]
 
 
-def _phases(extended_theta: float) -> tuple[Phase, ...]:
+def _phases(extended_theta: float) -> tuple[TrainingPhase, ...]:
     return (
-        Phase("pretrain", 800, 128, FORMING, 1e4, (1.0, 1.0)),
-        Phase("pretrain", 1000, 256, FORMING, 1e4, (1.0, 1.0)),
-        Phase("pretrain", 800, 256, SETTLING, 1e4, (1.0, 1.0)),
-        Phase("pretrain", 800, 512, SETTLING, 1e4, (1.0, 1.0)),
-        Phase("pretrain", 2600, 512, SETTLING, 1e4, (1.0, 0.0)),
-        Phase("extend", 120, 2048, EXTENDING, extended_theta, (0.2, 0.2)),
+        TrainingPhase("pretrain", 800, 128, FORMING, 1e4, (1.0, 1.0)),
+        TrainingPhase("pretrain", 1000, 256, FORMING, 1e4, (1.0, 1.0)),
+        TrainingPhase("pretrain", 800, 256, SETTLING, 1e4, (1.0, 1.0)),
+        TrainingPhase("pretrain", 800, 512, SETTLING, 1e4, (1.0, 1.0)),
+        TrainingPhase("pretrain", 2600, 512, SETTLING, 1e4, (1.0, 0.0)),
+        TrainingPhase("extend", 120, 2048, EXTENDING, extended_theta, (0.2, 0.2)),
     )
 
 
@@ -92,13 +92,13 @@ class Recipe(Rates):
     tokens_per_step: int = 1024
     value_words: tuple[int, int, float, int] = (150, 2200, 0.5, 1000)
     frames: tuple[int, int, float] = (2200, 4200, 0.7)
-    weights: Weights = field(default_factory=Weights)
+    weights: LossWeights = field(default_factory=LossWeights)
     muon_lr: float = 0.01
     muon_weight_decay: float = 0.05
     adam_lr: float = 2e-3
     warmup: int = 60
     clip: float = 1.0
-    phases: tuple[Phase, ...] = _phases(extended_theta=1e5)
+    phases: tuple[TrainingPhase, ...] = _phases(extended_theta=1e5)
     checkpoints: tuple[int, ...] = (0, 800, 1200, 1500, 1800, 2600, 3400, 4200, 5000, 6000, 6020, 6040, 6120)
 
     @property

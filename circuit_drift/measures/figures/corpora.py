@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from checkpoints.errors import BadPrompt
 from checkpoints.results.text import label
 from checkpoints.stats.bootstrap import Estimate
 from circuit_drift.measures.figures.estimates import ends, estimates_figure
 from circuit_drift.page import theme
 from circuit_drift.record.record import RunRecord
-from heads.niah.corpora import CorpusLoss, LogFit, log_fit
+from heads.niah.corpora import CorpusLoss
+from heads.tracking.saturation import LogFit, log_fit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,20 +37,18 @@ def fits_frame(run: RunRecord) -> "pd.DataFrame":
     frame = pd.DataFrame(rows).assign(fit=np.nan, residual=np.nan)
     for name, fit in fits(frame).items():
         own = frame.index[(frame.corpus == name) & (frame.n > 0) & np.isfinite(frame.ppl)]
-        frame.loc[own, "residual"] = fit.residual
-        frame.loc[own, "fit"] = frame.loc[own, "ppl"] - fit.residual
+        frame.loc[own, "residual"] = np.array(fit.residuals)
+        frame.loc[own, "fit"] = frame.loc[own, "ppl"] - frame.loc[own, "residual"]
     return frame
 
 
 def fits(frame: "pd.DataFrame") -> dict[str, LogFit]:
     """Corpus -> its fit, of those that can be fitted."""
-    found = {}
-    for name, own in frame.groupby("corpus", sort=False):
-        try:
-            found[str(name)] = log_fit(own.n.to_numpy(), own.ppl.to_numpy())
-        except BadPrompt:
-            continue
-    return found
+    every = {
+        str(name): log_fit(own.n.to_numpy(float), own.ppl.to_numpy(float))
+        for name, own in frame.groupby("corpus", sort=False)
+    }
+    return {name: fit for name, fit in every.items() if fit is not None}
 
 
 def fits_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
@@ -70,7 +68,7 @@ def fits_figure(run: RunRecord, frame: "pd.DataFrame") -> "go.Figure":
         told.append(f"{name} {every.ppl.iloc[0]:.2f} → {every.ppl.iloc[-1]:.2f}")
         if name in known:
             fit = known[str(name)]
-            told[-1] += f" (A = {fit.a:+.3g}, B = {fit.b:.3g}, R² = {fit.r2:.2f})"
+            told[-1] += f" (A = {fit.a:+.3g}, B = {fit.b:.3g}, R² = {fit.r_squared:.2f})"
             lines = {"mode": "lines", "line": {**look, "dash": "dot"}, "showlegend": False}
             figure.add_scatter(x=own.n, y=own.fit, name=f"fit of {label(str(name))}", **lines, row=1, col=1)
             figure.add_scatter(

@@ -54,7 +54,7 @@ def _heats(routing: ExpertRouting, top: float, widest: float) -> list[Any]:
     ]  # fmt: skip
 
 
-def lines_figure(run: RunRecord, read: Sequence[Mapping[str, float] | None], drift: Sequence[float]) -> "go.Figure":
+def routing_figure(run: RunRecord, read: Sequence[Mapping[str, float] | None], drift: Sequence[float]) -> "go.Figure":
     """Evenness of text's and answers' routing, the answers' shift, and the drift from checkpoint to checkpoint.
 
     Args:

@@ -16,7 +16,7 @@ from circuit_drift.measures.pairs.recall import recall_questions, recall_stateme
 from circuit_drift.page.page import Section
 from circuit_drift.record.circuit_groups import CircuitGroups, GroupChange
 from circuit_drift.record.pair import PairRecord
-from circuit_drift.record.questions import Deltas, Question
+from circuit_drift.record.questions import Deltas, PairQuestion
 from circuit_drift.record.recall import recall_change
 from circuit_drift.record.record import Point
 from circuit_drift.statements.statement import Statement
@@ -89,7 +89,7 @@ class CircuitPairing(Pairing):
         change = recall_change(a.circuit.answer_rank == 0, b.circuit.answer_rank == 0, of)
         return Compared(groups, readouts=(change,), facts=groups.of)
 
-    def questions(self, a: Point, b: Point, change: CircuitGroups, *, deltas: Deltas) -> Iterator[Question]:
+    def questions(self, a: Point, b: Point, change: CircuitGroups, *, deltas: Deltas) -> Iterator[PairQuestion]:
         """Whether recall turned over, as a whole and by class, and whether the circuit of each group changed."""
         assert a.circuit is not None
         assert b.circuit is not None
@@ -97,7 +97,7 @@ class CircuitPairing(Pairing):
         for each in change.groups:
             yield each.question(deltas)
 
-    def held(self, change: CircuitGroups, questions: Sequence[Question]) -> CircuitGroups:
+    def held(self, change: CircuitGroups, questions: Sequence[PairQuestion]) -> CircuitGroups:
         """With each group's p raised to the one that holds for the pair."""
         return change.held({asked.name: asked.adjusted for asked in questions if asked.family == "circuit"})
 
@@ -237,7 +237,7 @@ def _told(each: GroupChange, pair: PairRecord) -> str:
     return "few" if np.isnan(_asked(each, pair).adjusted) else "group"
 
 
-def _asked(each: GroupChange, pair: PairRecord) -> Question:
+def _asked(each: GroupChange, pair: PairRecord) -> PairQuestion:
     return next(q for q in pair.questions if q.family == "circuit" and q.name == each.group.name)
 
 

@@ -13,7 +13,7 @@ from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.page.page import Section
 from circuit_drift.record.groups import ways_of
 from circuit_drift.record.pair import PairRecord
-from circuit_drift.record.questions import Deltas, Effect, Question, folded, units_needed
+from circuit_drift.record.questions import Deltas, Effect, PairQuestion, folded, units_needed
 from circuit_drift.record.record import Point
 from circuit_drift.statements.statement import Statement
 from heads.comparison.diff import HeadDiff
@@ -40,7 +40,7 @@ class HeadPairing(Pairing):
         compared = heads.diff(a.heads, b.heads, q=q)
         return Compared(compared, readouts=(compared.accuracy, compared.nll))
 
-    def questions(self, a: Point, b: Point, change: HeadDiff, *, deltas: Deltas) -> Iterator[Question]:
+    def questions(self, a: Point, b: Point, change: HeadDiff, *, deltas: Deltas) -> Iterator[PairQuestion]:
         """Whether any head changed, and whether the answers to the needles did.
 
         Of the heads the p is that of the smallest q, which is Simes' for all of them. Accuracy has no margin: it is
@@ -49,12 +49,12 @@ class HeadPairing(Pairing):
         p = float(np.nanmin(change.q)) if np.isfinite(change.q).any() else float("nan")
         lowest = smallest_change_q(change.n)
         moved = _moved(a, b)
-        yield Question("heads", "heads", p, effects=tuple(head_effects(change, deltas, moved)), least=lowest)
-        yield Question("readouts", ACCURACY, change.accuracy.p, least=2.0 ** (1 - change.n))
+        yield PairQuestion("heads", "heads", p, effects=tuple(head_effects(change, deltas, moved)), least=lowest)
+        yield PairQuestion("readouts", ACCURACY, change.accuracy.p, least=2.0 ** (1 - change.n))
         least = smallest_mean_change_p(change.n)
-        yield Question("readouts", NLL, change.nll.p, effects=tuple(nll_effects(change, deltas)), least=least)
+        yield PairQuestion("readouts", NLL, change.nll.p, effects=tuple(nll_effects(change, deltas)), least=least)
 
-    def held(self, change: HeadDiff, questions: Sequence[Question]) -> HeadDiff:
+    def held(self, change: HeadDiff, questions: Sequence[PairQuestion]) -> HeadDiff:
         """With no head named where heads do not hold for the pair: every q is then at least what does."""
         asked = next(question for question in questions if question.family == "heads")
         if asked.adjusted <= change.level:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from circuit_drift.page.page import Section
 from circuit_drift.record.pair import PairRecord
-from circuit_drift.record.questions import Deltas, Question
+from circuit_drift.record.questions import Deltas, PairQuestion
 from circuit_drift.record.record import Point
 from circuit_drift.statements.statement import Statement
 
@@ -74,11 +74,11 @@ class Pairing(ABC):
             earlier: changes of the measures in `needs`.
         """
 
-    def questions(self, a: Point, b: Point, change: Any, *, deltas: Deltas) -> Iterable[Question]:
+    def questions(self, a: Point, b: Point, change: Any, *, deltas: Deltas) -> Iterable[PairQuestion]:
         """What is asked of the change, each with its p; all questions of a pair share one level. None by default."""
         return ()
 
-    def held(self, change: Any, questions: Sequence[Question]) -> Any:
+    def held(self, change: Any, questions: Sequence[PairQuestion]) -> Any:
         """The change with nothing named that does not hold for the pair as a whole; by default as it is.
 
         Args:

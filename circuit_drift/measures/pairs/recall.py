@@ -8,7 +8,7 @@ import numpy as np
 from checkpoints.stats.shares import clustered_share, exact_share_interval, mcnemar_p, share_above_p, trials_to_bound
 from circuit_drift.record.groups import class_names, ways_of
 from circuit_drift.record.pair import PairRecord
-from circuit_drift.record.questions import Deltas, Effect, Question, units_needed
+from circuit_drift.record.questions import Deltas, Effect, PairQuestion, units_needed
 from circuit_drift.record.recall import net_p
 from circuit_drift.statements.statement import Statement
 from circuits.comparison.clusters import clusters_of
@@ -27,7 +27,7 @@ def recall_questions(
     deltas: Deltas,
     noun: str = "fact",
     cluster: Sequence[str] = (),
-) -> Iterator[Question]:
+) -> Iterator[PairQuestion]:
     """Does more than the margin of the facts change sides; does recall rise or fall, overall and in each class?
 
     Opposite changes cancel in the mean, so that turnover is asked about by itself: exact binomial against the margin.
@@ -42,10 +42,10 @@ def recall_questions(
         inside = None if of is None else of[chosen]
         units = int(chosen.sum()) if inside is None else len(np.unique(inside))
         p = net_p(before[chosen], after[chosen], inside)
-        yield Question("behaviour", name.replace("fact", noun), p, least=mcnemar_p(units, 0))
+        yield PairQuestion("behaviour", name.replace("fact", noun), p, least=mcnemar_p(units, 0))
 
 
-def _turnover(name: str, turned: np.ndarray, of: np.ndarray | None, bound: float, unit: str) -> Question:
+def _turnover(name: str, turned: np.ndarray, of: np.ndarray | None, bound: float, unit: str) -> PairQuestion:
     """Whether more than a share of the facts [N] changed sides, of units or each by itself."""
     share, n = float(turned.mean()), len(turned)
     if of is None:
@@ -58,8 +58,8 @@ def _turnover(name: str, turned: np.ndarray, of: np.ndarray | None, bound: float
         half = max(high - share, share - low)
         needed = units_needed(share, share - half, share + half, 0.0, (-1.0, bound), n)
     if np.isnan(low):
-        return Question("behaviour", name, p)
-    return Question(
+        return PairQuestion("behaviour", name, p)
+    return PairQuestion(
         "behaviour", name, p, effects=(Effect(name, share, low, high, 0.0, (-1.0, bound), n, unit, needed),)
     )
 

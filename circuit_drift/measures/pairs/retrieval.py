@@ -13,7 +13,7 @@ from circuit_drift.page.page import Section
 from circuit_drift.record.circuit_groups import CircuitGroups, GroupChange
 from circuit_drift.record.groups import ways_of
 from circuit_drift.record.pair import PairRecord
-from circuit_drift.record.questions import Deltas, Question
+from circuit_drift.record.questions import Deltas, PairQuestion
 from circuit_drift.record.record import Point
 from circuit_drift.statements.phrases import p_text
 
@@ -39,13 +39,13 @@ class RetrievalCircuitPairing(Pairing):
         groups = compare_groups(before, after, q=q, noun="needle")
         return Compared(replace(groups, groups=tuple(_named(each) for each in groups.groups)))
 
-    def questions(self, a: Point, b: Point, change: CircuitGroups, *, deltas: Deltas) -> Iterator[Question]:
+    def questions(self, a: Point, b: Point, change: CircuitGroups, *, deltas: Deltas) -> Iterator[PairQuestion]:
         """Whether needles change sides, whether more are retrieved, and whether the circuit of each group changed."""
         yield from recall_questions(a.results[MEASURE], b.results[MEASURE], deltas=deltas, noun="needle")
         for each in change.groups:
             yield each.question(deltas)
 
-    def held(self, change: CircuitGroups, questions: Sequence[Question]) -> CircuitGroups:
+    def held(self, change: CircuitGroups, questions: Sequence[PairQuestion]) -> CircuitGroups:
         """With each group's p raised to the one that holds for the pair."""
         return change.held({asked.name: asked.adjusted for asked in questions if asked.family == "circuit"})
 

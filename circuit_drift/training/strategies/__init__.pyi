@@ -39,7 +39,7 @@ from .runner import (
     run_strategy as run_strategy,
 )
 from .settings.config import (
-    Answers as Answers,
+    AnswerSettings as AnswerSettings,
 )
 from .settings.config import (
     Circuits as Circuits,

@@ -22,7 +22,7 @@ from checkpoints.files.reading import read_document, read_text
 from checkpoints.files.states import read_state
 from checkpoints.results.disk import collect_drafts, draft_folder, write_file
 from circuit_drift.training.strategies.loop.adapters import base_name, save_adapter
-from circuit_drift.training.strategies.loop.epoch import Progress
+from circuit_drift.training.strategies.loop.epoch import TrainingState
 from circuit_drift.training.strategies.loop.parameters import own_copy, plain, prepare, recompute_activations, trained
 from circuit_drift.training.strategies.loop.rope import with_rope
 from circuit_drift.training.strategies.settings.config import Config
@@ -83,7 +83,7 @@ def begin_folder(folder: Path, record: Mapping[str, Any]) -> None:
     collect_drafts(folder)
 
 
-def begin(original: "PreTrainedModel", strategy: Strategy, folder: Path, config: Config) -> Progress:
+def begin(original: "PreTrainedModel", strategy: Strategy, folder: Path, config: Config) -> TrainingState:
     """A fresh start from the original, which is left as it is, or the state of the last checkpoint."""
     import torch
 
@@ -98,19 +98,19 @@ def begin(original: "PreTrainedModel", strategy: Strategy, folder: Path, config:
         recompute_activations(module)
     optimizer = torch.optim.AdamW(list(trained(module).values()), lr=strategy.lr)
     if last is None:
-        return Progress(module, optimizer)
+        return TrainingState(module, optimizer)
     state = read_state(last / STATE, next(module.parameters()).device)
     optimizer.load_state_dict(state["optimizer"])
     with torch.no_grad():
         for name, parameter in trained(module).items():
             if name in state["adapters"]:
                 parameter.copy_(state["adapters"][name])
-    return Progress(module, optimizer, *(state[name] for name in COUNTED))
+    return TrainingState(module, optimizer, *(state[name] for name in COUNTED))
 
 
 def save(
     folder: Path,
-    progress: Progress,
+    progress: TrainingState,
     tokenizer: "PreTrainedTokenizerBase",
     strategy: Strategy,
     base: Path,

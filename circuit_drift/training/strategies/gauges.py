@@ -17,7 +17,7 @@ from circuit_drift.behaviour.skills import forced_tokens
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import Prompts, prompts_for
 from circuit_drift.training.strategies.checks import Material
-from circuit_drift.training.strategies.loop.epoch import Progress
+from circuit_drift.training.strategies.loop.epoch import TrainingState
 from circuit_drift.training.strategies.settings.config import TASK, Config
 from circuit_drift.training.strategies.settings.documents import Document, load_documents, token_ids
 
@@ -122,14 +122,14 @@ def knowledge(config: Config, facts: "Sequence[Fact | Question]") -> Knowledge:
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
+class DocumentCount:
     """How many documents were told so far.
 
     Attributes:
         progress: of the run, read at each probe.
     """
 
-    progress: Progress
+    progress: TrainingState
     name: str = field(default="effort", init=False)
 
     def read(self, loaded: LoadedModel) -> Reading:

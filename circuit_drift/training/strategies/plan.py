@@ -39,7 +39,7 @@ from circuit_drift.training.strategies.checkpointing import (
 )
 from circuit_drift.training.strategies.checks import Material, check
 from circuit_drift.training.strategies.gauges import gauges_of, prompts_of
-from circuit_drift.training.strategies.loop.epoch import Progress, batches_of, grouped, take_step
+from circuit_drift.training.strategies.loop.epoch import TrainingState, batches_of, grouped, take_step
 from circuit_drift.training.strategies.loop.parameters import frozen_copy, taught_tokenizer
 from circuit_drift.training.strategies.settings.config import Config
 from circuit_drift.training.strategies.settings.strategy import Strategy
@@ -290,7 +290,7 @@ def _tried(config: Config, strategy: Strategy, material: Material, loaded: Loade
         return Trial(seconds / places, saving, sum(path.stat().st_size for path in files) - state, state)
 
 
-def _references(strategy: Strategy, progress: Progress, original: "PreTrainedModel") -> "list[PreTrainedModel]":
+def _references(strategy: Strategy, progress: TrainingState, original: "PreTrainedModel") -> "list[PreTrainedModel]":
     """As many as the strategy is held to, of the same shape."""
     if not strategy.kl:
         return []

@@ -10,7 +10,7 @@ import numpy as np
 from checkpoints import open_checkpoint
 from checkpoints.placement import Placement
 from circuit_drift.training import Prober, unit_scores
-from circuit_drift.training.strategies.loop.epoch import Progress
+from circuit_drift.training.strategies.loop.epoch import TrainingState
 from circuit_drift.training.strategies.loop.parameters import frozen_copy
 from circuit_drift.training.strategies.settings.strategy import Strategy
 
@@ -35,7 +35,7 @@ class References:
     placement: Placement
     _held: "dict[int, PreTrainedModel]" = field(default_factory=dict, init=False, repr=False)
 
-    def at(self, progress: Progress, prober: Prober) -> "Sequence[PreTrainedModel]":
+    def at(self, progress: TrainingState, prober: Prober) -> "Sequence[PreTrainedModel]":
         """The references for the epoch that begins; none where nothing is held."""
         if not self.strategy.kl:
             return ()
@@ -46,7 +46,7 @@ class References:
         kept = self._held[step]
         return (self.original, kept) if self.strategy.kl_to == "both" else (kept,)
 
-    def _model(self, step: int, progress: Progress) -> "PreTrainedModel":
+    def _model(self, step: int, progress: TrainingState) -> "PreTrainedModel":
         if step == progress.step:
             return frozen_copy(progress.module)
         return open_checkpoint(self.folder / f"checkpoint-{step}").load(self.placement).model

@@ -28,9 +28,9 @@ from circuit_drift.training.strategies.checkpointing import (
     trajectory,
 )
 from circuit_drift.training.strategies.checks import Material, check
-from circuit_drift.training.strategies.gauges import Effort, gauges_of, prompts_of
+from circuit_drift.training.strategies.gauges import DocumentCount, gauges_of, prompts_of
 from circuit_drift.training.strategies.loop.batches import require_apart
-from circuit_drift.training.strategies.loop.epoch import Progress, Tell, train_epoch
+from circuit_drift.training.strategies.loop.epoch import Tell, TrainingState, train_epoch
 from circuit_drift.training.strategies.loop.parameters import plain, taught_tokenizer
 from circuit_drift.training.strategies.references import References
 from circuit_drift.training.strategies.retrieval import answer_with_passages
@@ -106,7 +106,7 @@ def _train(
         strategy.name,
         tokenizer,
         measures=measures,
-        gauges=(*gauges, Effort(progress)),
+        gauges=(*gauges, DocumentCount(progress)),
         schedule=Schedule(epochs=True),
         store=out / STORE,
     )
@@ -133,7 +133,7 @@ class _Way:
     material: Material
     folder: Path
     tokenizer: "PreTrainedTokenizerBase"
-    progress: Progress
+    progress: TrainingState
     prober: Prober
     references: References
     tell: Tell

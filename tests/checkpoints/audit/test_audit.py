@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from checkpoints import DriftError, open_series
 from checkpoints.audit import KINDS, audit, audit_facts
-from checkpoints.audit.facts import Facts, gather
+from checkpoints.audit.facts import CheckpointFacts, gather
 from checkpoints.audit.order import missing_steps
 from checkpoints.audit.path import _best_move, _best_swap, _total, correlations, distances, find_off_path
 from checkpoints.errors import CorruptWeights
@@ -446,7 +446,7 @@ def test_steps_that_were_not_chosen_are_not_missing(tmp_path):
     series = open_series(tmp_path)
 
     def missing(part):
-        facts = [Facts(checkpoint) for checkpoint in part]
+        facts = [CheckpointFacts(checkpoint) for checkpoint in part]
         return [f.evidence["steps"] for f in audit_facts(part, facts, depth="metadata").faults]
 
     assert missing(series) == [[700, 800]]

@@ -16,7 +16,7 @@ from checkpoints.errors import DamagedResult, StoreError
 from checkpoints.model.architectures import Capability, CapabilityTable
 from checkpoints.results.artifacts import read_artifact, write_artifact
 from checkpoints.results.result import Result
-from circuit_drift.behaviour.result import Behaviour, TaskScore
+from circuit_drift.behaviour.result import TaskScore, TaskScores
 from circuit_drift.behaviour.table import BehaviourTable
 from circuit_drift.knowledge.ledger import Ledger
 from circuits.attribution.positions import PositionScores
@@ -138,16 +138,16 @@ def test_a_result_shows_itself_in_a_line_and_on_a_page():
 
 def test_what_a_checkpoint_can_do_is_told_with_its_tasks(tmp_path):
     one = TaskScore("lives", "exact", 0.5, 0.25, 0.75, 8)
-    behaviour = Behaviour((one,), {"sft_lives": 0.5, "sft_codes": 0.125}, {"mrcr": "too long"})
-    back = Behaviour.load(behaviour.save(tmp_path / "it"))
+    behaviour = TaskScores((one,), {"sft_lives": 0.5, "sft_codes": 0.125}, {"mrcr": "too long"})
+    back = TaskScores.load(behaviour.save(tmp_path / "it"))
     assert repr(back) == "<Behaviour: sft_lives 0.5, sft_codes 0.125; 1 refused>"
     assert back.to_frame().values.tolist() == [["lives", "exact", 0.5, 0.25, 0.75, 8]]
-    assert Behaviour((), {}).verdict == "nothing could be asked"
-    assert list(Behaviour((), {}).to_frame()) == ["task", "metric", "value", "low", "high", "n"]
+    assert TaskScores((), {}).verdict == "nothing could be asked"
+    assert list(TaskScores((), {}).to_frame()) == ["task", "metric", "value", "low", "high", "n"]
 
 
 def test_what_every_checkpoint_can_do_is_told_and_saved_as_one(tmp_path):
-    first, last = (Behaviour((), {"sft_lives": share}, meta={"step": step}) for step, share in ((10, 0.25), (20, 0.5)))
+    first, last = (TaskScores((), {"sft_lives": share}, meta={"step": step}) for step, share in ((10, 0.25), (20, 0.5)))
     table = BehaviourTable(((10, first), (20, last)), {"checkpoint-30": "too long"})
     assert table.verdict == "steps 10 to 20: sft_lives 0.25 to 0.5; 1 checkpoint not measured"
     assert BehaviourTable(((10, first),)).verdict == "step 10: sft_lives 0.25"
@@ -184,7 +184,7 @@ RESULTS = [
     DetectorScores, heads.Scores, HeadDiff, HeadTrack, NeedleMap,
     Ablation, circuits.AttributionGraph, Circuit, GraphDiff, CircuitTrack,
     HeadRoles, Transfer, Faithfulness, FaithfulnessCurve, NodeScores,
-    PositionScores, Alignment, Ledger, Behaviour,
+    PositionScores, Alignment, Ledger, TaskScores,
     AuditReport, CapabilityTable, BehaviourTable,
 ]  # fmt: skip
 

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from circuit_drift.cli import app, completion
-from circuit_drift.cli.help import EXAMPLES, GROUPS, OTHER, grouped
+from circuit_drift.cli.help import EXAMPLES, GROUPS, OTHER, by_heading
 from circuit_drift.store.store import Store
 
 GROUP = typer.main.get_command(app)
@@ -24,8 +24,8 @@ def shown(*words, width="80"):
 def test_every_command_has_its_heading_and_an_example():
     assert sorted(name for names in GROUPS.values() for name in names) == VISIBLE
     assert sorted(EXAMPLES) == VISIBLE
-    assert OTHER not in grouped(tuple(VISIBLE))
-    assert grouped(("diff", "of-a-plugin", "run")) == {
+    assert OTHER not in by_heading(tuple(VISIBLE))
+    assert by_heading(("diff", "of-a-plugin", "run")) == {
         "Measure a series": ("run",),
         "Compare and follow": ("diff",),
         OTHER: ("of-a-plugin",),

@@ -10,7 +10,7 @@ import pytest
 
 from checkpoints.results.figure import dress
 from checkpoints.results.text import label, to_csv, visible, visible_line
-from circuit_drift.cli.output.forms import shown_table
+from circuit_drift.cli.output.forms import csv_table
 from circuit_drift.cli.render import _console, _show
 from circuit_drift.cli.status import say
 from circuit_drift.page.axis import tick_labels
@@ -83,8 +83,8 @@ def test_a_spreadsheet_finds_no_formula_and_numbers_stay_numbers():
 def test_a_table_that_a_command_prints_is_shown_and_computes_nothing():
     names = [HOSTILE, "=1+1", "plain"]
     frame = pd.DataFrame({"circuit": names, "n": [1, 20_000_000, 3], "value": [1 / 3, 1.0, float("nan")]})
-    assert shown_table(frame) == f"circuit,n,value\n{TOLD},1,0.3333\n'=1+1,20000000,1\nplain,3,\n"
-    assert shown_table(frame[["n", "value"]]) == frame[["n", "value"]].to_csv(index=False, float_format="%.4g")
+    assert csv_table(frame) == f"circuit,n,value\n{TOLD},1,0.3333\n'=1+1,20000000,1\nplain,3,\n"
+    assert csv_table(frame[["n", "value"]]) == frame[["n", "value"]].to_csv(index=False, float_format="%.4g")
 
 
 @pytest.mark.parametrize(

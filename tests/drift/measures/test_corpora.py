@@ -20,7 +20,7 @@ from circuit_drift.measures.registry import build_measures
 from circuit_drift.measures.tokenizers import tokenizer_of
 from circuit_drift.prompts import prompts_for
 from circuit_drift.report.run_table import readings
-from heads.niah.corpora import CorpusLoss, log_fit
+from heads.niah.corpora import CorpusLoss
 from heads.niah.corpus_loss import corpus_loss
 from tests.drift.handmade import point, run_of
 
@@ -117,16 +117,6 @@ def test_key_tokens_gain_two_nats_and_cost_less_than_two(tmp_path):
     assert back.verdict == judge.verdict
     with pytest.raises(BadPrompt, match="no corpus is called 'code'; there are wiki"):
         judge.ppl("code")
-
-
-def test_the_fit_is_least_squares_over_log_n_without_the_point_at_zero():
-    n = np.array([0, 1, math.e, math.e**2])
-    fit = log_fit(n, np.array([99.0, 10.0, 8.0, 6.0]))
-    assert (fit.a, fit.b, fit.r2) == (pytest.approx(-2), pytest.approx(10), pytest.approx(1))
-    np.testing.assert_allclose(fit.residual, 0, atol=1e-12)
-    assert fit.n.tolist() == n[1:].tolist()
-    with pytest.raises(BadPrompt, match="three checkpoints at different N above 0, got 2"):
-        log_fit(np.array([0, 1, 2]), np.ones(3))
 
 
 def test_the_figures_say_first_last_slope_and_what_is_left_over():

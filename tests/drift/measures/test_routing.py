@@ -6,7 +6,7 @@ import torch
 
 import circuit_drift
 from checkpoints.results.figure import unbroken
-from circuit_drift.measures.figures.routing import lines_figure, shares_figure
+from circuit_drift.measures.figures.routing import routing_figure, shares_figure
 from circuit_drift.measures.routing import RoutingMeasure
 from circuit_drift.prompts import prompts_for
 from heads.niah.routing import ExpertRouting
@@ -71,7 +71,7 @@ def test_the_figures_show_shares_and_what_moved():
     np.testing.assert_allclose(figure.data[1].z, [[-0.25, 0.25]])
     assert (figure.data[1].zmin, figure.data[1].zmax) == (-0.25, 0.25)
     read = [RoutingMeasure.reading(p.results["routing"]) if "routing" in p.results else None for p in run]
-    lines = lines_figure(run, read, RoutingMeasure.along(run)["routing_drift"])
+    lines = routing_figure(run, read, RoutingMeasure.along(run)["routing_drift"])
     assert unbroken(lines.layout.title.text) == (
         "Evenness of the routing 1.00 → 0.00, of answers 1.00 → 0.81; slots that moved since the checkpoint before 0.50"
     )

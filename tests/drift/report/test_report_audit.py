@@ -18,7 +18,7 @@ from circuit_drift.measures.figures.heads import head_map_figure
 from circuit_drift.page.axis import mark_audit, mark_steps, missing, over_checkpoints, tick_labels
 from circuit_drift.prompts import prompts_for
 from circuit_drift.record.record import Point
-from circuit_drift.report.audit import audit_sections, branches, lineage_figure
+from circuit_drift.report.audit import audit_sections, branches, series_figure
 from tests.drift.conftest import save_model, save_prompts
 
 STEPS = (0, 10, 20, 40, 50, 60)
@@ -151,7 +151,7 @@ def branched() -> Run:
 
 def test_a_branched_series_is_drawn_as_a_graph(branched: Run):
     assert branches(branched)
-    figure = lineage_figure(branched)
+    figure = series_figure(branched)
     lines, clean, wrong = figure.data
     ends = list(zip(lines.x, lines.y, strict=True))
     arrows = set(zip(ends[::3], ends[1::3], strict=True))
@@ -181,7 +181,7 @@ def test_a_straight_series_needs_no_graph(suspect: Run):
 def test_a_long_series_has_a_depth():
     steps = range(1500)
     run = plain_run([point(step) for step in steps], parents={str(s): [str(s - 1)] if s else [] for s in steps})
-    _, nodes = lineage_figure(run).data
+    _, nodes = series_figure(run).data
     assert max(nodes.x) == 1499
 
 

@@ -4,7 +4,7 @@ import re
 
 import pandas as pd
 
-from circuit_drift.page.tables import column_in_words, readable, shown_table, true_minus
+from circuit_drift.page.tables import column_in_words, html_table, readable_rows, true_minus
 
 
 def test_a_reader_meets_words_and_intervals():
@@ -21,12 +21,12 @@ def test_a_reader_meets_words_and_intervals():
             "facts_low": [1, 2],
         }
     )
-    table = readable(frame)
+    table = readable_rows(frame)
     assert list(table) == ["node", "at A", "change", "interval", "in A", "across interval", "facts low"]
     assert table["interval"].tolist() == ["[−12.63, −8.018]", "n/a"]
     assert table["across interval"].tolist() == ["[0.1, 0.3]", "[0.2, …]"]
     assert table["in A"].tolist() == ["yes", "no"]
-    html = shown_table(frame)
+    html = html_table(frame)
     assert re.findall("<td>(.*?)</td>", html)[:4] == ["m3", "0.5", "−10.32", "[−12.63, −8.018]"]
 
 
@@ -43,7 +43,7 @@ def test_a_column_s_name_is_said_in_words():
 
 def test_steps_have_commas_and_what_is_missing_is_said_beside_them():
     frame = pd.DataFrame({"of": ["recall", "score"], "by": [9600, None], "stage": [None] * 2, "change": [-1200, 3]})
-    cells = re.findall("<td>(.*?)</td>", shown_table(frame.astype({"by": object, "stage": object})))
+    cells = re.findall("<td>(.*?)</td>", html_table(frame.astype({"by": object, "stage": object})))
     assert cells == ["recall", "9,600", "n/a", "−1,200", "score", "n/a", "n/a", "3"]
 
 
@@ -53,5 +53,5 @@ def test_a_minus_is_true_before_numbers_and_names_keep_their_hyphens():
 
 
 def test_an_empty_table_keeps_its_heads():
-    empty = readable(pd.DataFrame({"edge": [], "delta_low": [], "delta_high": []}))
+    empty = readable_rows(pd.DataFrame({"edge": [], "delta_low": [], "delta_high": []}))
     assert list(empty) == ["edge", "change interval"] and len(empty) == 0

@@ -11,7 +11,7 @@ import circuits
 from checkpoints import open_series
 from checkpoints.placement import Placement
 from circuit_drift.sweep import sweep as sweeps
-from circuit_drift.sweep.by_shape import Asked, shape_memory, without_weights
+from circuit_drift.sweep.by_shape import Workload, shape_memory, without_weights
 from circuit_drift.sweep.limits import in_bytes
 from circuit_drift.sweep.passes import Held
 from circuit_drift.sweep.sweep import plan_series
@@ -44,7 +44,7 @@ def test_what_edges_take_is_told_to_a_factor_of_two(config: PretrainedConfig, dt
     model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     with Held() as held:
         circuits.attribute(model, some_facts(4, 40), method=method, batch_size=4)
-    asked = Asked("circuit", 4, 40, facts=4, at_clean=method == "eap")
+    asked = Workload("circuit", 4, 40, facts=4, at_clean=method == "eap")
     told = shape_memory(without_weights(config, dtype), asked, cpu=True)
     assert told.weights == sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
     assert 0.5 < (told.beside + told.host) / held.peak < 2
@@ -52,7 +52,7 @@ def test_what_edges_take_is_told_to_a_factor_of_two(config: PretrainedConfig, dt
 
 def test_eight_billion_parameters_at_eight_times_64_tokens_fit_80_gb():
     model = without_weights(LLAMA_8B, "bfloat16")
-    told = shape_memory(model, Asked("circuit", 8, 64, facts=37), cpu=False)
+    told = shape_memory(model, Workload("circuit", 8, 64, facts=37), cpu=False)
     assert told.weights == 2 * 8_030_261_248
     assert 17e9 < told.on_device < 40e9
     assert told.host == 37 * (32 * 49 + 1) * (32 * 33 + 1) * 4

@@ -10,7 +10,7 @@ import heads
 from checkpoints.errors import BadPrompt, DriftError, UnsupportedArchitecture
 from heads.ablation.ablation import Ablation
 from heads.ablation.controls import draw_controls
-from heads.ablation.interventions import Means, Where, ablated
+from heads.ablation.interventions import EditPositions, Means, ablated
 from heads.scores.names import expand_heads
 
 
@@ -21,7 +21,7 @@ def sequences(batch=2, size=40):
 def where(scope="both", *, first=30, batch=2, size=40, needle=(8, 14)):
     hidden = torch.zeros(batch, size, dtype=torch.bool)
     hidden[:, slice(*needle)] = True
-    return Where(torch.full((batch,), first), hidden, scope)
+    return EditPositions(torch.full((batch,), first), hidden, scope)
 
 
 def logits_of(model, ids, targets=None, *, kind="off", scope="both", means=None):

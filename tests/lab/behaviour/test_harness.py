@@ -11,7 +11,7 @@ from checkpoints import DriftError, open_series
 from checkpoints.errors import BadPrompt
 from circuit_drift.behaviour import harness
 from circuit_drift.behaviour.harness import HarnessMeasure, harness_probe
-from circuit_drift.behaviour.result import Behaviour
+from circuit_drift.behaviour.result import TaskScores
 from circuit_drift.cli import app
 from circuit_drift.measures.base import Asked
 from circuit_drift.store.store import Store
@@ -185,7 +185,7 @@ def test_at_a_terminal(series, own, tmp_path):
     placed = [*places[:1], str(tmp_path / "placed"), "--attention", "eager", "--device-map", "auto"]
     assert CliRunner().invoke(app, ["evaluate", str(series.path), *words, *placed]).stdout == done.stdout
     (result,) = Store.open(tmp_path / "placed").results("harness")
-    provenance = Behaviour.load(result.folder).meta["provenance"]
+    provenance = TaskScores.load(result.folder).meta["provenance"]
     assert (provenance["attention"], provenance["device_map"]) == ("eager", {"": "cpu"})
     assert set(read_downstream(out)["own_choice_acc"]) == {10}
 

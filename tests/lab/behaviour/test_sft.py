@@ -15,7 +15,7 @@ from checkpoints import DriftError, open_series
 from checkpoints.errors import BadPrompt, StoreError
 from circuit_drift.behaviour import sft
 from circuit_drift.behaviour.generation import string_match, string_matches
-from circuit_drift.behaviour.result import Behaviour, TaskScore
+from circuit_drift.behaviour.result import TaskScore, TaskScores
 from circuit_drift.behaviour.sft import SftMeasure, answered, sft_probe
 from circuit_drift.behaviour.suites import STANDARD, WRITTEN, family, make_task, suite_for
 from circuit_drift.behaviour.table import BehaviourTable
@@ -312,8 +312,8 @@ def test_tables_are_joined_by_step(table, tmp_path):
 
 def test_behaviour_is_saved_and_loaded(tmp_path):
     score = TaskScore("mrcr", "pass@3", 0.5, float("nan"), 1.0, 8)
-    found = Behaviour((score,), {"sft_mrcr": 0.5}, {"niah": "too long"}, {"provenance": {"step": 3}})
-    read = Behaviour.load(found.save(tmp_path / "one"))
+    found = TaskScores((score,), {"sft_mrcr": 0.5}, {"niah": "too long"}, {"provenance": {"step": 3}})
+    read = TaskScores.load(found.save(tmp_path / "one"))
     assert (read.columns, read.refused, read.meta) == (found.columns, found.refused, found.meta)
     assert repr(read.scores) == repr(found.scores)
     assert "sft_mrcr" in BehaviourTable(((3, read),))._repr_html_()

@@ -13,7 +13,7 @@ import pytest
 import checkpoints
 from checkpoints.errors import StoreError
 from circuit_drift.lab.natural import build
-from circuit_drift.lab.natural.recipe import Phase, Recipe, control
+from circuit_drift.lab.natural.recipe import Recipe, TrainingPhase, control
 from circuit_drift.lab.natural.retrieval import count_words, draw_hidden, keyed_list, needle_document, word_list
 from circuit_drift.lab.natural.texts import read_texts
 from circuit_drift.lab.natural.tokens import learn_tokenizer
@@ -26,8 +26,8 @@ TINY = Recipe(
     tokens_per_step=256,
     warmup=1,
     phases=(
-        Phase("pretrain", 2, 128, (("natural", 0.5), ("needles", 0.5)), 1e4, (1.0, 0.0)),
-        Phase("extend", 2, 256, (("natural", 0.5), ("needles", 0.5)), 1e5, (0.2, 0.2)),
+        TrainingPhase("pretrain", 2, 128, (("natural", 0.5), ("needles", 0.5)), 1e4, (1.0, 0.0)),
+        TrainingPhase("extend", 2, 256, (("natural", 0.5), ("needles", 0.5)), 1e5, (0.2, 0.2)),
     ),
     checkpoints=(0, 2, 4),
 )
@@ -127,7 +127,7 @@ def test_digits_are_cut_one_by_one():
 def test_rows_are_full_and_weigh_every_token_by_its_piece(texts, words):
     read = [text for text in read_texts(texts) if not text.held_out]
     tokenizer = learn_tokenizer((text.text for text in read), size=600, longest=256)
-    recipe = replace(TINY, phases=(Phase("pretrain", 9, 256, (("needles", 1.0),), 1e4, (1.0, 1.0)),))
+    recipe = replace(TINY, phases=(TrainingPhase("pretrain", 9, 256, (("needles", 1.0),), 1e4, (1.0, 1.0)),))
     stream = build.row_stream(recipe, tokenizer, read, words)
     rows = stream.rows(0)
     assert rows.ids.shape == rows.positions.shape == rows.weights.shape == (1, 256)
@@ -144,7 +144,10 @@ def test_a_source_gets_its_share_of_the_mix_in_force_whatever_an_earlier_one_gav
     read = [text for text in read_texts(texts) if not text.held_out]
     tokenizer = learn_tokenizer((text.text for text in read), size=600, longest=256)
     lists, half = (("word_lists", 1.0),), (("natural", 0.5), ("word_lists", 0.5))
-    phases = (Phase("pretrain", 20, 256, lists, 1e4, (1.0, 1.0)), Phase("pretrain", 20, 256, half, 1e4, (1.0, 1.0)))
+    phases = (
+        TrainingPhase("pretrain", 20, 256, lists, 1e4, (1.0, 1.0)),
+        TrainingPhase("pretrain", 20, 256, half, 1e4, (1.0, 1.0)),
+    )
     stream = build.row_stream(replace(TINY, phases=phases), tokenizer, read, words)
     answered = [float((stream.rows(step).weights == np.float32(2.0)).mean()) for step in range(40)]
     assert np.mean(answered[20:]) == pytest.approx(np.mean(answered[:20]) / 2, rel=0.3)

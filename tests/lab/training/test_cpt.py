@@ -29,7 +29,7 @@ from circuit_drift.training.strategies import (
 )
 from circuit_drift.training.strategies.checkpointing import finished
 from circuit_drift.training.strategies.loop import epoch
-from circuit_drift.training.strategies.loop.batches import Rows, batches
+from circuit_drift.training.strategies.loop.batches import RowLayout, batches
 from circuit_drift.training.strategies.loop.parameters import plain, prepare
 from circuit_drift.training.strategies.loop.parameters import trained as trained_parameters
 from circuit_drift.training.strategies.settings.documents import annotated, teach_tags
@@ -202,7 +202,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(place
 def test_the_divergence_of_a_model_from_itself_is_zero(place, tokenizer):
     model = open_checkpoint(place / "base").load().model
     texts = load_documents(place / "new.jsonl")
-    batch = next(batches(tokenizer, texts, rows=Rows(4, 64), rng=random.Random(0)))
+    batch = next(batches(tokenizer, texts, rows=RowLayout(4, 64), rng=random.Random(0)))
     loss, penalty = epoch.losses(model, batch, (model,))
     assert float(penalty) == pytest.approx(0.0, abs=1e-6)
     assert float(loss) == pytest.approx(float(model(input_ids=batch.ids, labels=batch.labels).loss), rel=1e-5)

@@ -16,7 +16,7 @@ from checkpoints.model.rope import context_of
 from circuit_drift.behaviour.gauges import Reading
 from circuit_drift.behaviour.harness import HarnessMeasure
 from circuit_drift.training.strategies import (
-    Answers,
+    AnswerSettings,
     Lora,
     Rope,
     Strategy,
@@ -30,7 +30,7 @@ from circuit_drift.training.strategies.checks import check
 from circuit_drift.training.strategies.gauges import Tasks, gauges_of
 from circuit_drift.training.strategies.loop import epoch
 from circuit_drift.training.strategies.loop.adapters import base_name
-from circuit_drift.training.strategies.loop.batches import IGNORED, Rows, batches, require_apart
+from circuit_drift.training.strategies.loop.batches import IGNORED, RowLayout, batches, require_apart
 from circuit_drift.training.strategies.loop.losses import losses, targets_in
 from circuit_drift.training.strategies.loop.parameters import own_copy, plain, prepare, recompute_activations
 from circuit_drift.training.strategies.loop.parameters import trained as trained_parameters
@@ -146,7 +146,7 @@ def step(base, texts, tokenizer, **options):
     if options.pop("recompute", False):
         recompute_activations(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=strategy.lr)
-    progress = epoch.Progress(model, optimizer)
+    progress = epoch.TrainingState(model, optimizer)
     config = replace(options.pop("config"), **options)
     loss = epoch.train_epoch(config, strategy, texts, progress, tokenizer, references=(), last_good=None)
     return loss, {name: tensor.clone() for name, tensor in model.state_dict().items()}, progress
@@ -170,9 +170,9 @@ def test_recomputed_activations_change_no_weight(base, texts, tokenizer, place):
 
 
 def test_packed_rows_hold_every_document_once_and_give_its_own_loss(base, texts, tokenizer):
-    rows = Rows(2, 96, packing=True)
+    rows = RowLayout(2, 96, packing=True)
     packed = list(batches(tokenizer, texts, rows=rows, rng=random.Random(0)))
-    alone = list(batches(tokenizer, texts, rows=Rows(1, 96), rng=random.Random(0)))
+    alone = list(batches(tokenizer, texts, rows=RowLayout(1, 96), rng=random.Random(0)))
     assert sum(batch.documents for batch in packed) == len(texts)
     assert max(batch.ids.shape[1] for batch in packed) <= 96
     told = sorted(tuple(token_ids(tokenizer, text)[1:]) for text in texts)
@@ -183,7 +183,7 @@ def test_packed_rows_hold_every_document_once_and_give_its_own_loss(base, texts,
             return sum(float(losses(base, batch, ())[0]) * targets_in(batch) for batch in found)
 
     assert nll(packed) == pytest.approx(nll(alone), rel=1e-5)
-    padded = sum(batch.mask.numel() for batch in batches(tokenizer, texts, rows=Rows(2, 96), rng=random.Random(0)))
+    padded = sum(batch.mask.numel() for batch in batches(tokenizer, texts, rows=RowLayout(2, 96), rng=random.Random(0)))
     assert sum(batch.mask.sum() for batch in packed) / sum(batch.mask.numel() for batch in packed) > 0.8
     assert sum(batch.mask.numel() for batch in packed) < padded
     assert (packed[0].labels[packed[0].positions == 0] == IGNORED).all()
@@ -202,7 +202,7 @@ def test_a_model_that_mixes_the_documents_of_a_row_is_refused(base):
 
 def test_a_long_document_is_cut_or_split(tokenizer, texts):
     whole = token_ids(tokenizer, texts[0])
-    kinds = [Rows(9, 5, cut) for cut in ("drop", "split")]
+    kinds = [RowLayout(9, 5, cut) for cut in ("drop", "split")]
     dropped, split = (next(batches(tokenizer, texts[:1], rows=rows, rng=random.Random(0))) for rows in kinds)
     assert dropped.ids.tolist() == [whole[:5]]
     assert [
@@ -285,7 +285,7 @@ def test_lengths_beyond_the_positions_are_refused(place, tmp_path, change, reaso
 
 
 def test_the_divergence_of_jensen_and_shannon_is_symmetric_and_bounded(base, texts, tokenizer):
-    batch = next(batches(tokenizer, texts, rows=Rows(4, 64), rng=random.Random(0)))
+    batch = next(batches(tokenizer, texts, rows=RowLayout(4, 64), rng=random.Random(0)))
     other = copy.deepcopy(base)
     with torch.no_grad():
         for parameter in other.parameters():
@@ -340,7 +340,7 @@ def test_whole_answers_and_choices_are_asked_from_the_config(place, tmp_path):
     (place / "choices.jsonl").write_text("".join(json.dumps(row) + "\n" for row in choices))
     (place / "answers.toml").write_text(TOML)
     config = load_config(place / "answers.toml")
-    assert config.answers == Answers("rouge1", 4, "Answer in few words. ")
+    assert config.answers == AnswerSettings("rouge1", 4, "Answer in few words. ")
     assert config.strategies[0].rope == Rope(theta=2e4)
     run_all(config, tmp_path)
     frame = comparison_frame(tmp_path)
@@ -353,9 +353,9 @@ def test_answers_that_cannot_be_written_or_scored_are_refused_by_name(place, tmp
     path.write_text('{"question": "a", "answer": "Oslo"}\n{"question": "b", "answer": "+"}\n')
     config = replace(config_of(place, ADAPTERS), facts=path)
     with pytest.raises(BadPrompt, match=r"q.jsonl: the answer '\+' to .* has no word"):
-        check(replace(config, answers=Answers("rouge1", 4)))
+        check(replace(config, answers=AnswerSettings("rouge1", 4)))
     with pytest.raises(BadPrompt, match="chat template"):
-        check(replace(config_of(place, ADAPTERS), answers=Answers("rouge1", 4, chat=True)))
+        check(replace(config_of(place, ADAPTERS), answers=AnswerSettings("rouge1", 4, chat=True)))
     assert len(check(config).facts) == 2
 
 

@@ -21,7 +21,7 @@ Ids = list[int]
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class RowLayout:
     """How documents become rows.
 
     Attributes:
@@ -69,7 +69,7 @@ class Batch:
 
 
 def batches(
-    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[Document], *, rows: Rows, rng: random.Random
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[Document], *, rows: RowLayout, rng: random.Random
 ) -> Iterator[Batch]:
     """All documents once, in random order, each between the tokenizer's own first and last token.
 
@@ -92,7 +92,7 @@ def batches(
         yield _batch(waiting, packing=rows.packing)
 
 
-def _pieces(ids: Ids, rows: Rows) -> list[Ids]:
+def _pieces(ids: Ids, rows: RowLayout) -> list[Ids]:
     if rows.cut == "drop":
         return [ids[: rows.longest]]
     return [ids[start : start + rows.longest] for start in range(0, len(ids), rows.longest)]

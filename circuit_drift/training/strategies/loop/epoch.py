@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints import DriftError
-from circuit_drift.training.strategies.loop.batches import Batch, Rows, batches
+from circuit_drift.training.strategies.loop.batches import Batch, RowLayout, batches
 from circuit_drift.training.strategies.loop.losses import losses, targets_in
 from circuit_drift.training.strategies.settings.config import Config
 from circuit_drift.training.strategies.settings.documents import Document
@@ -31,7 +31,7 @@ class Diverged(DriftError):
 
 
 @dataclass(slots=True)
-class Progress:
+class TrainingState:
     """Where a training run stands.
 
     Attributes:
@@ -57,7 +57,7 @@ def train_epoch(
     config: Config,
     strategy: Strategy,
     texts: Sequence[Document],
-    progress: Progress,
+    progress: TrainingState,
     tokenizer: "PreTrainedTokenizerBase",
     *,
     references: "Sequence[PreTrainedModel]",
@@ -102,7 +102,7 @@ def batches_of(
     """The seed of an epoch's own draws, and its batches, the same at every start."""
     rng = random.Random(f"order-{strategy.seeded(config.seed)}-{epoch}")
     seed = rng.getrandbits(63)
-    rows = Rows(config.batch, strategy.longest(epoch, config.longest), config.cut, config.packing)
+    rows = RowLayout(config.batch, strategy.longest(epoch, config.longest), config.cut, config.packing)
     return seed, batches(tokenizer, texts, rows=rows, rng=rng)
 
 
@@ -116,7 +116,7 @@ def take_step(
     config: Config,
     strategy: Strategy,
     group: Sequence[Batch],
-    progress: Progress,
+    progress: TrainingState,
     *,
     references: "Sequence[PreTrainedModel]",
     last_good: Path,
@@ -144,7 +144,7 @@ def take_step(
     return mean
 
 
-def _check_finite(what: str, value: float, strategy: Strategy, progress: Progress, last_good: Path) -> None:
+def _check_finite(what: str, value: float, strategy: Strategy, progress: TrainingState, last_good: Path) -> None:
     if not math.isfinite(value):
         raise Diverged(
             f"the {what} of strategy {strategy.name} is {value} after {progress.step} steps; the last good checkpoint "
@@ -152,7 +152,7 @@ def _check_finite(what: str, value: float, strategy: Strategy, progress: Progres
         )
 
 
-def _update(progress: Progress, strategy: Strategy) -> None:
+def _update(progress: TrainingState, strategy: Strategy) -> None:
     """One optimizer step at the learning rate of the moment."""
     for group in progress.optimizer.param_groups:
         group["lr"] = strategy.lr * min(1.0, (progress.step + 1) / max(1, strategy.warmup))

@@ -26,7 +26,7 @@ Cut = Literal["drop", "split"]
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class AnswerSettings:
     """How the probes are asked and scored; arXiv 2601.03858: rouge1, 25 tokens, an instruction, the chat template.
 
     Attributes:
@@ -144,7 +144,7 @@ class Config:
     entity: str = "entity"
     unit: str | None = None
     learned: float = 0.6
-    answers: Answers = field(default_factory=Answers)
+    answers: AnswerSettings = field(default_factory=AnswerSettings)
     retrieval: tuple[Passages, ...] = ()
     measures: tuple[str, ...] = ()
     circuits: Circuits = field(default_factory=Circuits)
