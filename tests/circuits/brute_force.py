@@ -1,5 +1,6 @@
 """Edge gradients by brute force: every reader gets its own copy of the stream, one displaced at a time."""
 
+from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,10 +10,11 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from checkpoints.model.anatomy import Block, anatomy
+from checkpoints.model.anatomy import Anatomy, Block, anatomy
 from circuits.facts.facts import FactSet
 
 STEP = 1e-4
+Reader = tuple[int, str, int]
 
 
 def metric(model: PreTrainedModel, ids: list[int], answer: int, wrong: int) -> float:
@@ -23,9 +25,8 @@ def metric(model: PreTrainedModel, ids: list[int], answer: int, wrong: int) -> f
 
 
 @contextmanager
-def displaced(model: PreTrainedModel, reader: tuple[int, str, int], shift: torch.Tensor):
+def displaced(parts: Anatomy, reader: Reader, shift: torch.Tensor):
     """Add ``shift`` [t, d] to the private stream of one reader: (layer, q|k|v|mlp|logits, head)."""
-    parts = anatomy(model)
     layer, kind, head = reader
     handles: list[Any] = []
     if kind == "logits":
@@ -41,7 +42,7 @@ def displaced(model: PreTrainedModel, reader: tuple[int, str, int], shift: torch
         if kind == "mlp":
             handles += _mlp_hooks(block, stream, shift)
         elif block.latent is not None:
-            handles += _state_hooks(model, block, kind, head, stream, shift)
+            handles += _state_hooks(parts.model, block, kind, head, stream, shift)
         else:
             projection = getattr(block, kind)
             handles.append(projection.module.register_forward_hook(_head_hook(block, projection, head, stream, shift)))
@@ -114,15 +115,17 @@ def _mlp_hooks(block: Block, stream: dict[str, torch.Tensor], shift: torch.Tenso
     return [block.mlp.register_forward_pre_hook(read)]
 
 
-def eap_edge(model: PreTrainedModel, facts: FactSet, edge: tuple[int, tuple[int, str, int]]) -> list[float]:
-    """EAP score of one edge (writer row, reader) for every fact, by central differences at the clean run."""
-    row, reader = edge
-    scores = []
+def eap_edges(model: PreTrainedModel, facts: FactSet, edges: Sequence[tuple[int, Reader]]) -> list[list[float]]:
+    """EAP scores [edges][facts] of edges (writer row, reader), by central differences at the clean run."""
+    parts = anatomy(model)
+    scores: list[list[float]] = [[] for _ in edges]
     for clean, corrupt, answer, wrong in zip(facts.clean, facts.corrupt, facts.answer_id, facts.wrong_id, strict=True):
-        change = residual_parts(model, list(corrupt))[row] - residual_parts(model, list(clean))[row]
-        ends = []
-        for sign in (1, -1):
-            with displaced(model, reader, sign * STEP * change):
-                ends.append(metric(model, list(clean), int(answer), int(wrong)))
-        scores.append((ends[0] - ends[1]) / (2 * STEP))
+        written = zip(residual_parts(model, list(clean)), residual_parts(model, list(corrupt)), strict=True)
+        changes = [after - before for before, after in written]
+        for found, (row, reader) in zip(scores, edges, strict=True):
+            ends = []
+            for sign in (1, -1):
+                with displaced(parts, reader, sign * STEP * changes[row]):
+                    ends.append(metric(model, list(clean), int(answer), int(wrong)))
+            found.append((ends[0] - ends[1]) / (2 * STEP))
     return scores

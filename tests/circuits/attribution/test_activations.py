@@ -30,6 +30,7 @@ def test_published_scores_as_coded(kind):
 def test_only_the_writers_own_passes_count(family, writer):
     """Finite differences on the stock model, with the writer's own layer part held between its two outputs."""
     model, facts = build(family), random_facts(1, length=6)
+    parts = anatomy(model)
     steps = 2
     graph = circuits.attribute(model, facts, method="activations", ig_steps=steps, rule="left")
     clean, corrupt = list(facts.clean[0]), list(facts.corrupt[0])
@@ -39,10 +40,10 @@ def test_only_the_writers_own_passes_count(family, writer):
     for reader in ("a1.h2<q>", "m1", "logits"):
         slopes = []
         for alpha in (0, 1 / steps):
-            between = held(model, writer, clean, corrupt, alpha)
+            between = held(parts, writer, clean, corrupt, alpha)
             ends = []
             for sign in (1, -1):
-                with displaced(model, reader_key(reader), sign * STEP * change), between:
+                with displaced(parts, reader_key(reader), sign * STEP * change), between:
                     ends.append(metric(model, clean, answer, wrong))
             slopes.append((ends[0] - ends[1]) / (2 * STEP))
         found = graph.scores[0, row, graph.readers.index(reader)]
@@ -61,6 +62,7 @@ def test_only_the_writers_own_passes_count(family, writer):
 def test_as_coded_the_inputs_own_passes_miss_what_reads_it_alone_without_learned_positions(family, readers, silent):
     """Finite differences for every group of writers held; the published hooks do not fire where nothing is learned."""
     model, facts = build(family), random_facts(1, length=6)
+    parts = anatomy(model)
     steps = 2
     graph = circuits.attribute(model, facts, method="activations-eapig", ig_steps=steps)
     clean, corrupt = list(facts.clean[0]), list(facts.corrupt[0])
@@ -71,19 +73,18 @@ def test_as_coded_the_inputs_own_passes_miss_what_reads_it_alone_without_learned
         slopes = []
         for group in ("input", "a0.h0", "m0", "a1.h0", "m1"):
             for alpha in (1 / steps, 1):
-                between, ends = held(model, group, clean, corrupt, alpha), []
+                between, ends = held(parts, group, clean, corrupt, alpha), []
                 for sign in (1, -1):
-                    with displaced(model, reader_key(reader), sign * STEP * change), between:
+                    with displaced(parts, reader_key(reader), sign * STEP * change), between:
                         ends.append(metric(model, clean, answer, wrong))
                 slopes.append(0 if silent and group == "input" else (ends[0] - ends[1]) / (2 * STEP))
         found = graph.scores[0, row, graph.readers.index(reader)]
         np.testing.assert_allclose(found, np.mean(slopes), rtol=3e-3, atol=3e-4)
 
 
-def held(model, writer, clean, corrupt, alpha):
+def held(parts, writer, clean, corrupt, alpha):
     """Hold the writer's part (the input, all heads of the layer, the MLP) between its corrupt and clean output."""
-    parts = anatomy(model)
-    block = parts.blocks[0 if writer == "input" else int(writer[1])]
+    model, block = parts.model, parts.blocks[0 if writer == "input" else int(writer[1])]
     if writer == "input":
         return _Held(block.module, model, clean, corrupt, alpha, entering=True)
     if writer.startswith("a"):

@@ -8,6 +8,7 @@ from circuit_families import build, random_facts, residual_parts
 
 import circuits
 from checkpoints.errors import BadPrompt
+from checkpoints.model.anatomy import anatomy
 from circuits.attribution.nodes import attribute_nodes
 from circuits.attribution.positions import PositionScores, attribute_positions
 from circuits.facts.facts import FactSet
@@ -63,7 +64,7 @@ def test_tokens_add_up_and_nothing_happens_before_the_first_change(model):
 
 
 def test_a_positions_score_equals_finite_differences(model):
-    facts = random_facts(2, length=6)
+    facts, parts = random_facts(2, length=6), anatomy(model)
     split = attribute_positions(model, facts, method="eap", by="token", groups=None)
     reader, writer = (1, "k", 1), "m0"
     graph = split.whole
@@ -77,7 +78,7 @@ def test_a_positions_score_equals_finite_differences(model):
             here[place] = change[place]
             ends = []
             for sign in (1, -1):
-                with displaced(model, reader, sign * STEP * here):
+                with displaced(parts, reader, sign * STEP * here):
                     ends.append(metric(model, clean, int(facts.answer_id[i]), int(facts.wrong_id[i])))
             expected = (ends[0] - ends[1]) / (2 * STEP)
             np.testing.assert_allclose(split[str(place)].scores[i, row, column], expected, atol=3e-3 * largest)

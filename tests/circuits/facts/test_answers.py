@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 import circuits
 from checkpoints.errors import BadPrompt
+from checkpoints.model.anatomy import anatomy
 from circuits.facts.facts import FactSet, load_facts
 from circuits.graph.circuit import Circuit
 from circuits.intervention.exact import exact_edges
@@ -84,6 +85,7 @@ def test_batching_padding_and_order_change_nothing(model, facts, metric):
 @pytest.mark.parametrize("family", ["gpt2", "llama_gqa"])
 def test_edges_of_a_whole_answer_equal_finite_differences(family, facts):
     model = build(family)
+    parts = anatomy(model)
     graph = circuits.attribute(model, facts, method="eap", metric="log probability")
     readers = {"a1.h2<q>": (1, "q", 2), "m1": (1, "mlp", 0), "logits": (-1, "logits", 0)}
     largest = np.abs(graph.scores).max()
@@ -95,7 +97,7 @@ def test_edges_of_a_whole_answer_equal_finite_differences(family, facts):
                 change = residual_parts(model, ends[1])[row] - residual_parts(model, ends[0])[row]
                 values = []
                 for sign in (1, -1):
-                    with displaced(model, reader, sign * STEP * change), torch.no_grad():
+                    with displaced(parts, reader, sign * STEP * change), torch.no_grad():
                         logits = model(input_ids=torch.tensor([ends[0]])).logits[0].log_softmax(-1)
                     start = len(facts.clean[i]) - 1
                     values.append(float(sum(logits[start + k, token] for k, token in enumerate(answer))))
@@ -115,13 +117,13 @@ def test_full_and_empty_circuit_are_the_two_runs(model, facts, metric):
 
 
 def test_exact_patching_measures_the_whole_answer(model, facts):
-    edge = "m1->logits"
+    edge, parts = "m1->logits", anatomy(model)
     exact = exact_edges(model, facts, edges=[edge], metric="log probability")
     for i, answer in enumerate(facts.answer):
         clean, corrupt = ([*prompts[i], *answer[:-1]] for prompts in (facts.clean, facts.corrupt))
         row = exact.writers.index("m1")
         change = residual_parts(model, corrupt)[row] - residual_parts(model, clean)[row]
-        with displaced(model, (-1, "logits", 0), change), torch.no_grad():
+        with displaced(parts, (-1, "logits", 0), change), torch.no_grad():
             logits = model(input_ids=torch.tensor([clean])).logits[0].log_softmax(-1)
         start = len(facts.clean[i]) - 1
         patched = float(sum(logits[start + k, token] for k, token in enumerate(answer)))
