@@ -1,5 +1,22 @@
 """What a measure is: a pure function of (weights, tokenizer, prompts, parameters), and all that is said of its result.
 
+    from collections.abc import Mapping
+    from dataclasses import dataclass, field
+    from typing import Any
+
+    from checkpoints.results.result import Result
+    from circuit_drift import Measure
+
+    @dataclass(frozen=True, repr=False)
+    class NormTable(Result):
+        artifact = "norms"
+        norms: Mapping[str, float]
+        meta: Mapping[str, Any] = field(default_factory=dict)
+
+        @property
+        def verdict(self):
+            return f"the largest of {len(self.norms)} norms is {max(self.norms.values()):.3g}"
+
     class Norms(Measure):
         name, result = "norms", NormTable
 

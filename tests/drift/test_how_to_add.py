@@ -5,6 +5,7 @@ point, with its columns, in `tests/drift/measures/test_own_measure.py`.
 """
 
 from dataclasses import replace
+from textwrap import dedent
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import circuit_drift
 import circuits
 import heads
 from checkpoints import DriftError, open_checkpoint
-from circuit_drift.measures import register, tokenizer_of
+from circuit_drift.measures import base, register, tokenizer_of
 from circuit_drift.measures import registry as measure_registry
 from circuit_drift.measures.roles import RolesMeasure
 from circuit_drift.page.page import Section
@@ -34,6 +35,19 @@ from tests.drift.handmade import point, roles, run_of
 def opened(tiny_series):
     with open_checkpoint(tiny_series / "checkpoint-10").open() as loaded:
         yield loaded, prompts_for(tiny_series)
+
+
+def test_a_measure_is_what_the_docstring_of_measures_shows(tiny_series, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure_registry, "_registered", {})
+    shown, _, _ = base.__doc__.partition("A package that names")
+    names = {"__name__": __name__}
+    exec(dedent(shown.partition("\n\n")[2]), names)
+    circuit_drift.run(tiny_series, store=tmp_path, measures=[names["Norms"]()], device="cpu", progress=False)
+    run = circuit_drift.load_run(tmp_path)
+    found = run.at(10).results["norms"]
+    assert found.verdict == repr(found).removeprefix("<NormTable: ").removesuffix(">")
+    assert run.to_frame()["largest_norm"].tolist() == [max(p.results["norms"].norms.values()) for p in run]
+    assert "<h3>norms over training</h3>" in write_report(run, tmp_path / "r.html").read_text(encoding="utf-8")
 
 
 def test_a_detector_is_one_row(opened, monkeypatch):
