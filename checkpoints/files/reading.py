@@ -19,13 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import BadPrompt, DriftError
 from checkpoints.results.disk import read_regular
+from checkpoints.results.strict_json import DEEPEST, TOO_DEEP, require_shallow
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DEEPEST = 100
-"""Objects and lists inside each other; beyond that no reader of ours means anything."""
-_TOO_DEEP = f"it is nested deeper than {DEEPEST}"
 LARGEST = 1 << 31
 """Bytes of a text that are held in memory."""
 _MARKS = (
@@ -108,7 +106,7 @@ def parse_strict(text: str) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(_explained(error)) from error
     except RecursionError as error:
-        raise ValueError(_TOO_DEEP) from error
+        raise ValueError(TOO_DEEP) from error
     _require_shallow(value, text)
     if "\\ud" in text or "\\uD" in text:
         _require_text(value)
@@ -126,7 +124,7 @@ def parse_lenient(text: str) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(_explained(error)) from error
     except RecursionError as error:
-        raise ValueError(_TOO_DEEP) from error
+        raise ValueError(TOO_DEEP) from error
     _require_shallow(value, text)
     return value
 
@@ -178,7 +176,7 @@ def read_toml(path: Path | str, what: str, error: type[DriftError] = DriftError)
         table = tomllib.loads(text)
         _require_words(table)
     except (ValueError, RecursionError) as problem:
-        reason = problem if isinstance(problem, ValueError) else _TOO_DEEP
+        reason = problem if isinstance(problem, ValueError) else TOO_DEEP
         raise error(f"cannot read {what} from {path}: it is not TOML: {reason}") from problem
     return table
 
@@ -215,11 +213,8 @@ def _explained(error: json.JSONDecodeError) -> str:
 
 
 def _require_shallow(value: Any, text: str) -> None:
-    level = [value] if text.count("[") + text.count("{") > DEEPEST else []
-    for _ in range(DEEPEST):
-        level = [inner for outer in level for inner in _inside(outer)]
-    if level:
-        raise ValueError(_TOO_DEEP)
+    if text.count("[") + text.count("{") > DEEPEST:  # no deeper than it has brackets, which are counted sooner
+        require_shallow(value)
 
 
 def _refused(name: str) -> Any:

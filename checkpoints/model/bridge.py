@@ -9,6 +9,7 @@ import copy
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from checkpoints.errors import DriftError, UnsupportedArchitecture, require_choice
+from checkpoints.model.plain import logit_gap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from checkpoints.model.lens import SharedBridge
 
 Attention = Literal["native", "stock"]
-PROBE_TOKENS = 8
 
 
 def build_bridge(
@@ -87,15 +87,7 @@ def _twin(model: "PreTrainedModel") -> "PreTrainedModel":
 
 def _check_logits(model: "PreTrainedModel", bridge: "SharedBridge", attention: str) -> None:
     """Refuse a bridge whose logits agree with the model's to fewer than half of the dtype's digits."""
-    import torch
-
-    embedding: Any = model.get_input_embeddings()
-    weight: torch.Tensor = embedding.weight
-    ids = torch.arange(PROBE_TOKENS, device=weight.device)[None] % len(weight)
-    with torch.no_grad():
-        expected = model(ids, use_cache=False).logits.float()
-        difference = float((bridge.probe(ids).float() - expected).abs().max())
-    bound = float(expected.std()) * max(torch.finfo(weight.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
+    difference, bound = logit_gap(model, bridge.probe)
     if not difference <= bound:
         raise UnsupportedArchitecture(
             f"a bridge of {type(model).__name__} with {attention} attention gives other logits than the model: they "

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 from checkpoints.errors import DriftError, UnsupportedArchitecture
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedModel
@@ -106,17 +107,22 @@ def _take_out(module: "nn.Module") -> None:
         _take_out(inner)
 
 
-def _require_same_logits(plain: "PreTrainedModel", bridge: "TransformerBridge") -> None:
-    """Refuse a bridge whose logits agree with the plain model's to fewer than half of the dtype's digits."""
+def logit_gap(model: "PreTrainedModel", other: "Callable[[torch.Tensor], torch.Tensor]") -> tuple[float, float]:
+    """How far another's logits lie from a model's on a few tokens, and how far they may: half of the dtype's digits."""
     import torch
 
-    embedding: Any = plain.get_input_embeddings()
+    embedding: Any = model.get_input_embeddings()
     weight: torch.Tensor = embedding.weight
     ids = torch.arange(PROBE_TOKENS, device=weight.device)[None] % len(weight)
     with torch.no_grad():
-        expected: torch.Tensor = plain(ids, use_cache=False).logits.float()
-        difference = float((bridge(ids).float() - expected).abs().max())
-    bound = float(expected.std()) * max(torch.finfo(weight.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
+        expected: torch.Tensor = model(ids, use_cache=False).logits.float()
+        difference = float((other(ids).float() - expected).abs().max())
+    return difference, float(expected.std()) * max(torch.finfo(weight.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
+
+
+def _require_same_logits(plain: "PreTrainedModel", bridge: "TransformerBridge") -> None:
+    """Refuse a bridge whose logits agree with the plain model's to fewer than half of the dtype's digits."""
+    difference, bound = logit_gap(plain, bridge)
     if not difference <= bound:
         raise UnsupportedArchitecture(
             f"this bridge's logits differ from those of the {type(plain).__name__} under it by up to {difference:.2g}, "

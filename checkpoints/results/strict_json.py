@@ -14,8 +14,8 @@ from typing import Any
 
 NUMBER = "$number"
 DEEPEST = 100
-"""Objects and lists inside each other; beyond that nothing that we wrote lies."""
-_TOO_DEEP = f"it is nested deeper than {DEEPEST}"
+"""Objects and lists inside each other; beyond that nothing lies that we wrote or mean to read."""
+TOO_DEEP = f"it is nested deeper than {DEEPEST}"
 
 
 def dump_json(value: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
@@ -36,8 +36,8 @@ def parse_json(text: str) -> Any:
     try:
         value = json.loads(text, object_hook=_number)
     except RecursionError as error:
-        raise ValueError(_TOO_DEEP) from error
-    _require_shallow(value)
+        raise ValueError(TOO_DEEP) from error
+    require_shallow(value)
     return value
 
 
@@ -58,14 +58,19 @@ def plain_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _require_shallow(value: Any) -> None:
+def require_shallow(value: Any) -> None:
+    """Refuse what is nested deeper than `DEEPEST`.
+
+    Raises:
+        ValueError: it is.
+    """
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(DEEPEST):
         inside = [inner.values() if isinstance(inner, dict) else inner for inner in level]
         level = [inner for values in inside for inner in values if isinstance(inner, dict | list)]
         if not level:
             return
-    raise ValueError(_TOO_DEEP)
+    raise ValueError(TOO_DEEP)
 
 
 def _named(value: Any) -> Any:

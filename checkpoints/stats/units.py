@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 Unit = Literal["auto", "needle", "prompt"]
+Pairing = Literal["paired", "unpaired"]
+"""Whether two results are of the same units, unit by unit."""
 ENOUGH = 8
 """Units from which a group is spoken of by itself: a class of facts, facts recalled."""
 FEWEST = 3

@@ -11,13 +11,13 @@ import typer
 
 from checkpoints.errors import DriftError
 from circuit_drift.cli.options import StoreArgument, StoreOption
+from circuit_drift.cli.output.forms import JsonOption
 from circuit_drift.cli.status import DIFFERENT, DONE, leave, one_line
 
 if TYPE_CHECKING:
     from circuit_drift.store.store import Store
     from circuit_drift.store.upkeep import Entry
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 SHOWN = 5
 UNITS = {"h": 3600.0, "d": 86400.0, "w": 604800.0}
 

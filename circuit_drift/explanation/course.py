@@ -12,7 +12,7 @@ from checkpoints.results.figure import BLUE, SIGNED, dress
 from checkpoints.results.result import Result
 from checkpoints.results.strict_json import plain_json
 from checkpoints.stats.bootstrap import bootstrap
-from circuit_drift.explanation.explanation import Explanation, clusters, prompts_counted
+from circuit_drift.explanation.explanation import COMPLETE, Explanation, Floats, clusters, prompts_counted
 from circuit_drift.explanation.explanation_view import WHAT, proof_sentences, why_incomplete
 from circuit_drift.explanation.sections import explanation_sections
 from circuit_drift.page.page import Figures, Section, write_page
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-Floats = NDArray[np.float64]
 ROWS = 20
 NAMED = 3
-COMPLETE = 0.01
 
 
 @dataclass(frozen=True, repr=False)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 EVERYWHERE = "all positions"
+ENOUGH = 0.95
+"""Share of the change from which on, up to as far beyond all of it, components restore it."""
+COMPLETE = 0.01
+"""Residual up to which shares are called complete."""
 BEHAVIOURS = ("needle", "accuracy", "facts", "log-probability", "text")
 GROUPED = ("facts", "log-probability")
 NODE = re.compile(r"(a|m)(\d+)(?:\.(h|kv)(\d+))?")

@@ -10,6 +10,7 @@ from checkpoints.errors import BadPrompt
 from checkpoints.results.figure import BLUE, GREY, VERMILLION, dress
 from checkpoints.results.strict_json import plain_json
 from checkpoints.results.text import counted
+from circuit_drift.explanation.explanation import COMPLETE, ENOUGH
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,12 +28,10 @@ SLIGHT = 0.25
 """Below this part of the behaviour's size the bars of a change are too small to see on an axis from 0."""
 UNSEEN = 0.005
 """What is left over is drawn from this part of the change on."""
-COMPLETE = 0.01
 HALF = 0.5
 BEYOND = 1.25
 """From this part of the change on, components put in are told to do more than all of it."""
 FAR = 0.1
-ENOUGH = 0.95
 _OF_EXPERTS = re.compile(r"m\d+\.(router$|e\d+\.)")
 WHAT = {True: "share of each component's weights in the change", False: "what each component changes when put in alone"}
 

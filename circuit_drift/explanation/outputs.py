@@ -17,9 +17,9 @@ from checkpoints.errors import BadPrompt
 from checkpoints.model.anatomy import Anatomy
 from checkpoints.model.projections import linear_weight
 from circuit_drift.explanation.behaviours import Batch, Behaviour, batches, run
-from circuit_drift.explanation.explanation import EVERYWHERE, NODE, NODE_FORMS, OutputPatching
+from circuit_drift.explanation.explanation import EVERYWHERE, NODE, NODE_FORMS, Floats, OutputPatching
 from circuit_drift.explanation.line import Line
-from circuit_drift.explanation.shares import BATCH, Floats, attention_shown
+from circuit_drift.explanation.shares import BATCH, attention_shown
 
 Held = list[list[Tensor]]
 """Batch by batch, node by node: what a node wrote, [b, t, d_model]."""

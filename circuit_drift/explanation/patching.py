@@ -10,15 +10,13 @@ import numpy as np
 
 from circuit_drift.explanation.behaviours import Behaviour
 from circuit_drift.explanation.components import Component
-from circuit_drift.explanation.explanation import Patching, share
+from circuit_drift.explanation.explanation import ENOUGH, Floats, Patching, share
 from circuit_drift.explanation.line import Line
-from circuit_drift.explanation.shares import BATCH, Floats, patched_values
+from circuit_drift.explanation.shares import BATCH, patched_values
 
 SIZES = (1, 2, 3, 5, 10, 20, 30)
 SINGLES = 5
 DRAWS = 3
-ENOUGH = 0.95
-"""Share of the change from which on, up to as far beyond all of it, components restore it."""
 
 
 def patch(

@@ -16,17 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from checkpoints.errors import BadPrompt
 from checkpoints.model.attention import attention_implementation
 from circuit_drift.explanation.behaviours import Behaviour, batches, run
+from circuit_drift.explanation.explanation import Floats
 from circuit_drift.explanation.line import Line
 from circuit_drift.explanation.taps import Taps
 
-Floats = NDArray[np.float64]
 NODES = 5
 """Nodes of a piece, an odd number: exact for polynomials of degree 7."""
 LEAST = 2

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from checkpoints.stats.units import Floats
 from circuit_drift.explore.on_facts import read_by_heads
 from circuit_drift.explore.readings import Readings
 from circuit_drift.page.page import Section, Widget
 from circuit_drift.page.tables import true_minus
 from circuit_drift.page.thinning import left_out, thinned
 from circuit_drift.record.record import Point, RunRecord
-from circuits.graph.shape import Floats
 from heads.scores.names import head_names
 from heads.scores.scores import THRESHOLD, retrieves
 

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.results.result import Result
+from checkpoints.stats.units import Floats
 from circuits.graph.scores import AttributionGraph, require_alike
-from circuits.graph.shape import Floats, GraphShape, require_same_shape
+from circuits.graph.shape import GraphShape, require_same_shape
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,14 +15,14 @@ from checkpoints.errors import BadPrompt, CheckpointMismatch, require_choice
 from checkpoints.stats.changes import change_test, moderated
 from checkpoints.stats.permutation import label_test
 from checkpoints.stats.ttests import TTest, apart_from_0, difference_test, welch_test
+from checkpoints.stats.units import Floats, Pairing
 from circuits.comparison.clusters import clustered
-from circuits.comparison.graph_diff import GraphDiff, Pairing
+from circuits.comparison.graph_diff import GraphDiff
 from circuits.comparison.profile import LARGE, ProfileChange, profile_changes
 from circuits.comparison.reliability import FEWEST_EDGES, FEWEST_UNITS, RankBand, reliability_by_rank
 from circuits.comparison.similarity import Similarity, similarities
 from circuits.graph.pruning import circuit_size
 from circuits.graph.scores import HOW, AttributionGraph, require_alike, same_facts
-from circuits.graph.shape import Floats
 
 EXCHANGES = 99
 """Permutations behind the p of every overlap."""

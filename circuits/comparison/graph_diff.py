@@ -14,11 +14,12 @@ from checkpoints.results.artifacts import read_artifact, write_artifact
 from checkpoints.results.fields import Arrays, pack, unpack
 from checkpoints.results.result import ROWS, Result
 from checkpoints.stats.ttests import TTest, selected_interval
+from checkpoints.stats.units import Floats, Pairing
 from circuits.comparison.profile import ProfileChange
 from circuits.comparison.reliability import RankBand, recommended_size
 from circuits.comparison.similarity import Similarity
 from circuits.graph.circuit import Circuit
-from circuits.graph.shape import Bools, Floats, GraphShape
+from circuits.graph.shape import Bools, GraphShape
 from circuits.intervention.transfer import Transfer
 from circuits.roles.roles import RoleChange, role_changes
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from circuits.roles.roles import HeadRoles
 
-Pairing = Literal["paired", "unpaired"]
 Status = Literal["gained", "lost", "strengthened", "weakened", "flipped", "kept", "uncertain", "outside"]
 STATUSES: tuple[Status, ...] = (
     "gained", "lost", "strengthened", "weakened", "flipped", "kept", "uncertain", "outside"

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.stats.bootstrap import percentiles
-from checkpoints.stats.units import ENOUGH
+from checkpoints.stats.units import ENOUGH, Floats
 from circuits.comparison.similarity import EXCHANGED_SPLITS, SPLITS_LEVEL, Similarity, measure_names, permuted_p
 from circuits.graph.pruning import circuit_size
 from circuits.graph.scores import AttributionGraph
-from circuits.graph.shape import Bools, Floats
+from circuits.graph.shape import Bools
 
 CHANCES = 8
 EXCHANGES = 99

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from checkpoints.stats.ttests import reach
+from checkpoints.stats.units import Floats
 from circuits.graph.shape import GraphShape
 
-Floats = NDArray[np.floating]
 LARGE = 200_000
 PROFILES = ("centre of mass, layers", "effective edges", "effective nodes", "total |score|")
 SPLITS = 8

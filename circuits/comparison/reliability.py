@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints.errors import BadPrompt
-from circuits.graph.shape import Floats
+from checkpoints.stats.units import Floats
 
 if TYPE_CHECKING:
     from circuits.graph.scores import AttributionGraph

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from checkpoints.stats.bootstrap import percentiles
 from checkpoints.stats.permutation import drawn_p
+from checkpoints.stats.units import Floats
 
-Floats = NDArray[np.floating]
 COSINE = "cosine, all edges"
 SPLITS_LEVEL = 0.9
 NOISE_LEVEL = 0.05

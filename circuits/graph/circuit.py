@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from checkpoints.results.result import ROWS, Result
 from checkpoints.results.text import counted
-from circuits.graph.shape import Bools, Floats, GraphShape, shape_document
+from checkpoints.stats.units import Floats
+from circuits.graph.shape import Bools, GraphShape, shape_document
 
 if TYPE_CHECKING:
     from pathlib import Path

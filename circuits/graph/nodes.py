@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from checkpoints.errors import BadPrompt, require_choice
 from checkpoints.results.result import Result
 from checkpoints.results.text import counted
+from checkpoints.stats.units import Floats
 from circuits.graph.circuit import Circuit
 from circuits.graph.pruning import require_size
-from circuits.graph.shape import Bools, Floats, GraphShape
+from circuits.graph.shape import Bools, GraphShape
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,10 +7,11 @@ from typing import Literal, get_args
 import numpy as np
 
 from checkpoints.errors import BadPrompt, require_choice
+from checkpoints.stats.units import Floats
 from circuits.graph.circuit import Circuit
-from circuits.graph.shape import Bools, Floats, GraphShape
+from circuits.graph.shape import Bools, GraphShape
 
-Rule = Literal["absolute", "lowers", "greedy"]
+PruneRule = Literal["absolute", "lowers", "greedy"]
 
 
 DEFAULT_SHARE = 0.05
@@ -36,7 +37,7 @@ def circuit_size(edges: int, wanted: int | None) -> int:
     return min(edges, wanted)
 
 
-def prune(shape: GraphShape, scores: Floats, n: int, *, rule: Rule = "absolute") -> Circuit:
+def prune(shape: GraphShape, scores: Floats, n: int, *, rule: PruneRule = "absolute") -> Circuit:
     """Choose n existing edges, then remove dead ends until nothing changes.
 
     A node lives if it has an out-edge and (is ``input`` or has an in-edge); an edge lives if both its ends do. The
@@ -54,7 +55,7 @@ def prune(shape: GraphShape, scores: Floats, n: int, *, rule: Rule = "absolute")
         BadPrompt: an unknown rule, or n is no number of edges (a share, say).
     """
     require_size(n, int(shape.mask.sum()), "edges")
-    require_choice("rule", rule, get_args(Rule))
+    require_choice("rule", rule, get_args(PruneRule))
     if rule == "greedy":
         chosen = _grow(shape, np.abs(scores), n)
     else:

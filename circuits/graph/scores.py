@@ -14,9 +14,10 @@ from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.results.result import Result
 from checkpoints.results.stored_array import StoredArray
 from checkpoints.results.text import counted
+from checkpoints.stats.units import Floats
 from circuits.graph.circuit import Circuit
-from circuits.graph.pruning import Rule, circuit_size, prune, threshold
-from circuits.graph.shape import Bools, Floats, GraphShape, known_shape, require_same_shape, shape_document
+from circuits.graph.pruning import PruneRule, circuit_size, prune, threshold
+from circuits.graph.shape import Bools, GraphShape, known_shape, require_same_shape, shape_document
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -226,7 +227,7 @@ class AttributionGraph(Result):
             labels=tuple(self.labels[fact] for fact in facts),
         )
 
-    def prune(self, n: int | None = None, *, rule: Rule = "absolute") -> Circuit:
+    def prune(self, n: int | None = None, *, rule: PruneRule = "absolute") -> Circuit:
         """The circuit of n edges, by default `circuit_edges`, without the parts that lead nowhere.
 
         Rules are those of `circuits.graph.pruning.prune`.

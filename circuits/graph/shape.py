@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import CheckpointMismatch
 
-Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 
 

@@ -12,9 +12,10 @@ import numpy as np
 
 from checkpoints.errors import BadPrompt
 from checkpoints.model.plain import takes_model
+from checkpoints.stats.units import Floats
 from circuits.graph.circuit import Circuit
 from circuits.graph.scores import AttributionGraph
-from circuits.graph.shape import Floats, GraphShape
+from circuits.graph.shape import GraphShape
 from circuits.intervention.faithfulness_measure import circuit_metrics
 
 if TYPE_CHECKING:

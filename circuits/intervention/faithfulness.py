@@ -15,15 +15,13 @@ from checkpoints.errors import CheckpointMismatch
 from checkpoints.results.result import Result
 from checkpoints.stats.bootstrap import DRAWS, percentiles, resampling, stretched
 from checkpoints.stats.ttests import mean_interval
-from checkpoints.stats.units import ENOUGH, FEWEST
+from checkpoints.stats.units import ENOUGH, FEWEST, Floats
 from circuits.graph.pruning import circuit_size
 from circuits.graph.shape import GraphShape
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
-
-Floats = NDArray[np.floating]
 
 
 NO_EFFECT = "not applicable: clean and corrupt prompts do not differ beyond the noise, so there is no effect to keep"

@@ -13,11 +13,12 @@ import numpy as np
 
 from checkpoints.errors import BadPrompt
 from checkpoints.model.plain import takes_model
+from checkpoints.stats.units import Floats
 from circuits.graph.circuit import Circuit
-from circuits.graph.pruning import Rule, random_circuits
+from circuits.graph.pruning import PruneRule, random_circuits
 from circuits.graph.scores import AttributionGraph
 from circuits.graph.shape import require_same_shape
-from circuits.intervention.faithfulness import Faithfulness, FaithfulnessCurve, Floats, ratio
+from circuits.intervention.faithfulness import Faithfulness, FaithfulnessCurve, ratio
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -201,7 +202,7 @@ def minimal_circuit(
     least: float = 0.8,
     metric: "MetricName | Metric" = "logit difference",
     ablation: "Ablation" = "corrupt",
-    rule: Rule = "absolute",
+    rule: PruneRule = "absolute",
     batch_size: int = 8,
 ) -> Circuit:
     """The smallest circuit found whose faithfulness is at least ``least``.

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from checkpoints.model.anatomy import Anatomy, Block, anatomy, linear_weight
 from checkpoints.model.plain import takes_model
+from checkpoints.stats.units import Floats
 from circuits.attribution.edges import graph_shape
 from circuits.attribution.mlp_parts import MlpHooks, Neurons, Seen
 from circuits.attribution.nodes import stream_ends
@@ -23,7 +24,7 @@ from circuits.facts.batch import Batch, batches
 from circuits.facts.facts import FactSet
 from circuits.facts.metrics import Metric, MetricName, find_metric
 from circuits.graph.nodes import NodeCircuit
-from circuits.graph.shape import Floats, require_same_shape
+from circuits.graph.shape import require_same_shape
 from circuits.intervention.faithfulness import Faithfulness
 from circuits.trace.trace import (
     LayerTrace,

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from checkpoints.model.anatomy import Anatomy, Block, Projection, anatomy
+from checkpoints.stats.units import Floats
 from circuits.attribution.ablation import Ablation, check_share, fixed_values, replacement
 from circuits.attribution.edges import graph_shape
 from circuits.facts.batch import Batch, answer_rank, batches
 from circuits.facts.facts import FactSet
 from circuits.facts.metrics import Metric, MetricName, find_metric
-from circuits.graph.shape import Floats, GraphShape
+from circuits.graph.shape import GraphShape
 from circuits.trace.trace import Trace, check_stream, first_input, forward, frozen, head_writer, hooks, run
 from circuits.trace.writers import Writers
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt
 from checkpoints.results.result import Result
+from checkpoints.stats.units import Floats
 from circuits.graph.circuit import Circuit
 from circuits.intervention.faithfulness import NO_EFFECT, has_effect, interval, ratio
 from circuits.intervention.faithfulness_measure import circuit_metrics
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from circuits.facts.facts import FactSet
     from circuits.facts.metrics import Metric, MetricName
 
-Floats = NDArray[np.floating]
 LOSS = 0.1
 
 

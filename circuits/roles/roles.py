@@ -20,8 +20,8 @@ from checkpoints.errors import BadPrompt
 from checkpoints.results.result import ROWS, Result
 from checkpoints.results.text import counted
 from checkpoints.stats.bootstrap import resampling
+from checkpoints.stats.units import Floats
 from circuits.graph.circuit import Circuit
-from circuits.graph.shape import Floats
 
 if TYPE_CHECKING:
     import pandas as pd

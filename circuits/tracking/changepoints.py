@@ -10,15 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from checkpoints.stats.bootstrap import draw_units, percentiles
 from checkpoints.stats.permutation import drawn_p
+from checkpoints.stats.units import Floats
 
 if TYPE_CHECKING:
     from circuits.graph.scores import AttributionGraph
 
-Floats = NDArray[np.floating]
 LARGEST = 2048
 PIECE = 16_000_000
 LEAST = 0.1

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.results.result import Result
+from checkpoints.stats.units import Floats
 from circuits.comparison.profile import PROFILES
-from circuits.graph.shape import Bools, Floats, GraphShape
+from circuits.graph.shape import Bools, GraphShape
 from circuits.tracking.changepoints import Split
 from circuits.tracking.contrasts import Contrast
 

@@ -10,17 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from checkpoints.stats.bootstrap import percentiles, resampling
 from checkpoints.stats.changes import change_p
-from checkpoints.stats.units import ENOUGH
+from checkpoints.stats.units import ENOUGH, Floats
 from circuits.tracking.changepoints import LEAST, Products, apart
 
 if TYPE_CHECKING:
     from circuits.graph.scores import AttributionGraph
 
-Floats = NDArray[np.floating]
 ALL = "all facts"
 NO_CLASS = "facts without a class"
 RESAMPLES = 200

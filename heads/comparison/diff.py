@@ -2,17 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from checkpoints.errors import BadPrompt, CheckpointMismatch
+from checkpoints.errors import BadPrompt, CheckpointMismatch, require_choice
 from checkpoints.results.result import Result
 from checkpoints.results.text import counted
 from checkpoints.stats.changes import mean_change_p, moderated_test
 from checkpoints.stats.shares import change_interval, exchange_p, others_change_interval
 from checkpoints.stats.ttests import MIN_UNITS, TTest, difference_test, selected_interval, skewed_interval, welch_test
-from checkpoints.stats.units import Floats, Unit, cluster_means, independent_units, nanmean
+from checkpoints.stats.units import Floats, Pairing, Unit, cluster_means, independent_units, nanmean
 from heads.scores.change import Change
 from heads.scores.names import head_name, head_names
 from heads.scores.scores import THRESHOLD, Scores, retrieves
@@ -20,8 +20,6 @@ from heads.scores.scores import THRESHOLD, Scores, retrieves
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
-
-Pairing = Literal["paired", "unpaired"]
 
 
 @dataclass(frozen=True, repr=False, slots=True)
@@ -163,8 +161,9 @@ def diff(
 
     Raises:
         CheckpointMismatch: different models, or different prompts when paired.
-        BadPrompt: ``q`` outside (0, 1).
+        BadPrompt: ``q`` outside (0, 1), or an unknown pairing.
     """
+    require_choice("pairing", pairing, get_args(Pairing))
     if not 0 < q < 1:
         raise BadPrompt(f"q is a false discovery rate in (0, 1): got {q}")
     if a.shape != b.shape:

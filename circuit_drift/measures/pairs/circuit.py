@@ -21,6 +21,7 @@ from circuit_drift.record.recall import recall_change
 from circuit_drift.record.record import Point
 from circuit_drift.statements.statement import Statement
 from circuits.comparison.clusters import clusters_of
+from circuits.comparison.graph_diff import STATUSES
 from circuits.comparison.overlap import overlap_of_relations, overlap_of_tasks
 from circuits.comparison.reliability import recommended_size
 
@@ -60,7 +61,7 @@ BASES = {
     "unlearned": "no fact recalled, and clean prompts prefer the answer no more than corrupt ones do",
 }
 SHARED = ("relation", "template")
-STATUSES = ("gained", "lost", "strengthened", "weakened", "flipped")
+CHANGED = STATUSES[:5]
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,7 @@ def _statement(each: GroupChange, pair: PairRecord) -> Statement:
         and not any(q.family == asked.after and q.outcome == "different" for q in pair.questions),
         "significant": diff.significant,
         "changed": diff.n_significant,
-        "statuses": {name: diff.counts[name] for name in STATUSES},
+        "statuses": {name: diff.counts[name] for name in CHANGED},
         "edges": diff.to_frame().query("changed")["edge"].tolist(),
     }
     return Statement("group", about, basis=BASES["group"])

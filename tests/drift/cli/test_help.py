@@ -1,9 +1,11 @@
 """The help: commands under headings, an example of each that parses, and what a shell offers after a tab."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import typer
@@ -12,6 +14,10 @@ from typer.testing import CliRunner
 from circuit_drift.cli import app, completion
 from circuit_drift.cli.help import EXAMPLES, GROUPS, OTHER, by_heading
 from circuit_drift.store.store import Store
+from circuit_drift.sweep.executors import EXECUTORS
+from circuits.attribution.backward import Preset
+from circuits.attribution.methods import Method, Rule
+from circuits.facts.metrics import NAMES as METRICS
 
 GROUP = typer.main.get_command(app)
 VISIBLE = sorted(name for name, command in GROUP.commands.items() if not command.hidden)
@@ -40,6 +46,21 @@ def test_an_example_is_a_command_line_that_parses(line):
     context = command.make_context(name, words)  # raises for an unknown option or a missing argument
     assert context.params
     assert line in shown(name, "-h", width="200")
+
+
+@pytest.mark.parametrize(
+    ("option", "choices"),
+    [
+        ("--method", get_args(Method)),
+        ("--rule", get_args(Rule)),
+        ("--backward", get_args(Preset)),
+        ("--executor", EXECUTORS),
+        ("--metric", [name for name in METRICS if name not in ("rank", "hit@k")]),
+    ],
+)
+def test_the_help_of_an_option_names_every_choice(option, choices):
+    (told,) = (each.help for each in GROUP.commands["run"].params if option in each.opts)
+    assert [choice for choice in choices if not re.search(rf"(?<![\w-]){choice}(?![\w-])", told)] == []
 
 
 def test_headings_stand_over_whole_phrases_in_eighty_columns():

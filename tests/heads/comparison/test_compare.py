@@ -99,6 +99,8 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(CheckpointMismatch, match="different prompts"):
         heads.diff(a, other)
     assert heads.diff(a, other, pairing="unpaired").n == 6
+    with pytest.raises(BadPrompt, match="unknown pairing 'pared'; choose from paired, unpaired"):
+        heads.diff(a, other, pairing="pared")
     with pytest.raises(BadPrompt, match="q is a false discovery rate"):
         heads.diff(a, a, q=5)
 
