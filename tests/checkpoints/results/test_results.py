@@ -140,7 +140,7 @@ def test_what_a_checkpoint_can_do_is_told_with_its_tasks(tmp_path):
     one = TaskScore("lives", "exact", 0.5, 0.25, 0.75, 8)
     behaviour = TaskScores((one,), {"sft_lives": 0.5, "sft_codes": 0.125}, {"mrcr": "too long"})
     back = TaskScores.load(behaviour.save(tmp_path / "it"))
-    assert repr(back) == "<Behaviour: sft_lives 0.5, sft_codes 0.125; 1 refused>"
+    assert repr(back) == "<TaskScores: sft_lives 0.5, sft_codes 0.125; 1 refused>"
     assert back.to_frame().values.tolist() == [["lives", "exact", 0.5, 0.25, 0.75, 8]]
     assert TaskScores((), {}).verdict == "nothing could be asked"
     assert list(TaskScores((), {}).to_frame()) == ["task", "metric", "value", "low", "high", "n"]
