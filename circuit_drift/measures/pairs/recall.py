@@ -55,10 +55,10 @@ def _turnover(name: str, turned: np.ndarray, of: np.ndarray | None, bound: float
     else:
         n = len(np.unique(of))
         low, high, p = clustered_share(turned, of, bound)
+        if np.isnan(low):
+            return PairQuestion("behaviour", name, p)
         half = max(high - share, share - low)
         needed = units_needed(share, share - half, share + half, 0.0, (-1.0, bound), n)
-    if np.isnan(low):
-        return PairQuestion("behaviour", name, p)
     return PairQuestion(
         "behaviour", name, p, effects=(Effect(name, share, low, high, 0.0, (-1.0, bound), n, unit, needed),)
     )

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 import circuits
+from circuit_drift.measures.pairs.recall import recall_questions
+from circuit_drift.record.questions import Deltas
 from circuit_drift.record.recall import recall_by_class, recall_change
 from circuits.graph.shape import GraphShape
 
@@ -38,6 +40,21 @@ def test_facts_of_one_relation_change_sides_together():
     assert np.isnan(change.low)
     every = np.arange(10)
     assert recall_change(a, b, every) == recall_change(a, b)
+
+
+def test_a_turnover_without_an_interval_is_asked_by_name_without_an_effect():
+    shape, labels = GraphShape(1, 1, 1), [{"relation": "r1"}, {"relation": "r2"}] * 3
+    graphs = [
+        circuits.AttributionGraph(
+            scores=np.zeros((6, *shape.mask.shape)), shape=shape, clean_metric=np.zeros(6), corrupt_metric=np.zeros(6),
+            answer_rank=np.full(6, rank), group=np.arange(6), labels=tuple(labels),
+        )
+        for rank in (3, 0)
+    ]  # fmt: skip
+    turnover, net = recall_questions(*graphs, deltas=Deltas(), noun="sentence", cluster=("relation",))
+    assert (turnover.family, turnover.name, turnover.effects) == ("behaviour", "sentences that change sides", ())
+    assert np.isnan(turnover.p), "two relations are too few"
+    assert (net.name, net.p, net.least) == ("recall of all sentences", 0.5, 0.5)
 
 
 def test_classes_are_told_apart_by_batch_where_they_have_several():
