@@ -1,29 +1,33 @@
 """What is read of circuits, word for word, on values made by hand: verdicts, captions, tables, titles."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats as textbook
 
 import circuits
+from checkpoints.errors import BadPrompt
 from checkpoints.results.figure import BLUE, unbroken
 from checkpoints.stats.ttests import TTest
 from circuits.attribution.positions import PositionScores
 from circuits.comparison.graph_diff import GraphDiff
 from circuits.comparison.graph_diff_view import _first
 from circuits.comparison.profile import ProfileChange
+from circuits.comparison.reliability import RankBand
 from circuits.comparison.similarity import Similarity
 from circuits.graph.circuit import Circuit
 from circuits.graph.nodes import NodeScores
 from circuits.graph.scores import AttributionGraph, meaning
 from circuits.graph.shape import GraphShape
 from circuits.intervention.faithfulness import Faithfulness, FaithfulnessCurve, interval, ratio, spread
-from circuits.intervention.transfer import Transfer
+from circuits.intervention.transfer import Transfer, transfer
 from circuits.roles.roles import HeadRoles, RoleChange, changes_sentence, role_changes
 from circuits.tracking.changepoints import Split
 from circuits.tracking.circuit_track import CircuitTrack
 from circuits.tracking.contrasts import Contrast, contrast, contrasts, sentences
+from tests.looks import looks
 
 NAN = float("nan")
 ONE = GraphShape(1, 1, 1)
@@ -207,6 +211,63 @@ def test_the_tables_of_a_diff():
         "Jaccard, 4 edges", 0.42, 0.81, 0.625, 0.935, 0.45, 0.35, 0.65, 0.052, pytest.approx(0.36),
         pytest.approx(NAN, nan_ok=True), True,
     ]  # fmt: skip
+
+
+def test_a_diff_comes_back_as_it_went(tmp_path):
+    found = diffed(
+        transfer=transferred(),
+        roles=(RoleChange("a0.h0", "mover", True, 0.0, 1.0, moved=True),),
+        both_ends=np.arange(8) > 2,
+        reliability=(RankBand(1, 2, 0.75), RankBand(3, 8, 0.5)),
+        circuit_b=circuit(0, 1, 3, scores=AFTER),
+    )
+    back = GraphDiff.load(found.save(tmp_path / "all"))
+    np.testing.assert_equal(asdict(back), asdict(found))
+    assert (back.profile, back.roles, back.reliability) == (found.profile, found.roles, found.reliability)
+    bare = GraphDiff.load(diffed().save(str(tmp_path / "bare")))
+    assert (bare.transfer, bare.roles, bare.both_ends, bare.reliability) == (None, None, None, ())
+    np.testing.assert_equal(asdict(bare), asdict(diffed()))
+
+
+def test_a_diff_as_a_network_holds_its_table_between_the_nodes_joined():
+    found, shared = diffed(), GraphShape(1, 2, 1)
+    linked = found.to_networkx()
+    ends = {"a0.h0<q>": "a0.h0", "a0.h0<k>": "a0.h0", "a0.h0<v>": "a0.h0", "m0": "m0", "logits": "logits"}
+    rows = found.to_frame().to_dict("records")
+    assert {(u, v, key): data for u, v, key, data in linked.edges(keys=True, data=True)} == {
+        (row["writer"], ends[row["reader"]], row["reader"]): row for row in rows
+    }
+    assert linked.number_of_edges() == len(rows) == 7
+    size = int(shared.mask.sum())
+    whole = Circuit(shared, shared.mask)
+    of_two = diffed(
+        shape=shared, a=np.ones(size), b=np.ones(size), tests=edge_tests(np.zeros(size), np.ones(size)),
+        circuit_a=whole, circuit_b=whole,
+    ).to_networkx()  # fmt: skip
+    readers = [(v, key) for u, v, key in of_two.edges(keys=True) if u == "input" and key.startswith("a0")]
+    shared_heads = {key for _, key in readers if sum(key == other for _, other in readers) == 2}
+    assert len(readers) == 6, "two heads' own queries; keys and values, which both heads share, at each"
+    assert len(shared_heads) == 2
+
+
+def test_roles_are_taken_into_a_diff_of_the_same_heads():
+    mover, relation = roles(20), roles(0.01)
+    found = diffed().with_roles(mover, relation)
+    assert found.roles == role_changes(mover, relation, circuits=(diffed().circuit_a, diffed().circuit_b))
+    assert found.roles == (
+        RoleChange("a0.h0", "mover", False, 1.0, 0.0), RoleChange("a0.h0", "relation", True, 0.0, 1.0)
+    )  # fmt: skip
+    np.testing.assert_array_equal(found.a, BEFORE)
+    other = HeadRoles(np.ones((3, 2, 1)), np.ones((3, 2, 1)))
+    for given in ((other, mover), (mover, other)):
+        with pytest.raises(BadPrompt, match=r"these roles are of \(2, 1\) \(layers, heads\), the graphs of \(1, 1\)"):
+            diffed().with_roles(*given)
+
+
+def test_the_reliability_of_a_diff_is_told_band_by_band():
+    frame = diffed(reliability=(RankBand(1, 2, 0.75), RankBand(3, 8, 0.5))).reliability_frame()
+    assert frame.to_dict("list") == {"first": [1, 3], "last": [2, 8], "reliability": [0.75, 0.5]}
+    assert diffed().reliability_frame().columns.tolist() == ["first", "last", "reliability"]
 
 
 def test_the_page_of_a_diff():
@@ -613,6 +674,15 @@ def test_the_table_of_roles():
     assert "border=" not in page
 
 
+def test_roles_of_other_heads_or_without_their_threshold_are_flawed():
+    whole = roles(20, copying=0.2)
+    assert list(whole._flaws()) == []
+    assert list(replace(whole, thresholds={})._flaws()) == ["its roles are not those that it has thresholds for"]
+    other = replace(whole, scores={"retrieval": np.ones((3, 1, 2))})
+    assert list(other._flaws()) == ["retrieval is of (1, 2) heads, not (1, 1)"]
+    assert list(replace(whole, scores={"retrieval": np.ones((7, 1, 1))})._flaws()) == [], "of other prompts"
+
+
 CLEAN, CORRUPT = np.array([4.0, 2.0, 3.0, 5.0]), np.array([0.0, -1.0, 1.0, 0.0])
 WHOLE = np.array([3.0, 1.0, 3.0, 4.0])
 """Means 3.5 and 0, the circuit's 2.75: faithfulness 11 / 14."""
@@ -646,6 +716,7 @@ def test_faithfulness_word_for_word():
     low, high = ends(WHOLE)
     found = faithful()
     assert found.value == pytest.approx(11 / 14)
+    assert "<table" not in found._repr_html_(), "one number, which its sentence says"
     assert (found.low, found.high) == pytest.approx((low, high))
     assert found.random == pytest.approx((1.4 / 14, 2.1 / 14))
     assert str(found) == (
@@ -714,6 +785,21 @@ def test_a_curve_of_faithfulness():
     assert np.isnan(replace(found, random_metric=np.zeros((3, 0, 4))).random_values).all()
 
 
+def test_a_curve_whose_shares_are_not_its_sizes_is_flawed():
+    assert list(curved()._flaws()) == []
+    assert list(replace(curved(), shares=(0.0, 1.0))._flaws()) == ["2 shares have 3 sizes"]
+    assert list(replace(curved(), shares=(), n_edges=np.zeros(0))._flaws()) == ["0 shares have 0 sizes"]
+
+
+def test_a_curve_cross_fitted_has_intervals_of_its_own():
+    crossed = replace(curved(), cross_metric=np.stack([CORRUPT, CLEAN + 1, WHOLE]))
+    np.testing.assert_allclose(crossed.cross_intervals, [(0.0, 0.0), ends(CLEAN + 1), ends(WHOLE)])
+    assert np.shape(curved().cross_intervals) == (3, 2)
+    assert np.isnan(curved().cross_intervals).all()
+    frame = crossed.to_frame()
+    assert (frame["cross_low"][1], frame["cross_high"][1]) == pytest.approx(ends(CLEAN + 1))
+
+
 def test_a_curve_is_told_smallest_circuit_first():
     assert curved().verdict == "0.00 with 0 edges, 0.79 with 3 edges, 1.29 with 1200 edges"
     assert faithful().verdict == str(faithful())
@@ -758,6 +844,36 @@ def test_the_verdict_of_a_transfer_word_for_word():
     undecided = transferred(metric=np.array([[0.9 * CLEAN, mixed], [0.88 * CLEAN, 0.95 * CLEAN]])).verdict
     assert undecided.split(". The circuit")[0].endswith("margin -0.1): undecided on these facts")
     assert transferred().loss(0, 1) == pytest.approx((0.55, 0.55, 0.55))
+
+
+def test_a_transfer_runs_every_circuit_in_every_model(monkeypatch):
+    """The metric of circuit c in model m of fact n is made 100 c + 10 m + n."""
+    asked, facts = [], SimpleNamespace(hash="h")
+
+    def metrics(model, circuits, facts, **how):
+        asked.append((facts, how))
+        own = 10 * model + np.arange(4.0)
+        return np.stack([100 * place + own for place in range(len(circuits))]), own + 0.5, -own
+
+    monkeypatch.setattr("circuits.intervention.transfer.circuit_metrics", metrics)
+    monkeypatch.setattr("circuits.facts.metrics.find_metric", lambda metric, facts: (f"{metric} of {facts.hash}", None))
+    found = transfer(iter([1, 2]), [circuit(0, 2), circuit(0, 1, 3)], facts)
+    assert (found.names, found.models, found.n_edges.tolist()) == (("A", "B"), ("A", "B"), [2, 3])
+    np.testing.assert_array_equal(
+        found.metric, [[[10, 11, 12, 13], [20, 21, 22, 23]], [[110, 111, 112, 113], [120, 121, 122, 123]]]
+    )
+    np.testing.assert_array_equal(found.clean_metric, [[10.5, 11.5, 12.5, 13.5], [20.5, 21.5, 22.5, 23.5]])
+    np.testing.assert_array_equal(found.corrupt_metric, [[-10, -11, -12, -13], [-20, -21, -22, -23]])
+    assert found.meta == {"prompts": "h", "metric": "logit difference of h", "ablation": "corrupt"}
+    assert asked == [(facts, {"metric": "logit difference", "ablation": "corrupt", "batch_size": 8})] * 2
+    how = {"metric": "nll", "ablation": "mean", "batch_size": 2}
+    named = transfer([1, 2], [circuit(0)] * 2, facts, names=["x", "y"], **how)
+    assert (named.names, named.models, named.meta["ablation"]) == (("x", "y"), ("x", "y"), "mean")
+    assert named.meta["metric"] == "nll of h"
+    assert asked[-1] == (facts, how)
+    for models, names in (([1], None), ([1, 2], ["x"])):
+        with pytest.raises(BadPrompt, match=f"got {len(models)} models, 2 circuits, {len(names or 'AB')} names"):
+            transfer(models, [circuit(0)] * 2, facts, names=names)
 
 
 def test_a_model_in_which_the_facts_have_no_effect_has_nothing_to_keep():
@@ -856,3 +972,35 @@ def test_contrasts_of_a_stage_are_those_of_its_classes():
             expected.append(one)
         assert contrasts(before, after, name="s", steps=(1, 2), **options) == tuple(expected)
     assert expected[0] != contrast(first, second, name="s", steps=(1, 2), seed=0)
+
+
+def test_how_an_evolution_is_drawn():
+    steps = "xaxis tickmode=array text=step (checkpoints evenly spaced)"
+    split = [
+        "mark fillcolor=#767676 width=0 opacity=0.15 x0=0.5 x1=1.5 xref=x y0=0 y1=1 yref=y domain",
+        "mark color=#767676 dash=dash width=1 x0=0.5 x1=0.5 xref=x y0=0 y1=1 yref=y domain",
+    ]
+    assert looks(evolved().plot()) == [
+        "color=#0072B2 dash=solid symbol=circle mode=lines+markers",
+        "color=#D55E00 dash=dash symbol=square mode=lines+markers",
+        "hoverinfo=skip legendgroup=floor width=0 mode=lines showlegend=False",
+        "fill=tonexty fillcolor=rgba(118, 118, 118, 0.25) legendgroup=floor color=#767676 dash=dot mode=lines",
+        "yaxis range=[0, 1] text=Jaccard, 20 edges",
+        steps,
+        *split,
+        "layout height=456",
+    ]
+    assert looks(evolved().plot_likeness()) == [
+        "hovertemplate=step %{y} and step %{x}: %{z:.2f}<extra></extra> zmax=1 zmin=-1",
+        "xaxis text=step",
+        "yaxis autorange=reversed text=step",
+        "layout height=520",
+    ]
+    assert looks(evolved().plot_lineage(2)) == [
+        "thickness=1 width=2 color=#0072B2 dash=solid symbol=circle mode=lines+markers",
+        "thickness=1 width=2 color=#D55E00 dash=dash symbol=square mode=lines+markers",
+        "yaxis text=node score",
+        steps,
+        *split,
+        "layout height=496",
+    ]

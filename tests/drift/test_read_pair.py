@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import t
 
@@ -12,6 +13,10 @@ from checkpoints.errors import CheckpointMismatch
 from circuit_drift.api.pairs import compare
 from circuit_drift.cli.render import print_pair
 from circuit_drift.comparison.pair_tables import pair_tables
+from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
+from circuit_drift.measures.pairs.recall import NET, TURNOVER, recall_statements
+from circuit_drift.record.pair import PairRecord
+from circuit_drift.record.questions import Deltas, Effect, PairQuestion
 from circuit_drift.report.verdict_pair import pair_statements
 from circuits.intervention.transfer import Transfer
 from tests.drift.handmade import (
@@ -579,3 +584,59 @@ def test_transfer_is_told_on_the_facts_that_lead():
         "On the 12 of 20 facts recalled at B alone: The circuit of 0 keeps 0.00 [0.00, 0.00] "
     )
     assert found.values[0, 1] == pytest.approx(0.4)
+
+
+def test_a_turnover_without_an_interval_is_told_without_its_ends():
+    asked = (PairQuestion("behaviour", TURNOVER, 0.5), PairQuestion("behaviour", NET, 0.25))
+    told = next(recall_statements(PairRecord(_a(), _b(), 0.05, questions=asked)))
+    assert np.isnan([told.numbers["low"], told.numbers["high"]]).all()
+    assert told.numbers["p"] == 0.25
+
+
+class _Norms(Pairing):
+    noun = "norm"
+
+    def compare(self, a, b, *, q, earlier):
+        return Compared(None)
+
+
+class _ToldNorms(_Norms):
+    def sentences(self, pair):
+        return ("It grew.", "It fell.")
+
+    def frames(self, pair):
+        return [PairTable(name, title, pd.DataFrame({"x": [1]})) for name, title in (("n", "Norms"), ("m", "Means"))]
+
+
+def test_a_measure_that_only_compares_says_nothing_of_a_pair():
+    pair, own = PairRecord(_a(), _b(), 0.05), _Norms()
+    assert [list(found) for found in (own.sentences(pair), own.statements(pair), own.frames(pair))] == [[], [], []]
+    assert list(own.sections(pair, anchor="pair")) == []
+    assert list(own.questions(pair.a, pair.b, "change", deltas=Deltas())) == []
+    assert own.held("change", ()) == "change"
+    assert own.parts("change") == []
+
+
+def test_a_measure_is_told_by_its_noun_its_sentences_and_its_tables():
+    pair, own = PairRecord(_a(), _b(), 0.05), _ToldNorms()
+    assert own.parts(PairQuestion(None, "norm", 0.5)) == []
+    assert own.parts(type("Change", (), {"significant": True})) == ["the norm"]
+    assert [(said.kind, said.text) for said in own.statements(pair)] == [("norm", "It grew."), ("norm", "It fell.")]
+    sections = list(own.sections(pair, anchor="pair"))
+    assert [(s.slug, s.title, s.text) for s in sections] == [
+        ("n-pair", f"Norms {pair.span}", "It grew. It fell."), ("m-pair", f"Means {pair.span}", "It grew. It fell.")
+    ]  # fmt: skip
+    assert [s.frame["x"].tolist() for s in sections] == [[1], [1]]
+
+
+def test_how_many_units_more_an_undecided_question_needs():
+    def effect(needed: int, high: float = 2.0, n: int = 10) -> Effect:
+        return Effect("x", 0.0, -0.5, high, 0.0, (-1.0, 1.0), n, "fact", needed)
+
+    def question(*effects: Effect, outcome: str = "undecided") -> PairQuestion:
+        return PairQuestion(None, "x", 0.5, effects, outcome=outcome)
+
+    assert question(effect(40), effect(25), effect(90, high=0.5)).more == 30, "the last is equivalent already"
+    assert question(effect(40), outcome="different").more == 0
+    assert question(effect(40, high=0.5)).more == 0
+    assert question().more == 0

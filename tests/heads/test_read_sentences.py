@@ -1,6 +1,6 @@
 """What is read of heads, word for word, on values made by hand: verdicts, findings, tables, titles."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -330,6 +330,10 @@ def test_the_findings_of_a_monitor_word_for_word():
     )
 
 
+def test_the_verdict_of_a_monitor_is_its_findings_in_a_row():
+    assert monitored().verdict == "; ".join(monitored().findings)
+
+
 def test_a_monitor_without_a_beginning_a_middle_or_a_fit_says_less():
     curves = {**monitored().curves, "middle_penalty": Curve(*(np.full(3, NAN) for _ in range(3)))}
     found = monitored(curves=curves, initial_set=(), fit=None, correlations=(), notes=(), saturations=())
@@ -474,6 +478,22 @@ def test_a_readout_is_summed_up():
         ("answer", list(TESTED.nll)),
         ("plain text", list(TESTED.text_nll)),
     ]
+
+
+def test_the_table_of_a_readout_holds_every_prompt():
+    assert TESTED.to_frame().to_dict("list") == {
+        "recall": TESTED.recall.tolist(), "nll": TESTED.nll.tolist(), "text_nll": TESTED.text_nll.tolist()
+    }  # fmt: skip
+
+
+def test_an_ablation_comes_back_as_it_went(tmp_path):
+    mixed = {"same_layers": SPARED, "any_layer": SPARED[:1]}
+    found = ablation(controls=mixed, notes=("one control of any layer",), meta={"length": 64}, needle=np.arange(6) // 2)
+    back = Ablation.load(found.save(tmp_path / "ablation"))
+    assert isinstance(back, Ablation)
+    np.testing.assert_equal(asdict(back), asdict(found))
+    assert (type(back.retrieving), type(back.notes), type(back.tested.heads)) == (tuple, tuple, tuple)
+    assert {name: len(draws) for name, draws in back.controls.items()} == {"same_layers": 2, "any_layer": 1}
 
 
 def test_a_change_beside_the_controls_is_paired_by_prompt():

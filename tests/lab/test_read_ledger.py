@@ -32,6 +32,10 @@ def book(**options) -> knowledge.Ledger:
     )
 
 
+def test_the_verdict_of_a_ledger_is_its_findings_in_a_row():
+    assert book().verdict == "; ".join(book().findings)
+
+
 def test_the_findings_of_a_ledger_word_for_word():
     assert book().findings == (
         "known (mean recall ≥ 0.6): 2 of 6 at 0, 4 at best (10), 3 at 30",

@@ -14,7 +14,15 @@ from circuit_drift.store.store import Store
 from circuit_drift.training.recorder import Recorder
 from circuit_drift.training.strategies import figures, page
 from circuit_drift.training.strategies.checkpointing import RECORD, SECONDS, STORE
-from circuit_drift.training.strategies.comparison import FOLDER, Trained, comparison_frame, retrieval_frame, strategies
+from circuit_drift.training.strategies.comparison import (
+    FOLDER,
+    Trained,
+    comparison_frame,
+    retrieval_frame,
+    strategies,
+    strategy_ledgers,
+)
+from tests.looks import looks
 
 STEPS = (0, 4, 8)
 PLAIN = [[0.9, 0.2, 0.1], [0.8, 0.9, 0.7], [0.1, 0.9, 0.2], [0.2, 0.1, 0.8]]
@@ -50,6 +58,12 @@ def test_strategies_are_read_each_from_its_own_run_in_the_order_they_were_begun(
     assert first.ledger.to_frame()["known"].tolist() == [1, 2]
     assert second.ledger.to_frame()["known"].tolist() == [1, 0]
     assert strategies(written, threshold=0.85)[0].ledger.to_frame()["known"].tolist() == [1, 0]
+    ledgers = strategy_ledgers(written, threshold=0.85)
+    assert {name: one.to_frame()["known"].tolist() for name, one in ledgers.items()} == {
+        "zeta": [1, 0],
+        "alpha": [1, 0],
+    }
+    assert strategy_ledgers(written)["zeta"].to_frame()["known"].tolist() == [1, 2]
     frame = comparison_frame(written)
     assert frame["strategy"].tolist() == ["zeta", "zeta", "alpha", "alpha"]
     assert frame["epoch"].tolist() == [0, 1, 0, 1]
@@ -303,3 +317,93 @@ def test_reading_instead_of_learning_is_told(both, tmp_path):
     assert list(page.findings(both, tmp_path))[2] == (
         "Reading instead of learning, recall of the untrained model: gold passage 0.50 (1 of 2 units known, 1 refused)."
     )
+
+
+PLAIN_LINE = "legendgroup=plain color=#0072B2 dash=solid symbol=circle mode=lines+markers"
+CAREFUL_LINE = "legendgroup=careful color=#D55E00 dash=dash symbol=square mode=lines+markers"
+LEFT, RIGHT = "xaxis=x yaxis=y", "xaxis=x2 yaxis=y2"
+LINES = [
+    f"{PLAIN_LINE} showlegend=True {LEFT}", f"{PLAIN_LINE} showlegend=False {RIGHT}",
+    f"{CAREFUL_LINE} showlegend=True {LEFT}", f"{CAREFUL_LINE} showlegend=False {RIGHT}",
+]  # fmt: skip
+"""Two strategies, each in a line of its own, in two panels of one legend."""
+
+
+def test_how_loss_and_recall_and_the_knowledge_by_exposure_are_drawn(both):
+    reading = pd.DataFrame({"passages": ["gold", "all"], "recall": [0.9, 0.4]})
+    assert looks(figures.loss_and_recall(both, reading)) == [
+        *LINES,
+        "xaxis matches=x2 showticklabels=False",
+        "yaxis text=loss on the documents",
+        "xaxis2 text=epoch",
+        "yaxis2 range=[-0.03, 1.03] text=recall",
+        "mark color=#767676 dash=dot x0=0 x1=1 xref=x2 domain y0=0.9 y1=0.9 yref=y2",
+        "layout height=560",
+    ]
+    note = figures.loss_and_recall(both, reading).layout.annotations[0]
+    assert (note.text, note.font.color) == ("untrained, the right passage in front", "#767676")
+    assert looks(figures.exposure(both)) == [
+        *LINES,
+        "xaxis text=epoch",
+        "yaxis range=[-0.03, 1.03] text=share known",
+        "xaxis2 text=epoch",
+        "yaxis2 matches=y range=[-0.03, 1.03] showticklabels=False",
+        "layout height=441",
+    ]
+    subtitle = figures.exposure(both).layout.title.subtitle.text
+    assert unbroken(subtitle) == "units known, by prior exposure"
+
+
+def test_how_transitions_and_skills_are_drawn(both):
+    bars = [("retained", "#0072B2"), ("acquired", "#009E73"), ("forgotten", "#D55E00")]
+    assert looks(figures.transitions(both)) == [
+        *(f"legendgroup={name} color={colour} showlegend=True {LEFT}" for name, colour in bars),
+        *(f"legendgroup={name} color={colour} showlegend=False {RIGHT}" for name, colour in bars),
+        "xaxis",
+        "yaxis text=units",
+        "xaxis2",
+        "yaxis2 matches=y showticklabels=False",
+        "layout barmode=relative height=450",
+    ]
+    assert [note.text for note in figures.transitions(both).layout.annotations] == ["plain", "careful"]
+    assert looks(figures.skills(both)) == [LINES[0], LINES[2], "xaxis text=epoch", "yaxis", "layout height=450"]
+    drawn = figures.skills(both).layout
+    assert [note.text for note in drawn.annotations] == ["copying accuracy"]
+    assert drawn.title.subtitle.text == "nothing of this is in the documents"
+
+
+def test_five_panels_stand_in_rows_of_four(both):
+    skills = {f"{name}_accuracy": 0.5 for name in ("needle", "arithmetic", "choices")} | {"outside_recall": 0.5}
+    many = [Trained(one.name, one.log.assign(**skills), one.ledger, None) for one in both]
+    figure = figures.skills(many)
+    assert [trace.xaxis for trace in figure.data] == ["x", "x2", "x3", "x4", "x5"] * 2
+    assert [trace.showlegend for trace in figure.data] == [True, *[False] * 4] * 2
+    assert figure.layout.height == 210 + 2 * 240
+    assert [figure.layout[f"xaxis{n}"].title.text for n in ("", 2, 3, 4, 5)] == [None] * 4 + ["epoch"]
+    assert figure.layout.yaxis5.domain[1] < figure.layout.yaxis4.domain[0]
+    six = figures.transitions([Trained(str(k), both[0].log, both[0].ledger, None) for k in range(5)])
+    assert [note.text for note in six.layout.annotations] == ["0", "1", "2", "3", "4"]
+    assert {trace.xaxis for trace in six.data} == {"x", "x2", "x3", "x4", "x5"}
+    assert six.layout.xaxis.matches == "x5", "one scale below another"
+
+
+def test_how_the_drift_of_circuits_is_drawn(both, monkeypatch):
+    columns = {"overlap": 0.4, "floor": 0.8, "floor_low": 0.6, "chance": 0.1, "beyond_noise": True}
+    monkeypatch.setattr(Trained, "drift", lambda one: pd.DataFrame({"epoch": [1, 2], **columns}))
+    lines = [
+        "legendgroup=floor_low color=#767676 dash=dot mode=lines+markers",
+        "legendgroup=floor color=#767676 mode=lines+markers",
+        "legendgroup=overlap color=#D55E00 mode=lines+markers",
+        "legendgroup=chance color=#000000 dash=dash width=1 mode=lines+markers",
+    ]
+    figure = figures.circuit_drift_figure(both)
+    assert unbroken(figure.layout.title.text) == "The circuit left its noise floor in 4 of 4 epochs"
+    assert looks(figure) == [
+        *(f"{line} showlegend=True {LEFT}" for line in lines),
+        *(f"{line} showlegend=False {RIGHT}" for line in lines),
+        "xaxis",
+        "yaxis range=[-0.03, 1.03] text=edge Jaccard",
+        "xaxis2",
+        "yaxis2 matches=y range=[-0.03, 1.03] showticklabels=False",
+        "layout height=450",
+    ]

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from scipy import stats as textbook
 
 from checkpoints.stats.bootstrap import resampling, upper_share
 from checkpoints.stats.changes import (
     ANEW,
     MANY,
     _strata,
+    _student,
     change_p,
     change_test,
     mean_change_p,
@@ -101,6 +103,14 @@ def test_a_skewed_element_is_not_named_where_none_changed(units):
     drawn = [exponential(rng, units, 144, orders=0.0) for _ in range(40)]
     assert np.mean([(moderated_test(d).q <= 0.05).any() for d in drawn]) <= 0.1
     assert np.mean([(difference_test(d).q <= 0.05).any() for d in drawn]) > 0.2
+
+
+def test_students_t_of_sums_is_that_of_the_units():
+    units = np.array([[0.9, 0.4, 1.3, 0.2, 0.7], [0.5, -0.5, 2.0, -2.0, 0.0], [0.1, 0.1, 0.1, 0.1, 0.1], [0.0] * 5])
+    found = _student(units.sum(1), (units**2).sum(1), 5)
+    expected = textbook.ttest_1samp(units[0], 0).statistic
+    np.testing.assert_allclose(found, [expected, 0.0, np.inf, 0.0])
+    assert _student(np.array(-0.5), np.array(0.05), 5) == -np.inf
 
 
 def test_one_mean_is_held_against_both_tests():

@@ -1,11 +1,13 @@
 """The overlap of circuits of different relations in one model: known answers, and where there is none."""
 
 import math
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
 
-from circuits.comparison.overlap import overlap_of_relations, overlap_of_tasks
+from circuits.comparison.overlap import overlap, overlap_of_relations, overlap_of_tasks
+from circuits.comparison.similarity import similarities
 from circuits.graph.scores import AttributionGraph
 from circuits.graph.shape import GraphShape
 
@@ -47,3 +49,20 @@ def test_the_strongest_edges_of_two_tasks_overlap_by_what_both_have():
     assert overlap_of_tasks(capital, capital, 4) == 1.0
     assert overlap_of_tasks(capital, colour, 4) == pytest.approx(2 / 6)
     assert overlap_of_tasks(capital, river, 4) == pytest.approx(3 / 5)
+
+
+@pytest.mark.parametrize(("splits", "size"), [(6, 4), (2, 5)])
+def test_the_overlap_alone_is_that_of_all_measures_and_tests_it_over_the_same_exchanges(monkeypatch, splits, size):
+    monkeypatch.setattr("circuits.comparison.overlap.EXCHANGES", 19)
+    a, b = graph({"capital": 5, "colour": 4}), graph({"capital": 1, "river": 8})
+    of_three = np.array([0, 0, 0, 1, 2, 3, 4, 5, 6])
+    a, b = (replace(each, scores=each.scores[:7], group=of_three) for each in (a, b))
+    first, second = (each.edge_scores for each in (a, b))
+    weights = (a.unit_sizes.astype(float), b.unit_sizes.astype(float))
+    how = {"weights": weights, "sizes": [size], "splits": splits, "exchanges": 19}
+    expected = similarities(first, second, paired=True, seed=3, **how)[0]
+    found = overlap(a, b, n_edges=size, splits=splits, seed=3)
+    assert astuple(found) == pytest.approx(astuple(expected), nan_ok=True)
+    assert 0 < found.p <= 1
+    assert astuple(overlap(a, b, n_edges=size, splits=splits)) != astuple(found), "other halves"
+    assert overlap(a, b, seed=3).measure == f"Jaccard, {a.circuit_edges} edges"

@@ -6,6 +6,7 @@ import pytest
 
 from checkpoints.results.figure import unbroken
 from circuit_drift.measures.pairs.groups_figure import groups_figure
+from tests.looks import looks
 
 DELTAS = {"wiring": 0.1, "strength": 0.25}
 
@@ -48,3 +49,22 @@ def test_the_margins_are_dotted_and_no_change_is_solid():
 
 def test_nothing_is_drawn_where_no_group_was_compared():
     assert groups_figure(groups(wiring=np.nan), DELTAS) is None
+
+
+def test_how_groups_are_drawn():
+    value = "%{y}: %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>"
+    marker = f"symmetric=False hovertemplate={value} color=#0072B2 size=9 mode=markers showlegend=False"
+    assert looks(groups_figure(groups(), DELTAS)) == [
+        f"{marker} xaxis=x yaxis=y",
+        f"{marker} xaxis=x2 yaxis=y2",
+        "xaxis text=1 − cosine (0: the same wiring)",
+        "yaxis automargin=True autorange=reversed",
+        "xaxis2 text=times as strong at B",
+        "yaxis2 automargin=True autorange=reversed matches=y showticklabels=False",
+        "mark color=#767676 width=1 x0=0.0 x1=0.0 xref=x y0=0 y1=1 yref=y domain",
+        "mark color=#767676 dash=dot x0=0.1 x1=0.1 xref=x y0=0 y1=1 yref=y domain",
+        "mark color=#767676 width=1 x0=1.0 x1=1.0 xref=x2 y0=0 y1=1 yref=y2 domain",
+        "mark color=#767676 dash=dot x0=0.8 x1=0.8 xref=x2 y0=0 y1=1 yref=y2 domain",
+        "mark color=#767676 dash=dot x0=1.25 x1=1.25 xref=x2 y0=0 y1=1 yref=y2 domain",
+        "layout height=322",
+    ]

@@ -8,7 +8,14 @@ import pytest
 
 from checkpoints.errors import BadPrompt
 from circuit_drift.cli.output.screen import shares_frame
-from circuit_drift.explanation.explanation import Explanation, OutputPatching, Patching, require_behaviour, share
+from circuit_drift.explanation.explanation import (
+    Effort,
+    Explanation,
+    OutputPatching,
+    Patching,
+    require_behaviour,
+    share,
+)
 from circuit_drift.explanation.explanation_view import (
     best_size,
     outputs_frame,
@@ -16,6 +23,7 @@ from circuit_drift.explanation.explanation_view import (
     sentences,
 )
 from circuit_drift.explanation.sections import explanation_sections
+from tests.looks import looks
 
 SHARES = np.array([[1.0, 0.5, -0.125, 0.0], [1.25, 0.25, -0.125, 0.0]])
 
@@ -296,3 +304,36 @@ def test_an_explanation_as_json():
     assert [row["component"] for row in found["shares"]] == ["a0.h1.o", "m0.down", "embedding"]
     assert len(found["patching"]) == 2
     assert found["outputs"] == []
+
+
+def test_how_shares_their_proof_and_the_way_are_drawn():
+    found = made(patching=patched([0.6875, 1.375], [0.6875, 0.1375]), at=np.array([0.0, 1.0]))
+    assert looks(found.plot()) == [
+        "cliponaxis=False constraintext=none color=#0072B2 color=#D55E00 size=10 textposition=outside color=#767676",
+        "yaxis range=[-0.225, 1.725] text=nats",
+        "layout height=420",
+    ]
+    assert looks(found.plot_patching()) == [
+        "color=#767676",
+        "color=#D55E00",
+        "color=#0072B2",
+        "color=#767676 dash=dot",
+        "color=#767676 dash=dot",
+        "xaxis text=components, in the order of their shares",
+        "yaxis text=% of the change",
+        "layout height=420",
+    ]
+    assert looks(found.plot_path()) == [
+        "color=#767676 dash=dot mode=lines",
+        "color=#0072B2 mode=lines+markers",
+        "xaxis text=part of the way from 10 to 20",
+        "yaxis text=nats",
+        "layout height=420",
+    ]
+
+
+def test_outputs_that_no_part_has_are_refused():
+    assert Effort(outputs=("embedding", "a0.h1", "m0")).outputs == ("embedding", "a0.h1", "m0")
+    assert (Effort().outputs, Effort(outputs=3).outputs) == (0, 3)
+    with pytest.raises(BadPrompt, match="'first' is no output to put in"):
+        Effort(outputs=("m0", "first"))

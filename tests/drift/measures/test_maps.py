@@ -11,7 +11,7 @@ import circuit_drift
 from checkpoints import DriftError, open_checkpoint
 from checkpoints.errors import BadPrompt
 from circuit_drift.cli.commands import app
-from circuit_drift.measures.figures.maps import costs_figure, maps_figure
+from circuit_drift.measures.figures.maps import costs_figure, maps_figure, maps_frame
 from circuit_drift.measures.registry import build_measures
 from circuit_drift.prompts import prompts_for
 from circuit_drift.report.run_table import readings
@@ -133,6 +133,15 @@ def test_the_costs_are_differences_of_means_in_nats(followed):
     assert figure.layout.title.text == "Middle penalty 0.00 → 0.50, interference cost 1.00 nats per answer token"
     assert {trace.name: list(trace.x) for trace in figure.data} == {"middle penalty": [0, 2], "interference cost": [2]}
     assert figure.layout.yaxis.title.text == "answer NLL, nats per token"
+
+
+def test_the_table_holds_the_cells_of_every_checkpoint_with_maps(followed):
+    parts = [followed.points[place].results["maps"].to_frame() for place in (0, 2)]
+    table = maps_frame(followed)
+    assert table.columns.tolist() == ["step", *parts[0].columns]
+    assert table["step"].tolist() == ["0"] * len(parts[0]) + ["100"] * len(parts[1])
+    assert table.index.tolist() == list(range(2 + 4))
+    assert table["answer_ppl"].tolist() == [*parts[0]["answer_ppl"], *parts[1]["answer_ppl"]]
 
 
 def test_the_figure_holds_a_drawing_a_checkpoint_on_one_scale(followed):

@@ -41,6 +41,9 @@ def test_a_ring_stands_where_each_number_emerges(run):
         colours[name] for name in ("needle accuracy", "recall of facts", "retrieval heads")
     ]
     assert [ring.showlegend for ring in rings] == [True, False, False]
+    assert {(ring.marker.symbol, ring.marker.size, ring.marker.line.width) for ring in rings} == {
+        ("circle-open", 15, 2.5)
+    }
 
 
 def test_what_is_there_from_the_first_and_what_has_several_lines_has_no_ring(run):
