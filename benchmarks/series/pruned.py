@@ -3,14 +3,13 @@
 import sys
 
 import circuit_drift
-from circuit_drift.record.recall import recalled
+from circuit_drift.comparison.transfer import bare_circuits
 
 
 def main() -> None:
     found = [point.circuit for point in circuit_drift.load_run(sys.argv[1])]
-    chosen, what = recalled([graph for graph in found if graph is not None], "")
-    pruned = [graph.prune() for graph in chosen]
-    print(f"{len(pruned)} circuits of {sum(circuit.n_edges for circuit in pruned)} edges together, over {what}")
+    pruned = bare_circuits([graph for graph in found if graph is not None])
+    print(f"{len(pruned)} circuits of {sum(circuit.n_edges for circuit in pruned)} edges together")
 
 
 if __name__ == "__main__":

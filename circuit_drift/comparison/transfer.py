@@ -22,6 +22,8 @@ from circuit_drift.store.kept import Place
 from circuit_drift.store.store import Store, key_of
 
 if TYPE_CHECKING:
+    from circuits.graph.circuit import Circuit
+    from circuits.graph.scores import AttributionGraph
     from circuits.intervention.transfer import Transfer
 
 logger = logging.getLogger(__name__)
@@ -69,8 +71,7 @@ def measure_transfer(
     if found is not None:
         return found
     graphs = [point.circuit for point in points if point.circuit is not None]
-    chosen, _ = recalled(graphs, "")
-    pruned = [graph.prune() for graph in chosen]
+    alone = bare_circuits(graphs)
     models = stream(
         checkpoints,
         placement,
@@ -84,7 +85,7 @@ def measure_transfer(
     kept = recalled_facts(graphs)
     result = transfer(
         (loaded.model for loaded in chain([first], models)),
-        pruned,
+        alone,
         facts if kept is None else facts.subset(kept.tolist()),
         names=_names(points),
         metric=graphs[0].readout,
@@ -92,6 +93,18 @@ def measure_transfer(
     place = _place(points, store)
     made_of = {"key": place.key, "circuits": [point.keys["circuit"] for point in points]}
     return place.put(replace(result, meta={**result.meta, "provenance": made_of}))
+
+
+def bare_circuits(graphs: "Sequence[AttributionGraph]") -> "list[Circuit]":
+    """The circuit of each graph over the facts of a diff of them, as edges alone: scores would be 8 bytes an edge each.
+
+    Args:
+        graphs: measured on one set of facts.
+    """
+    from circuits.graph.circuit import Circuit
+
+    chosen, _ = recalled(graphs, "")
+    return [Circuit(graph.shape, graph.prune().mask) for graph in chosen]
 
 
 def transfer_over_stages(run: RunRecord, series: Series, prompts: Prompts, placement: Placement) -> None:

@@ -64,7 +64,7 @@ def fact_groups(a: "circuits.AttributionGraph", b: "circuits.AttributionGraph") 
         b: at B, on the same facts.
     """
     everything = np.arange(len(a))
-    if not len(a) == len(b) == len(a.scores) == len(b.scores):
+    if not len(a) == len(b) == a.units == b.units:
         return (FactGroup(ALL, everything),)
     ways = ways_of(a.answer_rank == 0, b.answer_rank == 0)
     names = class_names(a)

@@ -248,15 +248,12 @@ def _of_facts(points: Sequence[Point], kind: str, rest: str) -> _Followed | None
             raise BadPrompt(f"no fact is of the class {rest!r}")
         units = [(graph.answer_rank == 0)[of_class].astype(float) for graph in graphs]
     elif kind == "edge":
-        writer, _, reader = rest.partition("->")
-        graphs[0][rest]  # refuses what is no edge
-        place = graphs[0].writers.index(writer), graphs[0].readers.index(reader)
-        units = [np.asarray(graph.scores[:, place[0], place[1]], dtype=float) for graph in graphs]
+        units = [np.asarray(graph.of_edge(rest), dtype=float) for graph in graphs]
     else:
         if rest not in graphs[0].writers:
             raise BadPrompt(f"{rest!r} is no writer of this graph; names look like {graphs[0].writers[-1]!r}")
         row = graphs[0].writers.index(rest)
-        units = [np.asarray(graph.scores[:, row].sum(axis=-1), dtype=float) for graph in graphs]
+        units = [np.asarray(graph.of_writers()[:, row], dtype=float) for graph in graphs]
     return _Followed(steps, units, np.arange(len(units[0])))
 
 

@@ -75,7 +75,7 @@ def diff(
     if b.fingerprint < a.fingerprint:
         return _negative(same(b, a))
     scores_a, scores_b = a.edge_scores, b.edge_scores
-    writers_a, writers_b = a.scores.sum(2, dtype=np.float64), b.scores.sum(2, dtype=np.float64)
+    writers_a, writers_b = a.of_writers(np.float64), b.of_writers(np.float64)
     n = a.circuit_edges if n_edges is None else circuit_size(scores_a.shape[1], n_edges)
     paired, splits = pairing == "paired", splits or _usual_splits(scores_a.shape[1])
     tests, whole = _tested(scores_a, scores_b, paired=paired, seed=seed)
@@ -151,7 +151,7 @@ def _usual_splits(edges: int) -> int:
 
 def _reliability(a: AttributionGraph, b: AttributionGraph, splits: int) -> tuple[RankBand, ...]:
     """The lower reliability of each band of ranks; none with too few units or edges."""
-    if min(len(a.scores), len(b.scores)) < FEWEST_UNITS or int(a.mask.sum()) < FEWEST_EDGES:
+    if min(a.units, b.units) < FEWEST_UNITS or int(a.mask.sum()) < FEWEST_EDGES:
         return ()
     pairs = zip(*(reliability_by_rank(graph, splits=splits) for graph in (a, b)), strict=True)
     return tuple(min(pair, key=lambda band: band.reliability) for pair in pairs)

@@ -110,7 +110,7 @@ class NodeScores(Result):
     def of(cls, graph: "AttributionGraph") -> "NodeScores":
         """The nodes of an edge graph: each writer's edges summed."""
         return cls(
-            scores=graph.scores.sum(2),
+            scores=graph.of_writers(),
             shape=graph.shape,
             clean_metric=graph.clean_metric,
             corrupt_metric=graph.corrupt_metric,

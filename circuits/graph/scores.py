@@ -135,18 +135,17 @@ class AttributionGraph(Result):
     @property
     def mean(self) -> Floats:
         """[F, B] mean score over the facts."""
-        if self.in_memory:
-            return self._mean
-        return self._mean_of(self.edge_scores)
+        return self._mean if self.in_memory else self._mean_in_parts()
 
     @cached_property
     def _mean(self) -> Floats:
-        return self._mean_of(self.edge_scores)
+        return self._mean_in_parts()
 
-    def _mean_of(self, scores: Floats) -> Floats:
+    def _mean_in_parts(self) -> Floats:
         weights = self.unit_sizes / self.unit_sizes.sum()
+        parts = pieces(self.units, self.n_edges)
         table = np.zeros(self.mask.shape)
-        table[self.mask] = np.tensordot(weights, scores, 1)
+        table[self.mask] = np.concatenate([np.tensordot(weights, self.columns(part), 1) for part in parts])
         return table
 
     @property
@@ -158,6 +157,20 @@ class AttributionGraph(Result):
         """[U, e] scores of some of the edges, by their positions in `edge_names`; no others are read."""
         found = held(self)
         return found.read(edges) if isinstance(found, StoredArray) else found[:, edges]
+
+    def of_writers(self, dtype: type[np.floating] | None = None) -> Floats:
+        """[U, F] each writer's out-edges summed, unit by unit, in the scores' dtype unless another is given."""
+        return np.stack([_dense(unit[None], self.mask)[0].sum(1, dtype=dtype) for unit in self.edge_scores])
+
+    def of_edge(self, edge: str) -> Floats:
+        """[U] scores of an edge by name, as in ``"a0.h1->m2"``; no others are read.
+
+        Raises:
+            BadPrompt: it is no edge of this graph.
+        """
+        writer, reader = self._ends(edge)
+        place = int(self.mask[:writer].sum() + self.mask[writer, :reader].sum())
+        return self.columns(slice(place, place + 1))[:, 0]
 
     @cached_property
     def unmeasured(self) -> int:
@@ -195,13 +208,17 @@ class AttributionGraph(Result):
 
     def __getitem__(self, edge: str) -> float:
         """Mean score of an edge by name, as in ``graph["a0.h1->m2"]``."""
+        return float(self.mean[self._ends(edge)])
+
+    def _ends(self, edge: str) -> tuple[int, int]:
+        """Row and column of an edge by name."""
         writer, arrow, reader = edge.partition("->")
         if not arrow or writer not in self.writers or reader not in self.readers:
             raise BadPrompt(f"{edge!r} is no edge of this graph; names look like {self.edge_names[-1]!r}")
         i, j = self.writers.index(writer), self.readers.index(reader)
         if not self.mask[i, j]:
             raise BadPrompt(f"{edge!r} does not exist: {writer} is computed after {reader} is read, or beside it")
-        return float(self.mean[i, j])
+        return i, j
 
     def nodes(self) -> dict[str, float]:
         """Score of every writer: the sum over its out-edges."""

@@ -87,12 +87,12 @@ class CircuitTrack(Result):
     @property
     def births(self) -> NDArray[np.integer]:
         """[T] edges in the circuit that were not in the one before; 0 for the first."""
-        return np.concatenate([[0], (self.edges[1:] & ~self.edges[:-1]).sum(1)])
+        return np.array([0, *(np.count_nonzero(now & ~before) for before, now in pairwise(self.edges))])
 
     @property
     def deaths(self) -> NDArray[np.integer]:
         """[T] edges of the circuit before that are gone; 0 for the first."""
-        return np.concatenate([[0], (~self.edges[1:] & self.edges[:-1]).sum(1)])
+        return np.array([0, *(np.count_nonzero(before & ~now) for before, now in pairwise(self.edges))])
 
     @property
     def node_births(self) -> tuple[tuple[str, ...], ...]:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch
 from checkpoints.stats.permutation import drawn_p
@@ -64,7 +65,7 @@ def track(
         likeness=cosines(products.kernel()),
         reliability=products.reliability(),
         similarity=np.stack([one.similarity for one in seen]),
-        edges=np.stack([one.edges for one in seen]),
+        edges=np.unpackbits(np.stack([one.edges for one in seen]), axis=1, count=edges).view(bool),
         nodes=np.stack([one.nodes for one in seen]),
         node_scores=np.stack([one.node_scores for one in seen]),
         node_errors=np.stack([one.node_errors for one in seen]),
@@ -78,10 +79,16 @@ def track(
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What is kept of one checkpoint: ``similarity`` [3, 4] to previous, first and last; the rest as in `Evolution`."""
+    """What is kept of one checkpoint.
+
+    Attributes:
+        similarity: [3, 4] to previous, first and last.
+        edges: as bits.
+        nodes, node_scores, node_errors, profile: a row each of those of `CircuitTrack`.
+    """
 
     similarity: Floats
-    edges: Bools
+    edges: NDArray[np.uint8]
     nodes: Bools
     node_scores: Floats
     node_errors: Floats
@@ -102,10 +109,10 @@ def _each(graphs: Sequence[AttributionGraph], n: int, *, splits: int, seed: int)
         seen.append(
             _Seen(
                 similarity=np.stack([_overlap(previous, now), _overlap(first, now), _overlap(last, now)]),
-                edges=circuit[graph.mask],
+                edges=np.packbits(circuit[graph.mask]),
                 nodes=np.asarray(circuit.any(1)),
                 node_scores=graph.mean.sum(1),
-                node_errors=graph.scores.sum(2).std(0, ddof=1) / np.sqrt(graph.units),
+                node_errors=graph.of_writers().std(0, ddof=1) / np.sqrt(graph.units),
                 profile=profile(graph.edge_scores.mean(0, dtype=np.float64)),
             )
         )

@@ -205,7 +205,7 @@ def _scope(groups: CircuitGroups, graph: "circuits.AttributionGraph", *, needles
 
 def _share(graph: "circuits.AttributionGraph", name: str) -> bool:
     """Whether every fact has a label, and several facts the same."""
-    has = all(name in labels for labels in graph.labels) and len(graph) == len(graph.scores)
+    has = all(name in labels for labels in graph.labels) and len(graph) == graph.units
     return has and 1 < units_of(graph, (name,)) < len(graph)
 
 

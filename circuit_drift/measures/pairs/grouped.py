@@ -153,7 +153,7 @@ def compare_group(
 def units_of(graph: "circuits.AttributionGraph", cluster: Sequence[str]) -> int:
     """How many independent units a graph's facts are: what was scored, or so many clusters."""
     if not cluster:
-        return len(graph.scores)
+        return graph.units
     return len({tuple(str(labels.get(name)) for name in cluster) for labels in graph.labels})
 
 
@@ -163,7 +163,7 @@ def _units(graph: "circuits.AttributionGraph", cluster: Sequence[str]) -> "circu
 
 def _over(graph: "circuits.AttributionGraph", group: FactGroup) -> "circuits.AttributionGraph":
     """A graph over the facts of a group, where it tells them apart."""
-    return graph.only(group.facts) if len(graph) == len(graph.scores) else graph
+    return graph.only(group.facts) if len(graph) == graph.units else graph
 
 
 def _answers(graph: "circuits.AttributionGraph") -> bool:
