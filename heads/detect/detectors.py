@@ -195,12 +195,12 @@ def table(model: "PreTrainedModel", layers: dict[int, tuple[dict[str, np.ndarray
         raise UnsupportedArchitecture(f"{type(model).__name__} has no layer whose attention rows can be read")
     n_layers = max(model.config.get_text_config().num_hidden_layers, max(layers) + 1)
     n_heads = max(len(value) for values, _ in layers.values() for value in values.values())
-    out: dict[str, np.ndarray] = {}
+    names = dict.fromkeys(name for values, _ in layers.values() for name in values)
+    out = {name: np.full((n_layers, n_heads), np.nan, dtype=np.float32) for name in names}
     for index, (values, reachable) in layers.items():
         for name, value in values.items():
-            scores = out.setdefault(name, np.full((n_layers, n_heads), np.nan, dtype=np.float32))
             if reachable or not TABLE[name].needs_answer:
-                scores[index, : len(value)] = value
+                out[name][index, : len(value)] = value
     return out
 
 
