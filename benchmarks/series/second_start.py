@@ -11,11 +11,11 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file, save_file
 
 from benchmarks.series.memory import measured
 from checkpoints import Checkpoint, open_series
+from circuit_drift.measures.base import Measure
 from circuit_drift.measures.registry import build_measures
 from circuit_drift.measures.stored import store_key
 from circuit_drift.prompts import prompts_for
@@ -32,8 +32,8 @@ def write_checkpoints(folder: Path, steps: list[int]) -> None:
     for place, step in enumerate(steps):
         own = folder / f"checkpoint-{step}"
         shutil.copytree(MODEL, own)
-        changed = tensors[name].copy()
-        changed.flat[0] += np.asarray(place / 256).astype(changed.dtype)
+        changed = tensors[name].clone()
+        changed.view(-1)[0] = place / 1024
         save_file({**tensors, name: changed}, own / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -47,7 +47,7 @@ def link_results(store: Store, folder: Path) -> None:
             _link(store, checkpoint, store.folder(measure.name, point["keys"][measure.name]), measure)
 
 
-def _link(store: Store, checkpoint: Checkpoint, result: Path, measure: object) -> None:
+def _link(store: Store, checkpoint: Checkpoint, result: Path, measure: Measure) -> None:
     place = store.folder(measure.name, store_key(checkpoint, measure, "float32"))
     place.mkdir(parents=True, exist_ok=True)
     for file in result.iterdir():
