@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import circuits
 from benchmarks.circuits_cost import facts
-from circuit_drift.sweep.by_shape import Asked, shape_memory, without_weights
+from circuit_drift.sweep.by_shape import Workload, shape_memory, without_weights
 
 VOCABULARY = 1024
 
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=20)
     parser.add_argument("--facts", type=int, default=8)
     parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--ig-steps", type=int, default=5)
     parser.add_argument("--methods", nargs="+", default=["eap"], help="in order of what they take")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -64,10 +65,10 @@ def main() -> None:
     print(f"weights {(loaded - before) / 2**30:.2f} GiB, made at a peak of {peak() / 2**30:.2f} GiB", flush=True)
     print("| method | told, GiB | held, GiB | processor, s |\n|---|---|---|---|")
     for method in given.methods:
-        asked = Asked("circuit", given.facts, given.length, given.facts, at_clean=method == "eap")
+        asked = Workload("circuit", given.facts, given.length, given.facts, at_clean=method == "eap")
         told = shape_memory(shape, asked, cpu=True)
         start = time.process_time()
-        circuits.attribute(model, data, method=method)
+        circuits.attribute(model, data, method=method, ig_steps=given.ig_steps)
         seconds = time.process_time() - start
         row = (told.beside + told.host) / 2**30, (peak() - loaded) / 2**30, seconds
         print(f"| {method} | {row[0]:.2f} | {row[1]:.2f} | {row[2]:.0f} |", flush=True)
