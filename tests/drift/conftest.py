@@ -94,7 +94,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-CUT = (500, 2000, 9000, 9600)
+CUT = (2000, 9000, 9600)
 
 
 @pytest.fixture(scope="session")
