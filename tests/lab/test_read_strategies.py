@@ -149,6 +149,23 @@ def test_the_sections_of_the_page_hold_the_figures_of_their_strategies(told):
     }
 
 
+def test_one_strategy_has_a_page_of_its_own(both, written, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trained, "drift", lambda one: pd.DataFrame())
+    alone = both[1:]
+    assert next(page.findings(alone, tmp_path)) == (
+        "Loss fell in 2 of 2 epochs; in 0 of those, recall fell too. Of 2 units known before, 2 are kept; 100% of "
+        "those newly learned are held."
+    )
+    assert list(page.findings(alone, tmp_path))[1] == (
+        "Most learned and held to the end: 2 units (careful). Most kept of the 2 known before: 2 (careful)."
+    )
+    sections = list(page._sections(alone, written, 0.6))
+    assert [section.slug for section in sections] == ["outcomes", "loss", "ledger", "exposure", "skills"]
+    assert sections[2].caption == "4 units; known: mean recall of a unit's probes at least 0.6."
+    skills = sections[4].figure
+    assert unbroken(skills.layout.title.text) == "copying accuracy 0.9 → 1"
+
+
 def test_a_section_of_what_was_not_measured_is_left_out(both, written):
     unlabelled = knowledge.UnitScores(tuple("abcd"), STEPS, np.array(PLAIN)[:, :, None], {}, "recall")
     bare = Trained("bare", both[0].log.drop(columns="copying_accuracy"), knowledge.ledger(unlabelled), written / STORE)
