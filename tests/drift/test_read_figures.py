@@ -31,6 +31,7 @@ from tests.drift.handmade import (
     run_of,
     strengths,
 )
+from tests.looks import looks
 
 
 def _title(figure) -> tuple[str, str]:
@@ -487,6 +488,58 @@ def test_marks_on_axes_that_name_steps_stand_at_the_checkpoints_shown():
     assert [(shape.x0, shape.x1) for shape in figure.layout.shapes] == [(0.6, 1.4)]
 
 
+def test_how_needles_and_heads_are_drawn(behaved):
+    steps = "xaxis range=[-0.5, 3.5] tickmode=array text=step (checkpoints evenly spaced)"
+    stage = "mark color=#767676 dash=dot width=1 x0=1.5 x1=1.5 xref=x y0=0 y1=1 yref=y domain"
+    assert looks(behaviour_figure(behaved)) == [
+        "color=#56B4E9 symbol=diamond mode=lines+markers xaxis=x yaxis=y",
+        "color=#0072B2 symbol=circle mode=lines+markers xaxis=x yaxis=y",
+        "color=#D55E00 dash=dash symbol=square mode=lines+markers xaxis=x yaxis=y2",
+        steps,
+        "yaxis range=[-0.03, 1.03] text=share of needle prompts",
+        "yaxis2 overlaying=y showgrid=False side=right text=answer perplexity (log)",
+        stage,
+        "layout height=457",
+    ]
+    assert looks(head_map_figure(behaved)) == [
+        "hovertemplate=%{y}, %{x}: %{z:.3f}<extra></extra> xgap=1 ygap=1 zmax=1 zmin=0", "layout height=360"
+    ]  # fmt: skip
+    (slider,) = head_map_figure(behaved).layout.sliders
+    assert (slider.active, slider.currentvalue.prefix, slider.pad.t) == (2, "step ", 40)
+    at_once = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
+    assert [(step.label, step.method, list(step.args)) for step in slider.steps] == [
+        (label, "animate", [(name,), at_once])
+        for label, name in (("0", "step0"), ("1,000", "step1000"), ("2,000", "step2000"))
+    ]
+    assert looks(head_lines_figure(behaved, k=3)) == [
+        "color=#0072B2 dash=solid symbol=circle mode=lines+markers",
+        "color=#D55E00 dash=dash symbol=square mode=lines+markers",
+        "color=#009E73 dash=dot symbol=diamond mode=lines+markers",
+        "yaxis range=[-0.03, 1.03] text=retrieval score",
+        steps,
+        "mark color=#767676 dash=dot width=1 x0=0 x1=1 xref=x domain y0=0.1 y1=0.1 yref=y",
+        stage,
+        "layout height=420",
+    ]
+
+
+def test_how_rewiring_is_drawn(rewired, overlaps):
+    bars = "symmetric=False thickness=1 width=2"
+    assert looks(rewiring_figure(rewired, overlaps)) == [
+        "hoverinfo=skip width=0 mode=lines showlegend=False xaxis=x yaxis=y",
+        "fill=tonexty fillcolor=rgba(118,118,118,0.22) width=0 mode=lines xaxis=x yaxis=y",
+        "color=#0072B2 dash=solid symbol=circle mode=lines+markers xaxis=x yaxis=y",
+        "color=#D55E00 dash=dash symbol=square mode=lines+markers xaxis=x yaxis=y",
+        f"{bars} color=#009E73 dash=solid symbol=diamond mode=lines+markers xaxis=x2 yaxis=y2",
+        "color=#767676 dash=dot symbol=x mode=lines+markers xaxis=x2 yaxis=y2",
+        "xaxis matches=x2 range=[-0.5, 4.5] showticklabels=False tickmode=array text=",
+        "yaxis range=[-0.03, 1.03] text=edge overlap (Jaccard)",
+        "xaxis2 range=[-0.5, 4.5] tickmode=array text=step (checkpoints evenly spaced)",
+        "yaxis2 range=[-0.3, 1.3] text=faithfulness",
+        "layout height=656",
+    ]
+
+
 def test_the_series_as_a_graph_says_how_many_branches_it_has():
     points = [
         point(0, stage="one"),
@@ -511,6 +564,17 @@ def test_the_series_as_a_graph_says_how_many_branches_it_has():
         "warning": [("two/b/2", 2, -2, "2")],
         "error": [("two/a/1", 1, -1, "1")],
     }
+    arrows = "angleref=previous size=[0, 9, 0, 0, 9, 0, 0, 9, 0, 0, 9, 0] standoff=6 symbol=arrow"
+    at = "hovertemplate=%{customdata}<extra></extra>"
+    assert looks(figure) == [
+        f"hoverinfo=skip color=#767676 width=1 {arrows} mode=lines+markers",
+        f"{at} color=#0072B2 size=11 symbol=circle mode=markers+text textposition=top center",
+        f"{at} color=#E69F00 size=11 symbol=diamond mode=markers+text textposition=top center",
+        f"{at} color=#D55E00 size=11 symbol=x mode=markers+text textposition=top center",
+        "xaxis showgrid=False text=checkpoints from the start zeroline=False",
+        "yaxis range=[-2.6, 0.6] showgrid=False zeroline=False",
+        "layout height=430",
+    ]
     assert list(figure.layout.yaxis.tickvals) == [0, -1, -2]
     assert list(figure.layout.yaxis.ticktext) == ["trunk", "a", "b"]
 
