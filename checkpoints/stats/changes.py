@@ -19,7 +19,17 @@ from numpy.typing import NDArray
 
 from checkpoints.stats.bootstrap import resampling
 from checkpoints.stats.energy import energy_p, smallest_energy_p
-from checkpoints.stats.permutation import BINS, DRAWS, LISTED_SIGNS, PIECE, Exchanged, drawn_p, sign_flip_test
+from checkpoints.stats.permutation import (
+    BINS,
+    DRAWS,
+    LISTED_SIGNS,
+    PIECE,
+    Exchanged,
+    by_columns,
+    drawn_p,
+    sign_flip_test,
+    sum_of_squares,
+)
 from checkpoints.stats.ttests import MIN_UNITS, TTest, difference_test, false_discovery
 from checkpoints.stats.units import Floats
 
@@ -148,24 +158,28 @@ def _anew(difference: Floats, *, draws: int, seed: int) -> tuple[float, Floats]:
 def _strata(units: Floats) -> NDArray[np.intp]:
     """[e] a stratum for each element of units [U, e], by how skewed they are: at most `STRATA` of equal size."""
     count = max(1, min(STRATA, units.shape[1] // OF_STRATUM))
-    centred = units - units.mean(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        skew = np.abs((centred**3).mean(0)) / (centred**2).mean(0) ** 1.5
+    skew = by_columns(units, _skew)
     strata: NDArray[np.intp] = np.argsort(np.argsort(np.nan_to_num(skew))) * count // len(skew)
     return strata
+
+
+def _skew(units: Floats) -> Floats:
+    centred = units - units.mean(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.abs((centred**3).mean(0)) / (centred**2).mean(0) ** 1.5)
 
 
 def _drawn_anew(difference: Floats, *, draws: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
     """Elements that change, part by part: their statistics [e], and those [draws, e] of centred units drawn anew."""
     changing = np.flatnonzero((difference != 0).any(0))
-    units = difference.astype(np.float64)
-    spread = np.sqrt((units**2).sum(0))
+    spread = np.sqrt(by_columns(difference, sum_of_squares))
     s0 = float(np.median(spread[changing])) if len(changing) else 0.0
-    weights = resampling(len(units), draws=draws, seed=seed).astype(np.float32)
+    weights = resampling(len(difference), draws=draws, seed=seed).astype(np.float32)
     size = max(1, PIECE // draws)
     for start in range(0, len(changing), size):
         part = changing[start : start + size]
-        centred = (units[:, part] - units[:, part].mean(0)).astype(np.float32)
+        units = difference[:, part].astype(np.float64)
+        centred = (units - units.mean(0)).astype(np.float32)
         anew = np.abs(weights @ centred)
         anew /= np.sqrt(weights @ centred**2) + np.float32(s0)
-        yield np.abs(units[:, part].sum(0)) / (spread[part] + s0), anew
+        yield np.abs(units.sum(0)) / (spread[part] + s0), anew

@@ -22,6 +22,7 @@ are no null (Xie, Pan and Khodursky 2005).
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,8 +78,19 @@ def sign_flip_test(difference: Floats, *, draws: int = DRAWS, seed: int = 0) -> 
     else:
         patterns = np.random.default_rng(seed).choice([-1, 1], size=(draws, units))
     weights = np.concatenate([np.ones((1, units)), patterns]).astype(np.float32)
-    square = (difference.astype(np.float64) ** 2).sum(0)
+    square = by_columns(difference, sum_of_squares)
     return _exchange(weights, difference, square, drawn=units > LISTED_SIGNS)
+
+
+def by_columns(units: Floats, made: Callable[[Floats], Floats]) -> Floats:
+    """[E] what is made of each column of units [U, E], some at a time: no second table of them all is held."""
+    parts = np.array_split(units, max(1, units.size // PIECE), axis=1)
+    return np.concatenate([made(part) for part in parts])
+
+
+def sum_of_squares(units: Floats) -> Floats:
+    """[E] of units [U, E], in double precision."""
+    return np.asarray((units.astype(np.float64) ** 2).sum(0))
 
 
 def sign_flip_p(difference: Floats, *, draws: int = DRAWS, seed: int = 0) -> float:
