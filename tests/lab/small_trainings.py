@@ -4,31 +4,19 @@ import random
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from checkpoints import open_checkpoint
 from circuit_drift.training import Prober, Schedule
 from circuit_drift.training.strategies import Config
+from tests.lab.small_models import small_llama
 
 ALWAYS = 1e9
 
 
 def tiny(tokenizer, *, seed=0, dropout=0.1):
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        attention_dropout=dropout,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config)
+    model = small_llama(tokenizer, seed=seed, layers=2, max_position_embeddings=256, attention_dropout=dropout)
+    return model.train()
 
 
 class Rows(torch.utils.data.Dataset):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import MambaConfig, MambaForCausalLM
 
 import circuits
 from checkpoints.errors import BadPrompt
@@ -17,24 +17,12 @@ from circuit_drift.behaviour.packing import last_logits, shared_length
 from circuit_drift.lab.paraphrases import paraphrased
 from circuit_drift.training import Prober, Schedule, unit_scores
 from heads.detect.generation import generate
+from tests.lab.small_models import small_llama
 
 
 @pytest.fixture(scope="module")
 def model(tokenizer):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.3,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    return LlamaForCausalLM(config).eval()
+    return small_llama(tokenizer, layers=2, max_position_embeddings=128, initializer_range=0.3)
 
 
 def told(model, prompts, **options):

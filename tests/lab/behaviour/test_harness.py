@@ -4,7 +4,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from checkpoints import DriftError, open_series
@@ -17,6 +16,7 @@ from circuit_drift.measures.base import Asked
 from circuit_drift.store.store import Store
 from circuit_drift.training import Prober, Schedule
 from heads.tracking.correlation import read_downstream
+from tests.lab.small_models import small_llama
 
 CHOICE = """
 task: own_choice
@@ -47,21 +47,7 @@ NAMES = ("Mara Holt", "Finn Vale", "Lena Keller", "Otto Moss")
 
 
 def tiny(tokenizer, seed=0):
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=128,
-        initializer_range=0.5,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config).eval()
+    return small_llama(tokenizer, seed=seed, width=16, max_position_embeddings=128, initializer_range=0.5)
 
 
 @pytest.fixture(scope="module")

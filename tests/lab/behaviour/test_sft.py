@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 import circuit_drift
@@ -28,27 +28,14 @@ from circuit_drift.report.run_table import readings
 from heads.prompts.pools import default_haystack, default_needles
 from heads.tracking.correlation import read_downstream
 from tests.checkpoints.loading.test_device_map import attach_hooks
+from tests.lab.small_models import small_llama
 
 TUNING = Tuning(steps=3, batch=4, lr=1e-2, warmup=1, needles=4)
 SMALL = {"tasks": ("codes_single", "lives_standard"), "length": 128, "depths": (0.2, 0.8), "count": 2}
 
 
 def tiny(tokenizer, seed=0, positions=256):
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=positions,
-        attention_dropout=0.1,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config).eval()
+    return small_llama(tokenizer, seed=seed, max_position_embeddings=positions, attention_dropout=0.1)
 
 
 def prompts_of(tokenizer, task="codes_single", *, seed=0, count=4):

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import circuits
 from checkpoints.errors import BadPrompt
@@ -17,25 +16,12 @@ from circuit_drift.lab import documents
 from circuit_drift.lab.questions import FORMS, KINDS, STRATA, in_strata, questions, stratified_documents
 from circuit_drift.lab.world import RELATION, by_person, make_world
 from circuit_drift.training import Prober, Schedule, unit_scores
+from tests.lab.small_models import small_llama
 
 
 @pytest.fixture(scope="module")
 def model(tokenizer):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=128,
-        initializer_range=0.3,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config).eval()
+    return small_llama(tokenizer, max_position_embeddings=128, initializer_range=0.3)
 
 
 @pytest.fixture(scope="module")
