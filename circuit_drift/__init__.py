@@ -12,9 +12,14 @@ How a run goes, room by room:
     store       results by the hash of what they were computed from; many processes at once
     record      what a run and a pair remember, data only
     comparison  two points -> PairDiff; stages: which points are one line of training
-    knowledge, behaviour, training   the ledger of facts; what a checkpoint can do; probes inside a training loop
-    report      run or pair -> one self-contained HTML page; verdict in sentences
+    explanation, weights   whose weights made a change; what changed in the weights, without a prompt      `explain`
+    knowledge, behaviour   the ledger of facts; what a checkpoint can do
+    training, benchmark    probes inside a training loop, told to trackers; what to train on and to ask
+    statements  what is found, as values, and in words
+    report      run or pair -> one self-contained HTML page (page: how it is made; explore: what its reader chooses)
     api, cli    the face: `run`, `load_run`, `diff`, `Run.report`; the commands
+
+lab (synthetic worlds with known answers) and replicate (two papers' claims) stand outside: nothing imports them.
 
 `run` measures every checkpoint of a series into a store, `Run.diff` and `diff` compare two of them, `Run.report`
 writes the page. Importing this package, and comparing stored results, imports no torch.

@@ -192,6 +192,13 @@ def test_the_architecture_page_names_every_room_and_only_files_that_are_there(gr
     assert {module.rpartition(".")[0] for module in graph if module.count(".") == 2} == set(_rooms_of_the_table())
 
 
+def test_the_docstring_of_a_package_names_its_rooms():
+    told = {package: importlib.import_module(package).__doc__ for package in PACKAGES}
+    rooms_there = (room.split(".") for room in _rooms_of_the_table())
+    assert [name for package, name in rooms_there if not re.search(rf"\b{name}\b", told[package])] == []
+    assert max(len(text.splitlines()) for text in told.values()) <= 40
+
+
 def _rooms_of_the_table() -> list[str]:
     """The rooms in the order of the architecture page, ``package.room``."""
     page = (ROOT / "docs" / "architecture.md").read_text()
