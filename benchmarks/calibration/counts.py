@@ -7,7 +7,8 @@ Faithfulness: a fact's logit difference is gamma distributed (shape 3), its circ
 scatter of .25, or 1 less an exponential of mean .3. Recall: relations of six facts each, of which a share changes sides
 that is beta distributed about .1 (correlation within a relation .3), every relation one way or the other. Tests: 300
 edges whose differences are exponential less their mean, each with its own sign; all of one size, or of sizes over three
-orders. Mean of one number, as the needles' NLL: exponential or normal differences of so many units. Standard errors in
+orders. Named: the ten largest of 300, or so many, edges moved by two standard deviations, the others skewed about 0.
+Mean of one number, as the needles' NLL: exponential or normal differences of so many units. Standard errors in
 brackets.
 """
 
@@ -21,10 +22,10 @@ from checkpoints.stats.bootstrap import wilson_interval
 from checkpoints.stats.changes import change_test, mean_change_p
 from checkpoints.stats.permutation import Exchanged, sign_flip_test
 from checkpoints.stats.shares import clustered_share, exchange_p, mcnemar_p, share_above_p
-from checkpoints.stats.ttests import difference_test
+from checkpoints.stats.ttests import difference_test, false_discovery
 from circuits.intervention.faithfulness import interval
 
-EDGES, EACH = 300, 6
+EDGES, EACH, MOVED = 300, 6, 10
 LEVEL, SHARE = 0.05, 0.00625
 """Of a pair, and what Holm asks of one of eight questions."""
 
@@ -45,8 +46,8 @@ def main() -> None:
             cells = []
             for size in options.sizes:
                 rng = np.random.default_rng(options.seed)
-                hits = np.mean([simulate[kind](rng, size) for _ in range(draws)])
-                cells.append(f"{hits:.3f} ({(hits * (1 - hits) / draws) ** 0.5:.3f})")
+                found = np.array([simulate[kind](rng, size) for _ in range(draws)], dtype=float)
+                cells.append(f"{found.mean():.3f} ({found.std() / draws**0.5:.3f})")
             print(f"| {kind}, {draws} draws | {' | '.join(cells)} |", flush=True)
 
 
@@ -129,6 +130,45 @@ def called(orders: float, test: Callable[..., Exchanged] = change_test) -> Calla
     return simulate
 
 
+Draw = Callable[[Generator, tuple[int, int]], np.ndarray]
+
+
+def exponential(rng: Generator, shape: tuple[int, int]) -> np.ndarray:
+    return rng.exponential(size=shape) - 1
+
+
+def lognormal(rng: Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Of variance 1."""
+    return (rng.lognormal(size=shape) - np.exp(0.5)) / (np.e * (np.e - 1)) ** 0.5
+
+
+def normal(rng: Generator, shape: tuple[int, int]) -> np.ndarray:
+    return rng.normal(size=shape)
+
+
+def mixed(rng: Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Half of the edges exponential, half normal."""
+    return np.where(rng.random(shape[1]) < 0.5, exponential(rng, shape), normal(rng, shape))
+
+
+def named(
+    draw: Draw, *, false: bool, edges: int = EDGES, test: Callable[..., Exchanged] = change_test
+) -> Callable[[Generator, int], float]:
+    """The share of named edges that are false, 0 where none is named; or of the moved ones the share that is named."""
+
+    def simulate(rng: Generator, size: int) -> float:
+        scale = 10.0 ** rng.uniform(-3, 0, edges) * rng.choice([-1, 1], edges)
+        drawn = draw(rng, (size, edges)) * scale
+        moved = np.argsort(-np.abs(scale))[:MOVED]
+        drawn[:, moved] += 2 * scale[moved] * rng.choice([-1, 1], MOVED)
+        found = test(drawn, seed=int(rng.integers(1 << 30)))
+        told = (false_discovery(found.elements) <= LEVEL) & (found.whole <= LEVEL)
+        right = int(told[moved].sum())
+        return float(1 - right / max(1, told.sum())) * bool(told.any()) if false else right / MOVED
+
+    return simulate
+
+
 def mean_called(
     level: float, shift: float = 0.0, *, normal: bool = False, student: bool = False
 ) -> Callable[[Generator, int], bool]:
@@ -141,7 +181,7 @@ def mean_called(
     return simulate
 
 
-Simulations = dict[str, Callable[[Generator, int], bool]]
+Simulations = dict[str, Callable[[Generator, int], float]]
 TABLES: tuple[tuple[str, Simulations, int], ...] = (
     (
         "interval of a ledger's count covers",
@@ -169,6 +209,24 @@ TABLES: tuple[tuple[str, Simulations, int], ...] = (
             "of one size": called(0.0),
             "of three orders": called(3.0),
             "of three orders, sign flips alone": called(3.0, sign_flip_test),
+        },
+        10,
+    ),
+    (
+        "share of the named that are false",
+        {
+            **{draw.__name__: named(draw, false=True) for draw in (exponential, lognormal, mixed, normal)},
+            "exponential, 3,000 edges": named(exponential, false=True, edges=3_000),
+            "exponential, sign flips alone": named(exponential, false=True, test=sign_flip_test),
+        },
+        10,
+    ),
+    (
+        "moved edges named",
+        {
+            **{draw.__name__: named(draw, false=False) for draw in (exponential, lognormal, mixed, normal)},
+            "exponential, 3,000 edges": named(exponential, false=False, edges=3_000),
+            "exponential, sign flips alone": named(exponential, false=False, test=sign_flip_test),
         },
         10,
     ),

@@ -7,8 +7,11 @@
   spread as well. Drawing the *centred* units anew with replacement, and taking the spread anew in every draw, repeats
   that tie between mean and spread (the bootstrap-t; Hall 1992).
 
-p is the larger of the two. The statistic is the moderated one of `sign_flip_test`, with the same s0. Drawing anew at
-few units gives wider tails than there are, so that this errs on the side of calling nothing.
+p is the larger of the two. The statistic is the moderated one of `sign_flip_test`, with the same s0. Where units are
+drawn anew it has a side: a skewed difference of mean 0 looks changed *against* its skew, hardly ever along it, while
+what scales a skewed score moves it along. So every element is turned until its units are skewed upwards, and p is twice
+the smaller tail of the turned statistics of all elements. Drawing anew at few units gives wider tails than there are,
+so that this errs on the side of calling nothing.
 """
 
 from collections.abc import Iterator
@@ -33,29 +36,25 @@ from checkpoints.stats.permutation import (
 from checkpoints.stats.ttests import MIN_UNITS, TTest, difference_test, false_discovery
 from checkpoints.stats.units import Floats
 
-MANY = 32
-"""Units from which elements are named only where both tests agree: what was planted is then found as before."""
-STRATA, OF_STRATUM = 10, 1_000
-"""Strata of elements alike in skew, and elements of one at least: the smallest p can then hold for single ones."""
+HALVED = 2_000
+"""Elements from which those more skewed than the median one, and those less, are held each against their own half."""
 ANEW = 9_999
 """Draws behind `mean_change_p`, which asks about one number and can afford them."""
 
 
 def change_test(difference: Floats, *, draws: int = DRAWS, seed: int = 0) -> Exchanged:
-    """Paired differences [U, E]: p of the largest by both tests; of the summed squared change; of single elements.
+    """Paired differences [U, E]: p of the largest, and of single ones, by both tests; of the summed squared change.
 
-    The second is that of `sign_flip_test`, which keeps its level where differences are skewed. Single elements are held
-    to both tests from `MANY` units on. Below, drawing anew misses half of the edges that were halved (.52 named, .95 by
-    sign flips alone, 16 facts), so that sign flips name them: beside ten real changes a fifth of what is named at 16
-    units is false where the other differences are exponential, and .02 where they are those of real facts. An
-    element is held against those as skewed as it (`STRATA`).
+    The last is that of `sign_flip_test`, which keeps its level where differences are skewed. Beside ten real changes
+    .02 to .03 of what is named is false at 8 to 53 units where the other differences are exponential, by sign flips
+    alone a fifth. That costs power at few units: of edges that were halved .79 are named at 16 facts (by sign flips
+    .94), at 32 all.
 
     Level and power: `benchmarks/calibration/counts.py`, `benchmarks/circuits_calibration.py`.
     """
     flipped = sign_flip_test(difference, draws=draws, seed=seed)
     largest, anew = _anew(difference, draws=draws, seed=seed)
-    elements = np.maximum(flipped.elements, anew) if len(difference) >= MANY else flipped.elements
-    return replace(flipped, largest=max(flipped.largest, largest), elements=elements)
+    return replace(flipped, largest=max(flipped.largest, largest), elements=np.maximum(flipped.elements, anew))
 
 
 def change_p(difference: Floats, *, draws: int = DRAWS, seed: int = 0) -> float:
@@ -132,45 +131,56 @@ def moderated(tests: TTest, exchanged: Exchanged) -> TTest:
 
 
 def _anew(difference: Floats, *, draws: int, seed: int) -> tuple[float, Floats]:
-    """Of centred units drawn anew: p of the largest element, and [E] of each among those as skewed as it.
+    """Of centred units drawn anew: p of the largest element, and [E] of each among those of its half (`HALVED`).
 
-    Under skew drawn statistics reach far; among all elements a few skewed ones would set the bar for each.
+    Both are twice the smaller tail of statistics that are positive on the side to which an element is skewed.
     """
-    elements, largest, found, done = np.ones(difference.shape[1]), np.zeros(draws), [], 0
+    elements, found, done = np.ones(difference.shape[1]), [], 0
+    tails = np.zeros((2, draws))
     changing = (difference != 0).any(0)
-    step = len(difference) ** 0.5 / BINS  # no statistic is above the root of the units
+    step = 2 * len(difference) ** 0.5 / BINS  # no statistic is above the root of the units
     if not changing.any():
         return 1.0, elements
-    strata = _strata(difference[:, changing])
-    pooled = np.zeros((strata.max() + 1) * (BINS + 1))
+    halves = _halves(difference[:, changing])
+    pooled = np.zeros(2 * (BINS + 1))
     for own, anew in _drawn_anew(difference, draws=draws, seed=seed):
-        np.maximum(largest, anew.max(1), out=largest)
-        places = (anew / np.float32(step)).astype(np.intp) + strata[done : done + len(own)] * (BINS + 1)
+        np.maximum(tails, (anew.max(1), -anew.min(1)), out=tails)
+        places = _place(anew, step) + halves[done : done + len(own)] * (BINS + 1)
         pooled += np.bincount(places.ravel(), minlength=len(pooled))
         found.append(own)
         done += len(own)
-    statistics = np.concatenate(found) * (1 - 1e-6)
-    above = pooled.reshape(-1, BINS + 1)[:, ::-1].cumsum(1)[:, ::-1]
-    elements[changing] = (above[strata, (statistics / step).astype(np.intp)] + 1) / (above[strata, 0] + 1)
-    return drawn_p(int((largest >= statistics.max()).sum()), draws), elements
+    own = np.concatenate(found) * (1 - 1e-6)
+    counts, place = pooled.reshape(2, BINS + 1), _place(own, step)
+    below, above = counts.cumsum(1), counts[:, ::-1].cumsum(1)[:, ::-1]
+    smaller = np.minimum(below[halves, place], above[halves, place])
+    elements[changing] = np.minimum(1.0, (2 * smaller + 1) / (above[halves, 0] + 1))
+    reached = min(int((tails[0] >= own.max()).sum()), int((tails[1] >= -own.min()).sum()))
+    return drawn_p(min(2 * reached, draws), draws), elements
 
 
-def _strata(units: Floats) -> NDArray[np.intp]:
-    """[e] a stratum for each element of units [U, e], by how skewed they are: at most `STRATA` of equal size."""
-    count = max(1, min(STRATA, units.shape[1] // OF_STRATUM))
-    skew = by_columns(units, _skew)
-    strata: NDArray[np.intp] = np.argsort(np.argsort(np.nan_to_num(skew))) * count // len(skew)
-    return strata
+def _place(statistics: Floats, step: float) -> NDArray[np.intp]:
+    """[...] the step of each statistic, 0 in the middle of `BINS`."""
+    return np.asarray(np.rint(statistics / np.float32(step)) + BINS // 2, dtype=np.intp)
 
 
 def _skew(units: Floats) -> Floats:
-    centred = units - units.mean(0)
+    """[e] sample skewness of units [U, e]; 0 where all of one are alike."""
+    centred = units - units.mean(0, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.abs((centred**3).mean(0)) / (centred**2).mean(0) ** 1.5)
+        return np.asarray(np.nan_to_num((centred**3).mean(0) / (centred**2).mean(0) ** 1.5))
+
+
+def _halves(units: Floats) -> NDArray[np.intp]:
+    """[e] 1 for the more skewed half of the elements of units [U, e], 0 for the others, and where all are few."""
+    skew = np.abs(by_columns(units, _skew))
+    return np.asarray((skew > np.median(skew)) & (len(skew) >= HALVED), dtype=np.intp)
 
 
 def _drawn_anew(difference: Floats, *, draws: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
-    """Elements that change, part by part: their statistics [e], and those [draws, e] of centred units drawn anew."""
+    """Elements that change, part by part: statistics [e], and [draws, e] of centred units drawn anew.
+
+    Both have the sign that makes the element's units skewed upwards.
+    """
     changing = np.flatnonzero((difference != 0).any(0))
     spread = np.sqrt(by_columns(difference, sum_of_squares))
     s0 = float(np.median(spread[changing])) if len(changing) else 0.0
@@ -179,7 +189,8 @@ def _drawn_anew(difference: Floats, *, draws: int, seed: int) -> Iterator[tuple[
     for start in range(0, len(changing), size):
         part = changing[start : start + size]
         units = difference[:, part].astype(np.float64)
-        centred = (units - units.mean(0)).astype(np.float32)
-        anew = np.abs(weights @ centred)
+        upwards = np.where(_skew(units) < 0, -units, units)
+        centred = (upwards - upwards.mean(0)).astype(np.float32)
+        anew = weights @ centred
         anew /= np.sqrt(weights @ centred**2) + np.float32(s0)
-        yield np.abs(units.sum(0)) / (spread[part] + s0), anew
+        yield upwards.sum(0) / (spread[part] + s0), anew

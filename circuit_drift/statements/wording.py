@@ -136,14 +136,6 @@ def _group(of: Mapping[str, Any]) -> str:
     return f"{who}: {circuit}; {_edges(of)}."
 
 
-def _naming(of: Mapping[str, Any]) -> str:
-    names = listed([WAYS.get(name, name) for name in of["groups"]], GROUPS)
-    return (
-        f"Single edges rest on fewer than {of['least']} facts ({names}): if changes are skewed, a fifth of those named "
-        "may be false."
-    )
-
-
 def _few(of: Mapping[str, Any]) -> str:
     return f"Too few facts to show a change of their circuits at the level of the pair: {_grouped(of)}."
 
@@ -260,7 +252,6 @@ WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "scope": _scope,
     "needles": _needles,
     "group": _group,
-    "naming": _naming,
     "few": _few,
     "unlearned": _unlearned,
     "heads": _heads,

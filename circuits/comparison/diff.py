@@ -42,10 +42,9 @@ def diff(
 ) -> GraphDiff:
     """Compare two stored graphs.
 
-    p of an edge, a node and the whole graph are those of the moderated statistic under sign flips of facts, that of the
-    whole, and from 32 facts on those of edges and nodes, also under centred facts drawn anew
-    (`checkpoints.stats.changes`), or those under permuted labels. Edges and nodes are held to Benjamini-Hochberg q, and
-    named only where the graph changed as a whole. Intervals are Student's, edge by edge.
+    p of an edge, a node and the whole graph are those of the moderated statistic under sign flips of facts and under
+    centred facts drawn anew (`checkpoints.stats.changes`), or those under permuted labels. Edges and nodes are held to
+    Benjamini-Hochberg q, and named only where the graph changed as a whole. Intervals are Student's, edge by edge.
 
     Args:
         a: scores at A.

@@ -88,7 +88,7 @@ def open_ends(change: float, *, chosen: int) -> tuple[float, float]:
 
 
 def test_a_pair_that_changed_says_what_changed_by_how_much_and_on_what(changed):
-    opening, recall, learned, naming, few, overlap, forth, back, role, needles, heads, level = changed.verdict
+    opening, recall, learned, few, overlap, forth, back, role, needles, heads, level = changed.verdict
     assert opening == (
         "0 and 1,000 differ: 2 lost, 16 learned of 20 facts; circuits of facts learned: changed in 2 edges; 2 heads of "
         "4 changed; needle accuracy 0.20 → 0.80; 1 more, below."
@@ -103,10 +103,6 @@ def test_a_pair_that_changed_says_what_changed_by_how_much_and_on_what(changed):
         f"Facts learned (16): same wiring (1 − cosine {wiring:.2f} [{wiring:.2f}, {wiring:.2f}], margin 0.1), "
         f"{strength:.2f} [{strength:.2f}, {strength:.2f}] times as strong; 2 edges changed (1 gained, 1 lost), most "
         "m1->logits, a1.h1->logits."
-    )
-    assert naming == (
-        "Single edges rest on fewer than 32 facts (learned): if changes are skewed, a fifth of those named may be "
-        "false."
     )
     assert few == (
         "Too few facts to show a change of their circuits at the level of the pair: lost (2), recalled at neither (2)."
@@ -143,10 +139,8 @@ def test_what_each_statement_of_a_pair_rests_on(changed):
     assert {kind: statement.basis for kind, statement in told.items() if statement.basis} == {
         "outcome": "level 0.05 for the pair; margins as in docs/comparing.md",
         "recall": "exact binomial interval of the share that changed sides; exact McNemar",
-        "group": "products between different facts; sign flips of facts, of the largest edge facts drawn anew as well; "
+        "group": "products between different facts; sign flips of facts, of single edges facts drawn anew as well; "
         "Holm over the pair",
-        "naming": "simulated: below 32 facts, named by sign flips alone, .20 of them are false beside exponential "
-        "changes and .02 beside real ones",
         "few": "fewer than 8 facts, or so few that even their smallest possible p would not hold for the pair",
         "overlap": "ranked on a third of the facts, correlated between the two others",
         "needles": "95 % t intervals over 10 needles",
@@ -183,7 +177,7 @@ def test_one_edge_and_one_head_are_told_as_one():
 
 def test_read_the_other_way_every_sign_turns(changed):
     back = compare(changed.b, changed.a)
-    opening, recall, lost, _, _, _, role, needles, heads, *_ = back.verdict
+    opening, recall, lost, _, _, role, needles, heads, *_ = back.verdict
     assert opening == (
         "1,000 and 0 differ: 16 lost, 2 learned of 20 facts; circuits of facts lost: changed in 2 edges; 2 heads of 4 "
         "changed; needle accuracy 0.80 → 0.20; 1 more, below."
@@ -242,8 +236,6 @@ def test_a_pair_differs_by_its_circuit_alone():
     pair = compare(a, b.with_result("heads", a.heads))
     assert pair.significant
     assert pair.verdict[0] == "0 and 1,000 differ: circuits of facts recalled at neither: changed in 2 edges."
-    (naming,) = (statement for statement in pair.statements if statement.kind == "naming")
-    assert naming.numbers == {"groups": ["neither"], "least": 32}
 
 
 def test_what_one_end_lacks_is_no_equivalence():
@@ -448,7 +440,7 @@ def test_a_pair_is_printed_with_who_it_is_its_verdict_and_its_tables(changed, sa
         "B  step1000 · step 1,000 · 4,096,000 tokens · late",
         "",
     ]
-    assert lines[3:15] == [f"• {sentence}" for sentence in changed.verdict]
+    assert lines[3:14] == [f"• {sentence}" for sentence in changed.verdict]
     titles = [table.title for table in pair_tables(changed)]
     assert [line for line in lines if line in titles] == titles
     head = next(line for line in lines if "a0.h1" in line and "│" in line and "0.688" in line)
@@ -534,7 +526,7 @@ def test_json_names_the_facts_that_were_refused_and_holds_null_for_what_is_no_nu
 def test_a_notebook_shows_a_pair(changed):
     html = changed._repr_html_()
     assert html.startswith("<p><b>0 → 1,000</b></p><ul><li>0 and 1,000 differ: 2 lost, 16 learned of 20 facts;")
-    assert html.count("<li>") == 12
+    assert html.count("<li>") == 11
     assert html.count("<table") == 9
     assert "m1-&gt;logits" in html
     assert re.search(r"<td>a0.h1</td>\s*<td>0.0625</td>\s*<td>0.75</td>\s*<td>0.688</td>", html)

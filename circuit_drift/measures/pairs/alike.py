@@ -20,8 +20,8 @@ from circuits.tracking.contrasts import Contrast
 
 SIMILARITY, CONTRAST, TESTS, RANKS = "similarity", "contrast", "edge_tests", "ranks"
 VERSION = 3
-PROFILE = 2
-"""Version of the intervals of the profile, which are kept with the tests."""
+TESTED = 3
+"""Version of the tests of edges and of the profile's intervals, which are kept with them."""
 
 
 def kept_workings(store: Path | None, points: tuple[Point, Point], cluster: Sequence[str]) -> Workings:
@@ -67,7 +67,7 @@ class _Kept:
     def tested(self, group: FactGroup, a: AttributionGraph, b: AttributionGraph, q: float) -> GraphDiff:
         found = kept(
             *self._place(TESTS),
-            self._asked(group, q=q, profile=PROFILE),
+            self._asked(group, q=q, tested=TESTED),
             make=lambda: tested_of(group, a, b, q),
             write=_packed,
             read=_restored,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from checkpoints.stats.changes import MANY
 from circuit_drift.measures.pairs.alike import kept_workings
 from circuit_drift.measures.pairs.grouped import LEAST_FACTS, compare_groups, units_of
 from circuit_drift.measures.pairs.groups_figure import groups_figure
@@ -40,8 +39,8 @@ CAPTIONS = {
     "ranks": "Expected correlation of the edges' scores with those over as many other facts, for edges of these ranks, "
     "the less reliable of A and B. Overlaps of circuits that reach below a half can neither show nor rule out change.",
     "edges": "Those that changed for real, in units of the metric (a logit difference: logits). q is from exchanging "
-    "signs of facts; intervals are Student's, wider than 95 % ones so as to hold for what was named "
-    "(false coverage rate), and may reach across 0.",
+    "signs of facts and drawing facts anew; intervals are Student's, wider than 95 % ones so as to hold for what was "
+    "named (false coverage rate), and may reach across 0.",
     "nodes": "A node's score is the sum over its out-edges. The table holds those that changed for real; q and "
     "intervals as for edges.",
     "profile": "Of the whole graph of |score|, with 95 % intervals of the change: where the work lies, "
@@ -53,10 +52,8 @@ DEEP = 8  # layers from which on changes are shown layer by layer too
 RANKS = {"first": "from_rank", "last": "to_rank"}
 HEADINGS = {"nodes": "Nodes", "ranks": "Reliability by rank", "similarity": "Similarity", "profile": "Depth and spread"}
 BASES = {
-    "group": "products between different facts; sign flips of facts, of the largest edge facts drawn anew as well; "
+    "group": "products between different facts; sign flips of facts, of single edges facts drawn anew as well; "
     "Holm over the pair",
-    "naming": f"simulated: below {MANY} facts, named by sign flips alone, .20 of them are false beside exponential "
-    "changes and .02 beside real ones",
     "few": "fewer than 8 facts, or so few that even their smallest possible p would not hold for the pair",
     "unlearned": "no fact recalled, and clean prompts prefer the answer no more than corrupt ones do",
 }
@@ -111,7 +108,6 @@ class CircuitPairing(Pairing):
         for each in groups.groups:
             if _told(each, pair) == "group":
                 yield _statement(each, pair)
-        yield from _naming(groups, pair)
         for kind in ("unlearned", "few"):
             rows = [
                 {"group": each.group.name, "facts": len(each.group), "units": each.units, "unit": each.unit}
@@ -267,15 +263,6 @@ def _statement(each: GroupChange, pair: PairRecord) -> Statement:
         "edges": diff.to_frame().query("changed")["edge"].tolist(),
     }
     return Statement("group", about, basis=BASES["group"])
-
-
-def _naming(groups: CircuitGroups, pair: PairRecord) -> Iterator[Statement]:
-    """In which groups single edges are named by so few facts that more of them may be false than the level says."""
-    told = [each for each in groups.groups if _told(each, pair) == "group"]
-    diffs = {each.group.name: each.diff for each in told if each.diff is not None}
-    few = [name for name, diff in diffs.items() if diff.n_significant and diff.n < MANY]
-    if few:
-        yield Statement("naming", {"groups": few, "least": MANY}, basis=BASES["naming"])
 
 
 def _edges(groups: CircuitGroups) -> "pd.DataFrame":

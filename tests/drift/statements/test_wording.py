@@ -232,10 +232,6 @@ def test_what_counts_as_independent_is_said():
         "Facts count as independent, though 64 share 12 relations: what is said of them holds for other facts of "
         "these; to ask whether it holds for another relation, cluster by relation."
     )
-    assert told("naming", groups=["learned", "neither"], least=32) == (
-        "Single edges rest on fewer than 32 facts (learned, recalled at neither): if changes are skewed, a fifth of "
-        "those named may be false."
-    )
     rows = [{"group": "kept", "facts": 9, "units": 1, "unit": "relation and template"}]
     assert told("few", groups=rows, least=8).endswith("at the level of the pair: kept (9 in 1 unit).")
 
@@ -247,7 +243,6 @@ def test_every_kind_has_a_test_and_reads_alike_as_a_value():
         "recall",
         "classes",
         "group",
-        "naming",
         "few",
         "unlearned",
         "overlap",
