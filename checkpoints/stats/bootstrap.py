@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.stats.units import FEWEST, Floats, cluster_means
+from checkpoints.stats.units import FEWEST, Floats
 
 LEVEL = 0.95
 DRAWS = 2000
@@ -89,34 +89,6 @@ def percentiles(
         warnings.simplefilter("ignore", RuntimeWarning)
         low, high = np.nanquantile(draws, tails, axis=0, method=method)
     return low, high
-
-
-def bootstrap(
-    values: Floats,
-    cluster: NDArray[np.integer] | None = None,
-    *,
-    level: float = LEVEL,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> tuple[Floats, Floats]:
-    """Percentile interval of the mean over the first axis, independent units drawn with replacement.
-
-    Args:
-        values: [n, ...]; NaN marks what does not apply.
-        cluster: [n] which unit a value belongs to (`units.independent_units`); each its own unless given.
-        level: coverage.
-        draws: resamples.
-        seed: of the resamples.
-
-    Returns:
-        lower and upper ends, each [...]; NaN where fewer than two units apply, which say nothing of a spread.
-    """
-    values = np.asarray(values)
-    cluster = np.arange(len(values)) if cluster is None else cluster
-    weights = resampling(len(np.unique(cluster)), draws=draws, seed=seed)
-    low, high = percentiles(resampled_means(values, cluster, weights), level=level)
-    spread = (~np.isnan(cluster_means(values, cluster))).sum(axis=0) > 1
-    return np.where(spread, low, np.nan), np.where(spread, high, np.nan)
 
 
 def stretched(value: Floats, draws: Floats, *, units: int) -> Floats:

@@ -123,7 +123,7 @@ def clustered_share(hit: NDArray[np.bool_], cluster: NDArray[np.integer], bound:
     return float(low), float(high), max(p, float(smallest_p(units)) / 2)
 
 
-def score_interval(values: Floats, cluster: NDArray[np.integer]) -> tuple[Floats, Floats]:
+def score_interval(values: Floats, cluster: NDArray[np.integer] | None = None) -> tuple[Floats, Floats]:
     """95 % interval of a mean of scores between 0 and 1, of which few units can look more alike than they are.
 
     `ttests.skewed_interval` within 0 to 1, and no narrower than Gaffke's bounds (`bounded_mean`) where few units say
@@ -133,11 +133,12 @@ def score_interval(values: Floats, cluster: NDArray[np.integer]) -> tuple[Floats
 
     Args:
         values: [n, ...] in [0, 1]; NaN marks what does not apply.
-        cluster: [n] which unit a value belongs to.
+        cluster: [n] which unit a value belongs to; each its own unless given.
 
     Returns:
         lower and upper ends, each [...]; NaN where fewer than `FEWEST` units apply.
     """
+    cluster = np.arange(len(values)) if cluster is None else cluster
     low, high = skewed_interval(values, cluster)
     means = cluster_means(np.asarray(values, dtype=np.float64), cluster)
     flat = means.reshape(len(means), -1)

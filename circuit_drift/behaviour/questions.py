@@ -77,7 +77,7 @@ class QuestionsMeasure(BehaviourMeasure):
     chat: bool = False
 
     name = "questions"
-    version = 3
+    version = 4
 
     @classmethod
     def build(cls, asked: Asked) -> Self:
@@ -149,7 +149,8 @@ def _groups(kinds: np.ndarray) -> list[tuple[str, np.ndarray]]:
 
 def _scores(task: str, chosen: np.ndarray, items: Mapping[str, np.ndarray]) -> list[TaskScore]:
     return [
-        TaskScore(task, metric, *interval_of(values[chosen]), int(chosen.sum())) for metric, values in items.items()
+        TaskScore(task, metric, *interval_of(metric, values[chosen]), int(chosen.sum()))
+        for metric, values in items.items()
     ]
 
 

@@ -101,10 +101,11 @@ class BehaviourMeasure(Measure):
         return result.columns
 
 
-def interval_of(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-    """Mean and 95 % bootstrap interval over items."""
-    from checkpoints.stats.bootstrap import bootstrap
+def interval_of(metric: str, values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """Mean over items with its 95 % interval: of shares within 0 to 1, of an NLL by its spread; NaN below three."""
+    from checkpoints.stats.shares import score_interval
+    from checkpoints.stats.ttests import skewed_interval
 
     items = np.array(values, dtype=np.float64)
-    low, high = bootstrap(items)
+    low, high = skewed_interval(items) if metric.removesuffix("_before").endswith("nll") else score_interval(items)
     return float(items.mean()), float(low), float(high)

@@ -80,7 +80,7 @@ class SftMeasure(BehaviourMeasure):
     test: tuple[Question, ...] = ()
 
     name = "sft"
-    version = 2
+    version = 3
 
     def __post_init__(self) -> None:
         if not (self.tasks or self.test) or self.attempts < 1 or self.temperature <= 0 or self.count < 1:
@@ -215,7 +215,7 @@ class SftMeasure(BehaviourMeasure):
 def _scores(task: str, before: "Values", after: "Sequence[Values]") -> list[TaskScore]:
     columns = {name: np.mean([run[name] for run in after], axis=0) for name in before}
     columns |= {f"{name}_before": value for name, value in before.items()}
-    return [TaskScore(task, name, *interval_of(value), len(value)) for name, value in columns.items()]
+    return [TaskScore(task, name, *interval_of(name, value), len(value)) for name, value in columns.items()]
 
 
 def _columns(scores: Sequence[TaskScore], metric: str) -> dict[str, float]:

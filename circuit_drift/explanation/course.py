@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from checkpoints.results.figure import BLUE, SIGNED, dress
 from checkpoints.results.result import Result
 from checkpoints.results.strict_json import plain_json
-from checkpoints.stats.bootstrap import bootstrap
-from circuit_drift.explanation.explanation import COMPLETE, Explanation, Floats, clusters, prompts_counted
+from checkpoints.stats.ttests import skewed_interval
+from circuit_drift.explanation.explanation import COMPLETE, Explanation, Floats, clusters, few_told, prompts_counted
 from circuit_drift.explanation.explanation_view import WHAT, proof_sentences, why_incomplete
 from circuit_drift.explanation.sections import explanation_sections
 from circuit_drift.page.page import Figures, Section, write_page
@@ -89,7 +89,7 @@ class Course(Result):
     def leading(self) -> int | None:
         """The interval with the largest mean change of those told apart from none over the prompts; ``None`` = none."""
         changes = np.diff(self.values, axis=0)
-        low, high = bootstrap(changes.T, self.cluster)
+        low, high = skewed_interval(changes.T, self.cluster)
         sure = [i for i in range(len(changes)) if low[i] > 0 or high[i] < 0]
         return max(sure, key=lambda i: abs(float(changes[i].mean())), default=None)
 
@@ -106,7 +106,9 @@ class Course(Result):
         )
         leading = self.leading
         if leading is None:
-            yield "No interval's change is told apart from none over them, so no component is named."
+            few = few_told(self.needle, self.values.shape[1])
+            why = few or "No interval's change is told apart from none over them"
+            yield f"{why}, so no component is named."
         else:
             yield self._interval(leading, float(np.diff(self.values, axis=0)[leading].mean()))
         if self.lead is not None:
@@ -172,7 +174,7 @@ class Course(Result):
         """One row a checkpoint: the behaviour, mean over prompts, with its interval."""
         import pandas as pd
 
-        low, high = bootstrap(self.values.T, self.cluster)
+        low, high = skewed_interval(self.values.T, self.cluster)
         return pd.DataFrame({"checkpoint": self.checkpoints, "mean": self.values.mean(1), "low": low, "high": high})
 
     def plot_values(self) -> "go.Figure":

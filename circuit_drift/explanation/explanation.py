@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from checkpoints.errors import BadPrompt, require_choice
 from checkpoints.results.result import Result
 from checkpoints.results.text import counted
-from checkpoints.stats.bootstrap import Estimate, bootstrap, percentiles, resampled_means, resampling
+from checkpoints.stats.bootstrap import Estimate, percentiles, resampled_means, resampling, stretched
+from checkpoints.stats.ttests import skewed_interval
+from checkpoints.stats.units import FEWEST
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,9 +198,9 @@ class Explanation(Result):
 
     @cached_property
     def change(self) -> Estimate:
-        """Mean change over prompts, with its interval over `cluster`."""
+        """Mean change over prompts, with its interval over `cluster`; none below three units."""
         change = self.after - self.before
-        low, high = bootstrap(change, self.cluster)
+        low, high = skewed_interval(change, self.cluster)
         return Estimate(float(change.mean()), float(low), float(high), len(np.unique(self.cluster)))
 
     @property
@@ -238,14 +240,12 @@ class Explanation(Result):
     def part(self, places: tuple[int, ...]) -> Estimate:
         """What some components make of the mean change, 1 = all of it; the interval is over `cluster`."""
         own, change = self.shares[:, list(places)].sum(1), self.after - self.before
-        units = self.change.n
-        if units < 2 or not self.change.value:
-            value = float(own.mean() / change.mean()) if self.change.value else float("nan")
-            return Estimate(value, float("nan"), float("nan"), units)
+        value, units = float(own.mean() / change.mean()) if change.mean() else float("nan"), self.change.n
         drawn = resampled_means(np.stack([own, change], axis=1), self.cluster, resampling(units))
         with np.errstate(divide="ignore", invalid="ignore"):
-            low, high = percentiles(drawn[:, 0] / drawn[:, 1])
-        return Estimate(float(own.mean() / change.mean()), float(low), float(high), units)
+            drawn = drawn[:, 0] / drawn[:, 1]
+        low, high = percentiles(stretched(np.asarray(value), drawn, units=units))
+        return Estimate(value, float(low), float(high), units)
 
     def restored(self, values: Floats) -> float:
         """Share of the mean change that a mixed model's behaviour [N] makes, 0 = as A, 1 = as B."""
@@ -301,6 +301,14 @@ class Explanation(Result):
 def clusters(needle: tuple[int, ...], prompts: int) -> NDArray[np.int64]:
     """[N] which unit a prompt belongs to: its needle, else itself."""
     return np.asarray(needle, dtype=np.int64) if needle else np.arange(prompts)
+
+
+def few_told(needle: tuple[int, ...], prompts: int) -> str:
+    """That so few units tell no spread, as ``2 prompts tell no spread``; empty where they are enough."""
+    units = len(set(needle)) or prompts
+    if units >= FEWEST:
+        return ""
+    return f"{counted(units, 'needle' if needle else 'prompt')} {'tells' if units == 1 else 'tell'} no spread"
 
 
 def prompts_counted(needle: tuple[int, ...], prompts: int) -> str:

@@ -10,7 +10,7 @@ from checkpoints.errors import BadPrompt
 from checkpoints.results.figure import BLUE, GREY, VERMILLION, dress
 from checkpoints.results.strict_json import plain_json
 from checkpoints.results.text import counted
-from circuit_drift.explanation.explanation import COMPLETE, ENOUGH
+from circuit_drift.explanation.explanation import COMPLETE, ENOUGH, few_told
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,8 +45,7 @@ def sentences(found: "Explanation") -> Iterator[str]:
     change = found.change
     moved = f"{found.behaviour} goes {found.before.mean():.3g} → {found.after.mean():.3g} {found.unit}"
     if not found.is_certain:
-        alone = "one needle" if found.needle else "one prompt"
-        why = f"{alone} has no spread" if change.n < 2 else f"[{change.low:+.2g}, {change.high:+.2g}]"
+        why = few_told(found.needle, len(found.before)) or f"[{change.low:+.2g}, {change.high:+.2g}]"
         yield (
             f"{moved} from {found.a} to {found.b}, over {n}: a change of {change.value:+.2g} ({why}) that is not told "
             "apart from none, so no component is claimed to have made it."
@@ -203,10 +202,10 @@ def frame_of(found: "Explanation") -> "pd.DataFrame":
     """See `Explanation.to_frame`."""
     import pandas as pd
 
-    from checkpoints.stats.bootstrap import bootstrap
+    from checkpoints.stats.ttests import skewed_interval
 
     order = list(found.order)
-    low, high = bootstrap(found.shares[:, order], found.cluster) if order else (np.zeros(0), np.zeros(0))
+    low, high = skewed_interval(found.shares[:, order], found.cluster) if order else (np.zeros(0), np.zeros(0))
     total = found.change.value
     means = found.shares.mean(0)
     frame = pd.DataFrame(

@@ -10,7 +10,6 @@ from scipy import stats as textbook
 from checkpoints.errors import BadPrompt
 from checkpoints.stats.bootstrap import (
     Estimate,
-    bootstrap,
     percentiles,
     resampled_means,
     resampling,
@@ -156,23 +155,6 @@ def test_percentiles_are_the_two_tails():
     np.testing.assert_allclose([low, high], [[10.0, 20.0], [90.0, 180.0]])
     low, high = percentiles(np.array([[NAN], [1.0], [3.0]]), level=0.5)
     np.testing.assert_allclose([low, high], [[1.5], [2.5]])
-
-
-def test_the_bootstrap_is_the_plain_percentile_one():
-    values = np.array([0.1, 0.4, 0.2, 0.9])
-    drawn = np.random.default_rng(0).multinomial(4, [0.25] * 4, size=2000) @ values / 4
-    np.testing.assert_allclose(bootstrap(values), np.quantile(drawn, [0.025, 0.975]))
-    np.testing.assert_allclose(bootstrap(values, level=0.5), np.quantile(drawn, [0.25, 0.75]))
-    few = np.random.default_rng(9).multinomial(4, [0.25] * 4, size=30) @ values / 4
-    np.testing.assert_allclose(bootstrap(values, draws=30, seed=9), np.quantile(few, [0.025, 0.975]))
-    pair = np.random.default_rng(0).multinomial(2, [0.5] * 2, size=2000) @ [0.25, 0.55] / 2
-    np.testing.assert_allclose(bootstrap(values, np.array([0, 0, 1, 1])), np.quantile(pair, [0.025, 0.975]))
-
-
-def test_one_unit_says_nothing_of_a_spread_and_two_do():
-    values = np.array([[1.0, 1.0], [2.0, NAN]])
-    low, high = bootstrap(values)
-    np.testing.assert_array_equal([low, high], [[1.0, NAN], [2.0, NAN]])
 
 
 def test_a_share_on_which_all_agree_reaches_as_far_as_the_binomial_allows():

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from checkpoints.stats.bootstrap import Estimate, bootstrap
+from checkpoints.stats.bootstrap import Estimate
+from checkpoints.stats.shares import score_interval
 from checkpoints.stats.units import independent_units
 from circuit_drift.measures.figures.estimates import ends, estimates_figure
 from circuit_drift.page import theme
@@ -44,7 +45,7 @@ def _control(found: Ablation | None, kind: str) -> Estimate | None:
         return None
     passed = np.mean([draw.accepted for draw in found.controls[kind]], axis=0)
     _, cluster = independent_units(found.needle)
-    low, high = bootstrap(passed, cluster)
+    low, high = score_interval(passed, cluster)
     return Estimate(float(passed.mean()), float(low), float(high), len(np.unique(cluster)))
 
 

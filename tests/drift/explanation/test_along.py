@@ -23,20 +23,23 @@ from circuit_drift.store.store import Store
 from tests.drift.explanation import test_read_explanation as by_hand
 
 
-def made(**given) -> Course:
+def made(times: int = 2, **given) -> Course:
+    """Over two prompts, each so many times."""
     shares = np.zeros((2, 2, 3))
     shares[0, :, 0] = 0.25
     shares[1, :, 1] = (-1.0, -1.5)
     shares[1, :, 2] = 0.25
     values = np.array([[3.0, 3.0], [3.25, 3.25], [2.5, 2.0]])
+    given = {"shares": shares, "values": values, "steps": np.array([4, 8]), **given}
+    given["shares"], given["values"] = np.tile(given["shares"], (1, times, 1)), np.tile(given["values"], (1, times))
+    given["needle"] = given.get("needle", ()) * times
     return Course(("0", "10", "20"), "needle answer NLL", "nats", ("a0.h1.q", "m0.down", "embedding"),
-                  ("q", "m.down", "embedding"), (0, 0, -1), **{"shares": shares, "values": values,
-                  "steps": np.array([4, 8]), **given})  # fmt: skip
+                  ("q", "m.down", "embedding"), (0, 0, -1), **given)  # fmt: skip
 
 
 def test_the_largest_change_is_told_with_who_made_it():
     assert made().verdict == (
-        "needle answer NLL goes 3 → 2.25 nats from 0 to 20, over 2 prompts. The largest step, -1, is 10 → 20; its "
+        "needle answer NLL goes 3 → 2.25 nats from 0 to 20, over 4 prompts. The largest step, -1, is 10 → 20; its "
         "largest shares: m0.down -1.2. The shares of all intervals miss the whole change by 0 nats."
     )
 
@@ -44,10 +47,11 @@ def test_the_largest_change_is_told_with_who_made_it():
 def test_prompts_of_one_needle_are_one_unit():
     told = made(needle=(7, 7))
     assert told.leading is None
-    assert "over 2 prompts of 1 needle. No interval's change is told apart from none over them, so no" in told.verdict
+    assert "over 4 prompts of 1 needle. 1 needle tells no spread, so no component is named." in told.verdict
     assert told.values_frame()[["low", "high"]].isna().all(axis=None)
-    two = made(needle=(7, 8))
-    assert two.verdict == made().verdict.replace("2 prompts.", "2 prompts of 2 needles.")
+    assert "over 4 prompts of 2 needles. 2 needles tell no spread, so no" in made(needle=(7, 8)).verdict
+    four = made(1, values=np.tile(made(1).values, 2), shares=np.tile(made(1).shares, (1, 2, 1)), needle=(1, 2, 3, 4))
+    assert four.verdict == made().verdict.replace("4 prompts.", "4 prompts of 4 needles.")
 
 
 def test_an_interval_that_is_not_complete_is_named_and_a_noisy_one_names_nobody():
@@ -55,7 +59,7 @@ def test_an_interval_that_is_not_complete_is_named_and_a_noisy_one_names_nobody(
     assert "is 0 → 10; its largest shares: a0.h1.q +0.25." in told
     assert "Not complete to 1 %: 10 → 20; the behaviour bends along the way" in told
     still = made(values=np.array([[3.0, 3.0], [3.1, 2.9], [3.0, 3.2]])).verdict
-    assert "no component is named" in still
+    assert "No interval's change is told apart from none over them, so no component is named" in still
 
 
 def test_the_table_adds_up_over_intervals():
@@ -100,7 +104,7 @@ def test_the_page_holds_sentences_figures_table_and_the_proof_of_the_leading_int
     ]
     frame = course.values_frame()
     assert frame["mean"].tolist() == [3.0, 3.25, 2.25]
-    assert (frame["low"][2], frame["high"][2]) == (2.0, 2.5)
+    assert frame["high"][2] - 2.25 == pytest.approx(3.1824 * 0.0833**0.5 / 2, rel=1e-3)  # t, three degrees of freedom
     page = course.write_html(tmp_path / "who.html").read_text()
     for told in (*course.verdict.split(". ")[:2], "10 → 20", "Put back: needle answer NLL", "m0.down"):
         assert told.rstrip(".").replace("-", "−") in page

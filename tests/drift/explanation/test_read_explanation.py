@@ -29,10 +29,10 @@ SHARES = np.array([[1.0, 0.5, -0.125, 0.0], [1.25, 0.25, -0.125, 0.0]])
 
 
 def patched(inserted: list[float], removed: list[float], sizes: tuple[int, ...] = (1, 2)) -> Patching:
-    """Two prompts that do the same."""
+    """Four prompts that do the same."""
 
     def rows(values: list[float]) -> np.ndarray:
-        return np.repeat(np.array(values)[:, None], 2, axis=1)
+        return np.repeat(np.array(values)[:, None], 4, axis=1)
 
     return Patching(
         (0, 1, 2),
@@ -45,7 +45,8 @@ def patched(inserted: list[float], removed: list[float], sizes: tuple[int, ...] 
     )
 
 
-def made(**given: Any) -> Explanation:
+def made(times: int = 2, **given: Any) -> Explanation:
+    """Over two prompts, each so many times."""
     values: dict[str, Any] = {
         "a": "10",
         "b": "20",
@@ -64,14 +65,18 @@ def made(**given: Any) -> Explanation:
         "steps": 4,
         **given,
     }
+    values["shares"] = np.tile(values["shares"], (times, 1))
+    values["along"] = np.tile(values["along"], (1, times))
+    values["groups"] *= times
+    values["needle"] = values.get("needle", ()) * times
     return Explanation(**values)
 
 
 def test_the_change_is_told_by_its_largest_shares_with_intervals():
     told = list(sentences(made()))
     assert told[0] == (
-        "Of the rise of 1.38 nats [1.4, 1.4] in needle answer NLL from 10 to 20, over 2 prompts, the weights of "
-        "a0.h1.o make 82 % [73, 91], those of m0.down 27 % [18, 36], together 109 % [109, 109]; 3 of 4 "
+        "Of the rise of 1.38 nats [1.4, 1.4] in needle answer NLL from 10 to 20, over 4 prompts, the weights of "
+        "a0.h1.o make 82 % [65, 99], those of m0.down 27 % [10, 44], together 109 % [109, 109]; 3 of 4 "
         "components differ."
     )
     assert told[1:] == ["Complete to 0 % over 4 gradients: shares that raise +1.5, that lower -0.125 nats."]
@@ -81,8 +86,10 @@ def test_prompts_of_one_needle_are_one_unit_of_every_interval():
     by_needle = np.array([[1.0, 0.5, -0.125, 0.0], [1.25, 0.25, -0.125, 0.0], [0.75, 0.75, 0.0, 0.0]])
     within = np.array([[0.25, 0.0, 0.0, 0.0], [-0.25, 0.0, 0.0, 0.0]])
     shares = np.concatenate([by_needle + each for each in within])
-    asked = made(shares=shares, along=np.stack([np.zeros(6), shares.sum(1)]), groups=("all",) * 6, needle=(0, 1, 2) * 2)
-    means = made(shares=by_needle, along=np.stack([np.zeros(3), by_needle.sum(1)]), groups=("all",) * 3)
+    asked = made(
+        1, shares=shares, along=np.stack([np.zeros(6), shares.sum(1)]), groups=("all",) * 6, needle=(0, 1, 2) * 2
+    )
+    means = made(1, shares=by_needle, along=np.stack([np.zeros(3), by_needle.sum(1)]), groups=("all",) * 3)
     assert asked.change == means.change
     assert asked.part((0,)) == means.part((0,))
     ends = ["component", "share", "low", "high"]
@@ -97,7 +104,21 @@ def test_prompts_of_one_needle_are_one_unit_of_every_interval():
 def test_one_needle_at_several_depths_claims_nothing():
     found = made(needle=(5, 5))
     assert not found.is_certain
-    assert "over 2 prompts of 1 needle: a change of +1.4 (one needle has no spread)" in found.verdict
+    assert "over 4 prompts of 1 needle: a change of +1.4 (1 needle tells no spread)" in found.verdict
+
+
+def test_two_units_claim_nothing_however_alike_and_three_may():
+    for found in (made(1), made(needle=(5, 6))):
+        assert not found.is_certain
+        assert np.isnan([found.change.low, found.part((0,)).low, *found.to_frame()["high"]]).all()
+    assert "over 2 prompts: a change of +1.4 (2 prompts tell no spread)" in made(1).verdict
+    assert "over 4 prompts of 2 needles: a change of +1.4 (2 needles tell no spread)" in found.verdict
+    three = made(1, along=np.array([[0.0] * 3, [1.0, 1.1, 1.2]]), shares=np.ones((3, 4)), groups=("all",) * 3)
+    assert three.is_certain
+    # t at two degrees of freedom
+    assert three.change.high - three.change.value == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)
+    one = made(1, shares=SHARES[:1], along=np.array([[0.0], [1.375]]), groups=("all",))
+    assert "over 1 prompt: a change of +1.4 (1 prompt tells no spread)" in one.verdict
 
 
 def test_a_fall_is_told_as_one_and_its_largest_share_is_first():
@@ -124,7 +145,7 @@ def test_the_proof_is_told_beside_random_components():
 
 
 def test_outputs_tell_where_in_the_prompt_the_change_is_made():
-    none, most, whole = (np.full(2, value) for value in (0.0, 1.1, 1.375))
+    none, most, whole = (np.full(4, value) for value in (0.0, 1.1, 1.375))
     outputs = OutputPatching(
         ("a0.h1",), ("all positions", "needle", "rest"), none, whole,
         np.array([[whole, none, most]]), np.array([[none, whole, whole - most]]),
@@ -164,11 +185,9 @@ def test_components_that_do_more_than_the_change_are_told_where_they_come_neares
 def test_what_is_not_told_apart_from_none_is_not_claimed():
     noisy = made(along=np.array([[0.0, 0.0], [1.4, -1.2]]), patching=patched([0.6875, 1.375], [0.6875, 0.1375]))
     assert list(sentences(noisy)) == [
-        "needle answer NLL goes 0 → 0.1 nats from 10 to 20, over 2 prompts: a change of +0.1 ([-1.2, +1.4]) that is "
+        "needle answer NLL goes 0 → 0.1 nats from 10 to 20, over 4 prompts: a change of +0.1 ([-2.3, +2.5]) that is "
         "not told apart from none, so no component is claimed to have made it."
     ]
-    one = made(shares=SHARES[:1], along=np.array([[0.0], [1.375]]), groups=("all",))
-    assert "one prompt has no spread" in one.verdict
     assert made(changed=()).verdict == "10 and 20 have equal weights: there is nothing to explain."
 
 
@@ -196,7 +215,7 @@ def test_the_table_has_groups_parts_and_single_components_put_back():
 def test_the_screen_has_shares_with_intervals_in_few_columns():
     frame = shares_frame(made(patching=patched([0.6875, 1.375], [0.6875, 0.1375])))
     assert list(frame) == ["component", "share, nats", "% of change", "% restored", "% taken back"]
-    assert frame.iloc[0, :3].tolist() == ["a0.h1.o", "+1.1 [+1, +1.2]", 82.0]
+    assert frame.iloc[0, :3].tolist() == ["a0.h1.o", "+1.1 [+0.9, +1.4]", 82.0]
     assert frame.iloc[0, 3:].tolist() == [73.0, 64.0]
     assert list(shares_frame(made())) == ["component", "share, nats", "% of change"]
 
@@ -297,7 +316,7 @@ def test_an_explanation_as_json():
         "attributed", "residual", "gradients", "path", "shares", "patching", "outputs",
     ]  # fmt: skip
     assert (found["a"], found["b"], found["behaviour"], found["unit"]) == ("10", "20", "needle answer NLL", "nats")
-    assert (found["prompts"], found["before"], found["after"], found["gradients"]) == (2, 0.0, 1.375, 4)
+    assert (found["prompts"], found["before"], found["after"], found["gradients"]) == (4, 0.0, 1.375, 4)
     assert found["change"] == pytest.approx([1.375] * 3)
     assert found["residual"] == pytest.approx(0, abs=1e-6)
     assert [list(step) for step in found["path"]] == [[0.0, 0.0], [1.0, 1.375]]

@@ -4,7 +4,7 @@ from toys import fake_scores
 
 import heads
 from checkpoints.errors import BadPrompt, CheckpointMismatch
-from checkpoints.stats.bootstrap import bootstrap, widened
+from checkpoints.stats.bootstrap import widened
 from checkpoints.stats.shares import mcnemar_p
 from checkpoints.stats.ttests import false_discovery, paired_test, welch_test
 
@@ -139,16 +139,6 @@ def test_false_discovery_rates_are_the_textbook_ones():
     assert np.isnan(false_discovery(np.array([0.01, np.nan]))[1])
 
 
-def test_bootstrap_covers_the_mean_and_leaves_out_what_does_not_apply():
-    values = np.random.default_rng(0).normal(1.0, 1.0, (200, 2))
-    values[:, 1] = np.nan
-    low, high = bootstrap(values)
-    assert low[0] < 1.0 < high[0]
-    assert high[0] - low[0] == pytest.approx(2 * 1.96 / 200**0.5, rel=0.15)
-    assert np.isnan(low[1])
-    assert np.isnan(high[1])
-
-
 def test_prompts_of_one_needle_count_as_one():
     """Five depths that say the same five times over are no five measurements: the interval is that of the needles."""
     per_needle = np.random.default_rng(0).normal(0.5, 0.2, (10, 1, 1))
@@ -160,12 +150,6 @@ def test_prompts_of_one_needle_count_as_one():
     few = fake_scores(np.repeat(per_needle[:4], 5, axis=0), needle=np.repeat(np.arange(4), 5))
     np.testing.assert_array_equal(few.cluster, np.repeat(np.arange(4), 5))
     np.testing.assert_allclose(few.interval, fake_scores(per_needle[:4]).interval, atol=1e-6)
-
-
-def test_one_unit_has_no_interval():
-    low, high = bootstrap(np.array([[0.5, 0.5], [np.nan, 0.7]]))
-    assert np.isnan([low[0], high[0]]).all()
-    assert (low[1], high[1]) == (0.5, 0.7)
 
 
 def test_a_share_on_which_all_agree_has_the_exact_interval():
