@@ -1,7 +1,7 @@
 """Which models the toolkit takes: one of transformers, or a TransformerLens bridge over one.
 
-Every function with a model as its first argument is marked by `takes_model`; inside it the model is the plain one,
-so that hooks, attention implementations and gradients are those of transformers, whoever asked.
+A function that people give a model is marked by `takes_model`; in it, and in all that it calls, the model is the plain
+one, so that hooks, attention implementations and gradients are those of transformers, whoever asked.
 """
 
 import copy

@@ -5,6 +5,6 @@
 Each strategy leaves a series of checkpoints that the rest of the toolkit reads, and a run in a store beside it.
 """
 
-import lazy_loader
+from checkpoints.former import attach_face
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_face(__name__, __file__)
