@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from html import unescape
 from importlib.resources import files
 from itertools import groupby
@@ -124,7 +125,6 @@ def write_page(
         DriftError: pictures without kaleido or a browser.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from plotly.offline import get_plotlyjs
 
     environment = Environment(
         loader=PackageLoader("circuit_drift.page", ""), autoescape=True, undefined=StrictUndefined, finalize=_shown
@@ -150,9 +150,16 @@ def write_page(
         provenance=provenance,
         style=_text("style.css"),
         scripts=[_text(name) for name in SCRIPTS],
-        plotly_js=_gzipped(get_plotlyjs()) if figures == "interactive" else "",
+        plotly_js=_plotly_js() if figures == "interactive" else "",
     )
     return write_file(path, html)
+
+
+@cache
+def _plotly_js() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return _gzipped(get_plotlyjs())
 
 
 def _text(name: str) -> str:

@@ -1,8 +1,10 @@
 """Haystacks in token space: a stretch of text, and where in it something may be inserted."""
 
 import random
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -25,11 +27,20 @@ def continuation(tokenizer: "PreTrainedTokenizerBase", text: str) -> Ids:
     Raises:
         BadPrompt: the tokenizer merges the text with what stands before it.
     """
+    return continuations(tokenizer, (text,))[0]
+
+
+def continuations(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> list[Ids]:
+    """`continuation` of each of some texts."""
+    encode = partial(tokenizer.encode, add_special_tokens=False, verbose=False)
+    anchors = cache(encode)  # a haystack of units would have the same full stop encoded before each
+    return [_continuation(encode, anchors, text) for text in texts]
+
+
+def _continuation(encode: Callable[[str], list[int]], anchors: Callable[[str], list[int]], text: str) -> Ids:
     spaced = not text[:1].isspace() and not unspaced(text)
     for anchor in (".",) if spaced or text[:1].isspace() else ("。", "\n", "."):
-        space = " " if spaced else ""
-        before = tokenizer.encode(anchor, add_special_tokens=False)
-        ids = tokenizer.encode((anchor + space + text).rstrip(" "), add_special_tokens=False, verbose=False)
+        before, ids = anchors(anchor), encode((anchor + " " * spaced + text).rstrip(" "))
         if ids[: len(before)] == before and len(ids) > len(before):
             return tuple(ids[len(before) :])
     raise BadPrompt(f"the tokenizer merges {text[:40]!r} with the full stop before it")
@@ -105,7 +116,7 @@ class Haystack:
         if isinstance(haystack, str):
             ids, levels = tokenized(tokenizer, haystack)
         else:
-            units = [continuation(tokenizer, unit) for unit in haystack]
+            units = continuations(tokenizer, haystack)
             ids = tuple(token for unit in units for token in unit)
             levels = (tuple(accumulate(map(len, units))),)
         if not ids or not "".join(haystack).strip():
@@ -129,8 +140,10 @@ class Haystack:
         return Window(ids, tuple(self._shifted(level, start, size, rounds) for level in self.levels))
 
     def _shifted(self, level: Places, start: int, size: int, rounds: int) -> Places:
-        shifted = (end + turn * len(self.ids) - start for turn in range(rounds) for end in level)
-        return (0, *(bound for bound in shifted if 0 < bound <= size))
+        found = [0]
+        for shift in (turn * len(self.ids) - start for turn in range(rounds)):
+            found += (end + shift for end in level[bisect_right(level, -shift) : bisect_right(level, size - shift)])
+        return tuple(found)
 
 
 def _around(level: Places, wanted: int) -> tuple[int, ...]:
