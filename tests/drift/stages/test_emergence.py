@@ -5,10 +5,12 @@ import pytest
 from typer.testing import CliRunner
 
 from checkpoints.errors import BadPrompt
-from checkpoints.stats.emergence import Order, emergence, order, order_over_runs
+from checkpoints.results.figure import unbroken
+from checkpoints.stats.emergence import Emergence, Order, emergence, order, order_over_runs
 from circuit_drift.report.emergence import emergence_sections
-from circuit_drift.stages.emergence import metric_in_words
+from circuit_drift.stages.emergence import RunEmergence, metric_in_words
 from tests.drift.handmade import CLEAN, graph, point, retrieval, run_of, strengths
+from tests.looks import looks
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 3000, 4000, 6000, 8000, 10000)
 
@@ -188,3 +190,37 @@ def test_the_report_tells_metrics_in_words_and_their_order_in_one_sentence(learn
         "recall of 50 % new",
         "role mover a0.h1",
     ]
+
+
+def test_every_metric_is_drawn_from_its_first_value_to_its_last_above_its_interval():
+    def found(metric, low, high):
+        return Emergence(metric, "emerged", 1.5, 1, 2, low, high, (1, 2, 4), np.array([1]))
+
+    values = {
+        "risen": np.array([1.0, 2.0, 3.0]),
+        "fallen": np.array([8.0, 2.0, 4.0]),
+        "level": np.array([5.0, 6.0, 5.0]),
+    }
+    followed = (found("risen", 1, 2), found("fallen", None, 2), found("level", 2, 4))
+    figure = RunEmergence(followed, values).plot()
+    assert [(trace.name, list(trace.x), list(trace.y)) for trace in figure.data] == [
+        ("risen", [1, 2, 4], [0.0, 0.5, 1.0]),
+        ("risen", [1, 2], [-0.1, -0.1]),
+        ("fallen", [1, 2, 4], [0.0, 1.5, 1.0]),
+        ("level", [1, 2, 4], [0.0, 1.0, 0.0]),
+        ("level", [2, 4], pytest.approx([-0.3, -0.3])),
+    ]
+    assert looks(figure) == [
+        "color=#0072B2 dash=solid symbol=circle",
+        "color=#0072B2 width=6 mode=lines showlegend=False",
+        "color=#D55E00 dash=dash symbol=square",
+        "color=#009E73 dash=dot symbol=diamond",
+        "color=#009E73 width=6 mode=lines showlegend=False",
+        "xaxis tickformat=, text=step",
+        "yaxis text=share of its way from first to last",
+        "layout height=480",
+    ]
+    assert list(figure.layout.yaxis.tickvals) == [0, 0.5, 1]
+    assert unbroken(figure.layout.title.text) == "risen emerges between steps 1 and 2 [95 %: 1 to 2]"
+    assert figure.layout.title.subtitle.text == "bars: 95 % intervals of the step of emergence"
+    assert RunEmergence((), {}).plot().layout.title.text == "nothing to follow"
