@@ -47,6 +47,14 @@ def test_the_margins_are_dotted_and_no_change_is_solid():
     assert lines == [("x", 0.0, None), ("x", 0.1, "dot"), ("x2", 1.0, None), ("x2", 0.8, "dot"), ("x2", 1.25, "dot")]
 
 
+def test_one_group_alone_is_told_by_its_name():
+    for place, wiring in ((0, "the same wiring"), (2, "another wiring"), (3, "wiring undecided")):
+        one = groups().iloc[[place]]
+        name, strength = one["group"].item(), one["strength"].item()
+        told = groups_figure(one, DELTAS).layout.title.text
+        assert unbroken(told) == f"{name.capitalize()} facts: {wiring}; {strength:.2f} times as strong"
+
+
 def test_nothing_is_drawn_where_no_group_was_compared():
     assert groups_figure(groups(wiring=np.nan), DELTAS) is None
 

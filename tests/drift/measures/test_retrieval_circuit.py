@@ -125,6 +125,13 @@ def test_needles_that_went_opposite_ways_are_never_averaged():
     assert asked["needles lost"].outcome == asked["needles learned"].outcome == "different"
     assert asked["needles lost"].adjusted >= 2 * asked["needles lost"].p  # held to the level of the pair
     assert pair.to_json()["retrieval_groups"][1]["group"] == "needles lost"
+    nodes = "20 of 46 edges changed; nodes, by the sum of their edges (below 0: corrupting it lowers the metric)"
+    assert list(RetrievalCircuitPairing().sentences(pair)) == [
+        "Retrieval circuit (value swap), of 30 needles 10 kept, 10 lost, 10 learned: kept: no edge changed beyond the "
+        f"noise (p = 1); lost: {nodes}: input -23 → +0.12, a0.h0 -0.91 → +0.18, a0.h1 -0.78 → +0.25, m0 -0.68 → +0.29, "
+        f"a1.h0 -0.83 → +0.083; learned: {nodes}: input +0.12 → -23, a0.h0 +0.18 → -0.91, a0.h1 +0.25 → -0.78, "
+        "m0 +0.29 → -0.68, a1.h0 +0.083 → -0.83."
+    ]
     sections = list(RetrievalCircuitPairing().sections(pair, anchor="b"))
     assert [(section.slug, section.title) for section in sections] == [
         ("retrieval-circuit-b", "Circuit of retrieval 0 → 1"),
@@ -142,3 +149,19 @@ def test_turned_over_by_nothing_the_retrieval_circuits_stay_the_same():
     pair = run_of(*(ways(wired, wired, wired, known=known) for known in ((True,) * 3, (True, False, True)))).diff(0, 1)
     assert pair.changes[NAME].to_frame()["edges_changed"].tolist() == [0, 0]
     assert "the circuit of retrieval" not in " ".join(pair.verdict)
+
+
+def test_a_group_of_few_needles_is_told_as_too_few():
+    wired, none = strengths(WIRING_A), strengths(())
+
+    def checkpoint(step: int, *, known: bool) -> Point:
+        rows = [wired] * 10 + [none] * 10 + [wired if known else none] * 2
+        knows = [True] * 10 + [False] * 10 + [known] * 2
+        return point(step, **{NAME: graph(rows, known=knows, prompts="needles", swap="key")})
+
+    pair = run_of(checkpoint(0, known=True), checkpoint(1, known=False)).diff(0, 1)
+    assert list(RetrievalCircuitPairing().sentences(pair)) == [
+        "Retrieval circuit (key swap), of 22 needles 10 kept, 2 lost, 10 neither: kept: no edge changed beyond the "
+        "noise (p = 1); lost (2): too few to show a change of their circuit at the level of the pair; neither: no edge "
+        "changed beyond the noise (p = 1)."
+    ]
