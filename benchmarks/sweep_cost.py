@@ -164,7 +164,7 @@ class Ready:
     name = "heads"
     needs: tuple[str, ...] = ()
 
-    def parameters(self) -> dict[str, Any]:
+    def key_params(self) -> dict[str, Any]:
         return {"number": self.number}
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> heads.Scores:

@@ -83,7 +83,6 @@ def diff(
     """
     import circuit_drift
     from checkpoints import open_checkpoint
-    from circuit_drift.cli.render import print_pair, print_screen
     from circuit_drift.explanation.explanation import Effort
     from circuit_drift.prompts import prompts_for
 
@@ -104,16 +103,23 @@ def diff(
     )
     for asked in explained:
         pair = _explained(pair, asked, effort)
+    _put_pair(pair, html, as_json=as_json, everything=everything)
+    if not as_json:
+        advise(_after_diff(html, everything=everything, explained=bool(explain)))
+    leave(DIFFERENT if pair.exceeds_floor else DONE)
+    leave_partly(_lacking(pair, explained), "the comparison")
+
+
+def _put_pair(pair: "PairDiff", html: Path | None, *, as_json: bool, everything: bool) -> None:
+    """Print a pair, and write its page where one is wanted."""
+    from circuit_drift.cli.render import print_pair, print_screen
+
     if as_json:
         typer.echo(json.dumps(pair.to_json(), indent=1))
     else:
         (print_pair if everything else print_screen)(pair)
     if html:
         typer.echo(pair.write_html(html), err=as_json)
-    if not as_json:
-        advise(_after_diff(html, everything=everything, explained=bool(explain)))
-    leave(DIFFERENT if pair.exceeds_floor else DONE)
-    leave_partly(_lacking(pair, explained), "the comparison")
 
 
 def _lacking(pair: "PairDiff", explained: Sequence[str]) -> set[str]:

@@ -114,7 +114,7 @@ class Measure(ABC):
         """Everything besides the checkpoint and the version that decides the numbers, as JSON holds it."""
         return {}
 
-    def parameters(self) -> dict[str, Any]:
+    def key_params(self) -> dict[str, Any]:
         """What goes into the key of a result: the version and `params`."""
         return {"version": self.version, **self.params()}
 

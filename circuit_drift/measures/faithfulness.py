@@ -49,7 +49,7 @@ class FaithfulnessMeasure(Measure):
     def params(self) -> dict[str, Any]:
         """The circuit's parameters and the sizes tried."""
         other = {} if self.metric == "logit difference" else {"metric": self.metric}
-        return {"circuit": self.circuit.parameters(), "shares": self.shares, **other}
+        return {"circuit": self.circuit.key_params(), "shares": self.shares, **other}
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "FaithfulnessCurve":
         """Run the pruned circuit of each size in the model it was found in."""

@@ -50,7 +50,7 @@ def store_key(checkpoint: Checkpoint, measure: Measure, dtype: str, attention: s
         {
             **(files if measure.of_weights else {name: value for name, value in files.items() if name != "weights"}),
             "measure": measure.name,
-            "parameters": measure.parameters(),
+            "parameters": measure.key_params(),
             "dtype": dtype,
             "libraries": libraries(),
             **other,
@@ -87,7 +87,7 @@ def with_provenance(result: Any, loaded: LoadedModel, measure: Measure, key: str
         "config_hash": checkpoint.config_hash,
         "code_hash": checkpoint.code_hash,
         "measure": measure.name,
-        "parameters": measure.parameters(),
+        "parameters": measure.key_params(),
         "dtype": loaded.dtype,
         "device": loaded.device,
         "device_map": loaded.device_map,

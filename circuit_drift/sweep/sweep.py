@@ -76,31 +76,36 @@ def measure_series(
         placement=_spread(placement, gpus_per_worker),
         keep_downloads=keep_downloads,
     )
+    name = name or series.name
     if adaptive is not None:
         _require_here(executor)
         priced = asked(series.select(f"log {max(2, adaptive)}").checkpoints)
-        found = look(series, asked(()), adaptive, name or series.name, _watch(priced, limits), progress=progress)
+        found = look(series, asked(()), adaptive, name, _watch(priced, limits), progress=progress)
         series, limits = series.only(found), UNLIMITED
     report = _audit(series, strict=strict)
     sweep = asked(series.checkpoints)
     record: dict[str, Any] = {
-        "name": name or series.name,
+        "name": name,
         "origins": {"needles": prompts.needles.origin, "facts": prompts.facts.origin},
         "log": read_log(series),
         "audit": report.to_dict(),
         "question": sweep.question,
     }
-    warn_of_loss(stored_record(store, record["name"]), record, series)
+    warn_of_loss(stored_record(store, name), record, series)
     watch = _watch(sweep, limits)
-    sweep.journal.begin(sweep.about(record["name"]))
+    sweep.journal.begin(sweep.about(name))
     finished = _finished(sweep, executor, Workers(workers, gpus_per_worker), progress=progress)
     with trackers, closing(finished), Growing(store, record, series) as growing:
-        points = _recorded(finished, sweep, watch, growing, partial(_tell, trackers, record["name"]))
+        points = _recorded(finished, sweep, watch, growing, partial(_tell, trackers, name))
+    _require_any(points, series)
+    parents = {label: list(found) for label, found in series.to_networkx().pred.items()}
+    return RunRecord(name, points, store.path, record["origins"], record["log"], report, parents)
+
+
+def _require_any(points: Sequence[Point], series: Series) -> None:
     if not any(point.keys for point in points):
         reasons = "; ".join(dict.fromkeys(reason for point in points for reason in point.failures.values()))
         raise DriftError(f"no checkpoint of {series.name} could be measured: {reasons}")
-    parents = {label: list(found) for label, found in series.to_networkx().pred.items()}
-    return RunRecord(record["name"], points, store.path, record["origins"], record["log"], report, parents)
 
 
 def _recorded(

@@ -50,7 +50,7 @@ class PatchingMeasure(Measure):
 
     def params(self) -> dict[str, Any]:
         """The circuit's parameters, and which edges."""
-        return {"circuit": self.circuit.parameters(), "count": self.count, "seed": self.seed}
+        return {"circuit": self.circuit.key_params(), "count": self.count, "seed": self.seed}
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> EdgeCheck:
         """Patch each edge alone, on all facts."""

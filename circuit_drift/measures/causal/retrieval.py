@@ -125,7 +125,7 @@ class RetrievalCircuitMeasure(Measure):
 
     def params(self) -> dict[str, Any]:
         """The needles and the swap, how edges are scored, and the sizes tried for faithfulness."""
-        return self._faithfulness.parameters()
+        return self._faithfulness.key_params()
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> "circuits.AttributionGraph":
         """Attribute the metric to every edge, then run the pruned circuit alone; its faithfulness is in ``meta``."""

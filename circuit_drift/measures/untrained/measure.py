@@ -54,7 +54,7 @@ class UntrainedMeasure(Measure):
 
     def params(self) -> dict[str, Any]:
         """Those of the measures taken, and the seed."""
-        return {"taken": {measure.name: measure.parameters() for measure in self.taken}, "seed": self.seed}
+        return {"taken": {measure.name: measure.key_params() for measure in self.taken}, "seed": self.seed}
 
     def compute(self, loaded: LoadedModel, earlier: Mapping[str, Any]) -> UntrainedTwin:
         """Draw the twin's weights and measure it; nothing of the checkpoint's own weights is used."""

@@ -123,7 +123,7 @@ class Sweep:
     @property
     def question(self) -> dict[str, Any]:
         """What it asks of each checkpoint: stored runs are joined where what both ask is the same."""
-        measures = {measure.name: key_of(measure.parameters()) for measure in self.measures}
+        measures = {measure.name: key_of(measure.key_params()) for measure in self.measures}
         return {"dtype": self.placement.dtype, "attention": self.placement.attention, "measures": measures}
 
     def about(self, run: str, checkpoints: int | None = None) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class Sweep:
 def asked_how(measure: Measure, placement: Placement) -> str:
     """Hash of a measure's parameters and of how the model runs, by which timings are told apart."""
     how = {"dtype": placement.dtype, "attention": placement.attention, "device": str(placement.device)}
-    return key_of({"parameters": measure.parameters(), **how})
+    return key_of({"parameters": measure.key_params(), **how})
 
 
 def lease_key(tasks: Sequence[SweepTask]) -> str:

@@ -37,9 +37,9 @@ def test_every_needle_is_asked_once_and_depths_take_turns(swap, prompts, tiny_se
 def test_the_swap_is_the_argument_and_part_of_the_key(prompts):
     built = [RetrievalCircuitMeasure.build(Asked(prompts, names)) for names in ((), ("value",), ("key",))]
     assert [each.swap for each in built] == ["value", "value", "key"]
-    assert built[0].parameters() == built[1].parameters() != built[2].parameters()
+    assert built[0].key_params() == built[1].key_params() != built[2].key_params()
     finer = RetrievalCircuitMeasure.build(Asked(replace(prompts, scoring=EdgeScoring(ig_steps=9))))
-    assert finer.parameters() != built[0].parameters()
+    assert finer.key_params() != built[0].key_params()
     for names in (("nothing",), ("key", "value")):
         with pytest.raises(DriftError, match="retrieval-circuit takes one swap, value, key, question"):
             RetrievalCircuitMeasure.build(Asked(prompts, names))

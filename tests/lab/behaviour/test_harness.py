@@ -113,9 +113,9 @@ def test_what_is_stored_is_not_run_again_unless_the_task_changed(series, own, tm
     monkeypatch.setattr(HarnessMeasure, "compute", lambda *_: pytest.fail("run again"))
     assert harness_probe(series[:1], ["own_choice"], **options).points == first.points
     assert first.points[0][1].scores[0].n == 2
-    before = HarnessMeasure(("own_choice",), own).parameters()
+    before = HarnessMeasure(("own_choice",), own).key_params()
     (own / "more.txt").write_text("new")
-    assert HarnessMeasure(("own_choice",), own).parameters() != before
+    assert HarnessMeasure(("own_choice",), own).key_params() != before
 
 
 def test_tasks_that_cannot_be_run_are_named(series, own, tmp_path, monkeypatch, caplog):
