@@ -1004,3 +1004,60 @@ def test_how_an_evolution_is_drawn():
         *split,
         "layout height=496",
     ]
+
+
+def test_how_faithfulness_and_transfer_are_drawn():
+    cell = "hovertemplate=circuit of %{y} in model %{x}: %{z:.2f} %{customdata}<extra></extra> texttemplate=%{text}"
+    assert looks(transferred().plot()) == [
+        f"{cell} zmax=1 zmin=0",
+        "xaxis text=model",
+        "yaxis autorange=reversed text=circuit of",
+        "layout height=496",
+    ]
+    drawn = transferred().plot()
+    assert drawn.data[0].text.tolist() == [["0.90", "0.40"], ["0.88", "0.95"]]
+    assert drawn.data[0].colorbar.title.text == "faithfulness"
+    assert drawn.data[0].customdata[0][1] == "[0.40, 0.40]"
+    assert (drawn.layout.xaxis.type, drawn.layout.yaxis.type) == ("category", "category")
+    nothing = transferred(clean_metric=np.zeros((2, 4))).plot()
+    assert nothing.data[0].text.tolist() == [["n/a"] * 2] * 2
+    assert looks(faithful().plot()) == [
+        "symmetric=False color=['#0072B2', '#767676', '#767676']", "yaxis text=faithfulness", "layout height=420"
+    ]  # fmt: skip
+    assert looks(curved().plot()) == [
+        "symmetric=False color=#0072B2 mode=lines+markers",
+        "color=#767676 dash=dot symbol=x mode=lines+markers",
+        "xaxis text=edges in the circuit",
+        "yaxis text=faithfulness",
+        "layout height=420",
+    ]
+
+
+def test_how_a_diff_is_drawn():
+    """Each status has its colour, dash, width and symbol; what did not change is put in by the legend."""
+    statuses = [
+        ("gained", "#0072B2", "solid", "4.0", "diamond", "True"),
+        ("lost", "#D55E00", "dot", "4.0", "x", "True"),
+        ("strengthened", "#009E73", "longdash", "2.4", "triangle-up", "True"),
+        ("weakened", "#E69F00", "dash", "2.4", "triangle-down", "True"),
+        ("flipped", "#CC79A7", "dashdot", "4.0", "star", "True"),
+        ("kept", "#767676", "solid", "1.2", "circle", "legendonly"),
+        ("uncertain", "#767676", "longdash", "1.2", "circle-open", "legendonly"),
+    ]
+    told = []
+    for status, colour, dash, width, symbol, seen in statuses:
+        of = f"legendgroup={status} color={colour}"
+        line = f"{of} dash={dash} width={width} mode=lines opacity=0.75 showlegend=True visible={seen}"
+        marker = f"{of} size=6 symbol={symbol} mode=markers showlegend=False visible={seen}"
+        told += [f"hoverinfo=skip {line}", f"hovertemplate=%{{text}}<extra></extra> {marker}"]
+    for kind, colour, symbol in (
+        ("head", "#1B1B1B", "circle"), ("MLP", "#6B4C9A", "square"), ("input or logits", "#777777", "hexagon")
+    ):  # fmt: skip
+        node = f"legendgroup=nodes color={colour} color=#FFFFFF width=1 size=12 symbol={symbol} mode=markers+text"
+        told.append(f"hovertemplate=%{{text}}: {kind}<extra></extra> {node} size=11 textposition=top center")
+    assert looks(diffed().plot()) == [
+        *told,
+        "xaxis range=[-0.12, 1.42] visible=False",
+        "yaxis range=[-0.6, 2.8] showgrid=False zeroline=False",
+        "layout height=436",
+    ]

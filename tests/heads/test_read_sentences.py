@@ -18,6 +18,7 @@ from heads.scores.scores import DetectorScores, retrieves
 from heads.tracking.correlation import Correlation
 from heads.tracking.head_track import Curve, HeadTrack, Transition
 from heads.tracking.saturation import LogFit, Saturation, Trend
+from tests.looks import looks
 
 NAN = float("nan")
 RIGHT = Change("needle accuracy", 0.2501, 0.7501, 0.5001, 0.2001, 0.8001, 0.304)
@@ -635,3 +636,41 @@ def test_the_figure_of_a_needle_map():
     ]
     assert (list(figure.data[0].x), list(figure.data[0].y)) == (["0.1", "0.5"], ["512", "1024"])
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("depth", "length")
+
+
+def test_how_comparisons_and_ablations_are_drawn():
+    assert looks(comparison().plot()) == [
+        "hovertemplate=a%{y}.h%{x}: %{z:.3f}<extra></extra> xgap=1 ygap=1 zmax=0.36 zmin=-0.36",
+        "hoverinfo=skip color=black width=2 size=12 symbol=circle-open mode=markers showlegend=False",
+        "xaxis dtick=1 text=head",
+        "yaxis dtick=1 text=layer",
+        "layout height=420",
+    ]
+    words = "%{x}: %{y:.3f}<br>%{customdata[0]}<br>%{customdata[1]} of them retrieve<extra></extra>"
+    bars = f"symmetric=False hovertemplate={words} color=['#767676', '#D55E00', '#0072B2', '#0072B2']"
+    panels = ("", "2", "3", "4")
+    assert looks(ablation().plot()) == [
+        *(f"{bars} xaxis=x{panel} yaxis=y{panel}" for panel in panels),
+        *(f"{axis}axis{panel}" for panel in panels for axis in "xy"),
+        "layout height=460 showlegend=False",
+    ]
+    assert looks(TESTED.plot()) == [
+        "color=#0072B2", "color=#0072B2", "yaxis text=NLL, nats per token", "layout height=441 showlegend=False"
+    ]  # fmt: skip
+
+
+def test_how_a_monitor_is_drawn():
+    told = []
+    for panel in ("", "2", "3", "4"):
+        at = f"xaxis=x{panel} yaxis=y{panel}"
+        told.append(f"fill=toself fillcolor=#0072B2 hoverinfo=skip width=0 opacity=0.15 {at}")
+        told.append(f"color=#0072B2 mode=lines+markers {at}")
+    for panel, title in (("", "retrieval heads"), ("2", "needle score"), ("3", "needle accuracy")):
+        told += [f"xaxis{panel} matches=x4 showticklabels=False", f"yaxis{panel} text={title}"]
+    assert looks(monitored().plot()) == [
+        *told,
+        "xaxis4 text=step",
+        "yaxis4 text=answer PPL",
+        "mark dash=dot x0=1000 x1=1000 xref=x2 y0=0 y1=1 yref=y2 domain",
+        "layout height=741 showlegend=False",
+    ]
