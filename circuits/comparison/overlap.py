@@ -5,14 +5,20 @@ The numbers are those of `circuits.comparison.similarity` for the overlap alone,
 
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.stats.bootstrap import percentiles
 from checkpoints.stats.units import ENOUGH, Floats
-from circuits.comparison.similarity import EXCHANGED_SPLITS, SPLITS_LEVEL, Similarity, measure_names, permuted_p
+from circuits.comparison.similarity import (
+    EXCHANGED_SPLITS,
+    SPLITS_LEVEL,
+    Similarity,
+    jaccards,
+    measure_names,
+    permuted_p,
+)
 from circuits.graph.pruning import circuit_size
 from circuits.graph.scores import AttributionGraph
 from circuits.graph.shape import Bools
@@ -108,8 +114,13 @@ def overlap(
     """
     first, second = (halve(graph, n_edges=n_edges, splits=splits, seed=seed) for graph in (a, b))
     weights = a.unit_sizes.astype(float), b.unit_sizes.astype(float)
-    how: dict[str, Any] = {"splits": min(splits, EXCHANGED_SPLITS), "exchanges": EXCHANGES, "paired": True}
-    p = permuted_p(a.edge_scores, b.edge_scores, weights, [first.size], **how)
+    p = permuted_p(
+        *(a.edge_scores, b.edge_scores, weights, [first.size]),
+        splits=min(splits, EXCHANGED_SPLITS),
+        exchanges=EXCHANGES,
+        paired=True,
+        measure=jaccards,
+    )
     return replace(overlap_of(first, second), p=float(p[0]))
 
 

@@ -8,8 +8,9 @@ Whether *across* lies below *within* is a permutation test: if only prompts diff
 fact (or facts between the two sides, where they are other facts), and within - across is recomputed each time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,8 +80,12 @@ class Ranked:
             chosen = np.zeros(len(scores), dtype=bool)
             chosen[ordered[cut:]] = True
             self.top.append(chosen)
-        deepest = ordered[min(cuts) :]
-        self.order = deepest[np.argsort(-self.size[deepest], kind="stable")]
+        self._deepest = ordered[min(cuts) :]
+
+    @cached_property
+    def order(self) -> NDArray[np.integer]:
+        """The edges of the largest size, strongest first."""
+        return self._deepest[np.argsort(-self.size[self._deepest], kind="stable")]
 
 
 def measure_names(sizes: Sequence[int]) -> tuple[str, ...]:
@@ -96,6 +101,11 @@ def measure_names(sizes: Sequence[int]) -> tuple[str, ...]:
     )
 
 
+def jaccards(a: Ranked, b: Ranked) -> Floats:
+    """Jaccard overlap of the strongest edges, one number a size: the first of `measures`."""
+    return np.array([(x & y).sum() / max(1, (x | y).sum()) for x, y in zip(a.top, b.top, strict=True)])
+
+
 def measures(a: Ranked, b: Ranked) -> Floats:
     """The numbers of `measure_names`.
 
@@ -104,7 +114,6 @@ def measures(a: Ranked, b: Ranked) -> Floats:
     """
     from scipy.stats import rankdata
 
-    jaccards = [(x & y).sum() / max(1, (x | y).sum()) for x, y in zip(a.top, b.top, strict=True)]
     middle = len(a.top) // 2
     union = a.top[middle] | b.top[middle]
     shares = [np.where(r.top[middle], r.size, 0.0)[union] / r.total for r in (a, b)]
@@ -112,7 +121,7 @@ def measures(a: Ranked, b: Ranked) -> Floats:
     spearman = _correlation(rankdata(a.scores[union]), rankdata(b.scores[union]))
     norms = np.linalg.norm(a.scores) * np.linalg.norm(b.scores)
     overlap = _rank_biased_overlap(a.order, b.order, len(a.scores), 1 - 1 / max(2, int(a.top[middle].sum())))
-    return np.array([*jaccards, weighted, spearman, overlap, a.scores @ b.scores / norms if norms else 0.0])
+    return np.array([*jaccards(a, b), weighted, spearman, overlap, a.scores @ b.scores / norms if norms else 0.0])
 
 
 def _rank_biased_overlap(a: NDArray[np.integer], b: NDArray[np.integer], total: int, persistence: float) -> float:
@@ -167,7 +176,9 @@ def similarities(
         chance.append(measures(whole_a, Ranked(rng.permutation(whole_b.scores), sizes)))
     low, high = percentiles(np.array(within), level=SPLITS_LEVEL)
     across_low, across_high = percentiles(np.array(across), level=SPLITS_LEVEL)
-    p = permuted_p(a, b, weights, sizes, splits=min(splits, EXCHANGED_SPLITS), exchanges=exchanges, paired=paired)
+    p = np.full(len(value), np.nan)
+    if exchanges:
+        p = permuted_p(a, b, weights, sizes, splits=min(splits, EXCHANGED_SPLITS), exchanges=exchanges, paired=paired)
     columns = (value, np.mean(within, 0), low, high, np.mean(across, 0), across_low, across_high, np.mean(chance, 0), p)
     return tuple(
         Similarity(name, *(float(column[i]) for column in columns)) for i, name in enumerate(measure_names(sizes))
@@ -202,8 +213,9 @@ def permuted_p(
     splits: int,
     exchanges: int,
     paired: bool,
+    measure: Callable[[Ranked, Ranked], Floats] = measures,
 ) -> Floats:
-    """[M] p of within - across of every measure, over the same splits in every exchange of A and B.
+    """[M] p of within - across of every number of a measure, over the same splits in every exchange of A and B.
 
     Args:
         a: [U, E] scores of the units at A.
@@ -211,8 +223,9 @@ def permuted_p(
         weights: [U] and [V] facts in each unit.
         sizes: numbers of edges to look at, in rising order.
         splits: random splits of the units into halves.
-        exchanges: permutations; with none, p is NaN.
+        exchanges: permutations.
         paired: the units of A and B are the same facts, which change sides one by one.
+        measure: [M] numbers of two halves.
     """
     rng = np.random.default_rng(len(a))
     orders = [(rng.permutation(len(a)), rng.permutation(len(b))) for _ in range(splits)]
@@ -222,12 +235,10 @@ def permuted_p(
         found = []
         for first, second in orders:
             one, other = _halves(scores_a, of[0], first, sizes), _halves(scores_b, of[1], second, sizes)
-            within = measures(*one) + measures(*other)
-            found.append(within - measures(one[0], other[1]) - measures(one[1], other[0]))
+            within = measure(*one) + measure(*other)
+            found.append(within - measure(one[0], other[1]) - measure(one[1], other[0]))
         return np.asarray(np.mean(found, axis=0))
 
-    if not exchanges:
-        return np.full(len(measure_names(sizes)), np.nan)
     observed = excess(a, b, weights)
     hits = np.zeros(len(observed), dtype=int)
     pooled, heavy = np.concatenate([a, b]), np.concatenate(weights)
