@@ -18,7 +18,7 @@ from checkpoints.stats.changes import change_test
 from checkpoints.stats.ttests import MIN_UNITS, apart_from_0, false_discovery
 from checkpoints.stats.units import Floats
 from circuit_drift.record.groups import FactGroup
-from circuits.graph.scores import require_alike
+from circuits.graph.alike import require_alike
 from circuits.graph.shape import GraphShape, shape_document
 
 if TYPE_CHECKING:

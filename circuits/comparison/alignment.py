@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from checkpoints.results.result import Result
 from checkpoints.stats.units import Floats
-from circuits.graph.scores import AttributionGraph, require_alike
+from circuits.graph.alike import require_alike
+from circuits.graph.scores import AttributionGraph
 from circuits.graph.shape import GraphShape, require_same_shape
 
 if TYPE_CHECKING:

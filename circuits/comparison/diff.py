@@ -21,8 +21,9 @@ from circuits.comparison.graph_diff import GraphDiff
 from circuits.comparison.profile import LARGE, ProfileChange, profile_changes
 from circuits.comparison.reliability import FEWEST_EDGES, FEWEST_UNITS, RankBand, reliability_by_rank
 from circuits.comparison.similarity import Similarity, similarities
+from circuits.graph.alike import HOW, require_alike, same_facts
 from circuits.graph.pruning import circuit_size
-from circuits.graph.scores import HOW, AttributionGraph, require_alike, same_facts
+from circuits.graph.scores import AttributionGraph
 
 EXCHANGES = 99
 """Permutations behind the p of every overlap."""

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.errors import BadPrompt, CheckpointMismatch
+from checkpoints.errors import BadPrompt
 from checkpoints.results.result import Result
 from checkpoints.results.stored_array import StoredArray
 from checkpoints.results.text import counted
 from checkpoints.stats.units import Floats
 from circuits.graph.circuit import Circuit
 from circuits.graph.pruning import PruneRule, circuit_size, prune, threshold
-from circuits.graph.shape import Bools, GraphShape, known_shape, require_same_shape, shape_document
+from circuits.graph.shape import Bools, GraphShape, known_shape, shape_document
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 PIECE = 4_000_000
-HOW = {"method": None, "ig_steps": None, "rule": None, "metric": None, "backward": "plain", "ablation": "corrupt"}
-"""What decides the numbers beside model and facts, and what it is where a graph does not say."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -358,32 +356,6 @@ def meaning(how: Mapping[str, Any], part: str = "the edge") -> str:
     if how.get("method") == "flow":
         return "scores are shares of what is read"
     return f"positive = corrupting {part} raises the {how.get('metric') or 'metric'}"
-
-
-def require_alike(a: AttributionGraph, b: AttributionGraph) -> None:
-    """Refuse to compare what was not measured alike.
-
-    Raises:
-        CheckpointMismatch: other architectures, or another method, metric or segment of the prompts.
-        BadPrompt: edges that were not measured.
-    """
-    require_same_shape(a.shape, b.shape)
-    for graph in (a, b):
-        if graph.unmeasured:
-            raise BadPrompt(
-                f"{graph.unmeasured:,} of {graph.n_edges:,} edges were not measured; score all of them to compare"
-            )
-    for name, usual in {**HOW, "segment": None, "circuit_edges": None}.items():
-        one, other = (graph.meta.get(name, usual) for graph in (a, b))
-        if one != other:
-            raise CheckpointMismatch(
-                f"the graphs were made with different {name}: {one!r} and {other!r}; run both with the same settings"
-            )
-
-
-def same_facts(a: AttributionGraph, b: AttributionGraph) -> bool:
-    """Whether both hold scores of the same facts in the same units."""
-    return a.meta.get("prompts") == b.meta.get("prompts") and np.array_equal(a.group, b.group)
 
 
 def completeness(graph: AttributionGraph) -> dict[str, float]:

@@ -13,8 +13,9 @@ from checkpoints.stats.permutation import drawn_p
 from checkpoints.stats.units import Floats
 from circuits.comparison.overlap import Halved, halve, overlap_of
 from circuits.comparison.profile import profiler
+from circuits.graph.alike import HOW, require_alike, same_facts
 from circuits.graph.pruning import circuit_size
-from circuits.graph.scores import HOW, AttributionGraph, require_alike, same_facts
+from circuits.graph.scores import AttributionGraph
 from circuits.graph.shape import Bools
 from circuits.tracking.changepoints import Products, cosines, splits
 from circuits.tracking.circuit_track import CircuitTrack
