@@ -155,6 +155,7 @@ def run(
     from circuit_drift.report import write_report
 
     form = form_of(as_json, as_csv)
+    workers = working.given
     opened, adaptive = _opened(series, steps)
     prompts = prompts_for(opened.path, **needles.given, **depths_of(depths), **facts.given, scoring=scoring.given)
     asked = {
@@ -170,7 +171,7 @@ def run(
     result = circuit_drift.run(
         opened,
         **asked,
-        **working.given,
+        **workers,
         **bounds.given,
         strict=strict,
         adaptive=adaptive,

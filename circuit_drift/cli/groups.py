@@ -12,6 +12,7 @@ from functools import wraps
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
+from checkpoints.errors import require_choice
 from checkpoints.placement import AUTO, Placement
 from circuit_drift.cli.options import (
     AnswersOption,
@@ -172,7 +173,14 @@ class WorkerOptions:
 
     @property
     def given(self) -> dict[str, Any]:
-        """As `circuit_drift.run` takes them."""
+        """As `circuit_drift.run` takes them.
+
+        Raises:
+            BadPrompt: no such executor.
+        """
+        from circuit_drift.sweep.executors import EXECUTORS
+
+        require_choice("executor", self.executor, EXECUTORS)
         return asdict(self)
 
 

@@ -226,6 +226,7 @@ def test_an_option_of_one_value_that_is_given_again_is_refused_not_dropped(words
         (("run", "demo", "--max-hours", "nan"), ("--max-hours", "'nan'", "0", "run -h")),
         (("run", "demo", "--depths", "2"), ("--depths", "'2'", "1", "as 0,0.5,1")),
         (("run", "demo", "--max-disk", "-5GB"), ("'-5GB'", "as in 50GB")),
+        (("run", "demo", "--executor", "x", "--plan"), ("executor 'x'", "serial, processes, ray, slurm")),
         (("diff", "a", "b", "--q", "2"), ("--q", "'2'", "1", "diff -h")),
         (("diff", "a", "b", "--explain", "--outputs", "-3"), ("'-3'", "output", "a1.h0")),
         (("export", "9", "x.json", "--edges", "0"), ("--edges", "'0'", "1", "export -h")),
