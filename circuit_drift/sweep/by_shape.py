@@ -145,7 +145,7 @@ def _of_edges(model: "PreTrainedModel", seen: "Passes", asked: Workload, *, cpu:
     all_maps = maps * layers if maps * layers <= (CPU_WEIGHTS if cpu else GPU_WEIGHTS) else maps
     token = len(shape.writers) * stream * WIDE
     chunk = min(asked.tokens, max(1, (CPU_CHUNK if cpu else GPU_CHUNK) // token))
-    buffers = chunk * (token + (1 + heads + 2 * shared) * stream * WIDE)
+    buffers = chunk * (token + 2 * (1 + heads + 2 * shared) * stream * WIDE)
     return max(ends, step, writers + gradients + buffers + all_maps) + asked.batch * edges, edges
 
 

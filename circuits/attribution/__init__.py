@@ -12,11 +12,10 @@ quadrature along the path between them (`edges.score_segments`, `integration.Pat
         seen       = run(clean prompts, input = low + alpha_k (high - low))
         g_k        = d metric(seen.logits) / d (what every reader reads)   # one backward pass for all readers
         gradient  += weight_k * g_k                               # contraction.gradients: nothing of width D per head
-    for each chunk of t tokens, layer by layer:                   # contraction.contraction
+    for each chunk of t tokens, two layers at a time:             # contraction.contraction
         before     = differences of the writers below, [F', t, D] # difference x output projection
-        readers    = gradients at the MLP below and this layer's q, k, v, [B', t, D]   # gradient x projection x gain
+        readers    = gradients at the MLPs below and these layers' q, k, v, [B', t, D] # gradient x projection x gain
         scores[before, readers] += sum over t, D of before * readers
-        append this layer's heads and MLP to before
     scores        -= what gradients hold along the readers' normalised streams   # the norm's own derivative, exact
     scores         = mean over the facts of each unit, where an edge exists      # AttributionGraph [units, F, B]
 

@@ -2,11 +2,11 @@
 
     scores[F, B] = sum over t, d of differences[F, t, d] * gradients[B, t, d]
 
-with no per-head tensor of width D beyond one chunk of tokens. Layer by layer the chunk's gradients of the readers
-between two layers' writes are made from `circuits.contraction.gradients`, multiplied with the differences of all
-writers before them, and forgotten; then the layer's own writers are added to the differences. What gradients hold along
-directions that a layer's readers share (x_hat of their norm) is subtracted last, as (difference . x_hat) times the
-readers' shares, so that one contraction serves any number of steps.
+with no per-head tensor of width D beyond one chunk of tokens. Two layers at a time the chunk's gradients of their
+readers are made from `circuits.contraction.gradients`, multiplied with the differences of all writers before them, and
+forgotten. The last layer writes to the logits alone, which are read where answers are produced and nowhere else. What
+gradients hold along directions that a layer's readers share (x_hat of their norm) is subtracted last, as
+(difference . x_hat) times the readers' shares, so that one contraction serves any number of steps.
 
 Shapes: b facts, t tokens, d the stream's width D, w a head's width, r one layer's attention readers (query, key, value
 heads in turn), F the graph's writers, B its readers.
@@ -41,6 +41,10 @@ class _Chunk(NamedTuple):
     def of(self, tensor: Tensor) -> Tensor:
         """[t, ...] of [b, t, ...]."""
         return tensor[self.row, self.tokens]
+
+    def written(self, writers: Writers, block: Block) -> tuple[Tensor, Tensor]:
+        """[t, heads, w] and [t, d] of a layer's heads and MLP."""
+        return self.of(writers.heads[block.index]), self.of(writers.mlps[block.index])
 
     @property
     def size(self) -> int:
@@ -88,15 +92,21 @@ class Contraction:
         """
         kept = [self._weights(block) for block in self.parts.blocks] if self._fits else None
         for chunk in self._chunks(batch):
-            written, reads = self._buffers(chunk.size)
+            target = scores[chunk.target]
+            written, buffer = self._buffers(chunk.size)
             written[0] = chunk.of(differences.stream)
-            for block in self.parts.blocks:
-                weights = self._weights(block) if kept is None else kept[block.index]
-                between = self._read_before(block, gradients, weights.read, chunk, reads)
-                self._multiply(scores[chunk.target], block.index, written, between)
-                self._write(written, block, weights.write, differences, chunk)
-            self._multiply(scores[chunk.target], self.parts.n_layers, written, _read_last(gradients, chunk))
-            self._subtract_along(scores[chunk.target], written, gradients, chunk)
+            for pair in self._pairs():
+                columns = self._columns(pair)
+                reads = buffer[: columns.stop - columns.start]
+                for block in pair:
+                    weights = self._weights(block) if kept is None else kept[block.index]
+                    first = self.shape.columns_before(block.index).start - columns.start
+                    self._read_before(reads[first:], block, gradients, weights.read, chunk)
+                    if block.index < self.parts.n_layers - 1:
+                        self._write(written, block, weights.write, *chunk.written(differences, block))
+                _multiply(target[columns], written[: self.shape.first_writer(pair[-1].index)], reads)
+            self._multiply_last(target, written, differences, gradients, chunk)
+            self._subtract_along(target, written, gradients, chunk)
         self._free()
 
     def settle(self, scores: Tensor, batch: Batch, differences: Writers, gradients: Gradients) -> None:
@@ -108,40 +118,55 @@ class Contraction:
         for chunk in chunks:
             written, _ = self._buffers(chunk.size)
             written[0] = chunk.of(differences.stream)
-            for block in self.parts.blocks:
-                self._write(written, block, head_writer(block, self.dtype), differences, chunk)
+            for block in self.parts.blocks[:-1]:
+                self._write(written, block, head_writer(block, self.dtype), *chunk.written(differences, block))
             self._subtract_along(scores[chunk.target], written, gradients, chunk)
         self._free()
         for total in gradients.layers:
             total.along.clear()
 
-    def _multiply(self, scores: Tensor, layer: int, written: Tensor, gradients: Tensor) -> None:
-        """Add to [B, F] what the readers in front of a layer get from the writers before it."""
-        before = self.shape.first_writer(layer)
-        target = scores[self.shape.columns_before(layer), :before]
-        target.addmm_(
-            rearrange(gradients, "reader t d -> reader (t d)"),
-            rearrange(written[:before], "writer t d -> (t d) writer"),
-        )
+    def _pairs(self) -> Iterator[tuple[Block, ...]]:
+        """Layers two by two, so that one product reads what was written below them, which takes most of its time."""
+        for first in range(0, self.parts.n_layers, 2):
+            yield self.parts.blocks[first : first + 2]
 
-    def _write(self, written: Tensor, block: Block, weight: Tensor, differences: Writers, chunk: _Chunk) -> None:
+    def _columns(self, pair: tuple[Block, ...]) -> slice:
+        """Columns from those in front of the first layer of a pair to those in front of its last one."""
+        first, last = (self.shape.columns_before(block.index) for block in (pair[0], pair[-1]))
+        return slice(first.start, last.stop)
+
+    def _multiply_last(
+        self, scores: Tensor, written: Tensor, differences: Writers, gradients: Gradients, chunk: _Chunk
+    ) -> None:
+        """Add to [B, F] what the last layer's MLP and the logits get.
+
+        Their gradients are 0 but where an answer's tokens are produced, so that only there the last layer's writes are
+        made.
+        """
+        ends_btd = _known(gradients.layers[-1].mlp_btd), _known(gradients.logits_btd)
+        reads = torch.stack([chunk.of(end_btd) for end_btd in ends_btd])
+        (places,) = reads.any(-1).any(0).nonzero(as_tuple=True)
+        every = written.new_empty(len(self.shape.writers), len(places), self.parts.d_model)
+        every[: len(written)] = written[:, places]
+        block = self.parts.blocks[-1]
+        heads, mlp = chunk.written(differences, block)
+        self._write(every, block, head_writer(block, self.dtype), heads[places], mlp[places])
+        _multiply(scores[self.shape.columns_before(self.parts.n_layers)], every, reads[:, places])
+
+    def _write(self, written: Tensor, block: Block, weight: Tensor, heads_thw: Tensor, mlp_td: Tensor) -> None:
         """Fill the rows of a layer's heads and MLP."""
         first = self.shape.first_writer(block.index)
         mlp = first + self.parts.n_heads
-        heads = rearrange(chunk.of(differences.heads[block.index]), "t head w -> head t w")
-        torch.bmm(heads, weight, out=written[first:mlp])
-        written[mlp] = chunk.of(differences.mlps[block.index])
+        torch.bmm(rearrange(heads_thw, "t head w -> head t w"), weight, out=written[first:mlp])
+        written[mlp] = mlp_td
 
-    def _read_before(self, block: Block, gradients: Gradients, weight: Tensor, chunk: _Chunk, reads: Tensor) -> Tensor:
-        """Fill [readers, t, d] with the gradients of `GraphShape.columns_before`, but for their parts along x_hat.
-
-        The MLP of the layer before reads the same writers as this layer's heads, so that one product serves both.
-        """
-        self._read_attention(reads[1:], block, gradients.layers[block.index], weight, chunk)
-        if block.index == 0:
-            return reads[1:]
-        reads[0] = chunk.of(_known(gradients.layers[block.index - 1].mlp_btd))
-        return reads
+    def _read_before(self, reads: Tensor, block: Block, gradients: Gradients, weight: Tensor, chunk: _Chunk) -> None:
+        """Fill [readers, t, d] with the gradients of `GraphShape.columns_before`, but for their parts along x_hat."""
+        before = min(block.index, 1)
+        if before:
+            reads[0] = chunk.of(_known(gradients.layers[block.index - 1].mlp_btd))
+        count = self.parts.n_heads + 2 * self.parts.n_kv_heads
+        self._read_attention(reads[before : before + count], block, gradients.layers[block.index], weight, chunk)
 
     def _read_attention(
         self, reads: Tensor, block: Block, total: LayerGradients, weight: Tensor, chunk: _Chunk
@@ -160,8 +185,8 @@ class Contraction:
         directions = [chunk.of(along.direction_btd) for total in gradients.layers for along in total.along]
         if not directions:
             return
-        products = torch.bmm(rearrange(written, "writer t d -> t writer d"), torch.stack(directions, -1))
-        products_tf = iter(products.unbind(-1))
+        products = torch.bmm(torch.stack(directions, 1), rearrange(written, "writer t d -> t d writer"))
+        products_tf = iter(products.unbind(1))
         for layer, total in enumerate(gradients.layers):
             before = self.shape.first_writer(layer)
             target = scores[self.shape.attention_columns(layer), :before]
@@ -179,9 +204,9 @@ class Contraction:
         return _Weights(head_writer(block, self.dtype), read)
 
     def _buffers(self, size: int) -> tuple[Tensor, Tensor]:
-        """[F, t, d] for the writers and [1 + readers, t, d] for a layer's readers, the same memory for every chunk."""
-        writers, width = len(self.shape.writers), self.parts.d_model
-        readers = 1 + self.parts.n_heads + 2 * self.parts.n_kv_heads
+        """[F, t, d] for the writers below the last layer, [B, t, d] for a pair's readers, the same for every chunk."""
+        writers, width = self.shape.first_writer(self.parts.n_layers - 1), self.parts.d_model
+        readers = max(columns.stop - columns.start for columns in map(self._columns, self._pairs()))
         if self._buffer.numel() < writers * size * width:
             self._buffer = torch.empty(writers * size * width, dtype=self.dtype, device=self.device)
             self._reads = torch.empty(readers * size * width, dtype=self.dtype, device=self.device)
@@ -205,9 +230,11 @@ class Contraction:
                     yield _Chunk(target, row, slice(place, min(place + size, stop)))
 
 
-def _read_last(gradients: Gradients, chunk: _Chunk) -> Tensor:
-    """[2, t, d] gradients of the last layer's MLP and of the logits."""
-    return torch.stack([chunk.of(_known(gradients.layers[-1].mlp_btd)), chunk.of(_known(gradients.logits_btd))])
+def _multiply(scores: Tensor, written: Tensor, reads: Tensor) -> None:
+    """Add differences [F, t, d] x gradients [B, t, d], summed over t and d, to the first F of scores [B, ...]."""
+    scores[:, : len(written)].addmm_(
+        rearrange(reads, "reader t d -> reader (t d)"), rearrange(written, "writer t d -> (t d) writer")
+    )
 
 
 def _known(total: Tensor | None) -> Tensor:
