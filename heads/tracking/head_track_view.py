@@ -109,7 +109,7 @@ def deception(track: "HeadTrack") -> tuple[Trend, Trend] | None:
 def deceptive_sentence(still: Trend, moving: Trend) -> str:
     """What `deception` found, in words."""
     return (
-        f"{WORDS[still.metric]} saturated at step {still.step:,}; answer PPL still falls {_percent(moving)} per "
+        f"{WORDS[still.metric]} saturated at step {still.step:,}; answer PPL still falls {_fall(moving)} per "
         "doubling after it"
     )
 
@@ -149,11 +149,10 @@ def _bound(trend: Trend) -> str:
     return f"{100 * np.expm1(trend.bound):.0f} %" if trend.metric == "answer_nll" else f"{trend.bound:g}"
 
 
-def _percent(trend: Trend) -> str:
-    """A change of NLL as the change of the perplexity it is, in percent, counted in its own direction."""
-    sign = -1 if trend.slope < 0 else 1
-    size = sorted(sign * 100 * np.expm1(v) for v in (trend.low, trend.high))
-    return f"{sign * 100 * np.expm1(trend.slope):.1f} % [{size[0]:.1f}, {size[1]:.1f}]"
+def _fall(trend: Trend) -> str:
+    """A fall of NLL as the fall of the perplexity it is, in percent."""
+    fall, least, most = (-100 * np.expm1(value) for value in (trend.slope, trend.high, trend.low))
+    return f"{fall:.1f} % [{least:.1f}, {most:.1f}]"
 
 
 def _fit(track: "HeadTrack") -> tuple[str, ...]:

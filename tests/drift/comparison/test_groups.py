@@ -13,6 +13,7 @@ from circuit_drift.api.pairs import compare
 from circuit_drift.comparison.floor import converged_before
 from circuit_drift.comparison.pair import stored_pair
 from circuit_drift.measures.pairs import alike
+from circuit_drift.measures.pairs.heads import head_effects
 from circuit_drift.record.groups import fact_groups
 from circuit_drift.record.questions import Deltas, Effect, units_needed
 from circuit_drift.report import run_sections
@@ -21,6 +22,7 @@ from circuit_drift.stages.stages import track_circuit, track_circuits
 from circuits.comparison.diff import similarity
 from circuits.graph.membership import membership
 from tests.drift.handmade import EDGES, WIRING_A, WIRING_B, graph, point, retrieval, roles, run_of, strengths
+from tests.heads.test_read_sentences import comparison
 
 A, B = strengths(WIRING_A), strengths(WIRING_B)
 
@@ -155,6 +157,20 @@ def test_an_effect_is_equivalent_inside_its_margin_and_different_outside():
     # half 0.5 about 0.75 must shrink to 0.25: four times the units; about 2, an interval of half 4 must clear 0
     assert units_needed(0.75, 0.25, 1.25, 0.0, (-1.0, 1.0), 10) == 40
     assert units_needed(2.0, -2.0, 6.0, 0.0, (-1.0, 1.0), 10) == 40
+
+
+def test_the_largest_change_of_a_head_needs_so_many_needles_to_lie_inside_the_margin():
+    """0.36 with its upper end at 0.5 must come within 0.04 of itself, 3.5 times nearer: 12 needles times 3.5^2."""
+    values = np.array([[0.3, -0.36], [0.1, 0.2]])
+    change = comparison(delta=values)
+    (found,) = head_effects(change, Deltas.of({"heads": 0.4}), np.ones((2, 2), dtype=bool))
+    assert (found.value, found.low, found.high) == (0.36, 0.2, 0.5)
+    assert (found.n, found.unit, found.needed, found.bounds) == (12, "needle", 147, (-1.0, 0.4))
+    (inside,) = head_effects(change, Deltas.of({"heads": 0.6}), np.ones((2, 2), dtype=bool))
+    assert (inside.equivalent, inside.needed) == (True, 12)
+    lacking = comparison(delta=np.where(values == 0.1, np.nan, values))
+    (open_,) = head_effects(lacking, Deltas.of({"heads": 0.6}), np.ones((2, 2), dtype=bool))
+    assert (open_.low, open_.high, open_.needed) == (0.2, np.inf, 13)
 
 
 def _point(step: int, scale: float, nll: float, known: int = 40, **other):
