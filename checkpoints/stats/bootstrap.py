@@ -126,6 +126,25 @@ def widened(low: Floats, high: Floats, *, units: int, level: float = LEVEL) -> t
     return np.where(low == 1, 1 - reach, low), np.where(high == 0, reach, high)
 
 
+def counted_interval(low: Floats, high: Floats, *, units: int, threshold: float) -> tuple[Floats, Floats]:
+    """An interval of how many mean shares are above a threshold, left out where resampling sees no spread of few units.
+
+    All of n units alike leave a share of up to 1 - .025^(1 / n) that did otherwise, so that a mean of 0 may be above
+    the threshold while every resample says that it is not: up to 35 units for a threshold of .1.
+
+    Args:
+        low: lower ends of the bootstrap interval of the count, any shape.
+        high: upper ends.
+        units: independent units that were resampled.
+        threshold: of the shares.
+
+    Returns:
+        lower and upper ends; NaN where they are equal and units too few to rule another count out.
+    """
+    unknown = (low == high) & (upper_share(0, units, level=(1 + LEVEL) / 2) > threshold)
+    return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
+
+
 def wilson_interval(hits: Floats, trials: Floats, *, level: float = LEVEL) -> tuple[Floats, Floats]:
     """Interval of a share of independent units of which ``hits`` of ``trials`` were seen (Wilson 1927).
 

@@ -16,6 +16,7 @@ from checkpoints.errors import CheckpointMismatch
 from checkpoints.stats.siblings import combined_p, sibling_p, siblings_needed
 from circuit_drift.comparison.pair_tables import comparable
 from circuit_drift.measures.pairs.grouped import compare_group
+from circuit_drift.measures.pairs.pairing import Compared
 from circuit_drift.measures.pairs.recall import recall_questions
 from circuit_drift.record.groups import FactGroup
 from circuit_drift.record.pair import PairRecord
@@ -109,7 +110,7 @@ def _effects(pair: PairRecord, c: Point, d: Point, groups: Sequence[FactGroup]) 
             yield from compare_group(group, c.circuit, d.circuit, q=pair.q, cluster=cluster).effects(pair.deltas)
     if c.heads is not None and d.heads is not None and pair.heads is not None:
         compared = how["heads"].compare(c, d, q=pair.q, earlier={})
-        if compared is not None:
+        if isinstance(compared, Compared):
             for question in how["heads"].questions(c, d, compared.change, deltas=pair.deltas):
                 yield from question.effects
 

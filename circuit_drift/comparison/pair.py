@@ -167,7 +167,9 @@ def compare_points(
         if lacking or not set(pairing.needs) <= changes.keys():
             continue
         compared = pairing.compare(a, b, q=q, earlier=changes)
-        if compared is not None:
+        if isinstance(compared, str):
+            missing[name] = compared
+        elif compared is not None:
             changes[name] = compared.change
             asked[name] = list(pairing.questions(a, b, compared.change, deltas=margins))
             readouts += compared.readouts

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from checkpoints.errors import BadPrompt
-from checkpoints.stats.bootstrap import Estimate, percentiles, resampled_means, resampling, stretched
+from checkpoints.stats.bootstrap import (
+    Estimate,
+    counted_interval,
+    percentiles,
+    resampled_means,
+    resampling,
+    stretched,
+)
 from checkpoints.stats.emergence import Emergence, emergence
 from checkpoints.stats.shares import score_interval
 from checkpoints.stats.units import FEWEST, Floats, independent_units, nanmean
@@ -129,5 +136,6 @@ def _count(scores: Scores) -> Estimate:
     units = len(np.unique(cluster))
     drawn = retrieves(resampled_means(scores.copy, cluster, resampling(units, draws=DRAWS))).sum(axis=(1, 2))
     low, high = percentiles(stretched(np.asarray(float(scores.count())), drawn.astype(float), units=units))
-    least, most = (float(np.clip(np.round(end), 0, scores.mean.size)) for end in (low, high))
-    return Estimate(float(scores.count()), least, most, n=units)
+    ends = (np.clip(np.round(end), 0, scores.mean.size) for end in (low, high))
+    least, most = counted_interval(*ends, units=units, threshold=THRESHOLD)
+    return Estimate(float(scores.count()), float(least), float(most), n=units)

@@ -48,7 +48,8 @@ def _halves(of: Mapping[str, Any]) -> str:
 
 def _count(of: Mapping[str, Any]) -> str:
     count = of["count"]
-    ends = f" {span(count['low'], count['high'], '.0f')}" if count["low"] == count["low"] else ""
+    told = count["low"] == count["low"]
+    ends = f" {span(count['low'], count['high'], '.0f')}" if told else " (no interval: too few needles)"
     return f"{count['value']}{ends} of {counted(count['of'], 'head')} retrieve at the end."
 
 

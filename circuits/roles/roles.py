@@ -20,7 +20,7 @@ from checkpoints.errors import BadPrompt
 from checkpoints.results.result import ROWS, Result
 from checkpoints.results.text import counted
 from checkpoints.stats.bootstrap import resampling
-from checkpoints.stats.units import Floats
+from checkpoints.stats.units import FEWEST, Floats
 from circuits.graph.circuit import Circuit
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class HeadRoles(Result):
     def certainty(self, *, seed: int = 0) -> dict[str, Floats]:
         """Role -> [L, H] share of resamples of the facts (or of a score's prompts) in which the head has the role.
 
-        NaN = not applicable: a score that could not be taken of that head.
+        NaN = not applicable: a score that could not be taken of that head, or fewer than three facts (or prompts).
         """
         subject, relation = (_resampled(values, seed) for values in (self.subject, self.relation))
         ratio = np.abs(_ratio(subject, relation))
@@ -118,7 +118,8 @@ class HeadRoles(Result):
         shares = {role: np.asarray(has.mean(0)) for role, has in found.items()}
         for role, values in self.scores.items():
             shares[role][np.isnan(values).any(0)] = np.nan
-        return shares
+        few = {role for role in shares if len(self.scores.get(role, self.subject)) < FEWEST}
+        return {role: np.full_like(share, np.nan) if role in few else share for role, share in shares.items()}
 
     def of(self, circuit: Circuit) -> "dict[str, tuple[str, ...]]":
         """Head of the circuit -> its roles: those it has in at least 95 % of the resamples."""

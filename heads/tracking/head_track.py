@@ -174,7 +174,7 @@ MARGIN = "answer_ppl at "
 
 
 def _with_ends(value: float, low: float, high: float) -> str:
-    return f"{_short(value)} [{_short(low)}, {_short(high)}]"
+    return _short(value) if np.isnan(low) else f"{_short(value)} [{_short(low)}, {_short(high)}]"
 
 
 def _shared(found: Agreement) -> str:

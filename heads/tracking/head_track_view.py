@@ -42,7 +42,7 @@ def findings(track: "HeadTrack") -> tuple[str, ...]:
 
 def _counts(track: "HeadTrack") -> str:
     heads = track.curves["retrieval_heads"]
-    first, last = (f"{heads.value[i]:.0f} [{heads.low[i]:.0f}, {heads.high[i]:.0f}]" for i in (0, -1))
+    first, last = (f"{heads.value[i]:.0f} {_ends(heads.low[i], heads.high[i], '.0f')}" for i in (0, -1))
     born, died = (sum(len(getattr(t, what)) for t in track.transitions) for what in ("born", "died"))
     return (
         f"retrieval heads (score > {track.threshold}): {first} at step {track.steps[0]:,}, {last} at step "
@@ -60,8 +60,12 @@ def _initial(track: "HeadTrack") -> str:
     begun = counted(len(track.initial_set), "initial retrieval head scores", "initial retrieval heads score")
     return (
         f"the {begun} {curve.value[0]:.2f} at first and "
-        f"{curve.value[-1]:.2f} [{curve.low[-1]:.2f}, {curve.high[-1]:.2f}] at last"
+        f"{curve.value[-1]:.2f} {_ends(curve.low[-1], curve.high[-1], '.2f')} at last"
     )
+
+
+def _ends(low: float, high: float, form: str) -> str:
+    return "(no interval: too few needles)" if np.isnan(low) else f"[{low:{form}}, {high:{form}}]"
 
 
 def _saturations(track: "HeadTrack") -> tuple[str, ...]:
@@ -79,6 +83,8 @@ def _unsaturated(saturation: Saturation) -> str:
     name = WORDS.get(saturation.metric, saturation.metric)
     if not saturation.trends:
         return f"whether {name} has saturated cannot be told from so few checkpoints"
+    if np.isnan(saturation.trends[-1].low):
+        return f"whether {name} has saturated cannot be told from so few needles"
     text = f"{name} has not saturated within +-{_bound(saturation.trends[-1])} per doubling"
     moving = [trend for trend in saturation.trends if trend.moving]
     if not moving:

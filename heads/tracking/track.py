@@ -8,7 +8,14 @@ from typing import Self
 import numpy as np
 
 from checkpoints.errors import BadPrompt, CheckpointMismatch, require_choices
-from checkpoints.stats.bootstrap import percentiles, resampled_means, resampling, stretched, widened
+from checkpoints.stats.bootstrap import (
+    counted_interval,
+    percentiles,
+    resampled_means,
+    resampling,
+    stretched,
+    widened,
+)
 from checkpoints.stats.units import Floats, independent_units, nanmean
 from heads.comparison.diff import diff
 from heads.niah.grid import MIDDLE
@@ -64,7 +71,7 @@ def track(
     metrics = _Metrics.of(scores, initial, threshold, draws=draws, seed=seed)
     tested = {"retrieval_heads": count_bound(metrics.point["retrieval_heads"]), **BOUNDS} if bounds is None else bounds
     correlations, missing = _correlations(steps, metrics.point, downstream or {})
-    curves = metrics.curves()
+    curves = metrics.curves(threshold)
     return HeadTrack(
         steps=steps,
         axis="tokens" if known else "steps",
@@ -114,9 +121,12 @@ class _Metrics:
         drawn = {name: np.stack([r[name] for r in resampled], axis=1) for name in point}
         return cls(point, {name: _spread(name, point[name], drawn[name], units) for name in point}, unit, units)
 
-    def curves(self) -> dict[str, Curve]:
+    def curves(self, threshold: float) -> dict[str, Curve]:
         """Each metric with its intervals."""
-        return {name: _curve(name, self.point[name], self.spread[name], units=self.units) for name in self.point}
+        found = {name: _curve(name, self.point[name], self.spread[name], units=self.units) for name in self.point}
+        count = found["retrieval_heads"]
+        ends = counted_interval(count.low, count.high, units=self.units, threshold=threshold)
+        return {**found, "retrieval_heads": Curve(count.value, *ends)}
 
     def saturation(self, name: str, steps: np.ndarray, position: Floats, bound: float) -> Saturation:
         """Whether a metric still changes, from the first checkpoint after the start of training on."""

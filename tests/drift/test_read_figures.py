@@ -408,11 +408,14 @@ def _cast(step: int, wiring=WIRING_A, *, known: int = 0, heads=None, **of: str):
 
 
 def test_a_role_of_retrieval_is_resampled_by_needles_and_not_by_their_depths():
-    """Two needles of five depths, one scored .5 and one 0: a quarter of resamples holds the second alone."""
+    """Three needles of five depths, one scored .5 and two 0: (2/3)^3 of the resamples hold the two alone."""
+    three = retrieval({(1, 0): [0.5] * 5 + [0.0] * 10}, prompts=15)
+    found = roles_of(_cast(0, heads=replace(three, needle=np.repeat([3, 8, 9], 5))))
+    np.testing.assert_allclose(found.scores["retrieval"][:, 1, 0], [0.5, 0.0, 0.0])
+    assert found.certainty()["retrieval"][1, 0] == pytest.approx(1 - (2 / 3) ** 3, abs=0.05)
     scores = retrieval({(1, 0): [0.5] * 5 + [0.0] * 5})
-    found = roles_of(_cast(0, heads=replace(scores, needle=np.repeat([3, 8], 5))))
-    np.testing.assert_allclose(found.scores["retrieval"][:, 1, 0], [0.5, 0.0])
-    assert found.certainty()["retrieval"][1, 0] == pytest.approx(0.75, abs=0.05)
+    two = roles_of(_cast(0, heads=replace(scores, needle=np.repeat([3, 8], 5)))).certainty()["retrieval"]
+    assert np.isnan(two).all(), "two needles tell no spread"
     alone = roles_of(_cast(0, heads=scores)).certainty()["retrieval"]
     assert alone[1, 0] == pytest.approx(1 - (1 + 10 + 45) / 2**10, abs=0.03), "three of ten needles, else at most .1"
 

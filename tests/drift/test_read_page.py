@@ -125,7 +125,8 @@ def test_the_head_of_a_page_says_which_run_and_what_was_found(told):
     assert told.subtitle == "4 checkpoints, steps 0 to 300"
     assert told.verdict[:3] == [
         "a0.h1 begins to retrieve (score > 0.1) between steps 100 and 200 [100 to 200] and reaches 0.75 "
-        "[0.36, 0.88] at step 200 (chosen on 5 needles, judged on 5 others). 2 [2, 2] of 4 heads retrieve at the end.",
+        "[0.36, 0.88] at step 200 (chosen on 5 needles, judged on 5 others). 2 (no "
+        "interval: too few needles) of 4 heads retrieve at the end.",
         "Stage one: 0 and 100 differ: answer NLL (nats per token) 4.00 → 3.00.",
         "Stage two: 100 and 300 differ: 14 learned of 20 facts; circuits of facts learned: changed in 2 edges, "
         "old: changed in 2 edges, new: changed in 2 edges; 2 heads of 4 changed; answer NLL (nats per token) 3.00 → "
@@ -407,7 +408,7 @@ def test_a_run_without_circuits_or_an_audit_says_what_it_has(tmp_path):
     assert page.warnings == []
     assert page.verdict == [
         "No head is seen to retrieve (score > 0.1): a0.h0, the best, reaches 0.00 [0.00, 0.52] at step 0 (chosen on 5 "
-        "needles, judged on 5 others). 0 [0, 0] of 4 heads retrieve at the end.",
+        "needles, judged on 5 others). 0 (no interval: too few needles) of 4 heads retrieve at the end.",
         "0 and 2 are equivalent: every change lies within its margin (a head's score 0.1, answer NLL 0.05).",
     ]
 

@@ -42,7 +42,8 @@ def test_when_heads_begin_to_retrieve_and_where_they_are_best():
     run = _scored(0.0, 0.0625, 0.25, 0.75, 0.5)
     assert run_verdict(run)[0] == (
         "a1.h0 begins to retrieve (score > 0.1) between steps 100 and 200 [100 to 200] and reaches 0.75 "
-        "[0.36, 0.88] at step 300 (chosen on 5 needles, judged on 5 others). 1 [1, 1] of 4 heads retrieve at the end."
+        "[0.36, 0.88] at step 300 (chosen on 5 needles, judged on 5 others). 1 (no interval: "
+        "too few needles) of 4 heads retrieve at the end."
     )
 
 
@@ -52,7 +53,8 @@ def test_heads_that_retrieve_from_the_first_checkpoint_on():
     )
     assert run_verdict(two)[0] == (
         "a0.h1, the best head, reaches 0.75 [0.36, 0.88] at step 100; its onset takes three checkpoints and six "
-        "needles to date (chosen on 5 needles, judged on 5 others). 3 [3, 3] of 4 heads retrieve at the end."
+        "needles to date (chosen on 5 needles, judged on 5 others). 3 (no interval: too few "
+        "needles) of 4 heads retrieve at the end."
     )
     first = run_verdict(_scored(0.5, 0.75, 0.5))[0]
     assert first.startswith("a1.h0 is seen to retrieve (score > 0.1) from the first checkpoint on, and reaches 0.75 ")
@@ -61,7 +63,7 @@ def test_heads_that_retrieve_from_the_first_checkpoint_on():
 def test_no_head_that_retrieves():
     assert run_verdict(_scored(0.0, 0.0625, 0.03125)) == (
         "No head is seen to retrieve (score > 0.1): a1.h0, the best, reaches 0.06 [0.03, 0.55] at step 100 (chosen on "
-        "5 needles, judged on 5 others). 0 [0, 0] of 4 heads retrieve at the end.",
+        "5 needles, judged on 5 others). 0 (no interval: too few needles) of 4 heads retrieve at the end.",
     )
 
 

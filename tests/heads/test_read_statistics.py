@@ -10,6 +10,7 @@ from scipy import stats as textbook
 from checkpoints.errors import BadPrompt
 from checkpoints.stats.bootstrap import (
     Estimate,
+    counted_interval,
     percentiles,
     resampled_means,
     resampling,
@@ -164,6 +165,14 @@ def test_a_share_on_which_all_agree_reaches_as_far_as_the_binomial_allows():
     np.testing.assert_allclose(high, [1.0, 1 - exact, 0.7])
     low, _ = widened(np.array([1.0]), np.array([1.0]), units=10, level=0.8)
     np.testing.assert_allclose(low, textbook.binomtest(10, 10).proportion_ci(0.8, "exact").low)
+
+
+def test_a_count_without_a_spread_has_ends_where_units_rule_another_out():
+    """35 units alike leave a share of .1001 that did otherwise, 36 one of .0974."""
+    low, high = np.array([0.0, 2.0]), np.array([0.0, 4.0])
+    for units, known in ((35, False), (36, True)):
+        ends = counted_interval(low, high, units=units, threshold=0.1)
+        np.testing.assert_array_equal(ends, [[0.0 if known else NAN, 2.0], [0.0 if known else NAN, 4.0]])
 
 
 def test_the_paired_test_is_students():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuit_drift.measures.pairs.alike import kept_workings
-from circuit_drift.measures.pairs.grouped import LEAST_FACTS, compare_groups, units_of
+from circuit_drift.measures.pairs.grouped import ALONE, LEAST_FACTS, compare_groups, units_of
 from circuit_drift.measures.pairs.groups_figure import groups_figure
 from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.measures.pairs.recall import recall_questions, recall_statements
@@ -77,10 +77,12 @@ class CircuitPairing(Pairing):
     tables = ("groups", "edges", "nodes", "ranks", "similarity", "profile", "transfer")
     place = 0
 
-    def compare(self, a: Point, b: Point, *, q: float, earlier: Mapping[str, Any]) -> Compared | None:
+    def compare(self, a: Point, b: Point, *, q: float, earlier: Mapping[str, Any]) -> Compared | str | None:
         """Group by group, and how the recall of the facts changed."""
         if a.circuit is None or b.circuit is None:
             return None
+        if min(a.circuit.units, b.circuit.units) < 2:
+            return ALONE.format("fact")
         workings = kept_workings(self.store, (a, b), self.cluster)
         groups = compare_groups(a.circuit, b.circuit, q=q, cluster=self.cluster, workings=workings)
         of = clusters_of(a.circuit, self.cluster) if self.cluster else None

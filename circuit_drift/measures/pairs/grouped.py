@@ -19,6 +19,7 @@ from circuits.comparison.reliability import RankBand, reliability_by_rank
 from circuits.comparison.similarity import Similarity
 from circuits.tracking.contrasts import Contrast, contrast
 
+ALONE = "one {} tells nothing of its noise"
 LEAST_FACTS = ENOUGH
 """Facts below which the circuits of a group are not compared."""
 LEVEL = 0.05

@@ -64,7 +64,7 @@ class Pairing(ABC):
     place: ClassVar[int] = 2
 
     @abstractmethod
-    def compare(self, a: Point, b: Point, *, q: float, earlier: Mapping[str, Any]) -> Compared | None:
+    def compare(self, a: Point, b: Point, *, q: float, earlier: Mapping[str, Any]) -> Compared | str | None:
         """Compare two points that both have the measure's result; None where that says nothing.
 
         Args:

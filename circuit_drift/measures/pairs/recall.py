@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from checkpoints.stats.shares import clustered_share, exact_share_interval, mcnemar_p, share_above_p, trials_to_bound
+from checkpoints.stats.units import FEWEST
 from circuit_drift.record.groups import class_names, ways_of
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.questions import Deltas, Effect, PairQuestion, units_needed
@@ -51,7 +52,7 @@ def _turnover(name: str, turned: np.ndarray, of: np.ndarray | None, bound: float
     if of is None:
         hits = int(turned.sum())
         low, high = exact_share_interval(hits, n)
-        needed, p = trials_to_bound(hits, n, bound), share_above_p(hits, n, bound)
+        needed, p = trials_to_bound(hits, n, bound), share_above_p(hits, n, bound) if n >= FEWEST else float("nan")
     else:
         n = len(np.unique(of))
         low, high, p = clustered_share(turned, of, bound)

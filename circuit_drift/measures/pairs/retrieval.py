@@ -6,7 +6,7 @@ from math import isnan
 from typing import Any
 
 from checkpoints.results.text import counted
-from circuit_drift.measures.pairs.grouped import LEAST_FACTS, compare_groups
+from circuit_drift.measures.pairs.grouped import ALONE, LEAST_FACTS, compare_groups
 from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.measures.pairs.recall import recall_questions
 from circuit_drift.page.page import Section
@@ -31,11 +31,13 @@ class RetrievalCircuitPairing(Pairing):
     tables = ("retrieval_groups", "retrieval_edges", "retrieval_nodes")
     place = 1
 
-    def compare(self, a: Point, b: Point, *, q: float, earlier: Mapping[str, Any]) -> Compared | None:
+    def compare(self, a: Point, b: Point, *, q: float, earlier: Mapping[str, Any]) -> Compared | str | None:
         """Group by group, over identical needles."""
         before, after = (point.results.get(MEASURE) for point in (a, b))
         if before is None or after is None:
             return None
+        if min(before.units, after.units) < 2:
+            return ALONE.format("needle")
         groups = compare_groups(before, after, q=q, noun="needle")
         return Compared(replace(groups, groups=tuple(_named(each) for each in groups.groups)))
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.stats.units import cluster_means
+from checkpoints.stats.units import FEWEST, cluster_means
 from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.page.page import Section
 from circuit_drift.record.pair import PairRecord
@@ -30,7 +30,7 @@ class RolePairing(Pairing):
     tables = ("roles",)
     place = 1
 
-    def compare(self, a: Point, b: Point, *, q: float, earlier: Mapping[str, Any]) -> Compared | None:
+    def compare(self, a: Point, b: Point, *, q: float, earlier: Mapping[str, Any]) -> Compared | str | None:
         """Roles gained and lost."""
         from circuits.graph.membership import membership
         from circuits.roles.roles import role_changes
@@ -38,6 +38,8 @@ class RolePairing(Pairing):
         before, after = roles_of(a), roles_of(b)
         if before is None or after is None or a.circuit is None or b.circuit is None:
             return None
+        if len(a.circuit) < FEWEST:
+            return "two facts tell no spread"
         compared = earlier["circuit"]
         if len(before) == len(after) == len(a.circuit):
             before, after = before.only(compared.facts), after.only(compared.facts)

@@ -181,7 +181,8 @@ def test_counts_births_and_sets():
     later = heads.track(series()[2:])
     assert later.initial_set == ("a1.h2",)
     assert later.curves["initial_set_mean"].value[-1] > 0.9
-    for curve in later.curves.values():
+    assert np.isnan(later.curves["retrieval_heads"].low).all(), "so few needles that agree leave other counts open"
+    for curve in (curve for name, curve in later.curves.items() if name != "retrieval_heads"):
         assert (curve.low <= curve.value + 1e-9).all()
         assert (curve.value <= curve.high + 1e-9).all()
 
