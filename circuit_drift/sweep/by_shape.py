@@ -142,9 +142,11 @@ def _of_edges(model: "PreTrainedModel", seen: "Passes", asked: Workload, *, cpu:
     step = writers + gradients + seen.backward + traced
     edges = len(shape.readers) * len(shape.writers) * WIDE
     maps = (written + read) * stream * WIDE
-    all_maps = maps * layers if maps * layers <= (CPU_WEIGHTS if cpu else GPU_WEIGHTS) else maps
+    fits = maps * layers <= (CPU_WEIGHTS if cpu else GPU_WEIGHTS)
+    all_maps = maps * layers if fits else maps
     token = len(shape.writers) * stream * WIDE
-    chunk = min(asked.tokens, max(1, (CPU_CHUNK if cpu else GPU_CHUNK) // token))
+    usual = max(CPU_CHUNK if cpu else GPU_CHUNK, 0 if fits else maps)
+    chunk = min(asked.tokens, max(1, usual // token))
     buffers = chunk * (token + 2 * (1 + heads + 2 * shared) * stream * WIDE)
     return max(ends, step, writers + gradients + buffers + all_maps) + asked.batch * edges, edges
 

@@ -75,11 +75,13 @@ class Contraction:
         self.parts, self.shape, self.dtype = parts, shape, dtype
         self.device = parts.blocks[0].output_weight.device
         on_cpu = self.device.type == "cpu"
-        chunk = (CPU_CHUNK if on_cpu else GPU_CHUNK) if chunk_mb is None else int(chunk_mb * 2**20)
         itemsize = torch.finfo(dtype).bits // 8
+        maps = (2 * parts.n_heads + 2 * parts.n_kv_heads) * parts.head_dim * parts.d_model * itemsize
+        self._fits = parts.n_layers * maps <= (CPU_WEIGHTS if on_cpu else GPU_WEIGHTS)
+        # a layer's maps are made anew for each chunk where not all fit: a chunk no smaller than they makes them seldom
+        usual = max(CPU_CHUNK if on_cpu else GPU_CHUNK, 0 if self._fits else maps)
+        chunk = usual if chunk_mb is None else int(chunk_mb * 2**20)
         self.tokens = max(1, chunk // (len(shape.writers) * parts.d_model * itemsize))
-        heads = parts.n_layers * (2 * parts.n_heads + 2 * parts.n_kv_heads)
-        self._fits = heads * parts.head_dim * parts.d_model * itemsize <= (CPU_WEIGHTS if on_cpu else GPU_WEIGHTS)
         self._buffer = torch.empty(0)
         self._reads = torch.empty(0)
 
