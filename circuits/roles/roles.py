@@ -83,7 +83,7 @@ class HeadRoles(Result):
 
         Args:
             role: its name; ``previous-token``, ``induction`` and ``retrieval`` have a threshold of their own.
-            scores: [n, L, H] of n prompts, or [L, H].
+            scores: [n, L, H] of n prompts, or [L, H], of which no certainty is known.
             threshold: mean score above which a head has the role.
 
         Raises:

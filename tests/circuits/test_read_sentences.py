@@ -624,7 +624,7 @@ def test_changes_of_roles_are_told_by_way_and_role():
 def roles(subject, relation=1.0, copying=None) -> HeadRoles:
     values = np.full((3, 1, 1), float(subject))
     found = HeadRoles(values, np.full((3, 1, 1), relation))
-    return found if copying is None else found.with_scores("retrieval", np.full((1, 1), copying))
+    return found if copying is None else found.with_scores("retrieval", np.full((3, 1, 1), copying))
 
 
 @pytest.mark.parametrize(
