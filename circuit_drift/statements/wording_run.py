@@ -48,8 +48,9 @@ def _halves(of: Mapping[str, Any]) -> str:
 
 def _count(of: Mapping[str, Any]) -> str:
     count = of["count"]
-    told = count["low"] == count["low"]
-    ends = f" {span(count['low'], count['high'], '.0f')}" if told else " (no interval: too few needles)"
+    ends = f" {span(count['low'], count['high'], '.0f')}"
+    if count["low"] != count["low"]:  # told once, of the best head, where that has none either
+        ends = "" if of["best"]["low"] != of["best"]["low"] else " (no interval: too few needles)"
     return f"{count['value']}{ends} of {counted(count['of'], 'head')} retrieve at the end."
 
 

@@ -54,7 +54,7 @@ class Keyed:
 
     name, of_weights = "keyed", True
 
-    def parameters(self):
+    def key_params(self):
         return {"version": 1}
 
 
