@@ -182,7 +182,7 @@ def compare_points(
     questions = answered([question for own in asked.values() for question in own], level=q)
     places = np.cumsum([0, *map(len, asked.values())])
     for name, start, stop in zip(asked, places, places[1:], strict=False):
-        changes[name] = told[name].held(changes[name], questions[start:stop]) if start < stop else changes[name]
+        changes[name] = told[name].held(changes[name], questions[start:stop])
     pair = PairRecord(a, b, q, tuple(readouts), changes, facts, missing, questions, margins)
     return replace(pair, floor=floor_of(pair, floor)) if floor else pair
 
