@@ -87,7 +87,7 @@ def _cells(column: "pd.Series[Any]", digits: int | None) -> list[Any]:
             return ["" if value != value else value for value in values] if column.isna().any() else values
         form = f"{{:.{digits}g}}".format
         return ["" if value != value else form(value) for value in values]
-    if kind == "" and column.dtype == "str":  # texts, and what is missing
+    if column.dtype == "str":  # texts, and what is missing
         shown = {value: _cell(value) for value in column.dropna().unique().tolist()}
         return [shown.get(value, "") for value in values]
     texts = {value: _cell(value) for value in {value for value in values if isinstance(value, str)}}
