@@ -14,9 +14,10 @@ from checkpoints.stats.ttests import TTest
 from circuits.attribution.positions import PositionScores
 from circuits.comparison.graph_diff import GraphDiff
 from circuits.comparison.graph_diff_view import _first
+from circuits.comparison.overlap import halve, overlap
 from circuits.comparison.profile import ProfileChange
-from circuits.comparison.reliability import RankBand
-from circuits.comparison.similarity import Similarity
+from circuits.comparison.reliability import RankBand, reliability_by_rank
+from circuits.comparison.similarity import Similarity, similarities
 from circuits.graph.circuit import Circuit
 from circuits.graph.nodes import NodeScores
 from circuits.graph.scores import AttributionGraph, meaning
@@ -24,7 +25,7 @@ from circuits.graph.shape import GraphShape
 from circuits.intervention.faithfulness import Faithfulness, FaithfulnessCurve, interval, ratio, spread
 from circuits.intervention.transfer import Transfer, transfer
 from circuits.roles.roles import HeadRoles, RoleChange, changes_sentence, role_changes
-from circuits.tracking.changepoints import Split
+from circuits.tracking.changepoints import Products, Split, splits
 from circuits.tracking.circuit_track import CircuitTrack
 from circuits.tracking.contrasts import Contrast, contrast, contrasts, sentences
 from tests.looks import looks
@@ -1061,3 +1062,28 @@ def test_how_a_diff_is_drawn():
         "yaxis range=[-0.6, 2.8] showgrid=False zeroline=False",
         "layout height=436",
     ]
+
+
+def test_what_is_drawn_without_a_seed_is_drawn_with_the_seed_0():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(2, 12, 8)) + np.arange(8) / 8
+    a, b = (graph(units) for units in scores)
+    undecided = HeadRoles(rng.uniform(0, 20, (12, 2, 2)), np.ones((12, 2, 2)), meta={})
+    many, ones = SimpleNamespace(edge_scores=rng.normal(size=(12, 40))), np.ones(12)
+    products = Products([*scores, scores[0] * rng.choice([-1, 1], 8)])
+    drawn = {
+        "similarities": lambda **seed: (
+            similarities(*scores, weights=(ones, ones), sizes=[3], exchanges=0, **seed)[0].within
+        ),
+        "halve": lambda **seed: halve(a, n_edges=3, splits=3, **seed).halves.tolist(),
+        "overlap": lambda **seed: overlap(a, b, n_edges=3, splits=3, **seed).within,
+        "diff": lambda **seed: circuits.diff(a, b, n_edges=3, exchanges=0, **seed).similarity[0].within,
+        "reliability_by_rank": lambda **seed: reliability_by_rank(many, **seed),
+        "certainty": lambda **seed: undecided.certainty(**seed)["mover"].tolist(),
+        "splits": lambda **seed: splits(products, level=1, draws=49, **seed),
+        "contrast": lambda **seed: contrast(*scores, name="s", steps=(0, 1), **seed).high,
+        "contrasts": lambda **seed: contrasts(a, b, name="s", steps=(0, 1), **seed)[0].high,
+    }
+    for name, found in drawn.items():
+        assert found() == found(seed=0), name
+        assert found() != found(seed=1), name

@@ -567,6 +567,9 @@ def test_the_series_as_a_graph_says_how_many_branches_it_has():
         "warning": [("two/b/2", 2, -2, "2")],
         "error": [("two/a/1", 1, -1, "1")],
     }
+    ends = [((0, 0), (1, -1)), ((1, -1), (2, -1)), ((0, 0), (1, -2)), ((1, -2), (2, -2))]
+    assert list(figure.data[0].x) == [x for (start, _), (end, _) in ends for x in (start, end, None)]
+    assert list(figure.data[0].y) == [y for (_, start), (_, end) in ends for y in (start, end, None)]
     arrows = "angleref=previous size=[0, 9, 0, 0, 9, 0, 0, 9, 0, 0, 9, 0] standoff=6 symbol=arrow"
     at = "hovertemplate=%{customdata}<extra></extra>"
     assert looks(figure) == [

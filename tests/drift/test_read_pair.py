@@ -13,11 +13,14 @@ from checkpoints.errors import CheckpointMismatch
 from circuit_drift.api.pairs import compare
 from circuit_drift.cli.render import print_pair
 from circuit_drift.comparison.pair_tables import pair_tables
+from circuit_drift.measures.pairs.circuit import CAPTIONS
 from circuit_drift.measures.pairs.pairing import Compared, Pairing, PairTable
 from circuit_drift.measures.pairs.recall import NET, TURNOVER, recall_statements
 from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.questions import Deltas, Effect, PairQuestion
+from circuit_drift.report import pair_sections
 from circuit_drift.report.verdict_pair import pair_statements
+from circuits.graph.shape import GraphShape
 from circuits.intervention.transfer import Transfer
 from tests.drift.handmade import (
     CLEAN,
@@ -26,6 +29,7 @@ from tests.drift.handmade import (
     WIRING_A,
     WIRING_B,
     graph,
+    on_shape,
     point,
     retrieval,
     roles,
@@ -360,6 +364,101 @@ def test_the_tables_of_a_pair_have_their_titles_in_their_order(changed):
     assert [table.name for table in pair_tables(bare)] == [
         "groups", "edges", "nodes", "ranks", "similarity", "profile"
     ]  # fmt: skip
+
+
+def test_the_sections_of_a_pair_have_their_titles_and_captions_in_their_order(changed):
+    told = {statement.kind: statement.text for statement in pair_statements(changed)}
+    learned, everything = "On the 16 of 20 facts recalled at B alone. ", "On all facts asked, whatever their way. "
+    sections = list(pair_sections(changed))
+    assert [(each.slug, each.title.removesuffix(" 0 → 1,000"), each.caption) for each in sections[1:]] == [
+        ("groups-pair", "Facts and their circuits", CAPTIONS["groups"]),
+        ("circuit-pair", "Circuit", f"Measured {learned[0].lower()}{learned[1:]}{changed.circuit.caption}"),
+        ("edges-pair", "Edges that changed", CAPTIONS["edges"]),
+        ("nodes-pair", "Nodes", learned + CAPTIONS["nodes"]),
+        ("ranks-pair", "Reliability by rank", learned + CAPTIONS["ranks"]),
+        ("similarity-pair", "Similarity", learned + CAPTIONS["similarity"]),
+        ("profile-pair", "Depth and spread", learned + CAPTIONS["profile"]),
+        ("transfer-pair", "Functional transfer", everything + CAPTIONS["transfer"]),
+        ("roles-pair", "Roles of heads", sections[-2].caption),
+        ("heads-pair", "Retrieval heads", ""),
+    ]
+    assert {each.title[-10:] for each in sections} == {" 0 → 1,000"}
+    assert [each.slug for each in sections if each.figure is not None] == [
+        "groups-pair", "circuit-pair", "transfer-pair", "heads-pair"
+    ]  # fmt: skip
+    said = {each.slug: each.text for each in sections if each.text}
+    assert said["transfer-pair"] == changed.circuit.transfer.verdict
+    assert said["heads-pair"] == f"{told['needles']} {told['heads']}"
+    assert list(sections[1].points) == list(changed.verdict[1:5])
+    ranks, similarity, everywhere = (sections[place].frame for place in (5, 6, 2))
+    assert list(ranks) == ["from_rank", "to_rank", "reliability"]
+    assert list(similarity) == [
+        "measure", "value", "within", "within_low", "within_high", "across", "across_low", "across_high", "random",
+        "excess", "p", "beyond_noise",
+    ]  # fmt: skip
+    assert list(everywhere) == [
+        "edge", "writer", "reader", "a", "b", "delta", "low", "high", "p", "q", "status", "changed"
+    ]  # fmt: skip
+    assert list(sections[1].frame) == [
+        "group", "facts", "wiring", "wiring_low", "wiring_high", "strength", "strength_low", "strength_high",
+        "reliability_a", "reliability_b", "edges_changed", "p",
+    ]  # fmt: skip
+    assert list(sections[-1].frame) == [
+        "name", "layer", "head", "before", "after", "delta", "low", "high", "p", "q", "status"
+    ]  # fmt: skip
+
+
+def test_from_eight_layers_on_changes_are_shown_layer_by_layer():
+    def section(layers):
+        shape = GraphShape(layers, 1, 1)
+        scores = np.linspace(1, 2, int(shape.mask.sum()))
+        first, second = (on_shape(shape, np.tile(each, (10, 1)), known=10) for each in (scores, 2 * scores))
+        pair = compare(point(0, circuit=first), point(1, circuit=second))
+        assert pair.circuit.n_significant
+        return [(each.slug, each.title, each.caption) for each in pair_sections(pair) if each.slug.startswith("layers")]
+
+    told = (
+        "On the 10 of 10 facts recalled at A and B. Rows read, columns write; hover shows the strongest changes of a "
+        "cell."
+    )
+    assert section(7) == []
+    assert section(8) == [("layers-pair", "Where edges changed 0 → 1", told)]
+
+
+def test_what_did_not_change_has_empty_tables_of_the_same_columns(changed, same):
+    empty = _tables(same)
+    assert [name for name, table in empty.items() if not len(table.frame)] == ["edges", "nodes", "roles"]
+    assert {name: list(table.frame) for name, table in empty.items()} == {
+        name: list(table.frame) for name, table in _tables(changed).items() if name != "transfer"
+    }
+
+
+def test_the_overlap_of_circuits_is_told_beside_those_of_other_relations_and_of_retrieval():
+    """Of 20 edges each, 19 are those of the other relation, and 18 those of retrieval."""
+    wirings = np.repeat([strengths(WIRING_A), strengths(WIRING_B)], 10, axis=0)
+    labels = [{"relation": "one"}] * 10 + [{"relation": "other"}] * 10
+    a = point(0, circuit=graph(wirings, known=20, labels=labels))
+    plain = compare(a, replace(a, name="step1", step=1))
+    other_task = (*WIRING_A[:18], "m1->logits", "a1.h1->m1")
+    beside = compare(a.with_result("retrieval-circuit", graph(strengths(other_task))), plain.b)
+    (before,), (after,) = (
+        [statement for statement in pair.statements if statement.kind == "overlap"] for pair in (plain, beside)
+    )
+    assert before.numbers["relations"] == pytest.approx(19 / 21)
+    assert after.numbers == {**before.numbers, "other_task": pytest.approx(18 / 22)}
+    told = "by chance, 0.90 between relations at A: no less alike than halves are."
+    assert before.text.endswith(told)
+    assert after.text == before.text.replace("0.90 between relations", "0.82 with the circuit of retrieval")
+
+
+def test_the_largest_of_no_number_is_the_first_head():
+    lacking = retrieval({(layer, head): np.nan for layer in range(2) for head in range(2)})
+    pair = compare(point(0, heads=lacking), point(1, heads=lacking))
+    (told,) = (statement.numbers for statement in pair.statements if statement.kind == "heads")
+    largest = told["largest"]
+    assert largest.pop("name") == "a0.h0"
+    assert np.isnan(list(largest.values())).all() and list(largest) == ["delta", "low", "high"]
+    assert (told["changed"], told["moved"], told["of"], told["outcome"]) == (0, 0, 4, "")
 
 
 def test_the_table_of_heads(changed):

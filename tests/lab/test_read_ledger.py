@@ -207,6 +207,19 @@ def test_noise_of_the_probes_is_what_resampling_undoes():
     assert found.units_frame()["noise"].tolist() == [False, True, False]
 
 
+def test_probes_are_drawn_with_the_seed_0_unless_told_otherwise():
+    def drawn(**seed):
+        return probed(draws=50, **seed).resampled.acquired.tolist()
+
+    assert drawn() == drawn(seed=0) != drawn(seed=1)
+    scores = probed().scores
+    plain, same, other = (
+        knowledge.resample(scores, 0.6, draws=50, **seed).acquired.tolist() for seed in ({}, {"seed": 0}, {"seed": 1})
+    )
+    assert plain == same != other
+    assert knowledge.resample(scores, 0.6).draws == probed().resampled.draws == 1000
+
+
 def test_resampling_needs_probes():
     with pytest.raises(BadPrompt) as refused:
         knowledge.resample(book().scores, 0.6)

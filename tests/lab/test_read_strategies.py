@@ -19,6 +19,7 @@ from circuit_drift.training.strategies.comparison import (
     Trained,
     comparison_frame,
     retrieval_frame,
+    retrieval_scores,
     strategies,
     strategy_ledgers,
 )
@@ -424,3 +425,18 @@ def test_how_the_drift_of_circuits_is_drawn(both, monkeypatch):
         "yaxis2 matches=y range=[-0.03, 1.03] showticklabels=False",
         "layout height=450",
     ]
+
+
+def test_where_every_probe_was_asked_there_is_no_column_of_refusals(tmp_path):
+    (tmp_path / FOLDER).mkdir()
+    rows = {"unit": ["a", "a", "b"], "probe": ["x", "y", "x"], "score": [1.0, 0.5, 0.25]}
+    for name in ("gold", "all"):
+        pd.DataFrame(rows).to_csv(tmp_path / FOLDER / f"{name}.csv", index=False)
+    found = retrieval_scores(tmp_path)
+    assert list(found) == ["all", "gold"]
+    scores, refused = found["gold"]
+    assert (scores.units, scores.mean[:, 0].tolist(), refused) == (("a", "b"), [0.75, 0.25], 0)
+    assert list(retrieval_frame(tmp_path)) == [
+        "passages", "asked", "refused", "recall", "low", "high", "known", "units"
+    ]  # fmt: skip
+    assert list(retrieval_frame(tmp_path / "none")) == list(retrieval_frame(tmp_path))

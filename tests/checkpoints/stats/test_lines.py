@@ -1,5 +1,7 @@
 """Lines through a handful of points."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -30,3 +32,12 @@ def test_a_correlation_knows_no_scale():
     small = np.array([0.1, 0.2, 0.3]), np.array([0.1, 0.3, 0.2])
     assert pearson(*small) == pytest.approx(0.5)
     assert pearson(small[0] * 1e-3, small[1] * 1e6) == pytest.approx(0.5)
+
+
+def test_no_correlation_is_beyond_1_by_rounding():
+    drawn = np.random.default_rng(0).normal(size=(200, 50))
+    unrounded = [float(row @ row) / math.sqrt(float(row @ row) * float((3 * row) @ (3 * row))) * 3 for row in drawn]
+    assert max(unrounded) > 1
+    found = np.array([(pearson(row, 3 * row), pearson(row, -3 * row)) for row in drawn])
+    assert found[:, 0].max() == 1 and found[:, 1].min() == -1
+    np.testing.assert_allclose(found, np.tile([1.0, -1.0], (200, 1)), atol=1e-12)

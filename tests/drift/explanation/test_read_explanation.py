@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from checkpoints.errors import BadPrompt
+from checkpoints.results.figure import unbroken
 from circuit_drift.cli.output.screen import shares_frame
 from circuit_drift.explanation.explanation import (
     Effort,
@@ -20,6 +21,7 @@ from circuit_drift.explanation.explanation_view import (
     best_size,
     outputs_frame,
     patching_frame,
+    proof_sentences,
     sentences,
 )
 from circuit_drift.explanation.sections import explanation_sections
@@ -162,8 +164,18 @@ def test_outputs_tell_where_in_the_prompt_the_change_is_made():
 
 
 def test_parts_that_restore_nothing_alone_are_co_adapted_or_spread():
-    together = made(patching=patched([0.0, 0.06875], [0.6875, 0.1375])).verdict
-    assert "Co-adapted: they make 109 % of the change in the attribution, yet by themselves restore 5 %" in together
+    together = made(patching=patched([0.0, 0.06875], [0.6875, 0.1375]))
+    assert list(proof_sentences(together)) == [
+        "Put into 10, the first 2 components of 20 restore 5 % of it (random components of the same kinds 0 % to 10 %);"
+        " put back to 10's in 20, 90 % of it goes.",
+        "Co-adapted: they make 109 % of the change in the attribution, yet by themselves restore 5 %: they are of use "
+        "only together with others.",
+    ]
+    assert list(proof_sentences(replace(together, steps=0)))[1] == (
+        "Co-adapted: they make 109 % of the change one by one, yet by themselves restore 5 %: they are of use only "
+        "together with others."
+    )
+    assert list(proof_sentences(made())) == []
     thin = made(shares=SHARES / 10, patching=patched([0.0, 0.06875], [1.375, 1.3])).verdict
     assert "Spread: the first 2 make 11 % of the change; no small set explains it." in thin
     assert "Co-adapted" not in thin
@@ -356,3 +368,33 @@ def test_outputs_that_no_part_has_are_refused():
     assert (Effort().outputs, Effort(outputs=3).outputs) == (0, 3)
     with pytest.raises(BadPrompt, match="'first' is no output to put in"):
         Effort(outputs=("m0", "first"))
+
+
+def test_figures_of_an_explanation_have_titles_subtitles_and_a_tick_for_each_size():
+    found = made(patching=patched([0.6875, 1.375, 1.375], [0.6875, 0.1375, 0.0], sizes=(1, 2, 3)))
+
+    def words(figure: Any) -> tuple[str, str]:
+        return unbroken(figure.layout.title.text), unbroken(figure.layout.title.subtitle.text)
+
+    assert words(found.plot()) == (
+        "needle answer NLL, 10 → 20: a0.h1.o leads",
+        "share of each component's weights in the change, mean over prompts; red raises, blue lowers",
+    )
+    assert words(replace(found, steps=0).plot()) == (
+        "needle answer NLL, 10 → 20: a0.h1.o leads",
+        "what each component changes when put in alone, mean over prompts; red raises, blue lowers",
+    )
+    assert words(made(1).plot())[0] == "needle answer NLL"
+    assert words(found.plot_patching()) == (
+        "needle answer NLL: what the first components restore",
+        "put into 10; taken back: 10's put into 20; dotted: random ones of their kinds",
+    )
+    assert words(found.plot_path()) == (
+        "needle answer NLL on the straight line between the weights",
+        "mean over prompts; shares miss the change by 0 % after 4 gradients",
+    )
+    axis = found.plot_patching().layout.xaxis
+    assert (axis.type, list(axis.tickvals)) == ("log", [1, 2, 3])
+    assert [trace.name for trace in found.plot_patching().data] == [
+        "attributed", "restored", "taken back", "random, least", "random, most"
+    ]  # fmt: skip

@@ -1,5 +1,7 @@
 """When metrics emerge, on curves whose step is known, on noise, and on runs written by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -7,6 +9,7 @@ from typer.testing import CliRunner
 from checkpoints.errors import BadPrompt
 from checkpoints.results.figure import unbroken
 from checkpoints.stats.emergence import Emergence, Order, emergence, order, order_over_runs
+from circuit_drift.page.page import Section
 from circuit_drift.report.emergence import emergence_sections
 from circuit_drift.stages.emergence import RunEmergence, metric_in_words
 from tests.drift.handmade import CLEAN, graph, point, retrieval, run_of, strengths
@@ -224,3 +227,19 @@ def test_every_metric_is_drawn_from_its_first_value_to_its_last_above_its_interv
     assert unbroken(figure.layout.title.text) == "risen emerges between steps 1 and 2 [95 %: 1 to 2]"
     assert figure.layout.title.subtitle.text == "bars: 95 % intervals of the step of emergence"
     assert RunEmergence((), {}).plot().layout.title.text == "nothing to follow"
+
+
+def test_the_section_of_a_report_and_why_there_is_none(learning):
+    (section,) = emergence_sections(learning)
+    assert (section.slug, section.title, section.text) == ("emergence", "When things emerge", "")
+    assert section.caption == (
+        "Emerged: from there on beyond 0.1 (a head) or beyond halfway from first to last (all else). Intervals over "
+        "needles or facts of this run; other seeds may differ by more."
+    )
+    lines = run_of(*(replace(each, stage=stage) for each, stage in zip(learning, "ababb", strict=True)))
+    with pytest.raises(BadPrompt) as reason:
+        lines.emergence()
+    assert list(emergence_sections(lines)) == [
+        Section("emergence", "When things emerge", text=f"Not applicable: {reason.value}.")
+    ]
+    assert list(emergence_sections(run_of(*learning.points[:2]))) == []

@@ -370,3 +370,10 @@ def test_a_metric_whose_intervals_are_too_wide_is_not_said_to_move():
     ]
     findings = " ".join(heads.track(noisy, bounds={"answer_nll": 0.001}).findings)
     assert "per doubling: its intervals include both 0 and more than that" in findings
+
+
+def test_needles_are_drawn_with_the_seed_0_unless_told_otherwise():
+    def ends(**seed):
+        return heads.track(series()[:3], draws=50, **seed).to_frame()["answer_nll_low"].tolist()
+
+    assert ends() == ends(seed=0) != ends(seed=1)
