@@ -8,7 +8,7 @@ from scipy import stats as textbook
 
 from checkpoints.stats.bootstrap import draw_units, upper_share
 from checkpoints.stats.permutation import label_p, label_test, sign_flip_p, sign_flip_test, smallest_sign_flip_p
-from checkpoints.stats.ttests import difference_test, welch_test
+from checkpoints.stats.ttests import difference_test, false_discovery, welch_test
 from circuits.comparison.profile import PROFILES, profile_changes, profiler
 from circuits.comparison.similarity import (
     ROUNDING,
@@ -119,6 +119,21 @@ def test_elements_that_changed_for_sure_are_not_what_others_are_counted_among():
     np.testing.assert_allclose(found, [1 / 257, 1 / 128, 1 / 128, *[1.0] * 6], rtol=1e-6)
     alone = sign_flip_test(difference[:, :3]).elements
     np.testing.assert_allclose(alone, [1 / 384, 11 / 384, 11 / 384], rtol=1e-6)
+
+
+def test_an_element_changed_for_sure_from_a_q_of_just_the_level_on(monkeypatch):
+    """Left out of what others are counted among, the one that changed makes the next one's p smaller."""
+    difference = np.random.default_rng(0).normal(size=(10, 12))
+    difference[:, 0] = 3 + 0.1 * difference[:, 0]
+
+    def found(level):
+        monkeypatch.setattr("checkpoints.stats.permutation.SURE", level)
+        return sign_flip_test(difference).elements
+
+    together = found(-1)
+    least, following = false_discovery(together).min(), np.argsort(together)[1]
+    np.testing.assert_array_equal(found(least * (1 - 1e-9)), together)
+    assert found(least)[following] < together[following]
 
 
 def test_one_elements_p_is_the_permutation_tests_own():
