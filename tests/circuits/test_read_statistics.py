@@ -444,6 +444,18 @@ def test_similarity_beside_halves_of_the_facts():
     assert found.random == pytest.approx(np.mean(chance))
 
 
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_cosine_alone_is_of_products_of_different_facts_where_they_are_shared(paired):
+    a, b = np.random.default_rng(1).normal(np.arange(12) / 6, size=(2, 6, 12))
+    ones = np.ones(6)
+    found = similarities(a, b, weights=(ones, ones), sizes=[3, 5], splits=1, exchanges=0, paired=paired)
+    plain = measures(Ranked(a.mean(0), [3, 5]), Ranked(b.mean(0), [3, 5]))
+    cosine = cross_cosine(a, b, ones) if paired else plain[-1]
+    assert [each.value for each in found] == pytest.approx([*plain[:-1], cosine])
+    assert cross_cosine(a, b, ones) != pytest.approx(plain[-1])
+    assert [each.measure for each in found] == list(measure_names([3, 5]))
+
+
 def test_unpaired_similarity_splits_each_side_by_itself():
     a, b = np.eye(4) + 0.01 * np.arange(4), np.vstack([np.eye(4), np.eye(4)[:2]]) + 0.01 * np.arange(4)
     found = similarities(a, b, weights=(np.ones(4), np.ones(6)), sizes=[2], splits=3, paired=False, seed=1)[0]

@@ -18,7 +18,7 @@ from circuit_drift.measures.figures.roles import roles_figure, roles_frame
 from circuit_drift.measures.pairs.roles import roles_of
 from circuit_drift.page import theme
 from circuit_drift.page.axis import mark_steps
-from circuit_drift.report.audit import branches, series_figure
+from circuit_drift.report.audit import audit_sections, audit_warnings, branches, series_figure
 from tests.drift.handmade import (
     EDGES,
     WIRING_A,
@@ -583,6 +583,34 @@ def test_the_series_as_a_graph_says_how_many_branches_it_has():
     ]
     assert list(figure.layout.yaxis.tickvals) == [0, -1, -2]
     assert list(figure.layout.yaxis.ticktext) == ["trunk", "a", "b"]
+
+
+def test_the_section_of_the_audit_has_its_verdict_its_faults_and_the_graph_of_a_series_that_branches():
+    points = [point(step) for step in (0, 1, 2)]
+    fault = Fault("non_finite", ("1",), "weights of 1 hold NaN")
+    forked = {"0": [], "1": ["0"], "2": ["0"]}
+    (clean,), (wrong,), (drawn,), (none,) = (
+        list(audit_sections(run))
+        for run in (
+            run_of(*points),
+            run_of(*points, findings=[fault]),
+            run_of(*points, parents=forked),
+            run_of(*points, audit=None),
+        )
+    )
+    assert {(each.slug, each.title) for each in (clean, wrong, drawn, none)} == {("audit", "Audit of the series")}
+    assert clean.text == "3 checkpoints of handmade (samples examined): nothing found."
+    assert wrong.text == "3 checkpoints of handmade (samples examined): 1 error, 0 warnings."
+    assert (clean.caption, clean.frame, clean.figure, wrong.figure) == ("", None, None, None)
+    assert wrong.caption == (
+        "Each fault with the public series that had it. ✕: an error of the audit names this checkpoint; !: a warning; "
+        "dashed line: steps are missing there."
+    )
+    assert wrong.frame["kind"].tolist() == ["non_finite"]
+    assert _title(drawn.figure)[0] == "3 checkpoints in 0 branches"
+    assert (none.text, none.frame) == ("No audit is on record for this run.", None)
+    assert audit_warnings(run_of(*points, findings=[fault])) == [f"audit, {fault.sentence}"]
+    assert audit_warnings(run_of(*points, audit=None)) == []
 
 
 def test_a_series_is_more_than_a_line_where_it_forks_or_merges():

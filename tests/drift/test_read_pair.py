@@ -720,6 +720,17 @@ def test_a_measure_is_told_by_its_noun_its_sentences_and_its_tables():
     assert [s.frame["x"].tolist() for s in sections] == [[1], [1]]
 
 
+def test_what_is_left_open_is_told_by_the_end_that_reaches_furthest_beyond_its_margin():
+    def told(low, high):
+        effect = Effect("answer NLL", 0.0, low, high, 0.0, (-0.25, 0.5), 10, "needle", 14)
+        question = PairQuestion("readouts", "answer NLL", 0.5, (effect,), outcome="undecided")
+        return pair_statements(PairRecord(_a(), _b(), 0.05, questions=(question,)))[0].numbers["open"]
+
+    rest = {"name": "answer NLL", "more": 4, "unit": "needle"}
+    assert told(-0.5, 0.75) == {**rest, "reach": 0.75, "margin": 0.5}
+    assert told(-0.5, 0.625) == {**rest, "reach": -0.5, "margin": -0.25}
+
+
 def test_how_many_units_more_an_undecided_question_needs():
     def effect(needed: int, high: float = 2.0, n: int = 10) -> Effect:
         return Effect("x", 0.0, -0.5, high, 0.0, (-1.0, 1.0), n, "fact", needed)

@@ -69,6 +69,12 @@ def test_gained_and_lost_heads_stand_by_the_size_of_their_change():
     assert comparison(before=one, after=zero, delta=sizes, q=sure).lost == ("a0.h1", "a0.h2", "a0.h0")
 
 
+def test_heads_come_and_go_from_a_q_of_just_the_level_on():
+    zero, one, q = np.zeros((1, 2)), np.full((1, 2), 0.9), np.array([[0.05, 0.0501]])
+    assert comparison(before=zero, after=one, delta=one, q=q, level=0.05).gained == ("a0.h0",)
+    assert comparison(before=one, after=zero, delta=-one, q=q, level=0.05).lost == ("a0.h0",)
+
+
 @pytest.mark.parametrize(
     ("right", "nll", "differs"),
     [
@@ -654,6 +660,7 @@ def test_how_comparisons_and_ablations_are_drawn():
         *(f"{axis}axis{panel}" for panel in panels for axis in "xy"),
         "layout height=460 showlegend=False",
     ]
+    assert ablation().plot().layout.margin.t == 120, "room for the titles of the panels"
     assert looks(TESTED.plot()) == [
         "color=#0072B2", "color=#0072B2", "yaxis text=NLL, nats per token", "layout height=441 showlegend=False"
     ]  # fmt: skip

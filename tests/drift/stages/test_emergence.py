@@ -72,6 +72,20 @@ def test_what_is_there_or_goes_again_is_said_so():
     assert emergence("x", STEPS, spike, np.tile(spike, (9, 1))).outcome == "no change"
 
 
+def test_where_resamples_disagree_with_each_other_or_with_the_whole_nothing_is_told():
+    steps = np.array(STEPS)
+    first, middle, never = np.full(len(STEPS), 0.9), np.where(steps >= 16, 0.9, 0.0), np.zeros(len(STEPS))
+
+    def outcome(own, *drawn):
+        return emergence("x", STEPS, own, np.repeat(drawn, 10, axis=0), threshold=0.1).outcome
+
+    assert outcome(middle, middle) == "emerged"
+    assert outcome(middle, middle, first) == "cannot be told"
+    assert outcome(middle, middle, never) == "cannot be told"
+    assert outcome(first, middle) == "cannot be told"
+    assert outcome(never, middle) == "cannot be told"
+
+
 def test_order_needs_brackets_that_do_not_overlap():
     def at(name, place):
         value = np.where(np.arange(len(STEPS)) >= place, 1.0, 0.0)
