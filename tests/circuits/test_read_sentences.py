@@ -1087,3 +1087,14 @@ def test_what_is_drawn_without_a_seed_is_drawn_with_the_seed_0():
     for name, found in drawn.items():
         assert found() == found(seed=0), name
         assert found() != found(seed=1), name
+
+
+def test_circuits_of_a_diff_are_of_the_size_that_the_graph_was_asked_for():
+    scores = np.random.default_rng(0).normal(size=(2, 12, 8))
+    a, b = (graph(units) for units in scores)
+    asked = [replace(each, meta={**each.meta, "circuit_edges": 3}) for each in (a, b)]
+    how = {"splits": 2, "exchanges": 0}
+    names = [[each.measure for each in found.similarity] for found in (
+        circuits.diff(*asked, **how), circuits.diff(a, b, n_edges=3, **how), circuits.diff(a, b, **how)
+    )]  # fmt: skip
+    assert names[0] == names[1] != names[2]

@@ -59,6 +59,12 @@ def test_nothing_is_drawn_where_no_group_was_compared():
     assert groups_figure(groups(wiring=np.nan), DELTAS) is None
 
 
+def test_what_the_figure_of_groups_shows_is_told_below_its_title():
+    assert unbroken(groups_figure(groups(), DELTAS).layout.title.subtitle.text) == (
+        "groups of facts, how many in brackets; bars: 95 % intervals; solid line: no change; dotted: margin"
+    )
+
+
 def test_how_groups_are_drawn():
     value = "%{y}: %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>"
     marker = f"symmetric=False hovertemplate={value} color=#0072B2 size=9 mode=markers showlegend=False"

@@ -3,7 +3,7 @@ import pytest
 
 import circuits
 from circuit_drift.measures.pairs.recall import recall_questions
-from circuit_drift.record.questions import Deltas
+from circuit_drift.record.questions import Deltas, units_needed
 from circuit_drift.record.recall import recall_by_class, recall_change
 from circuits.graph.shape import GraphShape
 
@@ -55,6 +55,25 @@ def test_a_turnover_without_an_interval_is_asked_by_name_without_an_effect():
     assert (turnover.family, turnover.name, turnover.effects) == ("behaviour", "sentences that change sides", ())
     assert np.isnan(turnover.p), "two relations are too few"
     assert (net.name, net.p, net.least) == ("recall of all sentences", 0.5, 0.5)
+
+
+def test_how_many_relations_a_turnover_needs_is_told_by_its_further_end():
+    """Of twelve relations of two facts six change sides: a share of a half, known alike from below and above."""
+    shape, labels = GraphShape(1, 1, 1), [{"relation": f"r{place // 2}"} for place in range(24)]
+    graphs = [
+        circuits.AttributionGraph(
+            scores=np.zeros((24, *shape.mask.shape)), shape=shape, clean_metric=np.zeros(24),
+            corrupt_metric=np.zeros(24), answer_rank=rank, group=np.arange(24), labels=tuple(labels),
+        )
+        for rank in (np.full(24, 3), np.where(np.arange(24) < 12, 0, 3))
+    ]  # fmt: skip
+    turnover, _ = recall_questions(*graphs, deltas=Deltas(recall=0.9), cluster=("relation",))
+    (effect,) = turnover.effects
+    assert effect.value == 0.5
+    half = effect.high - 0.5
+    assert 0 < effect.low == pytest.approx(0.5 - half)
+    assert effect.needed == units_needed(0.5, 0.5 - half, 0.5 + half, 0.0, (-1.0, 0.9), 12)
+    assert effect.needed < units_needed(0.5, -effect.low, 1 + effect.low, 0.0, (-1.0, 0.9), 12)
 
 
 def test_classes_are_told_apart_by_batch_where_they_have_several():

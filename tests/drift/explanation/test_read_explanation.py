@@ -25,6 +25,9 @@ from circuit_drift.explanation.explanation_view import (
     sentences,
 )
 from circuit_drift.explanation.sections import explanation_sections
+from circuit_drift.record.pair import PairRecord
+from circuit_drift.report import pair_sections
+from tests.drift.handmade import point
 from tests.looks import looks
 
 SHARES = np.array([[1.0, 0.5, -0.125, 0.0], [1.25, 0.25, -0.125, 0.0]])
@@ -397,4 +400,23 @@ def test_figures_of_an_explanation_have_titles_subtitles_and_a_tick_for_each_siz
     assert (axis.type, list(axis.tickvals)) == ("log", [1, 2, 3])
     assert [trace.name for trace in found.plot_patching().data] == [
         "attributed", "restored", "taken back", "random, least", "random, most"
+    ]  # fmt: skip
+
+
+def test_a_waterfall_shows_the_twelve_largest_shares_and_sums_the_others():
+    means = np.array([0.01, -0.02, *np.arange(1, 15) / 10])
+    names = tuple(f"m{place}.down" for place in range(16))
+    found = made(
+        names=names, kinds=("m.down",) * 16, layers=tuple(range(16)), changed=tuple(range(16)),
+        shares=np.tile(means, (2, 1)), along=np.array([[0.0, 0.0], [means.sum()] * 2]), by_part=np.zeros((3, 16)),
+    )  # fmt: skip
+    (bars,) = found.plot().data
+    assert list(bars.x) == ["10", *names[:3:-1], "others that raise", "others that lower", "20"]
+    assert list(bars.y) == pytest.approx([0, *means[:3:-1], 0.31, -0.02, 0])
+
+
+def test_what_explains_a_pair_is_in_its_report():
+    pair = PairRecord(point(0), point(1), 0.05, explanations=(made(),))
+    assert [(each.slug, each.chapter) for each in pair_sections(pair)] == [
+        ("why-needle-answer-NLL", "What changed and why"), ("path-needle-answer-NLL", "What changed and why")
     ]  # fmt: skip

@@ -37,6 +37,7 @@ PLAIN = ((None, None, 10), (None, None, 20), (None, None, 1000))
         ("step,train_loss,note\n10,3.5,début\n".encode("latin-1"), [3.5, None, None]),
         (b"step,train_loss\n10,NA\n20,\n1e3,1.5\n", [None, None, 1.5]),
         (b"step,train_loss\n10.0,3.5\nnan,4\n,5\n", [3.5, None, None]),
+        (b"step,train_loss\n10,3.5\n20\n1000,1.5\n", [3.5, None, 1.5]),
         (b"Step, Loss\n10, 3.5\n", [3.5, None, None]),
         (b"global_step,train/loss\n10,3.5\n", [3.5, None, None]),
         (b"step,train_loss\n10,1\n10,2\n", [2.0, None, None]),
