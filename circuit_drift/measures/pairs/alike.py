@@ -19,7 +19,7 @@ from circuits.graph.scores import AttributionGraph
 from circuits.tracking.contrasts import Contrast
 
 SIMILARITY, CONTRAST, TESTS, RANKS = "similarity", "contrast", "edge_tests", "ranks"
-VERSION = 3
+VERSION = 2
 TESTED = 3
 """Version of the tests of edges and of the profile's intervals, which are kept with them."""
 
