@@ -125,7 +125,7 @@ def _of_edges(model: "PreTrainedModel", seen: "Passes", asked: Workload, *, cpu:
 
     Of three moments: both ends of the path are known; a gradient is taken; differences meet gradients.
     """
-    from circuits.contraction.contraction import CPU_CHUNK, CPU_WEIGHTS, GPU_CHUNK, GPU_WEIGHTS
+    from circuits.contraction.contraction import room
     from circuits.graph.shape import GraphShape
 
     config, item, numbers = _text(model), model.dtype.itemsize, asked.batch * asked.tokens
@@ -142,10 +142,9 @@ def _of_edges(model: "PreTrainedModel", seen: "Passes", asked: Workload, *, cpu:
     step = writers + gradients + seen.backward + traced
     edges = len(shape.readers) * len(shape.writers) * WIDE
     maps = (written + read) * stream * WIDE
-    fits = maps * layers <= (CPU_WEIGHTS if cpu else GPU_WEIGHTS)
+    fits, usual = room(maps, layers, on_cpu=cpu)
     all_maps = maps * layers if fits else maps
     token = len(shape.writers) * stream * WIDE
-    usual = max(CPU_CHUNK if cpu else GPU_CHUNK, 0 if fits else maps)
     chunk = min(asked.tokens, max(1, usual // token))
     buffers = chunk * (token + 2 * (1 + heads + 2 * shared) * stream * WIDE)
     return max(ends, step, writers + gradients + buffers + all_maps) + asked.batch * edges, edges

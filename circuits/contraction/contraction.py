@@ -31,6 +31,15 @@ CPU_CHUNK, GPU_CHUNK = 36 << 20, 1 << 30
 CPU_WEIGHTS, GPU_WEIGHTS = 1 << 28, 4 << 30
 
 
+def room(maps: int, n_layers: int, *, on_cpu: bool) -> tuple[bool, int]:
+    """Whether the maps of all layers, of so many bytes each, are held at once; bytes of the writers of one chunk.
+
+    Where not all fit, a layer's are made anew for each chunk: one no smaller than they makes them seldom.
+    """
+    fits = n_layers * maps <= (CPU_WEIGHTS if on_cpu else GPU_WEIGHTS)
+    return fits, max(CPU_CHUNK if on_cpu else GPU_CHUNK, 0 if fits else maps)
+
+
 class _Chunk(NamedTuple):
     """A stretch of one row's tokens, and which of the scores it adds to."""
 
@@ -74,12 +83,9 @@ class Contraction:
     def __init__(self, parts: Anatomy, shape: GraphShape, dtype: torch.dtype, chunk_mb: float | None = None) -> None:
         self.parts, self.shape, self.dtype = parts, shape, dtype
         self.device = parts.blocks[0].output_weight.device
-        on_cpu = self.device.type == "cpu"
         itemsize = torch.finfo(dtype).bits // 8
         maps = (2 * parts.n_heads + 2 * parts.n_kv_heads) * parts.head_dim * parts.d_model * itemsize
-        self._fits = parts.n_layers * maps <= (CPU_WEIGHTS if on_cpu else GPU_WEIGHTS)
-        # a layer's maps are made anew for each chunk where not all fit: a chunk no smaller than they makes them seldom
-        usual = max(CPU_CHUNK if on_cpu else GPU_CHUNK, 0 if self._fits else maps)
+        self._fits, usual = room(maps, parts.n_layers, on_cpu=self.device.type == "cpu")
         chunk = usual if chunk_mb is None else int(chunk_mb * 2**20)
         self.tokens = max(1, chunk // (len(shape.writers) * parts.d_model * itemsize))
         self._buffer = torch.empty(0)
