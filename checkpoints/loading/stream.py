@@ -36,6 +36,7 @@ from checkpoints.loading.room import has_room_beside
 from checkpoints.model.packed import packed_modules
 from checkpoints.placement import Placement
 from checkpoints.series.checkpoint import Checkpoint
+from checkpoints.series.downloads import Downloads
 
 if TYPE_CHECKING:
     import torch
@@ -47,20 +48,20 @@ def stream(
     placement: Placement,
     *,
     reuse: bool,
-    keep_downloads: int | None,
+    downloads: Downloads,
 ) -> Iterator[LoadedModel]:
-    """Yield each checkpoint's model; see `Series.models`."""
+    """Yield each checkpoint's model; see `Series.models`. What was brought for them goes with ``downloads``."""
     live: _Live | None = None
     loaded: LoadedModel | None = None
     reader: _Reader | None = None
     in_hand: Checkpoint | None = None
-    downloads, held = _Downloads(keep_downloads), HeldBase() if reuse else None
+    held = HeldBase() if reuse else None
     try:
         for checkpoint, upcoming in zip_longest(checkpoints, checkpoints[1:]):
             if reader is not None:
                 reader.join()
-            downloads.drop_used()
             downloads.start(checkpoint)
+            downloads.drop_used()
             in_hand, taken = checkpoint, None
             if live is not None and live.accepts(checkpoint):
                 taken = live.take(checkpoint, reader.reading if reader else None)
@@ -75,16 +76,17 @@ def stream(
             reader = None if upcoming is None else _Reader(upcoming, downloads, live)
             yield loaded
             in_hand = None
-            downloads.used.append(checkpoint)
-        downloads.drop_used()
+            downloads.done(checkpoint)
     finally:
         if reader is not None:
             reader.end()
         if loaded is not None:
             loaded.release()
-        if in_hand is not None and (reader is None or not reader.is_alive()):  # left early, or it could not be loaded
-            downloads.used.append(in_hand)
-            downloads.drop_used()
+        if in_hand is not None:  # left early, or it could not be loaded
+            downloads.done(in_hand)
+        if reader is not None and reader.checkpoint != in_hand:
+            downloads.spare(reader.checkpoint, reader)
+        downloads.drop_used()
 
 
 def _may_take_another(model: "PreTrainedModel") -> bool:
@@ -98,7 +100,7 @@ class _Reader(threading.Thread):
     It ends with its stream or its process: one that ends while torch works in a thread of it is aborted.
     """
 
-    def __init__(self, checkpoint: Checkpoint, downloads: "_Downloads", live: "_Live | None") -> None:
+    def __init__(self, checkpoint: Checkpoint, downloads: Downloads, live: "_Live | None") -> None:
         super().__init__(name=f"read ahead {checkpoint.name}", daemon=True)
         self.checkpoint, self.downloads, self.live = checkpoint, downloads, live
         self.reading: _Reading | None = None
@@ -122,6 +124,8 @@ class _Reader(threading.Thread):
             with self._in_torch:
                 if self.live is not None and not self._ended.is_set():
                     self.reading = self.live.read(self.checkpoint, self._ended)
+        if self._ended.is_set():
+            self.downloads.read_in_vain(self.checkpoint)
         atexit.unregister(self.end)
 
 
@@ -131,38 +135,6 @@ def _announce(files: Sequence[Path]) -> None:
         for file in files:
             with file.open("rb") as stream:
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
-
-
-class _Downloads:
-    """Drops hub revisions that this sweep brought here, once more than `keep` of them are used.
-
-    Never while another is being fetched: the client's cache is not made for that.
-    """
-
-    def __init__(self, keep: int | None) -> None:
-        self.keep = keep
-        self.brought: set[Checkpoint] = set()
-        self.used: list[Checkpoint] = []
-
-    def start(self, checkpoint: Checkpoint) -> None:
-        """Note a checkpoint that is about to be fetched, or that a stream left here which was killed."""
-        if self.keep is None or checkpoint.hub is None:
-            return
-        if not checkpoint.hub.is_local:
-            checkpoint.hub.claim()
-            self.brought.add(checkpoint)
-        elif checkpoint.hub.is_ours:
-            self.brought.add(checkpoint)
-
-    def drop_used(self) -> None:
-        """Drop the oldest of those that are used."""
-        if self.keep is None:
-            return
-        used = [checkpoint for checkpoint in self.used if checkpoint in self.brought]
-        for old in used[: max(0, len(used) - self.keep)]:
-            self.brought.remove(old)
-            if old.hub is not None:
-                old.hub.drop()
 
 
 def _hashes(checkpoint: Checkpoint) -> tuple[str, str | None, str | None]:

@@ -56,6 +56,14 @@ def label(text: str) -> str:
     return _TAG.sub("&lt;", _ENTITY.sub("&amp;", visible_line(text)))
 
 
+def in_bytes(size: float) -> str:
+    """A size for people: ``1.2 GB``."""
+    for power, unit in enumerate(("B", "kB", "MB", "GB")):
+        if size < 999.5 * 1000**power:
+            return f"{size / 1000**power:.3g} {unit}"
+    return f"{size / 1e12:,.3g} TB"
+
+
 def counted(number: int, noun: str, plural: str = "") -> str:
     """A number of things in words: ``1 head``, ``2,000 heads``; the plural is said where it is no added s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -24,6 +24,7 @@ from checkpoints.series.hub_client import (
     Unreached,
     explained,
     patiently,
+    require_room,
 )
 from checkpoints.series.names import parse_name
 
@@ -137,9 +138,21 @@ class HubRevision:
         return tensors
 
     @property
+    def missing(self) -> tuple[HubFile, ...]:
+        """Those of its files that are not in the cache."""
+        return tuple(file for file in self.files if not (self.path / file.name).exists())
+
+    @property
+    def to_fetch(self) -> dict[str, int]:
+        """Hash -> bytes of what fetching brings, an adapter's base included; what another revision has is here."""
+        blobs = _cache(self.repo) / "blobs"
+        own = {file.digest: file.size for file in self.missing if not (blobs / file.digest).exists()}
+        return own if self.base is None else self.base.to_fetch | own
+
+    @property
     def is_local(self) -> bool:
         """Whether all its files are in the cache already."""
-        return all((self.path / file.name).exists() for file in self.files)
+        return not self.missing
 
     @property
     def weights_hash(self) -> str:
@@ -155,8 +168,9 @@ class HubRevision:
         Raises:
             NotACheckpoint: the repository, revision or a file is not there.
             CorruptWeights: a file that arrived is not the one that was published.
-            DriftError: the hub could not be reached.
+            DriftError: the hub could not be reached, or the disk of its cache has no room.
         """
+        require_room(sum(self.to_fetch.values()), f"{self.repo}@{self.revision}")
         for file in self.files:
             path = self.fetch_file(file.name)
             if file.sha256 is not None and hash_file(path) != file.sha256:
@@ -210,28 +224,28 @@ class HubRevision:
                 ref.parent.mkdir(parents=True, exist_ok=True)
                 ref.write_text(self.commit, encoding="ascii")
 
-    def drop(self) -> None:
-        """Delete its files from the cache, those that another revision shares excepted."""
-        from huggingface_hub import constants, scan_cache_dir
-
-        if self.path.exists():
-            scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(self.commit).execute()
-        with suppress(OSError):
-            self._mark.unlink(missing_ok=True)
+    def remove(self, names: frozenset[str]) -> None:
+        """Take files out of the cache, their content too where no other revision has it, and what came in part."""
+        cache = _cache(self.repo)
+        blobs, snapshots = cache / "blobs", cache / "snapshots"
+        for name in names:
+            pointer = self.path / name
+            content = pointer.resolve() if pointer.is_symlink() else pointer
+            pointer.unlink(missing_ok=True)
+            shared = any(other.is_symlink() and other.resolve() == content for other in snapshots.rglob("*"))
+            if content.parent == blobs.resolve() and not shared:
+                content.unlink(missing_ok=True)
+        for part in (
+            part for file in self.files if file.name in names for part in blobs.glob(f"{file.digest}*.incomplete")
+        ):
+            part.unlink()
+        with suppress(OSError):  # other files are there
+            self.path.rmdir()
+            (cache / "refs" / self.revision).unlink(missing_ok=True)
 
     @property
-    def is_ours(self) -> bool:
-        """Whether it was brought here for a series alone, if only by a process that was killed before it dropped it."""
-        return self._mark.exists()
-
-    def claim(self) -> None:
-        """Note beside the client's files that it is brought here for a series alone."""
-        with suppress(OSError):  # as `_remember`
-            self._mark.parent.mkdir(parents=True, exist_ok=True)
-            self._mark.touch()
-
-    @property
-    def _mark(self) -> Path:
+    def mark(self) -> Path:
+        """Where it is noted that some of its files are here for sweeps alone (`checkpoints.series.downloads`)."""
         return _cache(self.repo) / "circuit-drift" / self.commit
 
 

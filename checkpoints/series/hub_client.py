@@ -1,12 +1,16 @@
 """How the hub is asked: again when it is busy, and with its errors in this package's words."""
 
+import errno
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from checkpoints.errors import DriftError, NotACheckpoint
+from checkpoints.results.text import in_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +26,13 @@ class Unreached(DriftError):
 
 class Forbidden(Unreached, NotACheckpoint):
     """The environment forbids asking it."""
+
+
+class NoRoom(DriftError):
+    """What is to be fetched does not fit on the disk."""
+
+
+MAKE_ROOM = "make room there, or name another place with HF_HUB_CACHE"
 
 
 def patiently(ask: Callable[[], Result]) -> Result:
@@ -64,8 +75,44 @@ def explained(repo: str, revision: str | None = None) -> Iterator[None]:
         raise NotACheckpoint(f"{place} is not on the hub: {_first_line(error)}") from error
     except errors.OfflineModeIsEnabled as error:
         raise Forbidden(f"{place} is no folder here, and HF_HUB_OFFLINE forbids asking the hub for it") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise Unreached(_not_reached(place, error)) from error
+        raise NoRoom(
+            f"the disk of the hub client's cache, {cache_folder()}, is full, at {place}; {MAKE_ROOM}"
+        ) from error
     except Exception as error:  # whichever HTTP library the client uses
-        raise Unreached(f"the hub could not be reached for {place}: {_first_line(error)}; try again") from error
+        raise Unreached(_not_reached(place, error)) from error
+
+
+def cache_folder() -> Path:
+    """Where the client keeps what it fetches."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def require_room(size: int, what: str) -> None:
+    """Refuse to fetch what the disk of the client's cache has no room for.
+
+    Args:
+        size: bytes to come.
+        what: they are of.
+
+    Raises:
+        NoRoom: it has not.
+    """
+    folder = cache_folder()
+    free = shutil.disk_usage(next(each for each in (folder, *folder.absolute().parents) if each.exists())).free
+    if size > free:
+        raise NoRoom(
+            f"{what} takes {in_bytes(size)} in the hub client's cache, {folder}, and {in_bytes(free)} are free on its "
+            f"disk; {MAKE_ROOM}"
+        )
+
+
+def _not_reached(place: str, error: Exception) -> str:
+    return f"the hub could not be reached for {place}: {_first_line(error)}; try again"
 
 
 def _first_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ from checkpoints.files.formats import is_checkpoint, looked_for
 from checkpoints.placement import Placement, Where
 from checkpoints.results.text import counted
 from checkpoints.series.checkpoint import Checkpoint
+from checkpoints.series.downloads import Downloads
 from checkpoints.series.hub import HUB_ID, HubRevision, find_revision, list_revisions
 from checkpoints.series.layouts import (
     FoundCheckpoint,
@@ -168,14 +169,13 @@ class Series:
                 current one and the next); None keeps all.
             where: fields of a `Placement` by themselves.
         """
+        return self._models(Placement.of(placement, where, device="cpu"), reuse, keep_downloads)
+
+    def _models(self, placement: Placement, reuse: bool, keep_downloads: int | None) -> Iterator["LoadedModel"]:
         from checkpoints.loading.stream import stream
 
-        return stream(
-            self.checkpoints,
-            Placement.of(placement, where, device="cpu"),
-            reuse=reuse,
-            keep_downloads=keep_downloads,
-        )
+        with Downloads(keep_downloads) as downloads:
+            yield from stream(self.checkpoints, placement, reuse=reuse, downloads=downloads)
 
     def only(self, checkpoints: tuple[Checkpoint, ...]) -> "Series":
         """The same series with some of its checkpoints, which remembers what they were chosen from."""

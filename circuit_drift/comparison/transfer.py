@@ -61,6 +61,7 @@ def measure_transfer(
         BadPrompt: a point without a circuit, or facts other than those the circuits were measured on.
     """
     from checkpoints.loading.stream import stream
+    from checkpoints.series.downloads import Downloads
     from circuits.facts.tokenizing import readable
     from circuits.intervention.transfer import transfer
 
@@ -72,12 +73,7 @@ def measure_transfer(
         return found
     graphs = [point.circuit for point in points if point.circuit is not None]
     alone = bare_circuits(graphs)
-    models = stream(
-        checkpoints,
-        placement,
-        reuse=True,
-        keep_downloads=None,
-    )
+    models = stream(checkpoints, placement, reuse=True, downloads=Downloads(None))
     first = next(models)
     facts = readable(prompts.facts.tokenized(tokenizer_of(first)), graphs[0].readout)
     if facts.hash != graphs[0].meta["prompts"]:

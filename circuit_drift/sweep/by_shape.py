@@ -12,12 +12,12 @@ from checkpoints import Checkpoint
 from checkpoints.errors import DriftError
 from checkpoints.loading.room import SPARE
 from checkpoints.placement import Placement
+from checkpoints.results.text import in_bytes
 from circuit_drift.measures.base import Measure
 from circuit_drift.measures.circuit import CircuitMeasure
 from circuit_drift.measures.heads import RetrievalMeasure
 from circuit_drift.measures.needles import needle_prompts_of
 from circuit_drift.measures.tokenizers import tokenizer_of
-from circuit_drift.sweep.limits import in_bytes
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.errors import DriftError
+from checkpoints.results.text import in_bytes
 
 LEAST_FREE = 200_000_000
 """Bytes that a sweep leaves free on the disk of its store."""
@@ -100,14 +101,6 @@ class Watch:
 def free_bytes(folder: Path) -> int:
     """Bytes free on the disk of a folder."""
     return shutil.disk_usage(folder).free
-
-
-def in_bytes(size: float) -> str:
-    """A size for people: ``1.2 GB``."""
-    for power, unit in enumerate(("B", "kB", "MB", "GB")):
-        if size < 999.5 * 1000**power:
-            return f"{size / 1000**power:.3g} {unit}"
-    return f"{size / 1e12:,.3g} TB"
 
 
 def size_in_words(text: str) -> int:

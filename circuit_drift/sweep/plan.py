@@ -12,10 +12,9 @@ from dataclasses import dataclass, field, replace
 
 from checkpoints import Checkpoint
 from checkpoints.errors import DriftError
-from checkpoints.results.text import counted
+from checkpoints.results.text import counted, in_bytes
 from circuit_drift.store.timings import FIRST, FOLLOWED, LOADING, OPENED, Timing, near, timings, typical
 from circuit_drift.sweep.by_shape import ShapeMemory, beside, memory_by_shape
-from circuit_drift.sweep.limits import in_bytes
 from circuit_drift.sweep.workers.machine import caution
 from circuit_drift.sweep.workers.progress import duration
 from circuit_drift.sweep.workers.tasks import Sweep, asked_how

@@ -16,6 +16,7 @@ from checkpoints import Checkpoint, DriftError, Series, open_series
 from checkpoints.audit import AuditReport, audit
 from checkpoints.errors import DamagedResult, StoreError
 from checkpoints.placement import ANYWHERE, Placement
+from checkpoints.results.text import in_bytes
 from circuit_drift.measures.base import Measure
 from circuit_drift.measures.registry import MEASURES, build_measures
 from circuit_drift.prompts import Prompts, prompts_for
@@ -25,7 +26,7 @@ from circuit_drift.store.records import Growing, stored_record, warn_of_loss
 from circuit_drift.store.store import Store
 from circuit_drift.store.upkeep import collect
 from circuit_drift.sweep.executors import Executor, Workers, execute
-from circuit_drift.sweep.limits import STOPPED, UNLIMITED, Limits, Watch, in_bytes
+from circuit_drift.sweep.limits import STOPPED, UNLIMITED, Limits, Watch
 from circuit_drift.sweep.looking import look
 from circuit_drift.sweep.numbers import line_of, numbers_of
 from circuit_drift.sweep.plan import Plan, is_local, plan_sweep, shapes_of, to_time

@@ -14,6 +14,7 @@ from typing import Self, cast
 
 from checkpoints.loading.load import LoadedModel
 from checkpoints.loading.stream import stream
+from checkpoints.series.downloads import Downloads
 from circuit_drift.store.timings import FIRST, FOLLOWED, OPENED
 from circuit_drift.sweep.workers.tasks import Sweep
 
@@ -42,6 +43,7 @@ class Models:
         self._stream: Generator[LoadedModel] | None = None
         self._loaded: LoadedModel | None = None
         self._index = self._wanted = -1
+        self._downloads = Downloads(sweep.keep_downloads, sweep.checkpoints)
 
     def __enter__(self) -> Self:
         return self
@@ -50,6 +52,7 @@ class Models:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        self._downloads.end()
 
     def anticipate(self, index: int) -> None:
         """Draw a checkpoint now if it is the one that is being read ahead: its hash is then known too.
@@ -97,7 +100,7 @@ class Models:
             sweep.checkpoints[index:],
             sweep.placement,
             reuse=True,
-            keep_downloads=sweep.keep_downloads,
+            downloads=self._downloads,
         )
         return cast("Generator[LoadedModel]", models)
 

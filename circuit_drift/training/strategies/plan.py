@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from checkpoints.loading.load import LoadedModel
-from checkpoints.results.text import counted
+from checkpoints.results.text import counted, in_bytes
 from circuit_drift.behaviour.gauges import Gauge
 from circuit_drift.measures.base import Measure
 from circuit_drift.measures.registry import build_measures
 from circuit_drift.store.store import Store
 from circuit_drift.store.timings import peak_memory
-from circuit_drift.sweep.limits import free_bytes, in_bytes
+from circuit_drift.sweep.limits import free_bytes
 from circuit_drift.sweep.workers.machine import caution, neighbours
 from circuit_drift.sweep.workers.progress import duration
 from circuit_drift.sweep.workers.tasks import SweepTask

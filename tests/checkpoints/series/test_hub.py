@@ -16,6 +16,7 @@ from checkpoints.loading.stream import stream
 from checkpoints.placement import ANYWHERE
 from checkpoints.series import hub_client
 from checkpoints.series.compat import require_same_model
+from checkpoints.series.downloads import Claim, Downloads
 from tests.checkpoints.conftest import edit_config, save_model, save_tokenizer
 from tests.checkpoints.hub_standin import REPO, Hub, connected
 
@@ -195,11 +196,11 @@ def test_a_stream_that_is_left_or_breaks_drops_what_it_brought(remote, monkeypat
     series = open_series(f"{REPO}@step*")
     series.at(1).fetch()
     for step, brought in ((10, False), (1, True)):
-        left = stream([series.at(step)], ANYWHERE, reuse=True, keep_downloads=0)
+        left = stream([series.at(step)], ANYWHERE, reuse=True, downloads=Downloads(0))
         assert next(left).checkpoint.path.exists()
         left.close()
         assert series.at(step).path.exists() is brought, "what was there before stays"
-    kept = stream([series.at(100)], ANYWHERE, reuse=True, keep_downloads=None)
+    kept = stream([series.at(100)], ANYWHERE, reuse=True, downloads=Downloads(None))
     next(kept)
     kept.close()
     assert series.at(100).path.exists()
@@ -210,7 +211,7 @@ def test_a_stream_that_is_left_or_breaks_drops_what_it_brought(remote, monkeypat
 
     monkeypatch.setattr("checkpoints.loading.stream.load", broken)
     with pytest.raises(CorruptWeights):
-        next(stream([series.at(10)], ANYWHERE, reuse=True, keep_downloads=0))
+        next(stream([series.at(10)], ANYWHERE, reuse=True, downloads=Downloads(0)))
     assert not series.at(10).path.exists()
 
 
@@ -225,10 +226,9 @@ def test_a_sweep_drops_nothing_that_was_there_before(remote):
 def test_what_a_killed_stream_left_is_dropped_by_the_next_and_nothing_else(remote, tmp_path):
     series = open_series(f"{REPO}@step*")
     series.at(10).fetch()
-    killed = stream([series.at(1)], ANYWHERE, reuse=True, keep_downloads=0)
-    next(killed)
-    killed.gi_frame.f_locals["downloads"].brought.clear()  # as of a process that is gone: it drops nothing
-    killed.close()
+    claim = Claim.of(series.at(1).hub)
+    series.at(1).fetch()
+    os.close(claim.descriptor)  # as of a process that is gone: it drops nothing
     assert [checkpoint.step for checkpoint in series if checkpoint.path.exists()] == [1, 10]
     for _ in series.models(keep_downloads=0):
         pass

@@ -10,9 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPTNeoXConfig, LlamaC
 import circuits
 from checkpoints import open_series
 from checkpoints.placement import Placement
+from checkpoints.results.text import in_bytes
 from circuit_drift.sweep import sweep as sweeps
 from circuit_drift.sweep.by_shape import Workload, shape_memory, without_weights
-from circuit_drift.sweep.limits import in_bytes
 from circuit_drift.sweep.passes import Held
 from circuit_drift.sweep.sweep import plan_series
 from circuits.facts.facts import FactSet

@@ -12,13 +12,14 @@ from typer.testing import CliRunner
 
 from checkpoints import DriftError, open_series
 from checkpoints.results.artifacts import read_artifact, write_artifact
+from checkpoints.results.text import in_bytes
 from circuit_drift import Measure, run
 from circuit_drift.cli.commands import app
 from circuit_drift.measures import registry
 from circuit_drift.store.store import Store
 from circuit_drift.store.timings import FIRST, FOLLOWED, LOADING, OPENED, Timing, note, timings, typical
 from circuit_drift.sweep import limits
-from circuit_drift.sweep.limits import Limits, Watch, in_bytes, size_in_words
+from circuit_drift.sweep.limits import Limits, Watch, size_in_words
 from circuit_drift.sweep.plan import _at_once, _power, plan_sweep, to_time
 from circuit_drift.sweep.sweep import plan_series
 from circuit_drift.sweep.workers import models

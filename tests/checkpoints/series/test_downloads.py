@@ -1,0 +1,161 @@
+"""What a sweep takes out of the hub client's cache: what it brought, once nobody uses it, and nothing else."""
+
+import errno
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from checkpoints import open_checkpoint, open_series
+from checkpoints.loading.stream import stream
+from checkpoints.placement import ANYWHERE
+from checkpoints.series import hub_client
+from checkpoints.series.downloads import Claim, Downloads
+from checkpoints.series.hub import HubRevision
+from checkpoints.series.hub_client import NoRoom
+from tests.checkpoints.conftest import save_model, save_tokenizer
+from tests.checkpoints.hub_standin import REPO, Hub, connected
+
+STEPS = (10, 20, 30)
+WEIGHTS = "model.safetensors"
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three steps, the last of which is main too."""
+    root = tmp_path_factory.mktemp("published")
+    for step in STEPS:
+        save_tokenizer(save_model(root / f"step{step}", seed=step))
+    shutil.copytree(root / "step30", root / "main")
+    return root
+
+
+@pytest.fixture
+def remote(published: Path, tmp_path: Path):
+    with connected(Hub({folder.name: folder for folder in published.iterdir()}), tmp_path / "cache"):
+        yield open_series(f"{REPO}@step*")
+
+
+def weights(series) -> list[int]:
+    """The steps whose weights are on the disk."""
+    return [checkpoint.step for checkpoint in series if (checkpoint.path / WEIGHTS).exists()]
+
+
+def blobs(cache: Path) -> int:
+    return len(list(cache.glob("models--*/blobs/*")))
+
+
+def test_of_a_revision_that_the_user_had_in_part_that_part_stays(remote):
+    for step, name in ((10, WEIGHTS), (20, "tokenizer.json")):
+        remote.at(step).hub.fetch_file(name)
+    for _ in remote.models(keep_downloads=0):
+        pass
+    assert weights(remote) == [10]
+    assert [path.name for path in remote.at(10).path.iterdir()] == [WEIGHTS]
+    assert [path.name for path in remote.at(20).path.iterdir()] == ["tokenizer.json"]
+
+
+def test_a_file_that_the_user_linked_into_the_cache_stays(remote, published, tmp_path):
+    own = shutil.copy(published / "step20" / WEIGHTS, tmp_path / "own.safetensors")
+    remote.at(20).path.mkdir(parents=True)
+    (remote.at(20).path / WEIGHTS).symlink_to(own)
+    for _ in remote.models(keep_downloads=0):
+        pass
+    assert Path(own).exists() and weights(remote) == [20]
+
+
+def test_content_that_another_revision_has_too_stays_with_that(remote):
+    main = open_checkpoint(f"{REPO}@main")
+    main.fetch()
+    assert remote.at(30).hub.to_fetch == {}, "it is here, under another name"
+    for _ in remote.models(keep_downloads=0):
+        pass
+    assert weights(remote) == [] and (main.path / WEIGHTS).resolve().is_file()
+
+
+def test_the_last_of_those_who_use_a_revision_takes_it_away(remote, tmp_path):
+    hub = remote.at(10).hub
+    first, second = Claim.of(hub), Claim.of(hub)
+    hub.fetch()
+    first.drop()
+    assert weights(remote) == [10]
+    second.drop()
+    assert weights(remote) == [] and not hub.mark.exists() and blobs(tmp_path / "cache") == 0
+
+
+def test_what_was_kept_is_the_user_s(remote):
+    for _ in remote.models(keep_downloads=1):
+        pass
+    assert weights(remote) == [30] and not remote.at(30).hub.mark.exists()
+    for _ in remote.models(keep_downloads=0):
+        pass
+    assert weights(remote) == [30]
+
+
+def test_what_was_read_ahead_in_vain_goes_with_the_stream(remote):
+    with Downloads(0) as downloads:
+        left = stream(remote.checkpoints, ANYWHERE, reuse=True, downloads=downloads)
+        next(left)
+        reader = left.gi_frame.f_locals["reader"]
+        left.close()
+        reader.join()
+        again = stream(remote.checkpoints[2:], ANYWHERE, reuse=True, downloads=downloads)
+        next(again)
+        assert weights(remote) == [30]
+        again.close()
+    assert weights(remote) == []
+
+
+def test_what_a_killed_sweep_left_goes_though_its_results_are_stored(remote):
+    claim = Claim.of(remote.at(20).hub)
+    remote.at(20).fetch()
+    os.close(claim.descriptor)
+    remote.at(10).fetch()
+    with Downloads(0, remote.checkpoints):
+        assert weights(remote) == [10, 20]
+    assert weights(remote) == [10]
+
+
+def test_half_a_file_goes_too(remote):
+    hub = remote.at(10).hub
+    claim = Claim.of(hub)
+    (digest,) = [file.digest for file in hub.weights]
+    part = hub.path.parent.parent / "blobs" / f"{digest}.0a1b.incomplete"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"half of it")
+    claim.drop()
+    assert not part.exists()
+
+
+def test_what_the_disk_has_no_room_for_is_not_begun(remote, monkeypatch):
+    hub = remote.at(10).hub
+    needed = sum(hub.to_fetch.values())
+    monkeypatch.setattr(hub_client.shutil, "disk_usage", lambda folder: Usage(10**9, 0, needed - 1))
+    with pytest.raises(NoRoom, match=rf"{REPO}@step10 takes .* kB in the hub client's cache, .*make room there"):
+        remote.at(10).fetch()
+    assert not hub.path.exists()
+    monkeypatch.setattr(hub_client.shutil, "disk_usage", lambda folder: Usage(10**9, 0, needed))
+    remote.at(10).fetch()
+    assert weights(remote) == [10]
+
+
+def test_a_disk_that_fills_up_meanwhile_is_not_taken_for_a_hub_that_is_not_there(remote, monkeypatch):
+    import huggingface_hub
+
+    def full(*_args, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
+    with pytest.raises(NoRoom, match=r"the disk of the hub client's cache, .*/cache, is full"):
+        remote.at(10).fetch()
+
+
+def test_bytes_to_fetch_are_those_that_are_not_here(remote, published):
+    hub: HubRevision = remote.at(10).hub
+    whole = sum((published / "step10" / file.name).stat().st_size for file in hub.files)
+    assert sum(hub.to_fetch.values()) == whole
+    hub.fetch_file("tokenizer.json")
+    assert sum(hub.to_fetch.values()) == whole - (published / "step10" / "tokenizer.json").stat().st_size
