@@ -67,25 +67,37 @@ class Similarity:
 
 
 class Ranked:
-    """A score vector [E] with its strongest edges at several sizes."""
+    """A score vector [E] and its strongest edges, down to the largest of several sizes."""
 
     def __init__(self, scores: Floats, sizes: Sequence[int]) -> None:
         self.scores = np.asarray(scores, dtype=np.float64)
+        self.sizes = tuple(sizes)
         self.size = np.abs(self.scores)
         self.total = float(self.size.sum()) or 1.0
-        cuts = [len(scores) - n for n in sizes]
-        ordered = np.argpartition(self.size, cuts)
-        self.top = []
-        for cut in cuts:
-            chosen = np.zeros(len(scores), dtype=bool)
-            chosen[ordered[cut:]] = True
-            self.top.append(chosen)
-        self._deepest = ordered[min(cuts) :]
+        self.order = strongest(self.size, max(sizes))
 
     @cached_property
-    def order(self) -> NDArray[np.integer]:
-        """The edges of the largest size, strongest first."""
-        return self._deepest[np.argsort(-self.size[self._deepest], kind="stable")]
+    def places(self) -> NDArray[np.integer]:
+        """[E] where each edge stands in the order, from 0; E where it does not."""
+        places = np.full(len(self.size), len(self.size), dtype=np.int32)
+        places[self.order] = np.arange(len(self.order), dtype=np.int32)
+        return places
+
+    @cached_property
+    def length(self) -> float:
+        """Of the vector."""
+        return float(np.linalg.norm(self.scores))
+
+    def top(self, n: int) -> NDArray[np.integer]:
+        """[n] the strongest edges."""
+        return self.order[:n]
+
+
+def strongest(size: Floats, n: int) -> NDArray[np.integer]:
+    """[n] places of the largest of sizes [E], the largest first, of equal ones the first first."""
+    cut = len(size) - n
+    chosen = np.flatnonzero(size >= np.partition(size, cut)[cut])
+    return np.asarray(chosen[np.argsort(-size[chosen], kind="stable")][:n])
 
 
 def measure_names(sizes: Sequence[int]) -> tuple[str, ...]:
@@ -103,7 +115,7 @@ def measure_names(sizes: Sequence[int]) -> tuple[str, ...]:
 
 def jaccards(a: Ranked, b: Ranked) -> Floats:
     """Jaccard overlap of the strongest edges, one number a size: the first of `measures`."""
-    return np.array([(x & y).sum() / max(1, (x | y).sum()) for x, y in zip(a.top, b.top, strict=True)])
+    return _jaccards(_shared(a, b), a.sizes)
 
 
 def measures(a: Ranked, b: Ranked) -> Floats:
@@ -112,28 +124,43 @@ def measures(a: Ranked, b: Ranked) -> Floats:
     Weighted Jaccard compares shares of |score|; Spearman the signed scores over the union of both; rank-biased overlap
     (Webber et al. 2010) the order by |score| with a mean depth of that size, down to the largest size.
     """
+    n = a.sizes[len(a.sizes) // 2]
+    shared = _shared(a, b)
+    overlap = _rank_biased_overlap(shared, 1 - 1 / max(2, n))
+    lengths = a.length * b.length
+    cosine = a.scores @ b.scores / lengths if lengths else 0.0
+    return np.array([*_jaccards(shared, a.sizes), _weighted_jaccard(a, b, n), _spearman(a, b, n), overlap, cosine])
+
+
+def _shared(a: Ranked, b: Ranked) -> NDArray[np.integer]:
+    """[n] how many edges are among the strongest of both, down to each depth of the largest size."""
+    deepest = np.maximum(np.arange(len(a.order)), b.places[a.order])
+    return np.cumsum(np.bincount(deepest[deepest < len(a.order)], minlength=len(a.order)))
+
+
+def _jaccards(shared: NDArray[np.integer], sizes: Sequence[int]) -> Floats:
+    return np.array([shared[n - 1] / (2 * n - shared[n - 1]) for n in sizes])
+
+
+def _weighted_jaccard(a: Ranked, b: Ranked, n: int) -> float:
+    both = a.top(n)[b.places[a.top(n)] < n]
+    smaller = np.minimum(a.size[both] / a.total, b.size[both] / b.total).sum()
+    either = a.size[a.top(n)].sum() / a.total + b.size[b.top(n)].sum() / b.total - smaller
+    return float(smaller / max(either, np.finfo(float).tiny))
+
+
+def _spearman(a: Ranked, b: Ranked, n: int) -> float:
     from scipy.stats import rankdata
 
-    middle = len(a.top) // 2
-    union = a.top[middle] | b.top[middle]
-    shares = [np.where(r.top[middle], r.size, 0.0)[union] / r.total for r in (a, b)]
-    weighted = np.minimum(*shares).sum() / max(np.maximum(*shares).sum(), np.finfo(float).tiny)
-    spearman = _correlation(rankdata(a.scores[union]), rankdata(b.scores[union]))
-    norms = np.linalg.norm(a.scores) * np.linalg.norm(b.scores)
-    overlap = _rank_biased_overlap(a.order, b.order, len(a.scores), 1 - 1 / max(2, int(a.top[middle].sum())))
-    return np.array([*jaccards(a, b), weighted, spearman, overlap, a.scores @ b.scores / norms if norms else 0.0])
+    union = np.concatenate([a.top(n), b.top(n)[a.places[b.top(n)] >= n]])
+    return _correlation(rankdata(a.scores[union]), rankdata(b.scores[union]))
 
 
-def _rank_biased_overlap(a: NDArray[np.integer], b: NDArray[np.integer], total: int, persistence: float) -> float:
+def _rank_biased_overlap(shared: NDArray[np.integer], persistence: float) -> float:
     """Mean share of agreement over depths, depth d weighing persistence ** (d - 1), down to the lists' ends."""
-    places = np.full((2, total), total)
-    for row, order in zip(places, (a, b), strict=True):
-        row[order] = np.arange(len(order))
-    both = places.max(0)
-    depth = np.arange(1, len(a) + 1)
-    agreement = np.cumsum(np.bincount(both[both < len(a)], minlength=len(a))) / depth
+    depth = np.arange(1, len(shared) + 1)
     weights = persistence ** (depth - 1)
-    return float(agreement @ weights / weights.sum())
+    return float((shared / depth) @ weights / weights.sum())
 
 
 def similarities(
@@ -229,35 +256,49 @@ def permuted_p(
     """
     rng = np.random.default_rng(len(a))
     orders = [(rng.permutation(len(a)), rng.permutation(len(b))) for _ in range(splits)]
-    orders = [(first, first if paired else second) for first, second in orders]
+    halves = [
+        half for first, second in orders for half in (*_halved(first), *_halved(len(a) + (first if paired else second)))
+    ]
+    of = np.concatenate(weights)
 
-    def excess(scores_a: Floats, scores_b: Floats, of: tuple[Floats, Floats]) -> Floats:
+    def excess(places: NDArray[np.integer]) -> Floats:
+        """[M] with the units of A and B, A's first, exchanged for those at these places."""
+        means = _means(a, b, of, [places[half] for half in halves])
         found = []
-        for first, second in orders:
-            one, other = _halves(scores_a, of[0], first, sizes), _halves(scores_b, of[1], second, sizes)
-            within = measure(*one) + measure(*other)
-            found.append(within - measure(one[0], other[1]) - measure(one[1], other[0]))
+        for four in np.split(means, splits):
+            one, other, third, fourth = (Ranked(mean, sizes) for mean in four)
+            within = measure(one, other) + measure(third, fourth)
+            found.append(within - measure(one, fourth) - measure(other, third))
         return np.asarray(np.mean(found, axis=0))
 
-    observed = excess(a, b, weights)
+    observed = excess(np.arange(len(of)))
     hits = np.zeros(len(observed), dtype=int)
-    pooled, heavy = np.concatenate([a, b]), np.concatenate(weights)
     for _ in range(exchanges):
-        if paired:
-            flips = rng.integers(0, 2, len(a), dtype=bool)
-            side = np.arange(len(a)) + np.where(flips, len(a), 0)
-            first, second = side, (side + len(a)) % (2 * len(a))
-        else:
-            order = rng.permutation(len(pooled))
-            first, second = order[: len(a)], order[len(a) :]
-        hits += excess(pooled[first], pooled[second], (heavy[first], heavy[second])) >= observed - ROUNDING
+        hits += excess(_flipped(rng, len(a)) if paired else rng.permutation(len(of))) >= observed - ROUNDING
     return np.array([drawn_p(int(hit), exchanges) for hit in hits])
 
 
+def _flipped(rng: np.random.Generator, units: int) -> NDArray[np.integer]:
+    """[2 units] places of A's units, then of B's, after a random half of the facts has changed sides."""
+    side = np.arange(units) + np.where(rng.integers(0, 2, units, dtype=bool), units, 0)
+    return np.concatenate([side, (side + units) % (2 * units)])
+
+
+def _means(a: Floats, b: Floats, weights: Floats, parts: Sequence[NDArray[np.integer]]) -> Floats:
+    """[P, E] weighted means over parts of the units of A and B, B's counted on; neither is copied."""
+    shares = np.zeros((len(parts), len(weights)), dtype=a.dtype)
+    for row, part in zip(shares, parts, strict=True):
+        row[part] = weights[part] / weights[part].sum()
+    return np.asarray(shares[:, : len(a)] @ a + shares[:, len(a) :] @ b)
+
+
 def _halves(scores: Floats, weights: Floats, order: NDArray[np.integer], sizes: Sequence[int]) -> tuple[Ranked, Ranked]:
-    middle = len(order) // 2
-    first, second = (Ranked(_mean(scores[part], weights[part]), sizes) for part in (order[:middle], order[middle:]))
+    first, second = (Ranked(_mean(scores[part], weights[part]), sizes) for part in _halved(order))
     return first, second
+
+
+def _halved(order: NDArray[np.integer]) -> list[NDArray[np.integer]]:
+    return np.split(order, [len(order) // 2])
 
 
 def _mean(scores: Floats, weights: Floats) -> Floats:

@@ -6,8 +6,9 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 
+from checkpoints.stats.permutation import drawn_p
 from circuits.comparison.overlap import overlap, overlap_of_relations, overlap_of_tasks
-from circuits.comparison.similarity import similarities
+from circuits.comparison.similarity import Ranked, measures, permuted_p, similarities, strongest
 from circuits.graph.scores import AttributionGraph
 from circuits.graph.shape import GraphShape
 
@@ -66,3 +67,44 @@ def test_the_overlap_alone_is_that_of_all_measures_and_tests_it_over_the_same_ex
     assert 0 < found.p <= 1
     assert astuple(overlap(a, b, n_edges=size, splits=splits)) != astuple(found), "other halves"
     assert overlap(a, b, seed=3).measure == f"Jaccard, {a.circuit_edges} edges"
+
+
+def test_of_equal_sizes_the_first_are_the_strongest():
+    assert strongest(np.array([1.0, 2.0, 3.0, 2.0, 2.0]), 3).tolist() == [2, 1, 3]
+    assert strongest(np.zeros(4), 2).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_exchanged_units_are_halved_as_if_they_had_been_moved(paired):
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal(60)
+    a, b = base + rng.standard_normal((7, 60)), 0.4 * base + rng.standard_normal((7 if paired else 9, 60))
+    weights = 1 + rng.integers(0, 3, len(a)).astype(float), 1 + rng.integers(0, 3, len(b)).astype(float)
+    if paired:
+        weights = (weights[0], weights[0])
+    rng = np.random.default_rng(len(a))
+    orders = [(rng.permutation(len(a)), rng.permutation(len(b))) for _ in range(2)]
+    pooled, of = np.concatenate([a, b]), np.concatenate(weights)
+
+    def excess(first, second):
+        found = []
+        for of_a, of_b in orders:
+            own = np.split(first[of_a], [len(of_a) // 2])
+            parts = [*own, *np.split(second[of_a if paired else of_b], [len(of_b) // 2])]
+            one, two, three, four = (Ranked(np.average(pooled[part], 0, of[part]), [5, 10]) for part in parts)
+            within = measures(one, two) + measures(three, four)
+            found.append(within - measures(one, four) - measures(two, three))
+        return np.mean(found, 0)
+
+    places = np.arange(len(of))
+    observed, hits = excess(places[: len(a)], places[len(a) :]), 0
+    for _ in range(19):
+        if paired:
+            moved = rng.integers(0, 2, len(a), dtype=bool)
+            first, second = places[:7] + 7 * moved, places[:7] + 7 * ~moved
+        else:
+            first, second = np.split(rng.permutation(len(of)), [len(a)])
+        hits += excess(first, second) >= observed - 1e-9
+    found = permuted_p(a, b, weights, [5, 10], splits=2, exchanges=19, paired=paired)
+    assert found == pytest.approx([drawn_p(int(hit), 19) for hit in hits])
+    assert len({*found.tolist()}) > 2
