@@ -46,7 +46,7 @@ def change_test(difference: Floats, *, draws: int = DRAWS, seed: int = 0) -> Exc
     """Paired differences [U, E]: p of the largest, and of single ones, by both tests; of the summed squared change.
 
     The last is that of `sign_flip_test`, which keeps its level where differences are skewed. Beside ten real changes
-    .02 to .03 of what is named is false at 8 to 53 units where the other differences are exponential, by sign flips
+    .02 to .06 of what is named is false at 8 to 53 units where the other differences are exponential, by sign flips
     alone a fifth. That costs power at few units: of edges that were halved .79 are named at 16 facts (by sign flips
     .94), at 32 all.
 
@@ -87,7 +87,7 @@ def mean_change_p(difference: Floats, *, seed: int = 0) -> float:
     """Two-sided p of the mean of one number's paired differences [U], by both tests; the larger.
 
     Sign flips of the mean, all of them up to 16 units; and the bootstrap-t, twice the smaller tail of Student's t over
-    centred units drawn anew. Under exponential differences Student's t passes .05 in .06 to .10 (8 to 48 units), this
+    centred units drawn anew. Under exponential differences Student's t passes .05 in .06 to .09 (8 to 48 units), this
     in .04 to .06 (`benchmarks/calibration/counts.py`).
 
     Args:

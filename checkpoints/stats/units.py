@@ -39,7 +39,7 @@ def independent_units(
     """What may count as independent samples, and which of them each prompt belongs to.
 
     The prompts of one needle share its text and its haystack; scores at its depths correlate by up to .6. Taken as
-    independent at three needles, intervals of 95 % cover 74 % (`benchmarks/calibration/heads.py`).
+    independent at three needles, intervals of 95 % cover 61 % (`benchmarks/calibration/heads.py`).
 
     Args:
         needle: [N] which needle a prompt hides.

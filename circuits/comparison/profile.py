@@ -111,7 +111,7 @@ def profile_changes(shape: GraphShape, a: Floats, b: Floats, *, paired: bool) ->
     further standard errors (`UNSURE`), and the interval Student's. Where noise grows from A to B and the scores do not,
     half of that difference was too little: effective edges of 8 to 16 facts then covered .76 to .84. Intervals about
     the jackknife's own corrected values covered .6 to .98, as its corrections of |m|, which is not smooth at 0, are far
-    noisier than it tells; these cover .91 to 1 (`benchmarks/calibration/coverage.py`).
+    noisier than it tells; these cover .85 to 1, most .93 to .99 (`benchmarks/calibration/coverage.py`).
 
     Args:
         shape: the graph.
