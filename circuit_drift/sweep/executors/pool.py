@@ -1,5 +1,6 @@
 """What all executors with workers elsewhere share: how many, where each begins, following them through the journal."""
 
+import logging
 import os
 import threading
 import time
@@ -15,6 +16,8 @@ from circuit_drift.store.leases import BEATS, read_holder
 from circuit_drift.sweep.workers.progress import Progress
 from circuit_drift.sweep.workers.tasks import Sweep
 from circuit_drift.sweep.workers.worker import ATTEMPTS, POLL, work
+
+logger = logging.getLogger(__name__)
 
 SECONDS_HERE = 1.0
 ORPHANED = 75
@@ -69,7 +72,10 @@ def follow(sweep: Sweep, pool: WorkerPool, progress: Progress) -> Iterator[Outco
     deaths: list[str] = []
     quiet_since: float | None = None
     while missing:
-        deaths += pool.replace_dead()
+        died = pool.replace_dead()
+        for death in died:
+            logger.warning("a worker died and was replaced: %s", death)
+        deaths += died
         quiet_since = (quiet_since or time.monotonic()) if pool.idle() else None
         found = sweep.journal.read(sorted(missing))
         if found:
