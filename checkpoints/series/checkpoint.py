@@ -83,10 +83,14 @@ class Checkpoint:
 
     @property
     def size(self) -> int:
-        """Bytes of the files in its folder; on the hub, of those that loading needs, none of them fetched."""
+        """Bytes of the files that loading reads, an adapter's base included; on the hub none of them is fetched.
+
+        Raises:
+            NotACheckpoint, CorruptWeights: as for `files`.
+        """
         if self.hub is not None:
-            return sum(file.size for file in self.hub.files)
-        return sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
+            return sum(file.size for own in (self.hub, self.hub.base) if own is not None for file in own.files)
+        return sum(file.stat().st_size for file in set(self.files))
 
     @property
     def config(self) -> dict[str, Any]:

@@ -166,7 +166,9 @@ def run(
         **measures_of(measures, lengths),
     }
     if plan:
-        _say_plan(opened if adaptive is None else opened.select(f"log {adaptive}"), asked)
+        if form != "table":
+            raise DriftError(f"--plan tells lines: leave --{form} out")
+        _say_plan(opened, {**asked, **workers, "adaptive": adaptive})
         return
     result = circuit_drift.run(
         opened,

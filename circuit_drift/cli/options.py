@@ -131,7 +131,8 @@ TrainPlanOption = Annotated[
     ),
 ]
 MaxDiskOption = Annotated[
-    str | None, typer.Option("--max-disk", help="Most that results and downloads may take on disk, as in 50GB.")
+    str | None,
+    typer.Option("--max-disk", help="Most that this run may add on disk, results and downloads, as in 50GB."),
 ]
 MaxHoursOption = Annotated[
     float | None, typer.Option("--max-hours", help="Begin no further checkpoint after so many hours.", min=0)

@@ -5,6 +5,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from checkpoints.errors import DriftError
 from checkpoints.results.text import in_bytes
@@ -12,7 +13,7 @@ from checkpoints.results.text import in_bytes
 LEAST_FREE = 200_000_000
 """Bytes that a sweep leaves free on the disk of its store."""
 STOPPED = "stopped with %d of %d checkpoints measured: %s; the same command goes on from here"
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +43,35 @@ class Watch:
 
     Attributes:
         limits: what it may take.
-        store: where results go.
+        disks: folders on disks of their own that it writes to, that of its store first.
         downloads: most bytes of downloads on the disk at once.
         began: by the monotonic clock.
-        written: bytes of the results so far.
+        workers: how many results may be written at once.
+        written, most: bytes of the results so far, and of the largest checkpoint's.
         why: no further checkpoint is to be begun; empty while one is.
     """
 
     limits: Limits
-    store: Path
+    disks: tuple[Path, ...]
     downloads: int
     began: float
+    workers: int = 1
     written: int = 0
+    most: int = 0
     why: str = ""
 
     @classmethod
-    def begin(cls, limits: Limits, store: Path, *, downloads: int, results: int) -> "Watch":
+    def begin(
+        cls,
+        limits: Limits,
+        store: Path,
+        *,
+        downloads: int,
+        results: int,
+        cache: Path | None = None,
+        began: float | None = None,
+        workers: int = 1,
+    ) -> "Watch":
         """Refuse a sweep that will not fit, as far as that is known before.
 
         Args:
@@ -65,52 +79,75 @@ class Watch:
             store: where results go.
             downloads: most bytes of downloads on the disk at once.
             results: bytes of results to come, 0 where nobody knows yet.
+            cache: where downloads go; by default to the disk of the store.
+            began: by the monotonic clock; by default now.
+            workers: how many.
 
         Raises:
             DriftError: names what is needed and what may be taken.
         """
-        needed, room = downloads + results, free_bytes(store) - LEAST_FREE
-        allowed = f"{in_bytes(room + LEAST_FREE)} are free"
-        if limits.disk is not None and limits.disk < room:
-            room, allowed = limits.disk, f"--max-disk allows {in_bytes(limits.disk)}"
-        if needed and needed > room:
-            raise DriftError(
-                f"this run needs about {in_bytes(needed)} on the disk of {store} ({in_bytes(downloads)} of downloads "
-                f"at once, {in_bytes(results)} of results), and {allowed}: choose fewer checkpoints with --steps, or "
-                "make room"
-            )
-        return cls(limits, store, downloads, time.monotonic())
+        apart = cache is not None and downloads > 0 and disk_of(cache) != disk_of(store)
+        needed = {store: results, cache: downloads} if apart and cache is not None else {store: results + downloads}
+        if limits.disk is not None and downloads + results > limits.disk:
+            _refuse(store, downloads + results, downloads, results, f"--max-disk allows {in_bytes(limits.disk)}")
+        for folder, size in needed.items():
+            if size > (free := free_bytes(folder)) - LEAST_FREE and size:
+                _refuse(folder, size, downloads, results, f"{in_bytes(free)} are free")
+        return cls(limits, tuple(needed), downloads, time.monotonic() if began is None else began, workers)
 
-    def reached(self, written: int) -> str:
-        """Why no further checkpoint is to be begun, after so many more bytes of results; empty where one is."""
-        self.written += written
-        self.why = self.why or self._reached(written)
+    def reached(self, written: int, *, failed: bool = False) -> str:
+        """Why no further checkpoint is to be begun; empty where one is.
+
+        Args:
+            written: bytes of results of one more checkpoint; 0 where it was stored already, which costs nothing.
+            failed: whether one of its measures failed.
+        """
+        self.written, self.most = self.written + written, max(self.most, written)
+        if written or failed:
+            self.why = self.why or self._reached()
         return self.why
 
-    def _reached(self, written: int) -> str:
+    def _reached(self) -> str:
         hours = (time.monotonic() - self.began) / 3600
         if self.limits.hours is not None and hours >= self.limits.hours:
             return f"--max-hours {self.limits.hours:g} are over"
-        if self.limits.disk is not None and self.written + self.downloads >= self.limits.disk:
-            return f"--max-disk {in_bytes(self.limits.disk)} is reached"
-        if written and (free := free_bytes(self.store)) < LEAST_FREE:
-            return f"{in_bytes(free)} are free on the disk of {self.store}, and {in_bytes(LEAST_FREE)} are left alone"
+        if self.limits.disk is not None and self.written + self.downloads + self.workers * self.most > self.limits.disk:
+            return f"another checkpoint would take more than --max-disk {in_bytes(self.limits.disk)} allows"
+        for folder in self.disks:
+            if (free := free_bytes(folder)) < LEAST_FREE:
+                return f"{in_bytes(free)} are free on the disk of {folder}, and {in_bytes(LEAST_FREE)} are left alone"
         return ""
 
 
+def _refuse(folder: Path, needed: int, downloads: int, results: int, allowed: str) -> NoReturn:
+    raise DriftError(
+        f"this run needs about {in_bytes(needed)} on the disk of {folder} ({in_bytes(downloads)} of downloads at once, "
+        f"{in_bytes(results)} of results), and {allowed}: choose fewer checkpoints with --steps, or make room"
+    )
+
+
 def free_bytes(folder: Path) -> int:
-    """Bytes free on the disk of a folder."""
-    return shutil.disk_usage(folder).free
+    """Bytes free on the disk of a folder, which need not be there yet."""
+    return shutil.disk_usage(_there(folder)).free
+
+
+def disk_of(folder: Path) -> int:
+    """The disk that a folder is on, or will be, by the system's number."""
+    return _there(folder).stat().st_dev
+
+
+def _there(folder: Path) -> Path:
+    return next(each for each in (folder, *folder.absolute().parents) if each.exists())
 
 
 def size_in_words(text: str) -> int:
-    """Bytes of a size as people write it: ``50GB``, ``1.5 tb``, ``800m``.
+    """Bytes of a size as people write it: ``50GB``, ``1.5 tb``, ``800m``, ``50GiB``.
 
     Raises:
         DriftError: it is none.
     """
     found = _SIZE.fullmatch(text.strip())
     if found is None:
-        raise DriftError(f"{text!r} is no size; write a number with kB, MB, GB or TB, as in 50GB")
-    power = " kmgt".index(found[2].lower() or " ")
-    return round(float(found[1]) * float(1000**power))
+        raise DriftError(f"{text!r} is no size; write a number with kB, MB, GB or TB, or KiB to TiB, as in 50GB")
+    power = " kmgt".index((found[2] or " ").lower())
+    return round(float(found[1]) * float((1024 if found[3] else 1000) ** power))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from checkpoints import Checkpoint, Series
 from circuit_drift.record.record import Point
+from circuit_drift.store.journal import Outcome
 from circuit_drift.store.upkeep import collect
 from circuit_drift.sweep.adaptive import adaptively
 from circuit_drift.sweep.limits import STOPPED, Watch
@@ -47,7 +48,7 @@ def look(series: Series, sweep: Sweep, count: int, run: str, watch: Watch, *, pr
                 while not watch.why and (outcome := next(outcomes, None)) is not None:
                     bars.finished(outcome)
                     point = point_of(grown, outcome)
-                    if why := watch.reached(bytes_of(sweep.store, point, before)):
+                    if why := watch.reached(bytes_of(sweep.store, point, before), failed=bool(point.failures)):
                         logger.warning(STOPPED, bars.done, total, why)
                     yield outcome.index - start, point
 
@@ -55,3 +56,37 @@ def look(series: Series, sweep: Sweep, count: int, run: str, watch: Watch, *, pr
     finally:
         sweep.journal.close()
         collect(sweep.store)
+
+
+def foreseen(series: Series, sweep: Sweep, count: int) -> tuple[Sweep, int]:
+    """The sweep of those that `look` is sure to take and of others in place of the rest, and how many these are.
+
+    Args:
+        series: to choose from.
+        sweep: what is asked of each of its checkpoints, in that order.
+        count: how many.
+
+    Raises:
+        DriftError: see `adaptively`.
+    """
+    sure: list[Checkpoint] = []
+    asked = {checkpoint: index for index, checkpoint in enumerate(sweep.checkpoints)}
+    ended = False
+
+    def stored(checkpoints: Sequence[Checkpoint]) -> Iterator[tuple[int, Point]]:
+        """Those whose results are there, until one has none."""
+        nonlocal ended
+        sure.extend(() if ended else checkpoints)
+        for place, checkpoint in enumerate(checkpoints):
+            tasks = sweep.tasks(asked[checkpoint])
+            ended = ended or not all(task.stored(sweep.store) for task in tasks)
+            if ended:
+                return
+            keys = {task.name: task.key for task in tasks}
+            yield place, point_of(sweep, Outcome(asked[checkpoint], keys))
+
+    adaptively(series, count, stored)
+    others = [checkpoint for checkpoint in series if checkpoint not in sure]
+    lacking = max(0, min(count, len(series)) - len(sure))
+    more = {others[place * len(others) // lacking] for place in range(lacking)}
+    return replace(sweep, checkpoints=tuple(each for each in series if each in more.union(sure))), len(more)

@@ -25,6 +25,7 @@ BESIDE = 2
 """Checkpoints on the disk beside those that are kept: the one in hand and the one that is read ahead."""
 POWER = (1.96 + 0.8416) ** 2
 CHANGING = 0.25
+UNKNOWN = "not known before one checkpoint is measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +41,16 @@ class Plan:
         read: bytes of weights that are read.
         download: bytes that are fetched.
         downloads_at_once: most bytes of downloads on the disk at a time.
-        seconds: measure, or ``loading``, -> seconds in all; None where nothing was measured alike.
+        seconds: measure, or ``loading``, -> seconds in all of one worker; None where nothing was measured alike.
         results: measure -> bytes of results; None as above.
         memory, gpu: peak bytes of a worker; None as above, 0 without a GPU.
         asked: facts and needles that are asked.
+        workers: how many share the work.
         rough: measures timed on checkpoints of quite another size alone, and ``loading``, timed in another way alone.
         shapes: peak memory by the shapes of the config, where nothing was measured alike beforehand.
         lacking: the checkpoints to be loaded, in order.
         neighbours: share of the processors that other work had while a checkpoint was measured for this plan.
+        chosen: checkpoints that stand for as many that are chosen on the way.
     """
 
     checkpoints: int
@@ -63,10 +66,12 @@ class Plan:
     memory: int | None
     gpu: int | None
     asked: Mapping[str, int]
+    workers: int = 1
     rough: tuple[str, ...] = ()
     shapes: tuple[ShapeMemory, ...] = ()
     lacking: tuple[Checkpoint, ...] = ()
     neighbours: float = 0.0
+    chosen: int = 0
 
     @property
     def total_seconds(self) -> float | None:
@@ -83,10 +88,32 @@ class Plan:
         rough = ", ".join(self.rough)
         return f" (roughly: {rough} timed on checkpoints of another size, or one alone)" if rough else ""
 
+    @property
+    def _disk(self) -> str:
+        known = self.downloads_at_once + self.result_bytes
+        if None in self.results.values():
+            return f"disk at most: {in_bytes(known)} with downloads at once, and results whose size is {UNKNOWN}"
+        return (
+            f"disk at most: {in_bytes(known)} ({in_bytes(self.downloads_at_once)} of downloads at once, "
+            f"{in_bytes(self.result_bytes)} of results)"
+        )
+
+    @property
+    def _shared(self) -> tuple[str, ...]:
+        """What several workers take together."""
+        if self.workers < 2 or self.memory is None or self.total_seconds is None or not self.loads:
+            return ()
+        shared = duration(self.total_seconds / self.workers)
+        return (
+            f"{self.workers} workers: {in_bytes(self.workers * self.memory)} of memory together; about {shared} where "
+            "each has cores or a GPU of its own",
+        )
+
     def lines(self) -> tuple[str, ...]:
         """The plan in words, a line a matter."""
+        chosen = f", {self.chosen} of them to be chosen on the way" if self.chosen else ""
         told = [
-            f"checkpoints: {self.checkpoints}, of which {self.loads} are to be loaded",
+            f"checkpoints: {self.checkpoints}{chosen}, of which {self.loads} are to be loaded",
             f"read: {in_bytes(self.read)} of weights, {in_bytes(self.download)} of them downloaded",
         ]
         for measure, count in self.missing.items():
@@ -99,14 +126,12 @@ class Plan:
         unseen = f", without {counted(len(self.unread), 'checkpoint')} that cannot be looked at" if self.unread else ""
         total = f"{_time(self.total_seconds)}{unseen}{self._caution}{caution(self.neighbours)}"
         told.append(f"time in all, one worker: {total}")
-        told.append(
-            f"disk at most: {in_bytes(self.downloads_at_once + self.result_bytes)} "
-            f"({in_bytes(self.downloads_at_once)} of downloads at once, {in_bytes(self.result_bytes)} of results)"
-        )
-        memory = "not known before one checkpoint is measured" if self.memory is None else in_bytes(self.memory)
-        told.append(
-            f"memory of a worker at most: {memory}" + (f", on its GPUs {in_bytes(self.gpu)}" if self.gpu else "")
-        )
+        told += [self._disk, *self._shared]
+        if self.loads or self.unread:
+            memory = UNKNOWN if self.memory is None else in_bytes(self.memory)
+            told.append(
+                f"memory of a worker at most: {memory}" + (f", on its GPUs {in_bytes(self.gpu)}" if self.gpu else "")
+            )
         told += [shape.line() for shape in self.shapes]
         if self.shapes:
             told.append(beside(self.shapes[0].weights, several=self.checkpoints > 1))
@@ -114,18 +139,19 @@ class Plan:
         return (*told, *(f"{name} cannot be looked at: {why}" for name, why in self.unread.items()))
 
 
-def plan_sweep(sweep: Sweep, asked: Mapping[str, int]) -> Plan:
+def plan_sweep(sweep: Sweep, asked: Mapping[str, int], workers: int = 1) -> Plan:
     """The plan of a sweep; looks at the files of its checkpoints and at the names of results, and loads nothing.
 
     Args:
         sweep: what is to be measured.
         asked: facts and needles that are asked.
+        workers: how many share the work, each with its own downloads.
     """
     needed = _needed(sweep)
     names = [measure.name for measure in sweep.measures]
     prices = _prices(sweep, needed)
     loading = prices.pop(LOADING)
-    fetched = [checkpoint.size for checkpoint in needed.loads if not is_local(checkpoint)]
+    fetched = _to_fetch(needed.loads)
     wanted = [price for price in prices.values() if price.count]
     known = [price.timing for price in wanted if price.timing is not None]
     whole = bool(known) and len(known) == len(wanted)
@@ -137,12 +163,13 @@ def plan_sweep(sweep: Sweep, asked: Mapping[str, int]) -> Plan:
         loads=len(needed.loads),
         read=sum(checkpoint.size for checkpoint in needed.loads),
         download=sum(fetched),
-        downloads_at_once=_at_once(fetched, sweep.keep_downloads),
+        downloads_at_once=_at_once(fetched, sweep.keep_downloads, workers),
         seconds={**{name: price.seconds for name, price in prices.items()}, LOADING: loading.seconds},
         results={name: price.bytes for name, price in prices.items()},
         memory=max(timing.memory for timing in known) if whole else (None if needed.loads or needed.unread else 0),
         gpu=max(timing.gpu for timing in known) if whole else None,
         asked=asked,
+        workers=workers,
         rough=tuple(name for name, price in {**prices, LOADING: loading}.items() if price.count and price.rough),
         lacking=tuple(needed.loads),
     )
@@ -194,7 +221,7 @@ class _Needed:
 
 
 def _needed(sweep: Sweep) -> _Needed:
-    found, before = _Needed(), False
+    found, before, to_come = _Needed(), False, set[tuple[str, str]]()
     for index, checkpoint in enumerate(sweep.checkpoints):
         try:
             tasks = sweep.tasks(index)
@@ -202,8 +229,10 @@ def _needed(sweep: Sweep) -> _Needed:
             found.unread[checkpoint.name] = str(error)
             before = False
             continue
-        absent = [task.name for task in tasks if not sweep.store.has(task.name, task.key)]
-        found.stored.update(task.name for task in tasks if task.name not in absent)
+        stored = [task.name for task in tasks if sweep.store.has(task.name, task.key)]
+        absent = [task.name for task in tasks if task.name not in stored and (task.name, task.key) not in to_come]
+        to_come |= {(task.name, task.key) for task in tasks}
+        found.stored.update(stored)
         found.missing.update(absent)
         found.loads += [checkpoint] if absent else []
         found.streams += bool(absent) and not before
@@ -213,7 +242,7 @@ def _needed(sweep: Sweep) -> _Needed:
 
 def is_local(checkpoint: Checkpoint) -> bool:
     """Whether its files are on this machine."""
-    return checkpoint.hub is None or checkpoint.hub.is_local
+    return checkpoint.hub is None or not checkpoint.hub.to_fetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,8 +303,19 @@ def _sum(seconds: Sequence[float | None]) -> float | None:
     return sum(known) if len(known) == len(seconds) else None
 
 
-def _at_once(fetched: Sequence[int], keep: int | None) -> int:
-    return sum(fetched) if keep is None else sum(sorted(fetched)[-(keep + BESIDE) :])
+def _to_fetch(checkpoints: Sequence[Checkpoint]) -> list[int]:
+    """Bytes to fetch of each checkpoint that is not here; what several have in common, of the first."""
+    known: set[str] = set()
+    sizes = []
+    for checkpoint in checkpoints:
+        files = {} if checkpoint.hub is None else checkpoint.hub.to_fetch
+        sizes.append(sum(size for digest, size in files.items() if digest not in known))
+        known |= files.keys()
+    return sizes
+
+
+def _at_once(fetched: Sequence[int], keep: int | None, workers: int = 1) -> int:
+    return sum(fetched) if keep is None else sum(sorted(fetched)[-workers * (keep + BESIDE) :])
 
 
 def _told(seconds: float | None, size: int | None) -> str:
@@ -283,7 +323,7 @@ def _told(seconds: float | None, size: int | None) -> str:
 
 
 def _time(seconds: float | None) -> str:
-    return "time not known before one checkpoint is measured" if seconds is None else f"about {duration(seconds)}"
+    return f"time {UNKNOWN}" if seconds is None else f"about {duration(seconds)}"
 
 
 def _power(what: str, count: int) -> str:

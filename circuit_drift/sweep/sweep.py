@@ -5,6 +5,7 @@ the next start goes on from there. A checkpoint that cannot be measured is recor
 """
 
 import logging
+import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -17,6 +18,7 @@ from checkpoints.audit import AuditReport, audit
 from checkpoints.errors import DamagedResult, StoreError
 from checkpoints.placement import ANYWHERE, Placement
 from checkpoints.results.text import in_bytes
+from checkpoints.series.hub_client import cache_folder
 from circuit_drift.measures.base import Measure
 from circuit_drift.measures.registry import MEASURES, build_measures
 from circuit_drift.prompts import Prompts, prompts_for
@@ -27,7 +29,7 @@ from circuit_drift.store.store import Store
 from circuit_drift.store.upkeep import collect
 from circuit_drift.sweep.executors import Executor, Workers, execute
 from circuit_drift.sweep.limits import STOPPED, UNLIMITED, Limits, Watch
-from circuit_drift.sweep.looking import look
+from circuit_drift.sweep.looking import foreseen, look
 from circuit_drift.sweep.numbers import line_of, numbers_of
 from circuit_drift.sweep.plan import Plan, is_local, plan_sweep, shapes_of, to_time
 from circuit_drift.sweep.points import bytes_of, point_of, stored_point, warn_of_failures
@@ -65,6 +67,8 @@ def measure_series(
     track_to: Sequence[str | Tracker] = (),
 ) -> RunRecord:
     """Measure every checkpoint of a series; arguments and errors as for `circuit_drift.run`."""
+    began = time.monotonic()
+    _require_crew(executor, workers)
     series = series if isinstance(series, Series) else open_series(series)
     prompts = prompts or prompts_for(series.path)
     taken = build_measures(prompts, usual_measures(series) if measures is None else measures, next(iter(series), None))
@@ -81,7 +85,7 @@ def measure_series(
     if adaptive is not None:
         _require_here(executor)
         priced = asked(series.select(f"log {max(2, adaptive)}").checkpoints)
-        found = look(series, asked(()), adaptive, name, _watch(priced, limits), progress=progress)
+        found = look(series, asked(()), adaptive, name, _watch(priced, limits, began), progress=progress)
         series, limits = series.only(found), UNLIMITED
     report = _audit(series, strict=strict)
     sweep = asked(series.checkpoints)
@@ -93,7 +97,7 @@ def measure_series(
         "question": sweep.question,
     }
     warn_of_loss(stored_record(store, name), record, series)
-    watch = _watch(sweep, limits)
+    watch = _watch(sweep, limits, began, workers or 1)
     sweep.journal.begin(sweep.about(name))
     finished = _finished(sweep, executor, Workers(workers, gpus_per_worker), progress=progress)
     with trackers, closing(finished), Growing(store, record, series) as growing:
@@ -124,7 +128,7 @@ def _recorded(
         growing.add(index, point_record(point))
         tell(index, point)
         done, total = len(points), len(sweep.checkpoints)
-        if done < total and (why := watch.reached(bytes_of(sweep.store, point, before))):
+        if done < total and (why := watch.reached(bytes_of(sweep.store, point, before), failed=bool(point.failures))):
             logger.warning(STOPPED, done, total, why)
             break
     return tuple(points[index] for index in sorted(points))
@@ -158,22 +162,32 @@ def plan_series(
     measures: Sequence[str | Measure] | None = None,
     placement: Placement = ANYWHERE,
     keep_downloads: int | None = 0,
+    executor: Executor = "serial",
+    workers: int | None = None,
+    gpus_per_worker: int | None = None,
+    adaptive: int | None = None,
 ) -> Plan:
     """What `measure_series` would read, compute and store, and what that costs; see `circuit_drift.sweep.plan`.
 
-    Where the store knows of no run alike, memory is told by the config's shapes, and one local checkpoint is measured
-    to know what it takes, unless it would not fit; its results stay.
+    Of adaptive steps, which are chosen on the way, others stand for those that nobody can know yet. Where the store
+    knows of no run alike, memory is told by the config's shapes, and one local checkpoint is measured to know what it
+    takes, unless it would not fit; its results stay.
 
     Raises:
         DriftError: no series, an unwritable store, unusable prompts.
     """
+    _require_crew(executor, workers)
     series = series if isinstance(series, Series) else open_series(series)
     prompts = prompts or prompts_for(series.path)
     taken = build_measures(prompts, usual_measures(series) if measures is None else measures, next(iter(series), None))
     store = store if isinstance(store, Store) else Store.open(store)
+    placement, chosen = _spread(placement, gpus_per_worker), 0
     sweep = Sweep.of(series.checkpoints, taken, store, placement=placement, keep_downloads=keep_downloads)
-    asked = {"fact": len(prompts.facts.facts), "needle": len(prompts.needles.needles)}
-    plan = plan_sweep(sweep, asked)
+    if adaptive is not None:
+        _require_here(executor)
+        sweep, chosen = foreseen(series, sweep, adaptive)
+    asked = _asked(prompts, taken)
+    plan = plan_sweep(sweep, asked, workers or 1)
     shapes = shapes_of(sweep, plan) if plan.total_seconds is None or plan.rough or plan.unread else ()
     most = max((shape.on_device for shape in shapes), default=0)
     if most and (free := free_memory(placement)) is not None and most > free:
@@ -187,17 +201,40 @@ def plan_series(
             collect(store)
         if outcome is not None:
             warn_of_failures(few, outcome)
-        plan = replace(plan_sweep(sweep, asked), neighbours=others.share)
-    return replace(plan, shapes=shapes)
+        plan = replace(plan_sweep(sweep, asked, workers or 1), neighbours=others.share)
+    return replace(plan, shapes=shapes, chosen=chosen)
 
 
-def _watch(sweep: Sweep, limits: Limits) -> Watch:
+def _asked(prompts: Prompts, measures: Sequence[Measure]) -> dict[str, int]:
+    """How many facts and needles are asked, where a measure asks them."""
+    kinds = {kind for measure in measures for kind in measure.origins}
+    counts = {"fact": len(prompts.facts.facts), "needle": len(prompts.needles.needles)}
+    return {what: count for what, count in counts.items() if f"{what}s" in kinds}
+
+
+def _watch(sweep: Sweep, limits: Limits, began: float, workers: int = 1) -> Watch:
     """The limits of a sweep, which is refused where it is known not to fit."""
-    fetched = [checkpoint.size for checkpoint in sweep.checkpoints if not is_local(checkpoint)]
-    if not fetched and limits == UNLIMITED:
-        return Watch.begin(limits, sweep.store.path, downloads=0, results=0)
-    plan = plan_sweep(sweep, {})
-    return Watch.begin(limits, sweep.store.path, downloads=plan.downloads_at_once, results=plan.result_bytes)
+    if limits.disk is None and all(map(is_local, sweep.checkpoints)):
+        return Watch.begin(limits, sweep.store.path, downloads=0, results=0, began=began)
+    plan = plan_sweep(sweep, {}, workers)
+    return Watch.begin(
+        limits,
+        sweep.store.path,
+        downloads=plan.downloads_at_once,
+        results=plan.result_bytes,
+        cache=cache_folder(),
+        began=began,
+        workers=workers,
+    )
+
+
+def _require_crew(executor: Executor, workers: int | None) -> None:
+    """Refuse several workers where one works here."""
+    if executor == "serial" and (workers or 1) > 1:
+        raise DriftError(
+            f"{workers} workers need an executor, and serial is one worker here: name processes, ray or slurm, as "
+            "with --executor processes"
+        )
 
 
 def _require_here(executor: Executor) -> None:

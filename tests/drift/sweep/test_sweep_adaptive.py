@@ -12,8 +12,10 @@ from circuit_drift.cli.commands import app
 from circuit_drift.measures.heads import RetrievalMeasure
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.adaptive import LEAST, change, choose, start
+from circuit_drift.sweep.sweep import plan_series
 from circuit_drift.sweep.workers.watching import sweeps_in
 from circuits.tracking.changepoints import Products, splits
+from tests.drift.conftest import save_model, save_prompts
 from tests.drift.sweep.test_sweep_kill import prompts_of
 
 PYTHIA = (0, *(2**k for k in range(10)), *range(1000, 144_000, 1000))
@@ -142,3 +144,23 @@ def test_those_who_look_on_see_one_sweep_of_as_many_as_were_asked_for(tiny_serie
 def test_workers_elsewhere_cannot_look(tiny_series, tmp_path):
     with pytest.raises(DriftError, match="measured here, one after the other, and slurm works elsewhere"):
         run(tiny_series, store=tmp_path / "store", executor="slurm", prompts=prompts_of(tiny_series), **HEADS)
+
+
+def test_a_plan_knows_what_is_sure_and_what_is_chosen_on_the_way(tmp_path):
+    series, store = tmp_path / "series", tmp_path / "store"
+    for step in range(0, 90, 10):
+        save_model(series / f"checkpoint-{step}", step)
+    save_prompts(series)
+    asked = {"store": store, "prompts": prompts_of(series), "measures": ["heads"]}
+    told = plan_series(series, **asked, adaptive=6)
+    assert (told.checkpoints, told.chosen, told.stored, told.missing) == (6, 2, {"heads": 1}, {"heads": 5})
+    assert told.lines()[0] == "checkpoints: 6, 2 of them to be chosen on the way, of which 5 are to be loaded"
+    done = run(series, **asked, adaptive=5, progress=False)
+    told = plan_series(series, **asked, adaptive=6)
+    assert (told.checkpoints, told.chosen, told.missing) == (6, 0, {"heads": 1}), "where it would look next is sure"
+    again = run(series, **asked, adaptive=6, progress=False)
+    assert {point.step for point in done} < {point.step for point in again}
+    told = plan_series(series, **asked, adaptive=6)
+    assert (told.chosen, told.stored, told.missing) == (0, {"heads": 6}, {"heads": 0})
+    with pytest.raises(DriftError, match="adaptive steps are measured here"):
+        plan_series(series, **asked, adaptive=6, executor="processes")

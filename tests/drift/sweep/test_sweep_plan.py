@@ -19,11 +19,13 @@ from circuit_drift.measures import registry
 from circuit_drift.store.store import Store
 from circuit_drift.store.timings import FIRST, FOLLOWED, LOADING, OPENED, Timing, note, timings, typical
 from circuit_drift.sweep import limits
+from circuit_drift.sweep import sweep as sweep_module
 from circuit_drift.sweep.limits import Limits, Watch, size_in_words
 from circuit_drift.sweep.plan import _at_once, _power, plan_sweep, to_time
 from circuit_drift.sweep.sweep import plan_series
 from circuit_drift.sweep.workers import models
 from circuit_drift.sweep.workers.tasks import Sweep, asked_how
+from circuit_drift.sweep.workers.worker import work
 from tests.drift.conftest import save_model
 
 SLEEP = 0.3
@@ -155,8 +157,73 @@ def test_the_plan_of_a_terminal_measures_one_checkpoint_and_no_more(tiny_series,
     assert told.exit_code == 0, told.output
     assert "checkpoints: 3, of which 2 are to be loaded" in told.stdout
     assert "heads: 1 stored, 2 to compute, about" in told.stdout
-    assert "8 facts: a change of" in told.stdout
+    assert "6 needles: a change of" in told.stdout and "facts: a change" not in told.stdout, "heads ask needles alone"
     assert len(Store.open(store).results()) == 1 and not Store.open(store).run_files()
+
+
+def test_a_plan_is_told_in_lines_alone(tiny_series, tmp_path):
+    told = CliRunner().invoke(app, ["run", str(tiny_series), "--store", str(tmp_path), "--plan", "--json"])
+    assert (told.exit_code, told.stdout) == (2, "") and "leave --json out" in told.stderr
+
+
+@dataclass(frozen=True)
+class Twin(Sleep):
+    """A measure that the weights do not decide: a series has one."""
+
+    name = "twin"
+    of_weights = False
+
+
+def test_what_two_checkpoints_share_is_counted_once(tiny_series, tmp_path):
+    series = tmp_path / "series"
+    shutil.copytree(tiny_series, series)
+    shutil.copy(series / "checkpoint-10" / "model.safetensors", series / "checkpoint-100" / "model.safetensors")
+    sweep = Sweep.of(open_series(series).checkpoints, (Sleep(), Twin()), Store.open(tmp_path / "store"))
+    plan = plan_sweep(sweep, {})
+    assert (plan.stored, plan.missing, plan.loads) == ({"sleep": 0, "twin": 0}, {"sleep": 2, "twin": 1}, 2)
+    found = list(work(sweep))
+    assert [outcome.computed for outcome in found] == [2, 1, 0]
+
+
+def test_weights_are_what_loading_reads(tiny_series, tmp_path):
+    series = tmp_path / "series"
+    shutil.copytree(tiny_series, series)
+    size = open_series(series)[0].size
+    (series / "checkpoint-0" / "optimizer.pt").write_bytes(b"0" * 10**6)
+    assert open_series(series)[0].size == size < 10**6
+
+
+def test_several_workers_take_memory_together(tiny_series, tmp_path):
+    store = Store.open(tmp_path)
+    sweep = Sweep.of(open_series(tiny_series).checkpoints, (Sleep(),), store)
+    question, size = asked_how(sweep.measures[0], sweep.placement), sweep.checkpoints[0].size
+    for kind in (FIRST, OPENED, FOLLOWED):
+        note(store, Timing(LOADING, kind, size, 0.0))
+    note(store, Timing("sleep", question, size, 100.0, bytes=10, memory=7 * 10**9))
+    told = plan_sweep(sweep, {}, workers=2).lines()
+    assert "time in all, one worker: about 5 min" in told
+    assert "memory of a worker at most: 7 GB" in told
+    assert "2 workers: 14 GB of memory together; about 2 min where each has cores or a GPU of its own" in told
+    assert not [line for line in plan_sweep(sweep, {}).lines() if "together" in line]
+
+
+def test_several_workers_need_an_executor(tiny_series, tmp_path):
+    for call in (run, plan_series):
+        with pytest.raises(DriftError, match="2 workers need an executor, and serial is one worker here"):
+            call(tiny_series, store=tmp_path, measures=[Sleep()], workers=2)
+
+
+def test_results_of_unknown_size_are_not_told_as_none(tiny_series, tmp_path):
+    sweep = Sweep.of(open_series(tiny_series).checkpoints, (Sleep(),), Store.open(tmp_path))
+    told = plan_sweep(sweep, {}).lines()
+    assert "disk at most: 0 B with downloads at once, and results whose size is not known before one checkpoint is " \
+        "measured" in told  # fmt: skip
+
+
+def test_where_all_is_stored_no_memory_is_told(tiny_series, tmp_path):
+    asked = {"store": tmp_path / "store", "measures": [Sleep()]}
+    run(tiny_series, **asked, progress=False)
+    assert not [line for line in plan_series(tiny_series, **asked).lines() if line.startswith("memory")]
 
 
 def test_a_plan_whose_trial_fails_tells_why(tiny_series, tmp_path, caplog):
@@ -185,13 +252,52 @@ def test_what_will_not_fit_is_refused_before_and_stopped_during(tmp_path, monkey
         Watch.begin(Limits(), tmp_path, downloads=2 * 10**9, results=10**9)
     with pytest.raises(DriftError, match="--max-disk allows 50 MB"):
         Watch.begin(Limits(disk=50_000_000), tmp_path, downloads=0, results=60_000_000)
-    watch = Watch.begin(Limits(disk=50_000_000), tmp_path, downloads=20_000_000, results=0)
-    assert watch.reached(20_000_000) == ""
-    assert watch.reached(20_000_000) == "--max-disk 50 MB is reached"
+    for workers, before, after in ((1, 10_000_000, 1), (2, 0, 1)):
+        watch = Watch.begin(Limits(disk=50_000_000), tmp_path, downloads=20_000_000, results=0, workers=workers)
+        assert watch.reached(10_000_000) == watch.reached(before) == "", "the next of each worker will fit"
+        assert watch.reached(after) == "another checkpoint would take more than --max-disk 50 MB allows"
     monkeypatch.setattr(limits, "free_bytes", lambda folder: 10**6)
-    free = Watch(Limits(), tmp_path, 0, time.monotonic())
+    free = Watch(Limits(), (tmp_path,), 0, time.monotonic())
     assert free.reached(0) == "", "what is stored already is read on a full disk too"
     assert free.reached(1).startswith("1 MB are free on the disk of")
+
+
+def test_downloads_are_weighed_against_the_disk_of_their_cache(tmp_path, monkeypatch):
+    free = {"store": 10**9, "cache": 3 * 10**9}
+    monkeypatch.setattr(limits, "free_bytes", lambda folder: free[folder.name])
+    monkeypatch.setattr(limits, "disk_of", lambda folder: len(folder.name))
+    store, cache = tmp_path / "store", tmp_path / "cache"
+    apart = {"cache": cache, "results": 10**8}
+    monkeypatch.setattr(limits, "disk_of", lambda folder: folder.name)
+    watch = Watch.begin(Limits(), store, downloads=2 * 10**9, **apart)
+    assert watch.reached(1) == ""
+    with pytest.raises(DriftError, match=r"needs about 2.9 GB on the disk of .*/cache .* and 3 GB are free"):
+        Watch.begin(Limits(), store, downloads=29 * 10**8, **apart)
+    monkeypatch.setattr(limits, "disk_of", lambda folder: "one")
+    with pytest.raises(DriftError, match=r"needs about 2.1 GB on the disk of .*/store .* and 1 GB are free"):
+        Watch.begin(Limits(), store, downloads=2 * 10**9, **apart)
+    free["cache"] = 10**6
+    assert watch.reached(0, failed=True).startswith("1 MB are free on the disk of"), "where a download failed"
+
+
+@pytest.mark.parametrize("bounds", [{"max_hours": 0.0}, {"max_disk": 0}])
+def test_what_is_stored_already_is_told_whatever_the_limits(tiny_series, tmp_path, bounds):
+    asked = {"store": tmp_path / "store", "measures": [Sleep()], "progress": False}
+    run(tiny_series, **asked)
+    assert len(run(tiny_series, **asked, **bounds)) == 3
+
+
+def test_hours_count_from_the_start_of_the_command(tiny_series, tmp_path, monkeypatch, caplog):
+    now, reading = [0.0], sweep_module._audit
+    monkeypatch.setattr(sweep_module.time, "monotonic", lambda: now[0])
+
+    def slow(*args, **options):
+        now[0] += 3600.0
+        return reading(*args, **options)
+
+    monkeypatch.setattr(sweep_module, "_audit", slow)
+    found = run(tiny_series, store=tmp_path / "store", measures=[Sleep()], progress=False, max_hours=1.0)
+    assert len(found) == 1 and "--max-hours 1 are over" in caplog.text
 
 
 @pytest.mark.parametrize("bounds", [{"hours": float("nan")}, {"hours": -1.0}, {"disk": -1}])
@@ -204,6 +310,7 @@ def test_downloads_at_once_are_those_kept_with_the_one_in_hand_and_the_next():
     assert _at_once([3, 1, 2, 5], None) == 11
     assert _at_once([3, 1, 2, 5], 0) == 8
     assert _at_once([3, 1, 2, 5], 1) == 10
+    assert _at_once([3, 1, 2, 5, 4], 0, workers=2) == 14, "each worker has two"
     assert _at_once([], 0) == 0
 
 
@@ -220,10 +327,14 @@ def test_timings_are_scaled_by_the_weights_and_damage_is_passed_over(tmp_path):
 
 
 def test_sizes_are_read_and_told():
-    assert [size_in_words(text) for text in ("50GB", "1.5 tb", "800m", "7")] == [50 * 10**9, 15 * 10**11, 8 * 10**8, 7]
+    assert [size_in_words(text) for text in ("50GB", "1.5 tb", "800m", "7", "7 b")] == [
+        50 * 10**9, 15 * 10**11, 8 * 10**8, 7, 7,
+    ]  # fmt: skip
+    assert [size_in_words(text) for text in ("2GiB", "0.5 Mi")] == [2**31, 2**19]
     assert [in_bytes(size) for size in (7, 1500, 4.4e12)] == ["7 B", "1.5 kB", "4.4 TB"]
-    with pytest.raises(DriftError, match="'lots' is no size"):
-        size_in_words("lots")
+    for text in ("lots", "-5GB", "nan", "inf", "1e3 MiB", "5iB"):
+        with pytest.raises(DriftError, match=f"'{text}' is no size; write a number with kB"):
+            size_in_words(text)
 
 
 def test_power_is_that_of_mcnemars_test():
