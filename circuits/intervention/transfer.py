@@ -6,6 +6,7 @@ is as faithful in B as B's own, the wiring that does the work has stayed, howeve
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -180,10 +181,9 @@ def transfer(
     from circuits.facts.metrics import find_metric
 
     names = tuple(names or (chr(ord("A") + i) for i in range(len(circuits))))
-    rows = [
-        circuit_metrics(model, circuits, facts, metric=metric, ablation=ablation, batch_size=batch_size)
-        for model in models
-    ]
+    how: Any = {"metric": metric, "ablation": ablation, "batch_size": batch_size}
+    ask = partial(circuit_metrics, circuits=circuits, facts=facts, **how)
+    rows = [*map(ask, models)]  # a loop's variable would hold a model while the next one is loaded
     if not len(rows) == len(circuits) == len(names):
         raise BadPrompt(f"transfer needs one circuit and one name for each model; got {len(rows)} models, "
                         f"{len(circuits)} circuits, {len(names)} names")  # fmt: skip

@@ -1,5 +1,7 @@
 """Circuits run in other models."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -50,6 +52,23 @@ def test_the_full_circuit_does_everything_everywhere(pair):
     told = replace(moved, clean_metric=clean, metric=np.broadcast_to(clean, moved.metric.shape))
     np.testing.assert_array_equal(told.values, np.ones((2, 2)))
     assert "it still does the work" in told.verdict
+
+
+def test_one_model_is_alive_at_a_time(pair):
+    _, graphs, facts = pair
+    alive = []
+
+    def models():
+        for _ in graphs:
+            gc.collect()
+            alive.append(sum(model() is not None for model in seen))
+            held = [build("llama_gqa", dtype=torch.float32)]
+            seen.append(weakref.ref(held[0]))
+            yield held.pop()
+
+    seen: list[weakref.ref] = []
+    transfer(models(), [graph.prune(50) for graph in graphs], facts)
+    assert alive == [0, 0]
 
 
 def test_a_diff_carries_its_transfer(pair, tmp_path):
