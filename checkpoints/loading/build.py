@@ -20,10 +20,11 @@ from checkpoints.loading.adapters import merge_adapter
 from checkpoints.loading.bases import HeldBase
 from checkpoints.loading.coverage import check_coverage, explain, refuse_left_over, refuse_misnamed
 from checkpoints.loading.load import build_model
-from checkpoints.loading.packing import packing
+from checkpoints.loading.packing import placing, require_floats
 from checkpoints.loading.quiet import quiet_transformers
 from checkpoints.loading.size import require_fitting_size
 from checkpoints.loading.spread import require_packages
+from checkpoints.model.packed import require_plain
 from checkpoints.placement import Placement
 from checkpoints.series.checkpoint import Checkpoint
 
@@ -71,9 +72,16 @@ def build_adapted(
         )
     base = replace(checkpoint, path=checkpoint.base, hub=checkpoint.hub and checkpoint.hub.base)
     files = loading_files(base.path, code=allows_code(base.path, base.repo))
-    lent = (held or HeldBase()).lend(weights.entries(), files, placement, lambda: build_model(base, placement))
+    lent = (held or HeldBase()).lend(weights.entries(), files, placement, lambda: _plain_base(base, placement))
     model = merge_adapter(checkpoint.path, weights, lent)
     _leave_files(model)
+    return model
+
+
+def _plain_base(base: Checkpoint, placement: Placement) -> "PreTrainedModel":
+    """The model that an adapter is merged into."""
+    model = build_model(base, placement)
+    require_plain(model, f"merging an adapter into its base {base.path}")
     return model
 
 
@@ -148,8 +156,7 @@ def _from_pretrained(checkpoint: Checkpoint, placement: Placement, **how: Any) -
                     ignore_mismatched_sizes=True,  # they are refused below, by name
                     output_loading_info=True,
                     **how,
-                    **({} if placement.device_map is None else {"device_map": placement.device_map}),
-                    **packing(placement),
+                    **placing(placement),
                 )
         except (SafetensorError, EOFError) as error:
             raise CorruptWeights(f"the weights of {checkpoint.path} cannot be read: {error}") from error
@@ -159,6 +166,7 @@ def _from_pretrained(checkpoint: Checkpoint, placement: Placement, **how: Any) -
     model.config.name_or_path = str(checkpoint.path)
     model.name_or_path = str(checkpoint.path)
     check_coverage(checkpoint.path, info)
+    require_floats(checkpoint.path, model, placement)
     _leave_files(model)
     return model
 

@@ -13,6 +13,7 @@ from checkpoints.placement import Placement
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedModel
 
 LOADER = "checkpoints.loading.build:build_whole"
 
@@ -49,10 +50,10 @@ def require_whole(weights: WeightFiles, placement: Placement) -> None:
         )
 
 
-def packing(placement: Placement) -> dict[str, Any]:
-    """Arguments of transformers' loading, which puts packed weights straight on their device; none unless asked."""
+def placing(placement: Placement) -> dict[str, Any]:
+    """Arguments of transformers' loading for a device map and for packed weights, which go straight on their device."""
     if not placement.packed:
-        return {}
+        return {} if placement.device_map is None else {"device_map": placement.device_map}
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -63,6 +64,20 @@ def packing(placement: Placement) -> dict[str, Any]:
     else:
         asked = config(load_in_8bit=True)
     return {"quantization_config": asked, "device_map": placement.device_map or {"": placement.here}}
+
+
+def require_floats(folder: Path, model: "PreTrainedModel", placement: Placement) -> None:
+    """Refuse a stored quantised model in another dtype than was asked for: transformers keeps the stored one.
+
+    Raises:
+        DriftError: names both.
+    """
+    found = str(model.dtype).removeprefix("torch.")
+    if getattr(model, "is_quantized", False) and found != placement.floats:
+        raise DriftError(
+            f"{folder} is quantised (quantization_config) and computes in {found}, not in {placement.floats}: "
+            f"load it with dtype {found}, or take the unquantised checkpoint"
+        )
 
 
 def check_packed(folder: Path, model: "nn.Module") -> None:

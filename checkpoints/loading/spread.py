@@ -25,6 +25,21 @@ def require_usable(device_map: DeviceMap | None) -> None:
     require_packages("a device map spreads a model over devices", "accelerate", extra="gpus")
     if isinstance(device_map, str) and device_map not in _MAPS:
         raise DriftError(f"device map {device_map!r} is none of {', '.join(_MAPS)}, nor module names with devices")
+    if not isinstance(device_map, str):
+        for place in dict.fromkeys(device_map.values()):
+            _require_device(place)
+
+
+def _require_device(place: str | int) -> None:
+    import torch
+
+    if place == "disk":
+        return  # refused by `placement_of`, which names what lies there
+    try:
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DriftError(f"the device map names {place!r}: {reason}; name devices of this machine, as 'cpu'") from error
 
 
 def placement_of(folder: Path, model: "PreTrainedModel", device_map: DeviceMap) -> dict[str, str]:

@@ -302,7 +302,8 @@ class _Finder:
         if isinstance(module, nn.Module) and rounds_inputs(module):
             raise UnsupportedArchitecture(
                 f"{self.model}: {what}, a {type(module).__name__}, rounds what it is given to eight bits: it is no "
-                "linear map, and no gradient goes through it; load the model in four bits (dtype nf4) or dequantise it"
+                "linear map, and no gradient goes through it; load the "
+                "unquantised checkpoint in four bits (dtype nf4) or whole"
             )
         if not isinstance(module, nn.Linear | Conv1D) or tuple(linear_weight(module).shape) != (outputs, inputs):
             weight = getattr(module, "weight", None)

@@ -45,6 +45,23 @@ def unpacked(module: "nn.Module") -> "Tensor":
     return wide
 
 
+def require_plain(model: "nn.Module", what: str) -> None:
+    """Refuse a model whose weights are held in few bits, where they are to change.
+
+    Args:
+        model: with plain or quantised weights.
+        what: changes them, for the message.
+
+    Raises:
+        UnsupportedArchitecture: says that what is added would be rounded away, and what to do.
+    """
+    if getattr(model, "is_quantized", False) or any(packed_modules(model)):
+        raise UnsupportedArchitecture(
+            f"{what} changes weights, and those of this {type(model).__name__} are quantised: they would be rounded to "
+            "their grid again; take the unquantised checkpoint, in dtype float32 or bfloat16"
+        )
+
+
 def keep_gradients(model: "nn.Module") -> None:
     """Keep bitsandbytes from laying four-bit weights out anew in the first pass without gradients, as on some CPUs."""
     for _, module in packed_modules(model):

@@ -174,10 +174,14 @@ def fine_tune(
 
     Raises:
         DriftError: it diverges.
+        UnsupportedArchitecture: quantised weights.
     """
     import torch
     from torch.nn.functional import cross_entropy
 
+    from checkpoints.model.packed import require_plain
+
+    require_plain(model, "a fine-tune")
     with random_states(), torch.enable_grad():
         torch.manual_seed(seed)
         twin = _twin(model, tuning.lora)

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from checkpoints.errors import CheckpointMismatch, DriftError, UnsupportedArchitecture
 from checkpoints.loading.lora import LowRank
+from checkpoints.model.packed import require_plain
 from circuit_drift.explanation.components import Components, Gate, Site, components_of
 
 Step = Tensor | LowRank
@@ -261,8 +262,9 @@ def _along_first(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _require_exact(model: PreTrainedModel) -> None:
+    require_plain(model, "moving along the line between two checkpoints")
     for name, parameter in model.named_parameters():
-        if not parameter.is_floating_point() or getattr(model, "is_quantized", False):
+        if not parameter.is_floating_point():
             raise UnsupportedArchitecture(
                 f"{name} is quantised: weights on a grid lie on no straight line; explain the unquantised checkpoints"
             )

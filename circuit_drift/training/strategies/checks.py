@@ -180,6 +180,12 @@ def _skeleton(base: Checkpoint) -> "PreTrainedModel":
         if packed is None:
             raise
         config = AutoConfig.from_pretrained(packed.parent, gguf_file=packed.name, local_files_only=True)
+    else:
+        if "quantization_config" in base.config:
+            raise DriftError(
+                f"{base.path} is quantised (quantization_config), and weights on a grid are not trained: name the "
+                "unquantised checkpoint as the config's model"
+            )
     auto: Any = AutoModelForCausalLM
     with torch.device("meta"):
         model: PreTrainedModel = auto.from_config(config)

@@ -7,7 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import checkpoints
-from checkpoints.errors import CorruptWeights
+from checkpoints.errors import CorruptWeights, UnsupportedArchitecture
+from checkpoints.loading import build
+from tests import packed_weights
 from tests.checkpoints.conftest import llama_config, save_model
 from tests.checkpoints.loading.test_stream import IDS
 
@@ -75,6 +77,14 @@ def test_a_merged_adapter_is_the_adapter_on_its_base(tmp_path, given, tied):
 def test_what_cannot_be_merged_is_refused(tmp_path, config, reason):
     folder, _ = adapted(tmp_path, config(), tied=False)
     with pytest.raises(CorruptWeights, match=reason):
+        checkpoints.open_checkpoint(folder).load()
+
+
+def test_no_adapter_is_merged_into_quantised_weights(tmp_path, monkeypatch):
+    folder, _ = adapted(tmp_path, peft.LoraConfig(**CAUSAL, target_modules=["q_proj"]), tied=False)
+    plain = build.build_model
+    monkeypatch.setattr(build, "build_model", lambda *given: packed_weights.pack(plain(*given)))
+    with pytest.raises(UnsupportedArchitecture, match=r"merging an adapter into its base .*base changes weights"):
         checkpoints.open_checkpoint(folder).load()
 
 

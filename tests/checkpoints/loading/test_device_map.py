@@ -61,6 +61,8 @@ def test_architectures_with_renamed_and_fused_tensors_spread_too(tmp_path, name)
         ("sideways", "device map 'sideways' is none of auto, balanced"),
         ({"model.layers.0": "cpu"}, r"says nothing of 12 tensors.*'model\.embed_tokens\.weight' first"),
         ({"": "disk"}, "on disk or, beside an accelerator, in main memory"),
+        ({"": "cuda:99"}, r"the device map names 'cuda:99': .*; name devices of this machine"),
+        ({"": "sideways"}, r"the device map names 'sideways': .*; name devices of this machine"),
     ],
 )
 def test_maps_that_leave_weights_on_no_device_are_refused(checkpoint_folder, tmp_path, device_map, message):

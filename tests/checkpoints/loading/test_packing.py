@@ -5,6 +5,7 @@ import types
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from checkpoints import DriftError, Placement, open_checkpoint, open_series
 from checkpoints.errors import CorruptWeights
@@ -34,15 +35,40 @@ def test_what_is_quantised_already_is_refused(there, tmp_path):
 
 
 def test_transformers_is_asked_for_four_bits_that_compute_in_bfloat16_on_one_device():
-    asked = packing.packing(Placement(device="cpu", dtype="nf4"))
+    asked = packing.placing(Placement(device="cpu", dtype="nf4"))
     config = asked["quantization_config"]
     assert asked["device_map"] == {"": "cpu"}
     assert (config.load_in_4bit, config.bnb_4bit_quant_type, config.bnb_4bit_compute_dtype) == (
         True, "nf4", torch.bfloat16
     )  # fmt: skip
-    assert packing.packing(Placement(dtype="int8", device_map="auto"))["device_map"] == "auto"
-    assert packing.packing(Placement(dtype="int8"))["quantization_config"].load_in_8bit
-    assert packing.packing(Placement()) == {}
+    assert packing.placing(Placement(dtype="int8", device_map="auto"))["device_map"] == "auto"
+    assert packing.placing(Placement(dtype="int8"))["quantization_config"].load_in_8bit
+    assert packing.placing(Placement(device_map="auto")) == {"device_map": "auto"}
+    assert packing.placing(Placement()) == {}
+
+
+@pytest.mark.parametrize("device_map", [None, "auto"])
+def test_packed_weights_may_be_spread(there, tmp_path, monkeypatch, device_map):
+    taken = []
+
+    def from_pretrained(*_, **given):
+        taken.append(given["device_map"])
+        raise ValueError("no bitsandbytes here")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    with pytest.raises(CorruptWeights, match="no bitsandbytes here"):
+        open_checkpoint(save_model(tmp_path / "checkpoint-1")).load(device="cpu", dtype="nf4", device_map=device_map)
+    assert taken == [device_map or {"": "cpu"}]
+
+
+def test_a_stored_quantised_model_is_refused_in_a_dtype_that_it_does_not_compute_in(tmp_path):
+    model = open_checkpoint(save_model(tmp_path / "checkpoint-1")).load(dtype="bfloat16").model
+    packing.require_floats(tmp_path, model, Placement(dtype="float32"))
+    model.is_quantized = True
+    packing.require_floats(tmp_path, model, Placement(dtype="bfloat16"))
+    packing.require_floats(tmp_path, model, Placement(dtype="nf4"))
+    with pytest.raises(DriftError, match=r"computes in bfloat16, not in float32: load it with dtype bfloat16"):
+        packing.require_floats(tmp_path, model, Placement())
 
 
 def test_packed_weights_that_are_not_finite_are_named_and_none_is_laid_out_anew(there, tmp_path):

@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from checkpoints.errors import UnsupportedArchitecture
 from circuit_drift.behaviour import tuning as module
 from circuit_drift.behaviour.sft import answered
 from circuit_drift.behaviour.tuning import Resumable, fine_tune
 from tests.lab.behaviour.test_sft import TUNING, prompts_of, tiny
+from tests.packed_weights import pack
 
 
 def test_adapters_teach_and_leave_the_model_as_it_is(tokenizer):
@@ -22,6 +24,13 @@ def test_adapters_teach_and_leave_the_model_as_it_is(tokenizer):
     change = tuned.model.layers[0].mlp.up_proj.weight - model.model.layers[0].mlp.up_proj.weight
     assert 0 < torch.linalg.matrix_rank(change, rtol=1e-4) <= 4
     assert (answered(tuned, prompts).nll < answered(model, prompts).nll).all()
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantised_weights_are_not_tuned(tokenizer, bits, lora):
+    with pytest.raises(UnsupportedArchitecture, match=r"a fine-tune changes weights, and those of this .* quantised"):
+        fine_tune(pack(tiny(tokenizer), bits), prompts_of(tokenizer), replace(TUNING, lora=lora))
 
 
 @pytest.mark.parametrize("lora", [0, 4])

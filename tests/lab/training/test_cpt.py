@@ -289,6 +289,17 @@ def test_what_cannot_work_with_the_model_is_refused_before_it_loads(place, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_a_quantised_base_is_refused_before_it_loads(place, tmp_path):
+    base = tmp_path / "packed"
+    shutil.copytree(place / "base", base)
+    described = json.loads((base / "config.json").read_text())
+    quantised = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (base / "config.json").write_text(json.dumps({**described, "quantization_config": quantised}))
+    with pytest.raises(DriftError, match=r"packed is quantised .*: name the unquantised checkpoint"):
+        run_all(replace(config_of(place, FULL), model=str(base)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_documents_longer_than_the_model_are_refused(place, tmp_path):
     with pytest.raises(DriftError, match="longest 2000 is more than the model's 1024 positions"):
         run_all(config_of(place, FULL, longest=2000), tmp_path)
