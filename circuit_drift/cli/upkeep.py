@@ -31,9 +31,11 @@ def add_upkeep(app: typer.Typer) -> None:
 
 def status(folder: StoreArgument = None, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Say how far the sweeps of a store are, here or on other machines; without one, which runs it holds."""
-    from circuit_drift.sweep.workers.watching import sweeps_in
+    from circuit_drift.sweep.workers.watching import is_store, runs_in, sweeps_in
 
     opened = named_store(folder, store)
+    if not is_store(opened):
+        raise DriftError(f"{opened.path} is no store: it holds other files, and no run, result or sweep; name a store")
     found = sweeps_in(opened)
     if as_json:
         typer.echo(json.dumps([each.to_dict() for each in found], indent=1))
@@ -41,7 +43,7 @@ def status(folder: StoreArgument = None, store: StoreOption = None, as_json: Jso
     for each in found:
         typer.echo(one_line(each.sentence))
     if not found:
-        runs = ", ".join(path.stem for path in opened.run_files()) or "none"
+        runs = "; ".join(runs_in(opened)) or "none"
         typer.echo(one_line(f"no sweep is at work in {opened.path}; its runs: {runs}"))
 
 

@@ -20,6 +20,7 @@ from circuit_drift.record.record import Point, RunRecord
 from circuit_drift.stages.stages import stage_ends
 from circuit_drift.store.kept import Place
 from circuit_drift.store.store import Store, key_of
+from circuit_drift.trackers.steady import each_told
 
 if TYPE_CHECKING:
     from circuits.graph.circuit import Circuit
@@ -80,7 +81,7 @@ def measure_transfer(
         raise BadPrompt("the circuits were measured on other facts than these prompts hold; measure them again")
     kept = recalled_facts(graphs)
     result = transfer(
-        (loaded.model for loaded in chain([first], models)),
+        (loaded.model for loaded in each_told("transferring", chain([first], models), len(checkpoints), unit="model")),
         alone,
         facts if kept is None else facts.subset(kept.tolist()),
         names=_names(points),

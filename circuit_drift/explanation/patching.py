@@ -13,6 +13,7 @@ from circuit_drift.explanation.components import Component
 from circuit_drift.explanation.explanation import ENOUGH, Floats, Patching, share
 from circuit_drift.explanation.line import Line
 from circuit_drift.explanation.shares import BATCH, patched_values
+from circuit_drift.trackers.steady import steadily
 
 SIZES = (1, 2, 3, 5, 10, 20, 30)
 SINGLES = 5
@@ -48,27 +49,29 @@ def patch(
     """
 
     def value(places: Sequence[int], by: float) -> Floats:
+        tally.done += 1
         return patched_values(line, behaviour, places, by, batch_size)
 
     chosen = tuple(order)
     firsts = chosen[:singles]
     wanted = [k for k in sorted({*sizes, len(chosen)}) if k <= min(len(chosen), max(sizes))]
-    line.move(0.0)
-    single = [value([place], 1.0) for place in firsts]
-    inserted: list[Floats] = []
-    for k in wanted:
-        inserted.append(single[0] if k == 1 and single else value(chosen[:k], 1.0))
-        if abs(1 - share(inserted[-1], before, after)) <= 1 - ENOUGH:
-            break
-    kept = wanted[: len(inserted)]
-    rng, random = np.random.default_rng(seed), []
-    for _ in range(draws):
-        drawn = random_alike(line.components.all, chosen[: max(kept, default=0)], rng)
-        random.append([value(drawn[:k], 1.0) for k in kept])
-    line.move(1.0)
-    left_out = [value([place], -1.0) for place in firsts]
-    removed = [left_out[0] if k == 1 and left_out else value(chosen[:k], -1.0) for k in kept]
-    line.move(0.0)
+    with steadily("explaining, components put back", unit="run") as tally:
+        line.move(0.0)
+        single = [value([place], 1.0) for place in firsts]
+        inserted: list[Floats] = []
+        for k in wanted:
+            inserted.append(single[0] if k == 1 and single else value(chosen[:k], 1.0))
+            if abs(1 - share(inserted[-1], before, after)) <= 1 - ENOUGH:
+                break
+        kept = wanted[: len(inserted)]
+        rng, random = np.random.default_rng(seed), []
+        for _ in range(draws):
+            drawn = random_alike(line.components.all, chosen[: max(kept, default=0)], rng)
+            random.append([value(drawn[:k], 1.0) for k in kept])
+        line.move(1.0)
+        left_out = [value([place], -1.0) for place in firsts]
+        removed = [left_out[0] if k == 1 and left_out else value(chosen[:k], -1.0) for k in kept]
+        line.move(0.0)
     n = len(behaviour)
     return Patching(
         chosen,

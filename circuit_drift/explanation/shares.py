@@ -25,6 +25,7 @@ from circuit_drift.explanation.behaviours import Behaviour, batches, run
 from circuit_drift.explanation.explanation import Floats
 from circuit_drift.explanation.line import Line
 from circuit_drift.explanation.taps import Taps
+from circuit_drift.trackers.steady import Tally, each_told, steadily
 
 NODES = 5
 """Nodes of a piece, an odd number: exact for polynomials of degree 7."""
@@ -110,13 +111,16 @@ def integrate(
     if steps is not None and steps < LEAST:
         raise BadPrompt(f"the number of steps is {LEAST} or more, the two checkpoints among them, got {steps}")
     size = 1 if any(True for _ in line.gates) or _has_experts(line) else batch_size
-    path = _Path(line, behaviour, size)
-    path.add(steps or NODES, (0.0, 1.0))
-    while path.differentiable and steps is None and path.residual > tolerance and path.steps + 2 * (NODES - 2) <= most:
-        start, stop = path.worst
-        del path.pieces[start, stop]
-        middle = (start + stop) / 2
-        path.add(NODES, (start, middle), (middle, stop))
+    with steadily("explaining", unit="gradient") as tally:
+        path = _Path(line, behaviour, size, tally)
+        path.add(steps or NODES, (0.0, 1.0))
+        while (
+            path.differentiable and steps is None and path.residual > tolerance and path.steps + 2 * (NODES - 2) <= most
+        ):
+            start, stop = path.worst
+            del path.pieces[start, stop]
+            middle = (start + stop) / 2
+            path.add(NODES, (start, middle), (middle, stop))
     line.move(1.0)
     if not path.differentiable and bool(np.any(path.seen[1.0] != path.seen[0.0])):
         raise NoGradient(f"{behaviour.name} changes without a gradient, so shares are not defined; patching alone is")
@@ -140,7 +144,7 @@ def one_by_one(line: Line, behaviour: Behaviour, batch_size: int = BATCH) -> Pat
     line.move(0.0)
     before = measure(line.model, behaviour, batch_size)
     effects = np.zeros((len(behaviour), len(behaviour.parts), len(line.components.all)))
-    for place in line.changed:
+    for place in each_told("explaining", line.changed, len(line.changed), unit="component"):
         effects[:, -1, place] = patched_values(line, behaviour, [place], 1.0, batch_size) - before
     return PathShares(effects, np.array([0.0, 1.0]), np.stack([before, after]), 0)
 
@@ -150,6 +154,7 @@ class _Path:
     line: Line
     behaviour: Behaviour
     size: int
+    tally: Tally
     seen: dict[float, Floats] = field(default_factory=dict)
     slopes: dict[float, Floats] = field(default_factory=dict)
     pieces: dict[tuple[float, float], Floats] = field(default_factory=dict)
@@ -181,6 +186,7 @@ class _Path:
             self.line.move(at)
             self.slopes[at], self.seen[at] = self.gradient()
             self.steps += 1
+            self.tally.done = self.steps
         return self.slopes[at]
 
     def gradient(self) -> tuple[Floats, Floats]:

@@ -26,7 +26,7 @@ def left_out(count: int, where: str, most: int = DRAWN) -> str:
         return ""
     return (
         f" {where} shows {most} of {counted(count, 'checkpoint')}, evenly spaced, the first and the last among them; "
-        "the table has all."
+        "the tables, or the CSV files beside the page, have all."
     )
 
 

@@ -27,6 +27,7 @@ from circuit_drift.report.verdict import run_statements
 from circuit_drift.report.verdict_pair import pair_statements, pair_verdict
 from circuit_drift.stages.stages import stage_ends, track_circuits
 from circuit_drift.statements.statement import Statement
+from circuit_drift.trackers.steady import each_told
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +72,7 @@ def write_report(
         subtitle=f"{counted(len(run), 'checkpoint')}, {_steps(run)}",
         verdict=_findings(run_statements(run) if statements is None else statements, pairs),
         warnings=[*audit_warnings(run), *(f"{p.name}, {m}: {reason}" for p in run for m, reason in p.failures.items())],
-        sections=list(_run_sections(run, table, pairs)),
+        sections=list(each_told("writing the report", _run_sections(run, table, pairs), None, unit="section")),
         provenance=_provenance(run.points, run.origins),
         cards=cards(table),
         lead=overview(run, table),

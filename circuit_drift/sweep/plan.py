@@ -16,8 +16,8 @@ from checkpoints.results.text import counted, in_bytes
 from circuit_drift.store.timings import FIRST, FOLLOWED, LOADING, OPENED, Timing, near, timings, typical
 from circuit_drift.sweep.by_shape import ShapeMemory, beside, memory_by_shape
 from circuit_drift.sweep.workers.machine import caution
-from circuit_drift.sweep.workers.progress import duration
 from circuit_drift.sweep.workers.tasks import Sweep, asked_how
+from circuit_drift.trackers.steady import duration, each_told
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +222,8 @@ class _Needed:
 
 def _needed(sweep: Sweep) -> _Needed:
     found, before, to_come = _Needed(), False, set[tuple[str, str]]()
-    for index, checkpoint in enumerate(sweep.checkpoints):
+    every = sweep.checkpoints
+    for index, checkpoint in each_told("planning", enumerate(every), len(every), unit="checkpoint"):
         try:
             tasks = sweep.tasks(index)
         except (DriftError, OSError) as error:

@@ -2,14 +2,16 @@
 
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from checkpoints.errors import StoreError
 from checkpoints.results.text import counted
 from circuit_drift.store.journal import Journal
 from circuit_drift.store.leases import Leases
-from circuit_drift.store.store import Store
-from circuit_drift.sweep.workers.progress import Tally
+from circuit_drift.store.store import NO_RESULTS, Store, read_record
+from circuit_drift.store.timings import FILE
+from circuit_drift.trackers.steady import Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,8 @@ class SweepStatus:
         checkpoints, done, failed, stored: how many there are, are finished, failed in part, and were stored before.
         led: whether the process that began it lives.
         in_hand: checkpoints that living workers hold.
-        line: all of it in words.
+        line: all of it in words, rate and time left where it is led.
+        seconds_left: as told by its rate so far; None where that cannot be told.
         unread: outcomes that cannot be read.
     """
 
@@ -35,6 +38,7 @@ class SweepStatus:
     led: bool
     in_hand: tuple[str, ...]
     line: str
+    seconds_left: float | None = None
     unread: int = 0
 
     @property
@@ -57,6 +61,27 @@ def sweeps_in(store: Store) -> tuple[SweepStatus, ...]:
     journals = [Journal(path) for path in (store.path / "sweeps").glob("[!.]*")]
     told = [(journal, about) for journal in journals if (about := _about(journal)) is not None]
     return tuple(_status(store, *each) for each in sorted(told, key=lambda each: each[1].began))
+
+
+def is_store(store: Store) -> bool:
+    """Whether a folder is a store, or empty as one that was just begun; not where it holds other files alone."""
+    names = {path.name for path in store.path.iterdir()}
+    return not names or bool(names & NO_RESULTS) or FILE in names or bool(store.results())
+
+
+def runs_in(store: Store) -> tuple[str, ...]:
+    """Each run with how many checkpoints of it are measured, and how many of these in part, in words."""
+    return tuple(map(_run, store.run_files()))
+
+
+def _run(path: Path) -> str:
+    name = path.stem
+    try:
+        points = read_record(path)["points"]
+        failed = sum(bool(point["failures"]) for point in points)
+    except (StoreError, LookupError, TypeError):
+        return f"{name} (cannot be read)"
+    return f"{name} ({counted(len(points), 'checkpoint')}{f', {failed} of them in part' if failed else ''})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +114,17 @@ def _status(store: Store, journal: Journal, about: _About) -> SweepStatus:
     holders = Leases(store.path / "claims", journal.folder.name).living_holders()
     in_hand = tuple(holder.what for holder in holders if holder.sweep == journal.folder.name)
     tally.in_hand = ", ".join(in_hand)
+    now = time.time() if journal.led() else None
     return SweepStatus(
         run=about.run,
         measures=about.measures,
-        checkpoints=tally.total,
+        checkpoints=about.checkpoints,
         done=tally.done,
         failed=tally.failed,
         stored=tally.stored,
-        led=journal.led(),
+        led=now is not None,
         in_hand=in_hand,
-        line=tally.line(time.time()),
+        line=tally.line(now),
+        seconds_left=None if now is None else tally.left(now),
         unread=unread,
     )

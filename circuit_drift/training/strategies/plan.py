@@ -24,9 +24,9 @@ from circuit_drift.store.store import Store
 from circuit_drift.store.timings import peak_memory
 from circuit_drift.sweep.limits import free_bytes
 from circuit_drift.sweep.workers.machine import caution, neighbours
-from circuit_drift.sweep.workers.progress import duration
 from circuit_drift.sweep.workers.tasks import SweepTask
 from circuit_drift.sweep.workers.worker import gpu_memory, reason, take
+from circuit_drift.trackers.steady import duration
 from circuit_drift.training.strategies.checkpointing import (
     RECORD,
     STATE,

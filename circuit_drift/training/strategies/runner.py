@@ -6,15 +6,15 @@ DIR/store/                     the runs, as `circuit_drift.load_run` reads them
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuit_drift.behaviour.gauges import Gauge
 from circuit_drift.measures.base import Measure
 from circuit_drift.measures.registry import build_measures
+from circuit_drift.trackers.steady import steadily
 from circuit_drift.trackers.trackers import Tracker, Trackers
 from circuit_drift.training import Prober, Schedule, unit_scores
 from circuit_drift.training.prober import ProbeRecord
@@ -111,11 +111,19 @@ def _train(
         store=out / STORE,
     )
     references = References(strategy, loaded.model, folder, config.placement)
-    tell = partial(trackers.log, strategy.name)
-    way = _Way(config, strategy, material, folder, tokenizer, progress, prober, references, tell)
-    way.take_up()
-    while progress.epoch < config.epochs:
-        way.epoch()
+    with steadily(f"training {strategy.name}", unit="step") as tally:
+        tally.done = tally.stored = progress.step
+
+        def tell(step: int, numbers: Mapping[str, float]) -> None:
+            trackers.log(strategy.name, step, numbers)
+            tally.done = step
+
+        way = _Way(config, strategy, material, folder, tokenizer, progress, prober, references, tell)
+        way.take_up()
+        while progress.epoch < config.epochs:
+            tally.total = round(progress.step / progress.epoch * config.epochs) if progress.epoch else None
+            tally.in_hand = f"epoch {progress.epoch + 1} of {config.epochs}"
+            way.epoch()
     return folder
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -17,10 +18,11 @@ from circuit_drift.cli.commands import app
 from circuit_drift.measures.registry import build_measures
 from circuit_drift.store.journal import Journal, Outcome
 from circuit_drift.store.store import Store
-from circuit_drift.sweep.workers import progress
-from circuit_drift.sweep.workers.progress import Progress, Tally, duration, has_viewer
+from circuit_drift.sweep.workers.progress import Progress, has_viewer
 from circuit_drift.sweep.workers.tasks import Sweep
 from circuit_drift.sweep.workers.watching import sweeps_in
+from circuit_drift.trackers import steady
+from circuit_drift.trackers.steady import Tally, duration
 from tests.drift.sweep.test_sweep_kill import prompts_of
 
 
@@ -77,7 +79,7 @@ def test_a_notebook_is_a_viewer(monkeypatch):
 
 def test_a_log_gets_a_line_at_a_steady_pace(sweep, monkeypatch, caplog):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    monkeypatch.setattr(progress, "PACE", 0.01)
+    monkeypatch.setattr(steady, "PACE", 0.01)
     caplog.set_level(logging.INFO, "circuit_drift.progress")
     with Progress(sweep, wanted=True) as bars:
         bars.finished(Outcome(0))
@@ -116,6 +118,39 @@ def test_status_tells_a_sweep_that_runs_elsewhere_and_one_that_nobody_leads(tmp_
     assert json.loads(CliRunner().invoke(app, ["status", str(store.path), "--json"]).stdout)[0]["done"] == 2
 
 
+def test_status_tells_what_an_ended_run_measured_and_what_failed(tmp_path):
+    store = Store.open(tmp_path / "store")
+    point = {"failures": {}}
+    store.write_run("org/run", {"name": "org/run", "points": [point, {"failures": {"heads": "why"}}, point]})
+    (store.path / "runs" / "torn.json").write_text("{")
+    os.utime(store.path / "runs" / "torn.json", (2e9, 2e9))
+    (told,) = CliRunner().invoke(app, ["status", str(store.path)]).stdout.splitlines()
+    ended = (
+        f"no sweep is at work in {store.path}; its runs: {store.run_files()[0].stem} (3 checkpoints, 1 of them in part)"
+    )
+    assert told == f"{ended}; torn (cannot be read)"
+
+
+def test_a_folder_of_other_files_is_no_store(tiny_series, tmp_path):
+    told = CliRunner().invoke(app, ["status", str(tiny_series)])
+    assert told.exit_code == 2 and "is no store: it holds other files" in told.stderr
+    for begun in ("claims", "sweeps", "timings.jsonl"):
+        (tmp_path / begun / begun).mkdir(parents=True)
+        assert CliRunner().invoke(app, ["status", str(tmp_path / begun)]).exit_code == 0
+
+
+def test_of_a_sweep_that_nobody_leads_no_time_left_is_told(tmp_path):
+    store = Store.open(tmp_path)
+    journal = Journal(store.path / "sweeps" / "abc")
+    journal.begin({"run": "demo", "checkpoints": 4, "measures": ["heads"], "began": time.time() - 3600})
+    journal.write(Outcome(0, computed=1))
+    (gone,) = sweeps_in(store)
+    assert (gone.seconds_left, gone.line) == (None, "1 of 4 checkpoints")
+    with journal.lead("sweep abc"):
+        (led,) = sweeps_in(store)
+    assert led.seconds_left == pytest.approx(3 * 3600, rel=0.01)
+
+
 def test_a_damaged_sweep_costs_itself_alone_in_a_status(tmp_path):
     store = Store.open(tmp_path / "store")
     journal = Journal(store.path / "sweeps" / "whole")
@@ -129,7 +164,7 @@ def test_a_damaged_sweep_costs_itself_alone_in_a_status(tmp_path):
         (other / "about.json").write_text(about)
     told = CliRunner().invoke(app, ["status", str(store.path)])
     assert told.exit_code == 0, told.output
-    assert told.stdout.startswith("demo (heads): 1 of 4 checkpoints, 1 an hour, 3 h 00 min left; 2 outcomes cannot be ")
+    assert told.stdout.startswith("demo (heads): 1 of 4 checkpoints; 2 outcomes cannot be ")
     assert told.stdout.count("\n") == 1
 
 
