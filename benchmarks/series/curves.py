@@ -1,79 +1,115 @@
-"""What share of planted change points ``--steps 'adaptive 20'`` brackets in series of 154 steps; no model is run.
+"""Does ``--steps 'adaptive N'`` bracket the change points that the whole sweep finds? Planted ones; no model is run.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.series.curves --draws 12
+    OMP_NUM_THREADS=1 python -m benchmarks.series.curves --draws 6
+    OMP_NUM_THREADS=1 python -m benchmarks.series.curves --checkpoints 30 --draws 12
 
-Steps are Pythia's. Each curve has one to four changes of 60 edge scores over 16 facts, whose noise is heavy-tailed and
-shared by all checkpoints. A change is bracketed where a change point of the 20 chosen checkpoints has it between its
-two neighbours; how far those are apart, in checkpoints of the series, is its width.
+Steps are Pythia's: 0, 1, 2, 4 to 512, then every 1,000. Each curve has one to four changes of 60 edge scores over 16
+facts, whose noise is heavy-tailed and shared by all checkpoints. A tenth of them and five are chosen. A change point of
+all checkpoints is bracketed where one of the chosen ones has it between its two neighbours, and no other with it; how
+far those are apart, in checkpoints of the series, is its width.
 """
 
 import argparse
 
 import numpy as np
 
-from circuit_drift.sweep.adaptive import choose
+from circuit_drift.sweep.adaptive import FEWEST, choose
 from circuits.tracking.changepoints import Products, splits
 
-STEPS = (0, *(2**k for k in range(10)), *range(1000, 144_000, 1000))
-COUNT = len(STEPS) // 10 + 5
-UNITS, EDGES, APART = 16, 60, 4
+UNITS, EDGES, DRAWS = 16, 60, 99
 KINDS = {
     "anywhere": "a new circuit, at any checkpoint",
     "early": "a new circuit, even in the logarithm of the step",
     "small": "cosine of about .8 to the circuit before",
     "noisy": "scores with twice the noise of their own",
     "back": "half of the changes go back to the circuit before the last",
+    "excursion": "there and back within a thirteenth to a quarter of the checkpoints",
+    "near": "two changes next to one another",
+    "ends": "at one of the first and one of the last three checkpoints",
+    "drift": "beside a steady drift as large as the circuit",
+    "growing": "scores that grow twentyfold, evenly in the logarithm of the step",
+    "uneven": "steps drawn at random",
 }
 
 
-def first_looks() -> list[int]:
-    """Where a sweep of so many begins: log-spaced, as `circuit_drift.sweep.adaptive.start`."""
-    places = np.log(np.array(STEPS) + 1)
-    return sorted({int(np.abs(places - wanted).argmin()) for wanted in np.linspace(0, places[-1], COUNT // 3)})
+def steps_of(kind: str, size: int, draw: np.random.Generator) -> np.ndarray:
+    """[size] steps."""
+    if kind == "uneven":
+        return np.append(0, np.sort(draw.choice(np.arange(1, 1000 * size), size - 1, replace=False)))
+    early = min(10, size // 6)
+    return np.array([0, *(2**k for k in range(early)), *range(1000, 1000 * (size - early), 1000)])
 
 
-def curve(kind: str, seed: int) -> tuple[list[int], list[np.ndarray]]:
-    """The planted changes, and the scores [16, 60] of every checkpoint."""
-    draw = np.random.default_rng(seed)
-    count, size = 1 + int(draw.integers(0, 4)), len(STEPS)
-    if kind == "early":
-        places = np.log(np.array(STEPS) + 1)
+def cuts_of(kind: str, places: np.ndarray, draw: np.random.Generator) -> list[int]:
+    """Where a circuit begins: positions of checkpoints, at least so many apart."""
+    size = len(places)
+    apart, count = (4, 1 + int(draw.integers(0, 4))) if size >= 60 else (2, 1 + int(draw.integers(0, 2)))
+    if kind in ("early", "growing"):
         drawn = [int(np.abs(places - wanted).argmin()) for wanted in draw.uniform(0.5, places[-1], count)]
+    elif kind in ("near", "excursion"):
+        least, most = (apart, 2 * apart) if kind == "near" else (max(2, size // 13), max(3, size // 4))
+        width = int(draw.integers(least, most + 1))
+        begin = int(draw.integers(apart, max(apart + 1, size - width - apart)))
+        drawn = [begin, begin + width]
+    elif kind == "ends":
+        drawn = [int(draw.integers(1, 4)), size - int(draw.integers(1, 4))]
     else:
-        drawn = draw.choice(np.arange(APART, size - APART), count, replace=False).tolist()
+        drawn = draw.choice(np.arange(apart, size - apart), min(count, size - 2 * apart), replace=False).tolist()
+    edge = 1 if kind == "ends" else min(3, apart)
     cuts: list[int] = []
     for cut in sorted(drawn):
-        if 3 <= cut <= size - 3 and (not cuts or cut - cuts[-1] >= APART):
+        if edge <= cut <= size - edge and (not cuts or cut - cuts[-1] >= apart):
             cuts.append(cut)
+    return cuts
+
+
+def curve(kind: str, size: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The logarithm of the steps, and the scores [16, 60] of every checkpoint."""
+    draw = np.random.default_rng(seed)
+    places = np.log(steps_of(kind, size, draw) + 1.0)
+    cuts = cuts_of(kind, places, draw)
     patterns = [draw.standard_normal(EDGES)]
     for _ in cuts:
         fresh = draw.standard_normal(EDGES)
-        back = kind == "back" and len(patterns) > 1 and draw.random() < 0.5
+        back = len(patterns) > 1 and (kind == "excursion" or (kind == "back" and draw.random() < 0.5))
         patterns.append(patterns[-2] if back else patterns[-1] + 0.7 * fresh if kind == "small" else fresh)
     shared = 0.5 * draw.standard_t(4, (UNITS, EDGES))
     own = (0.3 if kind == "noisy" else 0.15) * draw.standard_normal((size, UNITS, EDGES))
-    return cuts, [patterns[np.searchsorted(cuts, place, "right")] + shared + own[place] for place in range(size)]
+    drift = (1 if kind == "drift" else 0) * np.outer(np.linspace(0, 1, size), draw.standard_normal(EDGES))
+    strength = 20 ** ((places / places[-1] - 1) if kind == "growing" else np.zeros(size))
+    means = np.array(patterns)[np.searchsorted(cuts, np.arange(size), "right")] + drift
+    return places, [strength[i] * (means[i] + shared) + own[i] for i in range(size)]
 
 
-def widths(kind: str, seed: int) -> list[int | None]:
-    """Of every planted change, how wide its bracket is; None where it has none."""
-    cuts, scores = curve(kind, seed)
-    chosen = choose([len(STEPS)], COUNT, first_looks(), lambda place: {"circuit": scores[place]})
-    found = splits(Products([scores[place] for place in chosen]), draws=59)
-    pairs = [(chosen[split.index - 1], chosen[split.index]) for split in found]
-    return [next((b - a for a, b in pairs if a < cut <= b), None) for cut in cuts]
+def looked(kind: str, size: int, seed: int) -> tuple[int, list[int], int]:
+    """How many change points all have, how wide the bracket of each that was found is, and what others were found."""
+    places, scores = curve(kind, size, seed)
+    count = size // 10 + 5
+    evenly = np.linspace(0, places[-1], max(FEWEST, count // 3))  # as `circuit_drift.sweep.adaptive.start`
+    first = sorted({int(np.abs(places - wanted).argmin()) for wanted in evenly})
+    chosen = choose([size], count, first, lambda place: {"circuit": scores[place]})
+    some = {
+        (chosen[split.index - 1], chosen[split.index])
+        for split in splits(Products([scores[place] for place in chosen]), draws=DRAWS)
+    }
+    whole = [split.index for split in splits(Products(scores), draws=DRAWS)]
+    brackets = {next((pair for pair in some if pair[0] < cut <= pair[1]), None) for cut in whole} - {None}
+    return len(whole), [pair[1] - pair[0] for pair in brackets if pair], len(some - brackets)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=12)
+    parser.add_argument("--checkpoints", type=int, default=154)
+    parser.add_argument("--draws", type=int, default=6)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     given = parser.parse_args()
-    print(f"{COUNT} of {len(STEPS)} checkpoints\n| changes | bracketed | median width |\n|---|---|---|")
+    print(f"{given.checkpoints // 10 + 5} of {given.checkpoints} checkpoints, {given.draws} curves each")
+    print("| changes | bracketed of those of all | others | median width |\n|---|---|---|---|")
     for kind in given.kinds:
-        found = [width for seed in range(given.draws) for width in widths(kind, seed)]
-        known = [width for width in found if width is not None]
-        print(f"| {KINDS[kind]} | {len(known)} of {len(found)} | {np.median(known):.0f} |", flush=True)
+        found = [looked(kind, given.checkpoints, seed) for seed in range(given.draws)]
+        widths = [width for _, each, _ in found for width in each]
+        whole, others = sum(each[0] for each in found), sum(each[2] for each in found)
+        print(f"| {KINDS[kind]} | {len(widths)} of {whole} | {others} | {np.median(widths or 0):.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -153,6 +153,7 @@ def run(
     from circuit_drift.comparison.transfer import transfer_over_stages
     from circuit_drift.prompts import prompts_for
     from circuit_drift.report import write_report
+    from circuit_drift.sweep.adaptive import not_looked_at
 
     form = form_of(as_json, as_csv)
     workers = working.given
@@ -188,6 +189,8 @@ def run(
             say("the report has no functional transfer, which needs the models here: circuit-drift diff adds a pair's")
         typer.echo(write_report(result, html, statements=statements), err=form != "table")
     leave_partly(_lacking(result, opened, adaptive), f"the run {result.name}")
+    if adaptive is not None and (passed := not_looked_at(opened, {point.name for point in result})):
+        say(passed)
     if form == "table":
         advise(_after_run(series, result, html))
 

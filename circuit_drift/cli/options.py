@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
@@ -305,10 +306,11 @@ def adaptive_of(steps: str | None) -> int | None:
     Raises:
         DriftError: no number is told.
     """
-    word, _, count = (steps or "").strip().lower().partition(" ")
-    if word != "adaptive":
+    found = re.fullmatch(r"adaptive(?:[\s:=]+(.*)|(\d*))", (steps or "").strip(), re.IGNORECASE)
+    if found is None:
         return None
-    if not count.strip().isdecimal() or int(count) < 2:
+    count = found[1] or found[2] or ""
+    if not count.isdecimal() or int(count) < 2:
         raise DriftError(f"--steps {steps!r} needs a number of checkpoints from 2 on, as in 'adaptive 15'")
     return int(count)
 

@@ -2,12 +2,12 @@
 
 Two checkpoints differ by the squared distance between their mean scores of heads, of edges and of facts recalled, taken
 between different prompts only, so that prompt noise adds nothing on average (cross-validated, as change points are), as
-a share of the largest squared length met so far. Of the gaps across which that is `LEAST` or more the widest is halved,
-so that every change is located alike; where there is none, the widest of all.
+a share of the larger squared length of the two: a change of weak scores counts as one of strong scores does, except
+where noise is all there is. The widest gap is halved, and one across which that is `LEAST` or more counts as `CLOSER`
+times as wide: every change is located alike, and long stretches are looked into before any change is located exactly.
 """
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -19,12 +19,13 @@ from checkpoints.results.text import counted
 from checkpoints.series.selection import lines, log_spaced
 from circuit_drift.record.record import Point
 
-logger = logging.getLogger(__name__)
-
 Values = Mapping[str, NDArray[np.floating]]
 """Name -> [units, features] of one checkpoint, the same units at each."""
 LEAST = 0.2
 """Squared distance of two vectors of unit length whose cosine is .9, from which on a change point may be one."""
+CLOSER = 12
+NOISE = 4
+"""How many times what prompt noise adds to a squared length a length is taken to be at least."""
 FEWEST = 4
 UNITS = 16
 
@@ -52,32 +53,45 @@ def choose(
         measure: measures the checkpoint of a position; None where no further one is to be measured.
     """
     known = {place: found for place in sorted(first) if (found := measure(place)) is not None}
-    line_of = np.repeat(np.arange(len(lengths)), lengths)
-    total = min(count, int(np.sum(lengths)))
-    while len(known) < total:
-        order = sorted(known)
-        gaps = [(a, b) for a, b in pairwise(order) if b - a > 1 and line_of[a] == line_of[b]]
+    ends = np.cumsum([0, *lengths]).tolist()
+    while len(known) < min(count, ends[-1]):
+        line_up = [{place: known[place] for place in sorted(known) if a <= place < b} for a, b in pairwise(ends)]
+        gaps = [gap for line in line_up for gap in _gaps(line)]
         if not gaps:
             break
-        changes = {gap: change(known, *gap) for gap in gaps}
-        beyond = [gap for gap in gaps if changes[gap] >= LEAST]
-        a, b = max(beyond or gaps, key=lambda gap: (gap[1] - gap[0], changes[gap]))
-        middle = (a + b) // 2
+        middle = max(gaps, key=lambda gap: gap[1:])[0]
         if (found := measure(middle)) is None:
             break
         known[middle] = found
     return sorted(known)
 
 
+def _gaps(known: Mapping[int, Values]) -> Iterator[tuple[int, int, float]]:
+    """The middle of every gap between neighbours of one line of training, for how wide it counts, its change."""
+    for a, b in pairwise(known):
+        if b - a > 1:
+            changed = change(known, a, b)
+            yield (a + b) // 2, (b - a) * (CLOSER if changed >= LEAST else 1), changed
+
+
 def change(known: Mapping[int, Values], a: int, b: int) -> float:
-    """The largest squared distance of two checkpoints over what both have, as a share of the largest squared length."""
+    """The largest squared distance across a gap over what is compared, as a share of the larger squared length.
+
+    Args:
+        known: what the checkpoints of a line of training gave.
+        a: where the gap begins. Where that lacks something, as a checkpoint that failed does, the one before is taken.
+        b: where it ends; so with the one behind.
+    """
     found = [0.0]
-    for name in known[a].keys() & known[b].keys():
-        first, second = known[a][name], known[b][name]
+    for name in {name for values in known.values() for name in values}:
+        before = max((place for place in known if place <= a and name in known[place]), default=None)
+        after = min((place for place in known if place >= b and name in known[place]), default=None)
+        if before is None or after is None:
+            continue
+        first, second = known[before][name], known[after][name]
         if len(first) < 2 or first.shape != second.shape:
             continue
-        scale = max(_product(each[name], each[name]) for each in known.values() if name in each)
-        if scale > 0:
+        if (scale := max(_length(first), _length(second))) > 0:
             difference = second - first
             found.append(_product(difference, difference) / scale)
     return max(found)
@@ -87,14 +101,36 @@ def start(series: Series, count: int) -> list[int]:
     """Positions to begin with: a third of the count, log-spaced within each line, its ends among them.
 
     Where the count is too small for that, shorter lines begin with their two ends alone.
+
+    Raises:
+        DriftError: the count is too small for that too, or the lines of training do not follow each other.
     """
     line_up = lines(series.checkpoints)
+    if [place for line in line_up for place in line] != list(range(len(series.checkpoints))):
+        raise DriftError(f"the lines of training of {series.name} interleave: choose one with --steps, then adaptively")
     each = max(FEWEST, count // (3 * len(line_up)))
     looks = [log_spaced(series.checkpoints, line, each) for line in line_up]
     for place in sorted(range(len(line_up)), key=lambda place: len(line_up[place])):
         if sum(map(len, looks)) > count:
             looks[place] = log_spaced(series.checkpoints, line_up[place], 2)
+    if count < (needed := sum(map(len, looks))):
+        raise DriftError(
+            f"adaptive {count} is too few: {counted(len(line_up), 'line')} of training of {series.name} take "
+            f"{needed} checkpoints to begin with"
+        )
     return [place for look in looks for place in look]
+
+
+def not_looked_at(series: Series, names: Collection[str]) -> str | None:
+    """What lies between the measured checkpoints of these names, in words; None where they are all of the series."""
+    places = [place for place, checkpoint in enumerate(series) if checkpoint.name in names]
+    a, b = max(pairwise(places), key=lambda gap: gap[1] - gap[0], default=(0, 1))
+    if b - a == 1:
+        return None
+    return (
+        f"{len(places)} of {len(series)} checkpoints are measured; nothing between two neighbours was looked at: most, "
+        f"{counted(b - a - 1, 'checkpoint')}, between {series[a].label} and {series[b].label}"
+    )
 
 
 def adaptively(
@@ -109,24 +145,16 @@ def adaptively(
             ends early where no further one is to be measured.
 
     Raises:
-        DriftError: too few for the lines of training that there are, or lines that do not follow each other.
+        DriftError: see `start`.
     """
-    line_up = lines(series.checkpoints)
-    if [place for line in line_up for place in line] != list(range(len(series.checkpoints))):
-        raise DriftError(f"the lines of training of {series.name} interleave: choose one with --steps, then adaptively")
     first = start(series, count)
-    if count < len(first):
-        raise DriftError(
-            f"adaptive {count} is too few: {counted(len(line_up), 'line')} of training of {series.name} take "
-            f"{len(first)} checkpoints to begin with"
-        )
     early = {first[place]: point for place, point in measure([series[place] for place in first])}
 
     def values(place: int) -> Values | None:
         point = early.get(place) or next((point for _, point in measure([series[place]])), None)
         return None if point is None else values_of(point)
 
-    chosen = choose([len(line) for line in line_up], count, list(early), values)
+    chosen = choose([len(line) for line in lines(series.checkpoints)], count, list(early), values)
     return tuple(series[place] for place in chosen)
 
 
@@ -135,6 +163,12 @@ def _product(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     units = len(a)
     whole = float(a.sum(0) @ b.sum(0)) - float(np.einsum("ue,ue->", a, b))
     return whole / (units * (units - 1))
+
+
+def _length(scores: NDArray[np.floating]) -> float:
+    """Squared length of the noiseless mean, `NOISE` times what noise adds to it at least."""
+    own, mean = _product(scores, scores), scores.mean(0)
+    return max(own, NOISE * (float(mean @ mean) - own))
 
 
 def _grouped(scores: NDArray[np.floating]) -> NDArray[np.floating]:

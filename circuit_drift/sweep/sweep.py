@@ -84,7 +84,7 @@ def measure_series(
     name = name or series.name
     if adaptive is not None:
         _require_here(executor)
-        priced = asked(series.select(f"log {max(2, adaptive)}").checkpoints)
+        priced, _ = foreseen(series, asked(series.checkpoints), adaptive)
         found = look(series, asked(()), adaptive, name, _watch(priced, limits, began), progress=progress)
         series, limits = series.only(found), UNLIMITED
     report = _audit(series, strict=strict)

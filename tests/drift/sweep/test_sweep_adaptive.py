@@ -9,10 +9,15 @@ from checkpoints.errors import NotACheckpoint
 from checkpoints.series.series import shipped_folder
 from circuit_drift import run
 from circuit_drift.cli.commands import app
+from circuit_drift.cli.options import adaptive_of
 from circuit_drift.measures.heads import RetrievalMeasure
+from circuit_drift.measures.registry import build_measures
+from circuit_drift.prompts import prompts_for
 from circuit_drift.store.store import Store
-from circuit_drift.sweep.adaptive import LEAST, change, choose, start
+from circuit_drift.sweep.adaptive import LEAST, change, choose, not_looked_at, start
+from circuit_drift.sweep.looking import foreseen
 from circuit_drift.sweep.sweep import plan_series
+from circuit_drift.sweep.workers.tasks import Sweep
 from circuit_drift.sweep.workers.watching import sweeps_in
 from circuits.tracking.changepoints import Products, splits
 from tests.drift.conftest import save_model, save_prompts
@@ -76,6 +81,54 @@ def test_change_is_the_largest_squared_distance_between_different_prompts():
     assert change({0: {"heads": np.ones((2, 2))}, 1: {"heads": 1 + noise["heads"]}}, 0, 1) < LEAST
 
 
+def test_a_long_excursion_is_looked_into_before_two_other_changes_are_located_exactly():
+    draw = np.random.default_rng(0)
+    patterns, level = draw.standard_normal((4, EDGES)), np.array([0, 1, 0, 2, 3])
+    place = np.searchsorted([30, 66, 101, 144], np.arange(len(PYTHIA)), "right")
+    scores = patterns[level[place]][:, None] + 0.15 * draw.standard_normal((len(PYTHIA), UNITS, EDGES))
+    chosen = choose([len(PYTHIA)], BUDGET, first_looks(), lambda place: {"circuit": scores[place]})
+    found = splits(Products([scores[place] for place in chosen]), draws=59)
+    between = [(chosen[split.index - 1], chosen[split.index]) for split in found]
+    assert len(between) == 4
+    assert all(a < cut <= b for cut, (a, b) in zip([30, 66, 101, 144], between, strict=True))
+
+
+def test_a_change_of_weak_scores_counts_as_one_of_strong_scores_and_noise_alone_does_not():
+    draw = np.random.default_rng(0)
+    first, second = (
+        vector + 0.01 * draw.standard_normal((UNITS, EDGES)) for vector in draw.standard_normal((2, EDGES))
+    )
+    weak = {0: {"circuit": first / 100}, 1: {"circuit": second / 100}, 2: {"circuit": second}}
+    assert change(weak, 0, 1) > 5 * LEAST
+    noise = {place: {"circuit": draw.standard_normal((UNITS, EDGES))} for place in range(40)}
+    assert max(change(noise, place, place + 1) for place in range(39)) < LEAST
+
+
+@pytest.mark.parametrize("failing", [{32}, {32, 48}])
+def test_a_checkpoint_that_fails_does_not_hide_a_change(failing):
+    values = {place: {"heads": np.full((3, 1), float(place >= 41))} for place in range(65)}
+    values |= {place: {} for place in failing}
+    chosen = choose([65], 9 + len(failing), [0, 64], values.__getitem__)
+    before = max(place for place in chosen if place < 41 and place not in failing)
+    after = min(place for place in chosen if place >= 41 and place not in failing)
+    assert after - before <= 4, chosen
+
+
+def test_a_choice_that_was_ended_goes_on_as_it_had_begun():
+    _, scores = curves(1)
+    asked: list[int] = []
+
+    def measured(most):
+        return lambda place: None if len(asked) >= most else asked.append(place) or {"circuit": scores[place]}
+
+    whole = choose([len(PYTHIA)], BUDGET, first_looks(), measured(BUDGET))
+    order = asked.copy()
+    for most in (3, 9, 15):
+        asked.clear()
+        assert choose([len(PYTHIA)], BUDGET, first_looks(), measured(most)) == sorted(order[:most])
+    assert len(whole) == BUDGET
+
+
 def test_a_gap_between_two_lines_of_training_is_no_gap():
     values = {place: {"heads": np.full((2, 1), float(place >= 3))} for place in range(6)}
     assert choose([3, 3], 6, [0, 2, 3, 5], values.__getitem__) == [0, 1, 2, 3, 4, 5]
@@ -88,6 +141,34 @@ def test_a_short_line_begins_with_its_ends_where_checkpoints_are_few():
     assert begun[8] == [0, 250, 500, 9000, 9020, 9300, 9380, 9600]
     assert begun[7] == [0, 250, 500, 9000, 9020, 9600], "one is left to choose"
     assert begun[4] == [0, 9000, 9020, 9600]
+
+
+def test_a_plan_and_the_limits_are_of_as_many_checkpoints_as_will_be_chosen(tmp_path):
+    series, store = open_series(shipped_folder()), Store.open(tmp_path / "store")
+    measures = build_measures(prompts_for(series.path), ["heads"], series[0])
+    sweep = Sweep.of(series.checkpoints, measures, store)
+    assert [len(foreseen(series, sweep, count)[0].checkpoints) for count in (4, 6, 12, 99)] == [4, 6, 12, len(series)]
+    with pytest.raises(DriftError, match="2 lines of training of first-light take 4 checkpoints to begin with"):
+        foreseen(series, sweep, 3)
+
+
+def test_what_was_not_looked_at_is_told():
+    series = open_series(shipped_folder())
+    chosen = [series[place].name for place in start(series, 6)]
+    assert not_looked_at(series, chosen) == (
+        "6 of 19 checkpoints are measured; nothing between two neighbours was looked at: most, 9 checkpoints, between "
+        "pretrain/500 and pretrain/9000"
+    )
+    assert not_looked_at(series, [checkpoint.name for checkpoint in series]) is None
+
+
+def test_steps_may_be_spelled_with_a_colon_or_together():
+    spelled = ("adaptive 15", "Adaptive  15 ", "adaptive:15", "adaptive=15", "adaptive15", "adaptive\t15")
+    assert {adaptive_of(steps) for steps in spelled} == {15}
+    assert [adaptive_of(steps) for steps in (None, "log 15", "adaptively", "adaptive-lr")] == [None] * 4
+    for steps in ("adaptive", "adaptive:", "adaptive 1", "adaptive 2.5", "adaptive 15,last"):
+        with pytest.raises(DriftError, match="from 2 on, as in 'adaptive 15'"):
+            adaptive_of(steps)
 
 
 def test_a_run_measures_the_chosen_and_remembers_the_series(tiny_series, tmp_path):
