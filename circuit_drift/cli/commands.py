@@ -11,7 +11,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -171,16 +171,17 @@ def run(
             raise DriftError(f"--plan tells lines: leave --{form} out")
         _say_plan(opened, {**asked, **workers, "adaptive": adaptive})
         return
-    result = circuit_drift.run(
-        opened,
-        **asked,
-        **workers,
-        **bounds.given,
-        strict=strict,
-        adaptive=adaptive,
-        name=name,
-        track_to=track_to or (),
-    )
+    with redirect_stdout(sys.stderr):  # what Ray and other libraries print meanwhile
+        result = circuit_drift.run(
+            opened,
+            **asked,
+            **workers,
+            **bounds.given,
+            strict=strict,
+            adaptive=adaptive,
+            name=name,
+            track_to=track_to or (),
+        )
     statements = _put_run(result, form)
     if html is not None:
         if working.executor == "serial":

@@ -43,12 +43,11 @@ def execute(sweep: Sweep, executor: Executor, workers: Workers, progress: Progre
     Raises:
         DriftError: an unknown executor, one whose package is not installed, or workers that cannot be kept alive.
     """
-    pool = None if executor == "serial" else _pool(sweep, executor, workers)
     with sweep.journal.lead(f"sweep {sweep.id}"):
-        if pool is None:
+        if executor == "serial":
             yield from work(sweep, watch=progress.doing)
             return
-        with pool:
+        with _pool(sweep, executor, workers) as pool:
             yield from follow(sweep, pool, progress)
 
 

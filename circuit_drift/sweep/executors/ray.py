@@ -8,6 +8,9 @@ from checkpoints import DriftError
 from circuit_drift.sweep.executors.pool import Workers, serve, starting_points
 from circuit_drift.sweep.workers.tasks import Sweep
 
+DETAIL = "Worker exit detail: "
+LOGS = "/tmp/ray/session_latest/logs"
+
 
 class RayActors:
     """A pool of actors, each working through its own call until nothing is left."""
@@ -50,7 +53,7 @@ class RayActors:
             try:
                 self.ray.get(call)
             except self.ray.exceptions.RayError as error:
-                deaths.append(f"actor {worker}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+                deaths.append(f"actor {worker}: {_told(error, self.ray)}")
                 self._start(worker)
         return deaths
 
@@ -69,6 +72,14 @@ class _Worker:
     def work(self, sweep: Sweep, start: int) -> int:
         """Work until all is done."""
         return serve(sweep, start)
+
+
+def _told(error: Exception, ray: Any) -> str:
+    """What ended an actor: the error that its work raised, or what Ray saw of its end."""
+    text = str(error)
+    raised = isinstance(error, ray.exceptions.RayTaskError)
+    why = text.splitlines()[-1] if raised else text.partition(DETAIL)[2] or text
+    return f"{type(error).__name__}: {' '.join(why.split())[:300]}; its logs lie in {LOGS} of its node"
 
 
 def _gpus_each(workers: Workers, resources: dict[str, float]) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -29,6 +30,11 @@ from circuit_drift.sweep.workers.worker import ATTEMPTS, work
 from tests.drift.sweep.test_sweep_kill import contents, prompts_of
 
 ELSEWHERE = [name for name in EXECUTORS if name != "serial"]
+DEATHS = {
+    "processes": "exit code -9",
+    "ray": "was killed.*its logs lie in",
+    "slurm": r"its log is .*\.err$",
+}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +95,9 @@ def kill_a_worker(store: Path) -> threading.Thread:
 
 
 @pytest.mark.parametrize("executor", ELSEWHERE)
-def test_every_executor_gives_what_serial_gives_with_a_worker_killed(executor, damaged, serial, tmp_path, request):
+def test_every_executor_gives_what_serial_gives_with_a_worker_killed(
+    executor, damaged, serial, tmp_path, request, caplog
+):
     if executor == "ray":
         request.getfixturevalue("ray")
     store = tmp_path / "store"
@@ -102,6 +110,21 @@ def test_every_executor_gives_what_serial_gives_with_a_worker_killed(executor, d
     assert done.at(10).failures == expected.at(10).failures
     assert set(done.at(10).failures) == set(MEASURES)
     assert not list(store.glob("sweeps/*/[0-9]*.json"))
+    (told,) = [record.message for record in caplog.records if "died and was replaced" in record.message]
+    assert re.search(DEATHS[executor], told)
+
+
+def test_a_sweep_is_led_from_before_its_workers_start_which_may_take_a_while(tiny_series, tmp_path, monkeypatch):
+    led = []
+
+    def begin(sweep, _workers):
+        led.append(sweep.journal.led())
+        raise DriftError("no cluster")
+
+    monkeypatch.setattr("circuit_drift.sweep.executors.ray.RayActors", begin)
+    with pytest.raises(DriftError, match="no cluster"):
+        run(tiny_series, tmp_path, executor="ray")
+    assert led == [True]
 
 
 def test_an_unknown_executor_and_a_crew_of_none_are_refused(tiny_series, tmp_path):
