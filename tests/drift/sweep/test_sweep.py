@@ -39,7 +39,10 @@ def kept(tiny_series: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_a_library_prints_while_it_measures_is_not_in_the_output(kept: Path, tiny_series: Path, monkeypatch):
-    monkeypatch.setattr("circuit_drift.sweep.sweep.read_log", lambda _: sys.stdout.write("(raylet) A worker died\n"))
+    def chat(*_arguments):
+        sys.stdout.write("(raylet) A worker died\n")
+
+    monkeypatch.setattr("circuit_drift.sweep.sweep.read_log", chat)
     asked = ["--store", str(kept), "--length", "64", "--depths", "0.2,0.8", "--device", "cpu", "--json"]
     told = CliRunner().invoke(app, ["run", str(tiny_series), *asked])
     assert len(json.loads(told.stdout)["checkpoints"]) > 0
