@@ -51,6 +51,13 @@ def test_eap_is_one_step_at_the_clean_end(model, ragged):
     np.testing.assert_array_equal(one.scores, eap.scores)
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_midpoints_are_those_of_twice_as_many_left_steps_that_lie_between(model, ragged, steps):
+    middle = circuits.attribute(model, ragged, ig_steps=steps)
+    left, finer = (circuits.attribute(model, ragged, ig_steps=m, rule="left") for m in (steps, 2 * steps))
+    np.testing.assert_allclose(middle.scores, 2 * finer.scores - left.scores, atol=1e-6)
+
+
 def test_left_and_right_rules_differ_by_the_ends(model, ragged):
     """m left steps and m right steps differ by (clean - corrupt) / m; midpoints lie elsewhere."""
     left, right = (circuits.attribute(model, ragged, ig_steps=3, rule=rule) for rule in ("left", "right"))
