@@ -47,10 +47,14 @@ RunStepsOption = Annotated[
     ),
 ]
 StoreOption = Annotated[
-    Path | None,
-    typer.Option("--store", help="Where results are kept. Default: $CIRCUIT_DRIFT_STORE, else .circuit-drift here."),
+    str | None,  # a Path would lose a slash of file://HOST/FOLDER, which is no folder here
+    typer.Option(
+        "--store",
+        metavar="<path>",
+        help="Where results are kept. Default: $CIRCUIT_DRIFT_STORE, else .circuit-drift here.",
+    ),
 ]
-StoreArgument = Annotated[Path | None, typer.Argument(metavar="STORE", help="A store, in place of --store.")]
+StoreArgument = Annotated[str | None, typer.Argument(metavar="STORE", help="A store, in place of --store.")]
 RunOption = Annotated[
     str | None,
     typer.Option("--run", help="Which run of the store. Default: the newest.", autocompletion=completion.runs),

@@ -182,8 +182,8 @@ def _track_heads(run: "Run", stage: str | None, branch: str | None, downstream: 
 
 
 def _track_emergence(
-    folder: Path | None,
-    store: Path | None,
+    folder: str | None,
+    store: str | None,
     name: str | None,
     stage: str | None,
     branch: str | None,
@@ -239,7 +239,7 @@ def _downstream(run: "Run", given: str) -> dict[str, dict[int, float]]:
     return readings(run, given)
 
 
-def _stored_run(folder: Path | None, store: Path | None, name: str | None, *measures: str | None) -> "Run":
+def _stored_run(folder: str | None, store: str | None, name: str | None, *measures: str | None) -> "Run":
     """A stored run with the results of these measures alone."""
     import circuit_drift
 

@@ -4,7 +4,6 @@ import json
 import re
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -111,7 +110,7 @@ def store_command(
     )
 
 
-def named_store(folder: Path | None, store: Path | None) -> "Store":
+def named_store(folder: str | None, store: str | None) -> "Store":
     """The store that a command names, which must be there.
 
     Raises:

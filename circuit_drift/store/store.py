@@ -164,13 +164,13 @@ class Store:
 
 
 def _folder(path: Path | str | None) -> Path:
-    """The folder that a store is asked for by: a path, or ``file:///PATH``.
+    """The folder that a store is asked for by: a path, or ``file:///PATH``, in capitals or with ``localhost`` too.
 
     Raises:
         StoreError: it is another address, where nothing can be renamed in one step.
     """
     chosen = path or os.environ.get(ENVIRONMENT) or DEFAULT
-    if local := re.fullmatch(r"file:(?://)?(/(?!/).*)", str(chosen), re.DOTALL):
+    if local := re.fullmatch(r"(?i:file:(?://(?:localhost)?)?)(/(?!/).*)", str(chosen), re.DOTALL):
         return Path(unquote(local[1]))
     if found := re.match(r"([a-z][a-z0-9+.-]+):/+", str(chosen), re.IGNORECASE):
         address = f"{found[1]}://{str(chosen)[found.end() :]}"  # a Path has lost one slash of it

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from checkpoints.errors import StoreError
 from checkpoints.results.artifacts import write_artifact
 from checkpoints.results.disk import draft_of
+from circuit_drift.cli import app
 from circuit_drift.store.store import KEY_LENGTH, Store, key_of
 
 _parts = st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=5)), max_size=4)
@@ -56,6 +58,14 @@ def test_an_address_is_refused_where_no_folder_gets_its_name_in_one_step(address
 def test_a_folder_may_be_named_by_its_url(tmp_path: Path):
     folder = tmp_path / "a store"
     assert Store.open(folder.as_uri()) == Store(folder) == Store.existing(Path(folder.as_uri()))
+    for start in ("FILE://", "file://localhost", "File://LocalHost"):
+        assert Store.existing(folder.as_uri().replace("file://", start)) == Store(folder)
+
+
+def test_a_command_takes_no_host_for_a_folder(tmp_path: Path):
+    told = CliRunner().invoke(app, ["store", f"file://elsewhere{tmp_path}"])
+    assert told.exit_code != 0
+    assert f"the store file://elsewhere{tmp_path} is an address" in str(told.stderr) + str(told.exception)
 
 
 def test_the_newest_run_is_read_unless_one_is_named(tmp_path: Path):
