@@ -21,7 +21,8 @@ class Placement:
         device: a torch device, or ``"auto"``: an accelerator if this machine has one, else the CPU.
         dtype: of the weights and the forward passes: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``"nf4"`` and
             ``"int8"`` hold the linear maps in four and eight bits and compute in bfloat16 (needs bitsandbytes), the
-            latter without gradients, so without circuits. Recorded with every result.
+            latter without gradients, so without circuits. One that is stored quantised takes the dtype that it is
+            stored in. Recorded with every result.
         attention: transformers' attention implementation (``"sdpa"``, ``"eager"``, or a registered name); ``"auto"``
             takes SDPA, and eager where the architecture has no other, as Gemma 2 and gpt-oss, which is said.
         device_map: in place of the device, for models that are larger than one: ``"auto"``, ``"balanced"``,
