@@ -28,7 +28,7 @@ def weight_change(a: Checkpoint, b: Checkpoint) -> WeightChange:
         b: the other one, of the same shape.
 
     Raises:
-        UnsupportedArchitecture: the model's parts are not recognised.
+        UnsupportedArchitecture: the model's parts are not recognised, or one is stored quantised.
         CheckpointMismatch: a file lacks what the other has.
     """
     with both(a, b) as held:

@@ -1,7 +1,7 @@
 """The tensors of two checkpoints by the model's names, one after the other: from the files where they hold them so."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from checkpoints import Checkpoint
+from checkpoints.errors import NotACheckpoint, UnsupportedArchitecture
 from checkpoints.files.formats import find_weights
 from checkpoints.files.headers import safetensors_entries, unwrapped
 from checkpoints.files.trust import allows_code, refuse_foreign_code
@@ -37,7 +38,13 @@ class Both:
 
 @contextmanager
 def both(a: Checkpoint, b: Checkpoint) -> Iterator[Both]:
-    """Two checkpoints' tensors: streamed from safetensors that hold the model's own names, else from loaded models."""
+    """Two checkpoints' tensors: streamed from safetensors that hold the model's own names, else from loaded models.
+
+    Raises:
+        UnsupportedArchitecture: one of them is stored quantised.
+    """
+    _require_weights(a)
+    _require_weights(b)
     shape = skeleton(a)
     names = {name: tuple(parameter.shape) for name, parameter in shape.named_parameters()}
     with ExitStack() as stack:
@@ -48,6 +55,16 @@ def both(a: Checkpoint, b: Checkpoint) -> Iterator[Both]:
             yield Both(models[0], models[0].get_parameter, models[1].get_parameter)
         else:
             yield Both(shape, read[0], read[1])
+
+
+def _require_weights(checkpoint: Checkpoint) -> None:
+    """Refuse files whose numbers are no weights; a GGUF file alone has no config here, and is read as plain ones."""
+    with suppress(NotACheckpoint):
+        if "quantization_config" in checkpoint.config:
+            raise UnsupportedArchitecture(
+                f"{checkpoint.path} is quantised (quantization_config): what it stores are weights only with their "
+                "scales; compare the unquantised checkpoints"
+            )
 
 
 def skeleton(checkpoint: Checkpoint) -> PreTrainedModel:

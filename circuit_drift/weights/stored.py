@@ -17,7 +17,7 @@ from circuit_drift.weights.change import WeightChange
 if TYPE_CHECKING:
     import pandas as pd
 
-NAME, VERSION = "weights", 1
+NAME, VERSION = "weights", 2
 REFUSED = "weights-refused"
 
 

@@ -20,6 +20,7 @@ from circuit_drift.weights.compare import weight_change
 from circuit_drift.weights.maps import Factors, compared
 from circuit_drift.weights.reading import both
 from circuit_drift.weights.stored import kept_weight_change
+from tests.checkpoints.conftest import edit_config
 from tests.circuits.circuit_families import FAMILIES, build
 from tests.drift.handmade import write_series
 
@@ -27,6 +28,14 @@ from tests.drift.handmade import write_series
 def saved(folder: Path, model: PreTrainedModel) -> Path:
     model.float().save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize("which", ["a", "b"])
+def test_whole_numbers_of_quantised_weights_are_not_taken_for_weights(tmp_path, which):
+    folders = {name: saved(tmp_path / name, build("llama_gqa")) for name in "ab"}
+    edit_config(folders[which], quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
+    with pytest.raises(UnsupportedArchitecture, match=rf"{which} is quantised .*: what it stores are weights only"):
+        weight_change(*map(open_checkpoint, folders.values()))
 
 
 def pair(tmp_path: Path, name: str, **overrides) -> tuple[PreTrainedModel, PreTrainedModel, WeightChange]:
