@@ -56,11 +56,13 @@ class SweepStatus:
 def sweeps_in(store: Store) -> tuple[SweepStatus, ...]:
     """The sweeps that a store knows of, by when they began; reads their journals and leases alone.
 
-    One that does not say what it is, or cannot be read, is passed over.
+    One that does not say what it is, or cannot be read, is passed over, and one that nobody leads whose run has been
+    measured since, with as many checkpoints or more.
     """
     journals = [Journal(path) for path in (store.path / "sweeps").glob("[!.]*")]
     told = [(journal, about) for journal in journals if (about := _about(journal)) is not None]
-    return tuple(_status(store, *each) for each in sorted(told, key=lambda each: each[1].began))
+    known = sorted(told, key=lambda each: each[1].began)
+    return tuple(_status(store, *each) for each in known if each[0].led() or not _outdone(store, each[1]))
 
 
 def is_store(store: Store) -> bool:
@@ -101,6 +103,17 @@ def _about(journal: Journal) -> _About | None:
         return _About(str(told["run"]), measures, int(told["checkpoints"]), float(told["began"]))
     except (LookupError, OverflowError, TypeError, ValueError):
         return None
+
+
+def _outdone(store: Store, about: _About) -> bool:
+    """Whether a run was recorded after a sweep of it began, with all that this was to measure."""
+    try:
+        path = store.run_file(about.run)
+        points = read_record(path)["points"]
+        whole = sum({*about.measures} <= {*point["keys"], *point["failures"]} for point in points)
+        return path.stat().st_mtime > about.began and whole >= about.checkpoints
+    except (OSError, StoreError, LookupError, TypeError):
+        return False
 
 
 def _status(store: Store, journal: Journal, about: _About) -> SweepStatus:

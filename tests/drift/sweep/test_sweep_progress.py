@@ -118,6 +118,21 @@ def test_status_tells_a_sweep_that_runs_elsewhere_and_one_that_nobody_leads(tmp_
     assert json.loads(CliRunner().invoke(app, ["status", str(store.path), "--json"]).stdout)[0]["done"] == 2
 
 
+def test_a_dead_sweep_whose_run_another_has_finished_is_told_no_more(tmp_path):
+    store = Store.open(tmp_path / "store")
+    journal = Journal(store.path / "sweeps" / "abc")
+    journal.begin({"run": "org/demo", "checkpoints": 2, "measures": ["heads", "circuit"], "began": time.time() - 60})
+    whole = {"keys": {"heads": "1", "circuit": "2"}, "failures": {}}
+    failed, half = {"keys": {"heads": "3"}, "failures": {"circuit": "why"}}, {"keys": {"heads": "3"}, "failures": {}}
+    for points, told in (([whole], 1), ([whole, half], 1), ([whole, failed], 0)):
+        record = store.write_run("org/demo", {"name": "org/demo", "points": points})
+        assert len(sweeps_in(store)) == told
+    with journal.lead("sweep abc"):
+        assert len(sweeps_in(store)) == 1, "one that is led is told"
+    os.utime(record, (1e9, 1e9))
+    assert len(sweeps_in(store)) == 1, "the run was measured before"
+
+
 def test_status_tells_what_an_ended_run_measured_and_what_failed(tmp_path):
     store = Store.open(tmp_path / "store")
     point = {"failures": {}}
