@@ -1,14 +1,21 @@
 """Seconds and memory of a diff of two stored graphs with all its statistics: GPT-2-small and 8B shapes.
 
-OMP_NUM_THREADS=1 python benchmarks/circuits_diff_cost.py
+    OMP_NUM_THREADS=1 python -m benchmarks.circuits_diff_cost
+    OMP_NUM_THREADS=1 python -m benchmarks.circuits_diff_cost --overlaps 12
+
+With ``--overlaps`` the overlaps of so many checkpoints with the one before and with the last, as a report draws them:
+each halved once, against halved anew for each pair. Processor seconds.
 """
 
+import argparse
 import resource
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
 import circuits
+from circuits.comparison.overlap import halve, overlap_of
 from circuits.graph.scores import AttributionGraph
 from circuits.graph.shape import GraphShape
 
@@ -29,7 +36,7 @@ def stored(shape: GraphShape, units: int, seed: int) -> AttributionGraph:
     )
 
 
-def main() -> None:
+def diffs() -> None:
     print("| graphs | edges | s | peak of the process, MiB |\n|---|---|---|---|")
     for name, (shape, units) in SHAPES.items():
         a, b = stored(shape, units, 1), stored(shape, units, 2)
@@ -38,6 +45,30 @@ def main() -> None:
         spent = time.process_time() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"| {name} | {len(told.a):,} | {spent:.2f} | {peak:.0f} |", flush=True)
+
+
+def overlaps(graphs: Sequence[AttributionGraph]) -> tuple[float, float]:
+    """Seconds of the overlaps of each with the one before and with the last, halved once and for each pair."""
+    pairs = [pair for at in range(1, len(graphs)) for pair in ((at - 1, at), (at, len(graphs) - 1))]
+    start = time.process_time()
+    halved = [halve(graph) for graph in graphs]
+    once = [overlap_of(halved[a], halved[b]) for a, b in pairs]
+    between = time.process_time()
+    anew = [overlap_of(halve(graphs[a]), halve(graphs[b])) for a, b in pairs]
+    assert once == anew
+    return between - start, time.process_time() - between
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--overlaps", type=int, help="of so many checkpoints, instead of the diffs")
+    count = parser.parse_args().overlaps
+    if count is None:
+        diffs()
+        return
+    name, (shape, units) = next(iter(SHAPES.items()))
+    once, anew = overlaps([stored(shape, units, seed) for seed in range(count)])
+    print(f"{name}, {count} checkpoints: halved once {once:.2f} s, for each pair {anew:.2f} s, {once / anew:.2f}")
 
 
 if __name__ == "__main__":

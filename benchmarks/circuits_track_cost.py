@@ -1,11 +1,14 @@
 """Change points of long series: seconds of a first cut with its 199 draws, and of one draw against plain loops.
 
-    OMP_NUM_THREADS=1 python benchmarks/circuits_track_cost.py
+    OMP_NUM_THREADS=1 python -m benchmarks.circuits_track_cost
+    OMP_NUM_THREADS=1 python -m benchmarks.circuits_track_cost --sizes 154 1000
 
 A draw shuffles every unit's checkpoints by itself and looks for the best cut. The loops take it as it is written down:
-every pair of checkpoints by itself, every cut by itself. Both must find the same.
+every pair of checkpoints by itself, every cut by itself. Both must find the same. Processor seconds.
 """
 
+import argparse
+import resource
 import time
 from collections.abc import Callable
 from typing import Any
@@ -50,16 +53,23 @@ def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def main() -> None:
-    print("| checkpoints | first cut, 199 draws, s | one draw, ms | plain loops / one draw |\n|---|---|---|---|")
-    for size in SIZES:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
+    print(
+        "| checkpoints | first cut, 199 draws, s | peak, GiB | one draw, ms | plain loops / one draw |\n"
+        + "|---" * 5
+        + "|"
+    )
+    for size in parser.parse_args().sizes:
         products = Products(walk(size))
         whole, _ = seconds(lambda products=products: splits(products, level=0.0))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         draw, one = seconds(
             lambda products=products: best_split(products.shuffled(slice(0, products.steps), np.random.default_rng(1)))
         )
         slow, other = seconds(lambda products=products: loops(products, np.random.default_rng(1)))
         assert one[0] == other[0] and np.isclose(one[1], other[1]), (one, other)
-        print(f"| {size} | {whole:.1f} | {1000 * draw:.0f} | {slow / draw:.1f} |", flush=True)
+        print(f"| {size} | {whole:.1f} | {peak:.2f} | {1000 * draw:.0f} | {slow / draw:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

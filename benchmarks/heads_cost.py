@@ -3,6 +3,7 @@
     python benchmarks/heads_cost.py            # everything but the long case, a few minutes on one core
     python benchmarks/heads_cost.py --long     # S = 32,768 too
     python -m benchmarks.heads_cost --demo     # the demo's model and length, 48 prompts in batches of 8
+    python -m benchmarks.heads_cost --prefixes 256 512 1024 2048   # shared prefixes against batches of 8
     python benchmarks/heads_cost.py --cuda     # a Llama-3.1-8B-shaped random model at S = 65,536 in bf16
 
 Times are medians of interleaved repeats, in CPU seconds of one thread where nothing else is said (wall seconds on a
@@ -42,9 +43,9 @@ def tiny(attention: str = "sdpa", **overrides: int) -> LlamaForCausalLM:
     return LlamaForCausalLM._from_config(config, attn_implementation=attention).eval()
 
 
-def prompts(size: int, *, depths: tuple[float, ...] = (0.5,)) -> NeedleSet:
+def prompts(size: int, *, depths: tuple[float, ...] = (0.5,), seed: int = 0) -> NeedleSet:
     """One haystack, one needle of ROWS tokens at several depths."""
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(seed)
     hay = draw.integers(3, 4096, size - ROWS).tolist()
     hidden = draw.integers(3, 4096, ROWS).tolist()
     made = []
@@ -209,6 +210,19 @@ def demo() -> dict[str, object]:
     }
 
 
+def prefixes(model: LlamaForCausalLM, size: int, *, repeats: int = 1) -> float:
+    """Processor time of `heads.score` in batches of 8, of that with shared prefixes: two needles at five depths."""
+    depths = tuple(np.linspace(0.1, 0.9, 5))
+    one, other = prompts(size - ROWS, depths=depths), prompts(size - ROWS, depths=depths, seed=1)
+    both = replace(one, prompts=(*one.prompts, *(replace(prompt, needle=1) for prompt in other.prompts)))
+    batches, shared = seconds(
+        lambda: heads.score(model, both, batch_size=8),
+        lambda: heads.score(model, both, prefix="shared"),
+        repeats=repeats,
+    )
+    return batches / shared
+
+
 def cuda(size: int = 65536) -> dict[str, object]:
     """Llama-3.1-8B's shape with random weights, bf16; the share of the matrix-product peak measured here."""
     config = LlamaConfig(
@@ -258,12 +272,16 @@ def main() -> None:
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--demo", action="store_true")
+    parser.add_argument("--prefixes", type=int, nargs="+", help="lengths at which prefixes are shared")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     if chosen.case == "long":
         print(json.dumps(long_context()))
     elif chosen.case:
         print(json.dumps(memory(chosen.case)))
+    elif chosen.prefixes:
+        for size in chosen.prefixes:
+            print(f"batches of 8 / shared prefixes, {size:,} tokens: {prefixes(tiny(), size):.2f}", flush=True)
     else:
         found = demo() if chosen.demo else cuda() if chosen.cuda else cpu(with_long=chosen.long)
         for name, value in found.items():

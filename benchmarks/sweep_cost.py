@@ -3,6 +3,7 @@
     python benchmarks/sweep_cost.py                              # 30 checkpoints of 125M parameters, 7.5 GB of disk
     python benchmarks/sweep_cost.py --layers 4 --width 256       # smaller
     python benchmarks/sweep_cost.py --series DIR                 # write the series there, or take it from there
+    python -m benchmarks.sweep_cost --record 1000                # a point added to a record of so many, alone
 
 Wall seconds. Reading is every byte of every weight file, once; computing is the measure on a model in memory, once for
 each checkpoint, timed before the run and inside it, where both sides of the ratio saw the same load of the machine.
@@ -32,8 +33,11 @@ from checkpoints import Series, open_series
 from checkpoints.audit import audit
 from checkpoints.files import hashes
 from checkpoints.loading.load import LoadedModel
+from checkpoints.results.strict_json import digest_json
 from circuit_drift.measures.heads import RetrievalMeasure
+from circuit_drift.measures.registry import MEASURES
 from circuit_drift.prompts import NeedleSource, Prompts, prompts_for
+from circuit_drift.store.growing import add_line
 from circuit_drift.store.store import Store
 from circuit_drift.sweep.workers.tasks import Sweep
 from circuit_drift.sweep.workers.worker import work
@@ -53,11 +57,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch's threads, before the run and in it")
     parser.add_argument("--series", type=Path, help="where the series stays, for runs that time nothing but the sweep")
     parser.add_argument("--folder", type=Path, help="where the series and its store go, for a while")
+    parser.add_argument("--record", type=int, help="checkpoints of a record to which a point is added; nothing else")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         os.environ[hashes.CACHE] = f"{folder}/cache"
-        for costs in (lambda: store_costs(Path(folder)), lambda: sweep_costs(Path(folder), options)):
+        both = (lambda: store_costs(Path(folder)), lambda: sweep_costs(Path(folder), options))
+        for costs in (lambda: record_costs(Path(folder), options.record),) if options.record else both:
             for name, value in costs().items():
                 print(f"{name:64} {value:,.3f}", flush=True)
 
@@ -77,6 +83,23 @@ def store_costs(folder: Path) -> dict[str, float]:
         "writing a result bare, ms": 1000 * saving / RESULTS,
         "store overhead for a result, writing included, ms (< 20)": 1000 * (whole - streaming) / RESULTS,
         f"listing {LISTED:,} results, s (< 1)": listing,
+    }
+
+
+def record_costs(folder: Path, checkpoints: int, *, repeats: int = 20) -> dict[str, float]:
+    """Processor time of a point added to a record as a sweep does, against the record written anew with it."""
+    store = Store.open(folder / "record")
+    points = [
+        {"name": f"checkpoint-{step}", "step": step, "keys": {name: digest_json([name, step]) for name in MEASURES}}
+        for step in range(checkpoints)
+    ]
+    record, file = {"question": {"needles": 48, "facts": 64}, "points": points}, store.run_file("long")
+    rewritten = least(lambda: store.write_run("long", record), repeats)
+    added = least(lambda: add_line(file, record["question"], points[-1]), repeats)
+    return {
+        "a point added, ms": 1000 * added,
+        f"the record of {checkpoints:,} written anew, ms": 1000 * rewritten,
+        "added / written anew": added / rewritten,
     }
 
 
@@ -239,6 +262,16 @@ def read(file: Path) -> None:
     with file.open("rb") as stream:
         while stream.read(1 << 24):
             pass
+
+
+def least(work: Callable[[], object], repeats: int) -> float:
+    """The least processor seconds of some runs."""
+    found = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        found.append(time.process_time() - start)
+    return min(found)
 
 
 def seconds(work: Callable[[], object]) -> float:
