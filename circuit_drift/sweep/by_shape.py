@@ -167,17 +167,18 @@ def memory_by_shape(
 ) -> tuple[ShapeMemory, ...]:
     """What those measures take whose memory follows from shapes: heads, and circuits by the plain gradient.
 
-    Nothing is told of weights that are held in fewer bits than they compute in. Reads the config and the tokenizer.
+    Nothing is told of weights that are held, or stored, in fewer bits than they compute in. Reads the config and the
+    tokenizer.
 
     Raises:
         DriftError: one of them cannot be read.
     """
     told = [measure for measure in measures if isinstance(measure, (RetrievalMeasure, CircuitMeasure))]
-    if placement.packed or not told:
+    config = checkpoint.config
+    if placement.packed or "quantization_config" in config or not told:
         return ()
     from transformers import AutoConfig
 
-    config = checkpoint.config
     try:
         model = without_weights(AutoConfig.for_model(**config), placement.dtype)
     except Exception as error:

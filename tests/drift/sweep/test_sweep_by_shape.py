@@ -11,11 +11,14 @@ import circuits
 from checkpoints import open_series
 from checkpoints.placement import Placement
 from checkpoints.results.text import in_bytes
+from circuit_drift.measures.registry import build_measures
+from circuit_drift.prompts import prompts_for
 from circuit_drift.sweep import sweep as sweeps
-from circuit_drift.sweep.by_shape import Workload, shape_memory, without_weights
+from circuit_drift.sweep.by_shape import Workload, memory_by_shape, shape_memory, without_weights
 from circuit_drift.sweep.passes import Held
 from circuit_drift.sweep.sweep import plan_series
 from circuits.facts.facts import FactSet
+from tests.checkpoints.conftest import edit_config
 
 LLAMA = LlamaConfig(
     vocab_size=64, hidden_size=128, intermediate_size=352, num_hidden_layers=3, num_attention_heads=4,
@@ -107,6 +110,17 @@ def test_a_folder_without_weights_is_priced_by_its_config(tiny_series, tmp_path)
     told = "\n".join(plan.lines())
     assert "without 3 checkpoints that cannot be looked at" in told
     assert "memory of a worker at most: not known" in told
+
+
+def test_of_weights_in_fewer_bits_than_they_compute_in_no_shape_tells(tiny_series, tmp_path):
+    shutil.copytree(tiny_series, tmp_path / "series")
+    for checkpoint in (tmp_path / "series").glob("checkpoint-*"):
+        (checkpoint / "model.safetensors").unlink()
+        edit_config(checkpoint, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    for series, dtype in ((tiny_series, "nf4"), (tmp_path / "series", "bfloat16")):
+        first = next(iter(open_series(series)))
+        measures = build_measures(prompts_for(tiny_series), ["heads", "circuit"], first)
+        assert memory_by_shape(first, measures, Placement(device="cpu", dtype=dtype)) == ()
 
 
 def test_why_memory_cannot_be_told_by_shape_is_said(tiny_series, tmp_path, caplog):
