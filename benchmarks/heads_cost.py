@@ -3,7 +3,7 @@
     python benchmarks/heads_cost.py            # everything but the long case, a few minutes on one core
     python benchmarks/heads_cost.py --long     # S = 32,768 too
     python -m benchmarks.heads_cost --demo     # the demo's model and length, 48 prompts in batches of 8
-    python -m benchmarks.heads_cost --prefixes 256 512 1024 2048   # shared prefixes against batches of 8
+    python -m benchmarks.heads_cost --prefixes 256 512 1024 2048   # shared prefixes against batches of 8; --demo too
     python benchmarks/heads_cost.py --cuda     # a Llama-3.1-8B-shaped random model at S = 65,536 in bf16
 
 Times are medians of interleaved repeats, in CPU seconds of one thread where nothing else is said (wall seconds on a
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import heads
 from checkpoints.model.forward import row_logits
@@ -175,34 +175,28 @@ def cpu(*, with_long: bool) -> dict[str, object]:
 
 def demo() -> dict[str, object]:
     """Checkpoint 9000 of the shipped series on needles of 256 tokens: the rows, and with detectors, of a plain pass."""
-    from checkpoints import open_series
-    from circuit_drift.measures.needles import needle_prompts_of
-    from circuit_drift.prompts import prompts_for
     from heads.detect.answer_rows import answer_groups
     from heads.detect.retrieval import last_layer, pad
     from heads.rows.rows import RowRequest, capture_rows
 
-    series = open_series("series/first-light")
-    loaded = series.at(9000).load(device="cpu")
-    drawn = needle_prompts_of(loaded.tokenizer, prompts_for(series.path).needles)
-    few = replace(drawn, prompts=drawn.prompts[:48])
+    model, few = demo_needles(256, 48)
     batches = [few.prompts[start : start + 8] for start in range(0, 48, 8)]
-    padded, narrow = [pad(batch) for batch in batches], last_layer(loaded.model)
+    padded, narrow = [pad(batch) for batch in batches], last_layer(model)
 
     @torch.no_grad()
     def plain() -> None:
         for ids, rows in padded:
-            row_logits(loaded.model, ids, rows)
+            row_logits(model, ids, rows)
 
     @torch.no_grad()
     def captured() -> None:
         for batch, (ids, rows) in zip(batches, padded, strict=True):
             top = max(len(prompt.gold) for prompt in batch)
             request = RowRequest(rows, answer_groups(batch, ids.shape[1], ids.device), top=top, narrow=narrow)
-            with capture_rows(loaded.model, request, lambda layer, stats: None):
-                row_logits(loaded.model, ids, rows)
+            with capture_rows(model, request, lambda layer, stats: None):
+                row_logits(model, ids, rows)
 
-    alone, with_rows, scored = least(plain, captured, lambda: heads.score(loaded.model, few))
+    alone, with_rows, scored = least(plain, captured, lambda: heads.score(model, few))
     return {
         "plain forward, s": alone,
         "rows / plain, least times (<= 1.10)": with_rows / alone,
@@ -210,17 +204,33 @@ def demo() -> dict[str, object]:
     }
 
 
-def prefixes(model: LlamaForCausalLM, size: int, *, repeats: int = 1) -> float:
-    """Processor time of `heads.score` in batches of 8, of that with shared prefixes: two needles at five depths."""
-    depths = tuple(np.linspace(0.1, 0.9, 5))
-    one, other = prompts(size - ROWS, depths=depths), prompts(size - ROWS, depths=depths, seed=1)
-    both = replace(one, prompts=(*one.prompts, *(replace(prompt, needle=1) for prompt in other.prompts)))
+def prefixes(model: PreTrainedModel, needles: NeedleSet) -> float:
+    """Processor time of `heads.score` in batches of 8, of that with shared prefixes."""
     batches, shared = seconds(
-        lambda: heads.score(model, both, batch_size=8),
-        lambda: heads.score(model, both, prefix="shared"),
-        repeats=repeats,
+        lambda: heads.score(model, needles, batch_size=8),
+        lambda: heads.score(model, needles, prefix="shared"),
+        repeats=1,
     )
     return batches / shared
+
+
+def at_five_depths(size: int) -> NeedleSet:
+    """Two needles at five depths each, in prompts of so many tokens."""
+    depths = tuple(np.linspace(0.1, 0.9, 5))
+    one, other = prompts(size - ROWS, depths=depths), prompts(size - ROWS, depths=depths, seed=1)
+    return replace(one, prompts=(*one.prompts, *(replace(prompt, needle=1) for prompt in other.prompts)))
+
+
+def demo_needles(length: int, count: int) -> tuple[PreTrainedModel, NeedleSet]:
+    """Checkpoint 9000 of the shipped series, and needle prompts as commands ask it."""
+    from checkpoints import open_series
+    from circuit_drift.measures.needles import needle_prompts_of
+    from circuit_drift.prompts import prompts_for
+
+    series = open_series("series/first-light")
+    loaded = series.at(9000).load(device="cpu")
+    drawn = needle_prompts_of(loaded.tokenizer, prompts_for(series.path, length=length).needles)
+    return loaded.model, replace(drawn, prompts=drawn.prompts[:count])
 
 
 def cuda(size: int = 65536) -> dict[str, object]:
@@ -281,7 +291,8 @@ def main() -> None:
         print(json.dumps(memory(chosen.case)))
     elif chosen.prefixes:
         for size in chosen.prefixes:
-            print(f"batches of 8 / shared prefixes, {size:,} tokens: {prefixes(tiny(), size):.2f}", flush=True)
+            asked = demo_needles(size, 20) if chosen.demo else (tiny(), at_five_depths(size))
+            print(f"batches of 8 / shared prefixes, {size:,} tokens: {prefixes(*asked):.2f}", flush=True)
     else:
         found = demo() if chosen.demo else cuda() if chosen.cuda else cpu(with_long=chosen.long)
         for name, value in found.items():

@@ -31,7 +31,10 @@ def test_an_added_point_is_timed_beside_a_record_written_anew(tmp_path):
 
 
 def test_shared_prefixes_are_timed_beside_batches():
-    assert 0.05 < heads_cost.prefixes(heads_cost.tiny(num_hidden_layers=1), 96) < 20
+    model, needles = heads_cost.demo_needles(128, 10)
+    assert len(needles) == 10
+    assert 0.05 < heads_cost.prefixes(model, needles) < 20
+    assert 0.05 < heads_cost.prefixes(heads_cost.tiny(num_hidden_layers=1), heads_cost.at_five_depths(96)) < 20
 
 
 def test_the_calls_within_a_comparison_are_counted(tiny_series, tmp_path):
