@@ -25,7 +25,7 @@ LEAST = 0.2
 """Squared distance of two vectors of unit length whose cosine is .9, from which on a change point may be one."""
 CLOSER = 12
 NOISE = 4
-"""How many times what prompt noise adds to a squared length a length is taken to be at least."""
+"""How many times what prompt noise adds to a difference's squared length the two lengths are taken to be at least."""
 FEWEST = 4
 UNITS = 16
 
@@ -91,9 +91,11 @@ def change(known: Mapping[int, Values], a: int, b: int) -> float:
         first, second = known[before][name], known[after][name]
         if len(first) < 2 or first.shape != second.shape:
             continue
-        if (scale := max(_length(first), _length(second))) > 0:
-            difference = second - first
-            found.append(_product(difference, difference) / scale)
+        difference = second - first
+        squared, mean = _product(difference, difference), difference.mean(0)
+        noise = float(mean @ mean) - squared
+        if (scale := max(_product(first, first), _product(second, second), NOISE * noise)) > 0:
+            found.append(squared / scale)
     return max(found)
 
 
@@ -163,12 +165,6 @@ def _product(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     units = len(a)
     whole = float(a.sum(0) @ b.sum(0)) - float(np.einsum("ue,ue->", a, b))
     return whole / (units * (units - 1))
-
-
-def _length(scores: NDArray[np.floating]) -> float:
-    """Squared length of the noiseless mean, `NOISE` times what noise adds to it at least."""
-    own, mean = _product(scores, scores), scores.mean(0)
-    return max(own, NOISE * (float(mean @ mean) - own))
 
 
 def _grouped(scores: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -104,6 +104,13 @@ def test_a_change_of_weak_scores_counts_as_one_of_strong_scores_and_noise_alone_
     assert max(change(noise, place, place + 1) for place in range(39)) < LEAST
 
 
+def test_facts_that_differ_among_each_other_do_not_hide_a_change():
+    draw = np.random.default_rng(0)
+    pattern, fresh = draw.standard_normal((2, EDGES))
+    facts = 4 * draw.standard_normal((UNITS, EDGES))
+    assert change({0: {"circuit": pattern + facts}, 1: {"circuit": pattern + 0.7 * fresh + facts}}, 0, 1) > LEAST
+
+
 @pytest.mark.parametrize("failing", [{32}, {32, 48}])
 def test_a_checkpoint_that_fails_does_not_hide_a_change(failing):
     values = {place: {"heads": np.full((3, 1), float(place >= 41))} for place in range(65)}
