@@ -190,11 +190,8 @@ def memory_by_shape(
 def _asked(measure: RetrievalMeasure | CircuitMeasure, checkpoint: Checkpoint) -> Workload | None:
     """How a measure runs a checkpoint's model; None where that does not follow from shapes."""
     if isinstance(measure, RetrievalMeasure):
-        return Workload(
-            measure.name,
-            measure.batch_size,
-            needle_prompts_of(tokenizer_of(checkpoint), measure.source).length + ANSWER,
-        )
+        prompts = needle_prompts_of(tokenizer_of(checkpoint), measure.source)
+        return Workload(measure.name, min(measure.batch_size, len(prompts)), prompts.length + ANSWER)
     if measure.scoring.backward != "plain":
         return None
     from circuits.attribution.methods import find_quadrature

@@ -92,7 +92,13 @@ class Watch:
             _refuse(store, downloads + results, downloads, results, f"--max-disk allows {in_bytes(limits.disk)}")
         for folder, size in needed.items():
             if size > (free := free_bytes(folder)) - LEAST_FREE and size:
-                _refuse(folder, size, downloads, results, f"{in_bytes(free)} are free")
+                _refuse(
+                    folder,
+                    size,
+                    downloads,
+                    results,
+                    f"{in_bytes(free)} are free there, of which {in_bytes(LEAST_FREE)} are left alone",
+                )
         return cls(limits, tuple(needed), downloads, time.monotonic() if began is None else began, workers)
 
     def reached(self, written: int, *, failed: bool = False) -> str:

@@ -126,13 +126,13 @@ class Plan:
         unseen = f", without {counted(len(self.unread), 'checkpoint')} that cannot be looked at" if self.unread else ""
         total = f"{_time(self.total_seconds)}{unseen}{self._caution}{caution(self.neighbours)}"
         told.append(f"time in all, one worker: {total}")
-        told += [self._disk, *self._shared]
+        told.append(self._disk)
         if self.loads or self.unread:
             memory = UNKNOWN if self.memory is None else in_bytes(self.memory)
             told.append(
                 f"memory of a worker at most: {memory}" + (f", on its GPUs {in_bytes(self.gpu)}" if self.gpu else "")
             )
-        told += [shape.line() for shape in self.shapes]
+        told += [*self._shared, *(shape.line() for shape in self.shapes)]
         if self.shapes:
             told.append(beside(self.shapes[0].weights, several=self.checkpoints > 1))
         told += [_power(what, count) for what, count in self.asked.items()]

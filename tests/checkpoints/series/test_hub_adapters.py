@@ -76,6 +76,19 @@ def test_hashes_are_known_without_fetching_and_equal_those_of_folders(remote, tm
     assert len({checkpoint.weights_hash for checkpoint in open_series(f"{REPO}@step*")}) == 4
 
 
+def test_bytes_to_fetch_include_the_base_until_it_is_here(remote, bases):
+    adapter = open_checkpoint(f"{REPO}@step10")
+    base = sum(file.size for file in adapter.hub.base.files)
+    own = sum(file.size for file in adapter.hub.files)
+    assert adapter.size == base + own
+    assert adapter.hub.base.fetch_file("config.json").exists()
+    read = {"config.json": adapter.hub.base.path, "adapter_config.json": adapter.path}
+    here = sum((folder / name).stat().st_size for name, folder in read.items())
+    assert sum(adapter.hub.to_fetch.values()) == base + own - here
+    adapter.hub.base.fetch()
+    assert set(adapter.hub.to_fetch.values()) == {file.size for file in adapter.hub.weights}
+
+
 def test_dropping_used_adapters_leaves_the_base(remote):
     series = open_series(f"{REPO}@step[123]0")
     for loaded in series.models(keep_downloads=0):
