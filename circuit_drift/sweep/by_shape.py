@@ -184,7 +184,10 @@ def memory_by_shape(
     except Exception as error:
         raise DriftError(f"no model can be made of the config of {checkpoint.name}: {error}") from error
     asked = [found for measure in told if (found := _asked(measure, checkpoint)) is not None]
-    return tuple(shape_memory(model, one, cpu=placement.here == "cpu") for one in asked)
+    try:
+        return tuple(shape_memory(model, one, cpu=placement.here == "cpu") for one in asked)
+    except Exception as error:  # an operation that needs values, or that torch does not know without any
+        raise DriftError(f"the model of {checkpoint.name} cannot be run without its weights: {error}") from error
 
 
 def _asked(measure: RetrievalMeasure | CircuitMeasure, checkpoint: Checkpoint) -> Workload | None:

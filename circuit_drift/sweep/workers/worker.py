@@ -18,7 +18,7 @@ from checkpoints.loading.load import LoadedModel
 from circuit_drift.store.journal import Outcome
 from circuit_drift.store.leases import Lease
 from circuit_drift.store.store import Store
-from circuit_drift.store.timings import LOADING, Timing, note, peak_memory
+from circuit_drift.store.timings import LOADING, Timing, note, peak_memory, timings
 from circuit_drift.sweep.workers.models import Models
 from circuit_drift.sweep.workers.tasks import Sweep, SweepTask, asked_how, lease_key
 
@@ -73,11 +73,15 @@ def sample(sweep: Sweep) -> Outcome | None:
     Raises:
         StoreError: a result cannot be read or written.
     """
+    known = len(timings(sweep.store))
     with Models(sweep) as models:
         outcome = _attempt(sweep, 0, models, _ignore)
         for index in (1, 0) if models.drawn is not None and len(sweep.checkpoints) > 1 else ():
             models.take(index)
             _note_loading(sweep, index, models)
+    for one in timings(sweep.store)[known:]:
+        if one.measure != LOADING:  # the next checkpoint's tensors lie beside the model, as they will in the run
+            note(sweep.store, replace(one, memory=peak_memory()))
     return outcome
 
 

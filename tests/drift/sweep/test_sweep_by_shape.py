@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PretrainedConfig, Qwen3MoeConfig
 
 import circuits
 from checkpoints import open_series
@@ -13,12 +13,14 @@ from checkpoints.placement import Placement
 from checkpoints.results.text import in_bytes
 from circuit_drift.measures.registry import build_measures
 from circuit_drift.prompts import prompts_for
+from circuit_drift.sweep import passes as shapes
 from circuit_drift.sweep import sweep as sweeps
 from circuit_drift.sweep.by_shape import Workload, memory_by_shape, shape_memory, without_weights
 from circuit_drift.sweep.passes import Held
 from circuit_drift.sweep.sweep import plan_series
 from circuits.facts.facts import FactSet
 from tests.checkpoints.conftest import edit_config
+from tests.drift.sweep.test_sweep_kill import prompts_of
 
 LLAMA = LlamaConfig(
     vocab_size=64, hidden_size=128, intermediate_size=352, num_hidden_layers=3, num_attention_heads=4,
@@ -26,6 +28,10 @@ LLAMA = LlamaConfig(
 )  # fmt: skip
 NEOX = GPTNeoXConfig(
     vocab_size=64, hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4
+)  # fmt: skip
+EXPERTS = Qwen3MoeConfig(
+    vocab_size=64, hidden_size=64, moe_intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=16, num_experts=8, num_experts_per_tok=2,
 )  # fmt: skip
 LLAMA_8B = LlamaConfig(
     vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
@@ -40,7 +46,7 @@ def some_facts(count: int, tokens: int) -> FactSet:
     return FactSet.from_ids(clean.tolist(), corrupt.tolist(), [1] * count, [2] * count)
 
 
-@pytest.mark.parametrize("config", [LLAMA, NEOX], ids=["llama", "neox"])
+@pytest.mark.parametrize("config", [LLAMA, NEOX, EXPERTS], ids=["llama", "neox", "experts"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", ["eap", "eap-ig"])
 def test_what_edges_take_is_told_to_a_factor_of_two(config: PretrainedConfig, dtype: str, method: str):
@@ -134,3 +140,15 @@ def test_why_memory_cannot_be_told_by_shape_is_said(tiny_series, tmp_path, caplo
         "the memory that checkpoint-0 takes cannot be told by its shape: no model can be made of the config"
         in caplog.text
     )
+
+
+def test_a_model_that_cannot_be_run_without_weights_is_told_of_and_measured_all_the_same(
+    tiny_series, tmp_path, monkeypatch, caplog
+):
+    def unknown(*_args):
+        raise RuntimeError("no such operation on meta")
+
+    monkeypatch.setattr(shapes, "passes", unknown)
+    plan = plan_series(tiny_series, store=tmp_path / "store", prompts=prompts_of(tiny_series), measures=["heads"])
+    assert (plan.shapes, plan.stored) == ((), {"heads": 1})
+    assert "cannot be run without its weights: no such operation on meta" in caplog.text

@@ -23,7 +23,7 @@ from circuit_drift.sweep import sweep as sweep_module
 from circuit_drift.sweep.limits import Limits, Watch, size_in_words
 from circuit_drift.sweep.plan import _at_once, _power, plan_sweep, to_time
 from circuit_drift.sweep.sweep import plan_series
-from circuit_drift.sweep.workers import models
+from circuit_drift.sweep.workers import models, worker
 from circuit_drift.sweep.workers.tasks import Sweep, asked_how
 from circuit_drift.sweep.workers.worker import work
 from tests.drift.conftest import save_model
@@ -218,6 +218,18 @@ def test_results_of_unknown_size_are_not_told_as_none(tiny_series, tmp_path):
     told = plan_sweep(sweep, {}).lines()
     assert "disk at most: 0 B with downloads at once, and results whose size is not known before one checkpoint is " \
         "measured" in told  # fmt: skip
+
+
+def test_memory_is_that_with_the_next_checkpoint_beside_the_model(tiny_series, tmp_path, monkeypatch):
+    peak, drawn = [10**9], models.Models._draw
+
+    def draw(self, index):
+        peak[0] += 10**8 if index != self._index else 0
+        return drawn(self, index)
+
+    monkeypatch.setattr(models.Models, "_draw", draw)
+    monkeypatch.setattr(worker, "peak_memory", lambda: peak[0])
+    assert plan_series(tiny_series, store=tmp_path / "store", measures=[Sleep()]).memory == 13 * 10**8
 
 
 def test_where_all_is_stored_no_memory_is_told(tiny_series, tmp_path):
