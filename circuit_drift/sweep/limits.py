@@ -86,8 +86,7 @@ class Watch:
         Raises:
             DriftError: names what is needed and what may be taken.
         """
-        apart = cache is not None and downloads > 0 and disk_of(cache) != disk_of(store)
-        needed = {store: results, cache: downloads} if apart and cache is not None else {store: results + downloads}
+        needed = on_disks(store, results, cache, downloads)
         if limits.disk is not None and downloads + results > limits.disk:
             _refuse(store, downloads + results, downloads, results, f"--max-disk allows {in_bytes(limits.disk)}")
         for folder, size in needed.items():
@@ -123,6 +122,12 @@ class Watch:
             if (free := free_bytes(folder)) < LEAST_FREE:
                 return f"{in_bytes(free)} are free on the disk of {folder}, and {in_bytes(LEAST_FREE)} are left alone"
         return ""
+
+
+def on_disks(store: Path, results: int, cache: Path | None, downloads: int) -> dict[Path, int]:
+    """Folder -> bytes that are to go to its disk, one folder for each disk, the store first."""
+    apart = cache is not None and downloads > 0 and disk_of(cache) != disk_of(store)
+    return {store: results, cache: downloads} if apart and cache is not None else {store: results + downloads}
 
 
 def _refuse(folder: Path, needed: int, downloads: int, results: int, allowed: str) -> NoReturn:

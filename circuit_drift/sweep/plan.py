@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from checkpoints import Checkpoint
 from checkpoints.errors import DriftError
@@ -51,6 +52,7 @@ class Plan:
         lacking: the checkpoints to be loaded, in order.
         neighbours: share of the processors that other work had while a checkpoint was measured for this plan.
         chosen: checkpoints that stand for as many that are chosen on the way.
+        free: folder that is written to -> bytes free on its disk, the store's first.
     """
 
     checkpoints: int
@@ -72,6 +74,7 @@ class Plan:
     lacking: tuple[Checkpoint, ...] = ()
     neighbours: float = 0.0
     chosen: int = 0
+    free: Mapping[Path, int] = field(default_factory=dict)
 
     @property
     def total_seconds(self) -> float | None:
@@ -126,7 +129,7 @@ class Plan:
         unseen = f", without {counted(len(self.unread), 'checkpoint')} that cannot be looked at" if self.unread else ""
         total = f"{_time(self.total_seconds)}{unseen}{self._caution}{caution(self.neighbours)}"
         told.append(f"time in all, one worker: {total}")
-        told.append(self._disk)
+        told += [self._disk, *(f"free on the disk of {folder}: {in_bytes(size)}" for folder, size in self.free.items())]
         if self.loads or self.unread:
             memory = UNKNOWN if self.memory is None else in_bytes(self.memory)
             told.append(

@@ -28,7 +28,7 @@ from circuit_drift.store.records import Growing, stored_record, warn_of_loss
 from circuit_drift.store.store import Store
 from circuit_drift.store.upkeep import collect
 from circuit_drift.sweep.executors import Executor, Workers, execute
-from circuit_drift.sweep.limits import STOPPED, UNLIMITED, Limits, Watch
+from circuit_drift.sweep.limits import STOPPED, UNLIMITED, Limits, Watch, free_bytes, on_disks
 from circuit_drift.sweep.looking import foreseen, look
 from circuit_drift.sweep.numbers import line_of, numbers_of
 from circuit_drift.sweep.plan import Plan, is_local, plan_sweep, shapes_of, to_time
@@ -202,7 +202,8 @@ def plan_series(
         if outcome is not None:
             warn_of_failures(few, outcome)
         plan = replace(plan_sweep(sweep, asked, workers or 1), neighbours=others.share)
-    return replace(plan, shapes=shapes, chosen=chosen)
+    disks = on_disks(store.path, plan.result_bytes, cache_folder(), plan.downloads_at_once)
+    return replace(plan, shapes=shapes, chosen=chosen, free={folder: free_bytes(folder) for folder in disks})
 
 
 def _asked(prompts: Prompts, measures: Sequence[Measure]) -> dict[str, int]:

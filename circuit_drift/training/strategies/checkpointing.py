@@ -10,6 +10,7 @@ DIR/store/                     the runs, as `circuit_drift.load_run` reads them
 import csv
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -35,6 +36,8 @@ STATE = "training_state.pt"
 RECORD = "strategy.json"
 SECONDS = "seconds.csv"
 STORE = "store"
+FULL = 1_000_000
+"""Bytes free on a disk below which it is full."""
 COUNTED = ("epoch", "step", "tokens", "documents", "seconds")
 NOT_OF_THE_TRAJECTORY = (
     *("strategies", "epochs", "retrieval", "measures", "circuits", "traced", "unit", "device", "device_map"),
@@ -123,13 +126,16 @@ def save(
         tokenizer: goes beside whole weights, and beside adapters that were trained with tokens of their own.
         strategy: its adapters are saved alone, and kept unrounded in the state.
         base: the model that adapters are for.
+
+    Raises:
+        StoreError: the disk is full.
     """
     import torch
 
     earlier, final = saved(folder), folder / f"checkpoint-{progress.step}"
     spent = {**seconds_of(folder), progress.step: progress.seconds}
     write_file(folder / SECONDS, "step,seconds\n" + "".join(f"{step},{spent[step]:.3f}\n" for step in sorted(spent)))
-    with draft_folder(final) as part:
+    with draft_folder(final) as part, _room_for(final):
         if strategy.saves_adapters and strategy.lora is not None:
             name = base_name(base, folder)
             save_adapter(part, progress.module, base=name, embedding=strategy.lora.embedding)
@@ -192,6 +198,20 @@ def epochs_done(folder: Path) -> int:
 def finished(folder: Path, epochs: int) -> bool:
     """Whether that many epochs are done."""
     return bool(saved(folder)) and epochs_done(folder) >= epochs
+
+
+@contextmanager
+def _room_for(checkpoint: Path) -> Iterator[None]:
+    """Name a full disk as what it is: each library that writes calls it otherwise."""
+    try:
+        yield
+    except Exception as error:
+        if shutil.disk_usage(checkpoint.parent).free >= FULL:
+            raise
+        raise StoreError(
+            f"{checkpoint} cannot be written, its disk is full: make room, and the same command goes on from the "
+            "checkpoint before"
+        ) from error
 
 
 def saved(folder: Path) -> list[Path]:

@@ -158,6 +158,7 @@ def test_the_plan_of_a_terminal_measures_one_checkpoint_and_no_more(tiny_series,
     assert "checkpoints: 3, of which 2 are to be loaded" in told.stdout
     assert "heads: 1 stored, 2 to compute, about" in told.stdout
     assert "6 needles: a change of" in told.stdout and "facts: a change" not in told.stdout, "heads ask needles alone"
+    assert f"free on the disk of {store}: " in told.stdout
     assert len(Store.open(store).results()) == 1 and not Store.open(store).run_files()
 
 
@@ -277,7 +278,6 @@ def test_what_will_not_fit_is_refused_before_and_stopped_during(tmp_path, monkey
 def test_downloads_are_weighed_against_the_disk_of_their_cache(tmp_path, monkeypatch):
     free = {"store": 10**9, "cache": 3 * 10**9}
     monkeypatch.setattr(limits, "free_bytes", lambda folder: free[folder.name])
-    monkeypatch.setattr(limits, "disk_of", lambda folder: len(folder.name))
     store, cache = tmp_path / "store", tmp_path / "cache"
     apart = {"cache": cache, "results": 10**8}
     monkeypatch.setattr(limits, "disk_of", lambda folder: folder.name)
@@ -291,6 +291,9 @@ def test_downloads_are_weighed_against_the_disk_of_their_cache(tmp_path, monkeyp
     monkeypatch.setattr(limits, "disk_of", lambda folder: "one")
     with pytest.raises(DriftError, match=r"needs about 2.1 GB on the disk of .*/store .* and 1 GB are free"):
         Watch.begin(Limits(), store, downloads=2 * 10**9, **apart)
+    monkeypatch.setattr(limits, "disk_of", lambda folder: folder.name)
+    assert limits.on_disks(store, 5, cache, 7) == {store: 5, cache: 7}
+    assert limits.on_disks(store, 5, cache, 0) == {store: 5}, "nothing goes there"
     free["cache"] = 10**6
     assert watch.reached(0, failed=True).startswith("1 MB are free on the disk of"), "where a download failed"
 

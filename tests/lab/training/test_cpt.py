@@ -18,6 +18,7 @@ from circuit_drift.training.strategies import (
     Document,
     Lora,
     Strategy,
+    checkpointing,
     comparison_frame,
     load_config,
     load_documents,
@@ -158,6 +159,27 @@ def test_a_killed_run_resumes_to_the_same_weights(place, trained, tmp_path, monk
     run_strategy(config, FULL, tmp_path)
     assert same_weights(weights_of(tmp_path / "full" / "checkpoint-8"), weights_of(trained / "full" / "checkpoint-8"))
     assert [point.step for point in circuit_drift.load_run(tmp_path / "store", "full")] == [0, 4, 8]
+
+
+def test_a_full_disk_is_named_and_training_goes_on_from_the_checkpoint_before(place, trained, tmp_path, monkeypatch):
+    config = config_of(place, FULL)
+    free, write = [10**9], torch.save
+
+    def short(state, path):
+        if state["step"]:
+            free[0] = 100
+            raise RuntimeError("[enforce fail at inline_container.cc] unexpected pos 1 vs 2")
+        write(state, path)
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(checkpointing.shutil, "disk_usage", lambda folder: usage._replace(free=free[0]))
+    monkeypatch.setattr(torch, "save", short)
+    with pytest.raises(StoreError, match=r"checkpoint-4 cannot be written, its disk is full: make room"):
+        run_strategy(config, FULL, tmp_path)
+    assert [path.name for path in (tmp_path / "full").glob("checkpoint-*")] == ["checkpoint-0"]
+    monkeypatch.setattr(torch, "save", write)
+    run_strategy(config, FULL, tmp_path)
+    assert same_weights(weights_of(tmp_path / "full" / "checkpoint-8"), weights_of(trained / "full" / "checkpoint-8"))
 
 
 def test_the_reference_of_a_divergence_to_the_previous_epoch_follows_the_model(place, tmp_path):
