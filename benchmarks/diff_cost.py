@@ -1,7 +1,7 @@
 """What a comparison leaves out, and how often a verdict is made.
 
     OMP_NUM_THREADS=1 python -m benchmarks.diff_cost series/first-light@9000 series/first-light@9020
-    OMP_NUM_THREADS=1 python -m benchmarks.diff_cost A B --options '--length 64' --run STORE
+    OMP_NUM_THREADS=1 python -m benchmarks.diff_cost A B --options '--length 128' --run STORE
 
 Processor seconds of ``circuit-drift diff A B`` with nothing stored, and with every measure of a run: how faithful each
 circuit is alone a comparison does not show, and does not measure. Then calls and seconds, under a profiler, of what

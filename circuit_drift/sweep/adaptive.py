@@ -27,6 +27,8 @@ CLOSER = 12
 NOISE = 4
 """How many times what prompt noise adds to a difference's squared length the two lengths are taken to be at least."""
 FEWEST = 4
+KEPT = 8
+"""One in so many is kept to be chosen by what was found, where lines of training can begin with fewer."""
 UNITS = 16
 
 
@@ -102,7 +104,7 @@ def change(known: Mapping[int, Values], a: int, b: int) -> float:
 def start(series: Series, count: int) -> list[int]:
     """Positions to begin with: a third of the count, log-spaced within each line, its ends among them.
 
-    Where the count is too small for that, shorter lines begin with their two ends alone.
+    Where that would leave too few to choose, shorter lines begin with their two ends alone.
 
     Raises:
         DriftError: the count is too small for that too, or the lines of training do not follow each other.
@@ -113,7 +115,7 @@ def start(series: Series, count: int) -> list[int]:
     each = max(FEWEST, count // (3 * len(line_up)))
     looks = [log_spaced(series.checkpoints, line, each) for line in line_up]
     for place in sorted(range(len(line_up)), key=lambda place: len(line_up[place])):
-        if sum(map(len, looks)) > count:
+        if sum(map(len, looks)) > count - count // KEPT:
             looks[place] = log_spaced(series.checkpoints, line_up[place], 2)
     if count < (needed := sum(map(len, looks))):
         raise DriftError(
