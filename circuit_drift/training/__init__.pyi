@@ -1,3 +1,4 @@
+from .beside import SideProber as SideProber
 from .budget import Budget as Budget
 from .callback import (
     ProbeCallback as ProbeCallback,

@@ -45,7 +45,7 @@ class ProbeCallback(TrainerCallback):
         if args.fsdp or args.deepspeed:
             raise UnsupportedArchitecture(
                 "probes need the whole model in one process, and FSDP or DeepSpeed shard it: save checkpoints and "
-                "measure them with circuit-drift run, or probe circuit_drift.training.WholeCopy in a loop of your own"
+                "measure them with circuit-drift run, or use circuit_drift.training.SideProber in a loop of your own"
             )
         if state.global_step:
             self.prober.resume(state.global_step)

@@ -1,5 +1,6 @@
 """Probes of a model that is sharded over processes: its whole weights go to a plain copy beside it when one is due."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import CheckpointMismatch, DriftError
@@ -8,6 +9,22 @@ from checkpoints.placement import DType
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
+
+
+def whole_state(model: "torch.nn.Module") -> "dict[str, torch.Tensor] | None":
+    """The whole weights of a sharded model in the memory of the first process; None on every other one.
+
+    Args:
+        model: sharded by ``torch.distributed.fsdp.fully_shard`` (FSDP2) or not; every process of its group must ask.
+    """
+    import torch
+    from torch.distributed import get_rank, is_initialized
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if is_initialized() and get_rank() != 0:
+        return None
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 class WholeCopy:
@@ -38,17 +55,24 @@ class WholeCopy:
             DriftError: no group of processes.
             CheckpointMismatch: its weights are not those of a model of the config.
         """
-        import torch
-        from torch.distributed import get_rank, is_initialized
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+        from torch.distributed import is_initialized
 
         if not is_initialized():
             raise DriftError("a whole copy is of a model that processes share: call init_process_group first")
-        state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-        if get_rank() != 0:
-            return None
+        state = whole_state(model)
+        return None if state is None else self.holding(state)
+
+    def holding(self, state: "Mapping[str, torch.Tensor]") -> "PreTrainedModel":
+        """The copy with these weights.
+
+        Args:
+            state: of the whole model, by name.
+
+        Raises:
+            CheckpointMismatch: they are not those of a model of the config.
+        """
         if self._copy is None:
-            self._copy = self._built(next(value for value in state.values() if isinstance(value, torch.Tensor)).dtype)
+            self._copy = self._built(next(iter(state.values())).dtype)
         lacking, unknown = self._copy.load_state_dict(state, strict=False)
         tied = self._copy.get_expanded_tied_weights_keys(all_submodels=True)
         wrong = [*unknown, *(name for name in lacking if name not in tied)]

@@ -1,0 +1,126 @@
+"""Probes in a process beside training: training goes on, sharded or not, and what is recorded is of that moment."""
+
+import csv
+import io
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from checkpoints.errors import BadPrompt
+from circuit_drift.behaviour import Reading
+from circuit_drift.store.store import Store
+from circuit_drift.training import Prober, Schedule, SideProber
+from tests.lab.training.test_probing_sharded import PROCESSES, step, tied_model
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """The sum of a weight; waits while a file of the folder says so, dies where another does."""
+
+    folder: Path
+    name: str = "weighed"
+
+    def read(self, loaded):
+        while (self.folder / "wait").exists():
+            time.sleep(0.05)
+        if (self.folder / "die").exists():
+            os._exit(7)
+        return Reading({"weighed": float(loaded.model.model.embed_tokens.weight.double().sum())})
+
+
+def prober_of(folder: Path) -> Prober:
+    return Prober("live", gauges=[Weighed(folder)], schedule=Schedule(every=1), store=folder / "store")
+
+
+def recorded(folder: Path) -> dict[int, float]:
+    log = csv.DictReader(io.StringIO(Store.open(folder / "store").read_run("live")["log"]))
+    return {int(row["step"]): float(row["weighed"]) for row in log}
+
+
+def weighed(model) -> float:
+    return float(model.model.embed_tokens.weight.detach().double().sum())
+
+
+def one_process(rank: int, folder: Path) -> None:
+    """Train three steps of a sharded model with a process beside the first that probes each."""
+    import torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=PROCESSES)
+    model = tied_model()
+    for layer in model.model.layers:
+        fully_shard(layer)
+    fully_shard(model)
+    with SideProber(prober_of(folder), model.config, folder=folder) as side:
+        assert side.after_step(model, step=0)
+        for number in (1, 2, 3):
+            step(model)
+            assert side.after_step(model, step=number, force=True)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_a_sharded_training_is_probed_beside_it_as_the_plain_model_is(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=one_process, args=(rank, tmp_path)) for rank in range(PROCESSES)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [0, 0]
+    plain, expected = tied_model(), {}
+    for number in range(4):
+        expected[number] = weighed(plain)
+        step(plain)
+    assert recorded(tmp_path) == pytest.approx(expected, rel=1e-6)
+    assert not list(tmp_path.glob("circuit-drift-snapshot-*")), "no snapshot is left over"
+
+
+def test_training_does_not_wait_and_a_process_that_dies_is_told_and_begun_again(tmp_path, caplog):
+    model = tied_model()
+    (tmp_path / "wait").touch()
+    side = SideProber(prober_of(tmp_path), model.config, folder=tmp_path)
+    expected = {0: weighed(model)}
+    assert side.after_step(model, step=0)
+    assert not side.after_step(model, step=0), "once a step"
+    step(model)
+    assert not side.after_step(model, step=1), "the one before is still probed"
+    (tmp_path / "wait").unlink()
+    expected[2] = weighed(model)
+    assert side.after_step(model, step=2, force=True)
+    assert side.passed_over == [1]
+    while 2 not in recorded(tmp_path):
+        time.sleep(0.05)
+    (tmp_path / "die").touch()
+    side.after_step(model, step=4, force=True)
+    with caplog.at_level("WARNING"):
+        while not (free := side.after_step(model, step=5)):
+            time.sleep(0.1)
+    assert free
+    assert "died at step 4, exit status 7; the next snapshot begins another one" in caplog.text
+    (tmp_path / "die").unlink()
+    side.close()
+    side.close()
+    assert recorded(tmp_path) == {**expected, 5: weighed(model)}
+
+
+def test_probes_of_the_running_script_are_refused(tmp_path):
+    prober = Prober("live", gauges=[Weighed(tmp_path)], schedule=Schedule(every=1), store=tmp_path)
+    prober.gauges = (type("Mine", (Weighed,), {"__module__": "__main__"})(tmp_path),)
+    with pytest.raises(BadPrompt, match="weighed is of the class Mine, which the running script defines; move it into"):
+        SideProber(prober, tied_model().config)
+
+
+def test_weights_of_another_config_are_told_and_training_goes_on(tmp_path, caplog):
+    other = tied_model().config.__class__(**{**tied_model().config.to_dict(), "num_hidden_layers": 1})
+    with SideProber(prober_of(tmp_path), other, folder=tmp_path) as side, caplog.at_level("WARNING"):
+        side.after_step(tied_model(), step=0)
+    assert (
+        "the snapshot of step 0 was not probed: CheckpointMismatch: the sharded model's weights are not" in caplog.text
+    )
