@@ -1,11 +1,13 @@
 """Probes beside training: a process of their own is handed snapshots of the weights, and training goes on."""
 
 import logging
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -151,7 +153,7 @@ class _Side:
         self._process = subprocess.Popen(command, pass_fds=[other.fileno()], stdin=subprocess.DEVNULL)
         other.close()
         self._pipe.send(sys.path)
-        self._pipe.send((prober, whole, resumed))
+        self._pipe.send((prober, whole, resumed, self._folder.name))
         self._pending: int | None = None
         self.done: int | None = None
 
@@ -213,27 +215,30 @@ def _agreed(decision: bool) -> bool:
 
 def _probe_beside(pipe: Connection) -> None:
     """What the side process does: probe every snapshot, until training hangs up."""
-    import torch
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for training, which ends this process
     sys.path[:] = pipe.recv()
-    prober, whole, resumed = pipe.recv()
+    prober, whole, resumed, folder = pipe.recv()
     for measure in prober.measures:
         register(type(measure))
     if resumed is not None:
         prober.resume(resumed)
-    while True:
-        try:
-            path, moment = pipe.recv()
-        except EOFError:
-            return
-        try:
-            model = whole.holding(torch.load(path, weights_only=True, mmap=True))
-            path.unlink()
-            prober.after_step(model, force=True, **moment)
-            pipe.send("")
-        except Exception as error:  # it is told where training is
-            pipe.send(f"{type(error).__name__}: {error}")
+    with suppress(EOFError, ConnectionError):
+        while True:
+            pipe.send(_failure(prober, whole, *pipe.recv()))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _failure(prober: Prober, whole: WholeCopy, path: Path, moment: Mapping[str, Any]) -> str:
+    """Probe one snapshot: why that failed; empty where it did not."""
+    import torch
+
+    try:
+        model = whole.holding(torch.load(path, weights_only=True, mmap=True))
+        path.unlink()
+        prober.after_step(model, force=True, **moment)
+    except Exception as error:  # it is told where training is, which goes on
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 if __name__ == "__main__":

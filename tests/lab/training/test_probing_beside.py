@@ -4,8 +4,11 @@ import csv
 import io
 import multiprocessing
 import os
+import signal
+import sys
 import time
 from dataclasses import dataclass
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,8 @@ import torch
 from checkpoints.errors import BadPrompt
 from circuit_drift.behaviour import Reading
 from circuit_drift.store.store import Store
-from circuit_drift.training import Prober, Schedule, SideProber
+from circuit_drift.training import Prober, Schedule, SideProber, WholeCopy
+from circuit_drift.training.beside import _probe_beside
 from tests.lab.training.test_probing_sharded import PROCESSES, step, tied_model
 
 
@@ -124,3 +128,21 @@ def test_weights_of_another_config_are_told_and_training_goes_on(tmp_path, caplo
     assert (
         "the snapshot of step 0 was not probed: CheckpointMismatch: the sharded model's weights are not" in caplog.text
     )
+
+
+def test_where_training_is_gone_the_process_beside_it_ends_and_leaves_no_snapshot(tmp_path):
+    prober, whole, folder = prober_of(tmp_path), WholeCopy(tied_model().config), tmp_path / "snapshot"
+    folder.mkdir()
+    pipe, other = Pipe()
+    torch.save(tied_model().state_dict(), folder / "weights.pt")
+    moment = {"step": 4, "loss": None, "tokens": None, "stage": None}
+    for message in (sys.path, (prober, whole, None, str(folder)), (folder / "weights.pt", moment)):
+        pipe.send(message)
+    pipe.close()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        _probe_beside(other)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert recorded(tmp_path) == {4: weighed(tied_model())}
+    assert not folder.exists()
