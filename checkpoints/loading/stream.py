@@ -63,6 +63,7 @@ def stream(
             downloads.start(checkpoint)
             downloads.drop_used()
             in_hand, taken = checkpoint, None
+            downloads.fetch(checkpoint)
             if live is not None and live.accepts(checkpoint):
                 taken = live.take(checkpoint, reader.reading if reader else None)
             if taken is not None:
@@ -117,8 +118,7 @@ class _Reader(threading.Thread):
     def run(self) -> None:
         """Leave nothing behind where something is wrong: taking the checkpoint will say what."""
         with suppress(DriftError, OSError):
-            self.downloads.start(self.checkpoint)
-            files = weight_files(self.checkpoint.fetch())
+            files = weight_files(self.downloads.fetch(self.checkpoint))
             _announce(files)
             hash_weights(files)  # wanted anyway, and the files are then in memory
             with self._in_torch:

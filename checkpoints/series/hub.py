@@ -9,6 +9,7 @@ for all of a process.
 import fnmatch
 import logging
 import re
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -20,6 +21,7 @@ from checkpoints.files.folder import TOKENIZER_FILES, combine
 from checkpoints.files.formats import Format, find_published, published_configs
 from checkpoints.files.hashes import hash_file
 from checkpoints.files.trust import allows_code
+from checkpoints.series.hub_cache import repo_folder, take_out
 from checkpoints.series.hub_client import (
     Unreached,
     explained,
@@ -62,7 +64,7 @@ class HubRevision:
     @property
     def path(self) -> Path:
         """Where the client's cache keeps its files; `fetch` brings them there."""
-        return _cache(self.repo) / "snapshots" / self.commit
+        return repo_folder(self.repo) / "snapshots" / self.commit
 
     @property
     def files(self) -> tuple[HubFile, ...]:
@@ -145,7 +147,7 @@ class HubRevision:
     @property
     def to_fetch(self) -> dict[str, int]:
         """Hash -> bytes of what fetching brings, an adapter's base included; what another revision has is here."""
-        blobs = _cache(self.repo) / "blobs"
+        blobs = repo_folder(self.repo) / "blobs"
         own = {file.digest: file.size for file in self.missing if not (blobs / file.digest).exists()}
         return own if self.base is None else self.base.to_fetch | own
 
@@ -162,8 +164,11 @@ class HubRevision:
         self.fetch()
         return combine({file.name: hash_file(self.path / file.name) for file in self.weights})
 
-    def fetch(self) -> Path:
+    def fetch(self, arrived: Callable[[str], None] | None = None) -> Path:
         """Fetch what is not in the cache yet, an adapter's base included; returns the folder.
+
+        Args:
+            arrived: is told the name of each of its own files that is here.
 
         Raises:
             NotACheckpoint: the repository, revision or a file is not there.
@@ -173,6 +178,8 @@ class HubRevision:
         require_room(sum(self.to_fetch.values()), f"{self.repo}@{self.revision}")
         for file in self.files:
             path = self.fetch_file(file.name)
+            if arrived is not None:
+                arrived(file.name)
             if file.sha256 is not None and hash_file(path) != file.sha256:
                 raise CorruptWeights(
                     f"{self.repo}@{self.revision}: {file.name} arrived with sha256 {hash_file(path)[:12]}, the hub "
@@ -216,7 +223,7 @@ class HubRevision:
 
     def _remember(self) -> None:
         """Note in the client's cache which commit the revision is, as the client does where it is asked by name."""
-        ref = _cache(self.repo) / "refs" / self.revision
+        ref = repo_folder(self.repo) / "refs" / self.revision
         if self.revision == self.commit:
             return
         with suppress(OSError):  # a cache may be there to be read alone
@@ -224,29 +231,29 @@ class HubRevision:
                 ref.parent.mkdir(parents=True, exist_ok=True)
                 ref.write_text(self.commit, encoding="ascii")
 
-    def remove(self, names: frozenset[str]) -> None:
-        """Take files out of the cache, their content too where no other revision has it, and what came in part."""
-        cache = _cache(self.repo)
-        blobs, snapshots = cache / "blobs", cache / "snapshots"
-        for name in names:
-            pointer = self.path / name
-            content = pointer.resolve() if pointer.is_symlink() else pointer
-            pointer.unlink(missing_ok=True)
-            shared = any(other.is_symlink() and other.resolve() == content for other in snapshots.rglob("*"))
-            if content.parent == blobs.resolve() and not shared:
-                content.unlink(missing_ok=True)
-        for part in (
-            part for file in self.files if file.name in names for part in blobs.glob(f"{file.digest}*.incomplete")
-        ):
-            part.unlink()
+    def remove(self, arrived: Mapping[str, int], to_come: Collection[str]) -> None:
+        """Take files out of the cache, their content too where no other revision has it, and what came in part.
+
+        Args:
+            arrived: name -> when it was put there, in nanoseconds; one that was put there at another time stays.
+            to_come: names of those that may be here in part.
+
+        Raises:
+            TimeoutError: another process fetches one of them at this moment.
+        """
+        for file in _published(self.repo, self.commit):
+            if file.name in to_come:
+                take_out(self.path / file.name, file.digest, arrived.get(file.name))
         with suppress(OSError):  # other files are there
             self.path.rmdir()
-            (cache / "refs" / self.revision).unlink(missing_ok=True)
+            ref = repo_folder(self.repo) / "refs" / self.revision
+            if ref.read_bytes() == self.commit.encode():
+                ref.unlink()
 
     @property
     def mark(self) -> Path:
         """Where it is noted that some of its files are here for sweeps alone (`checkpoints.series.downloads`)."""
-        return _cache(self.repo) / "circuit-drift" / self.commit
+        return repo_folder(self.repo) / "circuit-drift" / self.commit
 
 
 def list_revisions(repo: str, pattern: str) -> tuple[tuple[HubRevision, ...], tuple[str, ...]]:
@@ -327,27 +334,19 @@ _TOLD = 10
 
 def _cached_commits(repo: str) -> dict[str, str]:
     """The revisions of which the client's cache holds files; those that it only names are told."""
-    refs = _cache(repo) / "refs"
+    refs = repo_folder(repo) / "refs"
     files = sorted(path for path in refs.rglob("*") if path.is_file())
     named = {path.relative_to(refs).as_posix(): path.read_bytes()[:40].decode("ascii", "replace") for path in files}
     held = {
         name: commit
         for name, commit in named.items()
-        if re.fullmatch(r"[0-9a-f]{40}", commit) and (_cache(repo) / "snapshots" / commit).is_dir()
+        if re.fullmatch(r"[0-9a-f]{40}", commit) and (repo_folder(repo) / "snapshots" / commit).is_dir()
     }
     lost = [name for name in named if name not in held]
     if held and lost:
         logger.warning("%s: left out %s%s: the client's cache names a commit of it and holds no file of that", repo,
                        ", ".join(lost[:_TOLD]), ", ..." if len(lost) > _TOLD else "")  # fmt: skip
     return held
-
-
-def _cache(repo: str) -> Path:
-    """Where the client keeps a repository."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
 
 
 @lru_cache(maxsize=4096)
@@ -359,7 +358,7 @@ def _published(repo: str, commit: str) -> tuple[HubFile, ...]:
         with explained(repo, commit):
             info = patiently(lambda: HfApi().model_info(repo, revision=commit, files_metadata=True))
     except Unreached:
-        cached = _cached_files(_cache(repo) / "snapshots" / commit)
+        cached = _cached_files(repo_folder(repo) / "snapshots" / commit)
         if not cached:
             raise
         return cached

@@ -5,8 +5,10 @@ import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
+from threading import Thread
 
 import pytest
+from huggingface_hub.utils import WeakFileLock
 
 from checkpoints import open_checkpoint, open_series
 from checkpoints.loading.stream import stream
@@ -14,7 +16,7 @@ from checkpoints.placement import ANYWHERE
 from checkpoints.series import hub_client
 from checkpoints.series.downloads import Claim, Downloads
 from checkpoints.series.hub import HubRevision
-from checkpoints.series.hub_client import NoRoom
+from checkpoints.series.hub_client import NoRoom, Unreached
 from tests.checkpoints.conftest import save_model, save_tokenizer
 from tests.checkpoints.hub_standin import REPO, Hub, connected
 
@@ -79,7 +81,7 @@ def test_content_that_another_revision_has_too_stays_with_that(remote):
 def test_the_last_of_those_who_use_a_revision_takes_it_away(remote, tmp_path):
     hub = remote.at(10).hub
     first, second = Claim.of(hub), Claim.of(hub)
-    hub.fetch()
+    first.fetch()
     first.drop()
     assert weights(remote) == [10]
     second.drop()
@@ -111,23 +113,132 @@ def test_what_was_read_ahead_in_vain_goes_with_the_stream(remote):
 
 def test_what_a_killed_sweep_left_goes_though_its_results_are_stored(remote):
     claim = Claim.of(remote.at(20).hub)
-    remote.at(20).fetch()
-    os.close(claim.descriptor)
+    claim.fetch()
+    killed(claim)
     remote.at(10).fetch()
     with Downloads(0, remote.checkpoints):
         assert weights(remote) == [10, 20]
     assert weights(remote) == [10]
 
 
-def test_half_a_file_goes_too(remote):
+def killed(claim: Claim) -> None:
+    """What becomes of a claim whose process is killed: its lock ends."""
+    os.close(claim.descriptor)
+
+
+def test_what_the_user_fetched_after_a_sweep_was_killed_stays(remote):
+    claim = Claim.of(remote.at(10).hub)
+    claim.fetch()
+    killed(claim)
+    killed(Claim.of(remote.at(20).hub))
+    remote.at(20).fetch()
+    for _ in remote.models(keep_downloads=0):
+        pass
+    with Downloads(0, remote.checkpoints):
+        pass
+    assert weights(remote) == [20] and not remote.at(20).hub.mark.exists()
+
+
+def test_a_file_that_the_user_fetched_anew_stays(remote):
     hub = remote.at(10).hub
     claim = Claim.of(hub)
+    claim.fetch()
+    killed(claim)
+    pointer = hub.path / WEIGHTS
+    content = pointer.readlink()
+    pointer.unlink()
+    pointer.symlink_to(content)
+    os.utime(pointer, ns=(0, 0), follow_symlinks=False)
+    with Downloads(0, remote.checkpoints):
+        pass
+    assert weights(remote) == [10] and not (hub.path / "tokenizer.json").exists()
+
+
+def test_a_sweep_that_keeps_its_downloads_keeps_those_that_a_killed_one_left(remote):
+    claim = Claim.of(remote.at(10).hub)
+    claim.fetch()
+    killed(claim)
+    for _ in remote.models(keep_downloads=None):
+        pass
+    with Downloads(0, remote.checkpoints):
+        pass
+    assert weights(remote) == [10, 20, 30]
+
+
+def test_a_branch_that_has_moved_on_meanwhile_keeps_its_place(remote):
+    hub = remote.at(10).hub
+    claim = Claim.of(hub)
+    claim.fetch()
+    ref = hub.path.parent.parent / "refs" / hub.revision
+    assert ref.read_text() == hub.commit
+    ref.write_text("0" * 40)
+    claim.drop()
+    assert weights(remote) == [] and ref.read_text() == "0" * 40
+
+
+def test_a_mark_that_cannot_be_written_is_not_held(remote, monkeypatch):
+    def full(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        assert Claim.of(remote.at(10).hub) is None
+    claim = Claim.of(remote.at(10).hub)
+    claim.fetch()
+    claim.drop()
+    assert weights(remote) == [], "nobody else holds it"
+
+
+def test_a_reader_that_begins_once_nobody_waits_for_it_leaves_nothing(remote):
+    checkpoint = remote.at(10)
+    with Downloads(0) as downloads:
+        downloads.spare(checkpoint, Thread())
+        downloads.fetch(checkpoint)
+        assert weights(remote) == [10]
+        downloads.read_in_vain(checkpoint)
+        assert weights(remote) == []
+
+
+def test_what_killed_sweeps_left_waits_for_a_hub_that_is_not_there(remote, monkeypatch):
+    killed(Claim.of(remote.at(10).hub))
+
+    def away(*_args):
+        raise Unreached("the hub could not be reached")
+
+    monkeypatch.setattr(Claim, "of", away)
+    with Downloads(0, remote.checkpoints):
+        pass
+    assert remote.at(10).hub.mark.exists()
+
+
+def half_a_file(hub: HubRevision) -> tuple[Path, str]:
+    """A file as the client keeps it while it is on its way, and its hash."""
     (digest,) = [file.digest for file in hub.weights]
     part = hub.path.parent.parent / "blobs" / f"{digest}.0a1b.incomplete"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"half of it")
+    return part, digest
+
+
+def test_half_a_file_goes_too(remote):
+    claim = Claim.of(remote.at(10).hub)
+    part, _ = half_a_file(claim.revision)
     claim.drop()
     assert not part.exists()
+
+
+def test_half_a_file_that_another_process_fetches_stays(remote):
+    claim = Claim.of(remote.at(10).hub)
+    part, digest = half_a_file(claim.revision)
+    cache = part.parent.parent
+    locks = cache.parent / ".locks" / cache.name
+    locks.mkdir(parents=True)
+    with WeakFileLock(locks / f"{digest}.lock"):
+        claim.drop()
+    assert part.exists() and claim.revision.mark.exists()
+    with Downloads(0, remote.checkpoints):
+        pass
+    assert not part.exists() and not claim.revision.mark.exists()
 
 
 def test_what_the_disk_has_no_room_for_is_not_begun(remote, monkeypatch):

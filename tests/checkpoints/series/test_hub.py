@@ -227,7 +227,7 @@ def test_what_a_killed_stream_left_is_dropped_by_the_next_and_nothing_else(remot
     series = open_series(f"{REPO}@step*")
     series.at(10).fetch()
     claim = Claim.of(series.at(1).hub)
-    series.at(1).fetch()
+    claim.fetch()
     os.close(claim.descriptor)  # as of a process that is gone: it drops nothing
     assert [checkpoint.step for checkpoint in series if checkpoint.path.exists()] == [1, 10]
     for _ in series.models(keep_downloads=0):
