@@ -43,17 +43,13 @@ class SideProber:
         folder: where a snapshot lies until it is read; by default the system's temporary folder.
 
     Raises:
-        BadPrompt: a measure or a gauge of a class that the running script defines, which no other process can import.
+        BadPrompt: a measure or a gauge that no other process can import: of a class that the running script defines,
+            or that stands within a function.
     """
 
     def __init__(self, prober: Prober, config: Any, *, device: str = "cpu", folder: Path | str | None = None) -> None:
-        probes: list[Measure | Gauge] = [*prober.measures, *prober.gauges]
-        for probe in probes:
-            if type(probe).__module__ == "__main__":
-                raise BadPrompt(
-                    f"{probe.name} is of the class {type(probe).__name__}, which the running script defines; move it "
-                    "into a module that the process beside training can import"
-                )
+        for probe in (*prober.measures, *prober.gauges):
+            _require_importable(probe)
         self.prober = prober
         self.passed_over: list[int] = []
         self._whole = WholeCopy(config, device=device)
@@ -121,13 +117,13 @@ class SideProber:
         """Whether a snapshot can be handed over. A side process that died is told, and another one will be begun."""
         if self._side is None:
             return True
+        side, free = self._side, True
         try:
-            free = self._side.free(wait=wait)
+            free = side.free(wait=wait)
         except (EOFError, ConnectionError):
-            logger.warning("%s; the next snapshot begins another one", self._side.death())
+            logger.warning("%s; the next snapshot begins another one", side.death())
             self._side = None
-            return True
-        self._done = self._side.done if self._side.done is not None else self._done
+        self._done = side.done if side.done is not None else self._done
         return free
 
     def _handed(self, state: "Mapping[str, torch.Tensor]", moment: Mapping[str, Any]) -> None:
@@ -163,8 +159,6 @@ class _Side:
         Raises:
             EOFError: the process died.
         """
-        if self._process.poll() is not None and not self._pipe.poll():
-            raise EOFError
         if self._pending is not None and (wait or self._pipe.poll()):
             failure = self._pipe.recv()
             if failure:
@@ -172,13 +166,19 @@ class _Side:
             else:
                 self.done = self._pending
             self._pending = None
+        if self._pending is None and self._process.poll() is not None:
+            raise EOFError
         return self._pending is None
 
     def hand_over(self, state: "Mapping[str, torch.Tensor]", moment: Mapping[str, Any]) -> None:
         import torch
 
         path = Path(self._folder.name, "weights.pt")
-        torch.save(dict(state), path)
+        try:
+            torch.save(dict(state), path)
+        except RuntimeError as error:  # torch's word for a disk that takes no more
+            path.unlink(missing_ok=True)
+            raise OSError(f"{path} cannot be written: {error}") from error
         self._pipe.send((path, dict(moment)))
         self._pending = moment["step"]
 
@@ -193,6 +193,16 @@ class _Side:
         self._pipe.close()
         self._process.wait()
         self._folder.cleanup()
+
+
+def _require_importable(probe: Measure | Gauge) -> None:
+    kind = type(probe)
+    if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
+        where = "a function" if "<locals>" in kind.__qualname__ else "the running script"
+        raise BadPrompt(
+            f"{probe.name} is of the class {kind.__name__}, which {where} defines; move it into a module, at its top, "
+            "that the process beside training can import"
+        )
 
 
 def _first() -> bool:

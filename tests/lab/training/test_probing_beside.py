@@ -4,6 +4,7 @@ import csv
 import io
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -119,6 +120,44 @@ def test_probes_of_the_running_script_are_refused(tmp_path):
     prober.gauges = (type("Mine", (Weighed,), {"__module__": "__main__"})(tmp_path),)
     with pytest.raises(BadPrompt, match="weighed is of the class Mine, which the running script defines; move it into"):
         SideProber(prober, tied_model().config)
+
+    class Within(Weighed):
+        pass
+
+    prober.gauges = (Within(tmp_path),)
+    with pytest.raises(BadPrompt, match="weighed is of the class Within, which a function defines; move it into"):
+        SideProber(prober, tied_model().config)
+
+
+def test_a_process_that_dies_between_two_snapshots_is_told_and_begun_again(tmp_path, caplog):
+    model = tied_model()
+    with SideProber(prober_of(tmp_path), model.config, folder=tmp_path) as side:
+        side.after_step(model, step=0)
+        assert side._free(wait=True)
+        side._side._process.kill()
+        side._side._process.wait()
+        step(model)
+        with caplog.at_level("WARNING"):
+            assert side.after_step(model, step=1)
+    assert "died, exit status -9; the next snapshot begins another one" in caplog.text
+    assert recorded(tmp_path)[1] == weighed(model)
+
+
+def test_a_snapshot_that_the_disk_has_no_room_for_does_not_end_training(tmp_path, monkeypatch, caplog):
+    model = tied_model()
+
+    def full(_state, path):
+        path.write_bytes(b"part of it")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+    with SideProber(prober_of(tmp_path), model.config, folder=tmp_path) as side:
+        with monkeypatch.context() as patched, caplog.at_level("WARNING"):
+            patched.setattr(torch, "save", full)
+            side.after_step(model, step=0)
+        assert re.search("the snapshot of step 0 could not be handed over: .*weights.pt cannot be written", caplog.text)
+        assert not list(tmp_path.glob("*/weights.pt")), "it would fill the disk further"
+        assert side.after_step(model, step=1)
+    assert recorded(tmp_path) == {1: weighed(model)}
 
 
 def test_weights_of_another_config_are_told_and_training_goes_on(tmp_path, caplog):
