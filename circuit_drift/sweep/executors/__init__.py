@@ -43,6 +43,8 @@ def execute(sweep: Sweep, executor: Executor, workers: Workers, progress: Progre
     Raises:
         DriftError: an unknown executor, one whose package is not installed, or workers that cannot be kept alive.
     """
+    if executor not in {"serial", *POOLS}:
+        raise DriftError(f"unknown executor {executor!r}; choose from {', '.join(EXECUTORS)}")
     with sweep.journal.lead(f"sweep {sweep.id}"):
         if executor == "serial":
             yield from work(sweep, watch=progress.doing)
@@ -52,7 +54,5 @@ def execute(sweep: Sweep, executor: Executor, workers: Workers, progress: Progre
 
 
 def _pool(sweep: Sweep, executor: Executor, workers: Workers) -> WorkerPool:
-    if executor not in POOLS:
-        raise DriftError(f"unknown executor {executor!r}; choose from {', '.join(EXECUTORS)}")
     pool: Callable[[Sweep, Workers], WorkerPool] = resolve_name(POOLS[executor])
     return pool(sweep.anywhere(), workers)

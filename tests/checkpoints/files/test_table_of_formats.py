@@ -25,6 +25,7 @@ OWN_FILES = {
     "circuit_drift/behaviour/tuning.py",
     "circuit_drift/lab/build.py",
     "circuit_drift/lab/natural/build.py",
+    "circuit_drift/training/beside.py",
     "circuit_drift/training/strategies/checkpointing.py",
 }
 """Modules that name a file which they write themselves."""
