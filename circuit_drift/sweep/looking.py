@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from checkpoints import Checkpoint, Series
+from checkpoints.series.downloads import Downloads
 from circuit_drift.record.record import Point
 from circuit_drift.store.journal import Outcome
 from circuit_drift.store.upkeep import collect
@@ -38,13 +39,17 @@ def look(series: Series, sweep: Sweep, count: int, run: str, watch: Watch, *, pr
     before = {(result.measure, result.key) for result in sweep.store.results()}
     sweep.journal.begin(sweep.about(run, total))
     try:
-        with sweep.journal.lead(f"sweep {sweep.id}"), Progress(sweep, wanted=progress, total=total) as bars:
+        with (
+            sweep.journal.lead(f"sweep {sweep.id}"),
+            Progress(sweep, wanted=progress, total=total) as bars,
+            Downloads(sweep.keep_downloads, series.checkpoints) as downloads,
+        ):
 
             def measure(checkpoints: Sequence[Checkpoint]) -> Iterator[tuple[int, Point]]:
                 start = len(chosen)
                 chosen.extend(checkpoints)
                 bars.sweep = grown = replace(sweep, checkpoints=tuple(chosen))
-                outcomes = work(grown, start=start, watch=bars.doing)
+                outcomes = work(grown, start=start, watch=bars.doing, downloads=downloads)
                 while not watch.why and (outcome := next(outcomes, None)) is not None:
                     bars.finished(outcome)
                     point = point_of(grown, outcome)

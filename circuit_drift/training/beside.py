@@ -48,7 +48,8 @@ class SideProber:
     """
 
     def __init__(self, prober: Prober, config: Any, *, device: str = "cpu", folder: Path | str | None = None) -> None:
-        for probe in (*prober.measures, *prober.gauges):
+        probes: list[Measure | Gauge] = [*prober.measures, *prober.gauges]
+        for probe in probes:
             _require_importable(probe)
         self.prober = prober
         self.passed_over: list[int] = []

@@ -33,17 +33,21 @@ class Drawn:
 class Models:
     """Hands out the model of one checkpoint after the other; only the newest is alive.
 
+    Args:
+        sweep: what is measured.
+        downloads: of its checkpoints; whoever made them ends them.
+
     Attributes:
         drawn: how the newest came; None before there is one.
     """
 
-    def __init__(self, sweep: Sweep) -> None:
+    def __init__(self, sweep: Sweep, downloads: Downloads) -> None:
         self.sweep = sweep
         self.drawn: Drawn | None = None
         self._stream: Generator[LoadedModel] | None = None
         self._loaded: LoadedModel | None = None
         self._index = self._wanted = -1
-        self._downloads = Downloads(sweep.keep_downloads, sweep.checkpoints)
+        self._downloads = downloads
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +56,6 @@ class Models:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-        self._downloads.end()
 
     def anticipate(self, index: int) -> None:
         """Draw a checkpoint now if it is the one that is being read ahead: its hash is then known too.

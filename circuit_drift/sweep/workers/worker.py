@@ -7,6 +7,7 @@ measure in hand and nothing else, and another goes on from there.
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -15,6 +16,7 @@ from typing import Any
 from checkpoints import DriftError
 from checkpoints.errors import DamagedResult, StoreError, is_failure
 from checkpoints.loading.load import LoadedModel
+from checkpoints.series.downloads import Downloads
 from circuit_drift.store.journal import Outcome
 from circuit_drift.store.leases import Lease
 from circuit_drift.store.store import Store
@@ -31,13 +33,16 @@ LIBRARIES = ("torch", "transformers.models.auto.modeling_auto", "transformers.mo
 Watch = Callable[[int, str], None]
 
 
-def work(sweep: Sweep, *, start: int = 0, watch: Watch | None = None) -> Iterator[Outcome]:
+def work(
+    sweep: Sweep, *, start: int = 0, watch: Watch | None = None, downloads: Downloads | None = None
+) -> Iterator[Outcome]:
     """Work on a sweep until every checkpoint of it is finished, here or elsewhere.
 
     Args:
         sweep: what is to be measured.
         start: the checkpoint to begin with; the ones before it come last. Workers that start apart meet rarely.
         watch: is told which measure of which checkpoint is about to be computed.
+        downloads: of a sweep that goes on behind this one; by default its own, which end with it.
 
     Yields:
         the checkpoints finished here.
@@ -47,7 +52,7 @@ def work(sweep: Sweep, *, start: int = 0, watch: Watch | None = None) -> Iterato
     """
     order = range(len(sweep.checkpoints))
     waiting = [*order[start:], *order[:start]]
-    with Models(sweep) as models:
+    with _downloads(sweep, downloads) as fetched, Models(sweep, fetched) as models:
         while waiting:
             held = []
             for index in waiting:
@@ -64,6 +69,10 @@ def work(sweep: Sweep, *, start: int = 0, watch: Watch | None = None) -> Iterato
             waiting = held
 
 
+def _downloads(sweep: Sweep, shared: Downloads | None = None) -> AbstractContextManager[Downloads]:
+    return Downloads(sweep.keep_downloads, sweep.checkpoints) if shared is None else nullcontext(shared)
+
+
 def sample(sweep: Sweep) -> Outcome | None:
     """Note what a sweep takes: measure its first checkpoint, load its second, if any, behind it, and the first anew.
 
@@ -74,7 +83,7 @@ def sample(sweep: Sweep) -> Outcome | None:
         StoreError: a result cannot be read or written.
     """
     known = len(timings(sweep.store))
-    with Models(sweep) as models:
+    with _downloads(sweep) as fetched, Models(sweep, fetched) as models:
         outcome = _attempt(sweep, 0, models, _ignore)
         for index in (1, 0) if models.drawn is not None and len(sweep.checkpoints) > 1 else ():
             models.take(index)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import circuit_drift
 from checkpoints import Placement, open_series
+from checkpoints.series.downloads import Downloads
 from circuit_drift.api.runs import load_run
 from circuit_drift.cli import app
 from circuit_drift.measures.heads import RetrievalMeasure
@@ -35,7 +37,7 @@ def test_a_streamed_sweep_equals_one_with_fresh_models(tiny_series, tmp_path, mo
 
 
 def test_one_model_object_holds_one_checkpoint_after_the_other(tiny_series, tmp_path):
-    with Models(new_sweep(tiny_series, tmp_path)) as models:
+    with Models(new_sweep(tiny_series, tmp_path), Downloads(0)) as models:
         first = models.take(0).model
         assert models.take(1).model is first
         assert models.take(1).checkpoint.step == 10
@@ -49,7 +51,7 @@ def test_another_tokenizer_comes_with_its_own_checkpoint(tiny_series, tmp_path):
     shutil.copytree(tiny_series, series)
     tokenizer = series / "checkpoint-10" / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text().replace('"river"', '"stream"'))
-    with Models(new_sweep(series, tmp_path / "store")) as models:
+    with Models(new_sweep(series, tmp_path / "store"), Downloads(0)) as models:
         words = [models.take(index).tokenizer.convert_ids_to_tokens(11) for index in range(3)]
     assert words == ["river", "stream", "river"]
 
@@ -115,6 +117,26 @@ def replace_weights(folder: Path) -> None:
     file = folder / "model.safetensors"
     save_file({name: 2 * tensor for name, tensor in load_file(file).items()}, folder / "new", {"format": "pt"})
     (folder / "new").replace(file)
+
+
+def test_adaptive_steps_keep_as_many_downloads_as_are_asked_for(tiny_series, tmp_path):
+    folder, folders = open_series(tiny_series).at(0).path, {}
+    for step in range(6):
+        folder = folders[f"step{step}"] = shutil.copytree(folder, tmp_path / "hub" / f"step{step}")
+        replace_weights(folder)
+    with connected(Hub(folders), tmp_path / "cache"):
+        done = circuit_drift.run(
+            f"{REPO}@step*",
+            store=tmp_path / "store",
+            prompts=prompts_of(tiny_series),
+            measures=["heads"],
+            placement=Placement(device="cpu"),
+            progress=False,
+            adaptive=5,
+            keep_downloads=1,
+        )
+    assert len(done) == 5, "four to begin with, and one that is chosen by what they gave"
+    assert len(list((tmp_path / "cache").glob("*/snapshots/*/model.safetensors"))) == 1
 
 
 def test_a_checkpoint_that_is_replaced_while_it_is_measured_is_refused_and_stored_under_no_key(

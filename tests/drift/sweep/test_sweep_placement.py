@@ -8,6 +8,7 @@ import pytest
 
 import circuit_drift
 from checkpoints import Placement, open_series
+from checkpoints.series.downloads import Downloads
 from circuit_drift.api.runs import Run, load_run
 from circuit_drift.cli import app
 from circuit_drift.measures.registry import build_measures
@@ -88,7 +89,7 @@ def test_the_map_reaches_the_loader(tiny_series, tmp_path, monkeypatch):
     measures = build_measures(prompts_of(tiny_series), ["heads"])
     placement = Placement("cpu", "float16", "eager", "auto")
     sweep = Sweep.of(open_series(tiny_series).checkpoints, measures, Store.open(tmp_path), placement=placement)
-    with Models(sweep) as models, pytest.raises(KeyboardInterrupt):
+    with Models(sweep, Downloads(0)) as models, pytest.raises(KeyboardInterrupt):
         models.take(0)
     assert asked == [placement]
 
