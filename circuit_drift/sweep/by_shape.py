@@ -18,6 +18,7 @@ from circuit_drift.measures.circuit import CircuitMeasure
 from circuit_drift.measures.heads import RetrievalMeasure
 from circuit_drift.measures.needles import needle_prompts_of
 from circuit_drift.measures.tokenizers import tokenizer_of
+from circuit_drift.sweep.workers.machine import seconds_to_import
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -177,6 +178,7 @@ def memory_by_shape(
     config = checkpoint.config
     if placement.packed or "quantization_config" in config or not told:
         return ()
+    seconds_to_import()
     from transformers import AutoConfig
 
     try:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 from checkpoints.loading.room import free_main_memory
 from checkpoints.placement import Placement
@@ -22,6 +23,15 @@ def free_memory(placement: Placement) -> int | None:
 
         return torch.cuda.mem_get_info(torch.device(placement.here))[0]
     return free_main_memory()
+
+
+@cache
+def seconds_to_import() -> float:
+    """Seconds that what builds models takes to import: once a process, wherever that is asked for first."""
+    began = time.perf_counter()
+    from transformers import AutoModelForCausalLM, PreTrainedModel  # noqa: F401
+
+    return time.perf_counter() - began
 
 
 def own_cores() -> tuple[int, ...]:

@@ -16,10 +16,11 @@ from checkpoints.loading.load import LoadedModel
 from checkpoints.loading.stream import stream
 from checkpoints.series.downloads import Downloads
 from circuit_drift.store.timings import FIRST, FOLLOWED, OPENED
+from circuit_drift.sweep.workers.machine import seconds_to_import
 from circuit_drift.sweep.workers.tasks import Sweep
 
 _OPENED = count()
-"""Streams that this process began: only the first waits for what transformers imports when it first builds a model."""
+"""Streams that this process began: the first alone waits for what builds models to be imported, and counts that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,9 @@ class Models:
         if self._stream is None or not self._follows(index):
             self.close()
             self._stream, kind = self._open(index), OPENED if next(_OPENED) else FIRST
+        if kind == FIRST:
+            imported = seconds_to_import()
+            start = time.perf_counter() - imported
         try:
             self._loaded = next(self._stream)
         except BaseException:
