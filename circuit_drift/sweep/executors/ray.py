@@ -24,7 +24,11 @@ class RayActors:
             address = os.environ.get("RAY_ADDRESS")
             self.ray.init(address=address, include_dashboard=None if address else False, log_to_driver=False)
         resources = self.ray.cluster_resources()
-        self.gpus = _gpus_each(workers, resources)
+        try:
+            self.gpus = _gpus_each(workers, resources)
+        except DriftError:
+            self._disconnect()
+            raise
         self.size = workers.count or _most(resources, self.gpus, len(sweep.checkpoints))
         self._starts = starting_points(sweep, self.size)
         self.actors: dict[Any, tuple[int, Any]] = {}
@@ -39,8 +43,7 @@ class RayActors:
     ) -> None:
         for _, actor in self.actors.values():
             self.ray.kill(actor)
-        if self._connected:
-            self.ray.shutdown()
+        self._disconnect()
 
     def replace_dead(self) -> list[str]:
         """See `WorkerPool`; an actor whose call returned found nothing left to do."""
@@ -60,6 +63,11 @@ class RayActors:
     def idle(self) -> bool:
         """See `WorkerPool`."""
         return not self.actors
+
+    def _disconnect(self) -> None:
+        """Leave the cluster, unless it was joined before."""
+        if self._connected:
+            self.ray.shutdown()
 
     def _start(self, worker: int) -> None:
         actor = self.ray.remote(num_cpus=1, num_gpus=self.gpus)(_Worker).remote()

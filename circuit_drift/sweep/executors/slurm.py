@@ -60,7 +60,7 @@ class SlurmJobs:
         try:
             for worker in range(self.size):
                 self.jobs.append(self._start(worker))
-        except DriftError:
+        except BaseException:  # Ctrl-C too: nobody else knows of the jobs
             self._cancel(self.jobs)
             raise
         return self
@@ -124,8 +124,8 @@ class SlurmJobs:
         """The jobs without a result, once those that run had the time to leave one."""
         while time.monotonic() < deadline:
             left = [job for job in self.jobs if not _returned(job)]
-            states = queue([job.job_id for job in left], NAME) or {}
-            if not left or all(shown.state == PENDING for shown in states.values()):
+            states = queue([job.job_id for job in left], NAME)
+            if not left or (states is not None and all(shown.state == PENDING for shown in states.values())):
                 break
             time.sleep(1.0)
         return [job for job in self.jobs if not _returned(job)]

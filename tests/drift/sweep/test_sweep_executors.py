@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -125,6 +126,23 @@ def test_a_sweep_is_led_from_before_its_workers_start_which_may_take_a_while(tin
     with pytest.raises(DriftError, match="no cluster"):
         run(tiny_series, tmp_path, executor="ray")
     assert led == [True]
+
+
+def test_a_cluster_without_the_gpus_that_are_asked_for_is_left(tiny_series, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setitem(
+        sys.modules,
+        "ray",
+        SimpleNamespace(
+            is_initialized=lambda: False,
+            init=lambda **_options: told.append("init"),
+            cluster_resources=lambda: {"CPU": 2.0},
+            shutdown=lambda: told.append("shutdown"),
+        ),
+    )
+    with pytest.raises(DriftError, match="the Ray cluster has 0 GPUs, too few for a worker with 1"):
+        run(tiny_series, tmp_path, executor="ray", gpus_per_worker=1)
+    assert told == ["init", "shutdown"]
 
 
 def test_an_unknown_executor_and_a_crew_of_none_are_refused(tiny_series, tmp_path):

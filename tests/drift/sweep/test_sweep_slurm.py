@@ -139,6 +139,32 @@ def test_a_refused_job_ends_the_run_with_what_sbatch_says_and_leaves_none_in_the
     assert (slurm / "cancelled").read_text().split() == ["1", "2"]
 
 
+def test_jobs_that_were_queued_before_an_interrupt_are_cancelled(slurm, tiny_series, tmp_path, monkeypatch):
+    (slurm / "full").touch()
+    start = SlurmJobs._start
+
+    def interrupted(pool: SlurmJobs, worker: int):
+        if worker == 1:
+            raise KeyboardInterrupt
+        return start(pool, worker)
+
+    monkeypatch.setattr(SlurmJobs, "_start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool_of(tiny_series, tmp_path, count=2).__enter__()
+    assert (slurm / "cancelled").read_text().split() == ["1"]
+
+
+def test_jobs_have_time_to_end_where_the_controller_is_silent(slurm, tiny_series, tmp_path, monkeypatch):
+    (slurm / "full").touch()
+    looks = []
+    monkeypatch.setattr("circuit_drift.sweep.executors.slurm.time.sleep", looks.append)
+    with pool_of(tiny_series, tmp_path, count=1) as pool:
+        (slurm / "silent").touch()
+        monkeypatch.setattr("circuit_drift.sweep.executors.slurm.FAREWELL", 0.5)
+    assert looks and not pool.idle()
+    assert (slurm / "cancelled").read_text().split() == ["1"]
+
+
 def test_jobs_that_wait_are_told_with_their_reason_and_are_no_deaths(slurm, tiny_series, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("circuit_drift.sweep.executors.slurm.PAUSE", 0.0)
     caplog.set_level(logging.INFO, "circuit_drift.progress")
