@@ -86,7 +86,7 @@ class SideProber:
             force: probe whether or not it is due, and wait until the side process is free.
 
         Returns:
-            whether they were handed over.
+            whether a snapshot was taken, the same on every process. One that could not be written is told in the log.
         """
         due = self.prober.schedule.due(step) or (epoch_ended and self.prober.schedule.epochs)
         if step == self._last or not (due or force):

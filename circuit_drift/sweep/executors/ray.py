@@ -19,6 +19,7 @@ class RayActors:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self.sweep = sweep
         self.ray = _import_ray()
+        self.actors: dict[Any, tuple[int, Any]] = {}
         self._connected = not self.ray.is_initialized()
         if self._connected:
             address = os.environ.get("RAY_ADDRESS")
@@ -27,23 +28,24 @@ class RayActors:
         try:
             self.gpus = _gpus_each(workers, resources)
         except DriftError:
-            self._disconnect()
+            self._end()
             raise
         self.size = workers.count or _most(resources, self.gpus, len(sweep.checkpoints))
         self._starts = starting_points(sweep, self.size)
-        self.actors: dict[Any, tuple[int, Any]] = {}
 
     def __enter__(self) -> Self:
-        for worker in range(self.size):
-            self._start(worker)
+        try:
+            for worker in range(self.size):
+                self._start(worker)
+        except BaseException:  # Ctrl-C, or what cannot be sent to an actor
+            self._end()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for _, actor in self.actors.values():
-            self.ray.kill(actor)
-        self._disconnect()
+        self._end()
 
     def replace_dead(self) -> list[str]:
         """See `WorkerPool`; an actor whose call returned found nothing left to do."""
@@ -64,8 +66,10 @@ class RayActors:
         """See `WorkerPool`."""
         return not self.actors
 
-    def _disconnect(self) -> None:
-        """Leave the cluster, unless it was joined before."""
+    def _end(self) -> None:
+        """End the actors and leave the cluster, unless it was joined before."""
+        for _, actor in self.actors.values():
+            self.ray.kill(actor)
         if self._connected:
             self.ray.shutdown()
 

@@ -128,21 +128,26 @@ def test_a_sweep_is_led_from_before_its_workers_start_which_may_take_a_while(tin
     assert led == [True]
 
 
-def test_a_cluster_without_the_gpus_that_are_asked_for_is_left(tiny_series, tmp_path, monkeypatch):
-    told = []
-    monkeypatch.setitem(
-        sys.modules,
-        "ray",
-        SimpleNamespace(
-            is_initialized=lambda: False,
-            init=lambda **_options: told.append("init"),
-            cluster_resources=lambda: {"CPU": 2.0},
-            shutdown=lambda: told.append("shutdown"),
-        ),
+@pytest.mark.parametrize(
+    ("gpus", "error", "told"),
+    [(1, DriftError, "the Ray cluster has 0 GPUs, too few for a worker with 1"), (0, TypeError, "no pickle of this")],
+)
+def test_a_cluster_on_which_no_worker_can_be_started_is_left(gpus, error, told, tiny_series, tmp_path, monkeypatch):
+    def remote(**_options):
+        raise TypeError("no pickle of this")
+
+    asked = []
+    cluster = SimpleNamespace(
+        is_initialized=lambda: False,
+        init=lambda **_options: asked.append("init"),
+        cluster_resources=lambda: {"CPU": 2.0},
+        remote=remote,
+        shutdown=lambda: asked.append("shutdown"),
     )
-    with pytest.raises(DriftError, match="the Ray cluster has 0 GPUs, too few for a worker with 1"):
-        run(tiny_series, tmp_path, executor="ray", gpus_per_worker=1)
-    assert told == ["init", "shutdown"]
+    monkeypatch.setitem(sys.modules, "ray", cluster)
+    with pytest.raises(error, match=told):
+        run(tiny_series, tmp_path, executor="ray", gpus_per_worker=gpus)
+    assert asked == ["init", "shutdown"]
 
 
 def test_an_unknown_executor_and_a_crew_of_none_are_refused(tiny_series, tmp_path):
