@@ -4,7 +4,7 @@
                                                         and again with the time when it was there
 
 Whoever uses such a revision holds a shared lock on that mark, which ends with its process. The last one takes those
-files away, and nothing that was there before, or came when nobody had claimed it; of a killed process, the next sweep
+files away, and nothing that was there before, or came otherwise; of a killed process, the next sweep
 does. On a file system without locks each takes them away when it is done itself. A sweep that keeps its downloads takes
 the mark away, and the files are the user's.
 """

@@ -21,7 +21,7 @@ from checkpoints.files.folder import TOKENIZER_FILES, combine
 from checkpoints.files.formats import Format, find_published, published_configs
 from checkpoints.files.hashes import hash_file
 from checkpoints.files.trust import allows_code
-from checkpoints.series.hub_cache import repo_folder, take_out
+from checkpoints.series.hub_cache import is_on_its_way, repo_folder, take_out
 from checkpoints.series.hub_client import (
     Unreached,
     explained,
@@ -168,7 +168,7 @@ class HubRevision:
         """Fetch what is not in the cache yet, an adapter's base included; returns the folder.
 
         Args:
-            arrived: is told the name of each of its own files that is here.
+            arrived: is told the name of each of its own files that is here, and that nobody else was fetching.
 
         Raises:
             NotACheckpoint: the repository, revision or a file is not there.
@@ -177,8 +177,9 @@ class HubRevision:
         """
         require_room(sum(self.to_fetch.values()), f"{self.repo}@{self.revision}")
         for file in self.files:
+            ours = arrived is not None and not is_on_its_way(self.path / file.name, file.digest)
             path = self.fetch_file(file.name)
-            if arrived is not None:
+            if arrived is not None and ours:
                 arrived(file.name)
             if file.sha256 is not None and hash_file(path) != file.sha256:
                 raise CorruptWeights(

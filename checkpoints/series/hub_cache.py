@@ -26,6 +26,15 @@ def put_there(path: Path) -> int | None:
     return None
 
 
+def is_on_its_way(path: Path, digest: str) -> bool:
+    """Whether somebody else may be fetching a file of a snapshot at this moment; arguments as for `take_out`."""
+    try:
+        with _lock(path.parent.parent.parent, digest):
+            return False
+    except OSError:  # the lock is held, or is not to be had by this user
+        return True
+
+
 def take_out(path: Path, digest: str, arrived: int | None) -> None:
     """Delete a file of a snapshot, its content too where no other snapshot has it, and what of it came in part.
 

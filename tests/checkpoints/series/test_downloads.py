@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 from collections import namedtuple
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
 
@@ -211,6 +212,32 @@ def test_what_killed_sweeps_left_waits_for_a_hub_that_is_not_there(remote, monke
     assert remote.at(10).hub.mark.exists()
 
 
+def client_s_lock(hub: HubRevision, digest: str):
+    """What another process holds while it fetches a file."""
+    cache = hub.path.parent.parent
+    locks = cache.parent / ".locks" / cache.name
+    locks.mkdir(parents=True, exist_ok=True)
+    return WeakFileLock(locks / f"{digest}.lock")
+
+
+def test_a_file_that_the_user_was_fetching_already_stays(remote, monkeypatch):
+    hub, fetch_file = remote.at(10).hub, HubRevision.fetch_file
+    claim = Claim.of(hub)
+    (digest,) = [file.digest for file in hub.weights]
+    with ExitStack() as user:
+        user.enter_context(client_s_lock(hub, digest))
+
+        def waiting(revision: HubRevision, name: str) -> Path:
+            if name == WEIGHTS:
+                user.close()
+            return fetch_file(revision, name)
+
+        monkeypatch.setattr(HubRevision, "fetch_file", waiting)
+        claim.fetch()
+    claim.drop()
+    assert [path.name for path in hub.path.iterdir()] == [WEIGHTS]
+
+
 def half_a_file(hub: HubRevision) -> tuple[Path, str]:
     """A file as the client keeps it while it is on its way, and its hash."""
     (digest,) = [file.digest for file in hub.weights]
@@ -230,10 +257,7 @@ def test_half_a_file_goes_too(remote):
 def test_half_a_file_that_another_process_fetches_stays(remote):
     claim = Claim.of(remote.at(10).hub)
     part, digest = half_a_file(claim.revision)
-    cache = part.parent.parent
-    locks = cache.parent / ".locks" / cache.name
-    locks.mkdir(parents=True)
-    with WeakFileLock(locks / f"{digest}.lock"):
+    with client_s_lock(claim.revision, digest):
         claim.drop()
     assert part.exists() and claim.revision.mark.exists()
     with Downloads(0, remote.checkpoints):
