@@ -113,13 +113,16 @@ def diff(
 def _put_pair(pair: "PairDiff", html: Path | None, *, as_json: bool, everything: bool) -> None:
     """Print a pair, and write its page where one is wanted."""
     from circuit_drift.cli.render import print_pair, print_screen
+    from circuit_drift.report import write_pair_report
+    from circuit_drift.report.pair_view import pair_json
 
+    statements = pair.statements
     if as_json:
-        typer.echo(json.dumps(pair.to_json(), indent=1))
+        typer.echo(json.dumps(pair_json(pair, statements), indent=1))
     else:
-        (print_pair if everything else print_screen)(pair)
+        (print_pair if everything else print_screen)(pair, statements)
     if html:
-        typer.echo(pair.write_html(html), err=as_json)
+        typer.echo(write_pair_report(pair, html, statements=statements), err=as_json)
 
 
 def _lacking(pair: "PairDiff", explained: Sequence[str]) -> set[str]:

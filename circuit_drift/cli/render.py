@@ -19,6 +19,7 @@ from circuit_drift.report.pair_view import SHOWN
 from circuit_drift.report.run_table import run_frame
 from circuit_drift.report.verdict import run_verdict
 from circuit_drift.report.verdict_pair import pair_statements
+from circuit_drift.statements.statement import Statement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,10 +49,10 @@ def print_run(run: RunRecord, verdict: Sequence[str] | None = None) -> None:
         _tell(console, sentence)
 
 
-def print_screen(pair: PairRecord) -> None:
+def print_screen(pair: PairRecord, statements: Sequence[Statement] | None = None) -> None:
     """The verdict of a pair, its behaviour by group, and the strongest real changes of each kind: one screen."""
     console = _console()
-    _print_verdict(console, pair, left_out=ASIDE)
+    _print_verdict(console, pair, statements, left_out=ASIDE)
     for title, frame in screen_tables(pair, SHOWN):
         _show(console, frame, title=title)
     if pair.weights is not None:
@@ -60,10 +61,10 @@ def print_screen(pair: PairRecord) -> None:
         print_explanation(found, shares_frame(found))
 
 
-def print_pair(pair: PairRecord) -> None:
+def print_pair(pair: PairRecord, statements: Sequence[Statement] | None = None) -> None:
     """The verdict of a pair, then every table, its strongest rows first, and its weights."""
     console = _console()
-    _print_verdict(console, pair)
+    _print_verdict(console, pair, statements)
     for table in pair_tables(pair):
         if len(table.frame):
             _show(console, table.frame.head(SHOWN), title=table.title)
@@ -76,9 +77,11 @@ def print_pair(pair: PairRecord) -> None:
         print_explanation(found, found.to_frame())
 
 
-def _print_verdict(console: "Console", pair: PairRecord, left_out: Sequence[str] = ()) -> None:
+def _print_verdict(
+    console: "Console", pair: PairRecord, statements: Sequence[Statement] | None, left_out: Sequence[str] = ()
+) -> None:
     console.print(f"A  {_identity(pair.a)}\nB  {_identity(pair.b)}\n")
-    statements = pair_statements(pair)
+    statements = pair_statements(pair) if statements is None else statements
     told = [statement.text for statement in statements if statement.kind not in left_out]
     for sentence in told:
         _tell(console, sentence)

@@ -24,7 +24,7 @@ from circuit_drift.report.audit import audit_sections, audit_warnings
 from circuit_drift.report.emergence import emergence_sections
 from circuit_drift.report.overview import cards, overview
 from circuit_drift.report.verdict import run_statements
-from circuit_drift.report.verdict_pair import pair_statements, pair_verdict
+from circuit_drift.report.verdict_pair import pair_statements
 from circuit_drift.stages.stages import stage_ends, track_circuits
 from circuit_drift.statements.statement import Statement
 from circuit_drift.trackers.steady import each_told
@@ -117,8 +117,14 @@ def _run_sections(run: RunRecord, table: "pd.DataFrame", pairs: Sequence[PairRec
     yield Section("checkpoints", "All checkpoints", frame=table, chapter="Data and checks")
 
 
-def write_pair_report(pair: PairRecord, path: Path | str, *, figures: Figures = "interactive") -> Path:
-    """Write the report of two checkpoints; figures as for `write_report`.
+def write_pair_report(
+    pair: PairRecord,
+    path: Path | str,
+    *,
+    statements: Sequence[Statement] | None = None,
+    figures: Figures = "interactive",
+) -> Path:
+    """Write the report of two checkpoints; statements and figures as for `write_report`.
 
     Raises:
         StoreError: the file cannot be written.
@@ -130,7 +136,7 @@ def write_pair_report(pair: PairRecord, path: Path | str, *, figures: Figures = 
         path,
         title=f"{pair.a.name} → {pair.b.name}",
         subtitle=f"changes from A to B; real = q ≤ {pair.q:g}",
-        verdict=pair_verdict(pair),
+        verdict=[each.text for each in (pair_statements(pair) if statements is None else statements)],
         warnings=[f"{measure} is not compared: {reason}" for measure, reason in pair.missing.items()],
         sections=[section for section in sections if section is not lead],
         provenance=_provenance((pair.a, pair.b), {}),

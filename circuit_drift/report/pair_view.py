@@ -11,6 +11,7 @@ from circuit_drift.record.pair import PairRecord
 from circuit_drift.record.record import Point
 from circuit_drift.report.asked import recorded
 from circuit_drift.report.verdict_pair import pair_statements, pair_verdict
+from circuit_drift.statements.statement import Statement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,9 +22,14 @@ if TYPE_CHECKING:
 SHOWN = 10
 
 
-def pair_json(pair: PairRecord) -> dict[str, Any]:
-    """A pair as plain values; NaN becomes null."""
-    told = pair_statements(pair)
+def pair_json(pair: PairRecord, statements: Sequence[Statement] | None = None) -> dict[str, Any]:
+    """A pair as plain values; NaN becomes null.
+
+    Args:
+        pair: two points compared.
+        statements: those of `pair_statements`, where they were found before.
+    """
+    told = pair_statements(pair) if statements is None else statements
     document = {
         "a": _point_json(pair.a),
         "b": _point_json(pair.b),
