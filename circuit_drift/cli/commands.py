@@ -185,7 +185,7 @@ def run(
     statements = _put_run(result, form)
     if html is not None:
         if working.executor == "serial":
-            transfer_over_stages(result, opened, prompts, placing.placement)
+            transfer_over_stages(result, opened, prompts, placing.placement, bounds.kept)
         else:
             say("the report has no functional transfer, which needs the models here: circuit-drift diff adds a pair's")
         typer.echo(write_report(result, html, statements=statements), err=form != "table")

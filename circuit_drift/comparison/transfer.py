@@ -46,6 +46,7 @@ def measure_transfer(
     prompts: Prompts,
     *,
     placement: Placement = ANYWHERE,
+    keep_downloads: int | None = None,
 ) -> "Transfer":
     """Run every checkpoint's circuit in every checkpoint's model, on the facts that a diff of them is about.
 
@@ -57,6 +58,7 @@ def measure_transfer(
         store: where the transfer is kept and looked up first.
         prompts: what the circuits were measured on.
         placement: device, dtype, attention implementation and device map (`checkpoints.Placement`).
+        keep_downloads: how many hub revisions that this fetched to keep on disk; None keeps all.
 
     Raises:
         BadPrompt: a point without a circuit, or facts other than those the circuits were measured on.
@@ -74,19 +76,21 @@ def measure_transfer(
         return found
     graphs = [point.circuit for point in points if point.circuit is not None]
     alone = bare_circuits(graphs)
-    models = stream(checkpoints, placement, reuse=True, downloads=Downloads(None))
-    first = next(models)
-    facts = readable(prompts.facts.tokenized(tokenizer_of(first)), graphs[0].readout)
-    if facts.hash != graphs[0].meta["prompts"]:
-        raise BadPrompt("the circuits were measured on other facts than these prompts hold; measure them again")
-    kept = recalled_facts(graphs)
-    result = transfer(
-        (loaded.model for loaded in each_told("transferring", chain([first], models), len(checkpoints), unit="model")),
-        alone,
-        facts if kept is None else facts.subset(kept.tolist()),
-        names=_names(points),
-        metric=graphs[0].readout,
-    )
+    with Downloads(keep_downloads, checkpoints) as downloads:
+        models = stream(checkpoints, placement, reuse=True, downloads=downloads)
+        first = next(models)
+        facts = readable(prompts.facts.tokenized(tokenizer_of(first)), graphs[0].readout)
+        if facts.hash != graphs[0].meta["prompts"]:
+            raise BadPrompt("the circuits were measured on other facts than these prompts hold; measure them again")
+        kept = recalled_facts(graphs)
+        told = each_told("transferring", chain([first], models), len(checkpoints), unit="model")
+        result = transfer(
+            (loaded.model for loaded in told),
+            alone,
+            facts if kept is None else facts.subset(kept.tolist()),
+            names=_names(points),
+            metric=graphs[0].readout,
+        )
     place = _place(points, store)
     made_of = {"key": place.key, "circuits": [point.keys["circuit"] for point in points]}
     return place.put(replace(result, meta={**result.meta, "provenance": made_of}))
@@ -104,7 +108,9 @@ def bare_circuits(graphs: "Sequence[AttributionGraph]") -> "list[Circuit]":
     return [Circuit(graph.shape, graph.prune().mask) for graph in chosen]
 
 
-def transfer_over_stages(run: RunRecord, series: Series, prompts: Prompts, placement: Placement) -> None:
+def transfer_over_stages(
+    run: RunRecord, series: Series, prompts: Prompts, placement: Placement, keep_downloads: int | None
+) -> None:
     """Measure the transfer across each stage of a run, which its report then shows; a stage that cannot is passed over.
 
     Args:
@@ -112,6 +118,7 @@ def transfer_over_stages(run: RunRecord, series: Series, prompts: Prompts, place
         series: where its checkpoints are.
         prompts: what it was measured on.
         placement: as for `measure_transfer`.
+        keep_downloads: as for `measure_transfer`.
     """
     checkpoints = {checkpoint.label: checkpoint for checkpoint in series}
     for ends in stage_ends(run):
@@ -119,7 +126,12 @@ def transfer_over_stages(run: RunRecord, series: Series, prompts: Prompts, place
             continue
         try:
             measure_transfer(
-                [checkpoints[end.place] for end in ends], ends, Store(run.store), prompts, placement=placement
+                [checkpoints[end.place] for end in ends],
+                ends,
+                Store(run.store),
+                prompts,
+                placement=placement,
+                keep_downloads=keep_downloads,
             )
         except DriftError as error:
             logger.warning("transfer %s to %s: %s", ends[0].name, ends[1].name, error)

@@ -12,6 +12,7 @@ from checkpoints import Placement, open_series
 from checkpoints.series.downloads import Downloads
 from circuit_drift.api.runs import load_run
 from circuit_drift.cli import app
+from circuit_drift.comparison.transfer import stored_transfer
 from circuit_drift.measures.heads import RetrievalMeasure
 from circuit_drift.measures.registry import MEASURES, build_measures
 from circuit_drift.store.store import Store
@@ -109,6 +110,17 @@ def test_run_and_diff_take_hub_references(remote, tiny_series, tmp_path):
     assert there["outcome"] == here["outcome"] == "undecided", "six needles and eight facts that neither knows"
     assert there["a"]["results"] == here["a"]["results"], "the same weights are the same result, wherever they lie"
     assert there["heads"] == here["heads"]
+
+
+def test_a_report_of_a_run_leaves_no_download_behind(remote, tiny_series, tmp_path):
+    needles, haystack, facts = (tiny_series / name for name in ("needles.jsonl", "haystack.txt", "facts.jsonl"))
+    asked = ["--needles", needles, "--haystack", haystack, "--facts", facts, "--length", 64, "--device", "cpu"]
+    done = call("run", f"{REPO}@step*", *asked, "--store", tmp_path / "store", "--html", tmp_path / "report.html")
+    assert done.exit_code == 0, done.output
+    store = Store.open(tmp_path / "store")
+    ends = [each for each in load_run(store, REPO) if each.step in {0, 100}]
+    assert stored_transfer(ends, store) is not None
+    assert not list((tmp_path / "cache").glob("*/snapshots/*/model.safetensors"))
 
 
 def replace_weights(folder: Path) -> None:
