@@ -22,6 +22,11 @@ def test_halves_that_are_kept_are_timed_beside_halves_made_anew():
     assert all(spent > 0 for spent in circuits_diff_cost.overlaps(graphs))
 
 
+def test_exchanges_by_weights_are_timed_beside_units_that_are_moved():
+    graphs = [circuits_diff_cost.stored(GraphShape(2, 2, 2), 8, seed) for seed in range(2)]
+    assert all(spent > 0 for spent in circuits_diff_cost.exchanged(*graphs, 3))
+
+
 def test_an_added_point_is_timed_beside_a_record_written_anew(tmp_path):
     found = sweep_cost.record_costs(tmp_path, 40, repeats=2)
     assert found["a point added, ms"] < found["the record of 40 written anew, ms"]
