@@ -6,7 +6,7 @@
 
 With ``--overlaps`` the overlaps of so many checkpoints with the one before and with the last, as a report draws them:
 each halved once, against halved anew for each pair. Processor seconds. With ``--exchanges`` what p of the likeness of
-two graphs of OLMo-2-7B's shape over 37 facts takes, from so many: halves weighted, against units moved and halves copied.
+two graphs of OLMo-2-7B's shape over 37 facts takes, from so many: halves weighted, against units moved.
 """
 
 import argparse
