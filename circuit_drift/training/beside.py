@@ -19,7 +19,7 @@ from circuit_drift.behaviour.gauges import Gauge
 from circuit_drift.measures.base import Measure
 from circuit_drift.measures.registry import register
 from circuit_drift.training.prober import Prober
-from circuit_drift.training.sharded import WholeCopy, whole_state
+from circuit_drift.training.sharded import WholeCopy, is_first, whole_state
 
 if TYPE_CHECKING:
     import torch
@@ -88,10 +88,9 @@ class SideProber:
         Returns:
             whether a snapshot was taken, the same on every process. One that could not be written is told in the log.
         """
-        due = self.prober.schedule.due(step) or (epoch_ended and self.prober.schedule.epochs)
-        if step == self._last or not (due or force):
+        if step == self._last or not (force or self.prober.schedule.due(step, epoch_ended=epoch_ended)):
             return False
-        if not _agreed(self._free(wait=force) if _first() else False):
+        if not _agreed(is_first() and self._free(wait=force)):
             self.passed_over.append(step)
             return False
         self._last = step
@@ -204,13 +203,6 @@ def _require_importable(probe: Measure | Gauge) -> None:
             f"{probe.name} is of the class {kind.__name__}, which {where} defines; move it into a module, at its top, "
             "that the process beside training can import"
         )
-
-
-def _first() -> bool:
-    """Whether this is the first process, or the only one."""
-    from torch.distributed import get_rank, is_initialized
-
-    return not is_initialized() or get_rank() == 0
 
 
 def _agreed(decision: bool) -> bool:

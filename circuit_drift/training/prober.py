@@ -127,8 +127,7 @@ class Prober:
             TrainingDisturbed: a probe wrote to the weights.
             DriftError: a `HookedTransformer`, whose weights are not those that are trained elsewhere.
         """
-        due = self.schedule.due(step) or (epoch_ended and self.schedule.epochs)
-        if step == self._last or not (due or force):
+        if step == self._last or not (force or self.schedule.due(step, epoch_ended=epoch_ended)):
             return None
         if not (force or self.budget.affords()):
             self.passed_over.append(step)

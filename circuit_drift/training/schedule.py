@@ -28,8 +28,10 @@ class Schedule:
         if not (self.every or self.per_doubling or self.epochs):
             raise BadPrompt("a schedule needs every=, per_doubling= or epochs=, else nothing is probed")
 
-    def due(self, step: int) -> bool:
-        """Whether the run is probed after that many steps (epochs apart, which only the loop knows)."""
+    def due(self, step: int, *, epoch_ended: bool = False) -> bool:
+        """Whether the run is probed after that many steps; whether an epoch ends with them only the loop knows."""
+        if epoch_ended and self.epochs:
+            return True
         if step == 0:
             return self.start
         return bool(self.every and step % self.every == 0) or bool(self.per_doubling and self._log_spaced(step))

@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
+def is_first() -> bool:
+    """Whether this is the first process of its group, or the only one."""
+    from torch.distributed import get_rank, is_initialized
+
+    return not is_initialized() or get_rank() == 0
+
+
 def whole_state(model: "torch.nn.Module") -> "dict[str, torch.Tensor] | None":
     """The whole weights of a sharded model in the memory of the first process; None on every other one.
 
@@ -18,11 +25,10 @@ def whole_state(model: "torch.nn.Module") -> "dict[str, torch.Tensor] | None":
         model: sharded by ``torch.distributed.fsdp.fully_shard`` (FSDP2) or not; every process of its group must ask.
     """
     import torch
-    from torch.distributed import get_rank, is_initialized
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    if is_initialized() and get_rank() != 0:
+    if not is_first():
         return None
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 

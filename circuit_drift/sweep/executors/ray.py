@@ -9,7 +9,7 @@ from circuit_drift.sweep.executors.pool import Workers, serve, starting_points
 from circuit_drift.sweep.workers.tasks import Sweep
 
 DETAIL = "Worker exit detail: "
-LOGS = "/tmp/ray/session_latest/logs"
+LOGS = "session_latest/logs of the temporary folder of Ray"
 
 
 class RayActors:
@@ -91,7 +91,7 @@ def _told(error: Exception, ray: Any) -> str:
     text = str(error)
     raised = isinstance(error, ray.exceptions.RayTaskError)
     why = text.splitlines()[-1] if raised else text.partition(DETAIL)[2] or text
-    return f"{type(error).__name__}: {' '.join(why.split())[:300]}; its logs lie in {LOGS} of its node"
+    return f"{type(error).__name__}: {' '.join(why.split())[:300]}; its logs lie in {LOGS} on its node"
 
 
 def _gpus_each(workers: Workers, resources: dict[str, float]) -> int:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import multiprocessing
 import os
 import re
 import signal
@@ -20,7 +19,7 @@ from circuit_drift.behaviour import Reading
 from circuit_drift.store.store import Store
 from circuit_drift.training import Prober, Schedule, SideProber, WholeCopy
 from circuit_drift.training.beside import _probe_beside
-from tests.lab.training.test_probing_sharded import PROCESSES, step, tied_model
+from tests.lab.sharded_trainings import in_all_processes, sharded_model, step, tied_model
 
 
 @dataclass(frozen=True)
@@ -51,34 +50,17 @@ def weighed(model) -> float:
     return float(model.model.embed_tokens.weight.detach().double().sum())
 
 
-def one_process(rank: int, folder: Path) -> None:
+def probe_beside(rank: int, folder: Path) -> None:
     """Train three steps of a sharded model with a process beside the first that probes each."""
-    import torch.distributed as dist
-    from torch.distributed.fsdp import fully_shard
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=PROCESSES)
-    model = tied_model()
-    for layer in model.model.layers:
-        fully_shard(layer)
-    fully_shard(model)
-    with SideProber(prober_of(folder), model.config, folder=folder) as side:
+    with sharded_model(rank, folder) as model, SideProber(prober_of(folder), model.config, folder=folder) as side:
         assert side.after_step(model, step=0)
         for number in (1, 2, 3):
             step(model)
             assert side.after_step(model, step=number, force=True)
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def test_a_sharded_training_is_probed_beside_it_as_the_plain_model_is(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=one_process, args=(rank, tmp_path)) for rank in range(PROCESSES)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(300)
-    assert [process.exitcode for process in processes] == [0, 0]
+    in_all_processes(probe_beside, tmp_path)
     plain, expected = tied_model(), {}
     for number in range(4):
         expected[number] = weighed(plain)

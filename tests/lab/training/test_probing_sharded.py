@@ -1,69 +1,39 @@
 """Training that is sharded over two processes (FSDP2) is probed by a whole copy, which is the plain model's bits."""
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig
 
 from checkpoints import DriftError
 from checkpoints.errors import CheckpointMismatch
 from circuit_drift.training import WholeCopy
 from circuit_drift.training.live import hash_weights
-
-PROCESSES = 2
-SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+from tests.lab.sharded_trainings import PROCESSES, SIZES, in_all_processes, sharded_model, step, tied_model
 
 
-def tied_model(seed: int = 0) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(vocab_size=32, tie_word_embeddings=True, **SIZES))
-
-
-def step(model: LlamaForCausalLM) -> None:
-    ids = torch.arange(12).reshape(2, 6)
-    model(input_ids=ids, labels=ids).loss.backward()
-    torch.optim.SGD(model.parameters(), lr=0.5).step()
-
-
-def one_process(rank: int, folder: Path) -> None:
+def gather(rank: int, folder: Path) -> None:
     """Train one step, and write what was gathered before and after it."""
-    import torch.distributed as dist
-    from torch.distributed.fsdp import fully_shard
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=PROCESSES)
-    model = tied_model()
-    for layer in model.model.layers:
-        fully_shard(layer)
-    fully_shard(model)
-    whole, found = WholeCopy(model.config), []
-    for after in (False, True):
-        if after:
-            step(model)
-        copy = whole.of(model)
-        found.append(None if copy is None else {name: value.clone() for name, value in copy.state_dict().items()})
-        if copy is not None:
-            assert not copy.training and copy.lm_head.weight is copy.model.embed_tokens.weight
-    other = LlamaConfig(vocab_size=32, **{**SIZES, "num_hidden_layers": 1})
-    try:
-        refused = str(WholeCopy(other).of(model))
-    except CheckpointMismatch as error:
-        refused = str(error)
-    torch.save({"found": found, "refused": refused}, folder / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    with sharded_model(rank, folder) as model:
+        whole, found = WholeCopy(model.config), []
+        for after in (False, True):
+            if after:
+                step(model)
+            copy = whole.of(model)
+            found.append(None if copy is None else {name: value.clone() for name, value in copy.state_dict().items()})
+            if copy is not None:
+                assert not copy.training and copy.lm_head.weight is copy.model.embed_tokens.weight
+        other = LlamaConfig(vocab_size=32, **{**SIZES, "num_hidden_layers": 1})
+        try:
+            refused = str(WholeCopy(other).of(model))
+        except CheckpointMismatch as error:
+            refused = str(error)
+        torch.save({"found": found, "refused": refused}, folder / f"{rank}.pt")
 
 
 def test_the_whole_copy_of_a_sharded_model_is_the_plain_model_before_and_after_a_step(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=one_process, args=(rank, tmp_path)) for rank in range(PROCESSES)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(300)
-    assert [process.exitcode for process in processes] == [0, 0]
+    in_all_processes(gather, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(PROCESSES))
     assert second["found"] == [None, None], "the first process alone holds a copy"
     before, after = first["found"]
