@@ -160,6 +160,21 @@ def older_than(path: Path, seconds: float) -> bool:
     return False
 
 
+def free_bytes(folder: Path) -> int:
+    """Bytes free on the disk of a folder, which need not be there yet."""
+    return shutil.disk_usage(_there(folder)).free
+
+
+def disk_of(folder: Path) -> int:
+    """The disk that a folder is on, or will be, by the system's number."""
+    return _there(folder).stat().st_dev
+
+
+def _there(folder: Path) -> Path:
+    """A folder, or the nearest above it that is there."""
+    return next(each for each in (folder, *folder.absolute().parents) if each.exists())
+
+
 def flush_to_disk(path: Path) -> None:
     """Have a file's content, or a folder's list of names, on the disk before going on."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from checkpoints.errors import DriftError, NotACheckpoint
+from checkpoints.results.disk import free_bytes
 from checkpoints.results.text import in_bytes
 
 logger = logging.getLogger(__name__)
@@ -103,8 +103,7 @@ def require_room(size: int, what: str) -> None:
         NoRoom: it has not.
     """
     folder = cache_folder()
-    free = shutil.disk_usage(next(each for each in (folder, *folder.absolute().parents) if each.exists())).free
-    if size > free:
+    if size > (free := free_bytes(folder)):
         raise NoRoom(
             f"{what} takes {in_bytes(size)} in the hub client's cache, {folder}, and {in_bytes(free)} are free on its "
             f"disk; {MAKE_ROOM}"

@@ -1,13 +1,13 @@
 """What a sweep may take: hours and bytes, and the free space that it leaves; looked at before and during the sweep."""
 
 import re
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from checkpoints.errors import DriftError
+from checkpoints.results.disk import disk_of, free_bytes
 from checkpoints.results.text import in_bytes
 
 LEAST_FREE = 200_000_000
@@ -135,20 +135,6 @@ def _refuse(folder: Path, needed: int, downloads: int, results: int, allowed: st
         f"this run needs about {in_bytes(needed)} on the disk of {folder} ({in_bytes(downloads)} of downloads at once, "
         f"{in_bytes(results)} of results), and {allowed}: choose fewer checkpoints with --steps, or make room"
     )
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes free on the disk of a folder, which need not be there yet."""
-    return shutil.disk_usage(_there(folder)).free
-
-
-def disk_of(folder: Path) -> int:
-    """The disk that a folder is on, or will be, by the system's number."""
-    return _there(folder).stat().st_dev
-
-
-def _there(folder: Path) -> Path:
-    return next(each for each in (folder, *folder.absolute().parents) if each.exists())
 
 
 def size_in_words(text: str) -> int:

@@ -17,6 +17,7 @@ from checkpoints import Checkpoint, DriftError, Series, open_series
 from checkpoints.audit import AuditReport, audit
 from checkpoints.errors import DamagedResult, StoreError
 from checkpoints.placement import ANYWHERE, Placement
+from checkpoints.results.disk import free_bytes
 from checkpoints.results.text import in_bytes
 from checkpoints.series.hub_client import cache_folder
 from circuit_drift.measures.base import Measure
@@ -28,7 +29,7 @@ from circuit_drift.store.records import Growing, stored_record, warn_of_loss
 from circuit_drift.store.store import Store
 from circuit_drift.store.upkeep import collect
 from circuit_drift.sweep.executors import Executor, Workers, execute
-from circuit_drift.sweep.limits import STOPPED, UNLIMITED, Limits, Watch, free_bytes, on_disks
+from circuit_drift.sweep.limits import STOPPED, UNLIMITED, Limits, Watch, on_disks
 from circuit_drift.sweep.looking import foreseen, look
 from circuit_drift.sweep.numbers import line_of, numbers_of
 from circuit_drift.sweep.plan import Plan, is_local, plan_sweep, shapes_of, to_time

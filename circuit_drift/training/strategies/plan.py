@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from checkpoints.loading.load import LoadedModel
+from checkpoints.results.disk import free_bytes
 from checkpoints.results.text import counted, in_bytes
 from circuit_drift.behaviour.gauges import Gauge
 from circuit_drift.measures.base import Measure
 from circuit_drift.measures.registry import build_measures
 from circuit_drift.store.store import Store
 from circuit_drift.store.timings import peak_memory
-from circuit_drift.sweep.limits import free_bytes
 from circuit_drift.sweep.workers.machine import caution, neighbours
 from circuit_drift.sweep.workers.tasks import SweepTask
 from circuit_drift.sweep.workers.worker import gpu_memory, reason, take
@@ -230,7 +230,7 @@ def _plan(config: Config, out: Path, measures: Sequence[Measure], gauges: Sequen
         gpu = gpu_memory(loaded)
     unpriced = {"retrieval references": "not timed"} if config.retrieval else {}
     failed = {name: f"cannot be taken of the model as it is: {why}" for name, why in probes.failures.items()}
-    return TrainingPlan(tuple(plans), peak_memory(), gpu, free_bytes(_existing(out)), unpriced | failed)
+    return TrainingPlan(tuple(plans), peak_memory(), gpu, free_bytes(out), unpriced | failed)
 
 
 def _left(config: Config, strategy: Strategy, material: Material, out: Path) -> int:
@@ -351,9 +351,3 @@ def _timed(work: Callable[[], Found]) -> tuple[float, Found]:
         if (took := time.perf_counter() - began) > SHORT:
             break
     return took, found
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the one above it that is there."""
-    folder = folder.absolute()
-    return next(each for each in (folder, *folder.parents) if each.is_dir())

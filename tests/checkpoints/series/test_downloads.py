@@ -14,7 +14,6 @@ from huggingface_hub.utils import WeakFileLock
 from checkpoints import open_checkpoint, open_series
 from checkpoints.loading.stream import stream
 from checkpoints.placement import ANYWHERE
-from checkpoints.series import hub_client
 from checkpoints.series.downloads import Claim, Downloads
 from checkpoints.series.hub import HubRevision
 from checkpoints.series.hub_client import NoRoom, Unreached
@@ -268,11 +267,11 @@ def test_half_a_file_that_another_process_fetches_stays(remote):
 def test_what_the_disk_has_no_room_for_is_not_begun(remote, monkeypatch):
     hub = remote.at(10).hub
     needed = sum(hub.to_fetch.values())
-    monkeypatch.setattr(hub_client.shutil, "disk_usage", lambda folder: Usage(10**9, 0, needed - 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**9, 0, needed - 1))
     with pytest.raises(NoRoom, match=rf"{REPO}@step10 takes .* kB in the hub client's cache, .*make room there"):
         remote.at(10).fetch()
     assert not hub.path.exists()
-    monkeypatch.setattr(hub_client.shutil, "disk_usage", lambda folder: Usage(10**9, 0, needed))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**9, 0, needed))
     remote.at(10).fetch()
     assert weights(remote) == [10]
 
