@@ -14,6 +14,7 @@ from huggingface_hub.utils import WeakFileLock
 from checkpoints import open_checkpoint, open_series
 from checkpoints.loading.stream import stream
 from checkpoints.placement import ANYWHERE
+from checkpoints.results.text import in_bytes
 from checkpoints.series.downloads import Claim, Downloads
 from checkpoints.series.hub import HubRevision
 from checkpoints.series.hub_client import NoRoom, Unreached
@@ -268,7 +269,9 @@ def test_what_the_disk_has_no_room_for_is_not_begun(remote, monkeypatch):
     hub = remote.at(10).hub
     needed = sum(hub.to_fetch.values())
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**9, 0, needed - 1))
-    with pytest.raises(NoRoom, match=rf"{REPO}@step10 takes .* kB in the hub client's cache, .*make room there"):
+    free = in_bytes(needed - 1)
+    told = rf"{REPO}@step10 takes .* kB in the hub client's cache, .*, and {free} are free on its disk; make room there"
+    with pytest.raises(NoRoom, match=told):
         remote.at(10).fetch()
     assert not hub.path.exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**9, 0, needed))
